@@ -1,0 +1,199 @@
+"""The description of one run, and the presets it starts from. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from negvae.text import choose
+
+LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
+NETWORKS = ("gray", "gray-paper", "color", "auto")
+INITIALIZATIONS = ("normal", "glorot", "he")
+OPTIMIZERS = ("rmsprop", "adam")
+PRECISIONS = ("auto", "bfloat16", "float32")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that determines a training run, as plain values.
+
+    Attributes:
+        data: name of the inlier data set, or a path.
+        negatives: where negative samples come from, in the notation of `negvae.negatives.parse`.
+        likelihood: observation model p(x|z), one of `LIKELIHOODS`.
+        sigma: standard deviation of the Gaussian likelihoods, in units of the [0, 1] pixel range;
+            where it is learned, its starting value.
+        learn_sigma: whether one scalar sigma is trained with the decoder.
+        network: encoder and decoder, one of `NETWORKS`.
+        initialization: of the weights; one of `INITIALIZATIONS` (see `negvae.model.networks.initialize`).
+        latent_size: dimensions of z.
+        negative_shift: c in the negative prior N(c 1, I).
+        negative_weight: factor on KL(q(z|negative) || negative prior); 1 in the paper.
+        optimizer: one of `OPTIMIZERS`; the encoder and the decoder have one each.
+        learning_rate: of both optimizers.
+        batch_size: images per step, and negatives per step.
+        epochs: passes over the training images; the last incomplete batch of each pass is left out.
+        seed: of weights, order, posterior noise and negatives.
+        precision: "bfloat16" autocast, "float32", or "auto": bfloat16 where the device computes in it.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        limit: train on the first so many images only; None for all.
+    """
+
+    data: str
+    negatives: str = "none"
+    likelihood: str = "bernoulli"
+    sigma: float = 1.0
+    learn_sigma: bool = False
+    network: str = "auto"
+    initialization: str = "he"
+    latent_size: int = 32
+    negative_shift: float = 8.0
+    negative_weight: float = 1.0
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    batch_size: int = 128
+    epochs: int = 10
+    seed: int = 0
+    precision: str = "auto"
+    device: str = "auto"
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot be meant, with one line that says what would be right."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), str(field.type)))
+        choose("likelihood", self.likelihood, LIKELIHOODS)
+        choose("network", self.network, NETWORKS)
+        choose("initialization", self.initialization, INITIALIZATIONS)
+        choose("optimizer", self.optimizer, OPTIMIZERS)
+        choose("precision", self.precision, PRECISIONS)
+        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
+            raise ValueError(f"device is {self.device!r}: it must be auto, cpu, cuda or cuda:N")
+        for name in ("sigma", "learning_rate", "negative_weight"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise ValueError(f"{name} is {value}: it must be a finite number above 0")
+        if not 0 <= self.negative_shift < float("inf"):
+            raise ValueError(f"negative_shift is {self.negative_shift}: it must be a finite number, 0 or more")
+        for name, least in (("latent_size", 1), ("batch_size", 2), ("epochs", 1), ("seed", 0), ("limit", 2)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
+        if self.learn_sigma and self.likelihood == "bernoulli":
+            raise ValueError("learn_sigma needs a Gaussian likelihood: bernoulli has no sigma")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values, in order."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], where: str = "config") -> RunConfig:
+        """The inverse of `to_dict`.
+
+        Raises:
+            ValueError: a field is unknown, missing or has a value of the wrong kind.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                choose(f"{where}: field", str(name), sorted(known))
+        if "data" not in values:
+            raise ValueError(f"{where}: field data is missing: it names the inlier data set")
+        return cls(**values)
+
+    def to_yaml(self) -> str:
+        """The fields as YAML; `from_yaml` reads it back to an equal object."""
+        return yaml.safe_dump(self.to_dict(), sort_keys=False)
+
+    @classmethod
+    def from_yaml(cls, text: str, where: str = "config") -> RunConfig:
+        """The inverse of `to_yaml`.
+
+        Raises:
+            ValueError: the text is not YAML, not a mapping, or `from_dict` refuses it.
+        """
+        return cls.from_dict(read_yaml_mapping(text, where), where)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Appendix A.2.1 of the paper with a decoder that mirrors the encoder.
+    "gray": dict(
+        network="gray", initialization="normal", latent_size=10, negative_shift=8.0,
+        optimizer="rmsprop", learning_rate=1e-4, batch_size=50, epochs=100,
+    ),
+    # The same with the large decoder of Nalisnick et al. (2018) that the authors ran.
+    "gray-paper": dict(
+        network="gray-paper", initialization="normal", latent_size=10, negative_shift=8.0,
+        optimizer="rmsprop", learning_rate=1e-4, batch_size=50, epochs=100,
+    ),
+    # Appendix A.2.2 of the paper.
+    "color": dict(
+        network="color", initialization="glorot", latent_size=100, negative_shift=25.0,
+        optimizer="adam", learning_rate=1e-4, batch_size=50, epochs=100,
+    ),
+    # Any image size from 16x16 to 128x128; a recipe for a first look rather than for the paper's figures.
+    "auto": dict(
+        network="auto", initialization="he", latent_size=32, negative_shift=8.0,
+        optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10,
+    ),
+}  # fmt: skip
+
+
+def preset(name: str, data: str, **overrides: Any) -> RunConfig:
+    """The run that preset `name` describes on `data`, with any field overridden.
+
+    Raises:
+        ValueError: the preset or a field is unknown, or a value is refused.
+    """
+    values = PRESETS[choose("preset", name, PRESETS)]
+    return RunConfig.from_dict({"data": data, **values, **overrides}, where=f"preset {name}")
+
+
+def read_yaml_mapping(text: str, where: str) -> dict[str, Any]:
+    """Parse YAML that must be a mapping with string keys.
+
+    Raises:
+        ValueError: with the place of the fault, in one line.
+    """
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise ValueError(f"{where}: not YAML{line}") from None
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ValueError(f"{where}: expected a mapping of names to values")
+    return values
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all: under a temporary name, then renamed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _typed(name: str, value: Any, kind: str) -> Any:
+    """Return `value` as the annotated `kind`, accepting only lossless conversions."""
+    base, _, optional = kind.partition(" | ")
+    if value is None and optional:
+        return None
+    if base == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if base == "int" and isinstance(value, int) and not isinstance(value, bool):
+        return value
+    if base == "bool" and isinstance(value, bool):
+        return value
+    if base == "str" and isinstance(value, str):
+        return value
+    expected = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}[base]
+    raise ValueError(f"{name} is {value!r}: it must be {expected}")
