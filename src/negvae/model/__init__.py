@@ -1,0 +1,16 @@
+"""p(x|z), p(z) and the negative prior, q(z|x)."""
+
+from negvae.model.likelihoods import Bernoulli, Gaussian, Likelihood, QuantizedGaussian
+from negvae.model.priors import GaussianPrior
+from negvae.model.vae import VAE, Posterior, build_vae
+
+__all__ = [
+    "VAE",
+    "Bernoulli",
+    "Gaussian",
+    "GaussianPrior",
+    "Likelihood",
+    "Posterior",
+    "QuantizedGaussian",
+    "build_vae",
+]

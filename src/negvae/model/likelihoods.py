@@ -1,0 +1,129 @@
+"""Observation models p(x|z): what a decoder's output says about the pixels.
+
+Pixels are floats in [0, 1] (integer intensities divided by 255). A decoder's output has the shape of the
+image; every likelihood takes its mean through a sigmoid, as the authors of the paper do.
+Log-probabilities are in nats, summed over an image's dimensions, and computed in float32 at least.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+
+
+class Likelihood(Protocol):
+    """What the model asks of an observation model; also an `nn.Module`, whose parameters train with the decoder."""
+
+    def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The pixels whose density is asked for, given images (N x C x H x W, in [0, 1])."""
+
+    def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
+        """log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
+
+    def mean(self, output: Tensor) -> Tensor:
+        """E[x|z] (N x C x H x W, in [0, 1])."""
+
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """One draw of x given z (N x C x H x W, in [0, 1])."""
+
+
+class Bernoulli(nn.Module):
+    """Bernoulli cross-entropy on pixels in [0, 1]; the output holds logits.
+
+    As in the paper and its sources, gray pixels are taken as probabilities of "on", so this is a
+    likelihood in the proper sense for binary pixels only.
+    """
+
+    def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The images themselves."""
+        return images
+
+    def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sum over dimensions of x log p + (1 - x) log(1 - p), in nats (N)."""
+        loss = binary_cross_entropy_with_logits(output.float(), target, reduction="none")
+        return -loss.flatten(1).sum(1)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """Probability of "on" for each pixel."""
+        return output.float().sigmoid()
+
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Binary images."""
+        return torch.bernoulli(self.mean(output), generator=generator)
+
+
+class Gaussian(nn.Module):
+    """Isotropic Gaussian around the decoder's mean, with one scalar sigma.
+
+    Args:
+        sigma: standard deviation in units of the [0, 1] pixel range; 1 in the paper's tables.
+        learn_sigma: train log(sigma) with the decoder, starting from `sigma`.
+    """
+
+    def __init__(self, sigma: float = 1.0, learn_sigma: bool = False) -> None:
+        super().__init__()
+        log_sigma = torch.tensor(math.log(sigma))
+        self.log_sigma: Tensor
+        if learn_sigma:
+            self.log_sigma = nn.Parameter(log_sigma)
+        else:
+            self.register_buffer("log_sigma", log_sigma)
+
+    @property
+    def sigma(self) -> Tensor:
+        """Standard deviation (scalar)."""
+        return self.log_sigma.exp()
+
+    def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The images themselves."""
+        return images
+
+    def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
+        """Sum over dimensions of log N(x; mean, sigma^2), in nats (N)."""
+        squares = (target - self.mean(output)).square().flatten(1).sum(1)
+        dimensions = target[0].numel()
+        return -0.5 * squares * torch.exp(-2 * self.log_sigma) - dimensions * (self.log_sigma + HALF_LOG_TWO_PI)
+
+    def mean(self, output: Tensor) -> Tensor:
+        """The sigmoid of the output."""
+        return output.float().sigmoid()
+
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Mean plus noise, clipped to the pixel range."""
+        mean = self.mean(output)
+        noise = torch.empty_like(mean).normal_(generator=generator)
+        return (mean + self.sigma * noise).clamp(0, 1)
+
+
+class QuantizedGaussian(Gaussian):
+    """Gaussian density on uniformly dequantized pixels.
+
+    U[0, 1) is added to the integer intensities before the division by 255, so that a density on the
+    continuum bounds the probability of the integers.
+    """
+
+    def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """The images plus uniform noise of one intensity step."""
+        noise = torch.empty_like(images).uniform_(generator=generator)
+        return images + noise / 255
+
+    def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """A Gaussian draw rounded down to the integer intensities."""
+        return (super().sample(output, generator) * 255).floor() / 255
+
+
+def build_likelihood(name: str, sigma: float = 1.0, learn_sigma: bool = False) -> Bernoulli | Gaussian:
+    """The likelihood with this name in `negvae.config.LIKELIHOODS`.
+
+    Raises:
+        KeyError: there is none.
+    """
+    if name == "bernoulli":
+        return Bernoulli()
+    return {"gaussian": Gaussian, "quantized-gaussian": QuantizedGaussian}[name](sigma, learn_sigma)

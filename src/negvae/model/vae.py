@@ -1,0 +1,104 @@
+"""The variational autoencoder with a positive and a negative prior."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from negvae.config import RunConfig
+from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood
+from negvae.model.networks import Shape, build_networks, initialize, run_channels_last
+from negvae.model.priors import GaussianPrior
+
+
+class Posterior(NamedTuple):
+    """q(z|x): a diagonal Gaussian for each image; both fields are N x L, float32."""
+
+    mean: Tensor
+    log_var: Tensor
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """z = mean + sigma * noise, given standard normal noise (N x L, or S x N x L for S samples)."""
+        return self.mean + (0.5 * self.log_var).exp() * noise
+
+
+class VAE(nn.Module):
+    """Encoder q(z|x), decoder and likelihood p(x|z), and the two priors over z.
+
+    Args:
+        encoder: maps images (N x C x H x W) to N x 2L numbers.
+        decoder: maps codes (N x L) to the likelihood's parameters (N x C x H x W).
+        likelihood: interprets the decoder's output.
+        shape: (C, H, W) of the images.
+        latent_size: L.
+        negative_shift: c in the negative prior N(c 1, I).
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        likelihood: Bernoulli | Gaussian,
+        shape: Shape,
+        latent_size: int,
+        negative_shift: float,
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.likelihood = likelihood
+        self.shape = shape
+        self.latent_size = latent_size
+        self.prior = GaussianPrior(latent_size)
+        self.negative_prior = GaussianPrior(latent_size, negative_shift)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dimensions(self) -> int:
+        """Numbers in one image: C H W."""
+        return self.shape[0] * self.shape[1] * self.shape[2]
+
+    def encode(self, images: Tensor) -> Posterior:
+        """q(z|x) for images (N x C x H x W, floats in [0, 1])."""
+        mean, log_var = run_channels_last(self.encoder, images).float().chunk(2, dim=1)
+        return Posterior(mean, log_var)
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The likelihood's parameters (N x C x H x W, float32) for codes z (N x L)."""
+        output: Tensor = self.decoder(z)
+        return output.float()
+
+    def generate(self, z: Tensor) -> Tensor:
+        """G(z): the mean images E[x|z] (N x C x H x W, in [0, 1]) for codes z (N x L)."""
+        return self.likelihood.mean(self.decode(z))
+
+    def generator_parameters(self) -> list[nn.Parameter]:
+        """The parameters of p(x|z): the decoder's, and sigma where it is learned."""
+        return [*self.decoder.parameters(), *self.likelihood.parameters()]
+
+
+def build_vae(config: RunConfig, shape: Shape) -> VAE:
+    """The untrained model that `config` describes, for images of `shape` (C, H, W), on the CPU.
+
+    Weights are drawn from a generator seeded by `config.seed`; the same config gives the same weights.
+
+    Raises:
+        ValueError: the network is not made for such images.
+    """
+    # Made without storage first: the layers' own initialization would draw from the global random state.
+    with torch.device("meta"):
+        encoder, decoder = build_networks(config.network, shape, config.latent_size)
+    encoder.to_empty(device="cpu")
+    decoder.to_empty(device="cpu")
+    randomness = torch.Generator().manual_seed(config.seed)
+    initialize(encoder, config.initialization, randomness)
+    initialize(decoder, config.initialization, randomness)
+    likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma)
+    model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift)
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,303 @@
+"""Where negative samples come from.
+
+A source is written as text, in run descriptions and on the command line (`parse`):
+
+    none                          no negatives: the baseline VAE
+    emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
+    added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
+    uniform-noise                 uniform integer pixels
+    generated                     the model's own samples; the decoder is trained against the encoder
+    augmented[:NAME,NAME...]      transformations of the inliers (`negvae.transformations`)
+    0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from negvae.model import VAE
+from negvae.text import choose
+from negvae.transformations import DEFAULT_TRANSFORMATIONS, TRANSFORMATIONS
+
+SOURCES = ("none", "auxiliary", "added-noise", "uniform-noise", "generated", "augmented")
+DEFAULT_NOISE = 0.25
+
+
+class NegativeBatch(NamedTuple):
+    """One batch of negatives.
+
+    Attributes:
+        images: what the encoder sends to the negative prior (B x C x H x W, in [0, 1]), without gradient.
+        generated: those of them that came from the generator (M x C x H x W, M <= B), with the gradient to the
+            decoder attached, so that it can be trained to pull them back; None where there are none.
+    """
+
+    images: Tensor
+    generated: Tensor | None = None
+
+
+class NegativeSource(Protocol):
+    """What the training loop asks of a source of negatives."""
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether the generator network is trained against this source's negatives."""
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """As many negatives as there are positives (B x C x H x W, in [0, 1])."""
+
+
+@dataclass(frozen=True)
+class Auxiliary:
+    """Random images of another data set.
+
+    Args:
+        images: the whole set, uint8, M x C x H x W, on the training device.
+    """
+
+    images: Tensor
+    adversarial = False
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """Rows drawn uniformly with replacement."""
+        size, device = (len(positives),), self.images.device
+        rows = torch.randint(len(self.images), size, generator=generator, device=device)
+        return NegativeBatch(self.images[rows].float().div_(255))
+
+
+@dataclass(frozen=True)
+class AddedNoise:
+    """The inliers with isotropic Gaussian noise, clipped to [0, 1] (section 4.3 of the paper)."""
+
+    sigma: float = DEFAULT_NOISE
+    adversarial = False
+
+    def __post_init__(self) -> None:
+        """Refuse a sigma that adds nothing."""
+        if not 0 < self.sigma < float("inf"):
+            raise ValueError(f"added-noise: sigma is {self.sigma}: it must be a finite number above 0")
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """One noisy copy of each positive."""
+        noise = torch.empty_like(positives).normal_(0, self.sigma, generator=generator)
+        return NegativeBatch((positives + noise).clamp_(0, 1))
+
+
+@dataclass(frozen=True)
+class UniformNoise:
+    """Each pixel a uniform integer in 0..255 (Table 5, "random")."""
+
+    adversarial = False
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """Fresh noise for every batch."""
+        noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)
+        return NegativeBatch(noise.to(positives.dtype).div_(255))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """G(z), z ~ N(0, I): the model's own samples, the paper's fully unsupervised variant (section 3).
+
+    The encoder sends them to the negative prior, with the gradient stopped at the image; the generator is
+    trained to bring them back to the positive one.
+    """
+
+    adversarial = True
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """Mean images of fresh codes."""
+        z = model.prior.sample(len(positives), generator, positives.device)
+        images = model.generate(z)
+        return NegativeBatch(images.detach(), images)
+
+
+@dataclass(frozen=True)
+class Augmented:
+    """Label-free transformations of the batch itself; each gets an equal share of it.
+
+    Args:
+        names: keys of `negvae.transformations.TRANSFORMATIONS`.
+    """
+
+    names: tuple[str, ...] = DEFAULT_TRANSFORMATIONS
+    adversarial = False
+
+    def __post_init__(self) -> None:
+        """Refuse unknown or no transformations."""
+        if not self.names:
+            raise ValueError(f"augmented needs a transformation. Known: {', '.join(TRANSFORMATIONS)}")
+        for name in self.names:
+            choose("transformation", name, TRANSFORMATIONS)
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """One transformed copy of each positive."""
+        # Some transformations mix images, so a share is two images at least.
+        most = max(len(positives) // 2, 1)
+        names: Iterable[str] = self.names
+        if len(self.names) > most:
+            order = torch.randperm(len(self.names), generator=generator, device=generator.device)
+            names = [self.names[i] for i in order[:most].tolist()]
+        parts = positives.tensor_split(min(len(self.names), most))
+        pairs = zip(names, parts, strict=True)
+        return NegativeBatch(torch.cat([TRANSFORMATIONS[name](part, generator) for name, part in pairs]))
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Several sources, each giving a fixed share of every batch.
+
+    Args:
+        sources: the parts.
+        weights: their shares, positive; they need not sum to one.
+    """
+
+    sources: tuple[NegativeSource, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse weights that are not shares."""
+        if len(self.sources) != len(self.weights) or len(self.sources) < 2:
+            raise ValueError("a mixture takes two or more sources and one weight for each")
+        if not all(0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"mixture weights are {self.weights}: they must be finite numbers above 0")
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether any part is."""
+        return any(source.adversarial for source in self.sources)
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """The parts' batches one after the other, over consecutive shares of the (shuffled) positives."""
+        cumulative, total = 0.0, sum(self.weights)
+        cuts = []
+        for weight in self.weights[:-1]:
+            cumulative += weight
+            cuts.append(round(len(positives) * cumulative / total))
+        parts = [
+            source.sample(share, model, generator)
+            for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True)
+            if len(share)
+        ]
+        generated = [part.generated for part in parts if part.generated is not None]
+        return NegativeBatch(
+            torch.cat([part.images for part in parts]), torch.cat(generated) if generated else None
+        )
+
+
+class Spec(NamedTuple):
+    """One parsed part of a source's text: its kind, its argument and its weight in the mixture."""
+
+    kind: str
+    argument: str
+    weight: float
+
+
+def parse(text: str) -> list[Spec]:
+    """Read the notation at the top of this module; "none" gives an empty list.
+
+    Whether a data set of that name exists is not looked up here.
+
+    Raises:
+        ValueError: a part is malformed; the message says which and how.
+    """
+    if text.strip() == "none":
+        return []
+    specs = []
+    for part in text.split("+"):
+        weight, star, rest = part.strip().rpartition("*")
+        try:
+            share = float(weight) if star else 1.0
+        except ValueError:
+            raise ValueError(f"negatives {text!r}: {weight!r} is not a weight, as in 0.5*augmented") from None
+        kind, _, argument = rest.strip().partition(":")
+        if kind == "none":
+            raise ValueError(f"negatives {text!r}: none cannot be part of a mixture")
+        if kind not in SOURCES:  # a data set's name, or a path that may hold a colon
+            kind, argument = "auxiliary", rest.strip()
+        if kind == "auxiliary" and not argument:
+            raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in auxiliary:kmnist")
+        if kind in ("generated", "uniform-noise") and argument:
+            raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
+        if kind == "added-noise" and argument:
+            try:
+                float(argument)
+            except ValueError:
+                message = f"negatives {text!r}: {argument!r} is not a sigma, as in added-noise:0.25"
+                raise ValueError(message) from None
+        specs.append(Spec(kind, argument, share))
+    return specs
+
+
+def auxiliary_names(text: str) -> list[str]:
+    """The data sets that a source's text draws on, in order."""
+    return [spec.argument for spec in parse(text) if spec.kind == "auxiliary"]
+
+
+def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> NegativeSource | None:
+    """The source that `text` describes; None for "none".
+
+    Args:
+        text: in the notation of this module.
+        load_auxiliary: gives a data set's images (uint8, M x C x H x W, on the training device) by name or path.
+
+    Raises:
+        ValueError: the text or one of its arguments is refused.
+    """
+    sources: list[NegativeSource] = []
+    specs = parse(text)
+    for spec in specs:
+        if spec.kind == "auxiliary":
+            sources.append(Auxiliary(load_auxiliary(spec.argument)))
+        elif spec.kind == "added-noise":
+            sources.append(AddedNoise(float(spec.argument or DEFAULT_NOISE)))
+        elif spec.kind == "uniform-noise":
+            sources.append(UniformNoise())
+        elif spec.kind == "generated":
+            sources.append(Generated())
+        else:
+            names = tuple(name.strip() for name in spec.argument.split(",")) if spec.argument else None
+            sources.append(Augmented(names) if names else Augmented())
+    if len(sources) < 2:
+        return sources[0] if sources else None
+    return Mixture(tuple(sources), tuple(spec.weight for spec in specs))
+
+
+def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxiliary_name: str) -> None:
+    """Check that no image is both an inlier and a negative.
+
+    Args:
+        inliers: uint8, N x C x H x W.
+        auxiliary: uint8, M x C x H x W.
+        inlier_name: for the message.
+        auxiliary_name: for the message.
+
+    Raises:
+        ValueError: the shapes differ, or an image stands in both sets.
+    """
+    shapes = ["x".join(map(str, images.shape[1:])) for images in (inliers, auxiliary)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"negatives {auxiliary_name} are {shapes[1]}, the inliers {inlier_name} are {shapes[0]} (C x H x W):"
+            " they must have the same shape"
+        )
+    places = {digest: row for row, digest in enumerate(_digests(inliers))}
+    shared = [(places[d], row) for row, d in enumerate(_digests(auxiliary)) if d in places]
+    if shared:
+        raise ValueError(
+            f"negatives {auxiliary_name} overlap the inliers {inlier_name}: {len(shared)} of {len(auxiliary)} images"
+            f" are identical (first: negative {shared[0][1]} is inlier {shared[0][0]}); take another set or"
+            " remove them"
+        )
+
+
+def _digests(images: Tensor) -> Sequence[bytes]:
+    """One 128-bit hash for each image's pixels."""
+    rows = images.cpu().flatten(1).numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

@@ -1,0 +1,126 @@
+"""Checkpoints from which training goes on exactly as if it had never stopped.
+
+One safetensors file: weights, optimizer states and the random generator as tensors, everything else as JSON
+in the header. Loading it runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.optim import Optimizer
+
+from negvae.model import VAE
+
+FILE = "checkpoint.safetensors"
+
+
+@dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        epoch: epochs completed.
+        step: steps taken in the current epoch.
+        sums: of each loss part over those steps, in nats per image.
+        seconds: trained so far, over all sittings.
+        epoch_seconds: of those, in the current epoch.
+        finished: whether all epochs are done.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+    epoch_seconds: float = 0.0
+    finished: bool = False
+
+
+def save_checkpoint(
+    directory: Path,
+    model: VAE,
+    optimizers: dict[str, Optimizer],
+    generators: dict[str, Tensor],
+    progress: Progress,
+) -> None:
+    """Write the checkpoint whole or not at all.
+
+    Args:
+        directory: of the run.
+        model: its weights and buffers are stored.
+        optimizers: by name.
+        generators: states of random generators by name (uint8).
+        progress: stored in the header.
+    """
+    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"generator.{name}": state for name, state in generators.items()}
+    for name, optimizer in optimizers.items():
+        for index, state in optimizer.state_dict()["state"].items():
+            for key, value in state.items():
+                tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value)
+    path = directory / FILE
+    temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")
+    # Contiguous copies: a file has no strides. The loaded values go back into tensors of the right layout.
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(contiguous, temporary, {"progress": json.dumps(asdict(progress))})
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_checkpoint(
+    directory: Path, model: VAE, optimizers: dict[str, Optimizer]
+) -> tuple[Progress, dict[str, Tensor]] | None:
+    """Restore weights and optimizer states in place.
+
+    Returns:
+        The progress and the generators' states, or None where the run has no checkpoint yet.
+
+    Raises:
+        ValueError: the file is damaged or belongs to another model.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        progress = Progress(**json.loads(header["progress"]))
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start anew") from None
+    try:
+        model.load_state_dict(_under(tensors, "model"))
+        for name, optimizer in optimizers.items():
+            _restore_optimizer(optimizer, _under(tensors, f"optimizer.{name}"))
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: belongs to another model ({reason})") from None
+    return progress, _under(tensors, "generator")
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The entries below `prefix.`, without it."""
+    start = len(prefix) + 1
+    return {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
+
+
+def _restore_optimizer(optimizer: Optimizer, entries: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    states: dict[int, dict[str, Any]] = {}
+    for name, tensor in entries.items():
+        index, _, key = name.partition(".")
+        parameter = parameters[int(index)]
+        if tensor.shape == parameter.shape and tensor.dim():
+            tensor = torch.empty_like(parameter).copy_(tensor)
+        states.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,113 @@
+"""Label-free transformations that turn a batch of inliers into near-manifold negatives.
+
+Each takes images (N x C x H x W, floats in [0, 1], N >= 2) and a random generator on their device, and returns
+as many images of the same shape and range. None keeps state or waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, interpolate, pad
+
+Transformation = Callable[[Tensor, torch.Generator], Tensor]
+
+
+def _uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+    """One number an image, shaped N x 1 x 1 x 1."""
+    values = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+    return low + (high - low) * values
+
+
+def jigsaw(images: Tensor, generator: torch.Generator, grid: int = 4) -> Tensor:
+    """Cut each image into grid x grid tiles and shuffle them; a remainder at the right and bottom edge stays."""
+    n, channels, height, width = images.shape
+    th, tw = height // grid, width // grid
+    tiles = images[:, :, : th * grid, : tw * grid].reshape(n, channels, grid, th, grid, tw)
+    tiles = tiles.permute(0, 2, 4, 1, 3, 5).reshape(n, grid * grid, channels * th * tw)
+    order = torch.rand(n, grid * grid, generator=generator, device=images.device).argsort(1)
+    tiles = tiles.gather(1, order[:, :, None].expand_as(tiles))
+    shuffled = tiles.reshape(n, grid, grid, channels, th, tw).permute(0, 3, 1, 4, 2, 5)
+    result = images.clone()
+    result[:, :, : th * grid, : tw * grid] = shuffled.reshape(n, channels, th * grid, tw * grid)
+    return result
+
+
+def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Paste a rectangle of the next image of the batch: sides between 0.4 and 0.8 of the image's."""
+    height, width = images.shape[2:]
+    inside = []
+    for size, shape in ((height, (1, 1, height, 1)), (width, (1, 1, 1, width))):
+        side = _uniform(images, 0.4, 0.8, generator) * size
+        start = _uniform(images, 0, 1, generator) * (size - side)
+        position = torch.arange(size, device=images.device).reshape(shape) + 0.5
+        inside.append((position >= start) & (position < start + side))
+    return torch.where(inside[0] & inside[1], images.roll(1, 0), images)
+
+
+def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Blend each image with the next of the batch, with a weight between 0.3 and 0.7."""
+    weight = _uniform(images, 0.3, 0.7, generator)
+    return weight * images + (1 - weight) * images.roll(1, 0)
+
+
+def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Turn by 90, 180 or 270 degrees; images that are not square, by 180."""
+    half = images.rot90(2, (2, 3))
+    if images.shape[2] != images.shape[3]:
+        return half
+    turn = _uniform(images, 0, 3, generator)
+    quarters = torch.where(turn < 1, images.rot90(1, (2, 3)), images.rot90(3, (2, 3)))
+    return torch.where(turn < 2, quarters, half)
+
+
+def sketch(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Edges: the Sobel gradient's magnitude for each channel, stretched to [0, 1] image by image."""
+    rows = images.flatten(0, 1)[:, None]
+    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=images.device)
+    kernels = torch.stack([sobel, sobel.T])[:, None]
+    gradient = conv2d(pad(rows, (1, 1, 1, 1), mode="replicate"), kernels.to(images.dtype))
+    magnitude = gradient.square().sum(1).sqrt().reshape(images.shape)
+    return magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+
+
+def sketched_jigsaw(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Edges of the shuffled tiles: texture and strokes without the inliers' layout."""
+    return sketch(jigsaw(images, generator), generator)
+
+
+def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Procedural drawings: thin level sets of smooth random fields, on each image's median color."""
+    n, channels, height, width = images.shape
+    coarse = torch.randn(n, 1, 5, 5, generator=generator, device=images.device)
+    field = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+    slope_y = pad(field, (0, 0, 0, 1), mode="replicate").diff(dim=2)
+    slope_x = pad(field, (0, 1, 0, 0), mode="replicate").diff(dim=3)
+    slope = (slope_x.square() + slope_y.square()).sqrt().clamp_min(1e-3)
+    thickness = _uniform(images, 0.7, 1.8, generator) * (height * width) ** 0.5 / 28
+    ink = (thickness + 0.5 - field.abs() / slope).clamp(0, 1)
+    # Fade the drawing towards the border at a random radius, as most objects do not fill their frame.
+    y = torch.linspace(-1, 1, height, device=images.device).reshape(1, 1, height, 1)
+    x = torch.linspace(-1, 1, width, device=images.device).reshape(1, 1, 1, width)
+    radius = _uniform(images, 0.6, 1.4, generator)
+    ink = ink * ((radius - (x.square() + y.square()).sqrt()) * 8).clamp(0, 1)
+    paper = images.flatten(2).median(2).values[:, :, None, None]
+    reach = torch.rand(n, channels, 1, 1, generator=generator, device=images.device) * 0.4 + 0.6
+    color = torch.where(paper < 0.5, reach, 1 - reach)
+    return paper + ink * (color - paper)
+
+
+TRANSFORMATIONS: dict[str, Transformation] = {
+    "jigsaw": jigsaw,
+    "cutmix": cutmix,
+    "mixup": mixup,
+    "rotation": rotation,
+    "sketch": sketch,
+    "sketched-jigsaw": sketched_jigsaw,
+    "strokes": strokes,
+}
+
+# Rotation and mixup are left out: a turned 6 is a 9, and a blend of two like images is one more of them.
+DEFAULT_TRANSFORMATIONS = ("jigsaw", "cutmix", "sketch", "sketched-jigsaw", "strokes")
