@@ -1,0 +1,128 @@
+"""How well a score separates outliers from inliers. The outliers are the positives throughout."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import norm, rankdata
+from sklearn.metrics import average_precision_score
+
+Scores = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Detection:
+    """Detection quality of one score on one pair of sets.
+
+    Attributes:
+        auroc: probability that an outlier scores above an inlier, ties counting one half.
+        auroc_ci: its 95% interval.
+        aupr_out: average precision with the outliers as positives.
+        aupr_in: average precision with the inliers as positives (scores negated).
+        fpr_at_95_tpr: share of inliers flagged where 95% of the outliers are.
+        inliers: how many.
+        outliers: how many.
+    """
+
+    auroc: float
+    auroc_ci: tuple[float, float]
+    aupr_out: float
+    aupr_in: float
+    fpr_at_95_tpr: float
+    inliers: int
+    outliers: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**asdict(self), "auroc_ci": list(self.auroc_ci)}
+
+
+def detection_metrics(inliers: ArrayLike, outliers: ArrayLike) -> Detection:
+    """All metrics of a score, larger meaning more out-of-distribution.
+
+    Args:
+        inliers: scores of inliers (n).
+        outliers: scores of outliers (m).
+
+    Raises:
+        ValueError: either is empty or holds NaN. Infinite scores are fine: they rank last.
+    """
+    low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
+    area, interval = auroc(low, high)
+    labels = np.concatenate([np.zeros(len(low)), np.ones(len(high))])
+    # Ranks keep the order and the ties, and let infinite scores through.
+    ranks = rankdata(np.concatenate([low, high]))
+    return Detection(
+        auroc=area,
+        auroc_ci=interval,
+        aupr_out=float(average_precision_score(labels, ranks)),
+        aupr_in=float(average_precision_score(1 - labels, -ranks)),
+        fpr_at_95_tpr=fpr_at_tpr(low, high),
+        inliers=len(low),
+        outliers=len(high),
+    )
+
+
+def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple[float, tuple[float, float]]:
+    """Exact AUROC and its interval by DeLong et al. (1988), on the logit scale.
+
+    Where the sets separate perfectly DeLong's variance is zero, whatever the sample size. The interval then is
+    the exact binomial one for min(n, m) independent pairs that are all in order, which is valid though wide.
+
+    Args:
+        inliers: n scores.
+        outliers: m scores.
+        level: of the interval.
+
+    Returns:
+        The area, and the interval's two ends.
+    """
+    low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
+    n, m = len(low), len(high)
+    ranks = rankdata(np.concatenate([low, high]))
+    # Placements: for each score, the share of the other set that it beats.
+    of_outliers = (ranks[n:] - rankdata(high)) / n
+    of_inliers = 1 - (ranks[:n] - rankdata(low)) / m
+    area = float(of_outliers.mean())
+    if area in (0.0, 1.0):
+        edge = ((1 - level) / 2) ** (1 / min(n, m))
+        return area, (edge, 1.0) if area else (0.0, 1 - edge)
+    variance = sum(float(np.var(p, ddof=1)) / len(p) for p in (of_outliers, of_inliers) if len(p) > 1)
+    half = norm.ppf((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
+    center = math.log(area / (1 - area))
+    low_end, high_end = (_logistic(center + sign * half) for sign in (-1, 1))
+    return area, (low_end, high_end)
+
+
+def fpr_at_tpr(inliers: ArrayLike, outliers: ArrayLike, tpr: float = 0.95) -> float:
+    """Share of inliers at or above the highest threshold that flags at least `tpr` of the outliers."""
+    low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
+    threshold = np.sort(high)[::-1][math.ceil(tpr * len(high)) - 1]
+    return float((low >= threshold).mean())
+
+
+def roc_curve(inliers: ArrayLike, outliers: ArrayLike) -> tuple[Scores, Scores]:
+    """(false-positive rates, true-positive rates), from (0, 0) to (1, 1), one point for each distinct score."""
+    low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
+    thresholds = np.unique(np.concatenate([low, high]))[::-1]
+    rates = [
+        (len(s) - np.searchsorted(np.sort(s), thresholds, side="left")) / len(s) for s in (low, high)
+    ]
+    return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
+
+
+def _logistic(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+def _scores(values: ArrayLike, what: str) -> Scores:
+    array = np.asarray(values, np.float64).reshape(-1)
+    if not array.size:
+        raise ValueError(f"no scores of {what}: at least one is needed")
+    if np.isnan(array).any():
+        raise ValueError(f"{int(np.isnan(array).sum())} scores of {what} are not numbers")
+    return array
