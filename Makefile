@@ -1,0 +1,34 @@
+# Everything a person needs: `make demo` and `make test`. Both make .venv when it is missing or out of date.
+
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test check clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    train and test on Fashion-MNIST against MNIST (minutes; make demo QUICK=1 is quicker)"
+	@echo "make test    lint, types and tests"
+	@echo "make clean   remove .venv and caches"
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
+	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--editable . pytest pytest-timeout ruff mypy pre-commit types-PyYAML
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/negvae demo $(if $(QUICK),--quick)
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: $(STAMP) check
+	$(BIN)/pytest
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

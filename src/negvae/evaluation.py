@@ -1,0 +1,110 @@
+"""Evaluate a run's folder against named sets, and show the result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from negvae.artifact import load_artifact
+from negvae.config import write_text
+from negvae.data import load
+from negvae.provenance import provenance
+from negvae.run import describe, trained_on
+from negvae.scoring.evaluation import compare
+
+FILE = "evaluation.json"
+
+
+def evaluate_run(
+    directory: Path,
+    ood: Sequence[str],
+    *,
+    samples: int = 1,
+    precision: str = "auto",
+    device: str = "auto",
+    limit: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Compare a run's inlier test set with other sets and write evaluation.json.
+
+    Args:
+        directory: of the run.
+        ood: data sets by name or path; their test splits are used.
+        samples: posterior samples for "bpd".
+        precision: "bfloat16", "float32" or "auto".
+        device: see `negvae.artifact.load_artifact`.
+        limit: use the first so many images of each set.
+        say: told what is loaded.
+
+    Returns:
+        What was written: {"train", "negatives", "epochs", "finished", "rows", "data", "provenance"}. A row has
+        `served_as_negatives`, true where the set was among the training negatives: its figures then say
+        nothing about unseen data.
+
+    Raises:
+        FileNotFoundError: the run or a set is not there.
+        ValueError: a set's shape differs from the model's, or it is the inliers themselves.
+    """
+    if samples < 1:
+        raise ValueError(f"samples is {samples}: it must be at least 1")
+    artifact = load_artifact(directory, device)
+    config = artifact.config
+    if not artifact.finished:
+        say(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
+    test = load(config.data, "test", limit=limit, shape=artifact.model.shape, disjoint_from_train=True, say=say)
+    say(f"inliers: {describe(test)}")
+    data = {"test": describe(test)}
+    outliers = {}
+    for name in dict.fromkeys(ood):
+        if name == config.data:
+            raise ValueError(f"--ood {name} is what the model was trained on: name another set")
+        images = load(name, "test", limit=limit, shape=artifact.model.shape, say=say)
+        if images.shape != artifact.model.shape:
+            given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
+            raise ValueError(f"--ood {name} has {given} images, the model takes {wanted} (C x H x W)")
+        say(f"out-of-distribution: {describe(images)}")
+        data[f"ood {name}"] = describe(images)
+        outliers[name] = torch.from_numpy(images.images)
+    comparisons = compare(
+        artifact.model, torch.from_numpy(test.images), outliers, samples=samples, precision=precision, seed=config.seed
+    )
+    served = trained_on(config)
+    content = {
+        "train": config.data,
+        "negatives": config.negatives,
+        "likelihood": config.likelihood,
+        "epochs": artifact.epochs,
+        "finished": artifact.finished,
+        "rows": [{**c.row(), "served_as_negatives": c.ood in served} for c in comparisons],
+        "data": data,
+        "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
+    }
+    write_text(directory / FILE, json.dumps(content, indent=1))
+    return content
+
+
+def evaluation_table(content: dict[str, Any]) -> Table:
+    """The rows of `evaluate_run` for a terminal."""
+    table = Table(
+        title=f"trained on {content['train']}, negatives {content['negatives']}, {content['likelihood']}",
+        caption="AUC with 95% interval; FPR of the KL score where 95% of the outliers are found",
+    )
+    for title in ("OOD set", "AUC BPD", "AUC KL", "AUC prior ratio", "FPR95", "nats/dim test", "nats/dim OOD"):
+        table.add_column(title, justify="left" if title == "OOD set" else "right", overflow="fold")
+    for row in content["rows"]:
+        name = row["ood"] + (" (served as negatives)" if row["served_as_negatives"] else "")
+        areas = [with_interval(row[f"auc_{score}"], row[f"auc_{score}_ci"]) for score in ("bpd", "kl", "prior_ratio")]
+        false_alarms = f"{row['metrics']['kl']['fpr_at_95_tpr']:.3f}"
+        means = [f"{row[f'nats_per_dim_{part}']:.4g}" for part in ("test", "ood")]
+        table.add_row(name, *areas, false_alarms, *means)
+    return table
+
+
+def with_interval(value: float, interval: Sequence[float]) -> str:
+    """An AUC and its interval in one short text."""
+    return f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"

@@ -1,0 +1,67 @@
+"""Live progress of a training run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from negvae.training.loop import Reading
+
+PLAIN_SECONDS = 10.0
+
+
+@contextmanager
+def training_progress(console: Console) -> Iterator[Callable[[Reading], None]]:
+    """Give the function that `negvae.training.loop.train` tells its readings to.
+
+    Args:
+        console: where to show them.
+    """
+    if not console.is_terminal:
+        yield _plain(console)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        bar = bars.add_task("training", total=None, state="")
+
+        def watch(reading: Reading) -> None:
+            done = (reading.epoch - 1) * reading.steps + reading.step
+            bars.update(
+                bar,
+                total=reading.epochs * reading.steps,
+                completed=done,
+                description=f"epoch {reading.epoch}/{reading.epochs}",
+                state=_state(reading),
+            )
+            if reading.row is not None:
+                bars.console.print(_line(reading), highlight=False)
+
+        yield watch
+
+
+def _plain(console: Console) -> Callable[[Reading], None]:
+    last = time.monotonic()
+
+    def watch(reading: Reading) -> None:
+        nonlocal last
+        if reading.row is not None or time.monotonic() - last >= PLAIN_SECONDS:
+            last = time.monotonic()
+            console.print(_line(reading), highlight=False, soft_wrap=True)
+
+    return watch
+
+
+def _line(reading: Reading) -> str:
+    minutes, seconds = divmod(int(reading.seconds_left), 60)
+    eta = f", {minutes}:{seconds:02d} left" if reading.seconds_left >= 1 else ""
+    return f"epoch {reading.epoch}/{reading.epochs} step {reading.step}/{reading.steps}: {_state(reading)}{eta}"
+
+
+def _state(reading: Reading) -> str:
+    shown = {"reconstruction": "rec", "kl": "KL", "negative_kl": "neg KL", "generator_kl": "gen KL"}
+    parts = [f"{shown[name]} {value:.1f}" for name, value in reading.losses.items() if value]
+    return f"{' '.join(parts)} nats, {reading.images_per_second:.0f} images/s"

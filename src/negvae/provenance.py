@@ -1,0 +1,64 @@
+"""What must be known to repeat a result: versions, commit, machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import negvae
+from negvae.config import RunConfig
+from negvae.precision import resolve_device, resolve_precision
+
+
+def provenance(config: RunConfig) -> dict[str, Any]:
+    """Plain values that go into every file a run writes.
+
+    Args:
+        config: its device and precision are resolved to what they are on this machine.
+
+    Returns:
+        Version, commit, time, libraries, hardware and precision.
+    """
+    device = resolve_device(config.device)
+    return {
+        "negvae": negvae.__version__,
+        "commit": _commit(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
+        "threads": torch.get_num_threads(),
+        "precision": resolve_precision(config.precision, device),
+        "seed": config.seed,
+    }
+
+
+def _commit() -> str:
+    """The git commit of the source in use, marked where it has been changed; "unknown" outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return "unknown"
+    try:
+        git = ["git", "-C", str(root)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "--", "src"], capture_output=True, text=True, check=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return head.stdout.strip() + (" with uncommitted changes" if changed.stdout.strip() else "")
+
+
+def _cpu() -> str:
+    """The processor's name and the number of cores in use."""
+    info = Path("/proc/cpuinfo")
+    name = platform.processor() or platform.machine()
+    if info.exists():
+        lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
+    return f"{name} ({torch.get_num_threads()} threads)"
