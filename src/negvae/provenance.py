@@ -30,7 +30,7 @@ def provenance(config: RunConfig) -> dict[str, Any]:
         "commit": _commit(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
         "precision": resolve_precision(config.precision, device),

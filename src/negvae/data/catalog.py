@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data import formats
-from negvae.data.formats import Loaded
+from negvae.data.formats import Decoded
 from negvae.data.sources import Say, SourceError, cache_folder, data_folders, download, from_debian, from_npm
 from negvae.text import choose
 
@@ -243,9 +243,23 @@ def _load_named(
             f"{name} ({split}) is not in {where}: run `negvae data fetch {name}`, or put it in a folder named"
             f" {entry.folders[0]} there"
         )
-    if disjoint and split == "test" and "train images" in " ".join(found.notes):
-        found = _part(found, slice(len(found.images) * 4 // 5, None), "the last fifth of the train images")
+    if disjoint and split == "test":
+        found = _held_out(name, found)
     return found
+
+
+def _held_out(name: str, test: ImageSet) -> ImageSet:
+    """The part of a test split that does not stand in for the train split, where one file serves as both."""
+    train = _stand_in(name, "train", True) if _find(name, "train") is None else None
+    if train is not None:
+        rows = slice(len(train.images), None)
+        return _part(test, rows, f"the {len(train.images):,} images that stand in for train are left out")
+    if any("train images stand in" in note for note in test.notes):
+        count = len(test.images)
+        raise ValueError(
+            f"{name}: only the {count:,} train images are at hand, so no test split can be disjoint from them"
+        )
+    return test
 
 
 def _stand_in(name: str, split: Split, disjoint: bool) -> ImageSet | None:
@@ -291,7 +305,7 @@ def _find(name: str, split: Split) -> ImageSet | None:
     return None
 
 
-def _checked(name: str, split: Split, origin: Path, loaded: Loaded, digest: str) -> ImageSet:
+def _checked(name: str, split: Split, origin: Path, loaded: Decoded, digest: str) -> ImageSet:
     entry, count = CATALOG[name], len(loaded.images)
     size = entry.sizes[split]
     if loaded.images.shape[1:] != entry.shape:
@@ -309,7 +323,7 @@ def _checked(name: str, split: Split, origin: Path, loaded: Loaded, digest: str)
     return ImageSet(name, split, loaded.images, loaded.labels, str(origin), digest, tuple(notes))
 
 
-Candidate = tuple[Path, bool, Callable[[], Loaded]]
+Candidate = tuple[Path, bool, Callable[[], Decoded]]
 
 
 def _candidates(name: str, split: Split, root: Path) -> Iterator[Candidate]:
@@ -338,19 +352,19 @@ def _files(name: str, split: Split, folder: Path, certain: bool) -> Iterator[Can
         for npz in sorted(folder.glob(f"{name}-{split}-imgs.npz")):
             label_file = npz.with_name(npz.name.replace("-imgs", "-labels"))
             found = label_file if label_file.is_file() else None
-            yield npz, True, lambda p=npz, q=found: formats.read_npz(p, q)
+            yield npz, True, lambda p=npz, q=found: formats.read_npz_pair(p, q)
     if name == "cifar10":
         for place in (folder, folder / "cifar-10-batches-py"):
             wanted = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
             if all((place / part).is_file() for part in wanted):
                 paths = [place / part for part in wanted]
-                yield paths[0], True, lambda paths=paths: formats.read_cifar_batches(paths)
+                yield paths[0], True, lambda paths=paths: formats.read_batches(paths, (3, 32, 32))
     if name == "svhn" and (mat := folder / f"{split}_32x32.mat").is_file():
         yield mat, True, lambda: formats.read_mat(mat)
     if name == "imagenet32" and certain:
         pattern = "train_data_batch_*.npz" if split == "train" else "val_data*.npz"
         if batches := sorted(folder.glob(pattern)):
-            yield batches[0], True, lambda: _joined([formats.read_npz(path) for path in batches])
+            yield batches[0], True, lambda: formats.read_batches(batches, (3, 32, 32))
     if certain:
         for start in (split, *(("validation", "val") if split == "test" else ())):
             if shards := sorted(folder.glob(f"{start}*.parquet")):
@@ -358,11 +372,7 @@ def _files(name: str, split: Split, folder: Path, certain: bool) -> Iterator[Can
                 return
 
 
-def _joined(parts: list[Loaded]) -> Loaded:
-    return Loaded(np.concatenate([part.images for part in parts]))
-
-
-def _decoded_once(shards: list[Path]) -> Loaded:
+def _decoded_once(shards: list[Path]) -> Decoded:
     """Read Parquet shards; keep large ones' decoded pixels in the cache, for decoding takes many seconds."""
     stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
     key = hashlib.sha256(repr(stats).encode()).hexdigest()[:24]
@@ -371,7 +381,7 @@ def _decoded_once(shards: list[Path]) -> Loaded:
         with np.load(stored, allow_pickle=False) as archive:
             images, labels = archive["images"], archive["labels"] if "labels" in archive.files else None
             if hashlib.sha256(images.data).hexdigest() == str(archive["sha256"]):
-                return Loaded(images, labels, tuple(json.loads(str(archive["notes"]))))
+                return Decoded(images, labels, tuple(json.loads(str(archive["notes"]))))
     except (OSError, ValueError, KeyError, EOFError):
         pass  # not there, or damaged: decode again
     except Exception as error:  # zipfile raises its own kinds for a damaged archive
@@ -409,7 +419,7 @@ def _load_path(text: str, split: Split, disjoint: bool) -> ImageSet:
     elif path.suffix.lower() == ".npy":
         loaded = formats.read_npy(path)
     elif path.suffix.lower() == ".npz":
-        loaded = formats.read_npz(path)
+        loaded = formats.read_npz(path, split)
     elif path.suffix.lower() == ".parquet":
         loaded = formats.read_parquet([path])
     else:

@@ -363,7 +363,7 @@ def read_npz_pair(images: Path, labels: Path | None) -> Decoded:
     Raises:
         ValueError: A damaged file, or labels that do not fit.
     """
-    decoded = _read_npz_by_split(images)
+    decoded = read_npz(images)
     if labels is None:
         return decoded
     with _reading(labels, ".npz archive"), np.load(labels, allow_pickle=False) as archive:
@@ -454,7 +454,7 @@ def read_batches(paths: Sequence[Path], shape: tuple[int, int, int]) -> Decoded:
     parts = []
     for path in paths:
         if path.suffix == ".npz":
-            parts.append(_read_npz_by_split(path, shape=shape))
+            parts.append(read_npz(path, shape=shape))
         else:
             parts.append(_from_batch(_unpickle(path.read_bytes(), path), path, shape))
     return join(parts)
@@ -772,16 +772,3 @@ def shard_note(paths: Sequence[Path]) -> str:
     total = max(int(m[2]) for m in numbered)
     have = len({int(m[1]) for m in numbered})
     return "" if have >= total else f"{paths[0].parent}: only {have} of {total} Parquet shards are here"
-
-
-# Names that catalog.py of 02:13 calls (formats.py was replaced by mistake at 02:13 while two hands wrote here).
-Loaded = Decoded
-_read_npz_by_split = read_npz
-
-
-def read_npz(path: Path, labels: Path | None = None) -> Decoded:  # type: ignore[no-redef]  # noqa: F811, D103
-    return read_npz_pair(path, labels)
-
-
-def read_cifar_batches(paths: Sequence[Path]) -> Decoded:  # noqa: D103
-    return read_batches(paths, (3, 32, 32))
