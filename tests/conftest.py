@@ -1,0 +1,49 @@
+"""Small data and models that every test may use; nothing here reads a file outside the test's own folder."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from negvae.config import RunConfig, preset
+
+SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32), "auto": (3, 18, 25)}
+
+
+def blobs(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
+    """Smooth bright spots on black, uint8, count x C x H x W."""
+    randomness = np.random.default_rng(seed)
+    channels, height, width = shape
+    y, x = np.mgrid[0:height, 0:width]
+    images = np.zeros((count, *shape))
+    for image in images:
+        cy, cx = randomness.uniform(0.3, 0.7, 2) * (height, width)
+        spot = np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * randomness.uniform(2, 5) ** 2))
+        image += spot * randomness.uniform(0.5, 1, (channels, 1, 1))
+    return torch.from_numpy((images * 255).round().astype(np.uint8))
+
+
+def small_run(network: str = "gray", **overrides: object) -> RunConfig:
+    """A run of seconds."""
+    values = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32", "device": "cpu"}
+    return preset(network, "blobs", **{**values, **overrides})
+
+
+@pytest.fixture(autouse=True)
+def _no_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the user's data folders and cache out of every test."""
+    monkeypatch.delenv("NEGVAE_DATA", raising=False)
+    monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def blob_files(tmp_path: Path) -> dict[str, Path]:
+    """Three .npy files: inliers, another set of the same shape, one of another shape."""
+    files = {}
+    for seed, (name, shape) in enumerate({"in": (1, 28, 28), "out": (1, 28, 28), "other": (1, 20, 20)}.items()):
+        images = blobs(60, shape, seed)
+        files[name] = tmp_path / f"{name}.npy"
+        np.save(files[name], (images if name != "out" else 255 - images).numpy())
+    return files

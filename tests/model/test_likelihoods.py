@@ -1,0 +1,64 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal
+
+from negvae.model import Bernoulli, Gaussian, QuantizedGaussian
+
+OUTPUT = torch.linspace(-3, 3, 24).reshape(2, 1, 3, 4)
+
+
+def test_bernoulli_equals_torch_distributions_on_binary_pixels():
+    target = (torch.rand(OUTPUT.shape, generator=torch.Generator().manual_seed(0)) > 0.5).float()
+    expected = torch.distributions.Bernoulli(logits=OUTPUT).log_prob(target).sum((1, 2, 3))
+    torch.testing.assert_close(Bernoulli().log_prob(OUTPUT, target), expected)
+
+
+def test_bernoulli_on_gray_pixels_is_the_cross_entropy():
+    target = torch.full_like(OUTPUT, 0.3)
+    p = OUTPUT.sigmoid()
+    expected = (0.3 * p.log() + 0.7 * (1 - p).log()).sum((1, 2, 3))
+    torch.testing.assert_close(Bernoulli().log_prob(OUTPUT, target), expected)
+
+
+@pytest.mark.parametrize("sigma", [0.1, 1.0, 2.5])
+@pytest.mark.parametrize("kind", [Gaussian, QuantizedGaussian])
+def test_gaussian_equals_torch_distributions(kind, sigma):
+    target = torch.rand(OUTPUT.shape, generator=torch.Generator().manual_seed(0))
+    expected = Normal(OUTPUT.sigmoid(), sigma).log_prob(target).sum((1, 2, 3))
+    torch.testing.assert_close(kind(sigma).log_prob(OUTPUT, target), expected)
+
+
+def test_a_perfect_unit_gaussian_has_the_papers_floor_in_nats_per_dimension():
+    mean = OUTPUT.sigmoid()
+    nats = -Gaussian(1.0).log_prob(OUTPUT, mean) / mean[0].numel()
+    torch.testing.assert_close(nats, torch.full((2,), 0.5 * math.log(2 * math.pi)))
+
+
+def test_sigma_is_a_parameter_only_where_it_is_learned():
+    assert not list(Gaussian(0.5).parameters())
+    learned = Gaussian(0.5, learn_sigma=True)
+    assert [p.shape for p in learned.parameters()] == [torch.Size([])]
+    assert learned.sigma.item() == pytest.approx(0.5)
+    learned.log_prob(OUTPUT, OUTPUT.sigmoid() + 0.5).sum().backward()
+    # The maximum-likelihood sigma equals the error, 0.5: the gradient vanishes there.
+    assert learned.log_sigma.grad.item() == pytest.approx(0, abs=1e-4)
+
+
+def test_dequantization_adds_less_than_one_intensity_step():
+    images = torch.zeros(4, 1, 8, 8)
+    target = QuantizedGaussian().target(images, torch.Generator().manual_seed(0))
+    assert 0 <= target.min()
+    assert target.max() < 1 / 255
+    assert target.std() > 0.2 / 255
+    assert Gaussian().target(images) is images
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.1), QuantizedGaussian(0.1)])
+def test_samples_are_pixels_around_the_mean(likelihood):
+    randomness = torch.Generator().manual_seed(0)
+    draws = torch.stack([likelihood.sample(OUTPUT, randomness) for _ in range(2000)])
+    assert 0 <= draws.min()
+    assert draws.max() <= 1
+    assert (draws.mean(0) - likelihood.mean(OUTPUT)).abs().max() < 0.06

@@ -1,0 +1,24 @@
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from negvae.model import GaussianPrior
+
+
+@pytest.mark.parametrize("shift", [0.0, 8.0, 25.0])
+def test_kl_and_log_prob_equal_torch_distributions(shift):
+    randomness = torch.Generator().manual_seed(0)
+    mean, log_var, z = (torch.randn(7, 5, generator=randomness) for _ in range(3))
+    prior = GaussianPrior(5, shift)
+    reference = Independent(Normal(torch.full((5,), shift), torch.ones(5)), 1)
+    posterior = Independent(Normal(mean, (0.5 * log_var).exp()), 1)
+    torch.testing.assert_close(prior.kl(mean, log_var), kl_divergence(posterior, reference), rtol=1e-5, atol=1e-4)
+    torch.testing.assert_close(prior.log_prob(z), reference.log_prob(z))
+
+
+def test_kl_vanishes_at_the_prior_and_samples_have_its_moments():
+    prior = GaussianPrior(4, 8.0)
+    assert prior.kl(torch.full((1, 4), 8.0), torch.zeros(1, 4)).item() == 0
+    draws = prior.sample(20_000, torch.Generator().manual_seed(0))
+    assert (draws.mean(0) - 8).abs().max() < 0.05
+    assert (draws.std(0) - 1).abs().max() < 0.05

@@ -1,0 +1,119 @@
+import pytest
+import torch
+
+from negvae.model import build_vae
+from negvae.negatives import (
+    AddedNoise,
+    Augmented,
+    Auxiliary,
+    Generated,
+    Mixture,
+    UniformNoise,
+    auxiliary_names,
+    build_source,
+    parse,
+    refuse_overlap,
+)
+from negvae.transformations import TRANSFORMATIONS
+from tests.conftest import blobs, small_run
+
+GRAY = (1, 28, 28)
+
+
+def sample(source, positives, seed=0):
+    model = build_vae(small_run(), GRAY)
+    return source.sample(positives, model, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", list(TRANSFORMATIONS))
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 17, 22)])
+def test_transformations_keep_shape_and_range_and_change_images(name, shape):
+    images = blobs(6, shape).float() / 255
+    kept = images.clone()
+    result = TRANSFORMATIONS[name](images, torch.Generator().manual_seed(0))
+    assert result.shape == images.shape
+    assert 0 <= result.min()
+    assert result.max() <= 1 + 1e-6
+    assert torch.equal(images, kept)
+    assert all(not torch.equal(a, b) for a, b in zip(images, result, strict=True))
+
+
+def test_jigsaw_only_moves_pixels():
+    images = torch.rand(5, 3, 16, 16)
+    shuffled = TRANSFORMATIONS["jigsaw"](images, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(images.flatten(2).sort(-1).values, shuffled.flatten(2).sort(-1).values)
+
+
+@pytest.mark.parametrize("count", [2, 3, 7, 50])
+def test_augmented_gives_one_negative_for_each_positive(count):
+    positives = blobs(count, GRAY).float() / 255
+    batch = sample(Augmented(), positives)
+    assert batch.images.shape == positives.shape
+    assert batch.generated is None
+    assert not any(torch.equal(a, b) for a, b in zip(positives, batch.images, strict=True))
+
+
+def test_auxiliary_draws_from_its_set():
+    images = blobs(5, GRAY, seed=1)
+    batch = sample(Auxiliary(images), blobs(40, GRAY).float() / 255)
+    drawn = {tuple(image.flatten().tolist()) for image in (batch.images * 255).round().byte()}
+    assert drawn == {tuple(image.flatten().tolist()) for image in images}
+
+
+def test_noise_sources():
+    positives = torch.full((200, *GRAY), 0.5)
+    added = sample(AddedNoise(0.1), positives).images
+    assert (added - positives).std().item() == pytest.approx(0.1, abs=0.005)
+    uniform = sample(UniformNoise(), positives).images * 255
+    torch.testing.assert_close(uniform, uniform.round(), atol=1e-4, rtol=0)
+    assert uniform.mean().item() == pytest.approx(127.5, abs=1)
+
+
+def test_generated_stops_the_gradient_for_the_encoder_only():
+    batch = sample(Generated(), torch.zeros(4, *GRAY))
+    assert not batch.images.requires_grad
+    assert batch.generated.requires_grad
+    assert torch.equal(batch.images, batch.generated)
+
+
+def test_mixture_gives_shares():
+    source = Mixture((UniformNoise(), Generated()), (3, 1))
+    batch = sample(source, torch.zeros(8, *GRAY))
+    assert batch.images.shape == (8, *GRAY)
+    assert batch.generated.shape == (2, *GRAY)
+    assert source.adversarial
+    assert torch.equal(batch.images[6:], batch.generated)
+
+
+def test_notation():
+    assert parse("none") == []
+    assert build_source("none", None) is None
+    assert isinstance(build_source("augmented:jigsaw,strokes", None), Augmented)
+    assert build_source("added-noise", None).sigma == 0.25
+    assert build_source("added-noise:0.5", None).sigma == 0.5
+    assert auxiliary_names("0.5*kmnist + auxiliary:a/b.npy") == ["kmnist", "a/b.npy"]
+    mixture = build_source("0.7*augmented+0.3*generated", None)
+    assert mixture.weights == (0.7, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("augmented:jigsew", "jigsaw"), ("added-noise:lots", "sigma"), ("added-noise:-1", "above 0"),
+        ("x*generated", "weight"), ("0*generated+augmented", "above 0"), ("none+generated", "mixture"),
+        ("auxiliary:", "missing"), ("generated:3", "no argument"),
+    ],
+)  # fmt: skip
+def test_bad_notation_says_what_is_wrong(text, word):
+    with pytest.raises(ValueError, match=word):
+        build_source(text, None)
+
+
+def test_overlap_is_refused_and_named():
+    inliers, others = blobs(20, GRAY), blobs(20, GRAY, seed=1)
+    refuse_overlap(inliers, others, "a", "b")
+    others[7] = inliers[3]
+    with pytest.raises(ValueError, match=r"1 of 20 images are identical \(first: negative 7 is inlier 3\)"):
+        refuse_overlap(inliers, others, "a", "b")
+    with pytest.raises(ValueError, match="1x20x20"):
+        refuse_overlap(inliers, blobs(3, (1, 20, 20)), "a", "b")

@@ -1,0 +1,154 @@
+import itertools
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from negvae.negatives import build_source
+from negvae.training.checkpoint import FILE
+from negvae.training.loop import TrainingDivergedError, read_metrics, train
+from tests.conftest import SHAPES, blobs, small_run
+
+IMAGES = blobs(100, (1, 28, 28))
+
+
+def weights(result):
+    return {name: tensor.clone() for name, tensor in result.model.state_dict().items()}
+
+
+def interrupt_after(steps):
+    """A watcher that sends SIGINT to this process once so many readings have come."""
+    counter = itertools.count(1)
+
+    def watch(reading):
+        if next(counter) == steps:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    return watch
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("network", "source", "options"),
+    [
+        ("gray", "none", {"optimizer": "rmsprop"}),
+        ("gray", "augmented+generated", {"optimizer": "adam"}),
+        ("color", "uniform-noise", {"likelihood": "quantized-gaussian", "learn_sigma": True}),
+    ],
+)
+def test_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, precision, network, source, options):
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_READING", 3)
+    images = blobs(100, SHAPES[network])
+    config = small_run(network, epochs=3, precision=precision, negatives=source, **options)
+    whole = train(config, images, build_source(source, None), directory=tmp_path / "whole")
+    broken = tmp_path / "broken"
+    first = train(config, images, build_source(source, None), directory=broken, watch=interrupt_after(2))
+    assert first.stopped_by == "SIGINT"
+    assert first.progress.step not in (0, 12)  # in the middle of an epoch
+    second = train(config, images, build_source(source, None), directory=broken, resume=True, watch=interrupt_after(4))
+    assert second.stopped_by == "SIGINT"
+    third = train(config, images, build_source(source, None), directory=broken, resume=True)
+    assert third.progress.finished
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(third)[name]), name
+    ends = [load_file(folder / FILE) for folder in (tmp_path / "whole", broken)]
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    timings = {"seconds", "images_per_second"}
+    rows = [[{k: v for k, v in row.items() if k not in timings} for row in read_metrics(d)] for d in (tmp_path / "whole", broken)]
+    assert rows[0] == rows[1]
+    assert [row["epoch"] for row in rows[0]] == [1, 2, 3]
+
+
+def test_a_run_killed_outright_resumes_from_its_last_checkpoint(tmp_path):
+    config = small_run(epochs=3)
+    whole = train(config, IMAGES, directory=tmp_path / "whole")
+
+    def die(reading):
+        if reading.epoch == 2 and reading.row is None:
+            raise MemoryError  # nothing is saved on the way out
+
+    with pytest.raises(MemoryError):
+        train(config, IMAGES, directory=tmp_path / "killed", watch=die, checkpoint_seconds=1e9)
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "half a li')
+    resumed = train(config, IMAGES, directory=tmp_path / "killed", resume=True)
+    assert all(torch.equal(a, b) for a, b in zip(weights(whole).values(), weights(resumed).values(), strict=True))
+    assert [row["epoch"] for row in read_metrics(tmp_path / "killed")] == [1, 2, 3]
+
+
+@pytest.fixture(autouse=True)
+def _read_often(monkeypatch):
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_READING", 5)
+
+
+def test_budget_stops_with_a_checkpoint(tmp_path):
+    result = train(small_run(epochs=1000), IMAGES, directory=tmp_path, budget=0.3)
+    assert result.stopped_by == "budget"
+    assert not result.progress.finished
+    assert (tmp_path / FILE).exists()
+
+
+def test_checkpoints_at_intervals_do_not_change_the_result(tmp_path):
+    plain = train(small_run(), IMAGES, directory=tmp_path / "a", checkpoint_seconds=1e9)
+    often = train(small_run(), IMAGES, directory=tmp_path / "b", checkpoint_seconds=1e-9)
+    memory = train(small_run(), IMAGES)
+    for other in (often, memory):
+        assert all(torch.equal(x, y) for x, y in zip(weights(plain).values(), weights(other).values(), strict=True))
+
+
+def test_global_random_state_is_neither_read_nor_moved():
+    torch.manual_seed(1)
+    before = torch.random.get_rng_state()
+    one = train(small_run(epochs=1), IMAGES, build_source("augmented", None))
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.manual_seed(2)
+    two = train(small_run(epochs=1), IMAGES, build_source("augmented", None))
+    assert all(torch.equal(a, b) for a, b in zip(weights(one).values(), weights(two).values(), strict=True))
+    other = train(small_run(epochs=1, seed=3), IMAGES, build_source("augmented", None))
+    assert any(not torch.equal(a, b) for a, b in zip(weights(one).values(), weights(other).values(), strict=True))
+
+
+def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
+    train(small_run(epochs=1), IMAGES, directory=tmp_path)
+    config = small_run(epochs=3, learning_rate=1e8)
+    with pytest.raises(TrainingDivergedError, match=r"step \d+ of epoch 2: .*last good checkpoint is .*safetensors"):
+        train(config, IMAGES, directory=tmp_path, resume=True)
+    assert all(torch.isfinite(t).all() for t in load_file(tmp_path / FILE).values() if t.is_floating_point())
+
+
+def test_metrics_grow_and_training_learns(tmp_path):
+    seen = []
+
+    def watch(reading):
+        if reading.row:
+            seen.append(len(Path(tmp_path / "metrics.jsonl").read_text().splitlines()))
+
+    result = train(small_run(epochs=6), IMAGES, directory=tmp_path, watch=watch)
+    assert seen == [1, 2, 3, 4, 5, 6]
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history
+    assert rows[-1]["nats_per_dim"] < rows[0]["nats_per_dim"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "other model"])
+def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, damage):
+    train(small_run(epochs=1), IMAGES, directory=tmp_path)
+    path = tmp_path / FILE
+    config = small_run(epochs=2, latent_size=11 if damage == "other model" else 10)
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:5000])
+    elif damage == "foreign":
+        path.write_bytes(b"not a checkpoint")
+    with pytest.raises(ValueError, match="checkpoint"):
+        train(config, IMAGES, directory=tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("images", [IMAGES.float(), IMAGES[0], IMAGES[:1]])
+def test_images_that_cannot_be_trained_on_are_refused(images):
+    with pytest.raises(ValueError, match="images"):
+        train(small_run(), images)

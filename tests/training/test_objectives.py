@@ -1,0 +1,118 @@
+"""One property test over every likelihood, network and source; the losses against torch.distributions."""
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from negvae.model import build_vae
+from negvae.negatives import build_source
+from negvae.training.objectives import shared_losses, train_step
+from tests.conftest import SHAPES, blobs, small_run
+
+SOURCES = ["none", "auxiliary:other", "added-noise", "uniform-noise", "generated", "augmented", "augmented+generated"]
+LIKELIHOODS = [("bernoulli", False), ("gaussian", False), ("gaussian", True), ("quantized-gaussian", False)]
+
+
+class Recorder(torch.optim.SGD):
+    """An optimizer that keeps the gradients it was given and moves nothing."""
+
+    def __init__(self, parameters):
+        super().__init__(parameters, lr=0.0)
+        self.parameters = [p for group in self.param_groups for p in group["params"]]
+        self.seen = None
+
+    def step(self, closure=None):
+        self.seen = [None if p.grad is None else p.grad.clone() for p in self.parameters]
+
+
+def take_step(network, likelihood, learn_sigma, source_text, **options):
+    shape = SHAPES[network]
+    model = build_vae(small_run(network, likelihood=likelihood, learn_sigma=learn_sigma), shape).train()
+    source = build_source(source_text, lambda name: blobs(9, shape, seed=5))
+    randomness = torch.Generator().manual_seed(0)
+    images = blobs(6, shape).float() / 255
+    negatives = None if source is None else source.sample(images, model, randomness)
+    target = model.likelihood.target(images, randomness)
+    noise = torch.randn(6, model.latent_size, generator=randomness)
+    encoder, decoder = Recorder(model.encoder.parameters()), Recorder(model.generator_parameters())
+    losses = train_step(model, encoder, decoder, images, target, negatives, noise, **options)
+    return model, losses, encoder, decoder, (images, target, negatives, noise)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("likelihood", "learn_sigma"), LIKELIHOODS)
+@pytest.mark.parametrize("network", list(SHAPES))
+def test_every_combination_trains_what_it_should(network, likelihood, learn_sigma, source):
+    model, losses, encoder, decoder, _ = take_step(network, likelihood, learn_sigma, source)
+    assert all(part.dim() == 0 and torch.isfinite(part) for part in losses)
+    assert (losses.negative_kl > 0) == (source != "none")
+    assert (losses.generator_kl > 0) == ("generated" in source)
+    for optimizer in (encoder, decoder):
+        assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in optimizer.seen)
+    assert len(encoder.seen) + len(decoder.seen) == len(list(model.parameters()))
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("network", ["gray", "auto"])
+@pytest.mark.parametrize("source", ["none", "uniform-noise", "generated"])
+def test_gradients_equal_two_separate_passes(network, source):
+    """The shared backward pass gives what the paper's two updates give, each computed on its own."""
+    model, _, encoder, decoder, (images, target, negatives, noise) = take_step(network, "bernoulli", False, source)
+    posterior = model.encode(images)
+    prior = Independent(Normal(torch.zeros(model.latent_size), 1.0), 1)
+    shifted = Independent(Normal(torch.full((model.latent_size,), 8.0), 1.0), 1)
+
+    def kl(images, to):
+        mean, log_var = model.encode(images)
+        return kl_divergence(Independent(Normal(mean, (0.5 * log_var).exp()), 1), to)
+
+    def reconstruction(z):
+        return -torch.distributions.Bernoulli(logits=model.decode(z), validate_args=False).log_prob(target).sum((1, 2, 3)).mean()
+
+    z = posterior.mean + (0.5 * posterior.log_var).exp() * noise
+    encoder_loss = reconstruction(z) + kl(images, prior).mean()
+    decoder_loss = reconstruction(z.detach())
+    if negatives is not None:
+        encoder_loss = encoder_loss + kl(negatives.images, shifted).mean()
+    if source == "generated":
+        codes = model.prior.sample(6, torch.Generator().manual_seed(0))
+        decoder_loss = decoder_loss + kl(model.generate(codes), prior).mean()
+    for loss, optimizer in ((encoder_loss, encoder), (decoder_loss, decoder)):
+        expected = torch.autograd.grad(loss, optimizer.parameters)
+        for ours, theirs in zip(optimizer.seen, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+
+
+def test_the_generator_is_pulled_by_the_encoder_already_moved():
+    """The alternating order of appendix A.2: the pull is evaluated after the encoder's step."""
+    shape = SHAPES["gray"]
+    model = build_vae(small_run(), shape).train()
+    images = blobs(6, shape).float() / 255
+    negatives = build_source("generated", None).sample(images, model, torch.Generator().manual_seed(0))
+    optimizer = torch.optim.SGD(model.encoder.parameters(), lr=1e-6)
+    decoder = Recorder(model.generator_parameters())
+    before = model.prior.kl(*model.encode(negatives.images)).mean()
+    losses = train_step(model, optimizer, decoder, images, images, negatives, torch.zeros(6, 10))
+    after = model.prior.kl(*model.encode(negatives.images)).mean()
+    torch.testing.assert_close(losses.generator_kl, after.detach())
+    assert not torch.isclose(before, after)
+
+
+def test_negative_weight_scales_the_encoders_gradient_only():
+    _, plain, encoder, decoder, _ = take_step("gray", "bernoulli", False, "uniform-noise")
+    _, weighted, heavy_encoder, heavy_decoder, _ = take_step("gray", "bernoulli", False, "uniform-noise", negative_weight=3.0)
+    assert plain == weighted  # parts are reported unweighted
+    assert any(not torch.allclose(a, b) for a, b in zip(encoder.seen, heavy_encoder.seen, strict=True))
+    for a, b in zip(decoder.seen, heavy_decoder.seen, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_bfloat16_losses_agree_with_float32():
+    shape = SHAPES["gray"]
+    model = build_vae(small_run(initialization="he"), shape).train()
+    images, noise = blobs(16, shape).float() / 255, torch.zeros(16, 10)
+    exact = shared_losses(model, images, images, images.flip(0), noise)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = shared_losses(model, images, images, images.flip(0), noise)
+    for a, b in zip(exact, rounded, strict=True):
+        torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
