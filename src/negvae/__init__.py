@@ -18,7 +18,7 @@ _HOMES = {
     "train": "negvae.training.loop",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604 - the names resolve through __getattr__
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

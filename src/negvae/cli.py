@@ -143,7 +143,13 @@ def train(
     say = _say(console)
     with training_progress(console) as watch:
         result = run(
-            config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds, watch=watch, say=say
+            config,
+            out,
+            resume=resume,
+            budget=budget,
+            checkpoint_seconds=checkpoint_seconds,
+            watch=watch,
+            say=say,
         )
     progress = result.progress
     if progress.finished:
@@ -230,7 +236,16 @@ def _print_sets(rows: list[Any], hashes: bool = False) -> None:
     from rich.table import Table
 
     table = Table()
-    for title in ("set", "split", "state", "images", "of", *(("sha256",) if hashes else ()), "where", "notes"):
+    for title in (
+        "set",
+        "split",
+        "state",
+        "images",
+        "of",
+        *(("sha256",) if hashes else ()),
+        "where",
+        "notes",
+    ):
         table.add_column(title, overflow="fold", justify="right" if title in ("images", "of") else "left")
     for row in rows:
         digest = (row.sha256[:12],) if hashes else ()

@@ -144,7 +144,12 @@ def _at_hand() -> str | None:
 
 
 def _trial(
-    config: RunConfig, directory: Path, inliers: ImageSet, outliers: ImageSet, console: Console, say: Callable[[str], None]
+    config: RunConfig,
+    directory: Path,
+    inliers: ImageSet,
+    outliers: ImageSet,
+    console: Console,
+    say: Callable[[str], None],
 ) -> Trial:
     if (directory / CONFIG).exists():
         shutil.rmtree(directory)  # of an earlier demo; nothing else writes a run there
@@ -177,7 +182,8 @@ def _pictures(model: VAE, config: RunConfig, test: Tensor, ood: Tensor) -> dict[
         "Generated": model.generate(model.prior.sample(SHOWN, randomness, model.device)),
     }
     source = build_source(
-        config.negatives, lambda name: torch.from_numpy(load(name, "train", fetch=False).images).to(model.device)
+        config.negatives,
+        lambda name: torch.from_numpy(load(name, "train", fetch=False).images).to(model.device),
     )
     if source is not None:
         pictures["Negatives"] = source.sample(shown[0], model, randomness).images
@@ -234,7 +240,10 @@ def _report(trials: list[Trial], origin: dict[str, Any]) -> str:
         scores = trial.comparison
         figures = []
         for name, label in (("bpd", "bits per dimension (negative ELBO)"), ("kl", "KL to the prior, nats")):
-            series = {f"{TRAIN} (inliers)": scores.inlier_scores[name].numpy(), f"{OOD} (OOD)": scores.ood_scores[name].numpy()}
+            series = {
+                f"{TRAIN} (inliers)": scores.inlier_scores[name].numpy(),
+                f"{OOD} (OOD)": scores.ood_scores[name].numpy(),
+            }
             figures.append(html.histogram(series, xlabel=label))
         curves = {
             f"{label}, AUC {scores.detection[name].auroc:.3f}": roc_curve(

@@ -71,7 +71,12 @@ def evaluate_run(
         data[f"ood {name}"] = describe(images)
         outliers[name] = torch.from_numpy(images.images)
     comparisons = compare(
-        artifact.model, torch.from_numpy(test.images), outliers, samples=samples, precision=precision, seed=config.seed
+        artifact.model,
+        torch.from_numpy(test.images),
+        outliers,
+        samples=samples,
+        precision=precision,
+        seed=config.seed,
     )
     served = trained_on(config)
     content = {
@@ -94,7 +99,15 @@ def evaluation_table(content: dict[str, Any]) -> Table:
         title=f"trained on {content['train']}, negatives {content['negatives']}, {content['likelihood']}",
         caption="AUC with 95% interval; FPR of the KL score where 95% of the outliers are found",
     )
-    for title in ("OOD set", "AUC BPD", "AUC KL", "AUC prior ratio", "FPR95", "nats/dim test", "nats/dim OOD"):
+    for title in (
+        "OOD set",
+        "AUC BPD",
+        "AUC KL",
+        "AUC prior ratio",
+        "FPR95",
+        "nats/dim test",
+        "nats/dim OOD",
+    ):
         table.add_column(title, justify="left" if title == "OOD set" else "right", overflow="fold")
     for row in content["rows"]:
         name = row["ood"] + (" (served as negatives)" if row["served_as_negatives"] else "")

@@ -30,7 +30,8 @@ STYLE = """
 @media(prefers-color-scheme:dark){:root{--ink:#e8eaed;--soft:#a2a7ad;--rule:#3c4043;--ground:#17181a;--band:#212326}}
 body{margin:0 auto;max-width:1080px;padding:1.5rem 1rem 4rem;background:var(--ground);color:var(--ink);
 font:16px/1.5 system-ui,sans-serif}
-h1{font-size:1.6rem;margin:.2rem 0}h2{font-size:1.15rem;margin:2.4rem 0 .4rem;padding-top:.8rem;border-top:1px solid var(--rule)}
+h1{font-size:1.6rem;margin:.2rem 0}
+h2{font-size:1.15rem;margin:2.4rem 0 .4rem;padding-top:.8rem;border-top:1px solid var(--rule)}
 p,figcaption,caption,footer{color:var(--soft)}p{max-width:70ch}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.92rem}
 caption{caption-side:bottom;text-align:left;padding-top:.4rem}
@@ -80,7 +81,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float]], *, capti
 
 def definition_list(pairs: Mapping[str, str]) -> str:
     """Names and values, one below the other."""
-    return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs.items()) + "</dl>"
+    return (
+        "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs.items()) + "</dl>"
+    )
 
 
 def figure_row(*figures: str) -> str:
@@ -88,7 +91,9 @@ def figure_row(*figures: str) -> str:
     return f'<div class="row">{"".join(figures)}</div>'
 
 
-def image_grid(images: NDArray[np.uint8], *, columns: int = 10, scale: int = 2, caption: str = "", alt: str = "") -> str:
+def image_grid(
+    images: NDArray[np.uint8], *, columns: int = 10, scale: int = 2, caption: str = "", alt: str = ""
+) -> str:
     """Images (uint8, N x C x H x W with 1 or 3 channels) as one PNG with gutters between them.
 
     Raises:
@@ -139,7 +144,12 @@ def histogram(series: Mapping[str, NDArray[Any]], *, xlabel: str, bins: int = 50
         lost += int(np.isnan(values).sum())
         kept = np.clip(values[~np.isnan(values)], low, high)
         shares[name] = np.histogram(kept, edges)[0] / max(len(kept), 1)
-    x = _scale(math.log10(low) if logarithmic else low, math.log10(high) if logarithmic else high, LEFT, WIDTH - RIGHT)
+    x = _scale(
+        math.log10(low) if logarithmic else low,
+        math.log10(high) if logarithmic else high,
+        LEFT,
+        WIDTH - RIGHT,
+    )
     most = max(float(share.max()) for share in shares.values()) or 1.0
     y = _scale(0, most, HEIGHT - BOTTOM, TOP)
     shapes = []
@@ -167,7 +177,9 @@ def roc(curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]]) -> str:
         keep = np.unique(np.linspace(0, len(fpr) - 1, min(len(fpr), 400)).round().astype(int))
         points = " ".join(f"{x(float(fpr[i])):.1f},{y(float(tpr[i])):.1f}" for i in keep)
         color, dash = COLORS[index % len(COLORS)], DASHES[index % len(DASHES)]
-        shapes.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>')
+        shapes.append(
+            f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="2" stroke-dasharray="{dash}"/>'
+        )
     ticks = [0.0, 0.25, 0.5, 0.75, 1.0]
     across, up = [(x(t), f"{t:g}") for t in ticks], [(y(t), f"{t:g}") for t in ticks]
     svg = _chart(shapes, list(curves), across, up, "false-positive rate", "true-positive rate")
@@ -191,7 +203,10 @@ def _chart(
     ylabel: str,
 ) -> str:
     base = HEIGHT - BOTTOM
-    parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(ylabel)} over {escape(xlabel)}">', *shapes]
+    parts = [
+        f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(ylabel)} over {escape(xlabel)}">',
+        *shapes,
+    ]
     parts.append(f'<line class="axis" x1="{LEFT}" y1="{base}" x2="{WIDTH - RIGHT}" y2="{base}"/>')
     parts.append(f'<line class="axis" x1="{LEFT}" y1="{base}" x2="{LEFT}" y2="{TOP}"/>')
     for position, text in across:
@@ -200,12 +215,17 @@ def _chart(
         parts.append(f'<text x="{LEFT - 6}" y="{position + 4:.1f}" text-anchor="end">{escape(text)}</text>')
     parts.append(f'<text x="{(LEFT + WIDTH) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(xlabel)}</text>')
     middle = (TOP + base) / 2
-    parts.append(f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(ylabel)}</text>')
+    parts.append(
+        f'<text x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">{escape(ylabel)}</text>'
+    )
     width = (WIDTH - LEFT) / max(len(names), 1)
     for index, name in enumerate(names):
         left, color = LEFT + index * width, COLORS[index % len(COLORS)]
         dash = DASHES[index % len(DASHES)]
-        parts.append(f'<line x1="{left:.1f}" y1="14" x2="{left + 18:.1f}" y2="14" stroke="{color}" stroke-width="3" stroke-dasharray="{dash}"/>')
+        parts.append(
+            f'<line x1="{left:.1f}" y1="14" x2="{left + 18:.1f}" y2="14" stroke="{color}" '
+            f'stroke-width="3" stroke-dasharray="{dash}"/>'
+        )
         parts.append(f'<text x="{left + 23:.1f}" y="18">{escape(name)}</text>')
     return "".join(parts) + "</svg>"
 

@@ -186,9 +186,7 @@ class Mixture:
             if len(share)
         ]
         generated = [part.generated for part in parts if part.generated is not None]
-        return NegativeBatch(
-            torch.cat([part.images for part in parts]), torch.cat(generated) if generated else None
-        )
+        return NegativeBatch(torch.cat([part.images for part in parts]), torch.cat(generated) if generated else None)
 
 
 class Spec(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from negvae.artifact import CONFIG, WEIGHTS, read_config, save_artifact, write_config
 from negvae.config import RunConfig
-from negvae.data import ImageSet, load
-from negvae.negatives import auxiliary_names, build_source, refuse_overlap
+from negvae.data import ImageSet, load, names
+from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
+from negvae.text import choose
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.loop import Reading, TrainingResult, train
 
@@ -60,6 +62,9 @@ def run(
         ValueError: negatives that overlap the inliers or have another shape; a folder that holds another run.
     """
     _check_directory(config, directory, resume)
+    for name in auxiliary_names(config.negatives):
+        if os.sep not in name and not Path(name).exists():
+            choose("source of negatives (and no such path)", name, [*SOURCES, *names()])
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, say=say)
     say(f"inliers: {describe(inliers)}")
     images = torch.from_numpy(inliers.images)

@@ -96,7 +96,8 @@ def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
     paper = images.flatten(2).median(2).values[:, :, None, None]
     reach = torch.rand(n, channels, 1, 1, generator=generator, device=images.device) * 0.4 + 0.6
     color = torch.where(paper < 0.5, reach, 1 - reach)
-    return paper + ink * (color - paper)
+    drawing: Tensor = paper + ink * (color - paper)
+    return drawing
 
 
 TRANSFORMATIONS: dict[str, Transformation] = {

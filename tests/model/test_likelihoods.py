@@ -49,7 +49,7 @@ def test_sigma_is_a_parameter_only_where_it_is_learned():
 def test_dequantization_adds_less_than_one_intensity_step():
     images = torch.zeros(4, 1, 8, 8)
     target = QuantizedGaussian().target(images, torch.Generator().manual_seed(0))
-    assert 0 <= target.min()
+    assert target.min() >= 0
     assert target.max() < 1 / 255
     assert target.std() > 0.2 / 255
     assert Gaussian().target(images) is images
@@ -59,6 +59,6 @@ def test_dequantization_adds_less_than_one_intensity_step():
 def test_samples_are_pixels_around_the_mean(likelihood):
     randomness = torch.Generator().manual_seed(0)
     draws = torch.stack([likelihood.sample(OUTPUT, randomness) for _ in range(2000)])
-    assert 0 <= draws.min()
+    assert draws.min() >= 0
     assert draws.max() <= 1
     assert (draws.mean(0) - likelihood.mean(OUTPUT)).abs().max() < 0.06

@@ -59,7 +59,10 @@ def test_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, precision, n
     assert ends[0].keys() == ends[1].keys()
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     timings = {"seconds", "images_per_second"}
-    rows = [[{k: v for k, v in row.items() if k not in timings} for row in read_metrics(d)] for d in (tmp_path / "whole", broken)]
+    rows = [
+        [{k: v for k, v in row.items() if k not in timings} for row in read_metrics(d)]
+        for d in (tmp_path / "whole", broken)
+    ]
     assert rows[0] == rows[1]
     assert [row["epoch"] for row in rows[0]] == [1, 2, 3]
 

@@ -9,7 +9,15 @@ from negvae.negatives import build_source
 from negvae.training.objectives import shared_losses, train_step
 from tests.conftest import SHAPES, blobs, small_run
 
-SOURCES = ["none", "auxiliary:other", "added-noise", "uniform-noise", "generated", "augmented", "augmented+generated"]
+SOURCES = [
+    "none",
+    "auxiliary:other",
+    "added-noise",
+    "uniform-noise",
+    "generated",
+    "augmented",
+    "augmented+generated",
+]
 LIKELIHOODS = [("bernoulli", False), ("gaussian", False), ("gaussian", True), ("quantized-gaussian", False)]
 
 
@@ -67,7 +75,12 @@ def test_gradients_equal_two_separate_passes(network, source):
         return kl_divergence(Independent(Normal(mean, (0.5 * log_var).exp()), 1), to)
 
     def reconstruction(z):
-        return -torch.distributions.Bernoulli(logits=model.decode(z), validate_args=False).log_prob(target).sum((1, 2, 3)).mean()
+        return (
+            -torch.distributions.Bernoulli(logits=model.decode(z), validate_args=False)
+            .log_prob(target)
+            .sum((1, 2, 3))
+            .mean()
+        )
 
     z = posterior.mean + (0.5 * posterior.log_var).exp() * noise
     encoder_loss = reconstruction(z) + kl(images, prior).mean()
@@ -100,7 +113,9 @@ def test_the_generator_is_pulled_by_the_encoder_already_moved():
 
 def test_negative_weight_scales_the_encoders_gradient_only():
     _, plain, encoder, decoder, _ = take_step("gray", "bernoulli", False, "uniform-noise")
-    _, weighted, heavy_encoder, heavy_decoder, _ = take_step("gray", "bernoulli", False, "uniform-noise", negative_weight=3.0)
+    _, weighted, heavy_encoder, heavy_decoder, _ = take_step(
+        "gray", "bernoulli", False, "uniform-noise", negative_weight=3.0
+    )
     assert plain == weighted  # parts are reported unweighted
     assert any(not torch.allclose(a, b) for a, b in zip(encoder.seen, heavy_encoder.seen, strict=True))
     for a, b in zip(decoder.seen, heavy_decoder.seen, strict=True):

@@ -7,6 +7,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -348,27 +349,33 @@ def _files(name: str, split: Split, folder: Path, certain: bool) -> Iterator[Can
             if path.is_file():
                 turned = name == "emnist-letters"
                 found = labels if labels.is_file() else None
-                yield path, certain or turned, lambda p=path, q=found, t=turned: formats.read_idx_pair(p, q, transposed=t)
+                yield (
+                    path,
+                    certain or turned,
+                    partial(formats.read_idx_pair, path, found, transposed=turned),
+                )
         for npz in sorted(folder.glob(f"{name}-{split}-imgs.npz")):
             label_file = npz.with_name(npz.name.replace("-imgs", "-labels"))
             found = label_file if label_file.is_file() else None
-            yield npz, True, lambda p=npz, q=found: formats.read_npz_pair(p, q)
+            yield npz, True, partial(formats.read_npz_pair, npz, found)
     if name == "cifar10":
+        wanted = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
         for place in (folder, folder / "cifar-10-batches-py"):
-            wanted = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
             if all((place / part).is_file() for part in wanted):
                 paths = [place / part for part in wanted]
-                yield paths[0], True, lambda paths=paths: formats.read_batches(paths, (3, 32, 32))
+                yield paths[0], True, partial(formats.read_batches, paths, (3, 32, 32))
+        if (archive := folder / "cifar-10-python.tar.gz").is_file():
+            yield archive, True, partial(formats.read_batch_tar, archive, wanted, (3, 32, 32))
     if name == "svhn" and (mat := folder / f"{split}_32x32.mat").is_file():
-        yield mat, True, lambda: formats.read_mat(mat)
+        yield mat, True, partial(formats.read_mat, mat)
     if name == "imagenet32" and certain:
         pattern = "train_data_batch_*.npz" if split == "train" else "val_data*.npz"
         if batches := sorted(folder.glob(pattern)):
-            yield batches[0], True, lambda: formats.read_batches(batches, (3, 32, 32))
+            yield batches[0], True, partial(formats.read_batches, batches, (3, 32, 32))
     if certain:
         for start in (split, *(("validation", "val") if split == "test" else ())):
             if shards := sorted(folder.glob(f"{start}*.parquet")):
-                yield shards[0], True, lambda shards=shards: _decoded_once(shards)
+                yield shards[0], True, partial(_decoded_once, shards)
                 return
 
 
@@ -472,8 +479,10 @@ def verify(name: str) -> list[SetStatus]:
 
     Raises:
         ValueError: the name is unknown.
+        FileNotFoundError: NEGVAE_DATA names a folder that is not there.
     """
     entry = CATALOG[choose("data set", name, CATALOG)]
+    data_folders()  # a mistyped NEGVAE_DATA is an error, not a set that is missing
     rows = []
     splits: tuple[Split, ...] = ("train", "test")
     for split in splits:
@@ -493,9 +502,7 @@ def verify(name: str) -> list[SetStatus]:
             if sign in notes:
                 state = word
                 break
-        rows.append(
-            SetStatus(name, split, state, len(found.images), size, found.origin, found.notes, found.sha256)
-        )
+        rows.append(SetStatus(name, split, state, len(found.images), size, found.origin, found.notes, found.sha256))
     return rows
 
 

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from PIL import Image
@@ -208,7 +208,7 @@ def _open_maybe_gzip(path: Path) -> IO[bytes]:
     if not zipped:
         return file
     file.close()
-    return gzip.open(path, "rb")
+    return cast(IO[bytes], gzip.open(path, "rb"))
 
 
 def idx_shape(path: Path) -> tuple[int, ...]:
@@ -253,7 +253,7 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
         size = int(np.prod(shape, dtype=np.int64))
         _need_memory(shape[0], shape[1:], path)
         array = np.empty(size, np.uint8)
-        view, filled = memoryview(array), 0
+        view, filled = memoryview(array.data), 0
         # A gzip stream is shorter than the header says or longer; both mean damage.
         while filled < size and (got := file.readinto(view[filled : filled + 2**24])):  # type: ignore[attr-defined]
             filled += got
@@ -316,7 +316,7 @@ def npz_shape(path: Path, split: str) -> tuple[int, ...]:
 
 
 def _image_key(path: Path, split: str) -> str:
-    keys = _npz_keys(path)
+    keys: set[str] = _npz_keys(path)
     for key in (*_SPLIT_KEYS.get(split, ()), *_IMAGE_KEYS):
         if key in keys:
             return key
@@ -401,7 +401,7 @@ _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
     ("_codecs", "encode"): _latin1,
-    **{(module, "_reconstruct"): np.empty(0).__reduce__()[0] for module in _ARRAY_MODULES},  # type: ignore[index]
+    **{(module, "_reconstruct"): np.empty(0).__reduce__()[0] for module in _ARRAY_MODULES},
     **{(module, "scalar"): np.float32(0).__reduce__()[0] for module in _ARRAY_MODULES},
     **{(module, "_frombuffer"): np.empty(1).__reduce_ex__(5)[0] for module in _BUFFER_MODULES},
 }
@@ -587,7 +587,7 @@ def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tupl
     Raises:
         ValueError: An image that cannot be read whole, is too large or of more than 8 bits, or sizes that differ.
     """
-    out = np.empty((0,), np.uint8)
+    out = np.empty((0, 0, 0, 0), np.uint8)
     first = ""
     done: dict[str, int] = {}
     mixed = False
@@ -598,7 +598,7 @@ def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tupl
         for i in range(0, count, 64):
             chunk = list(islice(stream, min(64, count - i)))
             # Threads cost more than they save on thumbnails, where Python and not the codec is the work.
-            large = out.ndim == 4 and out.shape[2] * out.shape[3] >= 128 * 128
+            large = out.shape[2] * out.shape[3] >= 128 * 128
             run = pool.map if large else map
             for j, (pixels, what) in enumerate(run(lambda item: _decode_one(item[1], item[0]), chunk), start=i):
                 name = chunk[j - i][0]
@@ -634,9 +634,7 @@ def image_files(folder: Path) -> list[Path]:
     found = []
     for parent, folders, files in os.walk(folder):
         folders[:] = sorted(f for f in folders if not f.startswith((".", "__MACOSX")))
-        found += [
-            Path(parent, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")
-        ]
+        found += [Path(parent, f) for f in files if f.lower().endswith(IMAGE_ENDINGS) and not f.startswith(".")]
     return sorted(found, key=lambda path: path.relative_to(folder).as_posix())
 
 
@@ -730,7 +728,9 @@ def _parquet_rows(paths: Sequence[Path], limit: int, labels: list[np.ndarray]) -
                 for value in values:
                     data = value.as_py()
                     if data is None:
-                        raise DataError(f"{path}: row {row} holds no image bytes (links to outside files are not followed)")
+                        raise DataError(
+                            f"{path}: row {row} holds no image bytes (links to outside files are not followed)"
+                        )
                     yield f"{path} row {row}", lambda data=data: io.BytesIO(data)  # type: ignore[misc]
                     row += 1
 

@@ -62,7 +62,13 @@ def _run(command: list[str], folder: Path) -> str:
         raise SourceError(f"{command[0]} is not installed")
     try:
         done = subprocess.run(
-            command, cwd=folder, capture_output=True, text=True, timeout=600, check=False, stdin=subprocess.DEVNULL
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=600,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
         raise SourceError(f"{' '.join(command[:2])} took more than 600 s") from None
@@ -140,7 +146,10 @@ def download(urls: dict[str, str], target: Path, say: Say) -> None:
             say(f"downloading {url}")
             digest = hashlib.md5(usedforsecurity=False)
             try:
-                with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply, (temporary / name).open("wb") as file:
+                with (
+                    urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as reply,
+                    (temporary / name).open("wb") as file,
+                ):
                     while chunk := reply.read(1 << 20):
                         digest.update(chunk)
                         file.write(chunk)

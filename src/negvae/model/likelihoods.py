@@ -24,7 +24,7 @@ class Likelihood(Protocol):
         """The pixels whose density is asked for, given images (N x C x H x W, in [0, 1])."""
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        """log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
+        """Log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
 
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z] (N x C x H x W, in [0, 1])."""

@@ -173,7 +173,10 @@ def _auto(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
         odd = (larger[0] - 2 * smaller[0], larger[1] - 2 * smaller[1])
         # The images come from a stride-1 layer over the finest features: sharper than a strided last layer.
         into = filters[level - 1] if level > 1 else filters[1]
-        up += [nn.ConvTranspose2d(filters[level], into, 4, stride=2, padding=1, output_padding=odd), nn.ReLU()]
+        up += [
+            nn.ConvTranspose2d(filters[level], into, 4, stride=2, padding=1, output_padding=odd),
+            nn.ReLU(),
+        ]
     top = (filters[-1], *sizes[-1])
     features = math.prod(top)
     encoder = nn.Sequential(*down, nn.Flatten(), PosteriorHead(features, latent_size))

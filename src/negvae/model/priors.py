@@ -35,7 +35,7 @@ class GaussianPrior:
         return 0.5 * ((mean - self.shift).square() + log_var.exp() - log_var - 1).sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """log p(z) in nats (N), given z (N x size)."""
+        """Log p(z) in nats (N), given z (N x size)."""
         return -0.5 * (z - self.shift).square().sum(-1) - self.size * HALF_LOG_TWO_PI
 
     def sample(

@@ -20,7 +20,7 @@ class Posterior(NamedTuple):
     log_var: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """z = mean + sigma * noise, given standard normal noise (N x L, or S x N x L for S samples)."""
+        """Z = mean + sigma * noise, given standard normal noise (N x L, or S x N x L for S samples)."""
         return self.mean + (0.5 * self.log_var).exp() * noise
 
 

@@ -46,7 +46,13 @@ class Comparison:
 
 
 def compare(
-    model: VAE, inliers: Tensor, outliers: Mapping[str, Tensor], *, samples: int = 1, precision: str = "auto", seed: int = 0
+    model: VAE,
+    inliers: Tensor,
+    outliers: Mapping[str, Tensor],
+    *,
+    samples: int = 1,
+    precision: str = "auto",
+    seed: int = 0,
 ) -> list[Comparison]:
     """Score the inlier test set once and every other set, and measure how well they are told apart.
 

@@ -109,9 +109,7 @@ def roc_curve(inliers: ArrayLike, outliers: ArrayLike) -> tuple[Scores, Scores]:
     """(false-positive rates, true-positive rates), from (0, 0) to (1, 1), one point for each distinct score."""
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     thresholds = np.unique(np.concatenate([low, high]))[::-1]
-    rates = [
-        (len(s) - np.searchsorted(np.sort(s), thresholds, side="left")) / len(s) for s in (low, high)
-    ]
+    rates = [(len(s) - np.searchsorted(np.sort(s), thresholds, side="left")) / len(s) for s in (low, high)]
     return np.concatenate([[0.0], rates[0]]), np.concatenate([[0.0], rates[1]])
 
 

@@ -25,7 +25,12 @@ BATCH_SIZE = 500
 
 
 def nats_per_dim(
-    model: VAE, images: Tensor, *, samples: int = 1, generator: torch.Generator | None = None, precision: str = "auto"
+    model: VAE,
+    images: Tensor,
+    *,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    precision: str = "auto",
 ) -> Tensor:
     """Negative ELBO in nats per dimension: (-log p(x|z) + KL(q(z|x) || N(0, I))) / D.
 
@@ -45,7 +50,12 @@ def nats_per_dim(
 
 
 def bits_per_dim(
-    model: VAE, images: Tensor, *, samples: int = 1, generator: torch.Generator | None = None, precision: str = "auto"
+    model: VAE,
+    images: Tensor,
+    *,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    precision: str = "auto",
 ) -> Tensor:
     """Negative ELBO in bits per dimension: `nats_per_dim` / ln 2; arguments as there."""
     return compute_scores(model, images, ["bpd"], samples=samples, generator=generator, precision=precision)["bpd"]
@@ -124,7 +134,7 @@ def batches(model: VAE, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterato
     if images.dtype != torch.uint8 or images.dim() != 4 or tuple(images.shape[1:]) != model.shape:
         wanted = "x".join(map(str, model.shape))
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: this model takes uint8 N x {wanted}")
-    for part in images.split(batch_size) if len(images) else ():
+    for part in torch.split(images, batch_size) if len(images) else ():
         yield part.to(model.device).float().div_(255)
 
 

@@ -264,7 +264,7 @@ def _row(progress: Progress, config: RunConfig, images: int, model: VAE) -> dict
     row: dict[str, Any] = {"epoch": progress.epoch + 1, **means}
     row["nats_per_dim"] = (means["reconstruction"] + means["kl"]) / model.dimensions
     if config.learn_sigma:
-        row["sigma"] = float(model.likelihood.sigma.detach())  # type: ignore[union-attr]
+        row["sigma"] = float(model.likelihood.log_sigma.detach().exp())  # type: ignore[operator]
     row["images_per_second"] = round(images / progress.epoch_seconds, 1)
     row["seconds"] = round(progress.seconds, 3)
     return row

@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from negvae.scoring.metrics import auroc, detection_metrics, fpr_at_tpr, roc_curve
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auroc_is_exact_with_ties(ties):
+    randomness = np.random.default_rng(0)
+    low, high = randomness.normal(0, 1, 300), randomness.normal(0.7, 2, 200)
+    if ties:
+        low, high = low.round(), high.round()
+    expected = roc_auc_score([0] * 300 + [1] * 200, [*low, *high])
+    area, interval = auroc(low, high)
+    assert area == pytest.approx(expected, abs=1e-12)
+    assert interval[0] < area < interval[1]
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    randomness = np.random.default_rng(0)
+    truth = 0.8413447  # P(N(sqrt 2, 1) > N(0, 1))
+    covered = 0
+    for _ in range(400):
+        _, (low, high) = auroc(randomness.normal(0, 1, 60), randomness.normal(2**0.5, 1, 80))
+        covered += low <= truth <= high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_perfect_separation_still_has_an_interval():
+    area, (low, high) = auroc(np.zeros(100), np.ones(50))
+    assert (area, high) == (1.0, 1.0)
+    assert low == pytest.approx(0.025 ** (1 / 50))
+    assert auroc(np.ones(9), np.zeros(9))[1][0] == 0.0
+
+
+def test_metrics_by_hand():
+    metrics = detection_metrics([1, 2, 3, 4], [3.5, 5, 6, np.inf])
+    assert metrics.auroc == 15 / 16
+    assert metrics.fpr_at_95_tpr == 0.25
+    assert metrics.aupr_out == pytest.approx((1 + 1 + 1 + 4 / 5) / 4)
+    assert (metrics.inliers, metrics.outliers) == (4, 4)
+    assert fpr_at_tpr([1, 2, 3, 4], [3.5, 5, 6, 7], tpr=0.75) == 0.0
+
+
+def test_roc_curve_ends_and_area():
+    randomness = np.random.default_rng(0)
+    low, high = randomness.normal(0, 1, 200).round(1), randomness.normal(1, 1, 100).round(1)
+    fpr, tpr = roc_curve(low, high)
+    assert (fpr[0], tpr[0], fpr[-1], tpr[-1]) == (0, 0, 1, 1)
+    assert np.trapezoid(tpr, fpr) == pytest.approx(auroc(low, high)[0])
+
+
+@pytest.mark.parametrize(("low", "high"), [([], [1]), ([1], []), ([np.nan], [1])])
+def test_scores_that_cannot_be_compared_are_refused(low, high):
+    with pytest.raises(ValueError, match="scores"):
+        detection_metrics(low, high)

@@ -1,0 +1,41 @@
+import pytest
+
+from negvae.config import PRESETS, RunConfig, preset
+
+
+@pytest.mark.parametrize("name", list(PRESETS))
+def test_presets_round_trip_through_yaml(name):
+    config = preset(name, "mnist", negatives="0.5*augmented+generated", limit=100)
+    assert RunConfig.from_yaml(config.to_yaml()) == config
+
+
+def test_gray_is_the_papers_recipe():
+    config = preset("gray", "fashion-mnist")
+    assert (config.optimizer, config.learning_rate, config.batch_size, config.epochs) == (
+        "rmsprop",
+        1e-4,
+        50,
+        100,
+    )
+    assert (config.latent_size, config.negative_shift, config.likelihood) == (10, 8.0, "bernoulli")
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"likelihood": "bernouli"}, "did you mean bernoulli"), ({"network": "grey"}, "did you mean gray"),
+        ({"epochs": 0}, "at least 1"), ({"epochs": 1.5}, "whole number"), ({"learning_rate": -1.0}, "above 0"),
+        ({"learning_rate": float("nan")}, "above 0"), ({"sigma": "big"}, "a number"), ({"device": "tpu"}, "cuda"),
+        ({"learn_sigma": True}, "Gaussian"),
+        ({"batch": 3}, "did you mean batch_size"), ({"batch_size": 1}, "at least 2"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused(values, word):
+    with pytest.raises(ValueError, match=word):
+        RunConfig.from_dict({"data": "mnist", **values})
+
+
+@pytest.mark.parametrize("text", ["data: [", "- a list", "epochs: 3", "1: 2"])
+def test_yaml_that_describes_no_run_is_refused(text):
+    with pytest.raises(ValueError, match="config"):
+        RunConfig.from_yaml(text)
