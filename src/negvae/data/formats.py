@@ -319,7 +319,7 @@ def _image_key(path: Path, split: str) -> str:
     keys: set[str] = _npz_keys(path)
     for key in (*_SPLIT_KEYS.get(split, ()), *_IMAGE_KEYS):
         if key in keys:
-            return key
+            return str(key)
     rest = sorted(keys - set(_LABEL_KEYS) - {k for names in _SPLIT_LABELS.values() for k in names})
     if len(rest) == 1:
         return rest[0]
