@@ -224,9 +224,9 @@ def data_verify(
     names: Annotated[list[str] | None, typer.Argument(help="Names; all if left out.", show_default=False)] = None,
 ) -> None:
     """Read data sets and compare their pixels with the known ones; exit code 1 if any is damaged."""
-    from negvae.data import list_sets, verify
+    from negvae import data
 
-    rows = [row for name in names for row in verify(name)] if names else list_sets()
+    rows = [row for name in names or data.names() for row in data.verify(name)]
     _print_sets(rows, hashes=True)
     if any(row.state == "damaged" for row in rows):
         raise typer.Exit(1)

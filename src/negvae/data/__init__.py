@@ -1,5 +1,19 @@
-"""Images by name or path, as one uint8 array N x C x H x W. This room imports nothing of negvae's models."""
+"""Images by name or path, as one uint8 array N x C x H x W. This room imports nothing else of negvae's."""
 
-from negvae.data.catalog import CATALOG, ImageSet, SetStatus, fetch, list_sets, load, names, verify
+from negvae.data.catalog import CATALOG, ImageSet, SetStatus, Shape, Split, names
+from negvae.data.formats import pixel_sha256
+from negvae.data.loading import fetch, list_sets, load, verify
 
-__all__ = ["CATALOG", "ImageSet", "SetStatus", "fetch", "list_sets", "load", "names", "verify"]
+__all__ = [
+    "CATALOG",
+    "ImageSet",
+    "SetStatus",
+    "Shape",
+    "Split",
+    "fetch",
+    "list_sets",
+    "load",
+    "names",
+    "pixel_sha256",
+    "verify",
+]

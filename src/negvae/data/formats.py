@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import FunctionType
 from typing import IO, Any, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ _MAX_PIXELS = 64_000_000
 _MMAP_BYTES = 64_000_000
 
 # What damaged or foreign files make the standard readers raise. MemoryError: a header may claim any size.
-_READ_ERRORS = (
+READ_ERRORS = (
     OSError,
     EOFError,
     ValueError,
@@ -52,6 +53,7 @@ _READ_ERRORS = (
     zipfile.BadZipFile,
     tarfile.TarError,
     pickle.UnpicklingError,
+    Image.DecompressionBombError,
 )
 
 
@@ -75,7 +77,7 @@ def _reading(where: object, what: str) -> Iterator[None]:
         yield
     except (DataError, FileNotFoundError, PermissionError):
         raise
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         detail = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where}: not a readable {what} ({detail[:160]})") from None
 
@@ -102,7 +104,7 @@ def file_md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-# --- arrays ---------------------------------------------------------------------------------------------------
+# --- arrays -----
 
 
 def as_images(array: np.ndarray, where: object) -> Decoded:
@@ -147,11 +149,10 @@ def _from_unit_floats(array: np.ndarray, where: object) -> Decoded:
     for start in range(0, len(array), 4096):
         chunk = array[start : start + 4096].astype(np.float64)
         if not (chunk.min() >= 0 and chunk.max() <= 1):  # also catches NaN
-            raise DataError(
-                f"{where}: float images must lie within [0, 1]; "
-                f"found {np.nanmin(chunk):g} to {np.nanmax(chunk):g}"
-                f"{' and NaN' if np.isnan(chunk).any() else ''}"
-            )
+            finite = chunk[np.isfinite(chunk)]
+            found = f"{finite.min():g} to {finite.max():g}" if finite.size else "no finite number"
+            odd = " and NaN or infinity" if finite.size < chunk.size else ""
+            raise DataError(f"{where}: float images must lie within [0, 1]; found {found}{odd}")
         scaled = chunk * 255
         rounded = np.rint(scaled)
         # float16 represents k/255 to within 0.06 of a gray level.
@@ -192,12 +193,12 @@ def _need_memory(count: int, shape: tuple[int, ...], where: object) -> None:
         return
     if need > have:
         raise DataError(
-            f"{where}: {count:,} images of {' x '.join(map(str, shape))} need {need / 2**30:.1f} GiB of memory "
-            f"and this machine has {have / 2**30:.1f}; make the images smaller or pass a limit"
+            f"{where}: {count:,} images of {' x '.join(map(str, shape))} need {need / 2**30:.1f} GiB of "
+            f"memory and this machine has {have / 2**30:.1f}; make the images smaller or pass a limit"
         )
 
 
-# --- IDX ------------------------------------------------------------------------------------------------------
+# --- IDX -----
 
 
 def _open_maybe_gzip(path: Path) -> IO[bytes]:
@@ -283,7 +284,7 @@ def read_idx_pair(images: Path, labels: Path | None, *, transposed: bool = False
     return Decoded(pixels[:, None], found)
 
 
-# --- NumPy ----------------------------------------------------------------------------------------------------
+# --- NumPy -----
 
 _SPLIT_KEYS = {"train": ("x_train", "train_images", "train"), "test": ("x_test", "test_images", "test")}
 _SPLIT_LABELS = {"train": ("y_train", "train_labels"), "test": ("y_test", "test_labels")}
@@ -316,7 +317,7 @@ def npz_shape(path: Path, split: str) -> tuple[int, ...]:
 
 
 def _image_key(path: Path, split: str) -> str:
-    keys: set[str] = _npz_keys(path)
+    keys = _npz_keys(path)
     for key in (*_SPLIT_KEYS.get(split, ()), *_IMAGE_KEYS):
         if key in keys:
             return str(key)
@@ -324,7 +325,7 @@ def _image_key(path: Path, split: str) -> str:
     if len(rest) == 1:
         return rest[0]
     raise DataError(
-        f"{path}: has no image array for the {split} split among its keys ({', '.join(sorted(keys)[:8]) or 'none'}); "
+        f"{path}: no image array for the {split} split among ({', '.join(sorted(keys)[:8]) or 'no keys'}); "
         "call it images, x, data, arr_0, or x_train and x_test"
     )
 
@@ -333,9 +334,9 @@ def read_npz(path: Path, split: str = "train", shape: tuple[int, int, int] | Non
     """Images (and labels) from an .npz.
 
     Args:
-        path: The archive. Images are looked for under x_<split>, <split>_images, <split>, then images, imgs, x,
-            X, data, arr_0, then the only array there is; labels under y_<split>, <split>_labels, then labels,
-            label, y, Y, targets.
+        path: The archive. Images are looked for under x_<split>, <split>_images, <split>, then images, imgs,
+            x, X, data, arr_0, then the only array there is; labels under y_<split>, <split>_labels, then
+            labels, label, y, Y, targets.
         split: "train" or "test".
         shape: C, H, W; lets rows of C*H*W numbers be read as images.
 
@@ -377,16 +378,16 @@ def read_npy(path: Path) -> Decoded:
     Raises:
         ValueError: Damaged, an object array, or not images.
     """
-    big = path.stat().st_size > _MMAP_BYTES
-    with _reading(path, ".npy file"):
-        array = np.load(path, mmap_mode="c" if big else None, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            array.close()
-            raise DataError(f"{path}: is an .npz archive under the name of an .npy file; rename it to .npz")
+    with _reading(path, ".npy file"), path.open("rb") as file:
+        if file.read(6) != b"\x93NUMPY":
+            raise DataError(f"{path}: does not start as an .npy file does (np.save writes them, np.savez .npz)")
+        file.seek(0)
+        big = path.stat().st_size > _MMAP_BYTES
+        array = np.load(path if big else file, mmap_mode="c" if big else None, allow_pickle=False)
     return as_images(array, path)
 
 
-# --- Python batches -------------------------------------------------------------------------------------------
+# --- Python batches -----
 
 
 def _latin1(text: str, encoding: str = "latin1") -> bytes:
@@ -411,12 +412,13 @@ class _ArrayUnpickler(pickle.Unpickler):
     """Builds NumPy arrays and plain containers; anything else in the file is an error, not a call."""
 
     def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _ALLOWED[module, name]
-        except KeyError:
+        found = _ALLOWED.get((module, name))
+        if found is None:
             raise DataError(
                 f"the file asks for {module}.{name}, which a batch of images has no use for; it was not run"
-            ) from None
+            )
+        # A pickle may also set attributes on what it asks for: hand out throwaway functions only.
+        return (lambda *args: found(*args)) if isinstance(found, FunctionType) else found
 
 
 def _unpickle(data: bytes, where: object) -> dict[str, Any]:
@@ -490,7 +492,7 @@ def join(parts: Sequence[Decoded]) -> Decoded:
     )
 
 
-# --- MATLAB ---------------------------------------------------------------------------------------------------
+# --- MATLAB -----
 
 
 def read_mat(path: Path) -> Decoded:
@@ -528,7 +530,7 @@ def mat_count(path: Path) -> int:
         return int((*shapes["X"], 1)[3])
 
 
-# --- encoded images -------------------------------------------------------------------------------------------
+# --- encoded images -----
 
 
 def _decode_one(source: Callable[[], IO[bytes]], where: str) -> tuple[np.ndarray, str]:
@@ -572,9 +574,9 @@ Encoded = tuple[str, Callable[[], IO[bytes]]]
 def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tuple[np.ndarray, tuple[str, ...]]:
     """Decode images of one size into uint8 N x C x H x W, in order.
 
-    Gray stays one channel unless the images are mixed, in which case all become RGB; palettes become RGB; 1-bit
-    images become 0 and 255; CMYK and the like become RGB; transparency is laid over white; of an animation the
-    first frame is taken. Orientation tags are not applied.
+    Gray stays one channel unless the images are mixed, in which case all become RGB; palettes become RGB;
+    1-bit images become 0 and 255; CMYK and the like become RGB; transparency is laid over white; of an
+    animation the first frame is taken. Orientation tags are not applied.
 
     Args:
         encoded: Pairs of what to call the image and a function that opens it.
@@ -585,9 +587,9 @@ def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tupl
         The images, and notes.
 
     Raises:
-        ValueError: An image that cannot be read whole, is too large or of more than 8 bits, or sizes that differ.
+        ValueError: An image cannot be read whole, is too large or of more than 8 bits; or sizes differ.
     """
-    out = np.empty((0, 0, 0, 0), np.uint8)
+    out: np.ndarray = np.empty((0, 0, 0, 0), np.uint8)
     first = ""
     done: dict[str, int] = {}
     mixed = False
@@ -609,8 +611,8 @@ def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tupl
                     out = np.empty((count, channels, height, width), np.uint8)
                 if (height, width) != out.shape[2:]:
                     raise DataError(
-                        f"{where}: images differ in size: {first} is {out.shape[3]} x {out.shape[2]}, {name} is "
-                        f"{width} x {height} (width x height); resize them to one size first"
+                        f"{where}: images differ in size: {first} is {out.shape[3]} x {out.shape[2]}, {name} "
+                        f"is {width} x {height} (width x height); resize them to one size first"
                     )
                 if channels > out.shape[1]:  # the first color image among gray ones
                     _need_memory(count, (3, height, width), where)
@@ -626,7 +628,7 @@ def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tupl
     return out, tuple(notes)
 
 
-# --- folders of images ----------------------------------------------------------------------------------------
+# --- folders of images -----
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -666,7 +668,7 @@ def read_folder(folder: Path, limit: int | None = None) -> Decoded:
     return Decoded(images, labels, notes)
 
 
-# --- Parquet --------------------------------------------------------------------------------------------------
+# --- Parquet -----
 
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "y", "target")
 
@@ -728,9 +730,7 @@ def _parquet_rows(paths: Sequence[Path], limit: int, labels: list[np.ndarray]) -
                 for value in values:
                     data = value.as_py()
                     if data is None:
-                        raise DataError(
-                            f"{path}: row {row} holds no image bytes (links to outside files are not followed)"
-                        )
+                        raise DataError(f"{path}: row {row} holds no image bytes (links to files are not followed)")
                     yield f"{path} row {row}", lambda data=data: io.BytesIO(data)  # type: ignore[misc]
                     row += 1
 
