@@ -30,5 +30,11 @@ check: $(STAMP)
 test: $(STAMP) check
 	$(BIN)/pytest
 
+# The README's picture: the top of the report that the last `make demo` wrote.
+docs/demo.png: runs/demo/report.html
+	chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
+		--disable-component-update --disable-sync --user-data-dir=$$(mktemp -d) --window-size=1230,1000 \
+		--screenshot=$@ file://$(CURDIR)/$<
+
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
