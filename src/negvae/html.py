@@ -35,7 +35,7 @@ h2{font-size:1.15rem;margin:2.4rem 0 .4rem;padding-top:.8rem;border-top:1px soli
 p,figcaption,caption,footer{color:var(--soft)}p{max-width:70ch}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums;font-size:.86rem}
 caption{caption-side:bottom;text-align:left;padding-top:.4rem}
-th,td{white-space:nowrap;padding:.35rem .6rem;border-bottom:1px solid var(--rule);text-align:right}
+th,td{white-space:nowrap;padding:.35rem .45rem;border-bottom:1px solid var(--rule);text-align:right}
 th:first-child,td:first-child{text-align:left}th{font-weight:600}tbody tr:nth-child(even){background:var(--band)}
 .row{display:flex;flex-wrap:wrap;gap:1rem 1.5rem;align-items:flex-start}
 figure{margin:.6rem 0;max-width:100%}figure svg{width:350px;max-width:100%;height:auto;display:block}
