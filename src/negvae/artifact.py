@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,8 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from negvae.config import RunConfig, read_yaml_mapping, write_text
+from negvae.config import RunConfig, read_yaml_mapping
+from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.precision import resolve_device
 from negvae.training.loop import TrainingResult
@@ -82,12 +82,8 @@ def save_artifact(directory: Path, config: RunConfig, result: TrainingResult, pr
     write_config(directory, config, model.shape, provenance)
     header = {"epochs": str(result.progress.epoch), "finished": json.dumps(result.progress.finished)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    temporary = directory / f".{WEIGHTS}.{os.getpid()}.tmp"
-    try:
+    with replacing(directory / WEIGHTS) as temporary:
         save_file(tensors, temporary, header)
-        temporary.replace(directory / WEIGHTS)
-    finally:
-        temporary.unlink(missing_ok=True)
     write_text(directory / CARD, _card(config, result, provenance))
 
 

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from negvae import html
 from negvae.artifact import CONFIG
-from negvae.config import RunConfig, preset, write_text
+from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
 from negvae.evaluation import with_interval
+from negvae.files import write_text
 from negvae.model import VAE
 from negvae.negatives import build_source
 from negvae.progress import training_progress

@@ -11,8 +11,8 @@ import torch
 from rich.table import Table
 
 from negvae.artifact import load_artifact
-from negvae.config import write_text
 from negvae.data import load
+from negvae.files import write_text
 from negvae.provenance import provenance
 from negvae.run import describe, trained_on
 from negvae.scoring.evaluation import compare

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import io
 import math
-import os
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +21,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from negvae.files import replacing
 
 Array = NDArray[Any]
 Floats = NDArray[np.float64]
@@ -125,13 +126,9 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer:
 def write(path: Path, html: str) -> None:
     """Write a page whole or not at all, making the folders it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         # File names can hold lone surrogates, which UTF-8 has no bytes for.
         temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def table(

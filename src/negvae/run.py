@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from negvae.artifact import CONFIG, WEIGHTS, read_config, save_artifact, write_config
 from negvae.config import RunConfig
-from negvae.data import ImageSet, load, names
+from negvae.data import ImageSet, is_path, load, names
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
@@ -63,7 +62,7 @@ def run(
     """
     _check_directory(config, directory, resume)
     for name in auxiliary_names(config.negatives):
-        if os.sep not in name and not Path(name).exists():
+        if not is_path(name):
             choose("source of negatives (and no such path)", name, [*SOURCES, *names()])
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, say=say)
     say(f"inliers: {describe(inliers)}")

@@ -2,7 +2,7 @@
 
 from negvae.data.catalog import CATALOG, ImageSet, SetStatus, Shape, Split, names
 from negvae.data.formats import pixel_sha256
-from negvae.data.loading import fetch, list_sets, load, verify
+from negvae.data.loading import fetch, is_path, list_sets, load, verify
 
 __all__ = [
     "CATALOG",
@@ -11,6 +11,7 @@ __all__ = [
     "Shape",
     "Split",
     "fetch",
+    "is_path",
     "list_sets",
     "load",
     "names",

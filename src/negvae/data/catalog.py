@@ -435,7 +435,7 @@ CATALOG: dict[str, SetSpec] = {
         one_split="share",
         by_hand=(
             "train_32x32 and valid_32x32 (PNG), or train_data_batch_1 to _10 and val_data (plain or .npz), "
-            "which image-net.org gives to registered users only,"
+            "which image-net.org gives to registered users only"
         ),
     ),
     "uniform-noise": SetSpec(

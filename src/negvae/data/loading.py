@@ -89,7 +89,7 @@ def load(
         return _uniform_noise(split, shape or CATALOG[text].shape, limit)
     if text in CATALOG:
         found = _load_named(text, split, fetch, disjoint_from_train, say or _log.info)
-    elif _is_path(text):
+    elif is_path(text):
         return _load_path(text, split, limit, disjoint_from_train)
     else:
         lookup(text)
@@ -106,7 +106,8 @@ def _check_limit(limit: object) -> None:
         raise ValueError(f"limit must be at least 1, not {limit}")
 
 
-def _is_path(text: str) -> bool:
+def is_path(text: str) -> bool:
+    """Whether `load` takes this text as a path and not as a catalog name."""
     separators = {os.sep, os.altsep} - {None}
     return (
         any(str(s) in text for s in separators)

@@ -7,7 +7,6 @@ in the header. Loading it runs no code.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
+from negvae.files import replacing
 from negvae.model import VAE
 
 FILE = "checkpoint.safetensors"
@@ -66,15 +66,10 @@ def save_checkpoint(
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value)
-    path = directory / FILE
-    temporary = path.with_name(f".{FILE}.{os.getpid()}.tmp")
     # Contiguous copies: a file has no strides. The loaded values go back into tensors of the right layout.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with replacing(directory / FILE) as temporary:
         save_file(contiguous, temporary, {"progress": json.dumps(asdict(progress))})
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
-from negvae.config import RunConfig, write_text
+from negvae.config import RunConfig
+from negvae.files import write_text
 from negvae.model import VAE, build_vae
 from negvae.negatives import NegativeSource
 from negvae.precision import autocast, resolve_device, resolve_precision
@@ -229,7 +230,7 @@ def train(
                 save()
                 if progress.finished:
                     stopped_by = "finished"
-            elif stopped_by != "finished":
+            else:  # only a stop leaves an epoch early
                 save()
             if stopped_by != "finished":
                 break
