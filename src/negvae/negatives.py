@@ -23,7 +23,7 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.text import choose
-from negvae.transformations import DEFAULT_TRANSFORMATIONS, TRANSFORMATIONS
+from negvae.transformations import DEFAULT_TRANSFORMATIONS, FEATURE_TRANSFORMATIONS, TRANSFORMATIONS, box
 
 SOURCES = ("none", "auxiliary", "added-noise", "uniform-noise", "generated", "augmented")
 DEFAULT_NOISE = 0.25
@@ -58,7 +58,7 @@ class Auxiliary:
     """Random images of another data set.
 
     Args:
-        images: the whole set, uint8, M x C x H x W, on the training device.
+        images: the whole set as it is stored (uint8, M x C x H x W), on the training device.
     """
 
     images: Tensor
@@ -68,12 +68,15 @@ class Auxiliary:
         """Rows drawn uniformly with replacement."""
         size, device = (len(positives),), self.images.device
         rows = torch.randint(len(self.images), size, generator=generator, device=device)
-        return NegativeBatch(self.images[rows].float().div_(255))
+        return NegativeBatch(model.prepare(self.images[rows]))
 
 
 @dataclass(frozen=True)
 class AddedNoise:
-    """The inliers with isotropic Gaussian noise, clipped to [0, 1] (section 4.3 of the paper)."""
+    """The inliers with isotropic Gaussian noise, clipped to [0, 1] (section 4.3 of the paper).
+
+    Rows of features are standardized and have no bounds: their noise is not clipped.
+    """
 
     sigma: float = DEFAULT_NOISE
     adversarial = False
@@ -86,17 +89,20 @@ class AddedNoise:
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """One noisy copy of each positive."""
         noise = torch.empty_like(positives).normal_(0, self.sigma, generator=generator)
-        return NegativeBatch((positives + noise).clamp_(0, 1))
+        noisy = positives + noise
+        return NegativeBatch(noisy if _are_rows(positives) else noisy.clamp_(0, 1))
 
 
 @dataclass(frozen=True)
 class UniformNoise:
-    """Each pixel a uniform integer in 0..255 (Table 5, "random")."""
+    """Each pixel a uniform integer in 0..255 (Table 5, "random"); rows of features: uniform in a box around them."""
 
     adversarial = False
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """Fresh noise for every batch."""
+        if _are_rows(positives):
+            return NegativeBatch(box(positives, generator))
         noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)
         return NegativeBatch(noise.to(positives.dtype).div_(255))
 
@@ -123,30 +129,44 @@ class Augmented:
     """Label-free transformations of the batch itself; each gets an equal share of it.
 
     Args:
-        names: keys of `negvae.transformations.TRANSFORMATIONS`.
+        names: keys of `negvae.transformations.TRANSFORMATIONS`, or for rows of features of
+            `FEATURE_TRANSFORMATIONS`; None for the defaults: `DEFAULT_TRANSFORMATIONS`, or all of the latter.
     """
 
-    names: tuple[str, ...] = DEFAULT_TRANSFORMATIONS
+    names: tuple[str, ...] | None = None
     adversarial = False
 
     def __post_init__(self) -> None:
         """Refuse unknown or no transformations."""
+        if self.names is None:
+            return
         if not self.names:
             raise ValueError(f"augmented needs a transformation. Known: {', '.join(TRANSFORMATIONS)}")
         for name in self.names:
-            choose("transformation", name, TRANSFORMATIONS)
+            choose("transformation", name, [*TRANSFORMATIONS, *FEATURE_TRANSFORMATIONS])
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """One transformed copy of each positive."""
+        known = FEATURE_TRANSFORMATIONS if _are_rows(positives) else TRANSFORMATIONS
+        chosen = self.names or (tuple(known) if _are_rows(positives) else DEFAULT_TRANSFORMATIONS)
+        for name in chosen:
+            if name not in known:
+                what = "rows of features" if _are_rows(positives) else "images"
+                raise ValueError(f"augmented:{name} does not apply to {what}; these do: {', '.join(known)}")
         # Some transformations mix images, so a share is two images at least.
         most = max(len(positives) // 2, 1)
-        names: Iterable[str] = self.names
-        if len(self.names) > most:
-            order = torch.randperm(len(self.names), generator=generator, device=generator.device)
-            names = [self.names[i] for i in order[:most].tolist()]
-        parts = positives.tensor_split(min(len(self.names), most))
+        names: Iterable[str] = chosen
+        if len(chosen) > most:
+            order = torch.randperm(len(chosen), generator=generator, device=generator.device)
+            names = [chosen[i] for i in order[:most].tolist()]
+        parts = positives.tensor_split(min(len(chosen), most))
         pairs = zip(names, parts, strict=True)
-        return NegativeBatch(torch.cat([TRANSFORMATIONS[name](part, generator) for name, part in pairs]))
+        return NegativeBatch(torch.cat([known[name](part, generator) for name, part in pairs]))
+
+
+def _are_rows(prepared: Tensor) -> bool:
+    """Whether these are rows of features, N x D x 1 x 1, and not images."""
+    return prepared.shape[2:] == (1, 1)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch.optim import Adam, Optimizer, RMSprop
 from negvae.config import RunConfig
 from negvae.files import write_text
 from negvae.model import VAE, build_vae
+from negvae.model.inputs import Features
 from negvae.negatives import NegativeSource
 from negvae.precision import autocast, resolve_device, resolve_precision
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
@@ -91,7 +92,8 @@ def train(
 
     Args:
         config: the run; its `data` and `negatives` were resolved by the caller into the next two.
-        images: inliers, uint8, N x C x H x W; moved to the training device whole.
+        images: inliers, uint8, N x C x H x W (network mlp: rows of features, floats, N x D x 1 x 1); moved to the
+            training device whole.
         source: of negatives, its images already on that device; None for the baseline VAE.
         directory: where metrics.jsonl and the checkpoint go; None keeps everything in memory.
         resume: go on from the directory's checkpoint, if it has one, exactly as if never stopped.
@@ -103,11 +105,14 @@ def train(
         The trained model and its history; SIGINT and SIGTERM end the call early, with a checkpoint.
 
     Raises:
-        ValueError: images are not uint8 N x C x H x W, fewer than two, or not what the network is made for;
-            the checkpoint is damaged.
+        ValueError: images are not uint8 N x C x H x W (or rows of features), fewer than two, or not what the
+            network is made for; the checkpoint is damaged.
         TrainingDivergedError: a loss is not finite; names the step and the last good checkpoint.
     """
-    if images.dtype != torch.uint8 or images.dim() != 4:
+    features = config.network == "mlp"
+    if not (images.is_floating_point() if features else images.dtype == torch.uint8) or images.dim() != 4:
+        if features:
+            raise ValueError(f"network mlp takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
         raise ValueError(
             f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W"
         )
@@ -117,6 +122,8 @@ def train(
     precision = resolve_precision(config.precision, device)
     channels, height, width = images.shape[1:]
     model = build_vae(config, (channels, height, width)).to(device)
+    if isinstance(model.inputs, Features):
+        model.inputs.measure(images.to(device))
     optimizers = {
         "encoder": _optimizer(config, list(model.encoder.parameters())),
         "decoder": _optimizer(config, model.generator_parameters()),
@@ -190,7 +197,7 @@ def train(
             epoch_began = time.monotonic()
             while progress.step < steps:
                 rows = order[progress.step * batch : (progress.step + 1) * batch]
-                positives = data[rows].float().div_(255)
+                positives = model.prepare(data[rows])
                 with autocast(precision, device):
                     negatives = source.sample(positives, model, randomness) if source is not None else None
                     target = model.likelihood.target(positives, randomness)
