@@ -97,6 +97,21 @@ def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump({**content, name: values}, sort_keys=False))
 
 
+def read_section(directory: Path, name: str) -> dict[str, Any]:
+    """A section that `write_section` wrote; empty where there is none.
+
+    Raises:
+        FileNotFoundError: the folder or its config.yaml is not there.
+        ValueError: config.yaml is damaged.
+    """
+    read_config(directory)
+    path = directory / CONFIG
+    section = read_yaml_mapping(path.read_text(encoding="utf-8"), str(path)).get(name)
+    if section is not None and not isinstance(section, dict):
+        raise ValueError(f"{path}: {name} must be a mapping")
+    return section or {}
+
+
 def save_artifact(
     directory: Path,
     config: RunConfig,
@@ -109,6 +124,8 @@ def save_artifact(
     write_config(directory, config, model.shape, provenance)
     header = {"epochs": str(result.progress.epoch), "finished": json.dumps(result.progress.finished)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, _ in model.named_parameters():
+        tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
     with replacing(directory / WEIGHTS) as temporary:
         save_file(tensors, temporary, header)
     write_text(directory / CARD, _card(config, result, provenance))

@@ -245,9 +245,7 @@ def calibrate(
         Text, typer.Option(help="Inliers, by name or path. [default: what the run held out, else its test split]")
     ] = None,
     score: Annotated[str, typer.Option(help="The score that decides, as of `negvae score`.")] = "auto",
-    target_fpr: Annotated[
-        Number, typer.Option(help="Rate of false alarms. [default: threshold above all calibration scores]")
-    ] = None,
+    target_fpr: Annotated[float, typer.Option(help="Rate of false alarms that the threshold is set for.")] = 0.05,
     limit: Annotated[Whole, typer.Option(help="Use the first so many inliers.")] = None,
     precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",

@@ -16,7 +16,7 @@ from negvae.data import ImageSet, is_path, load, names
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
-from negvae.scoring.calibration import Calibration
+from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
 from negvae.text import choose
 from negvae.training.checkpoint import FILE as CHECKPOINT
@@ -91,7 +91,11 @@ def run(
         config, images, source, directory=directory, resume=resume, budget=budget,
         checkpoint_seconds=checkpoint_seconds, watch=watch,
     )  # fmt: skip
-    calibration = calibrated(config, result, images, held_out) if len(held_out) else None
+    calibration = None
+    if len(held_out):
+        rate = TARGET_FPR if len(held_out) >= least_held_out(TARGET_FPR) else None
+        calibration = calibrated(config, result, images, held_out, target_fpr=rate)
+        say(f"calibrated: {calibration.describe()}")
     save_artifact(directory, config, result, origin, calibration)
     return result
 
@@ -137,7 +141,7 @@ def calibrate_run(
     data: str | None = None,
     *,
     score: str = "auto",
-    target_fpr: float | None = None,
+    target_fpr: float = TARGET_FPR,
     limit: int | None = None,
     precision: str = "auto",
     device: str = "auto",
@@ -150,7 +154,7 @@ def calibrate_run(
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
         score: the decision score.
-        target_fpr: false-positive rate of the threshold; None puts it above all calibration scores.
+        target_fpr: false-positive rate of the threshold.
         limit: use the first so many inliers.
         precision: "bfloat16", "float32" or "auto".
         device: see `negvae.artifact.load_artifact`.

@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike, NDArray
 
 Scores = NDArray[np.float64]
 
+TARGET_FPR = 0.05
+"""The rate of false alarms that thresholds are set for where nobody asks for another."""
+
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> Scores:
     """Conformal p-values (Bates et al. 2021, equation 2): (1 + #{calibration >= s}) / (n + 1).
@@ -56,10 +59,15 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
     rank = math.floor(target_fpr * (len(held_out) + 1) + 1e-9)
     if rank < 1:
         raise ValueError(
-            f"target_fpr {target_fpr:g} needs at least {math.ceil(1 / target_fpr) - 1} held-out inliers, there are"
+            f"target_fpr {target_fpr:g} needs at least {least_held_out(target_fpr)} held-out inliers, there are"
             f" {len(held_out)}: ask for a higher rate, hold out more, or give more data"
         )
     return float(held_out[-rank])
+
+
+def least_held_out(target_fpr: float) -> int:
+    """How many held-out inliers it takes to promise a rate: p-values go down to 1 / (n + 1) only."""
+    return math.ceil(1 / target_fpr - 1e-9) - 1
 
 
 def contamination_threshold(scores: ArrayLike, contamination: float = 0.0) -> float:

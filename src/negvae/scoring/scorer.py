@@ -152,14 +152,14 @@ def calibrate(
         names: further scores to calibrate.
         components: the scores that "auto" is made of; a model without negatives has no use for "prior_ratio".
         contamination: share of outliers among training and held-out images together; where it is above 0, or
-            no `target_fpr` is given, the threshold leaves this share of them above it.
-        target_fpr: false-positive rate of the threshold, from the held-out inliers alone.
+            there is no `target_fpr`, the threshold leaves this share of them above it, and at 0 none.
+        target_fpr: false-positive rate of the threshold, from the held-out inliers alone, for clean data.
 
     Raises:
-        ValueError: both `contamination` and `target_fpr`, no held-out inliers, or too few for the rate.
+        ValueError: no held-out inliers, or too few for the rate.
     """
-    if contamination and target_fpr is not None:
-        raise ValueError("contamination and target_fpr both set the threshold: give one of them")
+    if contamination:
+        target_fpr = None
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
     step = max(len(training) // REFERENCE_IMAGES, 1)
