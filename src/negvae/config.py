@@ -152,7 +152,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Rows of features, such as embeddings or tables; standardized on the way in.
     "features": dict(
         network="mlp", initialization="he", likelihood="gaussian", learn_sigma=True, latent_size=8,
-        negative_shift=8.0, optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=50, precision="float32",
+        negative_shift=8.0, optimizer="adam", learning_rate=3e-3, batch_size=128, epochs=50, precision="float32",
         calibration=0.2,
     ),
 }  # fmt: skip

@@ -47,8 +47,8 @@ from negvae.text import choose
 from negvae.training.checkpoint import Progress
 from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
 
-LEAST_STEPS = {"features": 400, "auto": 1000}
-"""Where the number of epochs is left open, small data gets so many training steps at least, by preset."""
+LEAST_STEPS = 1000
+"""Where the number of epochs is left open, small data gets so many training steps at least."""
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
@@ -262,8 +262,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         batch = plain.batch_size if self.batch_size else min(plain.batch_size, max(training // 8, 16))
         steps = max(training // min(batch, max(training, 1)), 1)
         epochs = plain.epochs
-        if self.epochs is None and kind in LEAST_STEPS:
-            epochs = max(epochs, math.ceil(LEAST_STEPS[kind] / steps))
+        if self.epochs is None:
+            epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
         return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
 
     def _source(self, inliers: Tensor, given: Any) -> NegativeSource | None:

@@ -84,6 +84,8 @@ def batch_typicality_threshold(
     """The `batch_typicality` that a batch of `size` inliers exceeds with a probability of `target_fpr`.
 
     The quantile over batches drawn with replacement from held-out inliers (Nalisnick et al. 2019, section 3.1).
+    The held-out inliers are drawn anew for every batch, too: where they are not many more than a batch has images,
+    their own mean is as uncertain as the batch's, and leaving that out would raise false alarms.
 
     Args:
         held_out_bpd: of inliers that were not trained on.
@@ -100,5 +102,7 @@ def batch_typicality_threshold(
     if size < 1 or not 0 < target_fpr < 1 or not values.size:
         raise ValueError("a threshold needs held-out scores, batches of at least 1 image and a rate between 0 and 1")
     draw = generator or np.random.default_rng(0)
-    means = np.array([values[draw.integers(len(values), size=size)].mean() for _ in range(repeats)])
+    count = len(values)
+    rows = (draw.integers(count, size=count)[draw.integers(count, size=size)] for _ in range(repeats))
+    means = np.array([values[chosen].mean() for chosen in rows])
     return float(np.quantile(np.abs(means - references["bpd"][3]), 1 - target_fpr))
