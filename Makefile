@@ -16,7 +16,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable . pytest pytest-timeout ruff mypy pre-commit types-PyYAML
+		--editable '.[onnx,pyod]' pytest pytest-timeout ruff mypy pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -31,7 +31,7 @@ def main() -> NoReturn:
     """
     try:
         code = app(standalone_mode=False)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
         _fail(error, str(error))
     except Exception as error:
         # The parser's own errors, whichever package they live in.
@@ -261,6 +261,23 @@ def calibrate(
         directory, data, score=score, target_fpr=target_fpr, limit=limit, precision=precision, device=device, say=say
     )
     say(f"{directory}: {calibration.describe()}")
+
+
+@app.command()
+def export(
+    directory: Annotated[Path, typer.Argument(help="Folder of a calibrated model.", show_default=False)],
+    format: Annotated[str, typer.Option(help="onnx.")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write. [default: DIRECTORY/model.onnx]")] = None,
+    score: Annotated[Text, typer.Option(help="The score that decides. [default: the calibrated one]")] = None,
+    target_fpr: Annotated[Number, typer.Option(help="Set the threshold for this rate of false alarms.")] = None,
+) -> None:
+    """Write one file that takes images and returns score, p-value and decision."""
+    from negvae.deploy.export import FORMATS, export_onnx
+    from negvae.text import choose
+
+    choose("format", format, FORMATS)
+    written = export_onnx(directory, out, score=score, target_fpr=target_fpr)
+    _say(_console())(f"{written.path}: {written.describe()}")
 
 
 @app.command()

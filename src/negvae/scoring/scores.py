@@ -7,8 +7,9 @@ evaluation mode.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -31,6 +32,8 @@ PASS_SCORES = {
     "iwae": "negative importance-weighted bound (Burda et al. 2016) in bits per dimension",
 }
 """All that `compute_scores` knows; `SCORES` are the paper's."""
+NEEDS_DECODER = {"bpd", "reconstruction", "iwae"}
+"""The others ask the encoder alone."""
 BATCH_SIZE = 500
 
 
@@ -166,35 +169,55 @@ def compute_scores(
     randomness = generator or torch.Generator(model.device).manual_seed(0)
     with autocast(resolve_precision(precision, model.device), model.device):
         for batch in batches(model, images, batch_size):
-            posterior = model.encode(batch)
-            positive_kl = model.prior.kl(*posterior)
-            likelihood: list[Tensor] = []
-            codes: list[Tensor] = []
-            if not {"bpd", "reconstruction", "iwae"}.isdisjoint(names):
-                drawn = (
-                    _drawn(model, batch, posterior, samples, randomness)
-                    if draws is None
-                    else _shared(batch, posterior, draws)
-                )
-                for code, target in drawn:
-                    likelihood.append(model.likelihood.log_prob(model.decode(code), target))
-                    codes.append(code)
-            for name in names:
-                if name == "kl":
-                    score = positive_kl
-                elif name == "prior_ratio":
-                    score = positive_kl - model.negative_prior.kl(*posterior)
-                elif name == "latent_norm":
-                    score = posterior.mean.square().sum(1)
-                elif name == "reconstruction":
-                    score = -torch.stack(likelihood).mean(0)
-                elif name == "bpd":
-                    score = (positive_kl - torch.stack(likelihood).mean(0)) / (model.dimensions * math.log(2))
-                else:
-                    bound = importance_weighted(model, posterior, torch.stack(codes), torch.stack(likelihood))
-                    score = -bound / (model.dimensions * math.log(2))
+            if draws is None:
+                draw = functools.partial(_drawn, model, batch, samples=samples, generator=randomness)
+            else:
+                draw = functools.partial(shared, batch, draws=draws)
+            for name, score in pass_scores(model, batch, names, draw).items():
                 results[name].append(score.cpu())
     return {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in results.items()}
+
+
+def pass_scores(
+    model: VAE, images: Tensor, names: Sequence[str], draw: Callable[[Posterior], Iterable[tuple[Tensor, Tensor]]]
+) -> dict[str, Tensor]:
+    """What `compute_scores` does to one batch: tensors in, tensors out, so that it can be traced for export.
+
+    Args:
+        model: trained VAE.
+        images: as the networks see them, on the model's device.
+        names: keys of `PASS_SCORES`.
+        draw: gives, for q(z|x), the codes (N x L) and targets (N x C x H x W) of each posterior sample; called
+            where a score needs the decoder.
+
+    Returns:
+        N values for each name, on the device.
+    """
+    posterior = model.encode(images)
+    positive_kl = model.prior.kl(*posterior)
+    likelihood: list[Tensor] = []
+    codes: list[Tensor] = []
+    if not NEEDS_DECODER.isdisjoint(names):
+        for code, target in draw(posterior):
+            likelihood.append(model.likelihood.log_prob(model.decode(code), target))
+            codes.append(code)
+    scores = {}
+    for name in names:
+        if name == "kl":
+            score = positive_kl
+        elif name == "prior_ratio":
+            score = positive_kl - model.negative_prior.kl(*posterior)
+        elif name == "latent_norm":
+            score = posterior.mean.square().sum(1)
+        elif name == "reconstruction":
+            score = -torch.stack(likelihood).mean(0)
+        elif name == "bpd":
+            score = (positive_kl - torch.stack(likelihood).mean(0)) / (model.dimensions * math.log(2))
+        else:
+            bound = importance_weighted(model, posterior, torch.stack(codes), torch.stack(likelihood))
+            score = -bound / (model.dimensions * math.log(2))
+        scores[name] = score
+    return scores
 
 
 def batches(model: VAE, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterator[Tensor]:
@@ -233,7 +256,7 @@ def _drawn(
         yield posterior.sample(noise), target
 
 
-def _shared(images: Tensor, posterior: Posterior, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:
+def shared(images: Tensor, posterior: Posterior, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:
     """Codes from q(z|x) and targets, all images with the same draws."""
     for noise, added in zip(*draws, strict=True):
         yield posterior.sample(noise), images + added
