@@ -98,6 +98,9 @@ def train(
     latent_size: Annotated[Whole, typer.Option(help="Dimensions of the latent code.")] = None,
     negative_shift: Annotated[Number, typer.Option(help="c in the negative prior N(c 1, I).")] = None,
     negative_weight: Annotated[Number, typer.Option(help="Weight of the negatives' KL.")] = None,
+    update: Annotated[
+        Text, typer.Option(help="Of generator and encoder with generated negatives: alternating or simultaneous.")
+    ] = None,
     optimizer: Annotated[Text, typer.Option(help="rmsprop or adam.")] = None,
     learning_rate: Annotated[Number, typer.Option(help="Of both optimizers.")] = None,
     batch_size: Annotated[Whole, typer.Option(help="Images per step.")] = None,
@@ -117,8 +120,8 @@ def train(
     fields = dict(
         data=data, negatives=negatives, likelihood=likelihood, sigma=sigma, learn_sigma=learn_sigma, network=network,
         initialization=initialization, latent_size=latent_size, negative_shift=negative_shift,
-        negative_weight=negative_weight, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
-        epochs=epochs, seed=seed, precision=precision, device=device, limit=limit,
+        negative_weight=negative_weight, update=update, optimizer=optimizer, learning_rate=learning_rate,
+        batch_size=batch_size, epochs=epochs, seed=seed, precision=precision, device=device, limit=limit,
     )  # fmt: skip
     asked: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):

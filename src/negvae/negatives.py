@@ -14,7 +14,7 @@ A source is written as text, in run descriptions and on the command line (`parse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -33,13 +33,24 @@ class NegativeBatch(NamedTuple):
     """One batch of negatives.
 
     Attributes:
-        images: what the encoder sends to the negative prior (B x C x H x W, in [0, 1]), without gradient.
-        generated: those of them that came from the generator (M x C x H x W, M <= B), with the gradient to the
-            decoder attached, so that it can be trained to pull them back; None where there are none.
+        given: images from outside the model (K x C x H x W, in [0, 1]); None where there are none.
+        generated: images from the generator (M x C x H x W), with the gradient to the decoder attached, so that it
+            can be trained to pull them back; None where there are none.
     """
 
-    images: Tensor
+    given: Tensor | None
     generated: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """What the encoder sends to the negative prior (K + M x C x H x W), without gradient."""
+        parts = [part.detach() for part in self if part is not None]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @property
+    def size(self) -> int:
+        """K + M."""
+        return sum(len(part) for part in self if part is not None)
 
 
 class NegativeSource(Protocol):
@@ -115,7 +126,7 @@ class Generated:
         """Mean images of fresh codes."""
         z = model.prior.sample(len(positives), generator, positives.device)
         images = model.generate(z)
-        return NegativeBatch(images.detach(), images)
+        return NegativeBatch(None, images)
 
 
 @dataclass(frozen=True)
@@ -139,13 +150,12 @@ class Augmented:
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """One transformed copy of each positive."""
         # Some transformations mix images, so a share is two images at least.
-        most = max(len(positives) // 2, 1)
-        names: Iterable[str] = self.names
-        if len(self.names) > most:
-            order = torch.randperm(len(self.names), generator=generator, device=generator.device)
-            names = [self.names[i] for i in order[:most].tolist()]
-        parts = positives.tensor_split(min(len(self.names), most))
-        pairs = zip(names, parts, strict=True)
+        if len(positives) < 2 * len(self.names):
+            every = torch.stack([TRANSFORMATIONS[name](positives, generator) for name in self.names])
+            size, device = (len(positives),), positives.device
+            choice = torch.randint(len(self.names), size, generator=generator, device=device)
+            return NegativeBatch(every[choice, torch.arange(len(positives), device=device)])
+        pairs = zip(self.names, positives.tensor_split(len(self.names)), strict=True)
         return NegativeBatch(torch.cat([TRANSFORMATIONS[name](part, generator) for name, part in pairs]))
 
 
@@ -185,8 +195,9 @@ class Mixture:
             for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True)
             if len(share)
         ]
+        given = [part.given for part in parts if part.given is not None]
         generated = [part.generated for part in parts if part.generated is not None]
-        return NegativeBatch(torch.cat([part.images for part in parts]), torch.cat(generated) if generated else None)
+        return NegativeBatch(torch.cat(given) if given else None, torch.cat(generated) if generated else None)
 
 
 class Spec(NamedTuple):

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from negvae.config import RunConfig
+from negvae.model import convolution
 from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood
-from negvae.model.networks import Shape, build_networks, initialize, run_channels_last
+from negvae.model.networks import Shape, build_networks, initialize
 from negvae.model.priors import GaussianPrior
 
 
@@ -34,12 +35,16 @@ class VAE(nn.Module):
         shape: (C, H, W) of the images.
         latent_size: L.
         negative_shift: c in the negative prior N(c 1, I).
+
+    Attributes:
+        plain: whether the networks' layers run one by one as torch has them; else, on a CPU, as `convolution.run`
+            arranges them.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
-        decoder: nn.Module,
+        encoder: nn.Sequential,
+        decoder: nn.Sequential,
         likelihood: Bernoulli | Gaussian,
         shape: Shape,
         latent_size: int,
@@ -53,6 +58,13 @@ class VAE(nn.Module):
         self.latent_size = latent_size
         self.prior = GaussianPrior(latent_size)
         self.negative_prior = GaussianPrior(latent_size, negative_shift)
+        self.plain = False
+
+    def _run(self, network: nn.Sequential, inputs: Tensor) -> Tensor:
+        if self.plain or inputs.device.type != "cpu":
+            output: Tensor = network(inputs)
+            return output
+        return convolution.run(network, inputs)
 
     @property
     def device(self) -> torch.device:
@@ -66,13 +78,13 @@ class VAE(nn.Module):
 
     def encode(self, images: Tensor) -> Posterior:
         """q(z|x) for images (N x C x H x W, floats in [0, 1])."""
-        mean, log_var = run_channels_last(self.encoder, images).float().chunk(2, dim=1)
+        images = images.contiguous(memory_format=torch.channels_last)
+        mean, log_var = self._run(self.encoder, images).float().chunk(2, dim=1)
         return Posterior(mean, log_var)
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's parameters (N x C x H x W, float32) for codes z (N x L)."""
-        output: Tensor = self.decoder(z)
-        return output.float()
+        return self._run(self.decoder, z).float()
 
     def generate(self, z: Tensor) -> Tensor:
         """G(z): the mean images E[x|z] (N x C x H x W, in [0, 1]) for codes z (N x L)."""
