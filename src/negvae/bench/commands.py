@@ -90,8 +90,15 @@ class _Running:
 
     def __init__(self, command: Sequence[str]) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
+        # Without a buffer, Python loses what a halted process was writing; without bytecode, it starts slowly.
+        switches = ("PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE")
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            start_new_session=True,
+            env={name: value for name, value in os.environ.items() if name not in switches},
         )
         self._surplus, self._begun, self._peak_own = 0, False, 0.0
 
@@ -117,8 +124,8 @@ class _Running:
                 self._begun = True
                 got -= not block.startswith(b"{")  # the header of a CSV file is no row
             got += block.count(b"\n")
+            self._peak_own = max(self._peak_own, _own_memory(self._process.pid))
         self._surplus = got - count
-        self._peak_own = max(self._peak_own, _own_memory(self._process.pid))
         return count
 
     def finish(self) -> dict[str, float]:

@@ -128,8 +128,11 @@ class Worker:
                 return answer
         except ValueError:
             pass
-        self._process.kill()
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=0 if line else 10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
         self._log.seek(0)
         said = [text.strip() for text in [*self._log, line] if text.strip()]
         self.close()

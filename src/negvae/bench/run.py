@@ -23,7 +23,7 @@ from negvae.files import write_text
 from negvae.provenance import provenance
 from negvae.text import choose
 
-ROUNDS, SECONDS = 7, 1.0
+ROUNDS, SECONDS = 7, 0.8
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_ROWS_ON_DISK = 2, 0.2, (20_000, 5_000)
 
 
@@ -95,11 +95,11 @@ def run_bench(
             well = well and good
             results["rows"].append(result)
             write_text(path, json.dumps(results, indent=1) + "\n")
-            console.print(rich_table([result]))
-            if result["operators"]:
-                console.print(operator_table(result))
-    if len(results["rows"]) > 1:
-        console.print(rich_table(results["rows"]))
+            console.print(f"measured: {row.key}", highlight=False)
+    console.print(rich_table(results["rows"]))
+    for result in results["rows"]:
+        if result["operators"]:
+            console.print(operator_table(result))
     if table is not None:
         replace_table(table, markdown(results))
     console.print(f"written: {path}", highlight=False, soft_wrap=True)

@@ -8,6 +8,7 @@ waits for a word: `round` is answered with `{"units": DONE, "seconds": TAKEN}`, 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -87,14 +88,14 @@ def images_for(images: npt.NDArray[np.uint8], rate: float, seconds: float, batch
         images: N x C x H x W.
         rate: images per second.
         seconds: that a round should take.
-        batch: images per step; there are at least four steps.
+        batch: images per step; there are at least four steps and 256 images.
     """
-    count = batch * max(4, round(rate * seconds / batch))
+    count = batch * max(4, math.ceil(256 / batch), round(rate * seconds / batch))
     return np.resize(images, (count, *images.shape[1:]))
 
 
 def rate_of(epoch: Callable[[npt.NDArray[np.uint8]], None], images: npt.NDArray[np.uint8], batch: int) -> float:
-    """Images per second of `epoch`, a function of images, measured on four batches after as many to warm up."""
+    """Images per second of `epoch`, a function of images, measured on a few batches after as many to warm up."""
     few = images_for(images, 0, 0, batch)
     epoch(few)
     started = time.perf_counter()

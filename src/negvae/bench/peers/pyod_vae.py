@@ -16,7 +16,6 @@ def main() -> None:
     """Run `decision_function` over all images in a round."""
     spec = specification()
     images, batch = np.load(spec["images"]), spec["batch"]
-    # The batch is negvae's, not PyOD's default of 32: that makes it faster.
     detector = VAE(epoch_num=1, batch_size=batch, verbose=0, device=spec["device"])
     detector.fit(_flat(images[: 4 * batch]))
 
@@ -31,7 +30,7 @@ def main() -> None:
         return len(flat)
 
     Turns(
-        spec["device"], peer=f"PyOD {pyod.__version__}", torch=str(torch.__version__), precision="float32",
+        spec["device"], peer=f"PyOD {pyod.__version__}, batch {batch}", torch=str(torch.__version__), precision="float32",
         threads=torch.get_num_threads(),
     ).serve(work)  # fmt: skip
 
