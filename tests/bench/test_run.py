@@ -6,6 +6,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from negvae import cli
 from negvae.bench import rounds, run
 from negvae.bench.report import BEGIN, END, lines, markdown, replace_table
 from negvae.bench.rounds import SubjectError
@@ -148,3 +149,12 @@ def test_small_bench(tmp_path, monkeypatch, capsys):
     assert text.count("`negvae --help`") == 2
     assert "Where the time goes" in text
     assert "train-auxiliary: one round" in capsys.readouterr().out
+
+
+def test_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["negvae", "bench", "--only", "score", "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    error = capsys.readouterr().err
+    assert (stop.value.code, error.count("\n")) == (2, 1)
+    assert "did you mean score-" in error

@@ -14,7 +14,7 @@ from typing import Any
 
 from negvae.bench.rounds import SubjectError
 
-NEGVAE = (sys.executable, "-c", "from negvae.cli import main; main()")
+NEGVAE = (sys.executable, "-P", "-c", "from negvae.cli import main; main()")
 """The command line, as its script starts it."""
 
 

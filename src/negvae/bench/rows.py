@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -325,6 +326,9 @@ def _score_command(place: Place) -> list[str]:
     usage = subprocess.run([*NEGVAE, "score", "--help"], capture_output=True, text=True)
     if usage.returncode:
         raise UnavailableError("this version has no command `negvae score`")
+    option = re.search(r"--scores?\b", usage.stdout)
+    if option is None:
+        raise SubjectError("`negvae score` has no option --score: it cannot be asked for the KL alone")
     model = place.folder / "model"
     if not model.exists():
         options = ["--preset", "gray", "--epochs", "1", "--limit", "500"]
@@ -332,7 +336,7 @@ def _score_command(place: Place) -> list[str]:
         made = subprocess.run(command, capture_output=True, text=True)
         if made.returncode:
             raise SubjectError(f"negvae train failed: {made.stderr.strip()}")
-    return [*NEGVAE, "score", *(["--score", "kl"] if "--score " in usage.stdout else []), str(model)]
+    return [*NEGVAE, "score", option[0], "kl", str(model)]
 
 
 def _roofline(place: Place, device: str) -> Worker:

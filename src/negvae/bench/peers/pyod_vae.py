@@ -30,8 +30,8 @@ def main() -> None:
         return len(flat)
 
     Turns(
-        spec["device"], peer=f"PyOD {pyod.__version__}, batch {batch}", torch=str(torch.__version__), precision="float32",
-        threads=torch.get_num_threads(),
+        spec["device"], peer=f"PyOD {pyod.__version__}, batch {batch}", torch=str(torch.__version__),
+        precision="float32", threads=torch.get_num_threads(),
     ).serve(work)  # fmt: skip
 
 
