@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
-import pythae
 import torch
 from pythae.data.datasets import BaseDataset
 from pythae.models import VAE, VAEConfig
@@ -92,9 +92,8 @@ def main() -> None:
     logging.disable(logging.INFO)
     images = np.load(spec["images"])
     batch, seconds = spec["batch"], spec["seconds"]
-    version = getattr(pythae, "__version__", "0.1.2")
     turns = Turns(
-        spec["device"], peer=f"pythae {version}", torch=str(torch.__version__), precision="float32",
+        spec["device"], peer=f"pythae {version('pythae')}", torch=str(torch.__version__), precision="float32",
         threads=torch.get_num_threads(),
     )  # fmt: skip
     if spec["work"] == "train":
