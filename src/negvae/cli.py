@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+paper_app = typer.Typer(help="Rebuild the paper's tables beside the published figures.", no_args_is_help=True)
+app.add_typer(paper_app, name="paper")
 
 
 def main() -> NoReturn:
@@ -230,6 +232,51 @@ def data_verify(
     _print_sets(rows, hashes=True)
     if any(row.state == "damaged" for row in rows):
         raise typer.Exit(1)
+
+
+@paper_app.command("run")
+def paper_run(
+    table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    only: Annotated[
+        list[str] | None, typer.Option(help="A cell, such as table3/bernoulli/generated, or a run; may be repeated.")
+    ] = None,
+    seeds: Annotated[Text, typer.Option(help="A count, or a list such as 0,2. [default: as the profile]")] = None,
+    jobs: Annotated[int, typer.Option(help="Worker processes; they share the cores.")] = 1,
+    budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with checkpoints.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Where the result files go.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Where models and checkpoints go.")] = Path("runs/paper"),
+) -> None:
+    """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
+    from negvae.paper.profiles import choose_profile, parse_seeds
+    from negvae.paper.tables import select_settings
+
+    recipe = choose_profile(profile)
+    chosen = parse_seeds(seeds, recipe)
+    settings = select_settings(table, only or [])
+    from negvae.paper.runner import Plan, run_plan
+
+    plan = Plan(recipe.name, tuple((s, seed) for seed in chosen for s in settings), results, out, device)
+    console = _console()
+    outcome = run_plan(plan, jobs=jobs, budget=budget, console=console)
+    say = _say(console)
+    for name, message in outcome.failed.items():
+        say(f"{name} failed: {message}")
+    say(f"{outcome.done} of {len(plan.runs)} runs are in {results / recipe.name}; see: negvae paper show {table}"
+        + ("" if recipe.name == "cpu" else f" --profile {recipe.name}"))  # fmt: skip
+    if outcome.left:
+        reason = {
+            "finished": f"{len(outcome.busy)} at another process" if outcome.busy else "see above",
+            "budget": f"the budget of {budget or 0:g} s is used up",
+        }.get(outcome.stopped_by, outcome.stopped_by)
+        say(f"{outcome.left} are left ({reason}); the same command goes on with them")
+    if outcome.stopped_by in ("SIGINT", "SIGTERM"):
+        raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.failed:
+        raise typer.Exit(1)
+    if outcome.left:
+        raise typer.Exit(3)
 
 
 def _print_sets(rows: list[Any], hashes: bool = False) -> None:

@@ -86,6 +86,7 @@ def train(
     budget: float | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
+    after_epoch: Callable[[VAE, int], dict[str, Any]] | None = None,
 ) -> TrainingResult:
     """Train the model that `config` describes.
 
@@ -98,6 +99,8 @@ def train(
         budget: seconds after which to stop with a checkpoint.
         checkpoint_seconds: between checkpoints; there is always one after an epoch.
         watch: called every few steps.
+        after_epoch: called with the model in evaluation mode and the number of epochs completed; the plain values
+            it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
 
     Returns:
         The trained model and its history; SIGINT and SIGTERM end the call early, with a checkpoint.
@@ -144,6 +147,7 @@ def train(
     names = Losses._fields
     started = last_save = time.monotonic()
     before, before_epoch = progress.seconds, progress.epoch_seconds
+    aside = 0.0  # seconds of this sitting spent in after_epoch, which are not training
     pending: list[Tensor] = []
 
     def save() -> None:
@@ -203,7 +207,7 @@ def train(
                 pending.append(torch.stack([part.float() for part in losses]))
                 progress.step += 1
                 clock = time.monotonic()
-                progress.seconds = before + clock - started
+                progress.seconds = before + clock - started - aside
                 progress.epoch_seconds = before_epoch + clock - epoch_began
                 spent = budget is not None and clock - started >= budget
                 due = directory is not None and clock - last_save >= checkpoint_seconds
@@ -218,6 +222,12 @@ def train(
                     save()
             if progress.step == steps:
                 row = _row(progress, config, steps * batch, model)
+                if after_epoch is not None:
+                    began = time.monotonic()
+                    model.eval()
+                    row |= after_epoch(model, progress.epoch + 1)
+                    model.train()
+                    aside += time.monotonic() - began
                 history.append(row)
                 if directory is not None:
                     _append_metrics(directory, row)
