@@ -45,7 +45,7 @@ class Board:
         seconds: that finished runs took.
         jobs: workers.
         active: last reading of those under way; None before the first.
-        ended: names of runs that need no more time here: finished, failed, or another process's.
+        ended: names of runs that need no more time here: finished, diverged or failed.
     """
 
     runs: Mapping[str, Setting]
@@ -62,9 +62,9 @@ class Board:
         """Take an event into account."""
         if event.kind in ("started", "reading"):
             self.active[event.run] = event.reading
-        elif event.kind != "say":
+        elif event.kind not in ("say", "busy"):
             self.active.pop(event.run, None)
-            if event.kind != "stopped":
+            if event.kind != "stopped" and event.run in self.runs:
                 self.ended.add(event.run)
             if event.kind in ("finished", "diverged"):
                 self.seconds[event.run] = float(event.text)
@@ -125,9 +125,8 @@ def runs_progress(
             said.add(event.text)
             return event.text if fresh else None
         took = f"{float(event.text):.0f} s" if event.kind in ("finished", "diverged") else event.text
-        texts = {"finished": f"finished in {took}", "diverged": f"diverged after {took}", "failed": f"failed: {took}",
-                 "busy": "another process is at it"}  # fmt: skip
-        return f"{event.run}: {texts[event.kind]} ({board.summary()})" if event.kind in texts else None
+        ends = {"finished": f"finished in {took}", "diverged": f"diverged after {took}", "failed": f"failed: {took}"}
+        return f"{event.run}: {ends[event.kind]} ({board.summary()})" if event.kind in ends else None
 
     def put(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
