@@ -234,6 +234,61 @@ def data_verify(
         raise typer.Exit(1)
 
 
+@paper_app.command("list")
+def paper_list(
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+) -> None:
+    """Show all tables and cells, the runs they refer to, and how many seeds of each are there."""
+    from rich.table import Table
+
+    from negvae.paper.profiles import choose_profile
+    from negvae.paper.results import collect
+    from negvae.paper.tables import cells
+
+    recipe = choose_profile(profile)
+    shown = Table(title=f"profile {recipe.name}: {recipe.description}")
+    for title in ("cell", "run", "seeds"):
+        shown.add_column(title, overflow="fold")
+    for name, cell in cells().items():
+        found = collect(cell, recipe, results)
+        shown.add_row(name, cell.setting.name, f"{len(found.results) + len(found.diverged)} of {recipe.seeds}")
+    _console().print(shown)
+
+
+@paper_app.command("show")
+def paper_show(
+    table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+) -> None:
+    """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
+    import json
+
+    from negvae.paper import show
+    from negvae.paper.profiles import choose_profile
+    from negvae.paper.tables import select_tables
+
+    recipe, tables = choose_profile(profile), select_tables(table)
+    found = show.gather(tables, recipe, results)
+    if as_json:
+        print(json.dumps(show.as_json(found, recipe), indent=1))
+        return
+    console = _console()
+    say = _say(console)
+    for one in tables:
+        here = [found[cell.name] for cell in one.cells]
+        console.print(show.show_table(one, found))
+        say(f"Ours: {show.measured_on(here, recipe)}.")
+        for remark in show.remarks(here, recipe):
+            say(f"- {remark}")
+        if not all(cell.results or cell.diverged for cell in here):
+            say(f"A dash under ours: no result yet; make them with: {show.command(one.name, recipe)}")
+        say("")
+    say(f"{show.SPREAD} {show.LOOSE} {show.UNIT}")
+
+
 @paper_app.command("run")
 def paper_run(
     table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
