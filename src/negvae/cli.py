@@ -334,6 +334,21 @@ def paper_run(
         raise typer.Exit(3)
 
 
+@paper_app.command("report")
+def paper_report(
+    out: Annotated[Path, typer.Option(help="Folder for report.html, tables.md and tables.tex.")] = Path("runs/report"),
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+) -> None:
+    """Write one page with tables, curves, score distributions and pictures; the tables as Markdown and LaTeX too."""
+    from negvae.paper.profiles import choose_profile
+    from negvae.paper.report import write_report
+
+    say = _say(_console())
+    for path in write_report(out, choose_profile(profile), results):
+        say(f"written: {path}")
+
+
 def _print_sets(rows: list[Any], hashes: bool = False) -> None:
     from rich.table import Table
 
