@@ -27,7 +27,7 @@ class Profile:
         gray: preset for 28x28 images, and the fields of `RunConfig` that differ from it.
         color: the same for 32x32 color images.
         negatives: fields that differ further for a source of negatives, by (gray or color, source).
-        curve_images: of each test set, from its start, on which the curve over epochs is measured.
+        curve_images: of each test set, at even distances, on which the curve over epochs is measured.
         evaluation_limit: images of each test set in the last epoch's figures; None for all.
     """
 

@@ -37,6 +37,7 @@ from negvae.pictures import Pictures, read_strips
 from negvae.scoring.metrics import roc_curve
 
 SCORES = {"bpd": "bits per dimension (negative ELBO)", "kl": "KL to the prior, nats"}
+NO_BREAK = "\N{NO-BREAK SPACE}"
 FILES = ("report.html", "tables.md", "tables.tex")
 Found = dict[str, CellResult]
 
@@ -82,13 +83,11 @@ def table_lines(table: Table, found: Found) -> list[Line]:
         figures = [found[cell.name].figures.get(row) for cell in table.cells]
         published = [cell.paper.get(row) for cell in table.cells]
         ours = [with_spread(f.mean, f.std) if f else "-" for f in figures]
-        apart = [
-            difference(f) + {True: ", within", False: ", outside", None: ""}[f.within] if f else "-" for f in figures
-        ]
+        apart = [difference(f) + {True: ", in", False: ", out", None: ""}[f.within] if f else "-" for f in figures]
         lines += [
             Line(f"{title}, ours", ours, ours=True),
             Line(f"{title}, paper", [as_printed(p) for p in published]),
-            Line("difference, combined spread", apart),
+            Line("difference", apart),
         ]
         if row.startswith("nats"):
             bits = [in_bits(f.mean, f.std) if f else "-" for f in figures]
@@ -152,20 +151,22 @@ def latex(found: Found, profile: Profile) -> str:
 def page(found: Found, profile: Profile, results: Path) -> str:
     """The HTML page."""
     strips = {cell.cell.setting: _strips(cell, profile, results) for cell in found.values() if cell.results}
-    sections = _reading(found, profile)
+    sections = [_reading(found)]
     for table in TABLES.values():
         here = [found[cell.name] for cell in table.cells]
         lines = table_lines(table, found)
         body = html.table(
             ["", *(label(cell) for cell in table.cells)],
-            [[line.title, *line.texts] for line in lines],
+            [[line.title.replace(" ", NO_BREAK), *line.texts] for line in lines],
             caption="; ".join(remarks(here, profile)),
             highlight=[number for number, line in enumerate(lines) if line.ours],
             align=["left", *["right"] * len(here)],
         )
         if table.name == "table5":
             body += _samples(table, strips)
-        sections.append(html.Section(table.title, body))
+        title, _, intro = table.title.partition(": ")
+        sections.append(html.Section(title, body, intro))
+    sections.append(_misses(found, profile))
     shown = {cell.cell.setting: cell for cell in found.values() if cell.results}
     sections += [
         html.Section(_title(setting), _details(cell, strips[setting]), _summary(cell))
@@ -189,17 +190,16 @@ def _title(setting: Setting) -> str:
     return ", ".join(LABELS[name] for name in (setting.data, setting.likelihood, setting.negatives))
 
 
-def _reading(found: Found, profile: Profile) -> list[html.Section]:
-    """What reproduces and what does not: the claims, the count of figures, the misses and what is known of them."""
-    figures = [(cell, figure) for cell in found.values() for figure in cell.figures.values()]
-    judged = [figure.within for _, figure in figures if figure.within is not None]
+def _reading(found: Found) -> html.Section:
+    """What reproduces and what does not: the claims, and the count of figures."""
+    figures = [figure for cell in found.values() for figure in cell.figures.values()]
+    judged = [figure.within for figure in figures if figure.within is not None]
     printed = sum(len(cell.cell.paper) for cell in found.values())
     judgments = [judge(claim, found) for claim in CLAIMS]
-    words = {True: "holds", False: "does not hold", None: "results missing"}
+    words = {True: "yes", False: "no", None: "results missing"}
     claims = html.table(
-        ["What the paper says", "Here", "Our figures"],
+        ["What the paper says", "Holds here", "Our figures"],
         [[j.claim.text, words[j.holds], j.evidence or "-"] for j in judgments],
-        highlight=[number for number, j in enumerate(judgments) if j.holds is False],
         align=["left"] * 3,
     )
     counted = (
@@ -208,23 +208,26 @@ def _reading(found: Found, profile: Profile) -> list[html.Section]:
         f" {len(judged) - sum(judged)} outside; {printed - len(judged)} have no result yet."
         " A figure that several tables print is counted in each."
     )
-    sections = [html.Section("What reproduces and what does not", claims, counted)]
-    misses = [(cell, figure) for cell, figure in figures if figure.within is False]
-    if misses:
-        rows: list[list[str | float]] = [
-            [
-                cell.cell.name, ROWS[figure.row], with_spread(figure.mean, figure.std),
-                as_printed(cell.cell.paper[figure.row]), difference(figure), f"{figure.combined_spread or 0:.3f}",
-            ]
-            for cell, figure in misses
-        ]  # fmt: skip
-        header = ["Cell", "Figure", "Ours", "Paper", "Difference", "Combined spread"]
-        body = html.table(header, rows, align=["left", "left", *["right"] * 4])
-        why = {cell.cell.name: explanation(cell, profile.name) for cell, _ in misses}
-        if any(why.values()):
-            body = html.definition_list({name: text for name, text in why.items() if text}) + body
-        sections.append(html.Section("Figures outside the combined spread", body))
-    return sections
+    return html.Section("What reproduces and what does not", claims, counted)
+
+
+def _misses(found: Found, profile: Profile) -> html.Section:
+    """The figures outside the combined spread, and what people have to say about them."""
+    misses = [(c, figure) for c in found.values() for figure in c.figures.values() if figure.within is False]
+    header = ["Cell", "Figure", "Ours", "Paper", "Difference", "Combined spread"]
+    rows: list[list[str | float]] = [
+        [
+            cell.cell.name, ROWS[figure.row], with_spread(figure.mean, figure.std),
+            as_printed(cell.cell.paper[figure.row]), difference(figure), f"{figure.combined_spread or 0:.3f}",
+        ]
+        for cell, figure in misses
+    ]  # fmt: skip
+    why = {cell.cell.name: explanation(cell, profile.name) for cell, _ in misses}
+    body = html.definition_list({name: text for name, text in why.items() if text}) if any(why.values()) else ""
+    if rows:
+        body += html.table(header, rows, align=["left", "left", *["right"] * 4])
+    intro = f"{len(rows)} figures. {SPREAD}" if rows else "There are none."
+    return html.Section("Figures outside the combined spread", body, intro)
 
 
 def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pictures]:
@@ -324,7 +327,7 @@ def _curves(cell: CellResult) -> list[str]:
         bands = {names[key]: (v.min(0), v.max(0)) for key, v in values.items() if len(v) > 1}
         series = {names[key]: (epochs, v.mean(0)) for key, v in values.items()}
         figures.append(
-            html.lines(series, xlabel=f"epoch (first {images:,} images of each test set)", ylabel=ylabel + note,
+            html.lines(series, xlabel=f"epoch ({images:,} images of each test set)", ylabel=ylabel + note,
                        bands=bands)
         )  # fmt: skip
     return figures

@@ -7,7 +7,7 @@ A file's content, written by `negvae.paper.runner`:
     evaluation                      last epoch, by OOD set: AUCs with intervals, mean nats and bits per dimension
     quantiles                       last epoch, by OOD set and score: {"inliers": [...], "ood": [...]}, order
                                     statistics from the least to the largest score, for histograms and ROC curves
-    curve, curve_images             one row for each epoch: losses, and AUCs on the first so many test images
+    curve, curve_images             one row for each epoch: losses, and AUCs on so many test images
     data, notes                     the sets used, in words, and what must be said wherever figures are shown
     pictures                        seed 0: captions and count for `negvae.pictures.read_strips`
     provenance                      versions, commit, machine, seconds, images per second

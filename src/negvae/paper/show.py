@@ -24,7 +24,7 @@ LABELS = {
 
 SPREAD = (
     "Combined spread: sqrt(ours^2 + paper's^2 + 2 x 0.005^2), standard deviations over seeds; the last term because"
-    " the paper's mean and spread are both rounded to 0.01."
+    " the paper's mean and spread are both rounded to 0.01. A difference no larger than it counts as within (in)."
 )
 LOOSE = "Where the paper's spread exceeds its mean, lying within it says little."
 UNIT = "The paper calls the last two rows BPD; they are in nats per dimension (bits = nats / ln 2)."
@@ -164,7 +164,7 @@ def _number(value: float, digits: int) -> str:
     if not math.isfinite(value):
         return str(value)
     if abs(value) < 1000:
-        return f"{value:.{digits}f}"
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # adding zero turns -0.0 into 0.0
     mantissa, exponent = f"{value:.1e}".split("e")
     return f"{mantissa}x10^{int(exponent)}"
 

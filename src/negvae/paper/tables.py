@@ -133,20 +133,20 @@ _LETTERS, _IMAGENET = "emnist-letters", "imagenet32"
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
-        _table("table1", "Table 1: baseline VAEs, noise models, Fashion-MNIST and MNIST", ("data", "likelihood"), {
+        _table("table1", "Table 1: Baseline VAEs, noise models, Fashion-MNIST and MNIST", ("data", "likelihood"), {
             (_F, _B, "none"): "0.46 (0.05), 0.61 (0.09), 0.30 (0.00), 0.35 (0.08)",
             (_F, _G, "none"): "0.98 (0.00), 0.26 (0.03), 0.94 (0.00), 0.96 (0.00)",
             (_M, _B, "none"): "1.00 (0.00), 0.73 (0.14), 0.13 (0.00), 1.36 (0.03)",
             (_M, _G, "none"): "0.97 (0.00), 0.71 (0.04), 0.94 (0.00), 0.99 (0.00)",
         }),
-        _table("table2", "Table 2: baseline VAEs, noise models, CIFAR-10 and SVHN", ("data", "likelihood"), {
+        _table("table2", "Table 2: Baseline VAEs, noise models, CIFAR-10 and SVHN", ("data", "likelihood"), {
             (_C, _B, "none"): "0.59 (0.00), 0.29 (0.00), 0.59 (0.00), 0.60 (0.00)",
             (_C, _G, "none"): "0.25 (0.02), 0.25 (0.01), 0.93 (0.00), 0.93 (0.00)",
             (_C, _Q, "none"): "0.19 (0.00), 0.28 (0.01), 0.93 (0.00), 0.93 (0.00)",
             (_S, _B, "none"): "0.51 (0.00), 0.87 (0.00), 0.60 (0.00), 0.62 (0.01)",
             (_S, _G, "none"): "0.92 (0.00), 0.74 (0.01), 0.93 (0.00), 0.94 (0.00)",
         }),
-        _table("table3", "Table 3: negative sampling, Fashion-MNIST against MNIST", ("likelihood", "negatives"), {
+        _table("table3", "Table 3: Negative sampling, Fashion-MNIST against MNIST", ("likelihood", "negatives"), {
             (_F, _B, "none"): "0.46 (0.05), 0.61 (0.09), 0.30 (0.00), 0.35 (0.08)",
             (_F, _G, "none"): "0.98 (0.00), 0.26 (0.03), 0.94 (0.00), 0.96 (0.00)",
             (_F, _B, _LETTERS): "1.00 (0.00), 1.00 (0.00), 0.30 (0.00), 1.45 (0.19)",
@@ -154,7 +154,7 @@ TABLES: dict[str, Table] = {
             (_F, _B, "generated"): "0.70 (0.13), 0.88 (0.07), 0.47 (0.09), 10^18 (10^19)",
             (_F, _G, "generated"): "0.80 (0.04), 0.74 (0.05), 1.04 (0.01), 42.40 (76.21)",
         }),
-        _table("table4", "Table 4: negative sampling, CIFAR-10 against SVHN", ("likelihood", "negatives"), {
+        _table("table4", "Table 4: Negative sampling, CIFAR-10 against SVHN", ("likelihood", "negatives"), {
             (_C, _B, _IMAGENET): "0.90 (0.05), 0.90 (0.06), 0.77 (0.15), 2.09 (0.34)",
             (_C, _G, _IMAGENET): "0.93 (0.01), 0.93 (0.01), 1.02 (0.02), 2.63 (0.13)",
             (_C, _Q, _IMAGENET): "0.92 (0.03), 0.92 (0.03), 1.06 (0.08), 2.51 (0.53)",
@@ -162,7 +162,7 @@ TABLES: dict[str, Table] = {
             (_C, _G, "generated"): "0.63 (0.15), 0.63 (0.14), 2.29 (0.36), 4.43 (2.30)",
             (_C, _Q, "generated"): "0.50 (0.08), 0.51 (0.08), 2.29 (0.27), 2.39 (0.48)",
         }),
-        _table("table5", "Table 5: sources of negatives, Fashion-MNIST against MNIST, Bernoulli", ("negatives",), {
+        _table("table5", "Table 5: Sources of negatives, Fashion-MNIST against MNIST, Bernoulli", ("negatives",), {
             (_F, _B, "none"): "0.46 (0.05), 0.61 (0.09), 0.30 (0.00), 0.35 (0.08)",
             (_F, _B, "uniform-noise"): "0.47 (0.05), 0.56 (0.08), 0.30 (0.00), 0.32 (0.04)",
             (_F, _B, "kmnist"): "1.00 (0.00), 1.00 (0.00), 0.30 (0.00), 1.10 (0.09)",
@@ -172,7 +172,7 @@ TABLES: dict[str, Table] = {
         _table("noise", "Section 4.3: Gaussian noise (sigma 0.25) added to the inliers as negatives", ("negatives",), {
             (_F, _B, "added-noise:0.25"): "0.44 (0.01), 0.70 (0.09)",
         }),
-        _table("sigma", "Variant: Gaussian with a learned sigma (section 1 names it, no figures printed)",
+        _table("sigma", "Learned sigma: Gaussian whose sigma is trained; named in section 1, no figures printed",
                ("data", "negatives"), {
             (_F, LEARNED, "none"): "",
         }),
