@@ -16,6 +16,7 @@ from negvae.paper.runner import Plan, run_plan
 from negvae.paper.tables import settings
 from negvae.pictures import read_strips
 from negvae.training.checkpoint import FILE as CHECKPOINT
+from tests.test_cli import call
 
 BASELINE, GENERATED = (settings()[f"fashion-mnist-bernoulli-{name}"] for name in ("none", "generated"))
 LETTERS = settings()["fashion-mnist-bernoulli-emnist-letters"]
@@ -216,3 +217,14 @@ def test_killed_at_any_moment_the_same_command_goes_on(plan, tmp_path):
     assert first.read_bytes() == before
     for path in (plan.results / "smoke").glob("*.json"):
         assert json.loads(path.read_text())["status"] == "finished"
+
+
+def test_exit_code_of_a_spent_budget(plan, capsys):
+    plan = plan()
+    options = ["--profile", "smoke", "--results", plan.results, "--out", plan.work, "--only", BASELINE.name]
+    code, out, _ = call(capsys, "paper", "run", "table3", *options, "--budget", "1e-9")
+    assert code == 3
+    assert "1 are left (the budget of 1e-09 s is used up); the same command goes on with them" in out
+    code, out, _ = call(capsys, "paper", "run", "table3", *options)
+    assert code == 0
+    assert "1 of 1 runs are in" in out

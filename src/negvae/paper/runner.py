@@ -13,9 +13,10 @@ import queue
 import shutil
 import signal
 import statistics
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -146,12 +147,13 @@ def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console:
             show(event)
 
         try:
-            if missing and jobs == 1:
-                work(plan, deadline, tell)
-            elif missing:
-                _work_together(plan, jobs, deadline, tell)
-        except KeyboardInterrupt:
-            outcome.stopped_by = "SIGINT"
+            with _sigterm_interrupts():
+                if missing and jobs == 1:
+                    work(plan, deadline, tell)
+                elif missing:
+                    _work_together(plan, jobs, deadline, tell)
+        except KeyboardInterrupt as signaled:
+            outcome.stopped_by = str(signaled) or "SIGINT"
     outcome.left = len(plan.missing())
     outcome.done = len(plan.runs) - outcome.left
     if outcome.left and outcome.stopped_by == "finished" and deadline is not None and time.monotonic() >= deadline:
@@ -352,30 +354,42 @@ def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) ->
         except queue.Empty:
             pass
 
-    caught: list[int] = []
-    previous = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
     try:
         for worker in workers:
             worker.start()
-        while any(worker.is_alive() for worker in workers) and not caught:
+        while any(worker.is_alive() for worker in workers):
             drain(0.5)
     except KeyboardInterrupt:
-        caught.append(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
         # A worker that the terminal's SIGINT has reached too takes this second, different signal calmly.
-        for worker in workers if caught else ():
+        for worker in workers:
             if worker.is_alive():
                 worker.terminate()
         while any(worker.is_alive() for worker in workers):
             drain(0.5)
+        raise
+    finally:
         drain(0.1)
-    if caught:
-        tell(Event("stopped", "", text=signal.Signals(caught[0]).name))
     for worker in workers:
-        if worker.exitcode and not caught:
+        if worker.exitcode:
             reason = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit code {worker.exitcode}"
             tell(Event("failed", f"worker {worker.pid}", text=f"ended by {reason}; its run has its checkpoint"))
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt as SIGINT does, with its name; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _worker(plan: Plan, deadline: float | None, threads: int, events: Any, parent: int) -> None:
@@ -388,7 +402,7 @@ def _worker(plan: Plan, deadline: float | None, threads: int, events: Any, paren
             os.kill(os.getpid(), signal.SIGTERM)
         events.put(event)
 
-    try:
+    with suppress(KeyboardInterrupt), _sigterm_interrupts():
         work(plan, deadline, tell)
-    except KeyboardInterrupt:
-        events.put(Event("stopped", "", text="SIGINT"))
+    for number in (signal.SIGINT, signal.SIGTERM):  # they must not cut off what is on its way to the parent
+        signal.signal(number, signal.SIG_IGN)
