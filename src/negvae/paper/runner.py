@@ -154,11 +154,11 @@ def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console:
                     _work_together(plan, jobs, deadline, tell)
         except KeyboardInterrupt as signaled:
             outcome.stopped_by = str(signaled) or "SIGINT"
-    outcome.left = len(plan.missing())
-    outcome.done = len(plan.runs) - outcome.left
-    if outcome.left and outcome.stopped_by == "finished" and deadline is not None and time.monotonic() >= deadline:
+    left = {run_name(*key) for key in plan.missing()}
+    outcome.left, outcome.done = len(left), len(plan.runs) - len(left)
+    if left and outcome.stopped_by == "finished" and deadline is not None and time.monotonic() >= deadline:
         outcome.stopped_by = "budget"
-    outcome.busy = [name for name in dict.fromkeys(outcome.busy) if name in {run_name(*k) for k in plan.missing()}]
+    outcome.busy = [name for name in dict.fromkeys(outcome.busy) if name in left]
     return outcome
 
 
