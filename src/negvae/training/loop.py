@@ -99,6 +99,7 @@ def train_seeds(
     budget: float | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
+    after_epoch: Callable[[VAE, int], dict[str, Any]] | None = None,
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
 
@@ -114,6 +115,8 @@ def train_seeds(
         budget: seconds after which to stop with a checkpoint.
         checkpoint_seconds: between checkpoints; there is always one after an epoch.
         watch: called every few steps; its losses are means over the seeds, its row the first seed's.
+        after_epoch: called with each model in evaluation mode and the number of epochs completed; the plain values
+            it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
 
     Returns:
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
@@ -178,7 +181,7 @@ def train_seeds(
                         run.save()
                     last_save = time.monotonic()
             if taken == steps:
-                rows = [run.end_epoch() for run in runs]
+                rows = [run.end_epoch(after_epoch) for run in runs]
                 if watch is not None:
                     watch(_reading(runs, rows[0]))
                 for run in runs:
@@ -238,10 +241,13 @@ class _Run:
                 self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
         self.progress.step = taken
 
-    def end_epoch(self) -> dict[str, Any]:
+    def end_epoch(self, after: Callable[[VAE, int], dict[str, Any]] | None) -> dict[str, Any]:
         """Add the epoch's row to the history and to metrics.jsonl."""
         session = self.session
         row = _row(self.progress, session.config, session.steps * session.batch, session.model)
+        if after is not None:
+            with session.exact():
+                row |= after(session.model, self.progress.epoch + 1)
         self.history.append(row)
         if self.directory is not None:
             _append_metrics(self.directory, row)
@@ -268,22 +274,25 @@ class _Clock:
 
     def __init__(self, runs: Sequence[_Run]) -> None:
         self.runs = runs
-        self.start = self.epoch_start = time.monotonic()
+        self.begin = self.start = self.epoch_start = self.last = time.monotonic()
         self.before = [run.progress.seconds for run in runs]
         self.before_epoch = [run.progress.epoch_seconds for run in runs]
 
     def elapsed(self) -> float:
-        """Seconds of this sitting."""
-        return time.monotonic() - self.start
+        """Seconds of this sitting, all told."""
+        return time.monotonic() - self.begin
 
     def read(self) -> None:
-        now = time.monotonic()
+        now = self.last = time.monotonic()
         for run, before, before_epoch in zip(self.runs, self.before, self.before_epoch, strict=True):
             run.progress.seconds = before + now - self.start
             run.progress.epoch_seconds = before_epoch + now - self.epoch_start
 
     def next_epoch(self) -> None:
-        self.epoch_start = time.monotonic()
+        """Count on from here; what lay between the last reading and now was not training."""
+        now = time.monotonic()
+        self.start += now - self.last
+        self.epoch_start = self.last = now
         self.before_epoch = [0.0] * len(self.runs)
 
 
