@@ -76,6 +76,14 @@ def test_a_run_leaves_one_small_file(plan, smoke, console):
     assert len(list(plan.work.rglob("weights.safetensors"))) == 2
 
 
+def test_the_commit_is_that_of_the_code_in_memory(plan, smoke, console, monkeypatch):
+    commits = iter(["at start", "later"])
+    monkeypatch.setattr(runner, "source_commit", lambda: next(commits))
+    plan = plan((BASELINE, 0), (BASELINE, 1))
+    run_plan(plan, console=console)
+    assert [content(plan, seed=seed)["provenance"]["commit"] for seed in (0, 1)] == ["at start"] * 2
+
+
 def test_pictures_and_curve_see_a_set_that_is_sorted_by_class():
     images = runner.torch.arange(100)
     assert runner._spread(images, 5).tolist() == [0, 25, 50, 74, 99]

@@ -36,7 +36,7 @@ from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.tables import OOD, Setting
 from negvae.pictures import pictures, write_strips
-from negvae.provenance import provenance
+from negvae.provenance import provenance, source_commit
 from negvae.run import describe, run
 from negvae.scoring.evaluation import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT
@@ -170,6 +170,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
         deadline: on the clock of `time.monotonic`; None for none.
         tell: hears what happens.
     """
+    commit = source_commit()  # of the code in memory: the checkout may move on during a night
     for setting, seed in plan.runs:
         if deadline is not None and time.monotonic() >= deadline:
             return
@@ -183,7 +184,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
             if plan.finished(setting, seed) is not None:  # by whoever held the lock a moment ago
                 continue
             try:
-                stopped = _carry_out(plan, setting, seed, deadline, tell)
+                stopped = _carry_out(plan, setting, seed, commit, deadline, tell)
             except Exception as error:  # one run's missing data or memory must not end a night of others
                 tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
                 continue
@@ -192,7 +193,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
             return
 
 
-def _carry_out(plan: Plan, setting: Setting, seed: int, deadline: float | None, tell: Tell) -> str | None:
+def _carry_out(plan: Plan, setting: Setting, seed: int, commit: str, deadline: float | None, tell: Tell) -> str | None:
     """Train, evaluate and write one run; the reason where training was stopped before its end, else None."""
     began = time.monotonic()
     profile, name, other = plan.recipe, run_name(setting, seed), OOD[setting.data]
@@ -250,6 +251,7 @@ def _carry_out(plan: Plan, setting: Setting, seed: int, deadline: float | None, 
     }
     content["provenance"] = {
         **provenance(config),
+        "commit": commit,
         "train_seconds": round(seconds, 1),
         "wall_seconds": round(max(time.monotonic() - began, seconds), 1),
         "images_per_second": round(statistics.harmonic_mean(r["images_per_second"] for r in history), 1)
