@@ -9,6 +9,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "NegVAEDetector": "negvae.detector",
     "RunConfig": "negvae.config",
     "VAE": "negvae.model.vae",
     "build_vae": "negvae.model.vae",

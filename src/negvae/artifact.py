@@ -1,6 +1,7 @@
-"""The folder in which a trained model lives: config.yaml, weights.safetensors, metrics.jsonl, MODEL_CARD.md.
+"""The folder in which a trained model lives.
 
-Loading one runs no code from it.
+config.yaml, weights.safetensors, metrics.jsonl and MODEL_CARD.md; calibration.safetensors where inliers were held
+out. Loading one runs no code from it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -19,9 +22,13 @@ from negvae.config import RunConfig, read_yaml_mapping
 from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.precision import resolve_device
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.scorer import ALL_SCORES, Scorer
 from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
+CALIBRATION = "calibration.safetensors"
+_CARD_TITLE = "## Score and threshold"
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Artifact:
         provenance: versions, commit, machine, data.
         epochs: completed; fewer than `config.epochs` where the run was stopped.
         finished: whether all were.
+        calibration: scores of held-out inliers and the threshold; None where none were held out.
     """
 
     directory: Path
@@ -43,6 +51,12 @@ class Artifact:
     provenance: dict[str, Any]
     epochs: int
     finished: bool
+    calibration: Calibration | None = None
+
+    def scorer(self, precision: str = "auto", ensemble: tuple[VAE, ...] = ()) -> Scorer:
+        """What gives this model's scores, the same ones that its calibration rests on."""
+        references = self.calibration.reference if self.calibration else {}
+        return Scorer(self.model, references, ensemble, precision)
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
@@ -76,15 +90,49 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
     return RunConfig.from_dict(content["run"], str(path)), (shape[0], shape[1], shape[2]), provenance
 
 
-def save_artifact(directory: Path, config: RunConfig, result: TrainingResult, provenance: dict[str, Any]) -> None:
+def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
+    """Add or replace a section of config.yaml that `read_config` does not ask for."""
+    path = directory / CONFIG
+    content = read_yaml_mapping(path.read_text(encoding="utf-8"), str(path))
+    write_text(path, yaml.safe_dump({**content, name: values}, sort_keys=False))
+
+
+def read_section(directory: Path, name: str) -> dict[str, Any]:
+    """A section that `write_section` wrote; empty where there is none.
+
+    Raises:
+        FileNotFoundError: the folder or its config.yaml is not there.
+        ValueError: config.yaml is damaged.
+    """
+    read_config(directory)
+    path = directory / CONFIG
+    section = read_yaml_mapping(path.read_text(encoding="utf-8"), str(path)).get(name)
+    if section is not None and not isinstance(section, dict):
+        raise ValueError(f"{path}: {name} must be a mapping")
+    return section or {}
+
+
+def save_artifact(
+    directory: Path,
+    config: RunConfig,
+    result: TrainingResult,
+    provenance: dict[str, Any],
+    calibration: Calibration | None = None,
+) -> None:
     """Write what `load_artifact` needs; metrics.jsonl was written by the training loop."""
     model = result.model
     write_config(directory, config, model.shape, provenance)
     header = {"epochs": str(result.progress.epoch), "finished": json.dumps(result.progress.finished)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    for name, _ in model.named_parameters():
+        tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
     with replacing(directory / WEIGHTS) as temporary:
         save_file(tensors, temporary, header)
     write_text(directory / CARD, _card(config, result, provenance))
+    if calibration is not None:
+        save_calibration(directory, calibration)
+    else:
+        (directory / CALIBRATION).unlink(missing_ok=True)  # of an earlier stretch of training
 
 
 def load_artifact(directory: Path | str, device: str = "auto") -> Artifact:
@@ -113,7 +161,89 @@ def load_artifact(directory: Path | str, device: str = "auto") -> Artifact:
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from None
     model.to(resolve_device(device)).eval()
-    return Artifact(directory, config, model, provenance, epochs, finished)
+    if model.takes_features:
+        model.double()  # cheap for such networks, and scores then do not depend on the company they are computed in
+    return Artifact(directory, config, model, provenance, epochs, finished, _load_calibration(directory))
+
+
+def save_calibration(directory: Path, calibration: Calibration) -> None:
+    """Write or replace the calibration of a saved model, with its description in config.yaml and the model card."""
+    tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
+    tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.items()}
+    rule = {name: getattr(calibration, name) for name in ("score", "threshold", "target_fpr", "contamination")}
+    with replacing(directory / CALIBRATION) as temporary:
+        save_file(tensors, temporary, {"rule": json.dumps(rule)})
+    description = {**rule, "held_out": calibration.size, "false_alarm_rate_at_most": calibration.false_alarm_rate}
+    write_section(directory, "calibration", description)
+    card = directory / CARD
+    text = card.read_text(encoding="utf-8") if card.exists() else ""
+    write_text(card, text.split(_CARD_TITLE)[0].rstrip() + "\n\n" + _calibration_card(calibration))
+
+
+def _load_calibration(directory: Path) -> Calibration | None:
+    """The calibration of a saved model; None where it has none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = directory / CALIBRATION
+    if not path.is_file():
+        return None
+    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}}
+    try:
+        with safe_open(path, "np") as file:
+            rule = json.loads((file.metadata() or {})["rule"])
+            for key in file.keys():  # noqa: SIM118 - not a mapping
+                kind, name = key.split(".", 1)
+                parts[kind][name] = np.asarray(file.get_tensor(key), np.float64)
+        calibration = Calibration(
+            parts["held_out"],
+            rule["score"],
+            float(rule["threshold"]),
+            None if rule["target_fpr"] is None else float(rule["target_fpr"]),
+            float(rule["contamination"]),
+            parts["reference"],
+        )
+        shapes = {scores.shape for scores in calibration.scores.values()}
+        if calibration.size < 1 or shapes != {(calibration.size,)}:
+            raise ValueError("its scores differ in number")
+        if any(
+            not (np.diff(scores) >= 0).all() or name not in ALL_SCORES for name, scores in calibration.scores.items()
+        ):
+            raise ValueError("unknown or unordered scores")
+        if any(values.shape != (4,) for values in calibration.reference.values()):
+            raise ValueError("its reference is incomplete")
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); `negvae calibrate` makes it anew") from None
+    return calibration
+
+
+def _calibration_card(calibration: Calibration) -> str:
+    """What the score and the threshold mean, for people."""
+    lines = [
+        _CARD_TITLE,
+        "",
+        f"- Decision score: {calibration.score}: {ALL_SCORES[calibration.score]}",
+        "- Larger scores mean farther from the training data.",
+        f"- Threshold: {calibration.describe()}",
+        f"- Calibration: {calibration.size:,} inliers that the model was not trained on. A p-value is"
+        " (1 + the number of them that score at least as high) / (their number + 1); the smallest possible is"
+        f" {1 / (calibration.size + 1):.2g}.",
+        "- The rate of false alarms holds for new images from where the training images came from, on average over"
+        " calibration sets; it says nothing about how many strangers are found.",
+        f"- Calibrated scores: {', '.join(calibration.scores)}",
+    ]
+    if "auto" in calibration.scores:
+        of = "; ".join(
+            f"{name}: median {middle:.4g}, middle 90% {low:.4g} to {high:.4g}"
+            for name, (low, middle, high, _) in calibration.reference.items()
+        )
+        lines.append(
+            "- auto is the largest of several scores, each as its distance from the training images' median, in units"
+            f" of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
+            " training images alone."
+        )
+    return "\n".join(lines) + "\n"
 
 
 def _card(config: RunConfig, result: TrainingResult, provenance: dict[str, Any]) -> str:

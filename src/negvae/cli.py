@@ -111,6 +111,9 @@ def train(
     precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32.")] = None,
     device: Annotated[Text, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     limit: Annotated[Whole, typer.Option(help="Train on the first so many images.")] = None,
+    calibration: Annotated[
+        Number, typer.Option(help="Fraction of the inliers to hold out for p-values and threshold; as the preset.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
     budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
@@ -124,6 +127,7 @@ def train(
         initialization=initialization, latent_size=latent_size, negative_shift=negative_shift,
         negative_weight=negative_weight, update=update, optimizer=optimizer, learning_rate=learning_rate,
         batch_size=batch_size, epochs=epochs, seed=seed, precision=precision, device=device, limit=limit,
+        calibration=calibration,
     )  # fmt: skip
     asked: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):
@@ -190,6 +194,79 @@ def evaluate(
     )
     console.print(evaluation_table(content))
     _say(console)(f"written: {directory / 'evaluation.json'}")
+
+
+@app.command()
+def score(
+    directory: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Folders, image files, .npy, .npz, Parquet, patterns, or data sets.", show_default=False),
+    ],
+    out: Annotated[Path | None, typer.Option(help="File to write: .parquet, .csv or .jsonl. [default: print]")] = None,
+    format: Annotated[Text, typer.Option(help="parquet, csv or jsonl. [default: as --out; jsonl in print]")] = None,
+    score: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="auto, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality, input_complexity,"
+            " likelihood_regret or waic; may be repeated, the first one decides. [default: the calibrated one]"
+        ),
+    ] = None,
+    target_fpr: Annotated[Number, typer.Option(help="Decide by this rate of false alarms: p-value <= rate.")] = None,
+    fdr: Annotated[Number, typer.Option(help="Decide over all rows at this false-discovery rate.")] = None,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
+    max_pixels: Annotated[int, typer.Option(help="Refuse images that claim more.")] = 64_000_000,
+    batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = 500,
+    ensemble: Annotated[list[Path] | None, typer.Option(help="Folder of a further model, for waic.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Score images, one row each: path, index, scores, p-value, decision, error."""
+    from rich.console import Console
+
+    from negvae.bulk import score_files
+    from negvae.config import PRECISIONS
+    from negvae.progress import row_progress
+    from negvae.text import choose
+
+    choose("precision", precision, PRECISIONS)
+    console = Console(stderr=True)
+    try:
+        with row_progress(console) as watch:
+            summary = score_files(
+                directory, inputs, out, names=score or (), form=format, target_fpr=target_fpr, fdr=fdr, resize=resize,
+                max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision,
+                device=device, watch=watch, say=_say(console),
+            )  # fmt: skip
+    except BrokenPipeError:  # whoever read the rows has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(0) from None
+    _say(console)(f"{summary.describe()}{'' if out is None else f': {out}'}")
+
+
+@app.command()
+def calibrate(
+    directory: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
+    data: Annotated[
+        Text, typer.Option(help="Inliers, by name or path. [default: what the run held out, else its test split]")
+    ] = None,
+    score: Annotated[str, typer.Option(help="The score that decides, as of `negvae score`.")] = "auto",
+    target_fpr: Annotated[float, typer.Option(help="Rate of false alarms that the threshold is set for.")] = 0.05,
+    limit: Annotated[Whole, typer.Option(help="Use the first so many inliers.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Set a model's p-values and threshold by inliers that it was not trained on."""
+    from negvae.config import PRECISIONS
+    from negvae.run import calibrate_run
+    from negvae.text import choose
+
+    choose("precision", precision, PRECISIONS)
+    say = _say(_console())
+    calibration = calibrate_run(
+        directory, data, score=score, target_fpr=target_fpr, limit=limit, precision=precision, device=device, say=say
+    )
+    say(f"{directory}: {calibration.describe()}")
 
 
 @app.command()

@@ -11,7 +11,7 @@ import yaml
 from negvae.text import choose
 
 LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
-NETWORKS = ("gray", "gray-paper", "color", "auto")
+NETWORKS = ("gray", "gray-paper", "color", "auto", "mlp")
 INITIALIZATIONS = ("normal", "glorot", "he")
 OPTIMIZERS = ("rmsprop", "adam")
 UPDATES = ("alternating", "simultaneous")
@@ -29,7 +29,7 @@ class RunConfig:
         sigma: standard deviation of the Gaussian likelihoods, in units of the [0, 1] pixel range;
             where it is learned, its starting value.
         learn_sigma: whether one scalar sigma is trained with the decoder.
-        network: encoder and decoder, one of `NETWORKS`.
+        network: encoder and decoder, one of `NETWORKS`; "mlp" takes rows of features of any range, the others images.
         initialization: of the weights; one of `INITIALIZATIONS` (see `negvae.model.networks.initialize`).
         latent_size: dimensions of z.
         negative_shift: c in the negative prior N(c 1, I).
@@ -44,6 +44,8 @@ class RunConfig:
         precision: "bfloat16" autocast, "float32", or "auto": bfloat16 where the device computes in it.
         device: "auto", "cpu", "cuda" or "cuda:N".
         limit: train on the first so many images only; None for all.
+        calibration: fraction of the inliers that is not trained on but kept to calibrate p-values and the
+            threshold; 0, as in the paper, trains on all of them.
     """
 
     data: str
@@ -65,6 +67,7 @@ class RunConfig:
     precision: str = "auto"
     device: str = "auto"
     limit: int | None = None
+    calibration: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant, with one line that says what would be right."""
@@ -88,6 +91,12 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
+        if not 0 <= self.calibration < 1:
+            raise ValueError(f"calibration is {self.calibration}: it must be a fraction of at least 0 and below 1")
+        if self.network == "mlp" and self.likelihood != "gaussian":
+            raise ValueError(
+                f"network mlp takes features of any range: its likelihood is gaussian, not {self.likelihood}"
+            )
         if self.learn_sigma and self.likelihood == "bernoulli":
             raise ValueError("learn_sigma needs a Gaussian likelihood: bernoulli has no sigma")
 
@@ -143,7 +152,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Any image size from 16x16 to 128x128; a recipe for a first look rather than for the paper's figures.
     "auto": dict(
         network="auto", initialization="he", latent_size=32, negative_shift=8.0,
-        optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10,
+        optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10, calibration=0.2,
+    ),
+    # Rows of features, such as embeddings or tables; standardized on the way in.
+    "features": dict(
+        network="mlp", initialization="he", likelihood="gaussian", learn_sigma=True, latent_size=8,
+        negative_shift=8.0, optimizer="adam", learning_rate=3e-3, batch_size=128, epochs=50, precision="float32",
+        calibration=0.2,
     ),
 }  # fmt: skip
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.text import choose
-from negvae.transformations import DEFAULT_TRANSFORMATIONS, TRANSFORMATIONS
+from negvae.transformations import DEFAULT_TRANSFORMATIONS, FEATURE_TRANSFORMATIONS, TRANSFORMATIONS, box
 
 SOURCES = ("none", "auxiliary", "added-noise", "uniform-noise", "generated", "augmented")
 DEFAULT_NOISE = 0.25
@@ -69,7 +69,7 @@ class Auxiliary:
     """Random images of another data set.
 
     Args:
-        images: the whole set, uint8, M x C x H x W, on the training device.
+        images: the whole set as it is stored (uint8, M x C x H x W), on the training device.
     """
 
     images: Tensor
@@ -79,12 +79,15 @@ class Auxiliary:
         """Rows drawn uniformly with replacement."""
         size, device = (len(positives),), self.images.device
         rows = torch.randint(len(self.images), size, generator=generator, device=device)
-        return NegativeBatch(self.images[rows].float().div_(255))
+        return NegativeBatch(model.prepare(self.images[rows]))
 
 
 @dataclass(frozen=True)
 class AddedNoise:
-    """The inliers with isotropic Gaussian noise, clipped to [0, 1] (section 4.3 of the paper)."""
+    """The inliers with isotropic Gaussian noise, clipped to [0, 1] (section 4.3 of the paper).
+
+    Rows of features are standardized and have no bounds: their noise is not clipped.
+    """
 
     sigma: float = DEFAULT_NOISE
     adversarial = False
@@ -97,17 +100,20 @@ class AddedNoise:
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """One noisy copy of each positive."""
         noise = torch.empty_like(positives).normal_(0, self.sigma, generator=generator)
-        return NegativeBatch((positives + noise).clamp_(0, 1))
+        noisy = positives + noise
+        return NegativeBatch(noisy if _are_rows(positives) else noisy.clamp_(0, 1))
 
 
 @dataclass(frozen=True)
 class UniformNoise:
-    """Each pixel a uniform integer in 0..255 (Table 5, "random")."""
+    """Each pixel a uniform integer in 0..255 (Table 5, "random"); rows of features: uniform in a box around them."""
 
     adversarial = False
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """Fresh noise for every batch."""
+        if _are_rows(positives):
+            return NegativeBatch(box(positives, generator))
         noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)
         return NegativeBatch(noise.to(positives.dtype).div_(255))
 
@@ -134,29 +140,43 @@ class Augmented:
     """Label-free transformations of the batch itself; each gets an equal share of it.
 
     Args:
-        names: keys of `negvae.transformations.TRANSFORMATIONS`.
+        names: keys of `negvae.transformations.TRANSFORMATIONS`, or for rows of features of
+            `FEATURE_TRANSFORMATIONS`; None for the defaults: `DEFAULT_TRANSFORMATIONS`, or all of the latter.
     """
 
-    names: tuple[str, ...] = DEFAULT_TRANSFORMATIONS
+    names: tuple[str, ...] | None = None
     adversarial = False
 
     def __post_init__(self) -> None:
         """Refuse unknown or no transformations."""
+        if self.names is None:
+            return
         if not self.names:
             raise ValueError(f"augmented needs a transformation. Known: {', '.join(TRANSFORMATIONS)}")
         for name in self.names:
-            choose("transformation", name, TRANSFORMATIONS)
+            choose("transformation", name, [*TRANSFORMATIONS, *FEATURE_TRANSFORMATIONS])
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
         """One transformed copy of each positive."""
+        known = FEATURE_TRANSFORMATIONS if _are_rows(positives) else TRANSFORMATIONS
+        chosen = self.names or (tuple(known) if _are_rows(positives) else DEFAULT_TRANSFORMATIONS)
+        for name in chosen:
+            if name not in known:
+                what = "rows of features" if _are_rows(positives) else "images"
+                raise ValueError(f"augmented:{name} does not apply to {what}; these do: {', '.join(known)}")
         # Some transformations mix images, so a share is two images at least.
-        if len(positives) < 2 * len(self.names):
-            every = torch.stack([TRANSFORMATIONS[name](positives, generator) for name in self.names])
+        if len(positives) < 2 * len(chosen):
+            every = torch.stack([known[name](positives, generator) for name in chosen])
             size, device = (len(positives),), positives.device
-            choice = torch.randint(len(self.names), size, generator=generator, device=device)
+            choice = torch.randint(len(chosen), size, generator=generator, device=device)
             return NegativeBatch(every[choice, torch.arange(len(positives), device=device)])
-        pairs = zip(self.names, positives.tensor_split(len(self.names)), strict=True)
-        return NegativeBatch(torch.cat([TRANSFORMATIONS[name](part, generator) for name, part in pairs]))
+        pairs = zip(chosen, positives.tensor_split(len(chosen)), strict=True)
+        return NegativeBatch(torch.cat([known[name](part, generator) for name, part in pairs]))
+
+
+def _are_rows(prepared: Tensor) -> bool:
+    """Whether these are rows of features, N x D x 1 x 1, and not images."""
+    return prepared.shape[2:] == (1, 1)
 
 
 @dataclass(frozen=True)

@@ -48,6 +48,18 @@ def training_progress(console: Console) -> Iterator[Callable[[Reading], None]]:
         yield watch
 
 
+@contextmanager
+def row_progress(console: Console) -> Iterator[Callable[[int], None]]:
+    """Give the function that is told how many rows of a stream are done; silent where it is no terminal."""
+    if not console.is_terminal:
+        yield lambda rows: None
+        return
+    columns = (TextColumn("scoring"), BarColumn(), TextColumn("{task.completed:,.0f} rows, {task.fields[rate]:,.0f}/s"))
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar, began = bars.add_task("scoring", total=None, rate=0.0), time.monotonic()
+        yield lambda rows: bars.update(bar, completed=rows, rate=rows / max(time.monotonic() - began, 1e-9))
+
+
 def _plain(console: Console) -> Callable[[Reading], None]:
     last = time.monotonic()
 

@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negvae.artifact import CONFIG, WEIGHTS, read_config, save_artifact, write_config
+from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_artifact, save_calibration, write_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, is_path, load, names
 from negvae.model import VAE
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
+from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
+from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
 from negvae.text import choose
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.loop import Reading, TrainingResult, train
@@ -87,12 +89,110 @@ def run(
     origin: dict[str, Any] = {**provenance(config), "data": data}
     if not (resume and (directory / CHECKPOINT).exists()):
         write_config(directory, config, inliers.shape, origin)
+    images, held_out = hold_out(images, config.calibration, config.seed)
     result = train(
         config, images, source, directory=directory, resume=resume, budget=budget,
         checkpoint_seconds=checkpoint_seconds, watch=watch, after_epoch=after_epoch,
     )  # fmt: skip
-    save_artifact(directory, config, result, origin)
+    calibration = None
+    if len(held_out):
+        rate = TARGET_FPR if len(held_out) >= least_held_out(TARGET_FPR) else None
+        calibration = calibrated(config, result, images, held_out, target_fpr=rate)
+        say(f"calibrated: {calibration.describe()}")
+    save_artifact(directory, config, result, origin, calibration)
     return result
+
+
+def hold_out(images: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divide inliers into those to train on and those to calibrate on.
+
+    Args:
+        images: N of anything.
+        fraction: to hold out; above 0 it takes one image at least.
+        seed: the same seed gives the same division.
+
+    Raises:
+        ValueError: fewer than 2 would be left to train on.
+    """
+    if not fraction:
+        return images, images[:0]
+    count = max(round(fraction * len(images)), 1)
+    if len(images) - count < 2:
+        raise ValueError(
+            f"holding out {fraction:g} of {len(images)} inliers for calibration leaves fewer than 2 to train on"
+        )
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed + 0xCA11B))
+    return images[order[count:].sort().values], images[order[:count].sort().values]
+
+
+def calibrated(
+    config: RunConfig,
+    result: TrainingResult,
+    images: Tensor,
+    held_out: Tensor,
+    **options: Any,
+) -> Calibration:
+    """Calibrate a model that has just been trained; see `negvae.scoring.scorer.calibrate` for the options."""
+    return calibrate(
+        Scorer(result.model, precision=config.precision), images, held_out,
+        components=score_components(config), **options,
+    )  # fmt: skip
+
+
+def calibrate_run(
+    directory: Path,
+    data: str | None = None,
+    *,
+    score: str = "auto",
+    target_fpr: float = TARGET_FPR,
+    limit: int | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    say: Say = lambda text: None,
+) -> Calibration:
+    """Calibrate a trained model on inliers that it was not trained on, and keep the result in its folder.
+
+    Args:
+        directory: of the run.
+        data: inliers, by name (test split) or path; None for what the run held out, or where it held out
+            nothing, the test split of its data set.
+        score: the decision score.
+        target_fpr: false-positive rate of the threshold.
+        limit: use the first so many inliers.
+        precision: "bfloat16", "float32" or "auto".
+        device: see `negvae.artifact.load_artifact`.
+        say: told what is loaded.
+
+    Raises:
+        FileNotFoundError: the run or its data is not there.
+        ValueError: images of another shape, or too few for the rate.
+    """
+    artifact = load_artifact(directory, device)
+    config, shape = artifact.config, artifact.model.shape
+    if artifact.model.takes_features:
+        raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
+    inliers = load(config.data, "train", limit=config.limit, shape=shape, disjoint_from_train=True, say=say)
+    training, held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)
+    if data is not None or not len(held_out):
+        found = load(data or config.data, "test", shape=shape, disjoint_from_train=data in (None, config.data), say=say)
+        say(f"calibration: {describe(found)}")
+        held_out = torch.from_numpy(found.images)
+    else:
+        say(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+    held_out = held_out[:limit]
+    # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
+    training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
+    calibration = calibrate(
+        Scorer(artifact.model, precision=precision), training, held_out,
+        score=score, names=CALIBRATED, components=score_components(config), target_fpr=target_fpr,
+    )  # fmt: skip
+    save_calibration(directory, calibration)
+    return calibration
+
+
+def score_components(config: RunConfig) -> tuple[str, ...]:
+    """What "auto" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
+    return ("bpd", "kl") if config.negatives == "none" else ("bpd", "kl", "prior_ratio")
 
 
 def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:

@@ -106,6 +106,27 @@ def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
     return drawing
 
 
+def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Each feature permuted across the rows by itself: the product of the marginals, dependence gone."""
+    order = torch.rand(rows.shape, generator=generator, device=rows.device).argsort(0)
+    return rows.gather(0, order)
+
+
+def box(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Uniform in the rows' bounding box, made twice as wide around its center."""
+    low, high = rows.amin(0), rows.amax(0)
+    # A feature without any spread still gets values to either side.
+    half = ((high - low) / 2).clamp_min(0.5)
+    uniform = torch.rand(rows.shape, generator=generator, device=rows.device).to(rows.dtype)
+    return (low + high) / 2 + (4 * uniform - 2) * half
+
+
+def spread(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Each row plus Gaussian noise of 0.5 to 3 standard deviations, drawn row by row; rows are standardized."""
+    noise = torch.empty_like(rows).normal_(generator=generator)
+    return rows + _uniform(rows, 0.5, 3, generator) * noise
+
+
 TRANSFORMATIONS: dict[str, Transformation] = {
     "jigsaw": jigsaw,
     "cutmix": cutmix,
@@ -115,6 +136,9 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "sketched-jigsaw": sketched_jigsaw,
     "strokes": strokes,
 }
+
+# For rows of standardized features (N x D x 1 x 1, any range).
+FEATURE_TRANSFORMATIONS: dict[str, Transformation] = {"shuffled": shuffled, "box": box, "spread": spread}
 
 # Rotation and mixup are left out: a turned 6 is a 9, and a blend of two like images is one more of them.
 DEFAULT_TRANSFORMATIONS = ("jigsaw", "cutmix", "sketch", "sketched-jigsaw", "strokes")

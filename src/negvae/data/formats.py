@@ -31,7 +31,7 @@ from PIL import Image
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 _IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
-_MAX_PIXELS = 64_000_000
+MAX_PIXELS = 64_000_000
 _MMAP_BYTES = 64_000_000
 
 # What damaged or foreign files make the standard readers raise. MemoryError: a header may claim any size.
@@ -71,7 +71,7 @@ class DataError(ValueError):
 
 
 @contextmanager
-def _reading(where: object, what: str) -> Iterator[None]:
+def reading(where: object, what: str) -> Iterator[None]:
     """Turn whatever a damaged file makes a library raise into one line naming the file."""
     try:
         yield
@@ -218,7 +218,7 @@ def idx_shape(path: Path) -> tuple[int, ...]:
     Raises:
         ValueError: Not an IDX file of unsigned bytes.
     """
-    with _reading(path, "IDX file"), _open_maybe_gzip(path) as file:
+    with reading(path, "IDX file"), _open_maybe_gzip(path) as file:
         return _idx_header(file, path)
 
 
@@ -246,7 +246,7 @@ def read_idx(path: Path, rank: int) -> np.ndarray:
     Raises:
         ValueError: Not such a file, or one that is cut short or too long.
     """
-    with _reading(path, "IDX file"), _open_maybe_gzip(path) as file:
+    with reading(path, "IDX file"), _open_maybe_gzip(path) as file:
         shape = _idx_header(file, path)
         if len(shape) != rank:
             kinds = {1: "labels", 3: "images"}
@@ -299,7 +299,7 @@ def npz_splits(path: Path) -> set[str]:
 
 
 def _npz_keys(path: Path) -> set[str]:
-    with _reading(path, ".npz archive"), zipfile.ZipFile(path) as archive:
+    with reading(path, ".npz archive"), zipfile.ZipFile(path) as archive:
         return {name.removesuffix(".npy") for name in archive.namelist()}
 
 
@@ -309,14 +309,19 @@ def npz_shape(path: Path, split: str) -> tuple[int, ...]:
     Raises:
         ValueError: No readable image array.
     """
-    key = _image_key(path, split)
-    with _reading(path, ".npz archive"), zipfile.ZipFile(path) as archive, archive.open(key + ".npy") as file:
+    key = image_key(path, split)
+    with reading(path, ".npz archive"), zipfile.ZipFile(path) as archive, archive.open(key + ".npy") as file:
         version = np.lib.format.read_magic(file)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return tuple(read(file)[0])
 
 
-def _image_key(path: Path, split: str) -> str:
+def image_key(path: Path, split: str) -> str:
+    """The key of the images in an .npz (see `read_npz`).
+
+    Raises:
+        ValueError: No archive, or no array that could be they.
+    """
     keys = _npz_keys(path)
     for key in (*_SPLIT_KEYS.get(split, ()), *_IMAGE_KEYS):
         if key in keys:
@@ -343,8 +348,8 @@ def read_npz(path: Path, split: str = "train", shape: tuple[int, int, int] | Non
     Raises:
         ValueError: Damaged, object arrays, or no array that could be images.
     """
-    key = _image_key(path, split)
-    with _reading(path, ".npz archive"), np.load(path, allow_pickle=False) as archive:
+    key = image_key(path, split)
+    with reading(path, ".npz archive"), np.load(path, allow_pickle=False) as archive:
         array = np.asarray(archive[key])
         ordinary = key not in _SPLIT_KEYS.get(split, ())
         label_keys = _LABEL_KEYS if ordinary else _SPLIT_LABELS[split]
@@ -367,7 +372,7 @@ def read_npz_pair(images: Path, labels: Path | None) -> Decoded:
     decoded = read_npz(images)
     if labels is None:
         return decoded
-    with _reading(labels, ".npz archive"), np.load(labels, allow_pickle=False) as archive:
+    with reading(labels, ".npz archive"), np.load(labels, allow_pickle=False) as archive:
         array = np.asarray(archive[archive.files[0]])
     return Decoded(decoded.images, as_labels(array, len(decoded.images), labels), decoded.notes)
 
@@ -378,7 +383,7 @@ def read_npy(path: Path) -> Decoded:
     Raises:
         ValueError: Damaged, an object array, or not images.
     """
-    with _reading(path, ".npy file"), path.open("rb") as file:
+    with reading(path, ".npy file"), path.open("rb") as file:
         if file.read(6) != b"\x93NUMPY":
             raise DataError(f"{path}: does not start as an .npy file does (np.save writes them, np.savez .npz)")
         file.seek(0)
@@ -423,7 +428,7 @@ class _ArrayUnpickler(pickle.Unpickler):
 
 def _unpickle(data: bytes, where: object) -> dict[str, Any]:
     # latin1 is the one encoding in which arrays written by Python 2 come out as they were.
-    with _reading(where, "Python batch"), warnings.catch_warnings():
+    with reading(where, "Python batch"), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # old pickles spell dtypes in ways NumPy has come to frown upon
         try:
             content = _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
@@ -469,7 +474,7 @@ def read_batch_tar(path: Path, members: Sequence[str], shape: tuple[int, int, in
         ValueError: A damaged archive or batch, or a missing member.
     """
     found: dict[str, bytes] = {}
-    with _reading(path, "tar archive"), tarfile.open(path) as archive:
+    with reading(path, "tar archive"), tarfile.open(path) as archive:
         for member in archive:
             name = member.name.rsplit("/", 1)[-1]
             if name in members and member.isfile():
@@ -503,7 +508,7 @@ def read_mat(path: Path) -> Decoded:
     """
     from scipy.io import loadmat
 
-    with _reading(path, "MATLAB file"), path.open("rb") as file:
+    with reading(path, "MATLAB file"), path.open("rb") as file:
         content = loadmat(file, variable_names=["X", "y"])
     array = content.get("X")
     if not isinstance(array, np.ndarray) or array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
@@ -525,7 +530,7 @@ def mat_count(path: Path) -> int:
     """
     from scipy.io import whosmat
 
-    with _reading(path, "MATLAB file"), path.open("rb") as file:
+    with reading(path, "MATLAB file"), path.open("rb") as file:
         shapes = {name: shape for name, shape, _ in whosmat(file)}
         return int((*shapes["X"], 1)[3])
 
@@ -533,12 +538,16 @@ def mat_count(path: Path) -> int:
 # --- encoded images -----
 
 
-def _decode_one(source: Callable[[], IO[bytes]], where: str) -> tuple[np.ndarray, str]:
-    """One encoded image as H x W x C uint8, and a word on what was done to it, if anything."""
-    with _reading(where, "image"), source() as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
-        if image.width * image.height > _MAX_PIXELS:
+def decode_image(source: Callable[[], IO[bytes]], where: str, max_pixels: int = MAX_PIXELS) -> tuple[np.ndarray, str]:
+    """One encoded image as H x W x C uint8, and a word on what was done to it, if anything.
+
+    Raises:
+        ValueError: It cannot be read whole, claims more than `max_pixels`, or has more than 8 bits.
+    """
+    with reading(where, "image"), source() as file, Image.open(file, formats=_IMAGE_FORMATS) as image:
+        if image.width * image.height > max_pixels:
             raise DataError(
-                f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {_MAX_PIXELS:,} are accepted"
+                f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
             )
         mode, done = image.mode, ""
         if mode[0] in "IF":
@@ -602,7 +611,7 @@ def decode_images(encoded: Iterable[Encoded], count: int, where: object) -> tupl
             # Threads cost more than they save on thumbnails, where Python and not the codec is the work.
             large = out.shape[2] * out.shape[3] >= 128 * 128
             run = pool.map if large else map
-            for j, (pixels, what) in enumerate(run(lambda item: _decode_one(item[1], item[0]), chunk), start=i):
+            for j, (pixels, what) in enumerate(run(lambda item: decode_image(item[1], item[0]), chunk), start=i):
                 name = chunk[j - i][0]
                 height, width, channels = pixels.shape
                 if j == 0:
@@ -683,12 +692,12 @@ def parquet_count(paths: Sequence[Path]) -> int:
 
     count = 0
     for path in paths:
-        with _reading(path, "Parquet file"), pq.ParquetFile(path) as file:
+        with reading(path, "Parquet file"), pq.ParquetFile(path) as file:
             count += file.metadata.num_rows
     return count
 
 
-def _image_column(schema: Any, where: object) -> str:
+def image_column(schema: Any, where: object) -> str:
     """The column that holds encoded images: "image" or "img", or else the only one that could."""
     import pyarrow as pa
 
@@ -716,8 +725,8 @@ def _parquet_rows(paths: Sequence[Path], limit: int, labels: list[np.ndarray]) -
 
     row = 0
     for path in paths:
-        with _reading(path, "Parquet file"), pq.ParquetFile(path) as file:
-            image = _image_column(file.schema_arrow, path)
+        with reading(path, "Parquet file"), pq.ParquetFile(path) as file:
+            image = image_column(file.schema_arrow, path)
             label = next((name for name in _LABEL_COLUMNS if name in file.schema_arrow.names), None)
             for batch in file.iter_batches(batch_size=1024, columns=[c for c in (image, label) if c]):
                 if row >= limit:

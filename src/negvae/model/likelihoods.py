@@ -17,6 +17,11 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
+def wide(values: Tensor) -> Tensor:
+    """The values in float32, or in float64 where they already are."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 class Likelihood(Protocol):
     """What the model asks of an observation model; also an `nn.Module`, whose parameters train with the decoder."""
 
@@ -46,12 +51,12 @@ class Bernoulli(nn.Module):
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over dimensions of x log p + (1 - x) log(1 - p), in nats (N)."""
-        loss = binary_cross_entropy_with_logits(output.float(), target, reduction="none")
+        loss = binary_cross_entropy_with_logits(wide(output), target, reduction="none")
         return -loss.flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
         """Probability of "on" for each pixel."""
-        return output.float().sigmoid()
+        return wide(output).sigmoid()
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Binary images."""
@@ -64,10 +69,13 @@ class Gaussian(nn.Module):
     Args:
         sigma: standard deviation in units of the [0, 1] pixel range; 1 in the paper's tables.
         learn_sigma: train log(sigma) with the decoder, starting from `sigma`.
+        bounded: whether values lie in [0, 1], as pixels do, and the mean is the output's sigmoid; standardized
+            features have any range, and their mean is the output itself.
     """
 
-    def __init__(self, sigma: float = 1.0, learn_sigma: bool = False) -> None:
+    def __init__(self, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True) -> None:
         super().__init__()
+        self.bounded = bounded
         log_sigma = torch.tensor(math.log(sigma))
         self.log_sigma: Tensor
         if learn_sigma:
@@ -91,14 +99,15 @@ class Gaussian(nn.Module):
         return -0.5 * squares * torch.exp(-2 * self.log_sigma) - dimensions * (self.log_sigma + HALF_LOG_TWO_PI)
 
     def mean(self, output: Tensor) -> Tensor:
-        """The sigmoid of the output."""
-        return output.float().sigmoid()
+        """The sigmoid of the output; where values are not bounded, the output."""
+        return wide(output).sigmoid() if self.bounded else wide(output)
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mean plus noise, clipped to the pixel range."""
+        """Mean plus noise, clipped to the pixel range where there is one."""
         mean = self.mean(output)
         noise = torch.empty_like(mean).normal_(generator=generator)
-        return (mean + self.sigma * noise).clamp(0, 1)
+        drawn = mean + self.sigma * noise
+        return drawn.clamp(0, 1) if self.bounded else drawn
 
 
 class QuantizedGaussian(Gaussian):
@@ -118,12 +127,14 @@ class QuantizedGaussian(Gaussian):
         return (super().sample(output, generator) * 255).floor() / 255
 
 
-def build_likelihood(name: str, sigma: float = 1.0, learn_sigma: bool = False) -> Bernoulli | Gaussian:
-    """The likelihood with this name in `negvae.config.LIKELIHOODS`.
+def build_likelihood(
+    name: str, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True
+) -> Bernoulli | Gaussian:
+    """The likelihood with this name in `negvae.config.LIKELIHOODS`; arguments as of `Gaussian`.
 
     Raises:
         KeyError: there is none.
     """
     if name == "bernoulli":
         return Bernoulli()
-    return {"gaussian": Gaussian, "quantized-gaussian": QuantizedGaussian}[name](sigma, learn_sigma)
+    return {"gaussian": Gaussian, "quantized-gaussian": QuantizedGaussian}[name](sigma, learn_sigma, bounded)

@@ -187,9 +187,29 @@ def _auto(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
     return encoder, decoder
 
 
+def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Two hidden layers of twice as many units as there are features, 64 to 512."""
+    features = shape[0]
+    if shape[1:] != (1, 1):
+        raise ValueError(
+            f"network mlp takes rows of features, these are {'x'.join(map(str, shape))} images (C x H x W)"
+        )
+    units = min(max(2 * features, 64), 512)
+    encoder = nn.Sequential(
+        nn.Flatten(), nn.Linear(features, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(),
+        PosteriorHead(units, latent_size),
+    )  # fmt: skip
+    decoder = nn.Sequential(
+        nn.Linear(latent_size, units), nn.ReLU(), nn.Linear(units, units), nn.ReLU(),
+        nn.Linear(units, features), nn.Unflatten(1, shape),
+    )  # fmt: skip
+    return encoder, decoder
+
+
 _BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Sequential, nn.Sequential]]] = {
     "gray": _gray,
     "gray-paper": _gray_paper,
     "color": _color,
     "auto": _auto,
+    "mlp": _mlp,
 }

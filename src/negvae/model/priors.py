@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from negvae.model.likelihoods import HALF_LOG_TWO_PI
+from negvae.model.likelihoods import HALF_LOG_TWO_PI, wide
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class GaussianPrior:
         Returns:
             N values, computed in float32 at least.
         """
-        mean, log_var = mean.float(), log_var.float()
+        mean, log_var = wide(mean), wide(log_var)
         return 0.5 * ((mean - self.shift).square() + log_var.exp() - log_var - 1).sum(-1)
 
     def log_prob(self, z: Tensor) -> Tensor:

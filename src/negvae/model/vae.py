@@ -9,13 +9,14 @@ from torch import Tensor, nn
 
 from negvae.config import RunConfig
 from negvae.model import convolution
-from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood
+from negvae.model.inputs import Features, Pixels
+from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood, wide
 from negvae.model.networks import Shape, build_networks, initialize
 from negvae.model.priors import GaussianPrior
 
 
 class Posterior(NamedTuple):
-    """q(z|x): a diagonal Gaussian for each image; both fields are N x L, float32."""
+    """q(z|x): a diagonal Gaussian for each image; both fields are N x L, in float32 at least."""
 
     mean: Tensor
     log_var: Tensor
@@ -35,6 +36,7 @@ class VAE(nn.Module):
         shape: (C, H, W) of the images.
         latent_size: L.
         negative_shift: c in the negative prior N(c 1, I).
+        inputs: turns stored data into what the encoder sees; pixels by default.
 
     Attributes:
         plain: whether the networks' layers run one by one as torch has them; else, on a CPU, as `convolution.run`
@@ -49,8 +51,10 @@ class VAE(nn.Module):
         shape: Shape,
         latent_size: int,
         negative_shift: float,
+        inputs: Pixels | Features | None = None,
     ) -> None:
         super().__init__()
+        self.inputs = inputs if inputs is not None else Pixels()
         self.encoder = encoder
         self.decoder = decoder
         self.likelihood = likelihood
@@ -76,18 +80,44 @@ class VAE(nn.Module):
         """Numbers in one image: C H W."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
+    @property
+    def takes_features(self) -> bool:
+        """Whether the model takes rows of features (N x D x 1 x 1) and not images."""
+        return isinstance(self.inputs, Features)
+
+    def check(self, stored: Tensor) -> None:
+        """Refuse what the model does not take.
+
+        Raises:
+            ValueError: not uint8 images (floating-point rows for a model of features), or of another shape.
+        """
+        right = stored.is_floating_point() if self.takes_features else stored.dtype == torch.uint8
+        if not right or stored.dim() != 4 or tuple(stored.shape[1:]) != self.shape:
+            wanted = "x".join(map(str, self.shape))
+            what = "rows" if self.takes_features else "images"
+            raise ValueError(
+                f"{what} are {stored.dtype} {tuple(stored.shape)}: this model takes {self.inputs.stored} N x {wanted}"
+            )
+
+    def prepare(self, stored: Tensor) -> Tensor:
+        """Data as it is stored (uint8 images or rows of features) as the networks see it, on the model's device."""
+        weights = next(self.parameters())
+        prepared: Tensor = self.inputs(stored.to(weights.device))
+        # float32 also where the weights are bfloat16 copies: pixels need eight bits of their own.
+        return prepared.to(torch.float64 if weights.dtype == torch.float64 else torch.float32)
+
     def encode(self, images: Tensor) -> Posterior:
-        """q(z|x) for images (N x C x H x W, floats in [0, 1])."""
+        """q(z|x) for prepared images (N x C x H x W, floats in [0, 1])."""
         images = images.contiguous(memory_format=torch.channels_last)
-        mean, log_var = self._run(self.encoder, images).float().chunk(2, dim=1)
+        mean, log_var = wide(self._run(self.encoder, images)).chunk(2, dim=1)
         return Posterior(mean, log_var)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's parameters (N x C x H x W, float32) for codes z (N x L)."""
-        return self._run(self.decoder, z).float()
+        """The likelihood's parameters (N x C x H x W, in float32 at least) for codes z (N x L)."""
+        return wide(self._run(self.decoder, z))
 
     def generate(self, z: Tensor) -> Tensor:
-        """G(z): the mean images E[x|z] (N x C x H x W, in [0, 1]) for codes z (N x L)."""
+        """G(z): the mean images E[x|z] (N x C x H x W, as prepared: pixels in [0, 1]) for codes z (N x L)."""
         return self.likelihood.mean(self.decode(z))
 
     def generator_parameters(self) -> list[nn.Parameter]:
@@ -111,6 +141,8 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)
-    likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma)
-    model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift)
+    features = config.network == "mlp"
+    likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
+    inputs = Features(shape[0]) if features else Pixels()
+    model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,18 +1,21 @@
 """Scores of how far out of distribution an image is: larger means farther.
 
 All are functions (model, images) -> N float32 values on the CPU; `compute_scores` gives several from one pass.
-Images are uint8, N x C x H x W, on any device; the model should be in evaluation mode.
+Images are uint8, N x C x H x W (rows of features: floats, N x D x 1 x 1), on any device; the model should be in
+evaluation mode.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from negvae.model import VAE, Posterior
+from negvae.model.likelihoods import wide
 from negvae.precision import autocast, resolve_precision
 from negvae.text import choose
 
@@ -21,6 +24,13 @@ SCORES = {
     "kl": "KL(q(z|x) || N(0, I)) in nats",
     "prior_ratio": "KL to the positive prior minus KL to the negative prior, in nats",
 }
+PASS_SCORES = {
+    **SCORES,
+    "reconstruction": "-E log p(x|z) under q(z|x), in nats",
+    "latent_norm": "squared length of the posterior mean",
+    "iwae": "negative importance-weighted bound (Burda et al. 2016) in bits per dimension",
+}
+"""All that `compute_scores` knows; `SCORES` are the paper's."""
 BATCH_SIZE = 500
 
 
@@ -75,6 +85,49 @@ def prior_ratio(model: VAE, images: Tensor, *, precision: str = "auto") -> Tenso
     return compute_scores(model, images, ["prior_ratio"], precision=precision)["prior_ratio"]
 
 
+def reconstruction(model: VAE, images: Tensor, *, samples: int = 1, precision: str = "auto") -> Tensor:
+    """-E log p(x|z) under q(z|x) in nats (N): the ELBO's first term alone (An & Cho 2015)."""
+    return compute_scores(model, images, ["reconstruction"], samples=samples, precision=precision)["reconstruction"]
+
+
+def latent_norm(model: VAE, images: Tensor, *, precision: str = "auto") -> Tensor:
+    """Squared length of the posterior mean (N): twice the part of `kl` that does not depend on the variance."""
+    return compute_scores(model, images, ["latent_norm"], precision=precision)["latent_norm"]
+
+
+def iwae(model: VAE, images: Tensor, *, samples: int = 16, precision: str = "auto") -> Tensor:
+    """Negative importance-weighted bound on log p(x) in bits per dimension (N).
+
+    -log mean_k p(x, z_k) / q(z_k|x) over `samples` draws from q(z|x): Burda et al., "Importance weighted
+    autoencoders", 2016, equation 8. With one sample it is an estimate of the ELBO; it tightens as they grow.
+    """
+    return compute_scores(model, images, ["iwae"], samples=samples, precision=precision)["iwae"]
+
+
+class Draws(NamedTuple):
+    """Randomness shared by all images, so that a score is a function of the image alone.
+
+    Whatever the order, the batches or the company, an image then has one score; thresholds, exported models and
+    repeated calls agree. The price is that the noise of two images' scores is not independent.
+
+    Attributes:
+        noise: standard normal, S x L, one row for each posterior sample.
+        dequantization: what the likelihood adds to every image, S x C x H x W; zero for most.
+    """
+
+    noise: Tensor
+    dequantization: Tensor
+
+
+def shared_draws(model: VAE, samples: int = 1, seed: int = 0) -> Draws:
+    """The draws for `model` that belong to `seed`, on its device and in its precision."""
+    randomness = torch.Generator().manual_seed(seed)
+    noise = torch.randn(samples, model.latent_size, generator=randomness)
+    added = model.likelihood.target(torch.zeros(samples, *model.shape), randomness)
+    weights = next(model.parameters())
+    return Draws(noise.to(weights), added.to(weights))
+
+
 @torch.inference_mode()
 def compute_scores(
     model: VAE,
@@ -83,6 +136,7 @@ def compute_scores(
     *,
     samples: int = 1,
     generator: torch.Generator | None = None,
+    draws: Draws | None = None,
     precision: str = "auto",
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Tensor]:
@@ -91,20 +145,21 @@ def compute_scores(
     Args:
         model: trained VAE.
         images: uint8, N x C x H x W.
-        names: keys of `SCORES`.
-        samples: posterior samples for "bpd".
+        names: keys of `PASS_SCORES`.
+        samples: posterior samples for "bpd", "reconstruction" and "iwae".
         generator: of the posterior samples, on the model's device; None for one seeded with 0.
+        draws: samples shared by all images, in place of `samples` and `generator`.
         precision: "bfloat16", "float32" or "auto".
         batch_size: images scored at once.
 
     Returns:
-        N values (float32, CPU) for each name, in the order asked.
+        N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked.
 
     Raises:
         ValueError: unknown name, no posterior samples, or images the model is not made for.
     """
     for name in names:
-        choose("score", name, SCORES)
+        choose("score", name, PASS_SCORES)
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
     results: dict[str, list[Tensor]] = {name: [] for name in names}
@@ -113,38 +168,72 @@ def compute_scores(
         for batch in batches(model, images, batch_size):
             posterior = model.encode(batch)
             positive_kl = model.prior.kl(*posterior)
+            likelihood: list[Tensor] = []
+            codes: list[Tensor] = []
+            if not {"bpd", "reconstruction", "iwae"}.isdisjoint(names):
+                drawn = (
+                    _drawn(model, batch, posterior, samples, randomness)
+                    if draws is None
+                    else _shared(batch, posterior, draws)
+                )
+                for code, target in drawn:
+                    likelihood.append(model.likelihood.log_prob(model.decode(code), target))
+                    codes.append(code)
             for name in names:
                 if name == "kl":
                     score = positive_kl
                 elif name == "prior_ratio":
                     score = positive_kl - model.negative_prior.kl(*posterior)
+                elif name == "latent_norm":
+                    score = posterior.mean.square().sum(1)
+                elif name == "reconstruction":
+                    score = -torch.stack(likelihood).mean(0)
+                elif name == "bpd":
+                    score = (positive_kl - torch.stack(likelihood).mean(0)) / (model.dimensions * math.log(2))
                 else:
-                    nats = positive_kl - expected_log_likelihood(model, batch, posterior, samples, randomness)
-                    score = nats / (model.dimensions * math.log(2))
+                    bound = importance_weighted(model, posterior, torch.stack(codes), torch.stack(likelihood))
+                    score = -bound / (model.dimensions * math.log(2))
                 results[name].append(score.cpu())
     return {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in results.items()}
 
 
 def batches(model: VAE, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterator[Tensor]:
-    """Consecutive batches of images as floats in [0, 1] on the model's device.
+    """Consecutive batches of images as the networks see them, on the model's device.
 
     Raises:
         ValueError: the images are not uint8 or not of the model's shape.
     """
-    if images.dtype != torch.uint8 or images.dim() != 4 or tuple(images.shape[1:]) != model.shape:
-        wanted = "x".join(map(str, model.shape))
-        raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: this model takes uint8 N x {wanted}")
+    model.check(images)
     for part in torch.split(images, batch_size) if len(images) else ():
-        yield part.to(model.device).float().div_(255)
+        yield model.prepare(part)
 
 
-def expected_log_likelihood(
+def importance_weighted(model: VAE, posterior: Posterior, codes: Tensor, likelihood: Tensor) -> Tensor:
+    """The importance-weighted bound on log p(x) in nats (N).
+
+    Args:
+        model: the VAE.
+        posterior: q(z|x) of N images.
+        codes: S x N x L, drawn from it.
+        likelihood: log p(x|z) of each, S x N.
+    """
+    deviation = (codes - posterior.mean) * (-0.5 * posterior.log_var).exp()
+    # The constants of log p(z) and log q(z|x) cancel.
+    log_weight = 0.5 * (deviation.square() + posterior.log_var - codes.square()).sum(-1)
+    return torch.logsumexp(wide(likelihood) + log_weight, 0) - math.log(len(codes))
+
+
+def _drawn(
     model: VAE, images: Tensor, posterior: Posterior, samples: int, generator: torch.Generator
-) -> Tensor:
-    """E log p(x|z) under q(z|x), averaged over posterior samples, in nats (N)."""
-    total = torch.zeros(len(images), device=images.device)
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Codes from q(z|x) and targets, each image with draws of its own."""
     for _ in range(samples):
         noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
         target = model.likelihood.target(images, generator)
-        total += model.likelihood.log_prob(model.decode(posterior.sample(noise)), target)
-    return total / samples
+        yield posterior.sample(noise), target
+
+
+def _shared(images: Tensor, posterior: Posterior, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:
+    """Codes from q(z|x) and targets, all images with the same draws."""
+    for noise, added in zip(*draws, strict=True):
+        yield posterior.sample(noise), images + added

@@ -108,7 +108,8 @@ def train_seeds(
 
     Args:
         configs: the runs; their `data` and `negatives` were resolved by the caller into the next two.
-        images: inliers, uint8, N x C x H x W; moved to the training device whole.
+        images: inliers, uint8, N x C x H x W (network mlp: rows of features, floats, N x D x 1 x 1); moved to the
+            training device whole.
         source: of negatives, its images already on that device; None for the baseline VAE.
         directories: where each run's metrics.jsonl and checkpoint go; None keeps everything in memory.
         resume: go on from the directories' checkpoints, if they have any, exactly as if never stopped.
@@ -122,17 +123,21 @@ def train_seeds(
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
 
     Raises:
-        ValueError: images are not uint8 N x C x H x W, fewer than two, or not what the network is made for;
-            a checkpoint is damaged; the configs differ in more than the seed, or their checkpoints in their place.
+        ValueError: images are not uint8 N x C x H x W (or rows of features), fewer than two, or not what the
+            network is made for; a checkpoint is damaged; the configs differ in more than the seed, or their
+            checkpoints in their place.
         TrainingDivergedError: a loss is not finite; names the step and the last good checkpoint.
     """
-    if images.dtype != torch.uint8 or images.dim() != 4:
+    config = configs[0]
+    features = config.network == "mlp"
+    if not (images.is_floating_point() if features else images.dtype == torch.uint8) or images.dim() != 4:
+        if features:
+            raise ValueError(f"network mlp takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
         raise ValueError(
             f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W"
         )
     if len(images) < 2:
         raise ValueError(f"{len(images)} training images are too few: at least 2 are needed")
-    config = configs[0]
     if len({replace(each, seed=0) for each in configs}) > 1 or len({each.seed for each in configs}) < len(configs):
         raise ValueError("runs trained together must differ in their seeds, and in nothing else")
     device = resolve_device(config.device)

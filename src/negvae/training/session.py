@@ -15,6 +15,7 @@ from torch.optim import Adam, Optimizer, RMSprop
 
 from negvae.config import RunConfig
 from negvae.model import build_vae
+from negvae.model.inputs import Features
 from negvae.negatives import NegativeSource
 from negvae.precision import autocast, keep_freed_memory, resolve_device, resolve_precision
 from negvae.training.objectives import Losses, train_step
@@ -26,7 +27,7 @@ class Session:
 
     Args:
         config: the run.
-        data: inliers, uint8, N x C x H x W, on the training device.
+        data: inliers as they are stored (uint8 images or rows of features), N x C x H x W, on the training device.
         source: of negatives; None for the baseline VAE.
 
     Attributes:
@@ -45,6 +46,8 @@ class Session:
         self.precision = resolve_precision(config.precision, device)
         channels, height, width = data.shape[1:]
         self.model = build_vae(config, (channels, height, width)).to(device).train()
+        if isinstance(self.model.inputs, Features):
+            self.model.inputs.measure(data)
         # Its seed differs from the weights': the same numbers must not appear as weights and as noise.
         self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
@@ -82,7 +85,7 @@ class Session:
         """Take the next step of the epoch; its losses go to `trace`."""
         config, model, device = self.config, self.model, self.data.device
         rows = self._order[self._place * self.batch + self._within]
-        positives = self.data[rows].float().div_(255)
+        positives = model.prepare(self.data[rows])
         with autocast(self.precision, device):
             negatives = None if self.source is None else self.source.sample(positives, model, self.randomness)
             target = model.likelihood.target(positives, self.randomness)

@@ -1,0 +1,342 @@
+"""Score any number of images from files into one table, in one stream and in flat memory."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from negvae.artifact import Artifact, load_artifact
+from negvae.data.formats import MAX_PIXELS
+from negvae.data.streams import Batch, Wanted, stream
+from negvae.files import replacing
+from negvae.scoring.calibration import Calibration, discovery_level
+from negvae.scoring.scorer import Scorer
+from negvae.scoring.scores import BATCH_SIZE
+
+FORMATS = ("parquet", "csv", "jsonl")
+ROW_GROUP = 1 << 16
+PILLOW_LIMIT = 178_956_970
+Write = Callable[[pa.RecordBatch], None]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of a stream.
+
+    Attributes:
+        rows: in all.
+        errors: rows that could not be scored.
+        outliers: rows called outliers; None where nothing was decided.
+        seconds: from the first row read to the last row written.
+    """
+
+    rows: int
+    errors: int
+    outliers: int | None
+    seconds: float
+
+    def describe(self) -> str:
+        """One line for people."""
+        scored = self.rows - self.errors
+        called = "" if self.outliers is None else f", {self.outliers:,} outliers"
+        rate = scored / max(self.seconds, 1e-9)
+        return f"{scored:,} scored{called}, {self.errors:,} errors, {self.seconds:.1f} s ({rate:,.0f} images/s)"
+
+
+def score_files(
+    directory: Path,
+    inputs: Sequence[str],
+    out: Path | None = None,
+    *,
+    names: Sequence[str] = (),
+    form: str | None = None,
+    target_fpr: float | None = None,
+    fdr: float | None = None,
+    resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    batch_size: int = BATCH_SIZE,
+    ensemble: Sequence[Path] = (),
+    precision: str = "auto",
+    device: str = "auto",
+    watch: Callable[[int], None] = lambda rows: None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Summary:
+    """Score every image of the inputs and write one row for each: path, index, scores, p_value, is_outlier, error.
+
+    Args:
+        directory: of a trained model.
+        inputs: see `negvae.data.streams.stream`.
+        out: file to write, whole or not at all; None for standard output, row by row.
+        names: scores to write; p-value and decision are the first one's. None given: the calibration's decision
+            score, or "kl" for a model that was not calibrated.
+        form: one of `FORMATS`; by the ending of `out` if left out, and "jsonl" on standard output.
+        target_fpr: decide by this false-positive rate in place of the calibration's threshold.
+        fdr: decide by Benjamini-Hochberg over all rows at this false-discovery rate; takes a file to write to.
+        resize: resize images of another size; else they are errors.
+        max_pixels: the most an encoded image may claim.
+        batch_size: images scored at once.
+        ensemble: folders of further models, for the score "waic".
+        precision: "bfloat16", "float32" or "auto".
+        device: see `negvae.artifact.load_artifact`.
+        watch: told the number of rows done, batch by batch.
+        say: told what the user should know.
+
+    Raises:
+        FileNotFoundError: the model or an input is not there.
+        ValueError: an option is refused; images that cannot be used are rows with an error instead.
+    """
+    form = _form(out, form)
+    if batch_size < 1:
+        raise ValueError(f"batch size is {batch_size}: it must be at least 1")
+    if not 1 <= max_pixels <= PILLOW_LIMIT:
+        raise ValueError(
+            f"max pixels is {max_pixels}: it must lie between 1 and {PILLOW_LIMIT}, the decoder's own limit"
+        )
+    if fdr is not None and (out is None or target_fpr is not None):
+        raise ValueError("fdr decides when all rows are known: it takes --out, and goes without target_fpr")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    artifact = load_artifact(directory, device)
+    others = tuple(_member(path, artifact, device) for path in ensemble)
+    names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
+    scorer = Scorer(**{**vars(artifact.scorer(precision, others)), "batch_size": batch_size})
+    scorer.check(names)
+    calibration = _decision(artifact, names[0], target_fpr, fdr, say)
+    model = artifact.model
+    wanted = Wanted(model.shape, model.takes_features, resize, max_pixels)
+    batches = stream(inputs, wanted, batch_size=batch_size)
+    started = time.monotonic()
+
+    def tables() -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            yield _table(batch, scorer, names, calibration, decide=fdr is None)
+
+    # Pillow warns of large images before they are refused by the limit above.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
+        with place as path, _writer(form, path) as write:
+            counts = _Counts(watch)
+            if fdr is None or calibration is None:
+                for table in tables():
+                    write(table)
+                    counts.add(table)
+            else:
+                for table in _decided(tables(), calibration, fdr, counts, Path(out or ".").absolute().parent):
+                    write(table)
+            if not counts.rows:
+                raise ValueError(f"{', '.join(map(str, inputs))}: no images, .npy, .npz or Parquet files in there")
+    outliers = counts.outliers if calibration is not None else None
+    return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+
+
+@dataclass
+class _Counts:
+    watch: Callable[[int], None]
+    rows: int = 0
+    errors: int = 0
+    outliers: int = 0
+
+    def add(self, table: pa.RecordBatch) -> None:
+        self.rows += len(table)
+        self.errors += len(table) - table.column("error").null_count
+        self.outliers += int(table.column("is_outlier").true_count)
+        self.watch(self.rows)
+
+
+def _form(out: Path | None, form: str | None) -> str:
+    from negvae.text import choose
+
+    ending = out.suffix.lower().removeprefix(".") if out is not None else "jsonl"
+    if form is None and ending not in FORMATS:
+        raise ValueError(
+            f"--out {out}: the ending must be one of {', '.join('.' + f for f in FORMATS)}, or give --format"
+        )
+    form = choose("format", form or ending, FORMATS)
+    if out is None and form == "parquet":
+        raise ValueError("Parquet is not written to standard output: give --out, or take csv or jsonl")
+    return form
+
+
+def _member(directory: Path, artifact: Artifact, device: str) -> Any:
+    member = load_artifact(directory, device)
+    if member.model.shape != artifact.model.shape:
+        given, wanted = ("x".join(map(str, m.shape)) for m in (member.model, artifact.model))
+        raise ValueError(f"{directory} takes {given}, {artifact.directory} takes {wanted}: they are no ensemble")
+    return member.model
+
+
+def _decision(
+    artifact: Artifact, score: str, target_fpr: float | None, fdr: float | None, say: Callable[[str], None]
+) -> Calibration | None:
+    """The calibration of the decision score; None, and a word about it, where there is none."""
+    calibration = artifact.calibration
+    if calibration is None or score not in calibration.scores:
+        missing = "it was not calibrated" if calibration is None else f"score {score} was not calibrated"
+        text = f"{artifact.directory}: {missing}, run `negvae calibrate {artifact.directory} --score {score}`"
+        if target_fpr is not None or fdr is not None:
+            raise ValueError(f"{text} before asking for a rate")
+        say(f"{text} for p-values and decisions")
+        return None
+    calibration = calibration.decide_by(score, target_fpr)
+    if fdr is None:
+        say(f"outliers: {calibration.describe()}")
+    return calibration
+
+
+def _table(
+    batch: Batch, scorer: Scorer, names: Sequence[str], calibration: Calibration | None, decide: bool
+) -> pa.RecordBatch:
+    """Score a batch; rows with errors get nulls."""
+    failed = np.array([bool(error) for error in batch.errors])
+    good = np.flatnonzero(~failed)
+    images = batch.images if len(good) == len(batch) else batch.images[good]
+    scores = scorer(torch.from_numpy(images), names) if len(good) else {}
+
+    def column(values: Any, kind: Any) -> pa.Array:
+        if values is None or not len(good):
+            return pa.nulls(len(batch), kind)
+        whole = np.zeros(len(batch), np.asarray(values).dtype)
+        whole[good] = values
+        return pa.array(whole, kind, mask=failed)
+
+    p = outlier = None
+    if calibration is not None and len(good):
+        p = calibration.p_values(scores[names[0]])
+        outlier = calibration.is_outlier(scores[names[0]]) if decide else None
+    return pa.RecordBatch.from_pydict(
+        {
+            "path": pa.array(batch.paths, pa.string()),
+            "index": pa.array(batch.indices, pa.int64()),
+            **{name: column(scores.get(name), pa.float32()) for name in names},
+            "p_value": column(p, pa.float64()),
+            "is_outlier": column(outlier, pa.bool_()),
+            "error": pa.array([error or None for error in batch.errors], pa.string()),
+        }
+    )
+
+
+def _decided(
+    tables: Iterator[pa.RecordBatch], calibration: Calibration, fdr: float, counts: _Counts, folder: Path
+) -> Iterator[pa.RecordBatch]:
+    """The same rows with decisions by Benjamini-Hochberg, after all have waited in a temporary file."""
+    levels = (1 + np.arange(calibration.size + 1)) / (calibration.size + 1)
+    occurred = np.zeros(len(levels), np.int64)
+    with tempfile.TemporaryDirectory(prefix=".negvae-", dir=folder) as place:
+        path = Path(place) / "rows.arrow"
+        schema = None
+        writer: Any = None
+        for table in tables:
+            if writer is None:
+                schema = table.schema
+                writer = pa.ipc.new_file(str(path), schema)
+            writer.write_batch(table)
+            p = table.column("p_value").drop_null().to_numpy(zero_copy_only=False)
+            occurred += np.bincount(np.rint(p * len(levels)).astype(np.int64) - 1, minlength=len(levels))
+            counts.watch(counts.rows + len(table))
+        if writer is None:
+            return
+        writer.close()
+        level = discovery_level(levels, occurred, fdr)
+        with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
+            for index in range(reader.num_record_batches):
+                table = reader.get_batch(index)
+                p = table.column("p_value")
+                known = p.is_valid().to_numpy(zero_copy_only=False)
+                values = p.fill_null(2.0).to_numpy(zero_copy_only=False)
+                called = pa.array(values <= level + 1e-12, pa.bool_(), mask=~known)
+                place_of = table.schema.get_field_index("is_outlier")
+                table = table.set_column(place_of, "is_outlier", called)
+                counts.add(table)
+                yield table
+
+
+# --- output -----
+
+
+@contextmanager
+def _writer(form: str, path: Path | None) -> Iterator[Write]:
+    """What writes rows as they come, in one of `FORMATS`, to a file or to standard output."""
+    if form == "parquet" and path is not None:
+        with _parquet(path) as write:
+            yield write
+        return
+    with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as handle:
+        yield (_csv if form == "csv" else _jsonl)(handle)
+
+
+@contextmanager
+def _parquet(path: Path) -> Iterator[Write]:
+    import pyarrow.parquet as pq
+
+    writer: pq.ParquetWriter | None = None
+    waiting: list[pa.RecordBatch] = []
+
+    def flush() -> None:
+        nonlocal writer
+        if waiting:
+            writer = writer or pq.ParquetWriter(path, waiting[0].schema)
+            writer.write_table(pa.Table.from_batches(waiting))
+            waiting.clear()
+
+    def write(table: pa.RecordBatch) -> None:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= ROW_GROUP:
+            flush()
+
+    try:
+        yield write
+        flush()
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _csv(handle: IO[bytes]) -> Write:
+    from pyarrow import csv
+
+    first = True
+
+    def write(table: pa.RecordBatch) -> None:
+        nonlocal first
+        text = pa.BufferOutputStream()
+        csv.write_csv(table, text, csv.WriteOptions(include_header=first))
+        handle.write(text.getvalue())
+        handle.flush()
+        first = False
+
+    return write
+
+
+def _jsonl(handle: IO[bytes]) -> Write:
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+
+    def write(table: pa.RecordBatch) -> None:
+        columns = {}
+        for name, column in zip(table.schema.names, table.columns, strict=True):
+            # The shortest text that gives the same float32, as in the other formats.
+            columns[name] = [float(str(value)) if isinstance(value, np.float32) else value for value in _plain(column)]
+        rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+        handle.write("".join(encode(row) + "\n" for row in rows).encode())
+        handle.flush()
+
+    return write
+
+
+def _plain(column: pa.Array) -> Sequence[Any]:
+    if pa.types.is_float32(column.type) and not column.null_count:
+        return list(column.to_numpy())
+    values: list[Any] = column.to_pylist()
+    return [np.float32(v) if isinstance(v, float) and pa.types.is_float32(column.type) else v for v in values]

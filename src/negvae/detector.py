@@ -1,0 +1,546 @@
+"""Fit, score, predict: the library behind scikit-learn's contract for outlier detectors."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from negvae.anydata import as_array
+from negvae.artifact import (
+    Artifact,
+    load_artifact,
+    read_config,
+    read_section,
+    save_artifact,
+    write_config,
+    write_section,
+)
+from negvae.config import RunConfig, preset
+from negvae.data import ImageSet, Split, load
+from negvae.data.formats import as_images
+from negvae.files import write_text
+from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
+from negvae.precision import autocast, resolve_device, resolve_precision
+from negvae.provenance import provenance
+from negvae.run import calibrated, describe, hold_out
+from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
+from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
+from negvae.scoring.scorer import ALL_SCORES
+from negvae.scoring.scores import batches
+from negvae.text import choose
+from negvae.training.checkpoint import Progress
+from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
+
+LEAST_STEPS = 1000
+"""Where the number of epochs is left open, small data gets so many training steps at least."""
+
+_RUN_PARAMETERS = (
+    "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
+    "learning_rate", "batch_size", "epochs", "precision",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Whether a batch as a whole is typical of the inliers.
+
+    Attributes:
+        typicality: |mean bpd of the batch - mean bpd of the training data|.
+        threshold: what a batch of inliers of this size exceeds at the asked rate.
+        alarm: whether the batch exceeds it.
+    """
+
+    typicality: float
+    threshold: float
+    alarm: bool
+
+
+class _KeptAside:
+    """A parameter that is no attribute: it is stored with the others, and only there."""
+
+    def __set__(self, instance: Any, value: Any) -> None:
+        instance.__dict__["score"] = value
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        raise AttributeError("score is a parameter: get_params()['score']; ood_score and score_samples give scores")
+
+
+class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Outlier detector: a variational autoencoder with negative sampling and a calibrated threshold.
+
+    It learns from inliers alone. Part of them is not trained on but held out: from it come the p-values and, with
+    `target_fpr`, the threshold.
+
+    Data X, everywhere: images as an array or tensor (uint8, or floats in [0, 1]; N x H x W, N x H x W x C or
+    N x C x H x W, C 1 or 3), a path or data-set name (`negvae.data.load`; its train split to fit, its test split
+    else), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first part is taken; or rows of
+    features, N x D numbers of any range, which are standardized and go to an MLP.
+
+    Args:
+        negatives: where negative samples come from, in the notation of `negvae.negatives`; "augmented" needs no
+            data: transformed images, or rows with their features shuffled, spread or drawn from a box.
+        score: what decides, one of `negvae.scoring.ALL_SCORES`; "auto" combines several. A parameter for
+            `get_params` and `set_params` only: as an attribute, scikit-learn takes the name for a method.
+        contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
+            share of the data lies above it; 0, clean data, is the usual case and leaves that to `target_fpr`.
+        target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
+            puts the threshold above all of the data.
+        calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1).
+        preset: a starting point from `negvae.config.PRESETS`; "auto" is the preset "auto" for images and
+            "features" for rows.
+        network: see `negvae.RunConfig` for this and the following; None for the preset's value.
+        likelihood: as there.
+        sigma: as there.
+        learn_sigma: as there.
+        latent_size: as there.
+        negative_shift: as there.
+        negative_weight: as there.
+        optimizer: as there.
+        learning_rate: as there.
+        batch_size: as there; None takes a smaller one than the preset's for small data.
+        epochs: as there; None takes more than the preset's for small data, so that there are enough steps.
+        precision: as there.
+        random_state: seed or `numpy.random.RandomState`; None for another result each time.
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        verbose: whether to show the training's progress.
+
+    Attributes:
+        model_: the trained `negvae.VAE`.
+        calibration_: the `negvae.scoring.Calibration`: held-out scores, threshold and how it was set.
+        config_: the `RunConfig` that was carried out.
+        offset_: minus the threshold; `decision_function` is `score_samples` minus this.
+        n_features_in_: numbers in one row or image.
+        feature_names_in_: of the columns, where X has names.
+        seed_: what `random_state` came to.
+    """
+
+    score = _KeptAside()
+
+    def __init__(
+        self,
+        negatives: str = "augmented",
+        *,
+        score: str = "auto",
+        contamination: float = 0.0,
+        target_fpr: float | None = TARGET_FPR,
+        calibration_fraction: float = 0.2,
+        preset: str = "auto",
+        network: str | None = None,
+        likelihood: str | None = None,
+        sigma: float | None = None,
+        learn_sigma: bool | None = None,
+        latent_size: int | None = None,
+        negative_shift: float | None = None,
+        negative_weight: float | None = None,
+        optimizer: str | None = None,
+        learning_rate: float | None = None,
+        batch_size: int | None = None,
+        epochs: int | None = None,
+        precision: str | None = None,
+        random_state: Any = 0,
+        device: str = "auto",
+        verbose: bool = False,
+    ) -> None:
+        self.negatives = negatives
+        self.score = score
+        self.contamination = contamination
+        self.target_fpr = target_fpr
+        self.calibration_fraction = calibration_fraction
+        self.preset = preset
+        self.network = network
+        self.likelihood = likelihood
+        self.sigma = sigma
+        self.learn_sigma = learn_sigma
+        self.latent_size = latent_size
+        self.negative_shift = negative_shift
+        self.negative_weight = negative_weight
+        self.optimizer = optimizer
+        self.learning_rate = learning_rate
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.precision = precision
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """The parameters by name, as they were given."""
+        return {name: vars(self)[name] for name in self._get_param_names()}
+
+    # --- fitting -----
+
+    def fit(self, X: Any, y: Any = None, negatives: Any = None) -> Self:
+        """Train on inliers, hold some out, and set the threshold.
+
+        Args:
+            X: inliers; see the class.
+            y: ignored; there for scikit-learn.
+            negatives: data to serve as negatives, in any form that X may have; in place of the parameter.
+
+        Returns:
+            The detector.
+
+        Raises:
+            ValueError: data or a parameter that cannot be used.
+            KeyboardInterrupt: training was interrupted.
+        """
+        self._check_parameters()
+        name, stored = self._read(X, "train", fitting=True)
+        features = stored.is_floating_point()
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        config = self._config(name, len(stored), features, int(seed), given=negatives is not None)
+        training, held_out = hold_out(stored, config.calibration, config.seed)
+        source = self._source(stored, negatives)
+        result = self._train(config, training, source)
+        if features:
+            result.model.double()
+        calibration = calibrated(
+            config, result, training, held_out,
+            score=vars(self)["score"], contamination=self.contamination, target_fpr=self._rate(len(held_out)),
+        )  # fmt: skip
+        data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
+        artifact = Artifact(
+            Path(), config, result.model, {**provenance(config), "data": data},
+            result.progress.epoch, result.progress.finished, calibration,
+        )  # fmt: skip
+        self._take(artifact, result.history)
+        return self
+
+    def _check_parameters(self) -> None:
+        score = choose("score", vars(self)["score"], ALL_SCORES)
+        if score == "waic":
+            raise ValueError("score waic takes an ensemble, and a detector is one model: see negvae.scoring.waic")
+        if not isinstance(self.contamination, Real) or not 0 <= self.contamination <= 0.5:
+            raise ValueError(f"contamination is {self.contamination!r}: it must lie between 0 (clean data) and 0.5")
+        rate = self.target_fpr
+        if rate is not None and (not isinstance(rate, Real) or not 0 < rate < 1):
+            raise ValueError(f"target_fpr is {rate!r}: it must lie between 0 and 1, or be None")
+        if not isinstance(self.calibration_fraction, Real) or not 0 < self.calibration_fraction < 1:
+            raise ValueError(f"calibration_fraction is {self.calibration_fraction!r}: it must lie between 0 and 1")
+
+    def _rate(self, held_out: int) -> float | None:
+        """The target FPR, or None where so few held-out inliers cannot promise it."""
+        if self.contamination or self.target_fpr is None:
+            return None
+        if held_out < least_held_out(self.target_fpr):
+            warnings.warn(
+                f"target_fpr {self.target_fpr:g} needs {least_held_out(self.target_fpr)} held-out inliers, there are"
+                f" {held_out}: the threshold lies above all of X; give more data, or raise calibration_fraction",
+                stacklevel=3,
+            )
+            return None
+        return self.target_fpr
+
+    def _config(self, name: str, count: int, features: bool, seed: int, given: bool) -> RunConfig:
+        """The run that the parameters describe on `count` rows, with what was left open filled in."""
+        kind = ("features" if features else "auto") if self.preset == "auto" else self.preset
+        values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
+        negatives = "auxiliary:given to fit" if given else self.negatives
+        calibration = float(self.calibration_fraction)
+        plain = preset(
+            kind, name, negatives=negatives, calibration=calibration, seed=seed, device=self.device, **values
+        )
+        training = count - max(round(calibration * count), 1)
+        batch = plain.batch_size if self.batch_size else min(plain.batch_size, max(training // 8, 16))
+        steps = max(training // min(batch, max(training, 1)), 1)
+        epochs = plain.epochs
+        if self.epochs is None:
+            epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
+        return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
+
+    def _source(self, inliers: Tensor, given: Any) -> NegativeSource | None:
+        """Where negatives come from, checked against the inliers."""
+        device = resolve_device(self.device)
+
+        def checked(images: Tensor, name: str) -> Tensor:
+            refuse_overlap(inliers, images, "given to fit", name)
+            return images.to(device)
+
+        if given is not None:
+            name, stored = self._read(given, "train", fitting=False, shape=inliers.shape[1:])
+            return Auxiliary(checked(stored, name))
+        channels, height, width = inliers.shape[1:]
+
+        def load_auxiliary(name: str) -> Tensor:
+            found = load(name, "train", shape=(channels, height, width))
+            return checked(torch.from_numpy(found.images), name)
+
+        return build_source(self.negatives, load_auxiliary)
+
+    def _train(self, config: RunConfig, training: Tensor, source: NegativeSource | None) -> TrainingResult:
+        if self.verbose:
+            from rich.console import Console
+
+            from negvae.progress import training_progress
+
+            with training_progress(Console()) as watch:
+                result = train(config, training, source, watch=watch)
+        else:
+            result = train(config, training, source)
+        if result.stopped_by != "finished":
+            raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
+        return result
+
+    def _take(self, artifact: Artifact, history: list[dict[str, Any]]) -> None:
+        """Become the detector that this artifact holds."""
+        if artifact.calibration is None:
+            raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}`")
+        self.model_ = artifact.model
+        self.calibration_ = artifact.calibration
+        self.config_ = artifact.config
+        self.offset_ = -artifact.calibration.threshold
+        self.n_features_in_ = artifact.model.dimensions
+        self.seed_ = artifact.config.seed
+        self._artifact, self._history = artifact, history
+
+    # --- data -----
+
+    def _read(self, X: Any, split: Split, *, fitting: bool, shape: Sequence[int] | None = None) -> tuple[str, Tensor]:
+        """What X is called, and X as it is stored: uint8 N x C x H x W, or float64 N x D x 1 x 1.
+
+        Args:
+            X: see the class.
+            split: of a named set.
+            fitting: whether the data says what is to be expected from now on.
+            shape: expected, C x H x W; the model's if left out.
+        """
+        X, name = as_array(X, split)
+        dimensions = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
+        if dimensions in (3, 4):
+            return name, self._images(np.asarray(X), fitting, shape)
+        expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
+        if expected and expected[1:] != (1, 1):
+            raise ValueError(
+                f"X has {dimensions} dimensions, this detector takes images of"
+                f" {'x'.join(map(str, expected))} (C x H x W)"
+            )
+        if shape is not None:  # negatives: no claim on the names and number of the estimator's features
+            rows = np.asarray(X, np.float64)
+            if rows.ndim != 2 or rows.shape[1] != expected[0] or not np.isfinite(rows).all():
+                raise ValueError(f"negatives must be finite numbers, N x {expected[0]}, as the inliers are")
+        else:
+            rows = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1)
+        return name, torch.tensor(rows).reshape(len(rows), -1, 1, 1)
+
+    def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
+        images = as_images(array, "X").images
+        expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
+        if expected and images.shape[1:] != expected:
+            given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], expected))
+            raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")
+        if fitting and len(images) < 3:
+            raise ValueError(f"X has {len(images)} sample(s): a detector needs 3 images at least")
+        if fitting and hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        # A copy of its own: the caller's array may be read-only, or change.
+        return torch.tensor(images)
+
+    # --- scores and decisions -----
+
+    def ood_score(self, X: Any, score: str | None = None) -> NDArray[np.float32]:
+        """The library's own scores (N): larger = more out-of-distribution.
+
+        Args:
+            X: see the class.
+            score: one of `negvae.scoring.ALL_SCORES`; None for the one that decides.
+
+        Raises:
+            ValueError: data or a score that cannot be used.
+        """
+        check_is_fitted(self, "model_")
+        name = score or self.calibration_.score
+        scorer = self._artifact.scorer(self.config_.precision)
+        scorer.check([name])
+        stored = self._read(X, "test", fitting=False)[1]
+        return scorer(stored, [name])[name]
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
+        """Minus the decision score (N): larger = more normal, as scikit-learn has it."""
+        return -self.ood_score(X).astype(np.float64)
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """`score_samples` minus `offset_` (N): negative = outlier."""
+        result: NDArray[np.float64] = self.score_samples(X) - self.offset_
+        return result
+
+    def predict(self, X: Any) -> NDArray[np.int64]:
+        """+1 for inliers, -1 for outliers (N)."""
+        return np.where(self.decision_function(X) < 0, -1, 1)
+
+    def p_values(self, X: Any) -> NDArray[np.float64]:
+        """Conformal p-values (N): how likely an inlier is to look this odd (Bates et al. 2021)."""
+        scores = self.ood_score(X)
+        return self.calibration_.p_values(scores)
+
+    def predict_fdr(self, X: Any, fdr: float = 0.1) -> NDArray[np.int64]:
+        """+1 and -1 for a batch as a whole, so that of the outliers called at most `fdr` are expected to be inliers.
+
+        Benjamini-Hochberg on `p_values`. It takes held-out inliers in number: no p-value is below
+        1 / (held out + 1).
+        """
+        return np.where(benjamini_hochberg(self.p_values(X), fdr), -1, 1)
+
+    def drift(self, X: Any, target_fpr: float = 0.01) -> Drift:
+        """Whether a batch, of one image or more, is typical as a whole (Nalisnick et al. 2019).
+
+        Args:
+            X: the batch.
+            target_fpr: rate of false alarms among batches of inliers of this size.
+        """
+        bpd = self.ood_score(X, "bpd")
+        calibration = self.calibration_
+        value = batch_typicality(bpd, calibration.reference)
+        limit = batch_typicality_threshold(calibration.scores["bpd"], calibration.reference, len(bpd), target_fpr)
+        return Drift(value, limit, value > limit)
+
+    # --- the model -----
+
+    def transform(self, X: Any) -> NDArray[np.float64]:
+        """Means of q(z|x): the latent code of every row (N x L)."""
+        check_is_fitted(self, "model_")
+        stored = self._read(X, "test", fitting=False)[1]
+        return self._mapped(stored, lambda batch: self.model_.encode(batch).mean)
+
+    def reconstruct(self, X: Any) -> NDArray[Any]:
+        """E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
+        check_is_fitted(self, "model_")
+        stored = self._read(X, "test", fitting=False)[1]
+        return self._shown(self._mapped(stored, lambda batch: self.model_.generate(self.model_.encode(batch).mean)))
+
+    def sample(self, n_samples: int = 1, random_state: Any = 0) -> NDArray[Any]:
+        """Mean images (or rows of features) of codes drawn from the prior; as of `reconstruct`."""
+        check_is_fitted(self, "model_")
+        if n_samples < 1:
+            raise ValueError(f"n_samples is {n_samples}: it must be at least 1")
+        codes = check_random_state(random_state).standard_normal((n_samples, self.model_.latent_size))
+        weights = next(self.model_.parameters())
+        with torch.inference_mode():
+            parts = [self.model_.generate(part.to(weights)) for part in torch.from_numpy(codes).split(500)]  # type: ignore[no-untyped-call]
+        return self._shown(torch.cat(parts).cpu().double().numpy())
+
+    def _mapped(self, stored: Tensor, function: Any) -> NDArray[np.float64]:
+        model = self.model_
+        precision = "float32" if model.takes_features else resolve_precision(self.config_.precision, model.device)
+        with torch.inference_mode(), autocast(precision, model.device):
+            parts = [function(batch).cpu().double() for batch in batches(model, stored)]
+        result: NDArray[np.float64] = torch.cat(parts).numpy()
+        return result
+
+    def _shown(self, prepared: NDArray[np.float64]) -> NDArray[Any]:
+        restored = self.model_.inputs.restore(torch.from_numpy(prepared).to(self.model_.device)).cpu().numpy()
+        return restored.reshape(len(restored), -1) if self.model_.takes_features else restored
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.model_.latent_size
+
+    # --- keeping -----
+
+    def save(self, directory: Path | str) -> None:
+        """Write the artifact's folder; `negvae score` takes it too.
+
+        Args:
+            directory: new or empty.
+
+        Raises:
+            ValueError: it is a file, or holds something.
+        """
+        check_is_fitted(self, "model_")
+        directory = Path(directory)
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise ValueError(f"{directory} is not empty: take a new folder")
+        self._write(directory)
+
+    def _write(self, directory: Path) -> None:
+        artifact = self._artifact
+        write_config(directory, artifact.config, artifact.model.shape, artifact.provenance)
+        progress = Progress(epoch=artifact.epochs, finished=artifact.finished)
+        progress.seconds = sum(row["seconds"] for row in self._history[-1:])
+        write_text(directory / METRICS, "".join(json.dumps(row) + "\n" for row in self._history))
+        result = TrainingResult(artifact.model, progress, "finished", self._history)
+        save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration)
+        parameters = {key: value for key, value in self.get_params(deep=False).items() if _is_plain(value)}
+        names = getattr(self, "feature_names_in_", None)
+        write_section(
+            directory,
+            "detector",
+            {"parameters": parameters, "feature_names": None if names is None else names.tolist()},
+        )
+
+    @classmethod
+    def load(cls, directory: Path | str, device: str = "auto") -> Self:
+        """The detector in a folder that `save`, or `negvae train` with a calibration, has written.
+
+        Raises:
+            FileNotFoundError: there is none.
+            ValueError: a file is damaged, or there is no calibration.
+        """
+        directory = Path(directory)
+        section = read_section(directory, "detector")
+        detector = cls()
+        parameters = section.get("parameters") or _parameters_of(read_config(directory)[0])
+        detector.set_params(**parameters)
+        detector._restore(directory, device)
+        return detector
+
+    def _restore(self, directory: Path, device: str) -> None:
+        self._take(load_artifact(directory, device), read_metrics(directory))
+        names = read_section(directory, "detector").get("feature_names")
+        if names is not None:
+            self.feature_names_in_ = np.asarray(names, dtype=object)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Parameters, and the artifact's files as bytes: nothing that unpickling could run is torch's."""
+        state: dict[str, Any] = {"parameters": self.get_params(deep=False), "files": None}
+        if hasattr(self, "model_"):
+            with tempfile.TemporaryDirectory() as place:
+                self._write(Path(place))
+                state["files"] = {path.name: path.read_bytes() for path in Path(place).iterdir()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """The inverse of `__getstate__`."""
+        self.__init__(**state["parameters"])  # type: ignore[misc]
+        if state["files"] is not None:
+            with tempfile.TemporaryDirectory() as place:
+                for name, content in state["files"].items():
+                    (Path(place) / Path(name).name).write_bytes(content)
+                self._restore(Path(place), self.device)
+
+    def __sklearn_tags__(self) -> Any:
+        """What scikit-learn may expect."""
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def _parameters_of(config: RunConfig) -> dict[str, Any]:
+    """Parameters of a detector that would carry out this run."""
+    values = {name: getattr(config, name) for name in _RUN_PARAMETERS}
+    preset_name = "features" if config.network == "mlp" else "auto"
+    return {
+        **values, "preset": preset_name, "negatives": config.negatives, "random_state": config.seed,
+        "calibration_fraction": config.calibration or 0.2,
+    }  # fmt: skip

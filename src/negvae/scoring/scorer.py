@@ -1,0 +1,182 @@
+"""One object that gives every score, and its calibration on held-out inliers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from negvae.model import VAE
+from negvae.scoring import combination
+from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
+from negvae.scoring.scores import BATCH_SIZE, PASS_SCORES, compute_scores, shared_draws
+from negvae.text import choose
+
+ALL_SCORES = {
+    **PASS_SCORES,
+    "typicality": "|bpd - mean bpd of training images| (Nalisnick et al. 2019)",
+    "auto": "the most conspicuous of bpd, kl and prior_ratio, on the training images' scale",
+    "input_complexity": "bpd less the bits per dimension of a lossless PNG (Serra et al. 2020)",
+    "likelihood_regret": "gain of the ELBO by fitting the posterior to the image, bits per dim. (Xiao et al. 2020)",
+    "waic": "mean of -ELBO over an ensemble plus its variance, nats (Choi et al. 2018)",
+}
+CALIBRATED = ("auto", "bpd", "kl", "prior_ratio", "reconstruction", "latent_norm", "typicality")
+"""Calibrated by default: all come from one pass."""
+
+REFERENCE_IMAGES = 5_000
+IWAE_SAMPLES = 16
+_LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A trained model with all that its scores need. A score is a function of the image alone.
+
+    Attributes:
+        model: in evaluation mode.
+        references: statistics of training images by score, for "auto" and "typicality"
+            (`Calibration.reference`).
+        ensemble: further models trained alike, for "waic".
+        precision: "bfloat16", "float32" or "auto"; a model of features is always scored in its own float64.
+        seed: of the posterior samples, which all images share.
+        batch_size: images scored at once.
+    """
+
+    model: VAE
+    references: Mapping[str, Scores] = field(default_factory=dict)
+    ensemble: tuple[VAE, ...] = ()
+    precision: str = "auto"
+    seed: int = 0
+    batch_size: int = BATCH_SIZE
+
+    def __call__(self, images: Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """Scores of stored images; what several of them need is computed once.
+
+        Args:
+            images: uint8, N x C x H x W, or rows of features, N x D x 1 x 1.
+            names: keys of `ALL_SCORES`.
+
+        Returns:
+            N float32 values for each name; what is too large for them is their largest number.
+
+        Raises:
+            ValueError: an unknown name, a score that cannot be had from what is here, or images the model is
+                not made for.
+        """
+        self.check(names)
+        wanted = [name for name in PASS_SCORES if name in names]
+        if "auto" in names:
+            wanted += self.references
+        if "typicality" in names or "input_complexity" in names:
+            wanted.append("bpd")
+        wanted = [name for name in dict.fromkeys(wanted) if name != "iwae"]
+        self.model.check(images)
+        values: dict[str, NDArray[Any]] = {}
+        if wanted:
+            values |= self._pass(images, wanted, 1)
+        if "iwae" in names:
+            values |= self._pass(images, ["iwae"], IWAE_SAMPLES)
+        if "auto" in names:
+            values["auto"] = combination.auto(values, self.references)
+        if "typicality" in names:
+            values["typicality"] = combination.typicality(values["bpd"], self.references)
+        if "input_complexity" in names:
+            from negvae.scoring.complexity import compressed_bits_per_dim
+
+            values["input_complexity"] = values["bpd"] - compressed_bits_per_dim(images.cpu().numpy())
+        if "likelihood_regret" in names:
+            from negvae.scoring.regret import likelihood_regret
+
+            values["likelihood_regret"] = likelihood_regret(
+                self.model, images, seed=self.seed, precision=self._precision, batch_size=self.batch_size
+            ).numpy()
+        if "waic" in names:
+            from negvae.scoring.ensemble import waic
+
+            models = (self.model, *self.ensemble)
+            values["waic"] = waic(models, images, seed=self.seed, precision=self._precision).numpy()
+        return {name: _finite(values[name]) for name in names}
+
+    def check(self, names: Sequence[str]) -> None:
+        """Refuse names of scores that are unknown or cannot be had from what is here.
+
+        Raises:
+            ValueError: the message says which and what is missing.
+        """
+        for name in names:
+            choose("score", name, ALL_SCORES)
+            if name in ("auto", "typicality") and not self.references:
+                raise ValueError(f"score {name} is measured against training images: run `negvae calibrate` first")
+            if name == "waic" and not self.ensemble:
+                raise ValueError("score waic takes an ensemble: name further models trained alike with other seeds")
+            if name == "input_complexity":
+                from negvae.scoring.complexity import refuse_features
+
+                refuse_features(self.model)
+
+    @property
+    def _precision(self) -> str:
+        return "float32" if self.model.takes_features else self.precision
+
+    def _pass(self, images: Tensor, names: Sequence[str], samples: int) -> dict[str, NDArray[Any]]:
+        draws = shared_draws(self.model, samples, self.seed)
+        scores = compute_scores(
+            self.model, images, names, draws=draws, precision=self._precision, batch_size=self.batch_size
+        )
+        return {name: values.numpy() for name, values in scores.items()}
+
+
+def calibrate(
+    scorer: Scorer,
+    training: Tensor,
+    held_out: Tensor,
+    *,
+    score: str = "auto",
+    names: Sequence[str] = CALIBRATED,
+    components: Sequence[str] = ("bpd", "kl", "prior_ratio"),
+    contamination: float = 0.0,
+    target_fpr: float | None = None,
+) -> Calibration:
+    """Learn from inliers what their scores are, and set the threshold.
+
+    Args:
+        scorer: of the trained model; its `references` are not used.
+        training: images that the model was trained on; up to 5,000 of them, evenly taken, give the statistics
+            for "auto" and "typicality".
+        held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
+        score: the decision score.
+        names: further scores to calibrate.
+        components: the scores that "auto" is made of; a model without negatives has no use for "prior_ratio".
+        contamination: share of outliers among training and held-out images together; where it is above 0, or
+            there is no `target_fpr`, the threshold leaves this share of them above it, and at 0 none.
+        target_fpr: false-positive rate of the threshold, from the held-out inliers alone, for clean data.
+
+    Raises:
+        ValueError: no held-out inliers, or too few for the rate.
+    """
+    if contamination:
+        target_fpr = None
+    if not len(held_out):
+        raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
+    step = max(len(training) // REFERENCE_IMAGES, 1)
+    sample = scorer(training[::step][:REFERENCE_IMAGES], tuple(dict.fromkeys([*components, "bpd"])))
+    references = {name: combination.reference(sample[name]) for name in components}
+    measured = Scorer(scorer.model, references, scorer.ensemble, scorer.precision, scorer.seed, scorer.batch_size)
+    names = list(dict.fromkeys([score, *names]))
+    scores = {name: np.sort(values.astype(np.float64)) for name, values in measured(held_out, names).items()}
+    if target_fpr is not None:
+        threshold = fpr_threshold(scores[score], target_fpr)
+    else:
+        # Training images are part of the data that the share is about; their scores matter to no p-value.
+        everything: list[NDArray[Any]] = [scores[score], measured(training, [score])[score]]
+        threshold = contamination_threshold(np.concatenate(everything), contamination)
+    return Calibration(scores, score, threshold, target_fpr, contamination, references)
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
+    wide = np.nan_to_num(np.asarray(values, np.float64), nan=_LARGEST, posinf=_LARGEST, neginf=-_LARGEST)
+    return np.clip(wide, -_LARGEST, _LARGEST).astype(np.float32)

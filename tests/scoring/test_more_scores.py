@@ -1,0 +1,185 @@
+"""Every score against its definition, and the scorer that shares their passes."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.distributions import MultivariateNormal
+
+from negvae.config import preset
+from negvae.model import build_vae
+from negvae.scoring import (
+    ALL_SCORES,
+    Scorer,
+    calibrate,
+    compute_scores,
+    input_complexity,
+    iwae,
+    likelihood_regret,
+    waic,
+)
+from negvae.scoring.combination import auto, batch_typicality, batch_typicality_threshold, reference, typicality
+from negvae.scoring.complexity import compressed_bits_per_dim
+from negvae.scoring.scores import shared_draws
+from tests.conftest import SHAPES, blobs, small_run
+
+IMAGES = blobs(23, SHAPES["gray"])
+
+
+@pytest.fixture(scope="module")
+def model():
+    return build_vae(small_run("gray", initialization="he"), SHAPES["gray"]).eval()
+
+
+def linear_model():
+    """A VAE whose likelihood is known: x = z_1 a_1 + z_2 a_2 + noise, with the encoder set to the true posterior."""
+    config = preset("features", "rows", latent_size=2, sigma=0.7, learn_sigma=False)
+    model = build_vae(config, (3, 1, 1)).double().eval()
+    loadings = torch.tensor([[1.0, 0.3], [-0.5, 0.8], [0.2, -1.1]], dtype=torch.float64)
+    precision = torch.eye(2).double() + loadings.T @ loadings / 0.49
+    # A diagonal posterior is exact only where this is diagonal.
+    vectors = torch.linalg.eigh(precision).eigenvectors
+    loadings = loadings @ vectors
+    variance = 1 / (1 + (loadings.square().sum(0)) / 0.49)
+    encoder = torch.nn.Linear(3, 4).double()
+    decoder = torch.nn.Linear(2, 3, bias=False).double()
+    with torch.no_grad():
+        encoder.weight.zero_()
+        encoder.weight[:2] = (loadings * variance).T / 0.49
+        encoder.bias.copy_(torch.cat([torch.zeros(2), variance.log()]))
+        decoder.weight.copy_(loadings)
+    model.encoder = torch.nn.Sequential(torch.nn.Flatten(), encoder)
+    model.decoder = torch.nn.Sequential(decoder, torch.nn.Unflatten(1, (3, 1, 1)))
+    exact = MultivariateNormal(torch.zeros(3).double(), loadings @ loadings.T + 0.49 * torch.eye(3).double())
+    return model, exact
+
+
+def test_iwae_is_the_likelihood_where_the_posterior_is_exact():
+    model, exact = linear_model()
+    rows = torch.randn(40, 3, generator=torch.Generator().manual_seed(0)).double()
+    expected = -exact.log_prob(rows) / (3 * math.log(2))
+    # With q(z|x) = p(z|x) every importance weight is p(x), whatever the draw.
+    for samples in (1, 5):
+        torch.testing.assert_close(iwae(model, rows[:, :, None, None], samples=samples, precision="float32"), expected)
+
+
+def test_regret_is_nothing_at_the_optimum_and_found_away_from_it():
+    model = linear_model()[0]
+    rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()[:, :, None, None]
+    at_best = likelihood_regret(model, rows, samples=16, precision="float32")
+    with torch.no_grad():
+        model.encoder[1].bias[:2] += 1.0
+    away = likelihood_regret(model, rows, samples=16, steps=80, precision="float32")
+    assert (at_best >= 0).all()
+    assert at_best.max() < 0.2
+    # The encoder's mistake costs KL(shifted posterior || true posterior) = sum of 1 / (2 variance).
+    lost = 0.5 * float((-model.encoder[1].bias.detach()[2:]).exp().sum()) / (3 * math.log(2))
+    torch.testing.assert_close(away, torch.full_like(away, lost), rtol=0.15, atol=0.1)
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
+
+
+def test_compressed_size_is_the_png_and_texture_costs_more():
+    noise = np.random.default_rng(0).integers(0, 256, (1, 3, 16, 16), np.uint8)
+    flat = np.full((1, 3, 16, 16), 7, np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise[0].transpose(1, 2, 0)).save(buffer, "PNG", optimize=True)
+    assert compressed_bits_per_dim(noise)[0] == 8 * len(buffer.getvalue()) / 768
+    assert compressed_bits_per_dim(flat)[0] < 1 < 8 < compressed_bits_per_dim(noise)[0]
+    assert compressed_bits_per_dim(np.zeros((2, 5, 8, 8), np.uint8)).shape == (2,)
+
+
+def test_input_complexity_is_the_difference(model):
+    expected = compute_scores(model, IMAGES, ["bpd"], precision="float32")["bpd"] - torch.from_numpy(
+        compressed_bits_per_dim(IMAGES.numpy())
+    )
+    torch.testing.assert_close(input_complexity(model, IMAGES, precision="float32"), expected)
+
+
+def test_waic_is_mean_and_variance_over_the_ensemble(model):
+    other = build_vae(small_run("gray", initialization="he", seed=1), SHAPES["gray"]).eval()
+    nats = []
+    for member in (model, other):
+        scores = compute_scores(member, IMAGES, ["bpd"], draws=shared_draws(member), precision="float32")
+        nats.append(scores["bpd"].double() * 784 * math.log(2))
+    mean, variance = (nats[0] + nats[1]) / 2, (nats[0] - nats[1]).square() / 2
+    torch.testing.assert_close(waic([model, other], IMAGES, precision="float32"), mean + variance, rtol=1e-4, atol=0)
+    torch.testing.assert_close(waic([model, model], IMAGES, precision="float32"), nats[0], rtol=1e-5, atol=0)
+    with pytest.raises(ValueError, match="two models"):
+        waic([model], IMAGES)
+
+
+def test_auto_is_the_most_conspicuous_on_the_training_scale():
+    training = {"bpd": np.linspace(0, 10, 101), "kl": np.linspace(100, 200, 101)}
+    references = {name: reference(values) for name, values in training.items()}
+    scores = {"bpd": [5.0, 9.5, 0.5, 5.0, 14.0], "kl": [150.0, 150.0, 150.0, 105.0, 285.0]}
+    # Distances at which the extreme 5% begin: 4.5 and 45. A small KL is not conspicuous, a small bpd is.
+    np.testing.assert_allclose(auto(scores, references), [0, 1, 1, 0, 3])
+    constant = {"kl": reference(np.full(5, 3.0))}
+    assert np.isfinite(auto({"kl": [3.0, 4.0]}, constant)).all()
+
+
+def test_typicality_of_one_and_of_many():
+    randomness = np.random.default_rng(0)
+    training, held_out = randomness.normal(3, 1, 5000), randomness.normal(3, 1, 2000)
+    references = {"bpd": reference(training)}
+    np.testing.assert_allclose(typicality([training.mean() - 2, training.mean() + 1], references), [2, 1])
+    assert batch_typicality([5.0], references) == pytest.approx(typicality([5.0], references)[0])
+    limits = {size: batch_typicality_threshold(held_out, references, size, 0.05) for size in (1, 25, 100)}
+    # Quantiles of |N(0, 1)| / sqrt(size).
+    assert limits[1] == pytest.approx(1.96, rel=0.1)
+    assert limits[25] == pytest.approx(1.96 / 5, rel=0.25)
+    alarms = [batch_typicality(randomness.normal(3, 1, 25), references) > limits[25] for _ in range(500)]
+    assert 0.01 < np.mean(alarms) < 0.12
+    assert batch_typicality(randomness.normal(3.5, 1, 100), references) > limits[100]
+    with pytest.raises(ValueError, match="empty batch"):
+        batch_typicality([], references)
+    with pytest.raises(ValueError, match="at least 1 image"):
+        batch_typicality_threshold(held_out, references, 0)
+
+
+def test_one_scorer_gives_them_all_and_company_does_not_matter(model):
+    other = build_vae(small_run("gray", initialization="he", seed=1), SHAPES["gray"]).eval()
+    calibration = calibrate(Scorer(model, precision="float32"), IMAGES, blobs(30, SHAPES["gray"], 1), target_fpr=0.1)
+    scorer = Scorer(model, calibration.reference, (other,), precision="float32")
+    together = scorer(IMAGES, tuple(ALL_SCORES))
+    assert list(together) == list(ALL_SCORES)
+    assert all(values.shape == (23,) and values.dtype == np.float32 for values in together.values())
+    for name in ALL_SCORES:
+        alone = np.concatenate([scorer(IMAGES[i : i + 1], [name])[name] for i in (22, 3)])
+        np.testing.assert_allclose(alone, together[name][[22, 3]], rtol=1e-4, atol=1e-5, err_msg=name)
+    assert calibration.size == 30
+    assert calibration.threshold == calibration.scores["auto"][-3]
+
+
+def test_draws_are_shared_also_where_pixels_are_dequantized():
+    model = build_vae(small_run("gray", initialization="he", likelihood="quantized-gaussian"), SHAPES["gray"]).eval()
+    scores = compute_scores(model, IMAGES, ["bpd"], draws=shared_draws(model, 3), precision="float32")["bpd"]
+    reverse = compute_scores(model, IMAGES.flip(0), ["bpd"], draws=shared_draws(model, 3), precision="float32")["bpd"]
+    torch.testing.assert_close(scores, reverse.flip(0))
+    own = compute_scores(model, IMAGES, ["bpd"], samples=40, precision="float32")["bpd"]
+    many = compute_scores(model, IMAGES, ["bpd"], draws=shared_draws(model, 40), precision="float32")["bpd"]
+    torch.testing.assert_close(own, many, rtol=2e-2, atol=0)
+
+
+def test_scores_that_cannot_be_had_say_why(model):
+    with pytest.raises(ValueError, match="negvae calibrate"):
+        Scorer(model)(IMAGES, ["auto"])
+    with pytest.raises(ValueError, match="ensemble"):
+        Scorer(model)(IMAGES, ["waic"])
+    with pytest.raises(ValueError, match="did you mean typicality"):
+        Scorer(model)(IMAGES, ["typicalty"])
+    with pytest.raises(ValueError, match="no PNG"):
+        Scorer(linear_model()[0])(torch.zeros(2, 3, 1, 1), ["input_complexity"])
+    with pytest.raises(ValueError, match="no inliers are held out"):
+        calibrate(Scorer(model), IMAGES, IMAGES[:0])
+
+
+def test_infinite_scores_are_the_largest_number(model):
+    broken = build_vae(small_run("gray", initialization="he"), SHAPES["gray"]).eval()
+    with torch.no_grad():
+        broken.encoder[-1].bias[10:] = 1e5  # exp(log-variance) overflows
+    scores = Scorer(broken, precision="float32")(IMAGES, ["kl", "prior_ratio"])
+    assert all((values == np.finfo(np.float32).max).all() for values in scores.values())
