@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check clean
+.PHONY: demo test check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train and test on Fashion-MNIST against MNIST (minutes; make demo QUICK=1 is quicker)"
 	@echo "make test    lint, types and tests"
+	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
 	@echo "make clean   remove .venv and caches"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -30,6 +31,16 @@ check: $(STAMP)
 test: $(STAMP) check
 	$(BIN)/pytest
 
+# The peers' environments: torch is pinned as ours, and neither peer asks for torchvision.
+.venv-%/.installed: benchmarks/%.txt
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
+	$(BIN)/negvae bench --pythae .venv-pythae/bin/python --pyod .venv-pyod/bin/python \
+		$(if $(QUICK),--quick,--out benchmarks/results --table docs/benchmarks.md)
+
 # The README's picture: the top of the report that the last `make demo` wrote.
 docs/demo.png: runs/demo/report.html
 	chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
@@ -37,4 +48,4 @@ docs/demo.png: runs/demo/report.html
 		--screenshot=$@ file://$(CURDIR)/$<
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache

@@ -22,6 +22,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="List, fetch and verify data sets.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+paper_app = typer.Typer(help="Rebuild the paper's tables beside the published figures.", no_args_is_help=True)
+app.add_typer(paper_app, name="paper")
 
 
 def main() -> NoReturn:
@@ -98,6 +100,9 @@ def train(
     latent_size: Annotated[Whole, typer.Option(help="Dimensions of the latent code.")] = None,
     negative_shift: Annotated[Number, typer.Option(help="c in the negative prior N(c 1, I).")] = None,
     negative_weight: Annotated[Number, typer.Option(help="Weight of the negatives' KL.")] = None,
+    update: Annotated[
+        Text, typer.Option(help="Of generator and encoder with generated negatives: alternating or simultaneous.")
+    ] = None,
     optimizer: Annotated[Text, typer.Option(help="rmsprop or adam.")] = None,
     learning_rate: Annotated[Number, typer.Option(help="Of both optimizers.")] = None,
     batch_size: Annotated[Whole, typer.Option(help="Images per step.")] = None,
@@ -120,8 +125,9 @@ def train(
     fields = dict(
         data=data, negatives=negatives, likelihood=likelihood, sigma=sigma, learn_sigma=learn_sigma, network=network,
         initialization=initialization, latent_size=latent_size, negative_shift=negative_shift,
-        negative_weight=negative_weight, optimizer=optimizer, learning_rate=learning_rate, batch_size=batch_size,
-        epochs=epochs, seed=seed, precision=precision, device=device, limit=limit, calibration=calibration,
+        negative_weight=negative_weight, update=update, optimizer=optimizer, learning_rate=learning_rate,
+        batch_size=batch_size, epochs=epochs, seed=seed, precision=precision, device=device, limit=limit,
+        calibration=calibration,
     )  # fmt: skip
     asked: dict[str, Any] = {name: value for name, value in fields.items() if value is not None}
     for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):
@@ -291,6 +297,31 @@ def demo(
     run_demo(out, quick=quick, console=_console())
 
 
+@app.command()
+def bench(
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/bench"),
+    quick: Annotated[bool, typer.Option("--quick", help="Few and short rounds: does it run?")] = False,
+    only: Annotated[list[str] | None, typer.Option(help="Measure this row only; may be repeated.")] = None,
+    profile: Annotated[
+        list[str] | None, typer.Option(help="Measure this row and show where its time goes; may be repeated.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="To train on: cpu, cuda, or all that are here.")] = "all",
+    pythae: Annotated[Path | None, typer.Option(help="A Python interpreter that has pythae.")] = None,
+    pyod: Annotated[Path | None, typer.Option(help="A Python interpreter that has PyOD and torch.")] = None,
+    table: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace.")] = None,
+) -> None:
+    """Measure training and scoring beside their peers and this machine's matrix-product rate."""
+    from negvae.bench.run import run_bench
+
+    pythons = {name: path for name, path in (("pythae", pythae), ("pyod", pyod)) if path is not None}
+    well = run_bench(
+        out, quick=quick, only=only or (), profile=profile or (), device=device, pythons=pythons, table=table,
+        console=_console(),
+    )  # fmt: skip
+    if not well:
+        raise typer.Exit(1)
+
+
 @data_app.command("list")
 def data_list() -> None:
     """Show the data sets known by name and where they are on this machine."""
@@ -323,6 +354,121 @@ def data_verify(
     _print_sets(rows, hashes=True)
     if any(row.state == "damaged" for row in rows):
         raise typer.Exit(1)
+
+
+@paper_app.command("list")
+def paper_list(
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+) -> None:
+    """Show all tables and cells, the runs they refer to, and how many seeds of each are there."""
+    from rich.table import Table
+
+    from negvae.paper.profiles import choose_profile
+    from negvae.paper.results import collect
+    from negvae.paper.tables import cells
+
+    recipe = choose_profile(profile)
+    shown = Table(title=f"profile {recipe.name}: {recipe.description}")
+    for title in ("cell", "run", "seeds"):
+        shown.add_column(title, overflow="fold")
+    for name, cell in cells().items():
+        found = collect(cell, recipe, results)
+        shown.add_row(name, cell.setting.name, f"{len(found.results) + len(found.diverged)} of {recipe.seeds}")
+    _console().print(shown)
+
+
+@paper_app.command("show")
+def paper_show(
+    table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+) -> None:
+    """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
+    import json
+
+    from negvae.paper import show
+    from negvae.paper.profiles import choose_profile
+    from negvae.paper.tables import select_tables
+
+    recipe, tables = choose_profile(profile), select_tables(table)
+    found = show.gather(tables, recipe, results)
+    if as_json:
+        print(json.dumps(show.as_json(found, recipe), indent=1))
+        return
+    console = _console()
+    say = _say(console)
+    for one in tables:
+        here = [found[cell.name] for cell in one.cells]
+        console.print(show.show_table(one, found))
+        say(f"Ours: {show.measured_on(here, recipe)}.")
+        for remark in show.remarks(here, recipe):
+            say(f"- {remark}")
+        if not all(cell.results or cell.diverged for cell in here):
+            say(f"A dash under ours: no result yet; make them with: {show.command(one.name, recipe)}")
+        say("")
+    say(f"{show.SPREAD} {show.LOOSE} {show.UNIT}")
+
+
+@paper_app.command("run")
+def paper_run(
+    table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    only: Annotated[
+        list[str] | None, typer.Option(help="A cell, such as table3/bernoulli/generated, or a run; may be repeated.")
+    ] = None,
+    seeds: Annotated[Text, typer.Option(help="A count, or a list such as 0,2. [default: as the profile]")] = None,
+    jobs: Annotated[int, typer.Option(help="Worker processes; they share the cores.")] = 1,
+    budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with checkpoints.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    results: Annotated[Path, typer.Option(help="Where the result files go.")] = Path("results"),
+    out: Annotated[Path, typer.Option(help="Where models and checkpoints go.")] = Path("runs/paper"),
+) -> None:
+    """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
+    from negvae.paper.profiles import choose_profile, parse_seeds
+    from negvae.paper.tables import select_settings
+
+    recipe = choose_profile(profile)
+    chosen = parse_seeds(seeds, recipe)
+    settings = select_settings(table, only or [])
+    from negvae.paper.runner import Plan, run_plan
+
+    plan = Plan(recipe.name, tuple((s, seed) for seed in chosen for s in settings), results, out, device)
+    console = _console()
+    outcome = run_plan(plan, jobs=jobs, budget=budget, console=console)
+    say = _say(console)
+    for name, message in outcome.failed.items():
+        say(f"{name} failed: {message}")
+    say(f"{outcome.done} of {len(plan.runs)} runs are in {results / recipe.name}; see: negvae paper show {table}"
+        + ("" if recipe.name == "cpu" else f" --profile {recipe.name}"))  # fmt: skip
+    if outcome.left:
+        reason = {
+            "finished": f"{len(outcome.busy)} at another process" if outcome.busy else "see above",
+            "budget": f"the budget of {budget or 0:g} s is used up",
+        }.get(outcome.stopped_by, outcome.stopped_by)
+        say(f"{outcome.left} are left ({reason}); the same command goes on with them")
+    if outcome.stopped_by in ("SIGINT", "SIGTERM"):
+        raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.failed:
+        raise typer.Exit(1)
+    if outcome.left:
+        raise typer.Exit(3)
+
+
+@paper_app.command("report")
+def paper_report(
+    out: Annotated[Path, typer.Option(help="Folder for report.html, tables.md and tables.tex.")] = Path("runs/report"),
+    profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
+    results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+) -> None:
+    """Write one page with tables, curves, score distributions and pictures; the tables as Markdown and LaTeX too."""
+    from negvae.paper.profiles import choose_profile
+    from negvae.paper.report import write_report
+
+    say = _say(_console())
+    for path in write_report(out, choose_profile(profile), results):
+        say(f"written: {path}")
 
 
 def _print_sets(rows: list[Any], hashes: bool = False) -> None:

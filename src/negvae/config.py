@@ -14,6 +14,7 @@ LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
 NETWORKS = ("gray", "gray-paper", "color", "auto", "mlp")
 INITIALIZATIONS = ("normal", "glorot", "he")
 OPTIMIZERS = ("rmsprop", "adam")
+UPDATES = ("alternating", "simultaneous")
 PRECISIONS = ("auto", "bfloat16", "float32")
 
 
@@ -33,6 +34,8 @@ class RunConfig:
         latent_size: dimensions of z.
         negative_shift: c in the negative prior N(c 1, I).
         negative_weight: factor on KL(q(z|negative) || negative prior); 1 in the paper.
+        update: one of `UPDATES`: whether the generator's pull on generated negatives is taken after the encoder's
+            step, as in the paper, or at the same weights (see `negvae.training.objectives`).
         optimizer: one of `OPTIMIZERS`; the encoder and the decoder have one each.
         learning_rate: of both optimizers.
         batch_size: images per step, and negatives per step.
@@ -55,6 +58,7 @@ class RunConfig:
     latent_size: int = 32
     negative_shift: float = 8.0
     negative_weight: float = 1.0
+    update: str = "alternating"
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     batch_size: int = 128
@@ -72,6 +76,7 @@ class RunConfig:
         choose("likelihood", self.likelihood, LIKELIHOODS)
         choose("network", self.network, NETWORKS)
         choose("initialization", self.initialization, INITIALIZATIONS)
+        choose("update", self.update, UPDATES)
         choose("optimizer", self.optimizer, OPTIMIZERS)
         choose("precision", self.precision, PRECISIONS)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):

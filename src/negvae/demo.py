@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from negvae import html
 from negvae.artifact import CONFIG
@@ -22,8 +21,7 @@ from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
 from negvae.evaluation import with_interval
 from negvae.files import write_text
-from negvae.model import VAE
-from negvae.negatives import build_source
+from negvae.pictures import pictures
 from negvae.progress import training_progress
 from negvae.provenance import provenance
 from negvae.run import describe, run
@@ -163,32 +161,13 @@ def _trial(
     comparison = compare(result.model, test, {OOD: ood}, seed=config.seed)[0]
     seconds = result.progress.seconds
     seen = sum(row["images_per_second"] * (row["seconds"] - before) for row, before in _with_previous(result.history))
-    return Trial(config.negatives, comparison, seconds, seen / seconds, _pictures(result.model, config, test, ood))
+    return Trial(
+        config.negatives, comparison, seconds, seen / seconds, pictures(result.model, config, test, ood, SHOWN)
+    )
 
 
 def _with_previous(history: list[dict[str, Any]]) -> list[tuple[dict[str, Any], float]]:
     return list(zip(history, [0.0, *(row["seconds"] for row in history[:-1])], strict=True))
-
-
-@torch.inference_mode()
-def _pictures(model: VAE, config: RunConfig, test: Tensor, ood: Tensor) -> dict[str, np.ndarray]:
-    """Inliers, outliers, negatives, reconstructions and samples, as uint8 arrays."""
-    randomness = torch.Generator(model.device).manual_seed(config.seed)
-    shown = [images[:SHOWN].to(model.device).float() / 255 for images in (test, ood)]
-    pictures = {
-        "Inliers": shown[0],
-        "Their reconstructions": model.generate(model.encode(shown[0]).mean),
-        "Outliers": shown[1],
-        "Their reconstructions ": model.generate(model.encode(shown[1]).mean),
-        "Generated": model.generate(model.prior.sample(SHOWN, randomness, model.device)),
-    }
-    source = build_source(
-        config.negatives,
-        lambda name: torch.from_numpy(load(name, "train", fetch=False).images).to(model.device),
-    )
-    if source is not None:
-        pictures["Negatives"] = source.sample(shown[0], model, randomness).images
-    return {name: (images.clamp(0, 1) * 255).round().byte().cpu().numpy() for name, images in pictures.items()}
 
 
 def _table(trials: list[Trial], quick: bool) -> Table:
@@ -253,7 +232,7 @@ def _report(trials: list[Trial], origin: dict[str, Any]) -> str:
             for name, label in (("bpd", "BPD"), ("kl", "KL"))
         }
         grids = [
-            html.image_grid(images, columns=8, scale=2, caption=name.strip(), alt=f"{name.strip()}, {trial.negatives}")
+            html.image_grid(images, columns=8, scale=2, caption=name, alt=f"{name}, {trial.negatives}")
             for name, images in trial.pictures.items()
         ]
         body = html.figure_row(*figures, html.roc(curves)) + html.figure_row(*grids)

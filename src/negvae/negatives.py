@@ -14,7 +14,7 @@ A source is written as text, in run descriptions and on the command line (`parse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -33,13 +33,24 @@ class NegativeBatch(NamedTuple):
     """One batch of negatives.
 
     Attributes:
-        images: what the encoder sends to the negative prior (B x C x H x W, in [0, 1]), without gradient.
-        generated: those of them that came from the generator (M x C x H x W, M <= B), with the gradient to the
-            decoder attached, so that it can be trained to pull them back; None where there are none.
+        given: images from outside the model (K x C x H x W, in [0, 1]); None where there are none.
+        generated: images from the generator (M x C x H x W), with the gradient to the decoder attached, so that it
+            can be trained to pull them back; None where there are none.
     """
 
-    images: Tensor
+    given: Tensor | None
     generated: Tensor | None = None
+
+    @property
+    def images(self) -> Tensor:
+        """What the encoder sends to the negative prior (K + M x C x H x W), without gradient."""
+        parts = [part.detach() for part in self if part is not None]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    @property
+    def size(self) -> int:
+        """K + M."""
+        return sum(len(part) for part in self if part is not None)
 
 
 class NegativeSource(Protocol):
@@ -121,7 +132,7 @@ class Generated:
         """Mean images of fresh codes."""
         z = model.prior.sample(len(positives), generator, positives.device)
         images = model.generate(z)
-        return NegativeBatch(images.detach(), images)
+        return NegativeBatch(None, images)
 
 
 @dataclass(frozen=True)
@@ -154,13 +165,12 @@ class Augmented:
                 what = "rows of features" if _are_rows(positives) else "images"
                 raise ValueError(f"augmented:{name} does not apply to {what}; these do: {', '.join(known)}")
         # Some transformations mix images, so a share is two images at least.
-        most = max(len(positives) // 2, 1)
-        names: Iterable[str] = chosen
-        if len(chosen) > most:
-            order = torch.randperm(len(chosen), generator=generator, device=generator.device)
-            names = [chosen[i] for i in order[:most].tolist()]
-        parts = positives.tensor_split(min(len(chosen), most))
-        pairs = zip(names, parts, strict=True)
+        if len(positives) < 2 * len(chosen):
+            every = torch.stack([known[name](positives, generator) for name in chosen])
+            size, device = (len(positives),), positives.device
+            choice = torch.randint(len(chosen), size, generator=generator, device=device)
+            return NegativeBatch(every[choice, torch.arange(len(positives), device=device)])
+        pairs = zip(chosen, positives.tensor_split(len(chosen)), strict=True)
         return NegativeBatch(torch.cat([known[name](part, generator) for name, part in pairs]))
 
 
@@ -205,8 +215,9 @@ class Mixture:
             for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True)
             if len(share)
         ]
+        given = [part.given for part in parts if part.given is not None]
         generated = [part.generated for part in parts if part.generated is not None]
-        return NegativeBatch(torch.cat([part.images for part in parts]), torch.cat(generated) if generated else None)
+        return NegativeBatch(torch.cat(given) if given else None, torch.cat(generated) if generated else None)
 
 
 class Spec(NamedTuple):

@@ -27,7 +27,7 @@ def provenance(config: RunConfig) -> dict[str, Any]:
     device = resolve_device(config.device)
     return {
         "negvae": negvae.__version__,
-        "commit": _commit(),
+        "commit": source_commit(),
         "written": datetime.now(UTC).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -38,7 +38,7 @@ def provenance(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _commit() -> str:
+def source_commit() -> str:
     """The git commit of the source in use, marked where it has been changed; "unknown" outside a checkout."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():

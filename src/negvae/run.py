@@ -13,6 +13,7 @@ from torch import Tensor
 from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_artifact, save_calibration, write_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, is_path, load, names
+from negvae.model import VAE
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
@@ -42,6 +43,7 @@ def run(
     budget: float | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
+    after_epoch: Callable[[VAE, int], dict[str, Any]] | None = None,
     say: Say = lambda text: None,
 ) -> TrainingResult:
     """Carry out the run that `config` describes and leave an artifact in `directory`.
@@ -53,6 +55,7 @@ def run(
         budget: see `negvae.training.loop.train`.
         checkpoint_seconds: see there.
         watch: see there.
+        after_epoch: see there.
         say: told what is loaded, one line each.
 
     Returns:
@@ -89,7 +92,7 @@ def run(
     images, held_out = hold_out(images, config.calibration, config.seed)
     result = train(
         config, images, source, directory=directory, resume=resume, budget=budget,
-        checkpoint_seconds=checkpoint_seconds, watch=watch,
+        checkpoint_seconds=checkpoint_seconds, watch=watch, after_epoch=after_epoch,
     )  # fmt: skip
     calibration = None
     if len(held_out):

@@ -6,6 +6,7 @@ as many images of the same shape and range. None keeps state or waits for the de
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
@@ -66,11 +67,16 @@ def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
 def sketch(images: Tensor, generator: torch.Generator) -> Tensor:
     """Edges: the Sobel gradient's magnitude for each channel, stretched to [0, 1] image by image."""
     rows = images.flatten(0, 1)[:, None]
-    sobel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], device=images.device)
-    kernels = torch.stack([sobel, sobel.T])[:, None]
-    gradient = conv2d(pad(rows, (1, 1, 1, 1), mode="replicate"), kernels.to(images.dtype))
+    gradient = conv2d(pad(rows, (1, 1, 1, 1), mode="replicate"), _sobel(images.device, images.dtype))
     magnitude = gradient.square().sum(1).sqrt().reshape(images.shape)
     return magnitude / magnitude.amax((1, 2, 3), keepdim=True).clamp_min(1e-6)
+
+
+@functools.cache
+def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Both Sobel kernels (2 x 1 x 3 x 3), brought to the device once."""
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    return torch.stack([kernel, kernel.T])[:, None].to(device, dtype)
 
 
 def sketched_jigsaw(images: Tensor, generator: torch.Generator) -> Tensor:

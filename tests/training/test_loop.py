@@ -155,3 +155,35 @@ def test_a_damaged_checkpoint_is_refused_in_one_line(tmp_path, damage):
 def test_images_that_cannot_be_trained_on_are_refused(images):
     with pytest.raises(ValueError, match="images"):
         train(small_run(), images)
+
+
+def test_after_epoch_joins_the_row_and_leaves_no_trace_in_the_model(tmp_path):
+    config = small_run("color", epochs=2)
+    images = blobs(40, SHAPES["color"])
+    seen = []
+
+    def after_epoch(model, epoch):
+        assert not model.training
+        with torch.no_grad():
+            model.encode(images.float() / 255)  # would move the running statistics of a model in training mode
+        seen.append(epoch)
+        return {"extra": epoch * 1.5}
+
+    plain = train(config, images)
+    watched = train(config, images, directory=tmp_path, after_epoch=after_epoch)
+    assert seen == [1, 2]
+    assert [row["extra"] for row in read_metrics(tmp_path)] == [1.5, 3.0]
+    assert all(torch.equal(tensor, weights(watched)[name]) for name, tensor in weights(plain).items())
+
+
+def test_time_of_after_epoch_is_not_training(monkeypatch):
+    clock = itertools.count()  # every look at the clock is a second later
+    monkeypatch.setattr("negvae.training.loop.time.monotonic", lambda: float(next(clock)))
+    config = small_run(epochs=2)
+
+    def after_epoch(model, epoch):
+        for _ in range(1000):
+            next(clock)
+        return {}
+
+    assert train(config, blobs(16, SHAPES["gray"]), after_epoch=after_epoch).progress.seconds < 1000

@@ -7,6 +7,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.training.objectives import shared_losses, train_step
+from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, small_run
 
 SOURCES = [
@@ -21,28 +22,29 @@ SOURCES = [
 LIKELIHOODS = [("bernoulli", False), ("gaussian", False), ("gaussian", True), ("quantized-gaussian", False)]
 
 
-class Recorder(torch.optim.SGD):
-    """An optimizer that keeps the gradients it was given and moves nothing."""
+class Recorder(Weights):
+    """Weights that keep the gradients they were given and move by plain gradient descent, or not at all."""
 
-    def __init__(self, parameters):
-        super().__init__(parameters, lr=0.0)
-        self.parameters = [p for group in self.param_groups for p in group["params"]]
+    def __init__(self, network, extra=(), rate=0.0):
+        super().__init__(network, list(extra), torch.float32, lambda p: torch.optim.SGD(p, lr=rate))
         self.seen = None
 
-    def step(self, closure=None):
+    def step(self):
         self.seen = [None if p.grad is None else p.grad.clone() for p in self.parameters]
+        super().step()
 
 
 def take_step(network, likelihood, learn_sigma, source_text, **options):
     shape = SHAPES[network]
     model = build_vae(small_run(network, likelihood=likelihood, learn_sigma=learn_sigma), shape).train()
+    encoder, decoder = Recorder(model.encoder), Recorder(model.decoder, model.likelihood.parameters())
+    model.plain = options.pop("plain", False)
     source = build_source(source_text, lambda name: blobs(9, shape, seed=5))
     randomness = torch.Generator().manual_seed(0)
     images = blobs(6, shape).float() / 255
     negatives = None if source is None else source.sample(images, model, randomness)
     target = model.likelihood.target(images, randomness)
     noise = torch.randn(6, model.latent_size, generator=randomness)
-    encoder, decoder = Recorder(model.encoder.parameters()), Recorder(model.generator_parameters())
     losses = train_step(model, encoder, decoder, images, target, negatives, noise, **options)
     return model, losses, encoder, decoder, (images, target, negatives, noise)
 
@@ -101,11 +103,10 @@ def test_the_generator_is_pulled_by_the_encoder_already_moved():
     shape = SHAPES["gray"]
     model = build_vae(small_run(), shape).train()
     images = blobs(6, shape).float() / 255
+    encoder, decoder = Recorder(model.encoder, rate=1e-6), Recorder(model.decoder)
     negatives = build_source("generated", None).sample(images, model, torch.Generator().manual_seed(0))
-    optimizer = torch.optim.SGD(model.encoder.parameters(), lr=1e-6)
-    decoder = Recorder(model.generator_parameters())
     before = model.prior.kl(*model.encode(negatives.images)).mean()
-    losses = train_step(model, optimizer, decoder, images, images, negatives, torch.zeros(6, 10))
+    losses = train_step(model, encoder, decoder, images, images, negatives, torch.zeros(6, 10))
     after = model.prior.kl(*model.encode(negatives.images)).mean()
     torch.testing.assert_close(losses.generator_kl, after.detach())
     assert not torch.isclose(before, after)

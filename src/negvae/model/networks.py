@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 Shape = tuple[int, int, int]
 
 
-def build_networks(name: str, shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+def build_networks(name: str, shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The (encoder, decoder) called `name` for images of `shape` (C, H, W), not yet initialized.
 
     Raises:
@@ -75,7 +75,7 @@ def _inputs_per_output(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> flo
     return taps / math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else taps
 
 
-def _gray_encoder(latent_size: int) -> nn.Module:
+def _gray_encoder(latent_size: int) -> nn.Sequential:
     """Rosca et al. (2018), appendix K, table 4: 28-14-14-7-7-4."""
     layers: list[nn.Module] = []
     channels = 1
@@ -98,7 +98,7 @@ def _require(name: str, shape: Shape, wanted: Shape) -> None:
         )
 
 
-def _gray(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+def _gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and a light decoder with the encoder's filters in reverse."""
     _require("gray", shape, (1, 28, 28))
     decoder = nn.Sequential(
@@ -112,7 +112,7 @@ def _gray(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
     return _gray_encoder(latent_size), decoder
 
 
-def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and the decoder of Nalisnick et al. (2018)."""
     _require("gray-paper", shape, (1, 28, 28))
     decoder = nn.Sequential(
@@ -126,7 +126,7 @@ def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
     return _gray_encoder(latent_size), decoder
 
 
-def _color(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+def _color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Appendix A.2.2: 4x4 Conv-BatchNorm-ReLU, filters 32-64-128 and 128-64-image."""
     _require("color", shape, (3, 32, 32))
 
@@ -148,7 +148,7 @@ def _color(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
     return encoder, decoder
 
 
-def _auto(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+def _auto(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Halve height and width until the shorter side is below 8, doubling the filters from 32 up to 256.
 
     No batch norm: it would couple the inliers of a batch with the negatives beside them.
@@ -187,7 +187,7 @@ def _auto(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
     return encoder, decoder
 
 
-def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
+def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Two hidden layers of twice as many units as there are features, 64 to 512."""
     features = shape[0]
     if shape[1:] != (1, 1):
@@ -206,18 +206,10 @@ def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Module, nn.Module]:
     return encoder, decoder
 
 
-_BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Module, nn.Module]]] = {
+_BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Sequential, nn.Sequential]]] = {
     "gray": _gray,
     "gray-paper": _gray_paper,
     "color": _color,
     "auto": _auto,
     "mlp": _mlp,
 }
-
-
-def run_channels_last(network: nn.Module, inputs: Tensor) -> Tensor:
-    """Apply a network to inputs laid out as its convolutions want them."""
-    if inputs.dim() == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-    output: Tensor = network(inputs)
-    return output

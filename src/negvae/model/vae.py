@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from negvae.config import RunConfig
+from negvae.model import convolution
 from negvae.model.inputs import Features, Pixels
 from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood, wide
-from negvae.model.networks import Shape, build_networks, initialize, run_channels_last
+from negvae.model.networks import Shape, build_networks, initialize
 from negvae.model.priors import GaussianPrior
 
 
@@ -36,12 +37,16 @@ class VAE(nn.Module):
         latent_size: L.
         negative_shift: c in the negative prior N(c 1, I).
         inputs: turns stored data into what the encoder sees; pixels by default.
+
+    Attributes:
+        plain: whether the networks' layers run one by one as torch has them; else, on a CPU, as `convolution.run`
+            arranges them.
     """
 
     def __init__(
         self,
-        encoder: nn.Module,
-        decoder: nn.Module,
+        encoder: nn.Sequential,
+        decoder: nn.Sequential,
         likelihood: Bernoulli | Gaussian,
         shape: Shape,
         latent_size: int,
@@ -57,6 +62,13 @@ class VAE(nn.Module):
         self.latent_size = latent_size
         self.prior = GaussianPrior(latent_size)
         self.negative_prior = GaussianPrior(latent_size, negative_shift)
+        self.plain = False
+
+    def _run(self, network: nn.Sequential, inputs: Tensor) -> Tensor:
+        if self.plain or inputs.device.type != "cpu":
+            output: Tensor = network(inputs)
+            return output
+        return convolution.run(network, inputs)
 
     @property
     def device(self) -> torch.device:
@@ -91,17 +103,18 @@ class VAE(nn.Module):
         """Data as it is stored (uint8 images or rows of features) as the networks see it, on the model's device."""
         weights = next(self.parameters())
         prepared: Tensor = self.inputs(stored.to(weights.device))
-        return prepared.to(weights.dtype)
+        # float32 also where the weights are bfloat16 copies: pixels need eight bits of their own.
+        return prepared.to(torch.float64 if weights.dtype == torch.float64 else torch.float32)
 
     def encode(self, images: Tensor) -> Posterior:
         """q(z|x) for prepared images (N x C x H x W, floats in [0, 1])."""
-        mean, log_var = wide(run_channels_last(self.encoder, images)).chunk(2, dim=1)
+        images = images.contiguous(memory_format=torch.channels_last)
+        mean, log_var = wide(self._run(self.encoder, images)).chunk(2, dim=1)
         return Posterior(mean, log_var)
 
     def decode(self, z: Tensor) -> Tensor:
         """The likelihood's parameters (N x C x H x W, in float32 at least) for codes z (N x L)."""
-        output: Tensor = self.decoder(z)
-        return wide(output)
+        return wide(self._run(self.decoder, z))
 
     def generate(self, z: Tensor) -> Tensor:
         """G(z): the mean images E[x|z] (N x C x H x W, as prepared: pixels in [0, 1]) for codes z (N x L)."""

@@ -7,7 +7,7 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,20 +15,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer, RMSprop
 
 from negvae.config import RunConfig
 from negvae.files import write_text
-from negvae.model import VAE, build_vae
-from negvae.model.inputs import Features
+from negvae.model import VAE
 from negvae.negatives import NegativeSource
-from negvae.precision import autocast, resolve_device, resolve_precision
+from negvae.precision import resolve_device
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
-from negvae.training.objectives import Losses, train_step
+from negvae.training.graph import CapturedSteps
+from negvae.training.objectives import Losses
+from negvae.training.session import Session
 
 METRICS = "metrics.jsonl"
 STEPS_PER_READING = 25
-"""Losses are read from the device, checked and shown once in so many steps, so that a GPU need not wait."""
+"""On a CPU, losses are checked and shown once in so many steps; on a GPU once in an epoch."""
 
 
 class TrainingDivergedError(ValueError):
@@ -83,32 +83,52 @@ def train(
     source: NegativeSource | None = None,
     *,
     directory: Path | None = None,
+    **options: Any,
+) -> TrainingResult:
+    """Train the model that `config` describes: `train_seeds` with one seed, and the same options."""
+    return train_seeds([config], images, source, directories=[directory], **options)[0]
+
+
+def train_seeds(
+    configs: Sequence[RunConfig],
+    images: Tensor,
+    source: NegativeSource | None = None,
+    *,
+    directories: Sequence[Path | None] | None = None,
     resume: bool = False,
     budget: float | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
-) -> TrainingResult:
-    """Train the model that `config` describes.
+    after_epoch: Callable[[VAE, int], dict[str, Any]] | None = None,
+) -> list[TrainingResult]:
+    """Train the models that `configs` describe, which differ in their seeds only, side by side.
+
+    Each comes out as if trained alone. On a GPU they fill the device together (`negvae.training.graph`) and an
+    epoch runs without waiting for the host, so stops and readings come between epochs; on a CPU they take turns.
 
     Args:
-        config: the run; its `data` and `negatives` were resolved by the caller into the next two.
+        configs: the runs; their `data` and `negatives` were resolved by the caller into the next two.
         images: inliers, uint8, N x C x H x W (network mlp: rows of features, floats, N x D x 1 x 1); moved to the
             training device whole.
         source: of negatives, its images already on that device; None for the baseline VAE.
-        directory: where metrics.jsonl and the checkpoint go; None keeps everything in memory.
-        resume: go on from the directory's checkpoint, if it has one, exactly as if never stopped.
+        directories: where each run's metrics.jsonl and checkpoint go; None keeps everything in memory.
+        resume: go on from the directories' checkpoints, if they have any, exactly as if never stopped.
         budget: seconds after which to stop with a checkpoint.
         checkpoint_seconds: between checkpoints; there is always one after an epoch.
-        watch: called every few steps.
+        watch: called every few steps; its losses are means over the seeds, its row the first seed's.
+        after_epoch: called with each model in evaluation mode and the number of epochs completed; the plain values
+            it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
 
     Returns:
-        The trained model and its history; SIGINT and SIGTERM end the call early, with a checkpoint.
+        The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
 
     Raises:
         ValueError: images are not uint8 N x C x H x W (or rows of features), fewer than two, or not what the
-            network is made for; the checkpoint is damaged.
+            network is made for; a checkpoint is damaged; the configs differ in more than the seed, or their
+            checkpoints in their place.
         TrainingDivergedError: a loss is not finite; names the step and the last good checkpoint.
     """
+    config = configs[0]
     features = config.network == "mlp"
     if not (images.is_floating_point() if features else images.dtype == torch.uint8) or images.dim() != 4:
         if features:
@@ -118,131 +138,180 @@ def train(
         )
     if len(images) < 2:
         raise ValueError(f"{len(images)} training images are too few: at least 2 are needed")
+    if len({replace(each, seed=0) for each in configs}) > 1 or len({each.seed for each in configs}) < len(configs):
+        raise ValueError("runs trained together must differ in their seeds, and in nothing else")
     device = resolve_device(config.device)
-    precision = resolve_precision(config.precision, device)
-    channels, height, width = images.shape[1:]
-    model = build_vae(config, (channels, height, width)).to(device)
-    if isinstance(model.inputs, Features):
-        model.inputs.measure(images.to(device))
-    optimizers = {
-        "encoder": _optimizer(config, list(model.encoder.parameters())),
-        "decoder": _optimizer(config, model.generator_parameters()),
-    }
-    # Its seed differs from the weights': the same numbers must not appear as weights and as noise.
-    randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
-    epoch_start = randomness.get_state()
-    progress, history = Progress(), []
-    if directory is not None:
-        directory.mkdir(parents=True, exist_ok=True)
-        restored = load_checkpoint(directory, model, optimizers) if resume else None
-        if restored is not None:
-            progress, generators = restored
-            epoch_start = generators["epoch_start"]
-            history = read_metrics(directory)[: progress.epoch]
-            progress.finished = progress.epoch >= config.epochs
-            _write_metrics(directory, history)
-            randomness.set_state(generators["now"])
-        else:
-            _write_metrics(directory, [])
-
     data = images.to(device)
-    batch = min(config.batch_size, len(data))
-    steps = len(data) // batch
-    names = Losses._fields
-    started = last_save = time.monotonic()
-    before, before_epoch = progress.seconds, progress.epoch_seconds
-    pending: list[Tensor] = []
-
-    def save() -> None:
-        nonlocal last_save
-        if directory is not None:
-            states = {"now": randomness.get_state(), "epoch_start": epoch_start}
-            save_checkpoint(directory, model, optimizers, states, progress)
-        last_save = time.monotonic()
-
-    def read_losses() -> None:
-        """Bring the pending losses to the host, check them and add them up in the order of the steps."""
-        if not pending:
-            return
-        first = progress.step - len(pending)
-        for offset, values in enumerate(torch.stack(pending).tolist()):
-            if not all(math.isfinite(value) for value in values):
-                raise TrainingDivergedError(
-                    _divergence(first + offset + 1, progress.epoch, dict(zip(names, values, strict=True)), directory)
-                )
-            for name, value in zip(names, values, strict=True):
-                progress.sums[name] = progress.sums.get(name, 0.0) + value
-        pending.clear()
-
-    def reading(row: dict[str, Any] | None = None) -> Reading:
-        done = max(progress.step, 1)
-        seconds = max(progress.epoch_seconds, 1e-9)
-        left = (config.epochs - progress.epoch) * steps - progress.step
-        return Reading(
-            epoch=progress.epoch + 1, epochs=config.epochs, step=progress.step, steps=steps,
-            losses={name: total / done for name, total in progress.sums.items()},
-            images_per_second=done * batch / seconds, seconds_left=left * seconds / done, row=row,
-        )  # fmt: skip
-
+    folders = directories if directories is not None else [None] * len(configs)
+    runs = [_Run(Session(each, data, source), folder) for each, folder in zip(configs, folders, strict=True)]
+    for run in runs:
+        run.open(resume)
+    if len({(run.progress.epoch, run.progress.step) for run in runs}) > 1:
+        raise ValueError("these runs stand at different steps: train them one by one until they are level")
+    step = CapturedSteps([run.session for run in runs]).step if device.type == "cuda" else None
+    steps_per_reading = STEPS_PER_READING if step is None else runs[0].session.steps
+    clock = _Clock(runs)
+    last_save = time.monotonic()
     stopped_by = "finished"
-    model.train()
     with _signals() as caught:
-        while progress.epoch < config.epochs:
-            # The order is derived anew from the state at the epoch's start, so a checkpoint need not hold it.
-            now = randomness.get_state()
-            randomness.set_state(epoch_start)
-            order = torch.randperm(len(data), generator=randomness, device=device)
-            if progress.step:
-                randomness.set_state(now)
-            epoch_began = time.monotonic()
-            while progress.step < steps:
-                rows = order[progress.step * batch : (progress.step + 1) * batch]
-                positives = model.prepare(data[rows])
-                with autocast(precision, device):
-                    negatives = source.sample(positives, model, randomness) if source is not None else None
-                    target = model.likelihood.target(positives, randomness)
-                    shape = (batch, config.latent_size)
-                    noise = torch.randn(shape, generator=randomness, device=device)
-                    losses = train_step(
-                        model, optimizers["encoder"], optimizers["decoder"], positives, target, negatives, noise,
-                        config.negative_weight,
-                    )  # fmt: skip
-                pending.append(torch.stack([part.float() for part in losses]))
-                progress.step += 1
-                clock = time.monotonic()
-                progress.seconds = before + clock - started
-                progress.epoch_seconds = before_epoch + clock - epoch_began
-                spent = budget is not None and clock - started >= budget
-                due = directory is not None and clock - last_save >= checkpoint_seconds
-                if len(pending) == STEPS_PER_READING or spent or due or caught or progress.step == steps:
-                    read_losses()
-                    if watch is not None and progress.step < steps:
-                        watch(reading())
-                if caught or spent:
+        while runs[0].progress.epoch < config.epochs:
+            for run in runs:
+                run.begin_epoch()
+            taken, steps = runs[0].progress.step, runs[0].session.steps
+            read = taken
+            while taken < steps:
+                if step is not None:
+                    step()
+                else:
+                    for run in runs:
+                        run.session.step()
+                taken += 1
+                # A device that works ahead of the host is not to be waited for: its clock is read with its losses.
+                ahead = step is not None and taken < steps
+                spent = not ahead and budget is not None and clock.elapsed() >= budget
+                due = not ahead and time.monotonic() - last_save >= checkpoint_seconds
+                stop = not ahead and (bool(caught) or spent)
+                if taken - read == steps_per_reading or stop or due or taken == steps:
+                    read = taken
+                    for run in runs:
+                        run.read_losses(taken)
+                    clock.read()
+                    if watch is not None and taken < steps:
+                        watch(_reading(runs))
+                if stop:
                     stopped_by = caught[0] if caught else "budget"
                     break
-                if due and progress.step < steps:
-                    save()
-            if progress.step == steps:
-                row = _row(progress, config, steps * batch, model)
-                history.append(row)
-                if directory is not None:
-                    _append_metrics(directory, row)
+                if due and taken < steps:
+                    for run in runs:
+                        run.save()
+                    last_save = time.monotonic()
+            if taken == steps:
+                rows = [run.end_epoch(after_epoch) for run in runs]
                 if watch is not None:
-                    watch(reading(row))
-                progress = replace(progress, epoch=progress.epoch + 1, step=0, sums={}, epoch_seconds=0.0)
-                progress.finished = progress.epoch == config.epochs
-                before_epoch = 0.0
-                epoch_start = randomness.get_state()
-                save()
-                if progress.finished:
+                    watch(_reading(runs, rows[0]))
+                for run in runs:
+                    run.next_epoch()
+                clock.next_epoch()
+                if runs[0].progress.finished:
                     stopped_by = "finished"
-            else:  # only a stop leaves an epoch early
-                save()
+            for run in runs:
+                run.save()
+            last_save = time.monotonic()
             if stopped_by != "finished":
                 break
-    model.eval()
-    return TrainingResult(model, progress, stopped_by, history)
+    for run in runs:
+        run.session.close()
+    return [TrainingResult(run.session.model, run.progress, stopped_by, run.history) for run in runs]
+
+
+class _Run:
+    """A session with its place, its history and its files."""
+
+    def __init__(self, session: Session, directory: Path | None) -> None:
+        self.session, self.directory = session, directory
+        self.progress = Progress()
+        self.history: list[dict[str, Any]] = []
+        self.epoch_start = session.randomness.get_state()
+
+    def open(self, resume: bool) -> None:
+        """Start anew, or where the checkpoint left off."""
+        if self.directory is None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        session, restored = self.session, None
+        if resume:
+            with session.exact():
+                restored = load_checkpoint(self.directory, session.model, session.optimizers)
+        if restored is not None:
+            self.progress, generators = restored
+            self.epoch_start = generators["epoch_start"]
+            session.randomness.set_state(generators["now"])
+            self.history = read_metrics(self.directory)[: self.progress.epoch]
+            self.progress.finished = self.progress.epoch >= session.config.epochs
+        _write_metrics(self.directory, self.history)
+
+    def begin_epoch(self) -> None:
+        self.session.begin_epoch(self.epoch_start, self.progress.step)
+
+    def read_losses(self, taken: int) -> None:
+        """Bring the losses since the last reading to the host, check them and add them up in the order of the steps."""
+        first = self.progress.step
+        for offset, values in enumerate(self.session.trace[first:taken].tolist()):
+            losses = dict(zip(Losses._fields, values, strict=True))
+            if not all(math.isfinite(value) for value in values):
+                raise TrainingDivergedError(
+                    _divergence(first + offset + 1, self.progress.epoch, losses, self.directory)
+                )
+            for name, value in losses.items():
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+        self.progress.step = taken
+
+    def end_epoch(self, after: Callable[[VAE, int], dict[str, Any]] | None) -> dict[str, Any]:
+        """Add the epoch's row to the history and to metrics.jsonl."""
+        session = self.session
+        row = _row(self.progress, session.config, session.steps * session.batch, session.model)
+        if after is not None:
+            with session.exact():
+                row |= after(session.model, self.progress.epoch + 1)
+        self.history.append(row)
+        if self.directory is not None:
+            _append_metrics(self.directory, row)
+        return row
+
+    def next_epoch(self) -> None:
+        progress = self.progress
+        self.progress = replace(progress, epoch=progress.epoch + 1, step=0, sums={}, epoch_seconds=0.0)
+        self.progress.finished = self.progress.epoch == self.session.config.epochs
+        self.epoch_start = self.session.randomness.get_state()
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        if self.directory is None:
+            return
+        session = self.session
+        states = {"now": session.randomness.get_state(), "epoch_start": self.epoch_start}
+        with session.exact():
+            save_checkpoint(self.directory, session.model, session.optimizers, states, self.progress)
+
+
+class _Clock:
+    """Time spent in training, added up over sittings in each run's progress."""
+
+    def __init__(self, runs: Sequence[_Run]) -> None:
+        self.runs = runs
+        self.begin = self.start = self.epoch_start = self.last = time.monotonic()
+        self.before = [run.progress.seconds for run in runs]
+        self.before_epoch = [run.progress.epoch_seconds for run in runs]
+
+    def elapsed(self) -> float:
+        """Seconds of this sitting, all told."""
+        return time.monotonic() - self.begin
+
+    def read(self) -> None:
+        now = self.last = time.monotonic()
+        for run, before, before_epoch in zip(self.runs, self.before, self.before_epoch, strict=True):
+            run.progress.seconds = before + now - self.start
+            run.progress.epoch_seconds = before_epoch + now - self.epoch_start
+
+    def next_epoch(self) -> None:
+        """Count on from here; what lay between the last reading and now was not training."""
+        now = time.monotonic()
+        self.start += now - self.last
+        self.epoch_start = self.last = now
+        self.before_epoch = [0.0] * len(self.runs)
+
+
+def _reading(runs: Sequence[_Run], row: dict[str, Any] | None = None) -> Reading:
+    """What a watcher is told: means over the runs."""
+    progress, session = runs[0].progress, runs[0].session
+    epochs, done = session.config.epochs, max(progress.step, 1)
+    seconds = max(progress.epoch_seconds, 1e-9)
+    left = (epochs - progress.epoch) * session.steps - progress.step
+    means = {name: sum(run.progress.sums.get(name, 0.0) for run in runs) / done / len(runs) for name in progress.sums}
+    return Reading(
+        epoch=progress.epoch + 1, epochs=epochs, step=progress.step, steps=session.steps, losses=means,
+        images_per_second=len(runs) * done * session.batch / seconds, seconds_left=left * seconds / done, row=row,
+    )  # fmt: skip
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
@@ -276,13 +345,6 @@ def _row(progress: Progress, config: RunConfig, images: int, model: VAE) -> dict
     row["images_per_second"] = round(images / progress.epoch_seconds, 1)
     row["seconds"] = round(progress.seconds, 3)
     return row
-
-
-def _optimizer(config: RunConfig, parameters: list[torch.nn.Parameter]) -> Optimizer:
-    if config.optimizer == "adam":
-        return Adam(parameters, lr=config.learning_rate, betas=(0.9, 0.999), foreach=True)
-    # The decay and epsilon of the framework in which the authors worked.
-    return RMSprop(parameters, lr=config.learning_rate, alpha=0.9, eps=1e-10, foreach=True)
 
 
 def _divergence(step: int, epoch: int, losses: dict[str, float], directory: Path | None) -> str:

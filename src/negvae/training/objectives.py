@@ -7,7 +7,9 @@ Section 3 of the paper, all weights 1 and every term in nats per image, averaged
 
 Both use the same z, drawn before either network moves; so one backward pass of their shared terms gives the
 encoder's gradient and the decoder's at once, and "separate" updates cost no more than a joint one. Only the
-generator's extra term, which the paper evaluates after the encoder's step, needs a pass of its own.
+generator's extra term, which the paper evaluates after the encoder's step, needs a pass of its own (the
+"alternating" update). Evaluated at the weights before that step instead (the "simultaneous" update), it shares the
+encoder's pass over the generated images as well.
 """
 
 from __future__ import annotations
@@ -18,10 +20,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from negvae.model import VAE, Posterior
 from negvae.negatives import NegativeBatch
+from negvae.training.weights import Weights
 
 
 class Losses(NamedTuple):
@@ -54,17 +56,24 @@ def shared_losses(model: VAE, images: Tensor, target: Tensor, negatives: Tensor 
     Returns:
         The parts, with generator_kl zero.
     """
-    batch = len(images)
     # One pass over both: faster, and batch norm sees what it will see when it scores a mixed stream.
     posterior = model.encode(images if negatives is None else torch.cat([images, negatives]))
+    return _losses(model, posterior, target, noise, 0)
+
+
+def _losses(model: VAE, posterior: Posterior, target: Tensor, noise: Tensor, generated: int) -> Losses:
+    """The parts from one posterior over positives, then negatives, of which the last `generated` pull back."""
+    batch = len(target)
     positive = Posterior(posterior.mean[:batch], posterior.log_var[:batch])
+    negative = Posterior(posterior.mean[batch:], posterior.log_var[batch:])
     reconstruction = -model.likelihood.log_prob(model.decode(positive.sample(noise)), target).mean()
     kl = model.prior.kl(*positive).mean()
-    zero = torch.zeros_like(kl)
-    if negatives is None:
-        return Losses(reconstruction, kl, zero, zero)
-    negative_kl = model.negative_prior.kl(posterior.mean[batch:], posterior.log_var[batch:]).mean()
-    return Losses(reconstruction, kl, negative_kl, zero)
+    negative_kl = pull = torch.zeros_like(kl)
+    if len(negative.mean):
+        negative_kl = model.negative_prior.kl(*negative).mean()
+    if generated:
+        pull = model.prior.kl(negative.mean[-generated:], negative.log_var[-generated:]).sum() / len(negative.mean)
+    return Losses(reconstruction, kl, negative_kl, pull)
 
 
 def generator_loss(model: VAE, generated: Tensor, negatives: int) -> Tensor:
@@ -94,38 +103,70 @@ def _frozen(network: torch.nn.Module) -> Iterator[None]:
 
 def train_step(
     model: VAE,
-    encoder_optimizer: Optimizer,
-    decoder_optimizer: Optimizer,
+    encoder: Weights,
+    decoder: Weights,
     images: Tensor,
     target: Tensor,
     negatives: NegativeBatch | None,
     noise: Tensor,
+    *,
     negative_weight: float = 1.0,
+    update: str = "alternating",
 ) -> Losses:
-    """One encoder step, then one decoder step, on the same batch (appendix A.2 of the paper).
+    """One step of the encoder and one of the decoder on the same batch (appendix A.2 of the paper).
 
     Args:
         model: the VAE, in training mode.
-        encoder_optimizer: over the encoder's parameters.
-        decoder_optimizer: over `VAE.generator_parameters`.
+        encoder: the encoder's weights and their optimizer.
+        decoder: those of p(x|z) (`VAE.generator_parameters`).
         images: positives, B x C x H x W, in [0, 1].
         target: see `shared_losses`.
         negatives: from a source; None for the baseline.
         noise: see `shared_losses`.
         negative_weight: factor on the negative KL.
+        update: "alternating": the generator's pull is taken after the encoder's step, as in the paper;
+            "simultaneous": before it, sharing the encoder's pass. They differ where negatives are generated.
 
     Returns:
-        The parts before the step, detached and unweighted.
+        The parts at the weights at which each was evaluated, detached and unweighted.
     """
-    encoder_optimizer.zero_grad(set_to_none=True)
-    decoder_optimizer.zero_grad(set_to_none=True)
-    negative_images = None if negatives is None else negatives.images
-    losses = shared_losses(model, images, target, negative_images, noise)
+    generated = None if negatives is None else negatives.generated
+    if negatives is not None and generated is not None and update == "simultaneous":
+        losses = _simultaneous_gradients(model, images, target, negatives.given, generated, noise, negative_weight)
+        encoder.step()
+        decoder.step()
+        return losses
+    losses = shared_losses(model, images, target, None if negatives is None else negatives.images, noise)
     (losses.reconstruction + losses.kl + negative_weight * losses.negative_kl).backward()  # type: ignore[no-untyped-call]
-    encoder_optimizer.step()
-    if negatives is not None and negatives.generated is not None:
-        pull = generator_loss(model, negatives.generated, len(negatives.images))
+    encoder.step()
+    if negatives is not None and generated is not None:
+        pull = generator_loss(model, generated, negatives.size)
         pull.backward()  # type: ignore[no-untyped-call]
         losses = losses._replace(generator_kl=pull)
-    decoder_optimizer.step()
+    decoder.step()
+    return Losses(*(part.detach() for part in losses))
+
+
+def _simultaneous_gradients(
+    model: VAE,
+    images: Tensor,
+    target: Tensor,
+    given: Tensor | None,
+    generated: Tensor,
+    noise: Tensor,
+    negative_weight: float,
+) -> Losses:
+    """Gradients of both networks at the same weights, from one forward pass of each over every image."""
+    # The encoder's graph ends here, so that its loss does not reach the generator, nor the pull the encoder.
+    image = generated.detach().requires_grad_()
+    others = images if given is None else torch.cat([images, given])
+    if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.encoder):
+        posterior = model.encode(torch.cat([others, image]))
+    else:  # nothing couples the images of a batch, so the pull's backward pass need not touch the others
+        apart = (model.encode(others), model.encode(image))
+        posterior = Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
+    losses = _losses(model, posterior, target, noise, len(image))
+    (pull,) = torch.autograd.grad(losses.generator_kl, image, retain_graph=True)
+    loss = losses.reconstruction + losses.kl + negative_weight * losses.negative_kl
+    torch.autograd.backward([loss, generated], [None, pull])
     return Losses(*(part.detach() for part in losses))

@@ -1,0 +1,127 @@
+"""negvae's own side of the bench, and the roofline: processes that take turns (see `negvae.bench.peers.protocol`).
+
+Training rounds are epochs of `negvae.training.loop.train`, scoring rounds calls of
+`negvae.scoring.scores.compute_scores`: what users run, not a copy of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+
+from negvae.artifact import load_artifact
+from negvae.bench.peers.protocol import Turns, images_for, rate_of, specification
+from negvae.config import preset
+from negvae.model import build_vae
+from negvae.negatives import build_source
+from negvae.precision import resolve_device, resolve_precision
+from negvae.scoring.scores import compute_scores
+from negvae.training.loop import Reading, train
+
+ENDLESS = 1_000_000_000
+
+
+def training(spec: dict[str, Any]) -> None:
+    """One epoch of the training loop in a round.
+
+    Args:
+        spec: run (preset and fields of RunConfig), images, negatives (a file, for auxiliary ones), seconds.
+    """
+    config = preset(**spec["run"], data=spec["images"], device=spec["device"])
+    device = resolve_device(config.device)
+    source = build_source(config.negatives, lambda path: torch.from_numpy(np.load(path)).to(device))
+    images, batch = np.load(spec["images"]), config.batch_size
+    few = torch.from_numpy(images_for(images, 0, 0, batch))
+    ends: list[float] = []
+    # Two epochs: the first warms up, the second tells how many images make a round.
+    train(dataclasses.replace(config, epochs=2), few, source, watch=_at_epochs(lambda: ends.append(_clock(device))))
+    images = images_for(images, len(few) / (ends[1] - ends[0]), spec["seconds"], batch)
+    turns = _turns(device, config.precision)
+    # The loop waits for its turn inside the call that it makes at the end of each epoch.
+    watch = _at_epochs(lambda: turns.take(len(images)))
+    train(dataclasses.replace(config, epochs=ENDLESS), torch.from_numpy(images), source, watch=watch)
+
+
+def scoring(spec: dict[str, Any]) -> None:
+    """One score of all images, in memory, in a round.
+
+    Args:
+        spec: score, images, seconds; model (an artifact's folder) or run (of which the weights are untrained).
+    """
+    device = resolve_device(spec["device"])
+    images = np.load(spec["images"], mmap_mode="r")[: spec.get("most", ENDLESS)]
+    if "model" in spec:
+        model = load_artifact(spec["model"], spec["device"]).model
+    else:
+        shape = images.shape[1:]
+        model = build_vae(preset(**spec["run"], data=spec["images"]), (shape[0], shape[1], shape[2])).to(device).eval()
+    name = spec["score"]
+
+    def score(images: Any) -> None:
+        compute_scores(model, torch.from_numpy(images), [name])
+
+    data = images_for(images, rate_of(score, images, spec["batch"]), spec["seconds"], spec["batch"])
+
+    def work() -> float:
+        score(data)
+        return len(data)
+
+    _turns(device, "auto").serve(work)
+
+
+def roofline(spec: dict[str, Any]) -> None:
+    """Products of square matrices, for some time, in a round; the units are multiply-adds.
+
+    Args:
+        spec: precision, seconds.
+    """
+    device = resolve_device(spec["device"])
+    precision = resolve_precision(spec["precision"], device)
+    # Large enough to fill the device, small enough that memory is not what is measured.
+    size = 8192 if device.type == "cuda" else 2048
+    left, right = (torch.randn(size, size, device=device).to(getattr(torch, precision)) for _ in range(2))
+    out = torch.empty_like(left)
+
+    def work() -> float:
+        started, products = time.perf_counter(), 0
+        while time.perf_counter() - started < spec["seconds"]:
+            torch.mm(left, right, out=out)
+            products += 1
+            if device.type == "cuda" and products % 16 == 0:
+                torch.cuda.synchronize()
+        return float(products * size**3)
+
+    _turns(device, precision, matrix=f"{size} x {size}").serve(work)
+
+
+def _at_epochs(act: Callable[[], None]) -> Callable[[Reading], None]:
+    """What the loop is to call: `act` at the end of each epoch."""
+
+    def watch(reading: Reading) -> None:
+        if reading.row is not None:
+            act()
+
+    return watch
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _turns(device: torch.device, precision: str, **facts: Any) -> Turns:
+    return Turns(
+        device.type, torch=str(torch.__version__), precision=resolve_precision(precision, device),
+        threads=torch.get_num_threads(), **facts,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    what = specification()
+    {"training": training, "scoring": scoring, "roofline": roofline}[what["work"]](what)

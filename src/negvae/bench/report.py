@@ -1,0 +1,114 @@
+"""Results of the bench as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from negvae.files import write_text
+
+BEGIN, END = "<!-- bench: begin (written by `make bench`) -->", "<!-- bench: end -->"
+COLUMNS = ("work", "ours", "peer or roofline", "ratio [quartiles]", "target", "reached")
+
+
+def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """One line of cells for each comparison of the results' rows, and one for each row that has none."""
+    table: list[tuple[str, ...]] = []
+    for row in rows:
+        work = row["work"] if row["device"] in ("cpu", "auto") else f"{row['work']} ({row['device']})"
+        for comparison in row["comparisons"]:
+            figure = comparison["figure"]
+            other = comparison["other"]
+            if figure is None:
+                cells = ("", other or "", f"not measured: {comparison['reason']}", _target(comparison, row["unit"]), "")
+            else:
+                unit = "MB" if comparison["ours"] != "negvae" else row["unit"]
+                text = f"{_number(figure)} [{_number(comparison['low'])}, {_number(comparison['high'])}]"
+                cells = (
+                    _value(comparison["ours_value"], unit),
+                    f"{comparison['label']}: {_value(comparison['other_value'], unit)}" if other else "",
+                    text if other else f"{text} {unit}",
+                    _target(comparison, row["unit"]),
+                    {True: "yes", False: "**no**", None: ""}[comparison["reached"]],
+                )
+            table.append((work, *cells))
+    return table
+
+
+def markdown(results: Mapping[str, Any]) -> str:
+    """The table, what it was measured on, and where the time goes in the rows that miss a target."""
+    origin = results["provenance"]
+    text = [
+        f"Measured {origin['written']} on {origin['device']}, {origin['cores']} cores, torch {origin['torch']},"
+        f" Python {origin['python']}, negvae {origin['negvae']} at commit {origin['commit']},"
+        f" {origin['precision']}; {results['rounds']} rounds of about {results['seconds']:g} s each;"
+        f" load average before: {origin['load']:.2f}.",
+        "",
+        _markdown_row(COLUMNS),
+        _markdown_row(["---"] * len(COLUMNS)),
+        *map(_markdown_row, lines(results["rows"])),
+    ]
+    for row in results["rows"]:
+        if row["operators"]:
+            text += ["", f"Where the time goes: {row['work']} (`{row['key']}`, torch.profiler).", ""]
+            text += [_markdown_row(("operator", "share", "calls")), _markdown_row(["---"] * 3)]
+            text += [
+                _markdown_row((f"`{item['operator']}`", f"{item['share']:.1%}", f"{item['calls']:,}"))
+                for item in row["operators"][:8]
+            ]
+    return "\n".join(text) + "\n"
+
+
+def rich_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The table for a terminal."""
+    table = Table(*map(escape, COLUMNS))
+    for cells in lines(rows):
+        table.add_row(*(escape(cell.replace("`", "").replace("**", "")) for cell in cells))
+    return table
+
+
+def operator_table(row: Mapping[str, Any]) -> Table:
+    """Where a row's time goes, for a terminal."""
+    table = Table("operator", "share", "seconds", "calls", title=f"{row['key']}: one round")
+    for item in row["operators"]:
+        table.add_row(escape(item["operator"]), f"{item['share']:.1%}", f"{item['seconds']:.3f}", f"{item['calls']:,}")
+    return table
+
+
+def replace_table(path: Path, text: str) -> None:
+    """Put `text` between the markers of a Markdown file, and leave the rest as it is.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has not both markers, in order.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not there: --table takes a Markdown file with the bench's markers")
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"{path} has no place for the table: it needs the lines {BEGIN} and {END}")
+    write_text(path, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def _value(value: float, unit: str) -> str:
+    return f"{_number(value)} {unit}"
+
+
+def _target(comparison: Mapping[str, Any], unit: str) -> str:
+    if comparison["target"] is None:
+        return ""
+    sign = "at most" if comparison["at_most"] else "at least"
+    return f"{sign} {comparison['target']:g}{'' if comparison['other'] else ' ' + unit}"

@@ -1,0 +1,370 @@
+"""What is measured: one row for each kind of work, its subjects and its targets."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from negvae.bench.commands import NEGVAE, Start, Streaming
+from negvae.bench.rounds import Subject, SubjectError, Worker
+from negvae.bench.work import scoring_multiply_adds, training_multiply_adds
+from negvae.config import PRESETS, RunConfig, preset
+from negvae.model import VAE, build_vae
+from negvae.scoring.scores import BATCH_SIZE
+
+OURS, ROOFLINE = "negvae", "roofline"
+SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32)}
+PEERS = {"pythae": "negvae.bench.peers.pythae_vae", "pyod": "negvae.bench.peers.pyod_vae"}
+
+
+class UnavailableError(SubjectError):
+    """A subject that this machine, or this version, does not have."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A figure of the table: a ratio of two subjects, or one subject's value itself.
+
+    Args:
+        other: subject that `ours` is divided by; None for the value of `ours` itself.
+        target: that the figure should reach.
+        at_most: whether the figure should be no larger than the target, rather than no smaller.
+        work: what one of our units costs in units of the other: multiply-adds per image, for a roofline.
+        inverse: whether the figure is other / ours: a cost, where both are speeds.
+        ours: subject that is looked at.
+    """
+
+    other: str | None
+    target: float | None = None
+    at_most: bool = False
+    work: float = 1.0
+    inverse: bool = False
+    ours: str = OURS
+
+    def figures(self, values: Mapping[str, list[float]]) -> list[float]:
+        """One figure for each round, from the subjects' values."""
+        if self.other is None:
+            return list(values[self.ours])
+        pairs = zip(values[self.ours], values[self.other], strict=True)
+        ratios = [ours * self.work / other for ours, other in pairs]
+        return [1 / ratio for ratio in ratios] if self.inverse else ratios
+
+    def reached(self, figure: float) -> bool | None:
+        """Whether `figure` reaches the target; None where there is none."""
+        if self.target is None:
+            return None
+        return figure <= self.target if self.at_most else figure >= self.target
+
+
+@dataclass(frozen=True)
+class Row:
+    """One kind of work.
+
+    Args:
+        key: its short name.
+        work: what is done, for people.
+        unit: of the subjects' values.
+        device: on which.
+        subjects: how to start each; starting may raise `SubjectError`. Ours come first.
+        comparisons: the figures.
+        after: further values under names of their own, once the rounds are over.
+    """
+
+    key: str
+    work: str
+    unit: str
+    device: str
+    subjects: Mapping[str, Callable[[], Subject]]
+    comparisons: tuple[Comparison, ...]
+    after: Callable[[Mapping[str, Subject]], dict[str, list[float]]] = field(default=lambda subjects: {})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how long to measure.
+
+    Attributes:
+        folder: for temporary files.
+        rounds: of each subject.
+        seconds: that a round of work should take.
+        pythons: interpreters that have a peer, by the peer's name.
+        rows_on_disk: images in the large file to score, and in the small one to compare memory with.
+    """
+
+    folder: Path
+    rounds: int
+    seconds: float
+    pythons: Mapping[str, Path]
+    rows_on_disk: tuple[int, int] = (1_000_000, 100_000)
+
+    def images(self, name: str, count: int, shape: tuple[int, ...], seed: int = 0) -> Path:
+        """A file of random images (uint8, count x shape) in blocks of 4 x 4 pixels, made on first use."""
+        path = self.folder / f"{name}.npy"
+        if not path.exists():
+            randomness = np.random.default_rng(seed)
+            file = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=(count, *shape))
+            coarse = (*shape[:-2], shape[-2] // 4, shape[-1] // 4)
+            for start in range(0, count, 10_000):
+                part: npt.NDArray[Any] = file[start : start + 10_000]
+                blocks = randomness.integers(0, 256, (len(part), *coarse), dtype=np.uint8)
+                part[:] = blocks.repeat(4, axis=-2).repeat(4, axis=-1)
+            file.flush()
+        return path
+
+    def worker(self, work: str, **spec: Any) -> Worker:
+        """Start one of negvae's own subjects."""
+        command = [sys.executable, "-P", "-m", "negvae.bench.ours"]
+        return Worker(command, {"work": work, "seconds": self.seconds, **spec}, self.folder)
+
+    def peer(self, name: str, module: str, **spec: Any) -> Worker:
+        """Start a peer with its interpreter; it sees nothing of negvae but the folder of the peers.
+
+        Raises:
+            UnavailableError: no interpreter was given.
+        """
+        if name not in self.pythons:
+            raise UnavailableError(f"no interpreter that has it was given (--{name})")
+        folder = Path(__file__).parent
+        # At the end of the path: nothing in it may hide a module of the peer's.
+        start = (
+            f"import sys, runpy; sys.path.append({str(folder)!r}); runpy.run_module({module!r}, run_name='__main__')"
+        )
+        command = [str(self.pythons[name]), "-P", "-c", start]
+        return Worker(command, {"seconds": self.seconds, **spec}, self.folder)
+
+
+def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:
+    """All rows, in the order of the table; training is measured on each device."""
+    return [
+        *(row for device in devices for row in _training_rows(place, device)),
+        *_scoring_rows(place),
+        *_command_rows(place),
+    ]
+
+
+def _training_rows(place: Place, device: str) -> list[Row]:
+    suffix = "" if device == "cpu" else f"@{device}"
+    on_cpu = device == "cpu"
+
+    def target(value: float) -> float | None:
+        """Set for a CPU; on other devices the figures stand alone."""
+        return value if on_cpu else None
+
+    def ours(network: str, negatives: str = "none", **fields: Any) -> Callable[[], Subject]:
+        run = {"name": network, "negatives": negatives, **fields}
+        return lambda: place.worker("training", run=run, images=str(_images(place, network)), device=device)
+
+    def roof(network: str) -> Callable[[], Subject]:
+        return functools.partial(_roofline, place, device)
+
+    rows = []
+    for batch in (50, 256):
+        spec = dict(_peer_spec(place, device), batch=batch)
+        rows.append(
+            Row(
+                f"train-gray-{batch}{suffix}", f"training, `gray`, batch {batch}", "images/s", device,
+                {
+                    OURS: ours("gray", batch_size=batch),
+                    "pythae": functools.partial(place.peer, "pythae", "peers.pythae_vae", work="train", **spec),
+                    "textbook": functools.partial(place.peer, "textbook", "peers.textbook", **spec),
+                    ROOFLINE: roof("gray"),
+                },
+                (
+                    Comparison(ROOFLINE, target(0.75), work=training_multiply_adds(_model("gray"))),
+                    Comparison("pythae", target(2.0)),
+                    Comparison("textbook"),
+                ),
+            )
+        )  # fmt: skip
+    auxiliary = str(place.images("negatives", 4000, SHAPES["gray"], seed=1))
+    model = _model("gray")
+    share = training_multiply_adds(model, negatives=True) / training_multiply_adds(model)
+    rows.append(
+        Row(
+            f"train-auxiliary{suffix}", f"training with auxiliary negatives, `gray`, batch 50: cost over none"
+            f" (multiply-adds: {share:.2f}x)", "images/s", device,
+            {OURS: ours("gray", f"auxiliary:{auxiliary}"), "no negatives": ours("gray")},
+            (Comparison("no negatives", target(1.35), at_most=True, inverse=True),),
+        )
+    )  # fmt: skip
+    rows.append(
+        Row(
+            f"train-generated{suffix}", "training with generated negatives, `gray`, batch 50: simultaneous update",
+            "images/s", device,
+            {
+                OURS: _if_field("update", ours("gray", "generated", update="simultaneous")),
+                "alternating": _if_field("update", ours("gray", "generated", update="alternating")),
+            },
+            (Comparison("alternating", target(1.6)),),
+        )
+    )  # fmt: skip
+    for network in ("gray-paper", "color"):
+        work = training_multiply_adds(_model(network))
+        rows.append(
+            Row(
+                f"train-{network}{suffix}", f"training, `{network}`, batch 50", "images/s", device,
+                {OURS: ours(network), ROOFLINE: roof(network)},
+                (Comparison(ROOFLINE, target(0.7), work=work),),
+            )
+        )  # fmt: skip
+    return rows
+
+
+def _scoring_rows(place: Place) -> list[Row]:
+    def ours(score: str) -> Callable[[], Subject]:
+        spec = dict(run={"name": "gray"}, images=str(_images(place, "gray")), score=score, batch=BATCH_SIZE)
+        return lambda: place.worker("scoring", device="cpu", **spec)
+
+    spec = dict(_peer_spec(place, "cpu"), batch=BATCH_SIZE)
+    roof = functools.partial(_roofline, place, "cpu")
+    model = _model("gray")
+    return [
+        Row(
+            "score-kl", "KL scoring, `gray`", "images/s", "cpu",
+            {
+                OURS: ours("kl"),
+                # As it comes, and with our batch, which makes it faster.
+                "PyOD, batch 32": functools.partial(place.peer, "pyod", "peers.pyod_vae", **{**spec, "batch": 32}),
+                f"PyOD, batch {BATCH_SIZE}": functools.partial(place.peer, "pyod", "peers.pyod_vae", **spec),
+                ROOFLINE: roof,
+            },
+            (
+                Comparison(ROOFLINE, 0.9, work=scoring_multiply_adds(model, "kl")),
+                Comparison("PyOD, batch 32", 1.0),
+                Comparison(f"PyOD, batch {BATCH_SIZE}", 1.0),
+            ),
+        ),
+        Row(
+            "score-bpd", "BPD scoring, `gray`", "images/s", "cpu",
+            {
+                OURS: ours("bpd"),
+                "pythae": functools.partial(place.peer, "pythae", "peers.pythae_vae", work="forward", **spec),
+                ROOFLINE: roof,
+            },
+            (
+                Comparison("pythae", 2.0),
+                Comparison(ROOFLINE, work=scoring_multiply_adds(model, "bpd")),
+            ),
+        ),
+    ]  # fmt: skip
+
+
+def _command_rows(place: Place) -> list[Row]:
+    many, few = place.rows_on_disk
+    device = RunConfig(data="").device
+
+    @functools.cache
+    def scored(count: int) -> list[str]:
+        """The command that scores a file of `count` images, with its model, made on first use."""
+        return [*_score_command(place), str(place.images(f"random-{count}", count, (28, 28), seed=2))]
+
+    def memory(subjects: Mapping[str, Subject]) -> dict[str, list[float]]:
+        """Peaks in MB while scoring the large file and the small one."""
+        large = subjects[OURS]
+        assert isinstance(large, Streaming)
+        small = Streaming(scored(few), few, 1)
+        peaks = {many: large.finish(), few: small.finish()}
+        small.close()
+        names = {"peak_rss": "peak memory", "peak_own": "peak memory without the mapped file"}
+        return {f"{names[kind]}, {count:,} images": [peaks[count][kind]] for count in (many, few) for kind in names}
+
+    return [
+        Row(
+            "help", "`negvae --help`, new process", "s", "cpu",
+            {
+                OURS: lambda: Start([*NEGVAE, "--help"]),
+                "bare Python": lambda: Start([sys.executable, "-c", "pass"]),
+            },
+            (Comparison(None, 0.4, at_most=True), Comparison("bare Python")),
+        ),
+        Row(
+            "first-row", "first row of `negvae score`, new process", "s", device,
+            {
+                OURS: lambda: Start(scored(few), first_row=True),
+                "import torch": lambda: Start([sys.executable, "-c", "import torch"]),
+            },
+            (Comparison(None, 4.0, at_most=True), Comparison("import torch")),
+        ),
+        Row(
+            "disk", f"KL scores of {many:,} images from disk (`negvae score`)", "images/s", device,
+            {
+                OURS: lambda: Streaming(scored(many), many, place.rounds),
+                "in memory": lambda: place.worker(
+                    "scoring", model=_score_command(place)[-1], images=str(_images(place, "gray")), score="kl",
+                    batch=BATCH_SIZE, device="auto",
+                ),
+            },
+            (
+                Comparison("in memory", 0.8),
+                *(
+                    Comparison(f"{kind}, {few:,} images", 1.1, at_most=True, ours=f"{kind}, {many:,} images")
+                    for kind in ("peak memory", "peak memory without the mapped file")
+                ),
+            ),
+            memory,
+        ),
+    ]  # fmt: skip
+
+
+def _score_command(place: Place) -> list[str]:
+    """`negvae score` with a small model, made on first use; what to score is to be added.
+
+    Raises:
+        UnavailableError: there is no such command.
+        SubjectError: the model could not be made.
+    """
+    usage = subprocess.run([*NEGVAE, "score", "--help"], capture_output=True, text=True)
+    if usage.returncode:
+        raise UnavailableError("this version has no command `negvae score`")
+    option = re.search(r"--scores?\b", usage.stdout)
+    if option is None:
+        raise SubjectError("`negvae score` has no option --score: it cannot be asked for the KL alone")
+    model = place.folder / "model"
+    if not model.exists():
+        options = ["--preset", "gray", "--epochs", "1", "--limit", "500"]
+        command = [*NEGVAE, "train", "--data", str(_images(place, "gray")), "--out", str(model), *options]
+        made = subprocess.run(command, capture_output=True, text=True)
+        if made.returncode:
+            raise SubjectError(f"negvae train failed: {made.stderr.strip()}")
+    return [*NEGVAE, "score", option[0], "kl", str(model)]
+
+
+def _roofline(place: Place, device: str) -> Worker:
+    return place.worker("roofline", precision="auto", device=device)
+
+
+def _peer_spec(place: Place, device: str) -> dict[str, Any]:
+    settings = PRESETS["gray"]
+    return {
+        "images": str(_images(place, "gray")), "device": device, "latent_size": settings["latent_size"],
+        "learning_rate": settings["learning_rate"],
+    }  # fmt: skip
+
+
+def _images(place: Place, network: str) -> Path:
+    shape = SHAPES[network]
+    return place.images("x".join(map(str, shape)), 4000, shape)
+
+
+@functools.cache
+def _model(network: str) -> VAE:
+    return build_vae(preset(network, "benchmark"), SHAPES[network])
+
+
+def _if_field(name: str, start: Callable[[], Subject]) -> Callable[[], Subject]:
+    """The subject where `RunConfig` has such a field, else one that says that it has not."""
+
+    def missing() -> Subject:
+        raise UnavailableError(f"this version's RunConfig has no field {name}")
+
+    return start if name in {f.name for f in dataclasses.fields(RunConfig)} else missing

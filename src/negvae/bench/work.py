@@ -1,0 +1,72 @@
+"""How many multiply-adds a model costs, counted from its layers."""
+
+from __future__ import annotations
+
+import math
+
+from torch import nn
+
+from negvae.model import VAE
+from negvae.model.networks import Shape
+
+
+def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
+    """Multiply-adds of one forward pass over one image or code.
+
+    A convolution costs output positions x kernel x inputs x outputs, a transposed one input positions x the
+    same, a linear layer inputs x outputs. Padding counts as if it were image; biases, norms and activations
+    count nothing.
+
+    Args:
+        network: whose layers follow one another in the order in which it holds them.
+        size: height and width of the input; without meaning where a linear layer comes first.
+
+    Raises:
+        ValueError: a layer with weights that this count does not know.
+    """
+    total = 0
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            taps = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
+            before, size = size, _output_size(layer, size)
+            total += taps * math.prod(before if isinstance(layer, nn.ConvTranspose2d) else size)
+        elif isinstance(layer, nn.Linear):
+            total += layer.in_features * layer.out_features
+        elif isinstance(layer, nn.Unflatten):
+            size = layer.unflattened_size[-2:]  # type: ignore[assignment]
+        elif list(layer.parameters(recurse=False)) and not isinstance(layer, nn.BatchNorm2d):
+            raise ValueError(f"the multiply-adds of a {type(layer).__name__} are not known")
+    return total
+
+
+def training_multiply_adds(model: VAE, *, negatives: bool = False) -> int:
+    """Multiply-adds of a training step for each image: three times the forward pass.
+
+    Forward once, backward twice (by the inputs and by the weights); that the first layer needs no gradient by
+    its inputs is not taken off. With negatives, as many of them as images pass through the encoder too.
+    """
+    encoder, decoder = _parts(model)
+    return 3 * (encoder * (2 if negatives else 1) + decoder)
+
+
+def scoring_multiply_adds(model: VAE, score: str) -> int:
+    """Multiply-adds of a score ("kl": the encoder; "bpd": both networks) for each image."""
+    encoder, decoder = _parts(model)
+    return encoder + (decoder if score == "bpd" else 0)
+
+
+def _parts(model: VAE) -> tuple[int, int]:
+    shape: Shape = model.shape
+    return multiply_adds(model.encoder, (shape[1], shape[2])), multiply_adds(model.decoder)
+
+
+def _output_size(layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width after a layer without dilation."""
+    sides = []
+    for axis, side in enumerate(size):
+        kernel, stride, padding = layer.kernel_size[axis], layer.stride[axis], int(layer.padding[axis])
+        if isinstance(layer, nn.ConvTranspose2d):
+            sides.append((side - 1) * stride - 2 * padding + kernel + int(layer.output_padding[axis]))
+        else:
+            sides.append((side + 2 * padding - kernel) // stride + 1)
+    return sides[0], sides[1]

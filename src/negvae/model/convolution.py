@@ -1,0 +1,250 @@
+"""The networks' layers on a CPU, arranged as its kernels run them best; the same functions as torch's own.
+
+What these small networks lose to a library's general kernels, and what is done about it:
+
+- The sum for a bias's gradient, inside the kernel for the weight's gradient, takes as long as the rest of it.
+  It is taken outside.
+- A weight's gradient is itself a convolution, with images and channels exchanged. For many channels and few
+  pixels the forward kernel computes it quicker than the kernel meant for it.
+- A layer with a handful of output channels leaves most of a vector register empty. In the *phase layout*, where
+  the four pixels of each 2x2 block become channels, a transposed convolution of stride 2 is a convolution of
+  stride 1 with four times the channels, and a 5x5 convolution becomes a 3x3 one.
+- A layer from many channels to one is a matrix product followed by a sum over shifted copies.
+- The ReLU after a convolution is taken while its output is still in a register.
+
+`run` applies a network this way. `tests/model/test_convolution.py` holds it to the plain layers.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import fold, pad, pixel_shuffle
+
+from negvae.precision import autocast_dtype
+
+FEW_CHANNELS = 16
+"""Below so many output channels a layer is worth rearranging: a vector register holds 16 or 32 numbers."""
+
+
+def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
+    """Apply a network on the CPU, in the precision of the autocast around it.
+
+    Args:
+        network: any `nn.Sequential`; layers that are not known here run as they are.
+        inputs: what its first layer takes.
+
+    Returns:
+        What `network(inputs)` returns, up to rounding.
+    """
+    dtype = autocast_dtype(inputs)
+    layers = list(network)
+    x, index = inputs, 0
+    while index < len(layers):
+        layer = layers[index]
+        relu = index + 1 < len(layers) and isinstance(layers[index + 1], nn.ReLU)
+        taken = 2 if relu else 1
+        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            x = _in_layout(x, dtype)
+        following = layers[index + taken] if index + taken < len(layers) else None
+        if (
+            isinstance(layer, nn.ConvTranspose2d)
+            and isinstance(following, nn.Conv2d)
+            and _Geometry.of(layer).doubles(layer.kernel_size[0])
+            and _keeps_size(following)
+            and max(layer.out_channels, 4 * following.out_channels) < FEW_CHANNELS
+        ):
+            x = _phased(x, _transposed_in_phases(layer.weight), layer.bias, relu)
+            x = _phased(x, _convolution_in_phases(following.weight), following.bias, False)
+            x = pixel_shuffle(x, 2)
+            taken += 1
+        elif isinstance(layer, nn.Conv2d) and _keeps_size(layer) and layer.out_channels == 1 and not relu:
+            x = _to_one_channel(x, layer)
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+            x = _convolve(x, layer, relu)
+        else:
+            x = layer(x)
+            taken = 1
+            if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
+                x = _in_layout(x, dtype)
+        index += taken
+    return x
+
+
+def _in_layout(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return x.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _keeps_size(layer: nn.Conv2d) -> bool:
+    return layer.kernel_size == (5, 5) and layer.stride == (1, 1) and layer.padding == (2, 2)
+
+
+def _convolve(x: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, relu: bool) -> Tensor:
+    return _convolution(x, layer.weight, layer.bias, _Geometry.of(layer), relu)
+
+
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, relu: bool) -> Tensor:
+    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
+        y: Tensor = _Convolution.apply(x, weight, bias, geometry, relu)  # type: ignore[no-untyped-call]
+        return y
+    return geometry.forward(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype), relu)
+
+
+class _Geometry(NamedTuple):
+    """How a convolution's kernel moves; pairs are (vertical, horizontal)."""
+
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    transposed: bool = False
+    output_padding: tuple[int, ...] = (0, 0)
+
+    @classmethod
+    def of(cls, layer: nn.Conv2d | nn.ConvTranspose2d) -> _Geometry:
+        padding = layer.padding if isinstance(layer.padding, tuple) else (int(layer.padding),) * 2
+        return cls(layer.stride, padding, isinstance(layer, nn.ConvTranspose2d), layer.output_padding)
+
+    def doubles(self, size: int) -> bool:
+        """Whether this is a transposed convolution to twice the height and width, its kernel 4 or 5 wide."""
+        shapes = {5: ((2, 2), (2, 2), True, (1, 1)), 4: ((2, 2), (1, 1), True, (0, 0))}
+        return tuple(self) == shapes.get(size)
+
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+        """The convolution; through phases where it has few output channels (its gradient is quicker without)."""
+        if weight.shape[1] < FEW_CHANNELS and self.doubles(weight.shape[2]):
+            return pixel_shuffle(_phased(x, _transposed_in_phases(weight), bias, relu), 2)
+        if relu and not self.transposed and _fuses_relu():
+            y: Tensor = torch.ops.mkldnn._convolution_pointwise(
+                x, weight, bias, self.padding, self.stride, [1, 1], 1, "relu", [], ""
+            )
+            return y
+        y = torch.convolution(
+            x, weight, bias, self.stride, self.padding, [1, 1], self.transposed, self.output_padding, 1
+        )
+        return y.relu_() if relu else y
+
+    def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor]:
+        """Gradients of x and of the weight, where wanted."""
+        by_x, by_weight, _ = torch.ops.aten.convolution_backward(
+            gradient, x, weight, None, self.stride, self.padding, [1, 1], self.transposed, self.output_padding, 1,
+            [*wanted, False],
+        )  # fmt: skip
+        return by_x, by_weight
+
+
+class _Convolution(torch.autograd.Function):
+    """Convolution, bias and ReLU in one, with the backward pass described at the top of this module."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, relu: bool) -> Tensor:
+        kernel = weight.to(x.dtype)
+        y = geometry.forward(x, kernel, None if bias is None else bias.to(x.dtype), relu)
+        ctx.save_for_backward(x, kernel, y if relu else None)
+        ctx.geometry, ctx.has_bias = geometry, bias is not None
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, kernel, y = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        if y is not None:
+            gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
+        by_x_wanted, by_weight_wanted, by_bias_wanted = ctx.needs_input_grad[:3]
+        by_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and by_bias_wanted else None
+        by_x = by_weight = None
+        exchanged = by_weight_wanted and _exchange_pays(ctx.geometry, kernel, gradient)
+        if exchanged:
+            by_weight = _weight_gradient_by_exchange(ctx.geometry, gradient, x, kernel)
+        if by_x_wanted or (by_weight_wanted and not exchanged):
+            wanted = [by_x_wanted, by_weight_wanted and not exchanged]
+            by_x, plain = ctx.geometry.backward(gradient, x, kernel, wanted)
+            by_weight = by_weight if exchanged else plain
+        return by_x, by_weight, by_bias, None, None
+
+
+def _exchange_pays(geometry: _Geometry, kernel: Tensor, gradient: Tensor) -> bool:
+    """Measured on AVX-512 machines; the choice depends on nothing but the layer, so results repeat."""
+    outputs, inputs = kernel.shape[:2]
+    few_pixels = max(gradient.shape[2:]) <= 7 and min(outputs, inputs) >= 32
+    return not geometry.transposed and (few_pixels or (inputs == 1 and geometry.stride == (2, 2)))
+
+
+def _weight_gradient_by_exchange(geometry: _Geometry, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
+    """A weight's gradient as a convolution of x with the output's gradient, images in the place of channels."""
+    images = x.transpose(0, 1).contiguous(memory_format=torch.channels_last)
+    # Steps of the kernel over the output become steps between the taps of the gradient, which is the kernel now.
+    result = torch.convolution(
+        images, gradient.transpose(0, 1), None, [1, 1], geometry.padding, geometry.stride, False, [0, 0], 1
+    )
+    return result[:, :, : kernel.shape[2], : kernel.shape[3]].transpose(0, 1)
+
+
+def _phased(x: Tensor, kernel: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
+    """A 3x3 convolution whose output is in the phase layout."""
+    kernel = kernel.to(x.dtype).contiguous(memory_format=torch.channels_last)
+    return _convolution(x, kernel, None if bias is None else bias.repeat_interleave(4), _Geometry((1, 1), (1, 1)), relu)
+
+
+def _transposed_in_phases(weight: Tensor) -> Tensor:
+    """The 3x3 kernel (4 outputs x inputs) of a transposed convolution of stride 2 (inputs x outputs x k x k)."""
+    return _gathered(weight, *_transposed_index(*weight.shape[:3]))
+
+
+def _convolution_in_phases(weight: Tensor) -> Tensor:
+    """The 3x3 kernel (4 outputs x 4 inputs) of a 5x5 convolution, both sides in the phase layout."""
+    return _gathered(weight, *_convolution_index(*weight.shape[:2]))
+
+
+def _gathered(weight: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
+    """Entries of a weight by position; the one past the last is zero. In float32, so that gradients add up well."""
+    return pad(weight.float().flatten(), (0, 1)).index_select(0, index).view(shape)
+
+
+@functools.cache
+def _transposed_index(inputs: int, outputs: int, size: int) -> tuple[Tensor, torch.Size]:
+    """Output pixel 2Y + r takes input pixel Y + a, a in -1..1, with the kernel's row 3 - r - 2a of six."""
+    before = 5 - size
+    rows = _positions(inputs, outputs, size, before, 6 - size - before).flip(2, 3)
+    blocks = rows.view(inputs, outputs, 3, 2, 3, 2).flip(3, 5)  # ..., a + 1, r, b + 1, s
+    kernel = blocks.permute(1, 3, 5, 0, 2, 4).reshape(4 * outputs, inputs, 3, 3)
+    return kernel.flatten(), kernel.shape
+
+
+@functools.cache
+def _convolution_index(outputs: int, inputs: int) -> tuple[Tensor, torch.Size]:
+    """Output pixel 2Y + r takes input pixel 2(Y + a) + u with the kernel's row 2a + u - r + 2."""
+    rows = _positions(outputs, inputs, 5, 1, 1)
+    phases = []
+    for r in (0, 1):
+        for s in (0, 1):
+            window = rows[:, :, 1 - r : 7 - r, 1 - s : 7 - s].reshape(outputs, inputs, 3, 2, 3, 2)
+            phases.append(window.permute(0, 1, 3, 5, 2, 4).reshape(outputs, 4 * inputs, 3, 3))
+    kernel = torch.stack(phases, 1).reshape(4 * outputs, 4 * inputs, 3, 3)
+    return kernel.flatten(), kernel.shape
+
+
+def _positions(outer: int, inner: int, size: int, before: int, after: int) -> Tensor:
+    """Where each entry of a square kernel stands in it, flat; the rows and columns around it point past the last."""
+    count = outer * inner * size * size
+    return pad(torch.arange(count).view(outer, inner, size, size), (before, after, before, after), value=count)
+
+
+def _to_one_channel(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A 5x5 convolution to one channel: at each pixel its 25 products, then their sum over shifted copies."""
+    n, channels, height, width = x.shape
+    # Output pixel y sums tap k over input y + k - 2: what input i gives to y is tap i - y + 2, as in `fold`.
+    taps = layer.weight.to(x.dtype).view(channels, 25).flip(1)
+    products = x.permute(0, 2, 3, 1).reshape(-1, channels) @ taps
+    columns = products.view(n, height * width, 25).transpose(1, 2)
+    y = fold(columns.float(), (height, width), 5, padding=2)
+    return y if layer.bias is None else y + layer.bias.view(1, 1, 1, 1)
+
+
+@functools.cache
+def _fuses_relu() -> bool:
+    """Whether this build of torch has the CPU kernel that takes a ReLU with the convolution."""
+    return torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
+        torch.ops.mkldnn, "_convolution_pointwise"
+    )

@@ -1,0 +1,96 @@
+"""How the tables' runs are trained: the paper's recipe, one for a machine without a GPU, one for tests.
+
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from negvae.config import RunConfig, preset
+from negvae.paper.tables import LEARNED, Setting
+from negvae.text import choose
+
+Fields = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A recipe for every run.
+
+    Attributes:
+        name: key of `PROFILES`.
+        description: what it is for, in one line.
+        seeds: how many a full table has: 0, 1, ...
+        gray: preset for 28x28 images, and the fields of `RunConfig` that differ from it.
+        color: the same for 32x32 color images.
+        negatives: fields that differ further for a source of negatives, by (gray or color, source).
+        curve_images: of each test set, at even distances, on which the curve over epochs is measured.
+        evaluation_limit: images of each test set in the last epoch's figures; None for all.
+    """
+
+    name: str
+    description: str
+    seeds: int
+    gray: tuple[str, Fields]
+    color: tuple[str, Fields]
+    negatives: Mapping[tuple[str, str], Fields] = field(default_factory=dict)
+    curve_images: int = 2000
+    evaluation_limit: int | None = None
+
+    def config(self, setting: Setting, seed: int = 0, device: str = "auto") -> RunConfig:
+        """The run that this profile makes of a setting."""
+        family = "color" if setting.color else "gray"
+        base, fields = self.color if setting.color else self.gray
+        learned = setting.likelihood == LEARNED
+        return preset(base, setting.data, **{
+            **fields, **self.negatives.get((family, setting.negatives), {}),
+            "negatives": setting.negatives, "likelihood": "gaussian" if learned else setting.likelihood,
+            "learn_sigma": learned, "seed": seed, "device": device,
+        })  # fmt: skip
+
+
+_FAST: Fields = dict(optimizer="adam", learning_rate=1e-3, batch_size=128)
+
+PROFILES: dict[str, Profile] = {
+    profile.name: profile
+    for profile in (
+        Profile("paper", "the paper's recipe: appendix A.2, 100 epochs, batch 50, 5 seeds", 5,
+                gray=("gray-paper", {}), color=("color", {})),
+        # Chosen on held-out parts of the training sets; see docs/reproduction.md.
+        Profile("cpu", "for two cores overnight: light decoder, Adam 1e-3, batch 128, few epochs, 3 seeds", 3,
+                gray=("gray", {**_FAST, "epochs": 4}),
+                color=("color", {**_FAST, "epochs": 4}),
+                negatives={}),
+        Profile("smoke", "seconds, to see that everything works: the figures mean nothing", 1,
+                gray=("gray", {**_FAST, "batch_size": 32, "epochs": 1, "limit": 256}),
+                color=("color", {**_FAST, "batch_size": 32, "epochs": 1, "limit": 256}),
+                curve_images=100, evaluation_limit=200),
+    )
+}  # fmt: skip
+
+
+def choose_profile(name: str) -> Profile:
+    """The profile of this name.
+
+    Raises:
+        ValueError: there is none; the message lists all.
+    """
+    return PROFILES[choose("profile", name, PROFILES)]
+
+
+def parse_seeds(text: str | None, profile: Profile) -> list[int]:
+    """Seeds from a count ("3" is 0, 1 and 2) or a list ("0,2", or "2," for one); the profile's own for None.
+
+    Raises:
+        ValueError: the text is neither.
+    """
+    parts = [part.strip() for part in (text if text is not None else str(profile.seeds)).split(",")]
+    lone = len(parts) == 1
+    if not lone and not parts[-1]:
+        parts.pop()
+    if not all(part.isascii() and part.isdigit() for part in parts) or (parts == ["0"] and lone):
+        raise ValueError(f"--seeds is {text!r}: it must be a count such as 3, or a list such as 0,1,2")
+    return list(range(int(parts[0]))) if lone else list(dict.fromkeys(int(part) for part in parts))

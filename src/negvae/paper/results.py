@@ -1,0 +1,202 @@
+"""The result of one run as a JSON file, and many of them as the figures of a table. Nothing here imports torch.
+
+A file's content, written by `negvae.paper.runner`:
+
+    run, profile, seed, status      which run; "finished", or "diverged" with the reason under "error"
+    config                          the `RunConfig`
+    evaluation                      last epoch, by OOD set: AUCs with intervals, mean nats and bits per dimension
+    quantiles                       last epoch, by OOD set and score: {"inliers": [...], "ood": [...]}, order
+                                    statistics from the least to the largest score, for histograms and ROC curves
+    curve, curve_images             one row for each epoch: losses, and AUCs on so many test images
+    data, notes                     the sets used, in words, and what must be said wherever figures are shown
+    pictures                        seed 0: captions and count for `negvae.pictures.read_strips`
+    provenance                      versions, commit, machine, seconds, images per second
+
+Numbers that JSON has none for stand as text: "inf", "-inf", "nan".
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from negvae.config import RunConfig
+from negvae.files import write_text
+from negvae.paper.profiles import Profile
+from negvae.paper.tables import ROWS, Cell, Setting
+
+Result = dict[str, Any]
+
+
+def run_name(setting: Setting, seed: int) -> str:
+    """Names a run's result file and its working folder."""
+    return f"{setting.name}-seed{seed}"
+
+
+def result_path(results: Path, profile: Profile, setting: Setting, seed: int) -> Path:
+    """Where the result of a run is."""
+    return results / profile.name / f"{run_name(setting, seed)}.json"
+
+
+def write_result(path: Path, content: Result) -> None:
+    """Write a result whole or not at all; non-finite numbers become text."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(_plain(content), allow_nan=False, indent=None, separators=(",", ":")) + "\n")
+
+
+def read_result(path: Path) -> Result | None:
+    """The content of a result file, or None where there is none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        content = None
+    if not isinstance(content, dict) or not {"config", "status", "seed"} <= content.keys():
+        raise ValueError(f"{path}: not a result of `negvae paper run`; remove it, and that command makes it anew")
+    return content
+
+
+def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
+    """Whether a stored configuration is that of `config`, the device apart.
+
+    Args:
+        stored: `RunConfig.to_dict` of an earlier run; fields it lacks have their defaults.
+        config: of the run now asked for.
+        where: for the message.
+
+    Raises:
+        ValueError: what is stored is no configuration.
+    """
+    return RunConfig.from_dict({**stored, "device": config.device}, where) == config
+
+
+def up_to_date(path: Path, config: RunConfig) -> Result | None:
+    """The result at `path` where it was made with the settings of `config`, else None."""
+    content = read_result(path)
+    return content if content is not None and same_run(content["config"], config, str(path)) else None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row of a cell: ours beside the paper's.
+
+    Attributes:
+        row: key of `ROWS`.
+        mean: ours, over the seeds.
+        std: ours, with n - 1 in the denominator; None for a single seed.
+        paper_mean: published; None where the paper prints none.
+        paper_std: published.
+    """
+
+    row: str
+    mean: float
+    std: float | None
+    paper_mean: float | None
+    paper_std: float | None
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the paper's."""
+        return None if self.paper_mean is None else self.mean - self.paper_mean
+
+    @property
+    def combined_spread(self) -> float | None:
+        """sqrt(ours^2 + paper's^2 + 2 x 0.005^2): the paper's mean and spread are both rounded to 0.01."""
+        if self.paper_std is None:
+            return None
+        return math.hypot(self.std or 0.0, self.paper_std, 0.005, 0.005)
+
+    @property
+    def within(self) -> bool | None:
+        """Whether the difference is no larger than the combined spread."""
+        if self.difference is None or self.combined_spread is None:
+            return None
+        return abs(self.difference) <= self.combined_spread
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """A cell of a table with what its runs gave.
+
+    Attributes:
+        cell: the column.
+        results: of its finished seeds, in order.
+        diverged: seeds whose training diverged; they have no figures.
+        outdated: seeds whose result was made with other settings than the profile now has; they do not count.
+        figures: by row; empty without results.
+    """
+
+    cell: Cell
+    results: tuple[Result, ...]
+    diverged: tuple[int, ...]
+    outdated: tuple[int, ...]
+    figures: dict[str, Figure]
+
+    @property
+    def seeds(self) -> list[int]:
+        """Those that count."""
+        return [result["seed"] for result in self.results]
+
+    @property
+    def notes(self) -> list[str]:
+        """What must be said of the data, each once."""
+        return list(dict.fromkeys(note for result in self.results for note in result["notes"]))
+
+
+def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
+    """Gather the results of a cell's run over all seeds that are there.
+
+    Raises:
+        ValueError: a result file is damaged.
+    """
+    good, diverged, outdated = [], [], []
+    start = f"{cell.setting.name}-seed"
+    paths = {int(p.stem[len(start) :]): p for p in (results / profile.name).glob(f"{start}*.json")
+             if p.stem[len(start) :].isdigit()}  # fmt: skip
+    for seed, path in sorted(paths.items()):
+        content = read_result(path)
+        assert content is not None
+        if not same_run(content["config"], profile.config(cell.setting, seed), str(path)):
+            outdated.append(seed)
+        elif content["status"] == "diverged":
+            diverged.append(seed)
+        elif cell.ood in content["evaluation"]:
+            good.append(content)
+    figures = {}
+    for row in ROWS if good else ():
+        values = [float(result["evaluation"][cell.ood][row]) for result in good]
+        published = cell.paper.get(row)
+        figures[row] = Figure(
+            row, _mean(values), _std(values), published and published.mean, published and published.std
+        )
+    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures)
+
+
+def _mean(values: list[float]) -> float:
+    return math.fsum(values) / len(values) if all(map(math.isfinite, values)) else sum(values) / len(values)
+
+
+def _std(values: list[float]) -> float | None:
+    if len(values) < 2:
+        return None
+    return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
+
+
+def _plain(value: Any) -> Any:
+    """The value with non-finite floats as text."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,410 @@
+"""The runs behind the tables: resumable, several at once, each leaving one small result file.
+
+Workers need no one to hand out work: each walks through the same list of runs and takes the first that is neither
+finished nor locked. So two workers of one command and two commands side by side are the same thing.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import queue
+import shutil
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from negvae.artifact import CONFIG, read_config
+from negvae.config import RunConfig
+from negvae.data import ImageSet, load
+from negvae.model import VAE
+from negvae.negatives import auxiliary_names
+from negvae.paper.board import Event, runs_progress
+from negvae.paper.profiles import PROFILES, Profile
+from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
+from negvae.paper.tables import OOD, Setting
+from negvae.pictures import pictures, write_strips
+from negvae.provenance import provenance, source_commit
+from negvae.run import describe, run
+from negvae.scoring.evaluation import Comparison, compare
+from negvae.training.checkpoint import FILE as CHECKPOINT
+from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics
+
+SHOWN = 8
+"""Pictures of each kind kept for seed 0."""
+QUANTILES = 401
+CURVE = ("auc_bpd", "auc_kl", "auc_prior_ratio", "nats_per_dim_test", "nats_per_dim_ood")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `negvae paper run` is to do.
+
+    Attributes:
+        profile: key of `PROFILES`.
+        runs: settings and seeds, in the order in which they are taken.
+        results: folder of result files; they go into a folder of the profile's name.
+        work: folder of the runs' own folders, with models and checkpoints.
+        device: see `RunConfig.device`.
+    """
+
+    profile: str
+    runs: tuple[tuple[Setting, int], ...]
+    results: Path
+    work: Path
+    device: str = "auto"
+
+    @property
+    def recipe(self) -> Profile:
+        """The profile itself."""
+        return PROFILES[self.profile]
+
+    def missing(self) -> list[tuple[Setting, int]]:
+        """The runs that have no result, or one that was made with other settings."""
+        return [key for key in self.runs if self.finished(*key) is None]
+
+    def finished(self, setting: Setting, seed: int) -> Result | None:
+        """The up-to-date result of a run, where there is one."""
+        path = result_path(self.results, self.recipe, setting, seed)
+        return up_to_date(path, self.recipe.config(setting, seed))
+
+
+Tell = Callable[[Event], None]
+
+
+@dataclass
+class Outcome:
+    """How a command ended.
+
+    Attributes:
+        stopped_by: "finished", "budget", or a signal's name.
+        done: runs with a result, earlier ones included.
+        left: runs without.
+        diverged: runs whose training diverged in this command.
+        failed: messages of runs that ended with an error, by run.
+        busy: runs that another process was at.
+    """
+
+    stopped_by: str = "finished"
+    done: int = 0
+    left: int = 0
+    diverged: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    busy: list[str] = field(default_factory=list)
+
+
+def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console: Console) -> Outcome:
+    """Carry out all runs of a plan that have no result yet.
+
+    Args:
+        plan: what to do.
+        jobs: worker processes; with one, this process does the work. The threads of torch are shared out.
+        budget: seconds for the whole command, after which every worker stops with a checkpoint.
+        console: for live progress.
+
+    Returns:
+        How far it came; SIGINT and SIGTERM end it early, with checkpoints.
+
+    Raises:
+        ValueError: `jobs` or `budget` is refused, or a result file is damaged.
+    """
+    if jobs < 1:
+        raise ValueError(f"--jobs is {jobs}: it must be at least 1")
+    if budget is not None and not budget > 0:
+        raise ValueError(f"--budget is {budget:g}: it must be above 0 seconds")
+    deadline = None if budget is None else time.monotonic() + budget
+    outcome, missing = Outcome(), plan.missing()
+    jobs = min(jobs, max(len(missing), 1))
+    names = {run_name(*key): key[0] for key in plan.runs}
+    earlier = {
+        run_name(*key): float(content["provenance"]["wall_seconds"])
+        for key in plan.runs
+        if (content := plan.finished(*key)) is not None
+    }
+    with runs_progress(console, names, earlier, jobs) as show:
+
+        def tell(event: Event) -> None:
+            if event.kind == "diverged":
+                outcome.diverged.append(event.run)
+            elif event.kind == "failed":
+                outcome.failed[event.run] = event.text
+            elif event.kind == "busy":
+                outcome.busy.append(event.run)
+            elif event.kind == "stopped":
+                outcome.stopped_by = event.text
+            show(event)
+
+        try:
+            with _sigterm_interrupts():
+                if missing and jobs == 1:
+                    work(plan, deadline, tell)
+                elif missing:
+                    _work_together(plan, jobs, deadline, tell)
+        except KeyboardInterrupt as signaled:
+            outcome.stopped_by = str(signaled) or "SIGINT"
+    left = {run_name(*key) for key in plan.missing()}
+    outcome.left, outcome.done = len(left), len(plan.runs) - len(left)
+    if left and outcome.stopped_by == "finished" and deadline is not None and time.monotonic() >= deadline:
+        outcome.stopped_by = "budget"
+    outcome.busy = [name for name in dict.fromkeys(outcome.busy) if name in left]
+    return outcome
+
+
+def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
+    """Walk through the runs of a plan and carry out each that is neither finished nor taken.
+
+    Args:
+        plan: what to do.
+        deadline: on the clock of `time.monotonic`; None for none.
+        tell: hears what happens.
+    """
+    commit = source_commit()  # of the code in memory: the checkout may move on during a night
+    for setting, seed in plan.runs:
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        name = run_name(setting, seed)
+        if plan.finished(setting, seed) is not None:
+            continue
+        with _locked(plan.work / plan.profile / f"{name}.lock") as mine:
+            if not mine:
+                tell(Event("busy", name))
+                continue
+            if plan.finished(setting, seed) is not None:  # by whoever held the lock a moment ago
+                continue
+            try:
+                stopped = _carry_out(plan, setting, seed, commit, deadline, tell)
+            except Exception as error:  # one run's missing data or memory must not end a night of others
+                tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                continue
+        if stopped is not None:
+            tell(Event("stopped", name, text=stopped))
+            return
+
+
+def _carry_out(plan: Plan, setting: Setting, seed: int, commit: str, deadline: float | None, tell: Tell) -> str | None:
+    """Train, evaluate and write one run; the reason where training was stopped before its end, else None."""
+    began = time.monotonic()
+    profile, name, other = plan.recipe, run_name(setting, seed), OOD[setting.data]
+    config = profile.config(setting, seed, plan.device)
+    directory = plan.work / plan.profile / name
+    tell(Event("started", name))
+    _drop_other_run(directory, config)
+
+    def say(text: str) -> None:
+        tell(Event("say", "", text=text))
+
+    limit = profile.evaluation_limit
+    test = load(config.data, "test", limit=limit, disjoint_from_train=True, say=say)
+    ood = load(other, "test", limit=limit, say=say)
+    inliers, outliers = torch.from_numpy(test.images), torch.from_numpy(ood.images)
+
+    few = [_spread(images, profile.curve_images) for images in (inliers, outliers)]
+
+    def after_epoch(model: VAE, epoch: int) -> dict[str, Any]:
+        try:
+            row = compare(model, few[0], {other: few[1]}, seed=seed)[0].row()
+        except ValueError:  # scores that are not numbers: the curve has a gap there
+            return {}
+        return {key: row[key] for key in CURVE}
+
+    def watch(reading: Reading) -> None:
+        tell(Event("reading", name, reading))
+
+    path = result_path(plan.results, profile, setting, seed)
+    content: Result = {"run": setting.name, "profile": plan.profile, "seed": seed, "status": "finished",
+                       "config": config.to_dict()}  # fmt: skip
+    strips = None
+    try:
+        result = run(
+            config, directory, resume=True, budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
+            watch=watch, after_epoch=after_epoch, say=say,
+        )  # fmt: skip
+        if not result.progress.finished:
+            return result.stopped_by
+        content |= _evaluation(result, config, test, {other: ood})
+        if seed == 0:
+            strips = pictures(result.model, config, _spread(inliers, SHOWN), _spread(outliers, SHOWN), SHOWN)
+            content["pictures"] = {"captions": list(strips), "count": len(strips["Inliers"])}
+        history, seconds = result.history, result.progress.seconds
+    except (TrainingDivergedError, _NoFigures) as error:
+        content |= {"status": "diverged", "error": str(error).partition("; the last good checkpoint")[0]}
+        history = read_metrics(directory)
+        seconds = history[-1]["seconds"] if history else 0.0
+    described = read_config(directory)[2]["data"]
+    content |= {
+        "curve": history,
+        "curve_images": min(map(len, few)),
+        "data": {**described, "test": describe(test), f"ood {other}": describe(ood)},
+        "notes": _notes(config, test, ood),
+    }
+    content["provenance"] = {
+        **provenance(config),
+        "commit": commit,
+        "train_seconds": round(seconds, 1),
+        "wall_seconds": round(max(time.monotonic() - began, seconds), 1),
+        "images_per_second": round(statistics.harmonic_mean(r["images_per_second"] for r in history), 1)
+        if history
+        else None,
+    }
+    if strips is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_strips(path.parent / f"{setting.name}.png", strips)
+    write_result(path, content)
+    (directory / CHECKPOINT).unlink(missing_ok=True)  # the model itself stays, for `negvae evaluate`
+    took = content["provenance"]["wall_seconds"]
+    tell(Event("finished" if content["status"] == "finished" else "diverged", name, text=str(took)))
+    return None
+
+
+def _spread(images: Tensor, count: int) -> Tensor:
+    """So many images at even distances: some test sets come sorted by class."""
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
+
+
+class _NoFigures(ValueError):
+    """The trained model's scores are not numbers."""
+
+
+def _evaluation(
+    result: TrainingResult, config: RunConfig, test: ImageSet, others: dict[str, ImageSet]
+) -> dict[str, Any]:
+    """The last epoch's figures and score quantiles, by OOD set."""
+    outliers = {name: torch.from_numpy(images.images) for name, images in others.items()}
+    try:
+        comparisons = compare(result.model, torch.from_numpy(test.images), outliers, seed=config.seed)
+    except ValueError as error:
+        raise _NoFigures(f"after training: {error}") from None
+    return {
+        "evaluation": {comparison.ood: comparison.row() for comparison in comparisons},
+        "quantiles": {comparison.ood: _quantiles(comparison) for comparison in comparisons},
+    }
+
+
+def _quantiles(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
+    """Evenly spaced order statistics of every score, to five digits; all scores where there are fewer."""
+    sides = {"inliers": comparison.inlier_scores, "ood": comparison.ood_scores}
+    values: dict[str, dict[str, list[float]]] = {}
+    for score in ("bpd", "kl"):
+        values[score] = {}
+        for side, scores in sides.items():
+            ordered = np.sort(scores[score].double().numpy())
+            chosen = np.unique(np.linspace(0, len(ordered) - 1, QUANTILES).round().astype(int))
+            values[score][side] = [float(f"{value:.5g}") for value in ordered[chosen]]
+    return values
+
+
+def _notes(config: RunConfig, test: ImageSet, ood: ImageSet) -> list[str]:
+    """Partial, stand-in and unchecked data of all parts, each said once."""
+    train = load(config.data, "train", limit=config.limit, disjoint_from_train=True)
+    auxiliary = [load(name, "train", shape=train.shape) for name in auxiliary_names(config.negatives)]
+    return list(dict.fromkeys(note for images in (train, test, ood, *auxiliary) for note in images.notes))
+
+
+def _drop_other_run(directory: Path, config: RunConfig) -> None:
+    """Remove the folder of a run whose settings have changed since, or that holds only its beginnings."""
+    if not directory.exists():
+        return
+    try:
+        stored = read_config(directory)[0].to_dict()
+        keep = same_run(stored, config, str(directory / CONFIG)) and (directory / CHECKPOINT).exists()
+    except (ValueError, FileNotFoundError):
+        keep = False
+    if not keep:
+        shutil.rmtree(directory)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[bool]:
+    """Hold a lock file, or give False where another process does; the system frees the locks of dead processes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        file.truncate(0)
+        file.write(f"{os.getpid()}\n")  # for people
+        file.flush()
+        yield True
+
+
+def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) -> None:
+    """Let worker processes do the work and pass on what they tell; SIGINT and SIGTERM stop them all."""
+    context = multiprocessing.get_context("spawn")
+    events: Any = context.Queue()
+    threads = max(1, torch.get_num_threads() // jobs)
+    arguments = (plan, deadline, threads, events, os.getpid())
+    workers = [context.Process(target=_worker, args=arguments, daemon=True) for _ in range(jobs)]
+
+    def drain(wait: float) -> None:
+        try:
+            while True:
+                tell(events.get(timeout=wait))
+        except queue.Empty:
+            pass
+
+    try:
+        for worker in workers:
+            worker.start()
+        while any(worker.is_alive() for worker in workers):
+            drain(0.5)
+    except KeyboardInterrupt:
+        # A worker that the terminal's SIGINT has reached too takes this second, different signal calmly.
+        for worker in workers:
+            if worker.is_alive():
+                worker.terminate()
+        while any(worker.is_alive() for worker in workers):
+            drain(0.5)
+        raise
+    finally:
+        drain(0.1)
+    for worker in workers:
+        if worker.exitcode:
+            reason = signal.Signals(-worker.exitcode).name if worker.exitcode < 0 else f"exit code {worker.exitcode}"
+            tell(Event("failed", f"worker {worker.pid}", text=f"ended by {reason}; its run has its checkpoint"))
+
+
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    """Let SIGTERM raise KeyboardInterrupt as SIGINT does, with its name; nothing outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _worker(plan: Plan, deadline: float | None, threads: int, events: Any, parent: int) -> None:
+    """The life of a worker process."""
+    torch.set_num_threads(threads)
+
+    def tell(event: Event) -> None:
+        if os.getppid() != parent:  # whoever started it is gone: stop with a checkpoint, free the lock
+            events.cancel_join_thread()
+            os.kill(os.getpid(), signal.SIGTERM)
+        events.put(event)
+
+    with suppress(KeyboardInterrupt), _sigterm_interrupts():
+        work(plan, deadline, tell)
+    for number in (signal.SIGINT, signal.SIGTERM):  # they must not cut off what is on its way to the parent
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,179 @@
+"""Ours beside the paper's, for a terminal and as JSON. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table as TerminalTable
+
+from negvae.paper.profiles import Profile
+from negvae.paper.results import CellResult, Figure, collect
+from negvae.paper.tables import LEARNED, ROWS, Cell, Published, Table, cells
+
+LABELS = {
+    "fashion-mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN",
+    "bernoulli": "Bernoulli", "gaussian": "Gaussian", "quantized-gaussian": "Q. Gaussian",
+    LEARNED: "Gaussian, learned sigma",
+    "none": "no negatives", "emnist-letters": "EMNIST-Letters", "kmnist": "KMNIST", "imagenet32": "ImageNet 32x32",
+    "uniform-noise": "uniform noise", "added-noise:0.25": "added noise", "generated": "generated",
+}  # fmt: skip
+"""Names of sets, likelihoods and negatives as people write them."""
+
+SPREAD = (
+    "Combined spread: sqrt(ours^2 + paper's^2 + 2 x 0.005^2), standard deviations over seeds; the last term because"
+    " the paper's mean and spread are both rounded to 0.01. A difference no larger than it counts as within (in)."
+)
+LOOSE = "Where the paper's spread exceeds its mean, lying within it says little."
+UNIT = "The paper calls the last two rows BPD; they are in nats per dimension (bits = nats / ln 2)."
+
+
+def label(cell: Cell) -> str:
+    """What tells a column from the others of its table, such as "Bernoulli, generated"."""
+    return ", ".join(LABELS[part] for part in cell.name.split("/")[1:])
+
+
+def gather(tables: Iterable[Table], profile: Profile, results: Path) -> dict[str, CellResult]:
+    """The results of all cells of some tables, by the cell's name.
+
+    Raises:
+        ValueError: a result file is damaged.
+    """
+    return {cell.name: collect(cell, profile, results) for table in tables for cell in table.cells}
+
+
+def with_spread(mean: float, std: float | None, digits: int = 3) -> str:
+    """Mean and standard deviation as in the paper: 0.461 (0.052), or 0.461 for a single seed."""
+    return _number(mean, digits) + (f" ({_number(std, digits)})" if std is not None else "")
+
+
+def as_printed(figure: Published | None) -> str:
+    """A published figure as the paper prints it; a dash where there is none."""
+    if figure is None:
+        return "-"
+    if figure.power:
+        return f"10^{round(math.log10(figure.mean))} (10^{round(math.log10(figure.std))})"
+    return f"{figure.mean:.2f} ({figure.std:.2f})"
+
+
+def difference(figure: Figure) -> str:
+    """Ours minus the paper's, with its sign; a dash where the paper prints none."""
+    if figure.difference is None:
+        return "-"
+    text = _number(figure.difference, 3)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def verdict(figure: Figure) -> str:
+    """Whether a figure lies within the combined spread: "yes", "no", or a dash without a published one."""
+    return {True: "yes", False: "no", None: "-"}[figure.within]
+
+
+def in_bits(mean: float, std: float | None) -> str:
+    """Ours, in nats per dimension, as bits per dimension."""
+    return with_spread(mean / math.log(2), std if std is None else std / math.log(2))
+
+
+def printed_in_bits(figure: Published | None) -> str:
+    """A published figure in nats per dimension as bits per dimension; a dash where there is none."""
+    if figure is None or figure.power:
+        return as_printed(figure)
+    return with_spread(figure.mean / math.log(2), figure.std / math.log(2), 2)
+
+
+def measured_on(found: Sequence[CellResult], profile: Profile) -> str:
+    """Profile, seeds, machine and commit of some results, in one line."""
+    results = [result for cell in found for result in cell.results]
+    if not results:
+        return f"profile {profile.name}: no results yet"
+    seeds = sorted({result["seed"] for result in results})
+    devices = sorted({result["provenance"]["device"] for result in results})
+    commits = sorted({_commit(result["provenance"]["commit"]) for result in results})
+    return (
+        f"profile {profile.name} ({profile.description}); seeds {', '.join(map(str, seeds))};"
+        f" {' and '.join(devices)}; commit {', '.join(commits)}"
+    )
+
+
+def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
+    """What must be said beside some results: data that is not the official one, seeds that do not count."""
+    lines = list(dict.fromkeys(note for cell in found for note in cell.notes))
+    for what, seeds in (("training diverged", "diverged"), ("made with other settings, not counted", "outdated")):
+        for cell in {cell.cell.setting: cell for cell in found if getattr(cell, seeds)}.values():
+            listed = ", ".join(map(str, getattr(cell, seeds)))
+            lines.append(f"{cell.cell.setting.name}, seed {listed}: {what}")
+    for cell in {cell.cell.setting: cell for cell in found}.values():
+        if cell.results and len(cell.results) + len(cell.diverged) < profile.seeds:
+            lines.append(f"{cell.cell.setting.name}: {len(cell.results)} of {profile.seeds} seeds so far")
+    return lines
+
+
+def show_table(table: Table, found: dict[str, CellResult]) -> TerminalTable:
+    """One line for each figure of a table, ours beside the paper's."""
+    shown = TerminalTable(title=table.title)
+    titles = ("trained on", "against", "likelihood", "negatives", "", "ours", "paper", "difference", "within",
+              "ours, bits/dim", "paper, bits/dim")  # fmt: skip
+    for position, title in enumerate(titles):
+        shown.add_column(title, justify="left" if position < 5 else "right", no_wrap=4 <= position < 10)
+    for cell in table.cells:
+        setting = cell.setting
+        names = [LABELS[name] for name in (setting.data, cell.ood, setting.likelihood, setting.negatives)]
+        for row, title in ROWS.items():
+            figure, published = found[cell.name].figures.get(row), cell.paper.get(row)
+            ours = [with_spread(figure.mean, figure.std), as_printed(published), difference(figure), verdict(figure)] \
+                if figure else ["-", as_printed(published), "-", "-"]  # fmt: skip
+            bits = ["", ""]
+            if row.startswith("nats"):
+                bits = [in_bits(figure.mean, figure.std) if figure else "-", printed_in_bits(published)]
+            shown.add_row(*names, title, *ours, *bits, end_section=row == list(ROWS)[-1])
+            names = [""] * 4
+    return shown
+
+
+def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, Any]]:
+    """One entry for each figure of each cell; "ours" is None where there is no result.
+
+    Non-finite numbers stand as text, as JSON has none.
+    """
+    entries = []
+    for name, result in found.items():
+        cell = cells()[name]
+        for row in ROWS:
+            figure, published = result.figures.get(row), cell.paper.get(row)
+            ours = None
+            if figure is not None:
+                ours = {"mean": _json(figure.mean), "std": _json(figure.std), "seeds": result.seeds,
+                        "profile": profile.name, "data_notes": result.notes}  # fmt: skip
+            entries.append({
+                "table": cell.table, "row": row, "train": cell.setting.data, "ood": cell.ood,
+                "likelihood": cell.setting.likelihood, "negatives": cell.setting.negatives,
+                "paper": {"mean": published and published.mean, "std": published and published.std}, "ours": ours,
+            })  # fmt: skip
+    return entries
+
+
+def command(table: str, profile: Profile) -> str:
+    """What to type for the results of a table."""
+    return f"negvae paper run {table}" + ("" if profile.name == "cpu" else f" --profile {profile.name}")
+
+
+def _number(value: float, digits: int) -> str:
+    """With so many decimals; from 1000 on in powers of ten."""
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) < 1000:
+        return f"{round(value, digits) + 0.0:.{digits}f}"  # adding zero turns -0.0 into 0.0
+    mantissa, exponent = f"{value:.1e}".split("e")
+    return f"{mantissa}x10^{int(exponent)}"
+
+
+def _commit(text: str) -> str:
+    """The start of a commit's name, with its mark for changed sources."""
+    name, _, changed = text.partition(" ")
+    return name[:10] + (f" {changed}" if changed else "")
+
+
+def _json(value: float | None) -> float | str | None:
+    return value if value is None or math.isfinite(value) else str(value)

@@ -1,0 +1,95 @@
+"""What a trained model does to images, as pictures: inliers, outliers, negatives, reconstructions and samples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from negvae.config import RunConfig
+from negvae.data import load
+from negvae.files import replacing
+from negvae.model import VAE
+from negvae.negatives import build_source
+
+Pictures = NDArray[np.uint8]
+
+
+@torch.inference_mode()
+def pictures(model: VAE, config: RunConfig, test: Tensor, ood: Tensor, count: int = 16) -> dict[str, Pictures]:
+    """The first images of both sets with their reconstructions, generated images, and negatives where there are any.
+
+    Args:
+        model: trained VAE in evaluation mode.
+        config: its run; auxiliary negatives are loaded from the local folders.
+        test: inliers, uint8, n x C x H x W.
+        ood: outliers, uint8, m x C x H x W.
+        count: images of each kind.
+
+    Returns:
+        uint8 images, count x C x H x W, by caption.
+    """
+    randomness = torch.Generator(model.device).manual_seed(config.seed)
+    inliers, outliers = (images[:count].to(model.device).float() / 255 for images in (test, ood))
+    shown = {
+        "Inliers": inliers,
+        "Inliers, reconstructed": model.generate(model.encode(inliers).mean),
+        "Outliers": outliers,
+        "Outliers, reconstructed": model.generate(model.encode(outliers).mean),
+        "Generated": model.generate(model.prior.sample(count, randomness, model.device)),
+    }
+    source = build_source(
+        config.negatives,
+        lambda name: torch.from_numpy(load(name, "train", fetch=False, shape=model.shape).images).to(model.device),
+    )
+    if source is not None:
+        shown["Negatives"] = source.sample(inliers, model, randomness).images
+    return {name: (images.clamp(0, 1) * 255).round().byte().cpu().numpy() for name, images in shown.items()}
+
+
+def write_strips(path: Path, strips: Mapping[str, Pictures]) -> None:
+    """Write pictures as one PNG, a line of images for each caption; `read_strips` takes them apart again.
+
+    Args:
+        path: of the PNG.
+        strips: uint8 images, n x C x H x W with C 1 or 3, all of one shape.
+    """
+    lines = [np.concatenate(list(images), axis=2) for images in strips.values()]  # C x H x nW each
+    canvas = np.concatenate(lines, axis=1).transpose(1, 2, 0)
+    with replacing(path) as temporary:
+        Image.fromarray(canvas[..., 0] if canvas.shape[2] == 1 else canvas).save(temporary, "PNG", optimize=True)
+
+
+def read_strips(path: Path, captions: Sequence[str], count: int) -> dict[str, Pictures]:
+    """The inverse of `write_strips`.
+
+    Args:
+        path: of the PNG.
+        captions: of its lines, from the top.
+        count: images in a line.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no picture, or does not divide into so many lines and images.
+    """
+    try:
+        canvas = np.asarray(Image.open(path))
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f"{path}: not a picture") from None
+    if canvas.dtype != np.uint8 or canvas.ndim not in (2, 3):
+        raise ValueError(f"{path}: not an 8-bit gray or color picture")
+    canvas = canvas.reshape(*canvas.shape[:2], -1)
+    if not captions or count < 1 or canvas.shape[0] % len(captions) or canvas.shape[1] % count:
+        raise ValueError(f"{path}: does not divide into {len(captions)} lines of {count} images")
+    lines = np.split(canvas, len(captions))
+    return {
+        caption: np.stack(np.split(line, count, axis=1)).transpose(0, 3, 1, 2)
+        for caption, line in zip(captions, lines, strict=True)
+    }

@@ -1,0 +1,121 @@
+"""One model in training: its weights and optimizers, its random numbers, and how it takes a step.
+
+Everything a step reads or writes lies on the training device, the place in the epoch included, so that on a GPU the
+steps of an epoch follow one another without the host (`negvae.training.graph`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.optim import Adam, Optimizer, RMSprop
+
+from negvae.config import RunConfig
+from negvae.model import build_vae
+from negvae.model.inputs import Features
+from negvae.negatives import NegativeSource
+from negvae.precision import autocast, keep_freed_memory, resolve_device, resolve_precision
+from negvae.training.objectives import Losses, train_step
+from negvae.training.weights import Weights
+
+
+class Session:
+    """A model in training on data that lies on its device.
+
+    Args:
+        config: the run.
+        data: inliers as they are stored (uint8 images or rows of features), N x C x H x W, on the training device.
+        source: of negatives; None for the baseline VAE.
+
+    Attributes:
+        model: the VAE; between `exact` blocks its layers hold what they compute with, which may be bfloat16.
+        encoder: its weights and their optimizer.
+        decoder: those of p(x|z).
+        randomness: generator of order, noise and negatives.
+        steps: in an epoch.
+        trace: losses of the epoch's steps so far, steps x parts, in nats per image.
+    """
+
+    def __init__(self, config: RunConfig, data: Tensor, source: NegativeSource | None) -> None:
+        device = resolve_device(config.device)
+        keep_freed_memory()
+        self.config, self.source, self.data = config, source, data
+        self.precision = resolve_precision(config.precision, device)
+        channels, height, width = data.shape[1:]
+        self.model = build_vae(config, (channels, height, width)).to(device).train()
+        if isinstance(self.model.inputs, Features):
+            self.model.inputs.measure(data)
+        # Its seed differs from the weights': the same numbers must not appear as weights and as noise.
+        self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
+        dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+        self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer)
+        self.decoder = Weights(self.model.decoder, list(self.model.likelihood.parameters()), dtype, self._optimizer)
+        self.batch = min(config.batch_size, len(data))
+        self.steps = len(data) // self.batch
+        self.trace = torch.zeros(self.steps, len(Losses._fields), device=device)
+        self._order = torch.zeros(len(data), dtype=torch.long, device=device)
+        self._place = torch.zeros(1, dtype=torch.long, device=device)
+        self._within = torch.arange(self.batch, device=device)
+
+    @property
+    def optimizers(self) -> dict[str, Optimizer]:
+        """The optimizers by the name of their network."""
+        return {"encoder": self.encoder.optimizer, "decoder": self.decoder.optimizer}
+
+    def begin_epoch(self, start: Tensor, step: int) -> None:
+        """Draw the epoch's order and go to a place in it.
+
+        Args:
+            start: the random generator's state at the epoch's start, from which the order is derived anew, so that
+                a checkpoint need not hold it.
+            step: steps of the epoch already taken.
+        """
+        now = self.randomness.get_state()
+        self.randomness.set_state(start)
+        # Written in place: a captured graph reads these tensors where they are.
+        self._order.copy_(torch.randperm(len(self.data), generator=self.randomness, device=self.data.device))
+        self._place.fill_(step)
+        if step:
+            self.randomness.set_state(now)
+
+    def step(self) -> None:
+        """Take the next step of the epoch; its losses go to `trace`."""
+        config, model, device = self.config, self.model, self.data.device
+        rows = self._order[self._place * self.batch + self._within]
+        positives = model.prepare(self.data[rows])
+        with autocast(self.precision, device):
+            negatives = None if self.source is None else self.source.sample(positives, model, self.randomness)
+            target = model.likelihood.target(positives, self.randomness)
+            noise = torch.randn(self.batch, config.latent_size, generator=self.randomness, device=device)
+            losses = train_step(
+                model, self.encoder, self.decoder, positives, target, negatives, noise,
+                negative_weight=config.negative_weight, update=config.update,
+            )  # fmt: skip
+        self.trace.index_copy_(0, self._place, torch.stack([part.float() for part in losses])[None])
+        self._place.add_(1)
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Give the model its float32 weights, to be saved, loaded or scored; also in evaluation mode."""
+        with self.encoder.exact(), self.decoder.exact():
+            self.model.eval()
+            try:
+                yield
+            finally:
+                self.model.train()
+
+    def close(self) -> None:
+        """Leave the model alone with its float32 weights, in evaluation mode."""
+        self.encoder.release()
+        self.decoder.release()
+        self.model.eval()
+
+    def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
+        rate, capturable = self.config.learning_rate, self.data.device.type == "cuda"
+        if self.config.optimizer == "adam":
+            return Adam(parameters, lr=rate, betas=(0.9, 0.999), fused=True, capturable=capturable)
+        # The decay and epsilon of the framework in which the authors worked.
+        return RMSprop(parameters, lr=rate, alpha=0.9, eps=1e-10, foreach=False, capturable=capturable)

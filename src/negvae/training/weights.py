@@ -1,0 +1,96 @@
+"""A network's parameters as one vector: one optimizer update for all of them, and bfloat16 copies to compute with.
+
+Small networks have two dozen parameters of a few kilobytes; updating them one by one takes longer than the
+arithmetic. Here they are views of one float32 vector, the *master weights*. Under bfloat16 autocast the layers'
+parameters are views of a bfloat16 copy of it, written once a step, instead of being cast at every use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+
+class Weights:
+    """Master weights of one network, what its layers compute with, and their optimizer.
+
+    Args:
+        network: owner of the parameters, in which those of convolutions and linear layers may be kept in `dtype`.
+        extra: further parameters to train along, kept in float32.
+        dtype: float32, or bfloat16 for autocast.
+        build_optimizer: makes the optimizer over the one master parameter.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        extra: Sequence[nn.Parameter],
+        dtype: torch.dtype,
+        build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+    ) -> None:
+        layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
+        castable = {id(p) for layer in layers for p in layer.parameters()}
+        self.parameters = [*network.parameters(), *extra]
+        total = sum(p.numel() for p in self.parameters)
+        device = self.parameters[0].device
+        self.master = nn.Parameter(torch.empty(total, device=device))
+        self.master.grad = torch.zeros_like(self.master)
+        self._copy = torch.empty(total, device=device, dtype=dtype) if dtype != torch.float32 else None
+        self._exact: list[Tensor] = []
+        self._gradients: list[Tensor] = []
+        self._working: list[Tensor] = []
+        start = 0
+        for p in self.parameters:
+            end = start + p.numel()
+            exact = _view(self.master.detach()[start:end], p)
+            exact.copy_(p.detach())
+            self._exact.append(exact)
+            self._gradients.append(_view(self.master.grad[start:end], p))
+            cast = self._copy is not None and id(p) in castable
+            self._working.append(_view(self._copy[start:end], p) if cast else exact)  # type: ignore[index]
+            start = end
+        self.optimizer = build_optimizer([self.master])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Let the layers compute with the master weights as they are now."""
+        if self._copy is not None:
+            self._copy.copy_(self.master.detach())
+        for p, working in zip(self.parameters, self._working, strict=True):
+            p.data = working
+
+    def step(self) -> None:
+        """Update from the parameters' gradients, which are then forgotten."""
+        for p, gradient in zip(self.parameters, self._gradients, strict=True):
+            if p.grad is None:
+                gradient.zero_()
+            else:
+                gradient.copy_(p.grad)
+                p.grad = None
+        self.optimizer.step()
+        if self._copy is not None:
+            self._copy.copy_(self.master.detach())
+
+    @contextmanager
+    def exact(self) -> Iterator[None]:
+        """Give the parameters their float32 values, to be read or written."""
+        for p, exact in zip(self.parameters, self._exact, strict=True):
+            p.data = exact
+        try:
+            yield
+        finally:
+            self.refresh()
+
+    def release(self) -> None:
+        """Leave the parameters with float32 values of their own."""
+        for p, exact in zip(self.parameters, self._exact, strict=True):
+            p.data = exact.clone(memory_format=torch.preserve_format)
+
+
+def _view(vector: Tensor, like: Tensor) -> Tensor:
+    """A stretch of a vector with a parameter's shape and memory layout."""
+    return vector.as_strided(like.shape, like.stride(), vector.storage_offset())

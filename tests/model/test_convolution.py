@@ -1,0 +1,79 @@
+"""The networks as `convolution.run` arranges them against their plain layers, value by value."""
+
+import pytest
+import torch
+from torch import nn
+
+from negvae.model import build_vae, convolution
+from tests.conftest import SHAPES, small_run
+
+
+def values_and_gradients(network, inputs, plain):
+    inputs = inputs.clone().requires_grad_()
+    network.zero_grad()
+    outputs = network(inputs) if plain else convolution.run(network, inputs)
+    weights = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
+    (outputs.float() * weights).sum().backward()
+    return [outputs.detach().float(), inputs.grad, *(p.grad.clone() for p in network.parameters())]
+
+
+def networks(name):
+    model = build_vae(small_run(name, initialization="glorot"), SHAPES[name]).train()
+    randomness = torch.Generator().manual_seed(0)
+    yield model.encoder, torch.rand(5, *SHAPES[name], generator=randomness)
+    yield model.decoder, torch.randn(5, model.latent_size, generator=randomness)
+
+
+def relative(ours, theirs):
+    return ((ours - theirs).norm() / theirs.norm().clamp_min(1e-6)).item()
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_outputs_and_gradients_are_those_of_the_plain_layers(name):
+    for network, inputs in networks(name):
+        pairs = zip(
+            values_and_gradients(network, inputs, False), values_and_gradients(network, inputs, True), strict=True
+        )
+        assert max(relative(*pair) for pair in pairs) < 1e-5
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_layers(name):
+    for network, inputs in networks(name):
+        exact = values_and_gradients(network, inputs, True)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            ours = values_and_gradients(network, inputs, False)
+            plain = values_and_gradients(network, inputs, True)
+        for a, b, c in zip(ours, plain, exact, strict=True):
+            assert relative(a, c) < 1.5 * relative(b, c) + 0.01
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_without_gradients_the_values_are_the_same(name):
+    for network, inputs in networks(name):
+        network.eval()
+        with torch.no_grad():
+            torch.testing.assert_close(convolution.run(network, inputs), network(inputs), rtol=1e-4, atol=1e-5)
+
+
+def test_frozen_weights_get_no_gradient_and_let_it_through():
+    network, inputs = next(networks("gray"))
+    network.requires_grad_(False)
+    inputs.requires_grad_()
+    convolution.run(network, inputs).sum().backward()
+    ours = inputs.grad.clone()
+    inputs.grad = None
+    network(inputs).sum().backward()
+    torch.testing.assert_close(ours, inputs.grad, rtol=1e-4, atol=1e-6)
+    assert all(p.grad is None for p in network.parameters())
+
+
+def test_layers_outside_the_known_patterns_run_as_they_are():
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(2, 3, (3, 5), stride=(2, 1), padding=(1, 2)), nn.Tanh(),
+        nn.ConvTranspose2d(3, 2, 3, stride=3), nn.ReLU(),
+    )  # fmt: skip
+    inputs = torch.rand(2, 2, 9, 11)
+    pairs = zip(values_and_gradients(network, inputs, False), values_and_gradients(network, inputs, True), strict=True)
+    assert max(relative(*pair) for pair in pairs) < 1e-5

@@ -1,0 +1,176 @@
+import math
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from negvae.paper import reading
+from negvae.paper.profiles import PROFILES
+from negvae.paper.reading import CLAIMS, Check, Claim, explanation, judge
+from negvae.paper.report import _tex, table_lines, write_report
+from negvae.paper.show import gather
+from negvae.paper.tables import ROWS, TABLES, cells, settings
+from negvae.pictures import write_strips
+from tests.paper.conftest import fake_result
+from tests.test_cli import call
+
+SMOKE = PROFILES["smoke"]
+BASELINE, GENERATED = "fashion-mnist-bernoulli-none", "fashion-mnist-bernoulli-generated"
+
+
+@pytest.fixture
+def results(tmp_path):
+    """Two configurations, one of them with pictures and a likelihood beyond any axis."""
+    folder = tmp_path / "results"
+    for seed in (0, 1):
+        fake_result(folder, SMOKE, BASELINE, seed, (0.4 + seed / 100, 0.6, 0.3, 0.35))
+    captions = ["Inliers", "Outliers", "Negatives"]
+    curve = [{"epoch": 1, "nats_per_dim": 0.5, "nats_per_dim_test": 0.5, "nats_per_dim_ood": 1e12}, {"epoch": 2}]
+    fake_result(folder, SMOKE, GENERATED, 0, (0.7, 0.9, 0.47, math.inf), curve=curve,
+                pictures={"captions": captions, "count": 4})  # fmt: skip
+    write_strips(folder / "smoke" / f"{GENERATED}.png", {c: np.full((4, 1, 28, 28), 99, np.uint8) for c in captions})
+    return folder
+
+
+class Balance(HTMLParser):
+    """Collects headings and fails on elements that are not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.headings, self.images = [], [], 0
+        self.feed(text)
+        assert not self.open
+
+    def handle_starttag(self, tag, attrs):
+        self.images += tag == "img"
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] == "h2":
+            self.headings.append(data)
+
+
+def test_the_page(results, tmp_path):
+    paths = write_report(tmp_path / "out", SMOKE, results)
+    assert [path.name for path in paths] == ["report.html", "tables.md", "tables.tex"]
+    page = paths[0].read_text()
+    seen = Balance(page)
+    assert seen.headings == [
+        "What reproduces and what does not", "Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Section 4.3",
+        "Learned sigma", "Figures outside the combined spread", "Fashion-MNIST, Bernoulli, no negatives",
+        "Fashion-MNIST, Bernoulli, generated", "Provenance",
+    ]  # fmt: skip
+    assert seen.images == 3 + 3  # the generated run's, and Table 5's strip
+    assert "OOD left out: up to 1e+12" in page
+    assert "0.405 (0.007)" in page
+    assert "a stand-in &amp; 50% of it" in page
+    assert "15 lie within the combined spread of ours and 5 outside; 86 have no result yet" in page
+
+
+def test_lines_of_a_table(results):
+    found = gather(TABLES.values(), SMOKE, results)
+    lines = {line.title: line.texts for line in table_lines(TABLES["table5"], found) if line.title != "difference"}
+    assert lines["AUC BPD, ours"] == ["0.405 (0.007)", "-", "-", "-", "0.700"]
+    assert lines["AUC BPD, paper"] == ["0.46 (0.05)", "0.47 (0.05)", "1.00 (0.00)", "1.00 (0.00)", "0.76 (0.14)"]
+    assert lines["OOD, nats/dim, ours"][-1] == "inf"
+    assert lines["OOD, bits/dim, paper"][-1] == "10^18 (10^19)"
+    differences = [line.texts for line in table_lines(TABLES["table5"], found) if line.title == "difference"]
+    assert differences[0] == ["-0.055, out", "-", "-", "-", "-0.060, in"]
+
+
+def test_markdown(results, tmp_path):
+    text = write_report(tmp_path / "out", SMOKE, results)[1].read_text()
+    assert len(re.findall("^## ", text, re.M)) == len(TABLES)
+    for block in text.split("## ")[1:]:
+        widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines() if line.startswith("|")}
+        assert len(widths) == 1
+    assert "| AUC BPD, ours | 0.405 (0.007) |" in text
+
+
+def test_latex(results, tmp_path):
+    text = write_report(tmp_path / "out", SMOKE, results)[2].read_text()
+    assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == len(TABLES)
+    assert text.count("{") == text.count("}")
+    assert r"a stand-in \& 50\% of it" in text
+    assert r"a\_machine" in text
+    assert "$10^{18}$ ($10^{19}$)" in text
+    for body in re.findall(r"\\begin{tabular}{(l(r+))}(.*?)\\end{tabular}", text, re.S):
+        rows = [line for line in body[2].splitlines() if line.endswith(r"\\")]
+        assert len(rows) > 10
+        assert {len(re.findall(r"(?<!\\)&", row)) for row in rows} == {len(body[1])}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("-0.105, out", "$-$0.105, out"),
+        ("-", "$-$"),
+        ("-1.0x10^18, in", r"$-$$1.0\times 10^{18}$, in"),
+        ("CIFAR-10 & 5%_#$", r"CIFAR-10 \& 5\%\_\#\$"),
+        (r"a\b{c}~<", r"a\textbackslash{}b\{c\}\textasciitilde{}$<$"),
+    ],
+)
+def test_latex_escapes(text, expected):
+    assert _tex(text) == expected
+
+
+def test_claims(results):
+    found = gather(TABLES.values(), SMOKE, results)
+
+    def holds(*checks):
+        return judge(Claim("c", tuple(Check(*check) for check in checks)), found)
+
+    below = ("table1/fashion-mnist/bernoulli", "auc_bpd", "<", 0.5)
+    better = ("table3/bernoulli/generated", "auc_kl", ">", "table3/bernoulli/none")
+    missing = ("table4/gaussian/generated", "auc_kl", ">", 0.5)
+    wrong = ("table3/bernoulli/generated", "auc_bpd", "<", "table3/bernoulli/none")
+    assert holds(below, better).holds is True
+    assert "table3/bernoulli/generated AUC KL 0.900 > 0.600 (0.000)" in holds(better).evidence
+    assert holds(below, missing).holds is None
+    assert holds(wrong, missing).holds is False
+    assert " not < " in holds(wrong).evidence
+
+
+def test_claims_name_cells_that_exist():
+    for check in (check for claim in CLAIMS for check in claim.checks):
+        assert check.cell in cells()
+        assert check.row in ROWS
+        assert not isinstance(check.bound, str) or check.bound in cells()
+
+
+def test_the_paper_s_own_figures_bear_the_claims():
+    for claim in CLAIMS:
+        for check in claim.checks:
+            value = cells()[check.cell].paper[check.row].mean
+            bound = check.bound if not isinstance(check.bound, str) else cells()[check.bound].paper[check.row].mean
+            assert value < bound if check.sign == "<" else value > bound, (claim.text, check)
+
+
+def test_explanations(results, tmp_path, monkeypatch):
+    known = {"table3/bernoulli/none": "of the cell", BASELINE: "of the <run>", "table5": "of the table"}
+    monkeypatch.setattr(reading, "EXPLANATIONS", {"smoke": known})
+    found = gather(TABLES.values(), SMOKE, results)
+    texts = [explanation(found[name], "smoke") for name in ("table3/bernoulli/none", "table5/none", "table5/generated")]
+    assert texts == ["of the cell", "of the <run>", "of the table"]
+    assert explanation(found["table5/none"], "cpu") == ""
+    assert "of the &lt;run&gt;" in write_report(tmp_path / "out", SMOKE, results)[0].read_text()
+
+
+def test_explanations_are_of_things_that_exist():
+    assert reading.EXPLANATIONS.keys() <= PROFILES.keys()
+    for texts in reading.EXPLANATIONS.values():
+        assert texts.keys() <= {*cells(), *settings(), *TABLES}
+
+
+def test_command(capsys, results, tmp_path):
+    code, out, _ = call(capsys, "paper", "report", "--profile", "smoke", "--results", results, "--out", tmp_path / "r")
+    assert code == 0
+    assert out.count("written: ") == 3
