@@ -54,7 +54,11 @@ def _two_channels(directory: Path, images: torch.Tensor) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("score", ["auto", "bpd", "kl"])
+@pytest.mark.parametrize(
+    ("fitted", "score"),
+    [("gray", "auto"), ("gray", "kl"), ("color", "auto"), ("quantized", "bpd"), ("rows", "auto"), ("rows", "kl")],
+    indirect=["fitted"],
+)
 def test_a_file_scores_and_decides_as_the_library(
     fitted: tuple[Path, torch.Tensor], score: str, tmp_path: Path
 ) -> None:
@@ -86,8 +90,9 @@ def test_a_file_scores_and_decides_as_the_library(
     assert str(Path.cwd()) not in str(model)  # nothing of this machine's folders
 
 
-@pytest.mark.parametrize("fitted", ["gray"], indirect=True)
-@pytest.mark.parametrize("score", ["prior_ratio", "typicality", "iwae"])
+@pytest.mark.parametrize(
+    ("fitted", "score"), [("gray", "prior_ratio"), ("gray", "typicality"), ("rows", "iwae")], indirect=["fitted"]
+)
 def test_further_scores_and_another_rate(fitted: tuple[Path, torch.Tensor], score: str, tmp_path: Path) -> None:
     from negvae.artifact import save_calibration
     from negvae.scoring import calibrate
@@ -102,7 +107,8 @@ def test_further_scores_and_another_rate(fitted: tuple[Path, torch.Tensor], scor
     save_calibration(directory, calibration)
     written = export_onnx(directory, target_fpr=0.5)
     assert written.path == directory / "model.onnx"
-    got, _, called = run_onnx(written.path, stored.numpy())
+    given = stored.flatten(1) if artifact.model.takes_features else stored
+    got, _, called = run_onnx(written.path, given.numpy())
     artifact = load_artifact(directory, "cpu")
     wanted = artifact.scorer("float32")(stored, [score])[score]
     assert relative_difference(got, wanted) < 1e-4

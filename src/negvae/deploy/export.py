@@ -144,10 +144,10 @@ class _Graph(nn.Module):
         self.decodes = not NEEDS_DECODER.isdisjoint(self.wanted)
         self.rows = model.takes_features
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
-        parts = (model.decoder, likelihood) if self.decodes else (nn.Sequential(), Bernoulli())
-        self.model = VAE(
-            model.encoder, *parts, model.shape, model.latent_size, model.negative_prior.shift, model.inputs
-        )
+        encoder, decoder = _plain(model.encoder), _plain(model.decoder) if self.decodes else nn.Sequential()
+        shift = model.negative_prior.shift
+        self.model = VAE(encoder, decoder, likelihood, model.shape, model.latent_size, shift, model.inputs)
+        self.model.plain = True
         draws = shared_draws(model, IWAE_SAMPLES if name == "iwae" else 1)
         self.noise, self.dequantization = draws
         # Scores are float32. A bound in float64 is moved to the next float32 on the side that changes no comparison.
@@ -156,7 +156,7 @@ class _Graph(nn.Module):
 
     def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score, p-value and decision (N each)."""
-        prepared = self.model.prepare(stored[:, :, None, None] if self.rows else stored)
+        prepared = self.model.prepare(stored.unsqueeze(2).unsqueeze(3) if self.rows else stored)
         draw = functools.partial(shared, prepared, draws=Draws(self.noise, self.dequantization))
         values = pass_scores(self.model, prepared, self.wanted, draw)
         if self.score == "auto":
@@ -167,9 +167,29 @@ class _Graph(nn.Module):
             score = values[self.score]
         # As the library has it: what is not a number counts as the most conspicuous of all.
         score = torch.where(score.isnan(), _LARGEST, score).clamp(-_LARGEST, _LARGEST).float()
-        at_least = (self.held_out >= score[:, None]).sum(1)
+        at_least = (self.held_out >= score.unsqueeze(1)).sum(1)
         p_value = (1 + at_least).double() / (len(self.held_out) + 1)
         return score, p_value, score > self.threshold
+
+
+class _Scaled(nn.Module):
+    """A batch norm in evaluation mode as a product and a sum: torch 2.6 does not export the layer itself."""
+
+    def __init__(self, norm: nn.BatchNorm2d) -> None:
+        super().__init__()
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        scale = norm.weight.detach() / (norm.running_var + norm.eps).sqrt()
+        self.scale = scale.reshape(-1, 1, 1)
+        self.shift = (norm.bias.detach() - norm.running_mean * scale).reshape(-1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale and shift every channel (N x C x H x W)."""
+        return x * self.scale + self.shift
+
+
+def _plain(network: nn.Sequential) -> nn.Sequential:
+    return nn.Sequential(*(_Scaled(layer) if isinstance(layer, nn.BatchNorm2d) else layer for layer in network))
 
 
 class _StableBernoulli(Bernoulli):
@@ -208,7 +228,6 @@ def _example(model: VAE, count: int) -> Tensor:
 
 def _traced(graph: _Graph) -> Any:
     """The graph as an ONNX ModelProto."""
-    graph.model.plain = True
     batch = torch.export.Dim("batch")
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
@@ -299,7 +318,7 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
 
 
 def relative_difference(scores: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """max |s - w| / max(|w|, 1% of the largest |w|): scores near zero are measured on the scale of the others."""
+    """The largest |s - w| / max(|w|, 1% of the largest |w|): scores near zero are measured on the scale of all."""
     size = np.abs(wanted.astype(np.float64))
     floor = 0.01 * size.max(initial=0) or 1.0
     return float((np.abs(scores.astype(np.float64) - wanted) / np.maximum(size, floor)).max(initial=0))

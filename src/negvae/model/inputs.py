@@ -16,7 +16,7 @@ class Pixels(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Divide by 255."""
-        return images.float().div_(255)
+        return images.float() / 255  # not in place: torch 2.6 does not export that
 
     def restore(self, values: Tensor) -> Tensor:
         """The uint8 intensities nearest to values in [0, 1]."""
