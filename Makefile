@@ -11,6 +11,7 @@ help:
 	@echo "make demo    train and test on Fashion-MNIST against MNIST (minutes; make demo QUICK=1 is quicker)"
 	@echo "make test    lint, types and tests"
 	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
+	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make clean   remove .venv and caches"
 
 $(STAMP): pyproject.toml constraints.txt
@@ -40,6 +41,17 @@ test: $(STAMP) check
 bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
 	$(BIN)/negvae bench --pythae .venv-pythae/bin/python --pyod .venv-pyod/bin/python \
 		$(if $(QUICK),--quick,--out benchmarks/results --table docs/benchmarks.md)
+
+# pytorch-ood imports torchvision, which has no build that matches ours: an environment of its own, of some 5.5 GB.
+.venv-interop/.installed: pyproject.toml
+	test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
+	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 \
+		pytorch-ood==0.4.0 --editable . pytest pytest-timeout
+	touch $@
+
+test-interop: .venv-interop/.installed
+	.venv-interop/bin/python -m pytest tests/adapters/test_pytorch_ood_contract.py
 
 # The README's picture: the top of the report that the last `make demo` wrote.
 docs/demo.png: runs/demo/report.html

@@ -329,3 +329,26 @@ def test_ticks_are_round_and_say_what_they_are():
     assert html._labeled([1e18, 2e18])[1][1] == "2\N{MULTIPLICATION SIGN}10¹⁸"
     assert html._short(-12345.6) == "\N{MINUS SIGN}12,346"
     assert [html._short(v) for v in (0.0, 1e-9, 0.25, 3.14159)] == ["0", "10⁻⁹", "0.25", "3.14"]
+
+
+def test_scatter_draws_every_finite_point_once() -> None:
+    points = {"a": (np.array([0.0, 1, np.nan]), np.array([0.0, 1, 2])), "b": (np.array([5.0]), np.array([-3.0]))}
+    text = html.scatter(points, xlabel="first", ylabel="second")
+    drawn = re.findall(r'<path class="points [^"]*" d="([^"]*)">', text)
+    assert [path.count("M") for path in drawn] == [2, 1]
+    assert "1 points are not finite (left out)" in text
+    with pytest.raises(ValueError, match="no finite point"):
+        html.scatter({"a": (np.array([np.nan]), np.array([1.0]))}, xlabel="", ylabel="")
+    with pytest.raises(ValueError, match="not two arrays of one length"):
+        html.scatter({"a": (np.zeros(2), np.zeros(3))}, xlabel="", ylabel="")
+
+
+def test_marks_stand_where_their_value_is() -> None:
+    values = np.linspace(0, 10, 1000)
+    places = []
+    for value in (0.0, 5.0, 10.0, 1e9):
+        text = html.histogram({"a": values}, xlabel="x", log_x=False, marks={"limit": value})
+        assert "<span>limit</span>" in text
+        places.append(float(re.search(r'd="M([\d.]+) [\d.]+V[\d.]+"><title>limit', text)[1]))
+    assert places[1] == pytest.approx((places[0] + places[2]) / 2, abs=0.2)
+    assert places[3] == places[2] == html.WIDTH - html.RIGHT

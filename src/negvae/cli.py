@@ -287,6 +287,39 @@ def export(
 
 
 @app.command()
+def report(
+    directory: Annotated[Path, typer.Argument(help="Folder of a calibrated model.", show_default=False)],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(help="Folders, image files, .npy, .npz, Parquet, patterns, or data sets.", show_default=False),
+    ],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    score: Annotated[Text, typer.Option(help="The score that decides. [default: the calibrated one]")] = None,
+    target_fpr: Annotated[Number, typer.Option(help="Set the threshold for this rate of false alarms.")] = None,
+    top: Annotated[int, typer.Option(help="How many of the most and of the least typical to show.")] = 40,
+    resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
+    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+) -> None:
+    """Write one HTML page about images: the strangest, histograms, latent space, reconstructions."""
+    from rich.console import Console
+
+    from negvae.config import PRECISIONS
+    from negvae.progress import row_progress
+    from negvae.report import write_report
+    from negvae.text import choose
+
+    choose("precision", precision, PRECISIONS)
+    console = Console(stderr=True)
+    with row_progress(console) as watch:
+        found = write_report(
+            directory, inputs, out, score=score, target_fpr=target_fpr, resize=resize, top=top, precision=precision,
+            device=device, watch=watch,
+        )  # fmt: skip
+    _say(console)(f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors: {out}")
+
+
+@app.command()
 def demo(
     quick: Annotated[bool, typer.Option("--quick", help="Fewer images and epochs: under 2 minutes.")] = False,
     out: Annotated[Path, typer.Option(help="Where the summary, the report and the models go.")] = Path("runs/demo"),

@@ -21,6 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
+from negvae.adapters import as_pyod, as_pytorch_ood
 from negvae.anydata import as_array
 from negvae.artifact import (
     Artifact,
@@ -46,6 +47,8 @@ from negvae.scoring.scores import batches
 from negvae.text import choose
 from negvae.training.checkpoint import Progress
 from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
+
+__all__ = ["Drift", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
 
 LEAST_STEPS = 1000
 """Where the number of epochs is left open, small data gets so many training steps at least."""

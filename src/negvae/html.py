@@ -12,7 +12,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from numbers import Integral
 from pathlib import Path
@@ -77,6 +77,7 @@ svg text{font-size:12px;fill:var(--soft);font-variant-numeric:tabular-nums}svg .
 path{fill:none}.axis{stroke:var(--soft)}.grid{stroke:var(--rule)}
 .line{stroke:var(--c);stroke-width:1.9;stroke-linejoin:round}.fill{stroke:var(--c);stroke-width:1.4}
 .fill,.band{fill:var(--c);fill-opacity:.17}.dots{stroke:var(--c);stroke-width:5.5;stroke-linecap:round}
+.points{stroke:var(--c);stroke-width:3.4;stroke-linecap:round;stroke-opacity:.6}
 dl{display:grid;grid-template-columns:minmax(8rem,max-content) 1fr;gap:.3rem 1.5rem;font-size:.9rem;
 margin:1rem 0;font-variant-numeric:tabular-nums}dt{color:var(--soft)}dd{margin:0}
 @media(max-width:520px){h1{font-size:1.5rem}dl{grid-template-columns:1fr;gap:0}dd{margin-bottom:.5rem}
@@ -221,7 +222,13 @@ def image_grid(images: Array, *, columns: int = 10, scale: int = 2, caption: str
 
 
 def histogram(
-    series: Mapping[str, Array], *, xlabel: str, title: str = "", bins: int = 60, log_x: bool | None = None
+    series: Mapping[str, Array],
+    *,
+    xlabel: str,
+    title: str = "",
+    bins: int = 60,
+    log_x: bool | None = None,
+    marks: Mapping[str, float] | None = None,
 ) -> str:
     """Overlaid distributions of scores: the share of each series that falls into each bin.
 
@@ -236,6 +243,7 @@ def histogram(
         title: plain text above.
         bins: how many, apart from the outer bars.
         log_x: force a logarithmic axis or forbid it.
+        marks: upright lines, such as a threshold, by the name in the legend; one beyond the axis lies on its edge.
 
     Raises:
         ValueError: there is no series, one is empty, or `bins` is below 1.
@@ -266,6 +274,11 @@ def histogram(
         f"<title>{escape(name)}</title></path>"
         for index, (name, share) in enumerate(zip(arrays, shares, strict=True))
     ]
+    for index, (name, value) in enumerate((marks or {}).items(), len(arrays)):
+        at = float(axis.forward(np.array(np.clip(value, -LARGEST, LARGEST))))
+        x = across(at) if edges[0] <= at <= edges[-1] else left if at < edges[0] else right
+        line = f'd="M{_n(x)} {_n(up.start)}V{_n(up.end)}"'
+        shapes.append(f'<path class="line {_look(index)}" {line}><title>{escape(name)}</title></path>')
     outer = [(left + below / 2, f"<{_short(axis.inverse(edges[0]))}")] if below else []
     outer += [(right - above / 2, f">{_short(axis.inverse(edges[-1]))}")] if above else []
     notes = ["Outer bars hold all values beyond the axis."] if outer else []
@@ -275,7 +288,7 @@ def histogram(
         notes += [f"{name}: {' and '.join(told)} of {values.size:,}."] if told else []
     return _chart(
         shapes,
-        list(arrays),
+        [*arrays, *(marks or {})],
         outer + [(across(float(at)), text) for at, text in axis.ticks(edges[0], edges[-1])],
         yticks,
         base=[(left, left + below), (across.start, across.end), (right - above, right)],
@@ -389,6 +402,60 @@ def lines(
         xlabel=xlabel,
         ylabel=ylabel,
         title=title,
+    )
+
+
+def scatter(series: Mapping[str, tuple[Array, Array]], *, xlabel: str, ylabel: str, title: str = "") -> str:
+    """Points in the plane, later series above earlier ones.
+
+    Points that are not finite are left out and counted in the caption.
+
+    Args:
+        series: x and y (two arrays of n) by the name in the legend.
+        xlabel: what x is.
+        ylabel: what y is.
+        title: plain text above.
+
+    Raises:
+        ValueError: lengths differ, or there is no finite point at all.
+    """
+    data: dict[str, Floats] = {}
+    for name, pair in series.items():
+        x, y = (np.asarray(values, np.float64) for values in pair)
+        if x.ndim != 1 or x.shape != y.shape:
+            raise ValueError(f"scatter: {name!r} is {x.shape} and {y.shape}, not two arrays of one length")
+        data[name] = np.stack([x, y])
+    kept = {name: points[:, (np.abs(points) <= LARGEST).all(0)] for name, points in data.items()}
+    everything = np.concatenate([*kept.values(), np.zeros((2, 0))], axis=1)
+    if not everything.size:
+        raise ValueError("scatter: there is no finite point to draw")
+    height = WIDTH - 8
+    scales = []
+    for values, start, end in ((everything[0], 0.0, WIDTH - RIGHT), (everything[1], height - FOOT, TOP)):
+        low, high = _widened(values.min(), values.max())
+        pad = (high - low) * 0.04
+        scales.append(_Scale(low - pad, high + pad, start, end))
+    yticks = [(scales[1](at), text) for at, text in _labeled(_ticks(scales[1].low, scales[1].high))]
+    across, up = replace(scales[0], start=_margin(yticks)), scales[1]
+    xticks = [(across(at), text) for at, text in _labeled(_ticks(across.low, across.high))]
+    shapes = []
+    for index, (name, points) in enumerate(kept.items()):
+        spots = "".join(f"M{_n(x)} {_n(y)}h0" for x, y in zip(across(points[0]), up(points[1]), strict=True))
+        label = f"<title>{escape(name)}</title>"
+        shapes.append(f'<path class="points c{index % len(COLORS)}" d="{spots}">{label}</path>' if spots else "")
+    lost = sum(data[name].shape[1] - points.shape[1] for name, points in kept.items())
+    return _chart(
+        shapes,
+        list(series),
+        xticks,
+        yticks,
+        base=[(across.start, across.end)],
+        xlabel=xlabel,
+        ylabel=ylabel,
+        title=title,
+        note=f"{lost:,} points are not finite (left out)." if lost else "",
+        height=height,
+        points=True,
     )
 
 
@@ -616,6 +683,7 @@ def _chart(
     title: str,
     note: str = "",
     height: float = HEIGHT,
+    points: bool = False,
 ) -> str:
     """A figure: title and legend as text that wraps, the chart with its shapes below them, and a note.
 
@@ -638,8 +706,9 @@ def _chart(
         f'<text class="{kind}" x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(text)}</text>'
         for kind, x, y, anchor, text in labels
     )
+    sign = ('<path class="dots', '" d="M13 5h0"/>') if points else ('<path class="line', '" d="M0 5h26"/>')
     legend = "".join(
-        f'<li><svg viewBox="0 0 26 10" aria-hidden="true"><path class="line {_look(index)}" d="M0 5h26"/>'
+        f'<li><svg viewBox="0 0 26 10" aria-hidden="true">{sign[0]} {_look(index)}{sign[1]}'
         f"</svg><span>{escape(name)}</span></li>"
         for index, name in enumerate(names)
     )

@@ -1,0 +1,53 @@
+"""`NegVAEDetector` as PyOD has detectors (Zhao et al., "PyOD: a Python toolbox for outlier detection", 2019)."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pyod.models.base import BaseDetector
+
+from negvae.detector import NegVAEDetector
+
+
+class PyODNegVAE(BaseDetector):  # type: ignore[misc]
+    """PyOD's contract: labels 0 and 1, 1 = outlier; larger scores = more abnormal; threshold by contamination.
+
+    `predict`, `predict_proba`, `predict_confidence` and the fitted `decision_scores_`, `threshold_` and `labels_` are
+    PyOD's own, computed from the scores of the data given to `fit`.
+
+    Args:
+        contamination: share of outliers in the data given to `fit`, in (0, 0.5].
+        **parameters: of `negvae.NegVAEDetector`; all but its thresholds, which PyOD sets.
+
+    Attributes:
+        detector_: the fitted `NegVAEDetector`; its p-values and its own threshold for clean data are there.
+    """
+
+    def __init__(self, contamination: float = 0.1, **parameters: Any) -> None:
+        super().__init__(contamination=contamination)
+        NegVAEDetector(**parameters)  # refuses what it does not know
+        self.parameters = parameters
+
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
+        """Contamination and the given parameters, by name."""
+        return {"contamination": self.contamination, **self.parameters}
+
+    def set_params(self, **parameters: Any) -> Self:
+        """Change contamination or parameters."""
+        self.__init__(**{**self.get_params(), **parameters})  # type: ignore[misc]
+        return self
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Fit on X, images or rows of features (see `NegVAEDetector`); y is ignored."""
+        self._set_n_classes(None)
+        self.detector_ = NegVAEDetector(**self.parameters).fit(X)
+        self.decision_scores_ = self.decision_function(X)
+        self._process_decision_scores()
+        return self
+
+    def decision_function(self, X: Any) -> NDArray[np.float64]:
+        """Scores, larger = more abnormal (N)."""
+        scores: NDArray[np.float64] = self.detector_.ood_score(X).astype(np.float64)
+        return scores

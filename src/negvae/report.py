@@ -1,0 +1,411 @@
+"""One page about what a detector says of some images: counts, extremes, scores, latent space, reconstructions.
+
+The images are streamed. What is kept of them has a fixed size: the most and the least typical, and an even sample.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from negvae import html
+from negvae.artifact import Artifact, load_artifact
+from negvae.data import load
+from negvae.data.streams import Batch, Wanted, stream
+from negvae.model import VAE
+from negvae.provenance import provenance
+from negvae.run import hold_out
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.scorer import ALL_SCORES, Scorer
+from negvae.scoring.scores import batches
+
+TOP = 40
+"""The most and the least typical to show."""
+SAMPLE = 5_000
+"""Rows that histograms and the map are drawn from."""
+MAPPED = 1_500
+"""Points of each kind on the map: more hide one another."""
+ERRORS = 10
+LARGEST_SIDE = 64
+"""Larger images are shown smaller: a page is sent by mail."""
+
+Columns = dict[str, NDArray[Any]]
+
+
+@dataclass
+class Kept:
+    """The rows with the largest keys of all that were offered.
+
+    Attributes:
+        size: how many to keep.
+        keys: of those kept, in the order of arrival.
+        columns: what is known of them, each with one entry for a row.
+    """
+
+    size: int
+    keys: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    columns: Columns = field(default_factory=dict)
+
+    def offer(self, keys: NDArray[Any], columns: Callable[[NDArray[np.int64]], Columns]) -> None:
+        """Take the rows of a batch that belong to the largest so far.
+
+        Args:
+            keys: one for each row.
+            columns: asked for what is known of the chosen rows, by their numbers.
+        """
+        merged = np.concatenate([self.keys, np.asarray(keys, np.float64)])
+        best = np.sort(np.argsort(-merged, kind="stable")[: self.size])
+        old, new = best[best < len(self.keys)], best[best >= len(self.keys)] - len(self.keys)
+        self.keys = merged[best]
+        if len(new):
+            added = columns(new)
+            self.columns = {
+                name: np.concatenate([self.columns[name][old], values]) if self.columns else values
+                for name, values in added.items()
+            }
+
+    def ordered(self) -> Columns:
+        """The columns in descending order of the keys."""
+        order = np.argsort(-self.keys, kind="stable")
+        return {name: values[order] for name, values in self.columns.items()}
+
+
+@dataclass
+class Findings:
+    """What is kept of a stream of images.
+
+    Attributes:
+        rows: in all.
+        failed: rows that could not be scored.
+        outliers: rows called outliers.
+        errors: the first rows that could not be scored: path and reason.
+        least: the rows with the highest scores: path, index, images, p-value and every score.
+        most: the rows with the lowest scores.
+        sample: an even sample: p-value, decision, latent code and every score.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    outliers: int = 0
+    errors: list[tuple[str, str]] = field(default_factory=list)
+    least: Kept = field(default_factory=lambda: Kept(TOP))
+    most: Kept = field(default_factory=lambda: Kept(TOP))
+    sample: Kept = field(default_factory=lambda: Kept(SAMPLE))
+
+
+def write_report(
+    directory: Path | str,
+    inputs: Sequence[str],
+    out: Path | str = "report.html",
+    *,
+    score: str | None = None,
+    target_fpr: float | None = None,
+    resize: bool = False,
+    top: int = TOP,
+    batch_size: int = 500,
+    precision: str = "auto",
+    device: str = "auto",
+    watch: Callable[[int], None] = lambda rows: None,
+) -> Findings:
+    """Score every image of the inputs and write one HTML page about them.
+
+    Args:
+        directory: of a calibrated model.
+        inputs: see `negvae.data.streams.stream`.
+        out: the page.
+        score: another of the calibrated scores to decide by.
+        target_fpr: another false-positive rate for the threshold.
+        resize: resize images of another size; else they are errors.
+        top: how many of the most and of the least typical to show.
+        batch_size: images scored at once.
+        precision: "bfloat16", "float32" or "auto".
+        device: see `negvae.artifact.load_artifact`.
+        watch: told the number of rows done, batch by batch.
+
+    Raises:
+        FileNotFoundError: the model, an input or the folder to write to is not there.
+        ValueError: an option is refused, the model is not calibrated, or there is no image that can be scored.
+    """
+    out = Path(out)
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    if top < 1:
+        raise ValueError(f"top is {top}: it must be at least 1")
+    artifact = load_artifact(directory, device)
+    if artifact.calibration is None:
+        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
+    calibration = artifact.calibration.decide_by(score, target_fpr)
+    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, watch)
+    if findings.failed == findings.rows:
+        reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""
+        raise ValueError(f"{', '.join(map(str, inputs))}: no image that can be scored{reason}")
+    html.write(out, _page(artifact, calibration, findings, inputs))
+    return findings
+
+
+def examine(
+    artifact: Artifact,
+    calibration: Calibration,
+    inputs: Sequence[str],
+    resize: bool = False,
+    top: int = TOP,
+    batch_size: int = 500,
+    precision: str = "auto",
+    watch: Callable[[int], None] = lambda rows: None,
+) -> Findings:
+    """Stream the inputs through the model and keep what the page shows; arguments as of `write_report`."""
+    model = artifact.model
+    scorer = artifact.scorer(precision)
+    names = shown_scores(calibration)
+    scorer.check(names)
+    findings = Findings(least=Kept(top), most=Kept(top))
+    draw = np.random.default_rng(0)
+    # Pillow warns of large images before they are refused by their size.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for batch in stream(inputs, Wanted(model.shape, model.takes_features, resize), batch_size=batch_size):
+            _take(findings, batch, scorer, names, calibration, draw)
+            watch(findings.rows)
+    return findings
+
+
+def shown_scores(calibration: Calibration) -> list[str]:
+    """The decision score, then what "auto" is made of."""
+    return list(dict.fromkeys([calibration.score, *calibration.reference]))
+
+
+def _take(
+    findings: Findings,
+    batch: Batch,
+    scorer: Scorer,
+    names: Sequence[str],
+    calibration: Calibration,
+    draw: np.random.Generator,
+) -> None:
+    findings.rows += len(batch)
+    for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
+        if error:
+            findings.failed += 1
+            if len(findings.errors) < ERRORS:
+                findings.errors.append((_place(path, index), error))
+    good = np.flatnonzero([not error for error in batch.errors])
+    if not len(good):
+        return
+    images = batch.images[good]
+    scores = scorer(torch.from_numpy(images), names)
+    decisive = scores[names[0]]
+    p_values, called = calibration.p_values(decisive), calibration.is_outlier(decisive)
+    findings.outliers += int(called.sum())
+    places = np.array([_place(batch.paths[row], batch.indices[row]) for row in good], dtype=object)
+
+    def numbers(rows: NDArray[np.int64]) -> Columns:
+        return {"p": p_values[rows], "called": called[rows], **{name: scores[name][rows] for name in names}}
+
+    def extreme(rows: NDArray[np.int64]) -> Columns:
+        return {"place": places[rows], "images": images[rows], **numbers(rows)}
+
+    findings.least.offer(decisive, extreme)
+    findings.most.offer(-decisive, extreme)
+    # The rows with the largest of random keys are an even sample of all rows.
+    findings.sample.offer(
+        draw.random(len(good)), lambda rows: {"codes": latent_means(scorer.model, images[rows]), **numbers(rows)}
+    )
+
+
+def _place(path: str, index: int | None) -> str:
+    """A file, and the row in it where it holds more than one."""
+    return path if index is None or not path.lower().endswith((".npy", ".npz", ".parquet")) else f"{path} [{index}]"
+
+
+@torch.inference_mode()
+def latent_means(model: VAE, images: NDArray[Any]) -> NDArray[np.float64]:
+    """Means of q(z|x) in float32 (N x L)."""
+    parts = [model.encode(batch).mean.cpu() for batch in batches(model, torch.from_numpy(images))]
+    return torch.cat(parts).double().numpy()
+
+
+@torch.inference_mode()
+def reconstructions(model: VAE, images: NDArray[Any]) -> NDArray[Any]:
+    """E[x|z] at the mean of q(z|x), as the images are stored."""
+    parts = [
+        model.inputs.restore(model.generate(model.encode(b).mean)) for b in batches(model, torch.from_numpy(images))
+    ]
+    result: NDArray[Any] = torch.cat(parts).cpu().numpy()
+    return result
+
+
+def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
+    """Inliers from the model's training data set and what they are, where it is on this machine; else None."""
+    config = artifact.config
+    if artifact.model.takes_features:
+        return None
+    try:
+        found = load(config.data, "train", fetch=False, limit=config.limit, shape=artifact.model.shape).images
+        if found.shape[1:] != artifact.model.shape:
+            return None
+        training, held_out = hold_out(torch.from_numpy(found), config.calibration, config.seed)
+    except (FileNotFoundError, ValueError):
+        return None
+    chosen: Tensor = held_out if len(held_out) else training
+    kind = "held out from training" if len(held_out) else "of the training data"
+    return chosen[:: max(len(chosen) // MAPPED, 1)][:MAPPED].numpy(), f"inliers {kind}"
+
+
+# --- the page -----
+
+
+def _page(artifact: Artifact, calibration: Calibration, findings: Findings, inputs: Sequence[str]) -> str:
+    least, most, sample = findings.least.ordered(), findings.most.ordered(), findings.sample.columns
+    sections = [
+        html.Section("Counts", _counts(calibration, findings)),
+        _extremes(artifact.model, "Least typical", least, calibration),
+        _extremes(artifact.model, "Most typical", most, calibration),
+        _histograms(calibration, findings, sample),
+        _map(artifact, findings, sample),
+    ]
+    if findings.errors:
+        rest = f"The first {len(findings.errors)} of {findings.failed:,}." if findings.failed > ERRORS else ""
+        sections.append(html.Section("Errors", html.table(["file", "why"], findings.errors), rest))
+    sections.append(html.Section("Provenance", _provenance(artifact, calibration, inputs)))
+    scored = findings.rows - findings.failed
+    return html.page(
+        f"{', '.join(_short(text) for text in inputs)}: what the detector sees",
+        sections,
+        subtitle=f"{scored:,} scored, {findings.outliers:,} called outliers by {calibration.describe()}",
+    )
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else f"…{text[-59:]}"
+
+
+def _counts(calibration: Calibration, findings: Findings) -> str:
+    scored = findings.rows - findings.failed
+    share = findings.outliers / scored
+    rate = calibration.false_alarm_rate
+    rows = [
+        ("rows", f"{findings.rows:,}", ""),
+        ("scored", f"{scored:,}", ""),
+        ("could not be read or used", f"{findings.failed:,}", "see Errors" if findings.failed else ""),
+        ("called outliers", f"{findings.outliers:,}", f"{share:.2%} of those scored"),
+        (
+            "expected, were all of them inliers",
+            f"{rate * scored:,.1f}",
+            f"at most {rate:.2%}, from {calibration.size:,} held-out inliers",
+        ),
+    ]
+    return html.table(["", "count", "note"], rows, align=["left", "right", "left"])
+
+
+def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration) -> html.Section:
+    lowest = title.startswith("Most")
+    intro = f"The {len(columns['p'])} rows with the {'lowest' if lowest else 'highest'} {calibration.score}, in order."
+    names = [name for name in columns if name in ALL_SCORES]
+    shown = slice(0, 12)
+    rows = [
+        [place, "yes" if called else "", f"{p:.4g}", *map(float, values)]
+        for place, called, p, *values in zip(
+            *(columns[name][shown] for name in ("place", "called", "p", *names)), strict=True
+        )
+    ]
+    blocks = []
+    if not model.takes_features:
+        images, again = (_viewable(array) for array in (columns["images"], reconstructions(model, columns["images"])))
+        scale = max(1, LARGEST_SIDE // max(images.shape[2:]))
+        blocks = [
+            html.figure_row(
+                html.image_grid(images, columns=8, scale=scale, caption="The images."),
+                html.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
+            )
+        ]
+    align = ["left", "center", *["right"] * (1 + len(names))]
+    blocks.append(
+        html.table(
+            ["file", "outlier", "p-value", *names], rows, align=align,
+            caption=f"The first {len(rows)} of them. Larger scores mean farther from the training data.",
+        )
+    )  # fmt: skip
+    return html.Section(title, "".join(blocks), intro)
+
+
+def _viewable(images: NDArray[Any]) -> NDArray[np.uint8]:
+    """One or three channels (the mean where there are others), thinned out to a size for a page."""
+    if images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdims=True).round().astype(np.uint8)
+    step = -(-max(images.shape[2:]) // LARGEST_SIDE)
+    return np.ascontiguousarray(images[:, :, ::step, ::step])
+
+
+def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -> html.Section:
+    scored = findings.rows - findings.failed
+    count = len(sample["p"])
+    drawn = "" if count == scored else f" The input is shown by {count:,} of its rows, evenly drawn."
+    charts = []
+    for name in shown_scores(calibration):
+        series = {}
+        if name in calibration.scores:
+            series[f"held-out inliers ({calibration.size:,})"] = calibration.scores[name]
+        series[f"input ({count:,})"] = sample[name]
+        marks = {"threshold": calibration.threshold} if name == calibration.score else None
+        charts.append(html.histogram(series, xlabel=name, title=ALL_SCORES[name], marks=marks))
+    charts.append(
+        html.histogram(
+            {"input": sample["p"]}, xlabel="p-value", bins=20, log_x=False,
+            title="p-values: about level where all are inliers, a peak at the left is what strangers make",
+        )
+    )  # fmt: skip
+    return html.Section("Scores", html.figure_row(*charts), f"Larger = more out-of-distribution.{drawn}")
+
+
+def _map(artifact: Artifact, findings: Findings, sample: Columns) -> html.Section:
+    """Means of q(z|x) on the two directions of their largest variance."""
+    inliers = training_inliers(artifact)
+    codes = sample["codes"][:MAPPED]
+    called = sample["called"][:MAPPED]
+    groups: dict[str, NDArray[np.float64]] = {}
+    if inliers is not None:
+        groups[inliers[1]] = latent_means(artifact.model, inliers[0])
+    groups["input, not called"] = codes[~called]
+    groups["input, called outliers"] = codes[called]
+    everything = np.concatenate(list(groups.values()))
+    center = everything.mean(0)
+    values, directions = np.linalg.svd(everything - center, full_matrices=False)[1:]
+    share = values[:2] ** 2 / max((values**2).sum(), 1e-300)
+    axes = directions[:2].T if len(directions) > 1 else np.eye(codes.shape[1], 2)
+    placed = {f"{name} ({len(group):,})": tuple(((group - center) @ axes).T) for name, group in groups.items()}
+    scored = findings.rows - findings.failed
+    where = f" {len(codes):,} of the {scored:,} rows are shown, evenly drawn." if len(codes) < scored else ""
+    where += "" if inliers is not None else " The training data is not at hand, so only the input is shown."
+    labels = [f"principal component {number + 1} ({part:.0%})" for number, part in enumerate([*share, 0.0, 0.0][:2])]
+    return html.Section(
+        "Latent space",
+        html.figure_row(html.scatter(placed, xlabel=labels[0], ylabel=labels[1])),
+        f"Every point is the mean of one posterior q(z|x), {codes.shape[1]} numbers, seen along the two directions in"
+        f" which these points vary most; in brackets, the share of their variance.{where}",
+    )
+
+
+def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[str]) -> str:
+    now, then = provenance(artifact.config), artifact.provenance
+    data = then.get("data", {})
+    return html.definition_list(
+        {
+            "Input": ", ".join(map(str, inputs)),
+            "Detector": str(artifact.directory),
+            "Decision": calibration.describe(),
+            "Trained on": "; ".join(f"{role}: {text}" for role, text in data.items()) or artifact.config.data,
+            "Negatives": artifact.config.negatives,
+            "Training": f"{artifact.epochs} epochs; negvae {then.get('negvae')}, commit {then.get('commit')},"
+            f" {then.get('written')}, {then.get('device')}",
+            "This page": f"negvae {now['negvae']}, commit {now['commit']}, {now['written']}, torch {now['torch']},"
+            f" {now['device']}",
+        }
+    )

@@ -1,0 +1,130 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from negvae.artifact import load_artifact
+from negvae.cli import main
+from negvae.detector import NegVAEDetector
+from negvae.report import Kept, examine, training_inliers, write_report
+from tests.conftest import blobs
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("report") / "artifact"
+    NegVAEDetector(preset="gray", epochs=2, batch_size=16, device="cpu").fit(blobs(120, (1, 28, 28)).numpy()).save(
+        directory
+    )
+    return directory
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """40 blobs, 5 negatives of blobs at rows 0, 9, 18, 27 and 36, and a file that is no image."""
+    images = blobs(40, (1, 28, 28), 7).numpy()
+    images[::9] = 255 - images[::9]
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    np.save(folder / "a.npy", images)
+    (folder / "b<i>.png").write_bytes(b"no image")
+    return folder
+
+
+def test_kept_rows_are_the_largest_and_never_more_than_asked() -> None:
+    draw = np.random.default_rng(0)
+    kept, everything = Kept(10), []
+    for size in (3, 50, 1, 200):
+        keys = draw.normal(size=size)
+        everything.extend(keys)
+        asked = []
+
+        def columns(rows: np.ndarray, keys: np.ndarray = keys, asked: list[int] = asked) -> dict[str, np.ndarray]:
+            asked.append(len(rows))
+            return {"value": keys[rows]}
+
+        kept.offer(keys, columns)
+        assert len(kept.keys) <= 10
+        assert sum(asked) <= 10  # only what enters is looked at
+        np.testing.assert_array_equal(kept.keys, kept.columns["value"])
+    np.testing.assert_array_equal(kept.ordered()["value"], np.sort(everything)[::-1][:10])
+
+
+def test_findings_agree_with_the_detector(detector: Path, mixed: Path) -> None:
+    artifact = load_artifact(detector, "cpu")
+    found = examine(artifact, artifact.calibration, [str(mixed)], top=5, batch_size=7, precision="float32")
+    images = np.load(mixed / "a.npy")
+    stored, model = torch.from_numpy(images), artifact.model
+    scores = artifact.scorer("float32")(stored, ["auto"])["auto"]
+    assert (found.rows, found.failed) == (41, 1)
+    assert found.outliers == int((scores > artifact.calibration.threshold).sum()) >= 5
+    assert {place.split("[")[1] for place in found.least.ordered()["place"]} == {"0]", "9]", "18]", "27]", "36]"}
+    np.testing.assert_allclose(found.most.ordered()["auto"], np.sort(scores)[:5], rtol=1e-4)
+    np.testing.assert_allclose(np.sort(found.sample.columns["auto"]), np.sort(scores), rtol=1e-4)
+    codes = found.sample.columns["codes"][np.argsort(found.sample.columns["auto"])]
+    with torch.inference_mode():
+        wanted = model.encode(model.prepare(stored)).mean.numpy()[np.argsort(scores)]
+    np.testing.assert_allclose(codes, wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_the_page_shows_it_all_and_runs_nothing(detector: Path, mixed: Path, tmp_path: Path) -> None:
+    write_report(detector, [str(mixed)], tmp_path / "page.html", precision="float32")
+    text = (tmp_path / "page.html").read_text()
+    for title in ("Counts", "Least typical", "Most typical", "Scores", "Latent space", "Errors", "Provenance"):
+        assert f"<h2>{title}</h2>" in text
+    assert "b&lt;i&gt;.png" in text
+    assert "b<i>" not in text
+    assert "<script" not in text
+    assert text.count("data:image/png") == 4  # least and most typical, each with reconstructions
+    assert "threshold" in text
+    assert "training data is not at hand" in text
+
+
+def test_inliers_join_the_map_where_their_data_is_at_hand(tmp_path: Path, mixed: Path) -> None:
+    from negvae.config import preset
+    from negvae.run import run
+
+    data = tmp_path / "inliers.npy"
+    np.save(data, blobs(60, (1, 28, 28)).numpy())
+    config = preset("gray", str(data), epochs=1, batch_size=16, device="cpu", calibration=0.4)
+    run(config, tmp_path / "model")
+    images, what = training_inliers(load_artifact(tmp_path / "model", "cpu"))
+    assert images.shape == (24, 1, 28, 28)
+    assert what == "inliers held out from training"
+    write_report(tmp_path / "model", [str(mixed)], tmp_path / "page.html")
+    assert "inliers held out from training (24)" in (tmp_path / "page.html").read_text()
+
+
+def test_rows_of_features_have_a_page_too(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(200, 3))
+    NegVAEDetector(epochs=2, device="cpu").fit(rows).save(tmp_path / "model")
+    np.save(tmp_path / "rows.npy", np.concatenate([rows[:20], rows[:2] * 30]))
+    found = write_report(tmp_path / "model", [str(tmp_path / "rows.npy")], tmp_path / "page.html", top=2)
+    assert {place[-4:] for place in found.least.columns["place"]} == {"[20]", "[21]"}
+    assert "data:image/png" not in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["nothing.npy"], "no such file"),
+        (["{mixed}/b<i>.png"], "no image that can be scored"),
+        (["{mixed}", "--top", "0"], "top is 0"),
+        (["{mixed}", "--score", "iwae"], "was not calibrated"),
+        (["{mixed}", "--out", "nowhere/page.html"], "no such folder"),
+    ],
+)
+def test_what_is_refused_is_refused_in_a_line(
+    detector: Path, mixed: Path, options: list[str], message: str,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["negvae", "report", str(detector), *(o.format(mixed=mixed) for o in options)])
+    with pytest.raises(SystemExit) as exit:
+        main()
+    assert exit.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
