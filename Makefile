@@ -45,7 +45,6 @@ bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
 # pytorch-ood imports torchvision, which has no build that matches ours: an environment of its own, of some 5.5 GB.
 .venv-interop/.installed: pyproject.toml
 	test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop
-	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1
 	.venv-interop/bin/python -m pip install --quiet --disable-pip-version-check torch==2.14.1 torchvision==0.29.1 \
 		pytorch-ood==0.4.0 --editable . pytest pytest-timeout
 	touch $@

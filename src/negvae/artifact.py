@@ -7,7 +7,9 @@ out. Loading one runs no code from it.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from negvae.training.loop import TrainingResult
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
 CALIBRATION = "calibration.safetensors"
 _CARD_TITLE = "## Score and threshold"
+_REMEDY = "`negvae calibrate` makes it anew"
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,11 @@ def save_artifact(
     """Write what `load_artifact` needs; metrics.jsonl was written by the training loop."""
     model = result.model
     write_config(directory, config, model.shape, provenance)
-    header = {"epochs": str(result.progress.epoch), "finished": json.dumps(result.progress.finished)}
+    header = {
+        "epochs": str(result.progress.epoch),
+        "finished": json.dumps(result.progress.finished),
+        "run": _run_digest(config, model.shape),
+    }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, _ in model.named_parameters():
         tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
@@ -135,12 +142,13 @@ def save_artifact(
         (directory / CALIBRATION).unlink(missing_ok=True)  # of an earlier stretch of training
 
 
-def load_artifact(directory: Path | str, device: str = "auto") -> Artifact:
+def load_artifact(directory: Path | str, device: str = "auto", calibration: bool = True) -> Artifact:
     """Load a trained model.
 
     Args:
         directory: that `negvae train --out` made.
         device: where to put it: "auto", "cpu", "cuda" or "cuda:N".
+        calibration: whether to read its calibration; without, a damaged one does not matter.
 
     Raises:
         FileNotFoundError: it is not a run, or the run has not been trained yet.
@@ -160,10 +168,24 @@ def load_artifact(directory: Path | str, device: str = "auto") -> Artifact:
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from None
+    if header.get("run", _run_digest(config, shape)) != _run_digest(config, shape):
+        raise ValueError(f"{directory}: {CONFIG} and {WEIGHTS} belong to different runs")
     model.to(resolve_device(device)).eval()
     if model.takes_features:
         model.double()  # cheap for such networks, and scores then do not depend on the company they are computed in
-    return Artifact(directory, config, model, provenance, epochs, finished, _load_calibration(directory))
+    found = _load_calibration(directory) if calibration else None
+    return Artifact(directory, config, model, provenance, epochs, finished, found)
+
+
+def _run_digest(config: RunConfig, shape: Sequence[int]) -> str:
+    """What ties weights to their config.yaml; without the fields that a run may change on its way."""
+    values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
+    return hashlib.sha256(json.dumps([values, list(shape)], sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_calibration(directory: Path, calibration: Calibration) -> None:
@@ -172,7 +194,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.items()}
     rule = {name: getattr(calibration, name) for name in ("score", "threshold", "target_fpr", "contamination")}
     with replacing(directory / CALIBRATION) as temporary:
-        save_file(tensors, temporary, {"rule": json.dumps(rule)})
+        save_file(tensors, temporary, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)})
     description = {**rule, "held_out": calibration.size, "false_alarm_rate_at_most": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD
@@ -184,15 +206,19 @@ def _load_calibration(directory: Path) -> Calibration | None:
     """The calibration of a saved model; None where it has none.
 
     Raises:
-        ValueError: the file is damaged.
+        FileNotFoundError: config.yaml tells of one, and it is not there.
+        ValueError: the file is damaged, or belongs to other weights.
     """
     path = directory / CALIBRATION
     if not path.is_file():
+        if read_section(directory, "calibration"):
+            raise FileNotFoundError(f"{directory} has no {CALIBRATION}, which {CONFIG} tells of; {_REMEDY}")
         return None
     parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}}
     try:
         with safe_open(path, "np") as file:
-            rule = json.loads((file.metadata() or {})["rule"])
+            header = file.metadata() or {}
+            rule = json.loads(header["rule"])
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 kind, name = key.split(".", 1)
                 parts[kind][name] = np.asarray(file.get_tensor(key), np.float64)
@@ -214,7 +240,9 @@ def _load_calibration(directory: Path) -> Calibration | None:
         if any(values.shape != (4,) for values in calibration.reference.values()):
             raise ValueError("its reference is incomplete")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); `negvae calibrate` makes it anew") from None
+        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); {_REMEDY}") from None
+    if "weights" in header and header["weights"] != _file_digest(directory / WEIGHTS):
+        raise ValueError(f"{directory}: {CALIBRATION} belongs to other weights; {_REMEDY}")
     return calibration
 
 

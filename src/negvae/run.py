@@ -167,7 +167,7 @@ def calibrate_run(
         FileNotFoundError: the run or its data is not there.
         ValueError: images of another shape, or too few for the rate.
     """
-    artifact = load_artifact(directory, device)
+    artifact = load_artifact(directory, device, calibration=False)
     config, shape = artifact.config, artifact.model.shape
     if artifact.model.takes_features:
         raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")

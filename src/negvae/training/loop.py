@@ -315,14 +315,17 @@ def _reading(runs: Sequence[_Run], row: dict[str, Any] | None = None) -> Reading
 
 
 def read_metrics(directory: Path) -> list[dict[str, Any]]:
-    """The rows of a run's metrics.jsonl, one for each epoch; a half-written last line is left out."""
+    """The rows of a run's metrics.jsonl, one for each epoch, as far as they are whole."""
     rows = []
     path = directory / METRICS
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            rows.append(json.loads(line))
+            row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not (isinstance(row, dict) and {"epoch", "nats_per_dim", "seconds"} <= row.keys()):
+            break
+        rows.append(row)
     return rows
 
 
