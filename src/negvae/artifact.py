@@ -53,10 +53,15 @@ class Artifact:
     finished: bool
     calibration: Calibration | None = None
 
-    def scorer(self, precision: str = "auto", ensemble: tuple[VAE, ...] = ()) -> Scorer:
-        """What gives this model's scores, the same ones that its calibration rests on."""
+    def scorer(self, precision: str | None = None, ensemble: tuple[VAE, ...] = ()) -> Scorer:
+        """What gives this model's scores, the same ones that its calibration rests on.
+
+        Args:
+            precision: see `Scorer`; None for the run's.
+            ensemble: see there.
+        """
         references = self.calibration.reference if self.calibration else {}
-        return Scorer(self.model, references, ensemble, precision)
+        return Scorer(self.model, references, ensemble, precision or self.config.precision)
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:

@@ -367,7 +367,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         """
         check_is_fitted(self, "model_")
         name = score or self.calibration_.score
-        scorer = self._artifact.scorer(self.config_.precision)
+        scorer = self._artifact.scorer()
         scorer.check([name])
         stored = self._read(X, "test", fitting=False)[1]
         return scorer(stored, [name])[name]
