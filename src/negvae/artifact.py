@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,6 +210,8 @@ def _load_calibration(directory: Path) -> Calibration | None:
             float(rule["contamination"]),
             parts["reference"],
         )
+        if not math.isfinite(calibration.threshold):
+            raise ValueError("its threshold is no number")
         shapes = {scores.shape for scores in calibration.scores.values()}
         if calibration.size < 1 or shapes != {(calibration.size,)}:
             raise ValueError("its scores differ in number")
