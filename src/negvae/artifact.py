@@ -179,7 +179,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     rule = {name: getattr(calibration, name) for name in ("score", "threshold", "target_fpr", "contamination")}
     with replacing(directory / CALIBRATION) as temporary:
         save_file(tensors, temporary, {"rule": json.dumps(rule)})
-    description = {**rule, "held_out": calibration.size, "false_alarm_rate_at_most": calibration.false_alarm_rate}
+    description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""

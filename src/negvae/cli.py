@@ -108,7 +108,7 @@ def train(
     limit: Annotated[Whole, typer.Option(help="Train on the first so many images.")] = None,
     calibration: Annotated[
         Number,
-        typer.Option(help="Fraction of the inliers to hold out for p-values and threshold; as the preset if left out."),
+        typer.Option(help="Fraction of the inliers held out for p-values and threshold; as the preset if left out."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
     budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,

@@ -517,7 +517,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             with tempfile.TemporaryDirectory() as place:
                 for name, content in state["files"].items():
                     (Path(place) / Path(name).name).write_bytes(content)
-                self._restore(Path(place), self.device)
+                # The machine that reads a pickle need not have the device of the one that wrote it.
+                self._restore(Path(place), "cpu" if self.device == "cpu" else "auto")
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""
