@@ -18,6 +18,8 @@ What these small networks lose to a library's general kernels, and what is done 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -134,6 +136,23 @@ class _Geometry(NamedTuple):
         return by_x, by_weight
 
 
+_only_by_input = False
+
+
+@contextmanager
+def gradients_by_input_only() -> Iterator[None]:
+    """Let backward passes in this block skip the gradients of convolutions' weights and biases.
+
+    Autograd tells a function of Python's only what may ever be asked of it, not what a pass asks for.
+    """
+    global _only_by_input
+    _only_by_input = True
+    try:
+        yield
+    finally:
+        _only_by_input = False
+
+
 class _Convolution(torch.autograd.Function):
     """Convolution, bias and ReLU in one, with the backward pass described at the top of this module."""
 
@@ -152,6 +171,8 @@ class _Convolution(torch.autograd.Function):
         if y is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
         by_x_wanted, by_weight_wanted, by_bias_wanted = ctx.needs_input_grad[:3]
+        if _only_by_input:
+            by_weight_wanted = by_bias_wanted = False
         by_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and by_bias_wanted else None
         by_x = by_weight = None
         exchanged = by_weight_wanted and _exchange_pays(ctx.geometry, kernel, gradient)
