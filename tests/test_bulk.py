@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from negvae import NegVAEDetector
 from negvae.artifact import CALIBRATION, load_artifact
 from negvae.bulk import score_files
 from negvae.run import calibrate_run, hold_out, run
@@ -177,7 +178,7 @@ def test_calibrate_afterwards_and_anew(capsys, blob_files, tmp_path):
     assert row["kl"] > 0
     assert row["p_value"] is None or row["p_value"] == ""
     # Without a held-out part, the run's own test split: every fifth of these 60 images.
-    calibration = calibrate_run(directory, target_fpr=0.2, precision="float32")
+    calibration = calibrate_run(directory, target_fpr=0.2)
     assert (calibration.size, calibration.score, calibration.target_fpr) == (12, "auto", 0.2)
     assert list(calibration.reference) == ["bpd", "kl"]  # no negatives, no prior ratio
     loaded = load_artifact(directory).calibration
@@ -210,3 +211,14 @@ def test_a_damaged_calibration_is_refused(trained, tmp_path):
         (directory / CALIBRATION).write_bytes(damaged)
         with pytest.raises(ValueError, match="damaged"):
             load_artifact(directory)
+
+
+def test_rows_of_features_are_scored_from_files(tmp_path):
+    rows = np.random.default_rng(0).normal(size=(120, 3))
+    detector = NegVAEDetector(epochs=2).fit(rows)
+    detector.save(tmp_path / "kept")
+    np.save(tmp_path / "rows.npy", rows[:40])
+    score_files(tmp_path / "kept", [str(tmp_path / "rows.npy")], tmp_path / "s.csv")
+    written = rows_of(tmp_path / "s.csv")
+    np.testing.assert_allclose([row["auto"] for row in written], detector.ood_score(rows[:40]), rtol=1e-6)
+    assert [row["is_outlier"] for row in written] == (detector.predict(rows[:40]) == -1).tolist()

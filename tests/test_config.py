@@ -18,6 +18,7 @@ def test_gray_is_the_papers_recipe():
         100,
     )
     assert (config.latent_size, config.negative_shift, config.likelihood) == (10, 8.0, "bernoulli")
+    assert config.calibration == 0  # the paper trains on all of it
 
 
 @pytest.mark.parametrize(
@@ -27,6 +28,8 @@ def test_gray_is_the_papers_recipe():
         ({"epochs": 0}, "at least 1"), ({"epochs": 1.5}, "whole number"), ({"learning_rate": -1.0}, "above 0"),
         ({"learning_rate": float("nan")}, "above 0"), ({"sigma": "big"}, "a number"), ({"device": "tpu"}, "cuda"),
         ({"learn_sigma": True}, "Gaussian"),
+        ({"calibration": 1.0}, "fraction"), ({"calibration": -0.1}, "fraction"),
+        ({"network": "mlp"}, "gaussian"), ({"network": "mlp", "likelihood": "quantized-gaussian"}, "gaussian"),
         ({"batch": 3}, "did you mean batch_size"), ({"batch_size": 1}, "at least 2"),
     ],
 )  # fmt: skip

@@ -182,7 +182,7 @@ def test_rows_come_back_in_their_own_units():
 
 def test_small_data_gets_steps_enough():
     def plan(count, features, **parameters):
-        return NegVAEDetector(**parameters)._config("x", count, features, 0, given=False)
+        return NegVAEDetector(**parameters)._config("x", count, features, 0, "none")
 
     tiny, large = plan(30, True), plan(100_000, True)
     assert (tiny.batch_size, large.batch_size) == (16, 128)
@@ -194,7 +194,7 @@ def test_small_data_gets_steps_enough():
     assert plan(100, True).likelihood == "gaussian"
 
 
-def test_negatives_may_be_data(on_images):
+def test_negatives_may_be_data(tmp_path):
     inliers, others = blobs(60, (1, 28, 28)), 255 - blobs(40, (1, 28, 28), 1)
     detector = NegVAEDetector(**{**QUICK, "epochs": 6}).fit
     with warnings.catch_warnings():
@@ -208,6 +208,13 @@ def test_negatives_may_be_data(on_images):
             detector(inliers, negatives=blobs(9, (1, 20, 20)))
         flat = NegVAEDetector(epochs=2).fit(rows(100), negatives=rows(50, 1) + 5)
         assert flat.calibration_.size == 20
+        np.save(tmp_path / "far.npy", rows(50, 1) + 5)
+        path = str(tmp_path / "far.npy")
+        from_file = NegVAEDetector(path, epochs=2).fit(rows(100))
+        np.testing.assert_array_equal(from_file.ood_score(rows(9, 1)), flat.ood_score(rows(9, 1)))
+        assert NegVAEDetector(epochs=2).fit(rows(100), negatives="augmented:box").config_.negatives == "augmented:box"
+        with pytest.raises(ValueError, match="N x 4"):
+            NegVAEDetector(epochs=2).fit(rows(100), negatives=np.zeros((9, 3)))
         for text in ("generated", "uniform-noise", "added-noise:0.5", "0.5*augmented:box+0.5*generated", "none"):
             assert np.isfinite(NegVAEDetector(text, epochs=2).fit(rows(100)).ood_score(rows(5, 1))).all()
         with pytest.raises(ValueError, match="does not apply to rows"):

@@ -14,7 +14,7 @@ from negvae.negatives import (
     parse,
     refuse_overlap,
 )
-from negvae.transformations import TRANSFORMATIONS
+from negvae.transformations import FEATURE_TRANSFORMATIONS, TRANSFORMATIONS
 from tests.conftest import blobs, small_run
 
 GRAY = (1, 28, 28)
@@ -117,3 +117,30 @@ def test_overlap_is_refused_and_named():
         refuse_overlap(inliers, others, "a", "b")
     with pytest.raises(ValueError, match="1x20x20"):
         refuse_overlap(inliers, blobs(3, (1, 20, 20)), "a", "b")
+
+
+@pytest.mark.parametrize("name", list(FEATURE_TRANSFORMATIONS))
+def test_feature_transformations_leave_the_inliers_dependence(name):
+    first = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))
+    rows = torch.cat([first, first, -first], 1)[:, :, None, None]
+    changed = FEATURE_TRANSFORMATIONS[name](rows, torch.Generator().manual_seed(1))
+    assert changed.shape == rows.shape
+    # Inliers have x1 = x2 = -x3; next to no negative does.
+    gap = (changed[:, 0] - changed[:, 1]).abs() + (changed[:, 0] + changed[:, 2]).abs()
+    assert (gap > 0.1).float().mean() > 0.9
+    if name == "shuffled":
+        assert torch.equal(changed.sort(0).values, rows.sort(0).values)  # the marginals are as they were
+    if name == "box":
+        assert float(changed.abs().max()) > 1.5 * float(rows.abs().max())
+
+
+def test_sources_for_rows_have_no_bounds():
+    rows = 5 * torch.randn(60, 3, 1, 1, generator=torch.Generator().manual_seed(0))
+    for source in (AddedNoise(0.5), UniformNoise(), Augmented()):
+        negatives = sample(source, rows).images
+        assert negatives.shape == rows.shape
+        assert float(negatives.min()) < -1 < 1 < float(negatives.max())
+    with pytest.raises(ValueError, match="augmented:jigsaw does not apply to rows"):
+        sample(Augmented(("jigsaw",)), rows)
+    with pytest.raises(ValueError, match="augmented:box does not apply to images"):
+        sample(Augmented(("box",)), blobs(4, GRAY).float() / 255)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from negvae.data import ImageSet, Split, load
+from negvae.data import ImageSet, Split, is_path, load
 
 
 def as_array(data: Any, split: Split) -> tuple[Any, str]:
@@ -30,7 +30,8 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
         name = str(data)
         if name.lower().endswith(".npy") and Path(name).is_file():
             return _npy(name), name
-        return load(name, split).images, name
+        # Of a set with one split only, what is fitted and what is judged must not be the same images.
+        return load(name, split, disjoint_from_train=not is_path(name)).images, name
     if isinstance(data, ImageSet):
         return data.images, data.name
     if isinstance(data, Tensor):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,15 @@ class Artifact:
     finished: bool
     calibration: Calibration | None = None
 
-    def scorer(self, precision: str = "auto", ensemble: tuple[VAE, ...] = ()) -> Scorer:
-        """What gives this model's scores, the same ones that its calibration rests on."""
+    def scorer(self, precision: str | None = None, ensemble: tuple[VAE, ...] = ()) -> Scorer:
+        """What gives this model's scores, the same ones that its calibration rests on.
+
+        Args:
+            precision: see `Scorer`; None for the run's.
+            ensemble: see there.
+        """
         references = self.calibration.reference if self.calibration else {}
-        return Scorer(self.model, references, ensemble, precision)
+        return Scorer(self.model, references, ensemble, precision or self.config.precision)
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
@@ -173,7 +179,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     rule = {name: getattr(calibration, name) for name in ("score", "threshold", "target_fpr", "contamination")}
     with replacing(directory / CALIBRATION) as temporary:
         save_file(tensors, temporary, {"rule": json.dumps(rule)})
-    description = {**rule, "held_out": calibration.size, "false_alarm_rate_at_most": calibration.false_alarm_rate}
+    description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""
@@ -204,6 +210,8 @@ def _load_calibration(directory: Path) -> Calibration | None:
             float(rule["contamination"]),
             parts["reference"],
         )
+        if not math.isfinite(calibration.threshold):
+            raise ValueError("its threshold is no number")
         shapes = {scores.shape for scores in calibration.scores.values()}
         if calibration.size < 1 or shapes != {(calibration.size,)}:
             raise ValueError("its scores differ in number")

@@ -68,7 +68,7 @@ def score_files(
     max_pixels: int = MAX_PIXELS,
     batch_size: int = BATCH_SIZE,
     ensemble: Sequence[Path] = (),
-    precision: str = "auto",
+    precision: str | None = None,
     device: str = "auto",
     watch: Callable[[int], None] = lambda rows: None,
     say: Callable[[str], None] = lambda text: None,
@@ -88,7 +88,7 @@ def score_files(
         max_pixels: the most an encoded image may claim.
         batch_size: images scored at once.
         ensemble: folders of further models, for the score "waic".
-        precision: "bfloat16", "float32" or "auto".
+        precision: "bfloat16", "float32" or "auto"; None for the run's, in which it was calibrated.
         device: see `negvae.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
         say: told what the user should know.

@@ -112,7 +112,8 @@ def train(
     device: Annotated[Text, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     limit: Annotated[Whole, typer.Option(help="Train on the first so many images.")] = None,
     calibration: Annotated[
-        Number, typer.Option(help="Fraction of the inliers to hold out for p-values and threshold; as the preset.")
+        Number,
+        typer.Option(help="Fraction of the inliers held out for p-values and threshold; as the preset if left out."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
     budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,
@@ -203,13 +204,13 @@ def score(
         list[str],
         typer.Argument(help="Folders, image files, .npy, .npz, Parquet, patterns, or data sets.", show_default=False),
     ],
-    out: Annotated[Path | None, typer.Option(help="File to write: .parquet, .csv or .jsonl. [default: print]")] = None,
-    format: Annotated[Text, typer.Option(help="parquet, csv or jsonl. [default: as --out; jsonl in print]")] = None,
+    out: Annotated[Path | None, typer.Option(help="File to write: .parquet, .csv or .jsonl. Default: print.")] = None,
+    format: Annotated[Text, typer.Option(help="parquet, csv or jsonl. Default: as --out; jsonl in print.")] = None,
     score: Annotated[
         list[str] | None,
         typer.Option(
             help="auto, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality, input_complexity,"
-            " likelihood_regret or waic; may be repeated, the first one decides. [default: the calibrated one]"
+            " likelihood_regret or waic; may be repeated, the first one decides. Default: the calibrated one."
         ),
     ] = None,
     target_fpr: Annotated[Number, typer.Option(help="Decide by this rate of false alarms: p-value <= rate.")] = None,
@@ -218,7 +219,7 @@ def score(
     max_pixels: Annotated[int, typer.Option(help="Refuse images that claim more.")] = 64_000_000,
     batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = 500,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Folder of a further model, for waic.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32. Default: as the run.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Score images, one row each: path, index, scores, p-value, decision, error."""
@@ -229,7 +230,8 @@ def score(
     from negvae.progress import row_progress
     from negvae.text import choose
 
-    choose("precision", precision, PRECISIONS)
+    if precision is not None:
+        choose("precision", precision, PRECISIONS)
     console = Console(stderr=True)
     try:
         with row_progress(console) as watch:
@@ -248,23 +250,19 @@ def score(
 def calibrate(
     directory: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
     data: Annotated[
-        Text, typer.Option(help="Inliers, by name or path. [default: what the run held out, else its test split]")
+        Text, typer.Option(help="Inliers, by name or path. Default: what the run held out, else its test split.")
     ] = None,
     score: Annotated[str, typer.Option(help="The score that decides, as of `negvae score`.")] = "auto",
     target_fpr: Annotated[float, typer.Option(help="Rate of false alarms that the threshold is set for.")] = 0.05,
     limit: Annotated[Whole, typer.Option(help="Use the first so many inliers.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Set a model's p-values and threshold by inliers that it was not trained on."""
-    from negvae.config import PRECISIONS
     from negvae.run import calibrate_run
-    from negvae.text import choose
 
-    choose("precision", precision, PRECISIONS)
     say = _say(_console())
     calibration = calibrate_run(
-        directory, data, score=score, target_fpr=target_fpr, limit=limit, precision=precision, device=device, say=say
+        directory, data, score=score, target_fpr=target_fpr, limit=limit, device=device, say=say
     )
     say(f"{directory}: {calibration.describe()}")
 

@@ -32,7 +32,7 @@ from negvae.artifact import (
     write_section,
 )
 from negvae.config import RunConfig, preset
-from negvae.data import ImageSet, Split, load
+from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
 from negvae.files import write_text
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
@@ -191,7 +191,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         Args:
             X: inliers; see the class.
             y: ignored; there for scikit-learn.
-            negatives: data to serve as negatives, in any form that X may have; in place of the parameter.
+            negatives: data to serve as negatives, in any form that X may have, or text in the notation of the
+                parameter; in its place.
 
         Returns:
             The detector.
@@ -206,9 +207,12 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = int(check_random_state(seed).randint(2**31 - 1))
-        config = self._config(name, len(stored), features, int(seed), given=negatives is not None)
+        text = "auxiliary:given to fit" if negatives is not None else self.negatives
+        if isinstance(negatives, str):
+            text, negatives = negatives, None
+        config = self._config(name, len(stored), features, int(seed), text)
         training, held_out = hold_out(stored, config.calibration, config.seed)
-        source = self._source(stored, negatives)
+        source = self._source(stored, text, negatives)
         result = self._train(config, training, source)
         if features:
             result.model.double()
@@ -249,11 +253,10 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             return None
         return self.target_fpr
 
-    def _config(self, name: str, count: int, features: bool, seed: int, given: bool) -> RunConfig:
+    def _config(self, name: str, count: int, features: bool, seed: int, negatives: str) -> RunConfig:
         """The run that the parameters describe on `count` rows, with what was left open filled in."""
         kind = ("features" if features else "auto") if self.preset == "auto" else self.preset
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
-        negatives = "auxiliary:given to fit" if given else self.negatives
         calibration = float(self.calibration_fraction)
         plain = preset(
             kind, name, negatives=negatives, calibration=calibration, seed=seed, device=self.device, **values
@@ -266,24 +269,15 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
         return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
 
-    def _source(self, inliers: Tensor, given: Any) -> NegativeSource | None:
-        """Where negatives come from, checked against the inliers."""
-        device = resolve_device(self.device)
+    def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
+        """Where negatives come from: data `given`, or what `text` says; checked against the inliers."""
 
-        def checked(images: Tensor, name: str) -> Tensor:
-            refuse_overlap(inliers, images, "given to fit", name)
-            return images.to(device)
+        def read(data: Any) -> Tensor:
+            stored, name = self._read(data, "train", fitting=False, shape=inliers.shape[1:])[::-1]
+            refuse_overlap(inliers, stored, "given to fit", name)
+            return stored.to(resolve_device(self.device))
 
-        if given is not None:
-            name, stored = self._read(given, "train", fitting=False, shape=inliers.shape[1:])
-            return Auxiliary(checked(stored, name))
-        channels, height, width = inliers.shape[1:]
-
-        def load_auxiliary(name: str) -> Tensor:
-            found = load(name, "train", shape=(channels, height, width))
-            return checked(torch.from_numpy(found.images), name)
-
-        return build_source(self.negatives, load_auxiliary)
+        return build_source(text, read) if given is None else Auxiliary(read(given))
 
     def _train(self, config: RunConfig, training: Tensor, source: NegativeSource | None) -> TrainingResult:
         if self.verbose:
@@ -367,7 +361,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         """
         check_is_fitted(self, "model_")
         name = score or self.calibration_.score
-        scorer = self._artifact.scorer(self.config_.precision)
+        scorer = self._artifact.scorer()
         scorer.check([name])
         stored = self._read(X, "test", fitting=False)[1]
         return scorer(stored, [name])[name]
@@ -523,7 +517,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             with tempfile.TemporaryDirectory() as place:
                 for name, content in state["files"].items():
                     (Path(place) / Path(name).name).write_bytes(content)
-                self._restore(Path(place), self.device)
+                # The machine that reads a pickle need not have the device of the one that wrote it.
+                self._restore(Path(place), "cpu" if self.device == "cpu" else "auto")
 
     def __sklearn_tags__(self) -> Any:
         """What scikit-learn may expect."""

@@ -148,7 +148,6 @@ def calibrate_run(
     score: str = "auto",
     target_fpr: float = TARGET_FPR,
     limit: int | None = None,
-    precision: str = "auto",
     device: str = "auto",
     say: Say = lambda text: None,
 ) -> Calibration:
@@ -161,7 +160,6 @@ def calibrate_run(
         score: the decision score.
         target_fpr: false-positive rate of the threshold.
         limit: use the first so many inliers.
-        precision: "bfloat16", "float32" or "auto".
         device: see `negvae.artifact.load_artifact`.
         say: told what is loaded.
 
@@ -185,7 +183,7 @@ def calibrate_run(
     # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
     training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
     calibration = calibrate(
-        Scorer(artifact.model, precision=precision), training, held_out,
+        artifact.scorer(), training, held_out,
         score=score, names=CALIBRATED, components=score_components(config), target_fpr=target_fpr,
     )  # fmt: skip
     save_calibration(directory, calibration)

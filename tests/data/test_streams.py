@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 import zipfile
 
 import numpy as np
@@ -199,3 +200,48 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path):
         assert rows == count
         peaks.append(peak)
     assert peaks[1] - peaks[0] < 20_000  # the file has 94,000 kB
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "bmp", "gif", "webp", "tif", "ppm", "npy", "npz", "parquet"])
+def test_no_broken_file_stops_the_stream(tmp_path, kind):
+    """Bytes changed, cut off or put in at random: the stream goes on to the file after it."""
+    randomness = np.random.default_rng(0)
+    image, buffer = pictures(1)[0], io.BytesIO()
+    if kind == "npy":
+        np.save(buffer, pictures(4))
+    elif kind == "npz":
+        np.savez_compressed(buffer, images=pictures(4))
+    elif kind == "parquet":
+        Image.fromarray(image).save(buffer, "PNG")
+        encoded, buffer = buffer.getvalue(), io.BytesIO()
+        pq.write_table(pa.table({"image": [encoded] * 4}), buffer)
+    else:
+        Image.fromarray(image).save(buffer, {"jpg": "JPEG", "tif": "TIFF"}.get(kind, kind.upper()))
+    whole = bytearray(buffer.getvalue())
+    for number in range(60):
+        broken = bytearray(whole)
+        for place in randomness.integers(0, min(len(broken), 300), randomness.integers(1, 6)):
+            broken[place] = randomness.integers(256)
+        if number % 3 == 0:
+            del broken[randomness.integers(len(broken)) :]
+        (tmp_path / f"{number:02d}.{kind}").write_bytes(broken)
+    Image.fromarray(image).save(tmp_path / "zz.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # decoders warn of what they then refuse or repair
+        paths, _, errors, found, _ = collect([tmp_path])
+    assert len(set(paths)) == 61
+    assert any(errors)
+    assert (paths[-1], errors[-1]) == (str(tmp_path / "zz.png"), "")
+    np.testing.assert_array_equal(found[-1, 0], image)
+
+
+def test_headers_that_claim_too_much_are_refused(tmp_path):
+    for number, shape in enumerate([(2, 10**6, 10**6), (10**12, 12, 10), (3, 0, 5), (7,)]):
+        header = str({"descr": "|u1", "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+        body = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(500)
+        (tmp_path / f"{number}.npy").write_bytes(body)
+    _, indices, errors, _, _ = collect([tmp_path])
+    assert indices == [None, 0, 1, 2, 3, 4, None, None]
+    assert "more than any image" in errors[0]
+    assert "ends after 4 of the 1,000,000,000,000 rows" in errors[5]
+    assert all("holds no images" in error for error in errors[6:])

@@ -134,6 +134,13 @@ def test_typicality_of_one_and_of_many():
     alarms = [batch_typicality(randomness.normal(3, 1, 25), references) > limits[25] for _ in range(500)]
     assert 0.01 < np.mean(alarms) < 0.12
     assert batch_typicality(randomness.normal(3.5, 1, 100), references) > limits[100]
+    # With few held out, their mean is as uncertain as the batch's, and the rate still holds.
+    false = []
+    for _ in range(300):
+        few = randomness.normal(3, 1, 60)
+        limit = batch_typicality_threshold(few, references, 60, 0.1, repeats=300, generator=randomness)
+        false.append(batch_typicality(randomness.normal(3, 1, 60), references) > limit)
+    assert np.mean(false) < 0.1 + 4 * np.sqrt(0.1 * 0.9 / 300)
     with pytest.raises(ValueError, match="empty batch"):
         batch_typicality([], references)
     with pytest.raises(ValueError, match="at least 1 image"):

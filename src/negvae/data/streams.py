@@ -24,7 +24,7 @@ from PIL import Image
 
 from negvae.data import formats
 from negvae.data.catalog import Shape
-from negvae.data.formats import IMAGE_ENDINGS, MAX_PIXELS, READ_ERRORS, DataError, as_images, decode_image, reading
+from negvae.data.formats import IMAGE_ENDINGS, MAX_PIXELS, DataError, as_images, decode_image, reading
 
 ARRAY_ENDINGS = (".npy", ".npz")
 Encoded = tuple[str, int, Callable[[], IO[bytes]]]
@@ -191,7 +191,7 @@ def _guarded(path: str, pieces: Iterator[Batch], wanted: Wanted) -> Iterator[Bat
     """The pieces of a file; what goes wrong in it becomes its last row."""
     try:
         yield from pieces
-    except READ_ERRORS as error:
+    except Exception as error:  # whatever a decoder makes of a broken file
         yield _failed(path, None, error, wanted)
 
 
@@ -244,7 +244,7 @@ def _decode_piece(chunk: list[Encoded], wanted: Wanted) -> Batch:
         try:
             pixels, _ = decode_image(source, path, wanted.max_pixels)
             images[row] = _fitted(pixels.transpose(2, 0, 1)[None], wanted)[0]
-        except READ_ERRORS as error:
+        except Exception as error:  # whatever a decoder makes of a broken file
             errors[row] = _failed(path, None, error, wanted).errors[0]
     return Batch([path for path, _, _ in chunk], [index for _, index, _ in chunk], errors, images)
 
@@ -308,7 +308,7 @@ def _from_parquet(path: str, wanted: Wanted) -> Iterator[Batch | Encoded]:
                     else:
                         yield path, row, partial(io.BytesIO, data)
                     row += 1
-    except READ_ERRORS as error:
+    except Exception as error:  # whatever a decoder makes of a broken file
         yield _failed(path, row if row else None, error, wanted)
 
 
@@ -338,6 +338,10 @@ def _from_npy(path: str, file: IO[bytes], whole: Callable[[], NDArray[Any]], wan
         raise DataError(f"{path}: holds Python objects, not images; they are not read")
     if len(shape) < 2 or 0 in shape:
         raise DataError(f"{path}: holds no images (shape {' x '.join(map(str, shape)) or 'of a single number'})")
+    if int(np.prod(shape[1:], dtype=np.float64)) > 4 * wanted.max_pixels:
+        raise DataError(f"{path}: claims rows of {' x '.join(map(str, shape[1:]))} numbers, more than any image has")
+    if by_columns and not isinstance(file, io.BufferedReader) and dtype.itemsize * np.prod(shape) > 2**28:
+        raise DataError(f"{path}: is stored column by column and cannot be streamed; save it with np.ascontiguousarray")
     if by_columns:
         yield from _array_rows(path, whole(), wanted)
         return

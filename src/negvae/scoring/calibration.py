@@ -161,7 +161,10 @@ class Calibration:
 
     @property
     def false_alarm_rate(self) -> float:
-        """The share of fresh inliers that is called outlying, at most: (1 + #{held-out > threshold}) / (n + 1)."""
+        """The share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
+
+        At most this, where the threshold comes from clean data; about this, where it was set by a contamination.
+        """
         above = int((self.scores[self.score] > self.threshold).sum())
         return (1 + above) / (self.size + 1)
 
@@ -205,9 +208,10 @@ class Calibration:
     def describe(self) -> str:
         """One line on the decision: score, threshold, how it was chosen, and what rate follows."""
         rule = f"contamination {self.contamination:g}" if self.target_fpr is None else f"target FPR {self.target_fpr:g}"
+        bound = "about" if self.contamination else "at most"
         return (
             f"{self.score} > {self.threshold:.6g} ({rule}; {self.size:,} held-out inliers,"
-            f" false alarms at most {self.false_alarm_rate:.3g})"
+            f" false alarms {bound} {self.false_alarm_rate:.3g})"
         )
 
 
