@@ -67,7 +67,8 @@ PROFILES: dict[str, Profile] = {
                 gray=("gray", {**_FAST, "epochs": 4}),
                 color=("color", {"epochs": 4}),
                 overrides={
-                    ("gray", "generated"): {"optimizer": "rmsprop", "learning_rate": 1e-4, "batch_size": 50, "epochs": 6},
+                    ("gray", "generated"): {"optimizer": "rmsprop", "learning_rate": 1e-4, "batch_size": 50,
+                                            "epochs": 6},
                     ("svhn", "none"): {"epochs": 24},  # 8,000 images: as many steps as on CIFAR-10
                 }),
         Profile("smoke", "seconds, to see that everything works: the figures mean nothing", 1,
