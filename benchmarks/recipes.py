@@ -33,6 +33,7 @@ RECIPES: dict[str, RunConfig] = {
         "gray", "fashion-mnist", negatives="generated", optimizer="adam", learning_rate=3e-4, batch_size=128, epochs=8
     ),
     "imagenet-paper": preset("color", "cifar10", negatives="imagenet32", epochs=4),
+    "imagenet-zoomed": preset("color", "cifar10", negatives="imagenet32+zoomed:imagenet32", epochs=4),
     "imagenet-fast": preset(
         "color", "cifar10", negatives="imagenet32", learning_rate=1e-3, batch_size=128, epochs=4
     ),
@@ -53,8 +54,10 @@ def main(name: str) -> None:
 
     def auxiliary(text: str) -> Tensor:
         found = torch.from_numpy(load(text).images)
-        found = found[torch.randperm(len(found), generator=randomness)]
+        found = found[torch.randperm(len(found), generator=torch.Generator().manual_seed(9))]
         others["negatives"] = found[:MEASURED]
+        zoomed = TRANSFORMATIONS["zoom"](found[:MEASURED].float() / 255, torch.Generator().manual_seed(9))
+        others["negatives, zoomed"] = (zoomed * 255).round().byte()
         return found[MEASURED:]
 
     source = build_source(config.negatives, auxiliary)

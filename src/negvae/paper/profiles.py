@@ -46,10 +46,11 @@ class Profile:
         base, fields = self.color if setting.color else self.gray
         learned = setting.likelihood == LEARNED
         return preset(base, setting.data, **{
+            "negatives": setting.negatives,
             **fields,
             **self.overrides.get((family, setting.negatives), {}),
             **self.overrides.get((setting.data, setting.negatives), {}),
-            "negatives": setting.negatives, "likelihood": "gaussian" if learned else setting.likelihood,
+            "likelihood": "gaussian" if learned else setting.likelihood,
             "learn_sigma": learned, "seed": seed, "device": device,
         })  # fmt: skip
 
@@ -67,6 +68,8 @@ PROFILES: dict[str, Profile] = {
                 gray=("gray", {**_FAST, "epochs": 4}),
                 color=("color", {"epochs": 4}),
                 overrides={
+                    # 12,000 images stand for 1.3 million: half of each batch is enlarged parts of them.
+                    ("color", "imagenet32"): {"negatives": "imagenet32+zoomed:imagenet32"},
                     ("gray", "generated"): {"optimizer": "rmsprop", "learning_rate": 1e-4, "batch_size": 50,
                                             "epochs": 6},
                     ("svhn", "none"): {"epochs": 24},  # 8,000 images: as many steps as on CIFAR-10
