@@ -60,6 +60,28 @@ def test_auxiliary_draws_from_its_set():
     assert drawn == {tuple(image.flatten().tolist()) for image in images}
 
 
+def test_zoom_enlarges_a_part_of_the_image():
+    """On a ramp from left to right, what is seen is a part of it, drawn out or mirrored."""
+    ramp = torch.linspace(0, 1, 32).expand(200, 1, 32, 32).contiguous()
+    zoomed = TRANSFORMATIONS["zoom"](ramp, torch.Generator().manual_seed(0))
+    span = zoomed.amax((1, 2, 3)) - zoomed.amin((1, 2, 3))
+    assert span.max() > 0.9  # hardly enlarged
+    assert span.min() < 0.3  # about four times
+    rising = zoomed[:, 0, 0, -1] > zoomed[:, 0, 0, 0]
+    assert 0.3 < rising.float().mean() < 0.7
+    assert zoomed.amin((1, 2, 3)).min() < 0.1  # from all over the image
+    assert zoomed.amax((1, 2, 3)).max() > 0.9
+
+
+def test_zoomed_draws_from_its_set():
+    images = torch.zeros(3, *GRAY, dtype=torch.uint8)
+    images[1], images[2] = 100, 200
+    batch = sample(build_source("zoomed:b", lambda name: images), torch.zeros(40, *GRAY))
+    drawn = (batch.images * 255).round()
+    assert set(drawn.unique().tolist()) == {0, 100, 200}
+    assert auxiliary_names("kmnist+zoomed:kmnist+zoomed:a") == ["kmnist", "a"]
+
+
 def test_noise_sources():
     positives = torch.full((200, *GRAY), 0.5)
     added = sample(AddedNoise(0.1), positives).images
@@ -101,7 +123,7 @@ def test_notation():
     [
         ("augmented:jigsew", "jigsaw"), ("added-noise:lots", "sigma"), ("added-noise:-1", "above 0"),
         ("x*generated", "weight"), ("0*generated+augmented", "above 0"), ("none+generated", "mixture"),
-        ("auxiliary:", "missing"), ("generated:3", "no argument"),
+        ("auxiliary:", "missing"), ("zoomed:", "missing"), ("generated:3", "no argument"),
     ],
 )  # fmt: skip
 def test_bad_notation_says_what_is_wrong(text, word):

@@ -85,8 +85,9 @@ def train(
     negatives: Annotated[
         Text,
         typer.Option(
-            help="Where negatives come from: none, a data set's name or path, added-noise[:SIGMA], uniform-noise,"
-            " generated, augmented[:NAME,...], or a mixture such as 0.7*augmented+0.3*generated. [default: none]"
+            help="Where negatives come from: none, a data set's name or path, zoomed:NAME, added-noise[:SIGMA],"
+            " uniform-noise, generated, augmented[:NAME,...], or a mixture such as 0.7*augmented+0.3*generated."
+            " [default: none]"
         ),
     ] = None,
     preset: Annotated[

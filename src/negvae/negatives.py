@@ -4,6 +4,7 @@ A source is written as text, in run descriptions and on the command line (`parse
 
     none                          no negatives: the baseline VAE
     emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
+    zoomed:imagenet32             random parts of its images, enlarged: more variety where a set is small
     added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
     uniform-noise                 uniform integer pixels
     generated                     the model's own samples; the decoder is trained against the encoder
@@ -23,9 +24,9 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.text import choose
-from negvae.transformations import DEFAULT_TRANSFORMATIONS, FEATURE_TRANSFORMATIONS, TRANSFORMATIONS, box
+from negvae.transformations import DEFAULT_TRANSFORMATIONS, FEATURE_TRANSFORMATIONS, TRANSFORMATIONS, box, zoom
 
-SOURCES = ("none", "auxiliary", "added-noise", "uniform-noise", "generated", "augmented")
+SOURCES = ("none", "auxiliary", "zoomed", "added-noise", "uniform-noise", "generated", "augmented")
 DEFAULT_NOISE = 0.25
 
 
@@ -80,6 +81,23 @@ class Auxiliary:
         size, device = (len(positives),), self.images.device
         rows = torch.randint(len(self.images), size, generator=generator, device=device)
         return NegativeBatch(model.prepare(self.images[rows]))
+
+
+@dataclass(frozen=True)
+class Zoomed:
+    """Random parts of another data set's images, enlarged by 1 to 4 and some of them mirrored.
+
+    Args:
+        images: the whole set, uint8, M x C x H x W, on the training device.
+    """
+
+    images: Tensor
+    adversarial = False
+
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+        """Rows drawn uniformly with replacement, each zoomed anew."""
+        drawn = Auxiliary(self.images).sample(positives, model, generator).images
+        return NegativeBatch(zoom(drawn, generator))
 
 
 @dataclass(frozen=True)
@@ -250,8 +268,8 @@ def parse(text: str) -> list[Spec]:
             raise ValueError(f"negatives {text!r}: none cannot be part of a mixture")
         if kind not in SOURCES:  # a data set's name, or a path that may hold a colon
             kind, argument = "auxiliary", rest.strip()
-        if kind == "auxiliary" and not argument:
-            raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in auxiliary:kmnist")
+        if kind in ("auxiliary", "zoomed") and not argument:
+            raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in {kind}:kmnist")
         if kind in ("generated", "uniform-noise") and argument:
             raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
         if kind == "added-noise" and argument:
@@ -265,8 +283,8 @@ def parse(text: str) -> list[Spec]:
 
 
 def auxiliary_names(text: str) -> list[str]:
-    """The data sets that a source's text draws on, in order."""
-    return [spec.argument for spec in parse(text) if spec.kind == "auxiliary"]
+    """The data sets that a source's text draws on, each once."""
+    return list(dict.fromkeys(spec.argument for spec in parse(text) if spec.kind in ("auxiliary", "zoomed")))
 
 
 def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> NegativeSource | None:
@@ -284,6 +302,8 @@ def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> Negative
     for spec in specs:
         if spec.kind == "auxiliary":
             sources.append(Auxiliary(load_auxiliary(spec.argument)))
+        elif spec.kind == "zoomed":
+            sources.append(Zoomed(load_auxiliary(spec.argument)))
         elif spec.kind == "added-noise":
             sources.append(AddedNoise(float(spec.argument or DEFAULT_NOISE)))
         elif spec.kind == "uniform-noise":

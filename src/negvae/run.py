@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from torch import Tensor
 from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_artifact, save_calibration, write_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, is_path, load, names
-from negvae.model import VAE
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
@@ -21,7 +20,7 @@ from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
 from negvae.text import choose
 from negvae.training.checkpoint import FILE as CHECKPOINT
-from negvae.training.loop import Reading, TrainingResult, train
+from negvae.training.loop import TrainingResult, train_seeds
 
 Say = Callable[[str], None]
 
@@ -35,37 +34,41 @@ def describe(images: ImageSet) -> str:
     )
 
 
-def run(
-    config: RunConfig,
-    directory: Path,
+def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
+    """Carry out the run that `config` describes and leave an artifact in `directory`: `run_seeds` with one seed."""
+    return run_seeds([config], [directory], **options)[0]
+
+
+def run_seeds(
+    configs: Sequence[RunConfig],
+    directories: Sequence[Path],
     *,
     resume: bool = False,
-    budget: float | None = None,
-    checkpoint_seconds: float = 60.0,
-    watch: Callable[[Reading], None] | None = None,
-    after_epoch: Callable[[VAE, int], dict[str, Any]] | None = None,
     say: Say = lambda text: None,
-) -> TrainingResult:
-    """Carry out the run that `config` describes and leave an artifact in `directory`.
+    **options: Any,
+) -> list[TrainingResult]:
+    """Carry out runs that differ in their seeds only, side by side, and leave an artifact of each.
 
     Args:
-        config: the run; `data` and auxiliary negatives are loaded by name or path.
-        directory: of the run, new or empty unless `resume`.
-        resume: go on from the directory's checkpoint, or start where it has none.
-        budget: see `negvae.training.loop.train`.
-        checkpoint_seconds: see there.
-        watch: see there.
-        after_epoch: see there.
+        configs: the runs; `data` and auxiliary negatives are loaded by name or path, once.
+        directories: of the runs, new or empty unless `resume`.
+        resume: go on from the directories' checkpoints, or start where they have none.
         say: told what is loaded, one line each.
+        options: `budget`, `checkpoint_seconds`, `watch` and `after_epoch` of `negvae.training.loop.train_seeds`.
 
     Returns:
-        What the loop returned; the artifact holds the weights at that point.
+        What the loop returned; the artifacts hold the weights at that point.
 
     Raises:
         FileNotFoundError: data that is not there.
-        ValueError: negatives that overlap the inliers or have another shape; a folder that holds another run.
+        ValueError: negatives that overlap the inliers or have another shape; a folder that holds another run;
+            several runs that each hold out inliers of their own.
     """
-    _check_directory(config, directory, resume)
+    config = configs[0]
+    if config.calibration and len(configs) > 1:
+        raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
+    for each, directory in zip(configs, directories, strict=True):
+        _check_directory(each, directory, resume)
     for name in auxiliary_names(config.negatives):
         if not is_path(name):
             choose("source of negatives (and no such path)", name, [*SOURCES, *names()])
@@ -86,21 +89,20 @@ def run(
         return negatives.to(device)
 
     source = build_source(config.negatives, load_auxiliary)
-    origin: dict[str, Any] = {**provenance(config), "data": data}
-    if not (resume and (directory / CHECKPOINT).exists()):
-        write_config(directory, config, inliers.shape, origin)
+    origins: list[dict[str, Any]] = [{**provenance(each), "data": data} for each in configs]
+    for each, directory, origin in zip(configs, directories, origins, strict=True):
+        if not (resume and (directory / CHECKPOINT).exists()):
+            write_config(directory, each, inliers.shape, origin)
     images, held_out = hold_out(images, config.calibration, config.seed)
-    result = train(
-        config, images, source, directory=directory, resume=resume, budget=budget,
-        checkpoint_seconds=checkpoint_seconds, watch=watch, after_epoch=after_epoch,
-    )  # fmt: skip
-    calibration = None
-    if len(held_out):
-        rate = TARGET_FPR if len(held_out) >= least_held_out(TARGET_FPR) else None
-        calibration = calibrated(config, result, images, held_out, target_fpr=rate)
-        say(f"calibrated: {calibration.describe()}")
-    save_artifact(directory, config, result, origin, calibration)
-    return result
+    results = train_seeds(configs, images, source, directories=directories, resume=resume, **options)
+    for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
+        calibration = None
+        if len(held_out):
+            rate = TARGET_FPR if len(held_out) >= least_held_out(TARGET_FPR) else None
+            calibration = calibrated(each, result, images, held_out, target_fpr=rate)
+            say(f"calibrated: {calibration.describe()}")
+        save_artifact(directory, each, result, origin, calibration)
+    return results
 
 
 def hold_out(images: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:

@@ -7,11 +7,12 @@ as many images of the same shape and range. None keeps state or waits for the de
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import conv2d, interpolate, pad
+from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
 
 Transformation = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -127,6 +128,19 @@ def spread(rows: Tensor, generator: torch.Generator) -> Tensor:
     return rows + _uniform(rows, 0.5, 3, generator) * noise
 
 
+def zoom(images: Tensor, generator: torch.Generator, most: float = 4.0) -> Tensor:
+    """A random part of each image, enlarged by 1 to `most` (log-uniform, bilinear); every other one mirrored."""
+    n = len(images)
+    share = torch.exp(-math.log(most) * torch.rand(n, generator=generator, device=images.device))
+    center = (2 * torch.rand(2, n, generator=generator, device=images.device) - 1) * (1 - share)
+    mirror = torch.rand(n, generator=generator, device=images.device).sub(0.5).sign()
+    grid = torch.zeros(n, 2, 3, device=images.device)
+    grid[:, 0, 0], grid[:, 1, 1] = share * mirror, share
+    grid[:, 0, 2], grid[:, 1, 2] = center[0], center[1]
+    places = affine_grid(grid, list(images.shape), align_corners=False)
+    return grid_sample(images, places, padding_mode="reflection", align_corners=False).clamp(0, 1)
+
+
 TRANSFORMATIONS: dict[str, Transformation] = {
     "jigsaw": jigsaw,
     "cutmix": cutmix,
@@ -135,6 +149,7 @@ TRANSFORMATIONS: dict[str, Transformation] = {
     "sketch": sketch,
     "sketched-jigsaw": sketched_jigsaw,
     "strokes": strokes,
+    "zoom": zoom,
 }
 
 # For rows of standardized features (N x D x 1 x 1, any range).

@@ -68,12 +68,22 @@ def test_frozen_weights_get_no_gradient_and_let_it_through():
     assert all(p.grad is None for p in network.parameters())
 
 
-def test_layers_outside_the_known_patterns_run_as_they_are():
-    torch.manual_seed(0)
-    network = nn.Sequential(
-        nn.Conv2d(2, 3, (3, 5), stride=(2, 1), padding=(1, 2)), nn.Tanh(),
-        nn.ConvTranspose2d(3, 2, 3, stride=3), nn.ReLU(),
-    )  # fmt: skip
-    inputs = torch.rand(2, 2, 9, 11)
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(2, 3, (3, 5), stride=(2, 1), padding=(1, 2)), nn.Tanh(), nn.ConvTranspose2d(3, 2, 3, 3), nn.ReLU()],
+        [nn.Conv2d(2, 4, 3, dilation=2), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU()],
+        [nn.Conv2d(2, 4, 3, padding="same"), nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")],
+        [nn.Conv2d(2, 3, 5, stride=2, padding=2), nn.ReLU(), nn.Conv2d(3, 5, 4, stride=2, padding=1)],
+        [nn.ConvTranspose2d(2, 3, 4, 2, 1), nn.Conv2d(3, 2, 5, padding=2), nn.ReLU()],
+        [nn.Conv2d(2, 1, 5, padding=2), nn.ReLU(), nn.Conv2d(1, 1, 5, padding=2, bias=False)],
+    ],
+)
+@pytest.mark.parametrize("size", [(9, 11), (8, 12)])
+def test_other_layers_are_themselves(layers, size):
+    network = nn.Sequential(*layers)
+    for index, p in enumerate(network.parameters()):
+        nn.init.normal_(p, 0, 0.5, generator=torch.Generator().manual_seed(index))
+    inputs = torch.rand(2, 2, *size, generator=torch.Generator().manual_seed(0))
     pairs = zip(values_and_gradients(network, inputs, False), values_and_gradients(network, inputs, True), strict=True)
     assert max(relative(*pair) for pair in pairs) < 1e-5

@@ -36,7 +36,7 @@ def test_every_profile_makes_every_run():
 
 
 def test_a_source_of_negatives_may_have_its_own_recipe():
-    profile = dataclasses.replace(PROFILES["cpu"], negatives={("gray", "generated"): {"epochs": 77}})
+    profile = dataclasses.replace(PROFILES["cpu"], overrides={("gray", "generated"): {"epochs": 77}})
     epochs = {name: profile.config(cell.setting).epochs for name, cell in cells().items()}
     assert {name for name, count in epochs.items() if count == 77} == {
         "table3/bernoulli/generated", "table3/gaussian/generated", "table5/generated"

@@ -93,7 +93,7 @@ def test_pictures_and_curve_see_a_set_that_is_sorted_by_class():
 def test_finished_runs_are_never_repeated(plan, smoke, console, monkeypatch):
     plan = plan()
     run_plan(plan, console=console)
-    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "run_seeds", lambda *_, **__: pytest.fail("trained again"))
     assert run_plan(plan, console=console).done == 1
 
 
@@ -115,7 +115,7 @@ def test_interrupted_equals_unbroken(plan, smoke, console, monkeypatch, at):
     def die(*arguments, **options):
         raise KeyboardInterrupt
 
-    real_run, real_compare, calls = runner.run, runner.compare, []
+    real_run, real_compare, calls = runner.run_seeds, runner.compare, []
 
     def compare(*arguments, **options):
         calls.append(1)
@@ -123,7 +123,7 @@ def test_interrupted_equals_unbroken(plan, smoke, console, monkeypatch, at):
 
     with monkeypatch.context() as patch:
         if at == "training":
-            patch.setattr(runner, "run", lambda *a, **o: real_run(*a, **{**o, "budget": 1e-9}))
+            patch.setattr(runner, "run_seeds", lambda *a, **o: real_run(*a, **{**o, "budget": 1e-9}))
         elif at == "evaluation":
             patch.setattr(runner, "_evaluation", die)
         else:
@@ -169,7 +169,7 @@ def test_a_diverged_run_is_a_result(plan, smoke, console, monkeypatch):
     assert result["status"] == "diverged"
     assert "training diverged at step" in result["error"]
     assert "evaluation" not in result
-    monkeypatch.setattr(runner, "run", lambda *_, **__: pytest.fail("trained again"))
+    monkeypatch.setattr(runner, "run_seeds", lambda *_, **__: pytest.fail("trained again"))
     assert run_plan(plan, console=console).left == 0
 
 

@@ -2,6 +2,7 @@ import itertools
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file
 
 from negvae.negatives import build_source
 from negvae.training.checkpoint import FILE
-from negvae.training.loop import TrainingDivergedError, read_metrics, train
+from negvae.training.loop import TrainingDivergedError, read_metrics, train, train_seeds
 from tests.conftest import SHAPES, blobs, small_run
 
 IMAGES = blobs(100, (1, 28, 28))
@@ -162,7 +163,7 @@ def test_after_epoch_joins_the_row_and_leaves_no_trace_in_the_model(tmp_path):
     images = blobs(40, SHAPES["color"])
     seen = []
 
-    def after_epoch(model, epoch):
+    def after_epoch(model, config, epoch):
         assert not model.training
         with torch.no_grad():
             model.encode(images.float() / 255)  # would move the running statistics of a model in training mode
@@ -181,9 +182,43 @@ def test_time_of_after_epoch_is_not_training(monkeypatch):
     monkeypatch.setattr("negvae.training.loop.time.monotonic", lambda: float(next(clock)))
     config = small_run(epochs=2)
 
-    def after_epoch(model, epoch):
+    def after_epoch(model, config, epoch):
         for _ in range(1000):
             next(clock)
         return {}
 
     assert train(config, blobs(16, SHAPES["gray"]), after_epoch=after_epoch).progress.seconds < 1000
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_seeds_trained_together_equal_each_trained_alone(tmp_path, precision):
+    configs = [small_run(precision=precision, negatives="generated", seed=seed) for seed in (0, 4)]
+    source = build_source("generated", None)
+    readings = []
+    together = train_seeds(
+        configs, IMAGES, source, directories=[tmp_path / str(c.seed) for c in configs], watch=readings.append
+    )
+    for config, result in zip(configs, together, strict=True):
+        alone = train(config, IMAGES, source, directory=tmp_path / f"alone{config.seed}")
+        assert all(torch.equal(weights(alone)[name], tensor) for name, tensor in weights(result).items())
+        ends = [load_file(tmp_path / folder / FILE) for folder in (str(config.seed), f"alone{config.seed}")]
+        assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+    assert not torch.equal(weights(together[0])["encoder.0.weight"], weights(together[1])["encoder.0.weight"])
+    rows = [r.row for r in readings if r.row]
+    assert rows == together[0].history
+
+
+def test_a_run_begun_together_goes_on_alone(tmp_path):
+    configs = [small_run(epochs=2, seed=seed) for seed in (0, 1)]
+    train_seeds([replace(c, epochs=1) for c in configs], IMAGES, directories=[tmp_path / "0", tmp_path / "1"])
+    resumed = train(configs[1], IMAGES, directory=tmp_path / "1", resume=True)
+    whole = train(configs[1], IMAGES)
+    assert all(torch.equal(weights(whole)[name], tensor) for name, tensor in weights(resumed).items())
+    with pytest.raises(ValueError, match="different steps"):
+        train_seeds(configs, IMAGES, directories=[tmp_path / "0", tmp_path / "1"], resume=True)
+
+
+@pytest.mark.parametrize("other", [{"seed": 0}, {"seed": 1, "epochs": 3}])
+def test_only_seeds_may_differ(other):
+    with pytest.raises(ValueError, match="differ in their seeds"):
+        train_seeds([small_run(), small_run(**other)], IMAGES)

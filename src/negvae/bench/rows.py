@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import re
 import subprocess
@@ -202,10 +201,14 @@ def _training_rows(place: Place, device: str) -> list[Row]:
             f"train-generated{suffix}", "training with generated negatives, `gray`, batch 50: simultaneous update",
             "images/s", device,
             {
-                OURS: _if_field("update", ours("gray", "generated", update="simultaneous")),
-                "alternating": _if_field("update", ours("gray", "generated", update="alternating")),
+                OURS: ours("gray", "generated", update="simultaneous"),
+                "alternating": ours("gray", "generated", update="alternating"),
+                "textbook": functools.partial(
+                    place.peer, "textbook", "peers.textbook", **{**_peer_spec(place, device), "batch": 50},
+                    negative_shift=PRESETS["gray"]["negative_shift"],
+                ),
             },
-            (Comparison("alternating", target(1.6)),),
+            (Comparison("alternating", target(1.6)), Comparison("textbook")),
         )
     )  # fmt: skip
     for network in ("gray-paper", "color"):
@@ -359,12 +362,3 @@ def _images(place: Place, network: str) -> Path:
 @functools.cache
 def _model(network: str) -> VAE:
     return build_vae(preset(network, "benchmark"), SHAPES[network])
-
-
-def _if_field(name: str, start: Callable[[], Subject]) -> Callable[[], Subject]:
-    """The subject where `RunConfig` has such a field, else one that says that it has not."""
-
-    def missing() -> Subject:
-        raise UnavailableError(f"this version's RunConfig has no field {name}")
-
-    return start if name in {f.name for f in dataclasses.fields(RunConfig)} else missing

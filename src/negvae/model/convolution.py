@@ -8,7 +8,8 @@ What these small networks lose to a library's general kernels, and what is done 
   pixels the forward kernel computes it quicker than the kernel meant for it.
 - A layer with a handful of output channels leaves most of a vector register empty. In the *phase layout*, where
   the four pixels of each 2x2 block become channels, a transposed convolution of stride 2 is a convolution of
-  stride 1 with four times the channels, and a 5x5 convolution becomes a 3x3 one.
+  stride 1 with four times the channels, and a 5x5 convolution becomes a 3x3 one. So does the gradient of a
+  convolution of stride 2 by its input.
 - A layer from many channels to one is a matrix product followed by a sum over shifted copies.
 - The ReLU after a convolution is taken while its output is still in a register.
 
@@ -18,7 +19,9 @@ What these small networks lose to a library's general kernels, and what is done 
 from __future__ import annotations
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
@@ -45,45 +48,60 @@ def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
     x, index = inputs, 0
     while index < len(layers):
         layer = layers[index]
-        relu = index + 1 < len(layers) and isinstance(layers[index + 1], nn.ReLU)
-        taken = 2 if relu else 1
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            x = _in_layout(x, dtype)
-        following = layers[index + taken] if index + taken < len(layers) else None
-        if (
-            isinstance(layer, nn.ConvTranspose2d)
-            and isinstance(following, nn.Conv2d)
-            and _Geometry.of(layer).doubles(layer.kernel_size[0])
-            and _keeps_size(following)
-            and max(layer.out_channels, 4 * following.out_channels) < FEW_CHANNELS
-        ):
+        if not _is_plain(layer):
+            x = layer(x)
+            if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
+                x = _in_layout(x, dtype)
+            index += 1
+            continue
+        x = _in_layout(x, dtype)
+        relu = isinstance(_at(layers, index + 1), nn.ReLU)
+        index += 2 if relu else 1
+        following = _at(layers, index)
+        if _ends_in_phases(following, layer):
             x = _phased(x, _transposed_in_phases(layer.weight), layer.bias, relu)
             x = _phased(x, _convolution_in_phases(following.weight), following.bias, False)
             x = pixel_shuffle(x, 2)
-            taken += 1
-        elif isinstance(layer, nn.Conv2d) and _keeps_size(layer) and layer.out_channels == 1 and not relu:
+            index += 1
+        elif _keeps_size(layer) and layer.out_channels == 1 and not relu:
             x = _to_one_channel(x, layer)
-        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            x = _convolve(x, layer, relu)
         else:
-            x = layer(x)
-            taken = 1
-            if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
-                x = _in_layout(x, dtype)
-        index += taken
+            x = _convolution(x, layer.weight, layer.bias, _Geometry.of(layer), relu)
     return x
+
+
+def _at(layers: list[nn.Module], index: int) -> nn.Module | None:
+    return layers[index] if index < len(layers) else None
+
+
+def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.ConvTranspose2d]:
+    """Whether this is a convolution without groups, dilation or padding of a special kind."""
+    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        return False
+    kinds = (layer.groups, layer.dilation, layer.padding_mode)
+    return kinds == (1, (1, 1), "zeros") and isinstance(layer.padding, tuple)
+
+
+def _keeps_size(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
+    """Whether this is a 5x5 convolution of stride 1 from which an image comes as large as it went in."""
+    shapes = ((5, 5), (1, 1), (2, 2))
+    return (
+        isinstance(layer, nn.Conv2d) and _is_plain(layer) and (layer.kernel_size, layer.stride, layer.padding) == shapes
+    )
+
+
+def _ends_in_phases(last: nn.Module | None, before: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether an upsampling layer and the convolution after it are both too narrow for all but the phase layout."""
+    return (
+        isinstance(before, nn.ConvTranspose2d)
+        and _Geometry.of(before).doubles(before.kernel_size)
+        and _keeps_size(last)
+        and max(before.out_channels, 4 * last.out_channels) < FEW_CHANNELS
+    )
 
 
 def _in_layout(x: Tensor, dtype: torch.dtype) -> Tensor:
     return x.to(dtype).contiguous(memory_format=torch.channels_last)
-
-
-def _keeps_size(layer: nn.Conv2d) -> bool:
-    return layer.kernel_size == (5, 5) and layer.stride == (1, 1) and layer.padding == (2, 2)
-
-
-def _convolve(x: Tensor, layer: nn.Conv2d | nn.ConvTranspose2d, relu: bool) -> Tensor:
-    return _convolution(x, layer.weight, layer.bias, _Geometry.of(layer), relu)
 
 
 def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, relu: bool) -> Tensor:
@@ -106,14 +124,20 @@ class _Geometry(NamedTuple):
         padding = layer.padding if isinstance(layer.padding, tuple) else (int(layer.padding),) * 2
         return cls(layer.stride, padding, isinstance(layer, nn.ConvTranspose2d), layer.output_padding)
 
-    def doubles(self, size: int) -> bool:
+    def doubles(self, kernel: Sequence[int]) -> bool:
         """Whether this is a transposed convolution to twice the height and width, its kernel 4 or 5 wide."""
-        shapes = {5: ((2, 2), (2, 2), True, (1, 1)), 4: ((2, 2), (1, 1), True, (0, 0))}
-        return tuple(self) == shapes.get(size)
+        shapes = {(5, 5): ((2, 2), (2, 2), True, (1, 1)), (4, 4): ((2, 2), (1, 1), True, (0, 0))}
+        return tuple(self) == shapes.get((kernel[0], kernel[1]))
+
+    def gradient_doubles(self, kernel: Sequence[int], x: Tensor, gradient: Tensor) -> bool:
+        """Whether the gradient of x is such a transposed convolution of the output's gradient."""
+        padded = (1, 1) if kernel[0] == 5 else (0, 0)
+        even = all(2 * small == large for small, large in zip(gradient.shape[2:], x.shape[2:], strict=True))
+        return even and not self.transposed and self._replace(transposed=True, output_padding=padded).doubles(kernel)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         """The convolution; through phases where it has few output channels (its gradient is quicker without)."""
-        if weight.shape[1] < FEW_CHANNELS and self.doubles(weight.shape[2]):
+        if weight.shape[1] < FEW_CHANNELS and self.doubles(weight.shape[2:]):
             return pixel_shuffle(_phased(x, _transposed_in_phases(weight), bias, relu), 2)
         if relu and not self.transposed and _fuses_relu():
             y: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -125,13 +149,34 @@ class _Geometry(NamedTuple):
         )
         return y.relu_() if relu else y
 
-    def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor]:
+    def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor | None]:
         """Gradients of x and of the weight, where wanted."""
+        if wanted[0] and weight.shape[1] <= FEW_CHANNELS and self.gradient_doubles(weight.shape[2:], x, gradient):
+            by_x = pixel_shuffle(_phased(gradient, _transposed_in_phases(weight), None, False), 2)
+            by_weight = self.backward(gradient, x, weight, [False, True])[1] if wanted[1] else None
+            return by_x, by_weight
         by_x, by_weight, _ = torch.ops.aten.convolution_backward(
             gradient, x, weight, None, self.stride, self.padding, [1, 1], self.transposed, self.output_padding, 1,
             [*wanted, False],
         )  # fmt: skip
         return by_x, by_weight
+
+
+_only_by_input = False
+
+
+@contextmanager
+def gradients_by_input_only() -> Iterator[None]:
+    """Let backward passes in this block skip the gradients of convolutions' weights and biases.
+
+    Autograd tells a function of Python's only what may ever be asked of it, not what a pass asks for.
+    """
+    global _only_by_input
+    _only_by_input = True
+    try:
+        yield
+    finally:
+        _only_by_input = False
 
 
 class _Convolution(torch.autograd.Function):
@@ -152,6 +197,8 @@ class _Convolution(torch.autograd.Function):
         if y is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
         by_x_wanted, by_weight_wanted, by_bias_wanted = ctx.needs_input_grad[:3]
+        if _only_by_input:
+            by_weight_wanted = by_bias_wanted = False
         by_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and by_bias_wanted else None
         by_x = by_weight = None
         exchanged = by_weight_wanted and _exchange_pays(ctx.geometry, kernel, gradient)

@@ -15,8 +15,8 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,10 +36,12 @@ from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.tables import OOD, Setting
 from negvae.pictures import pictures, write_strips
+from negvae.precision import resolve_device
 from negvae.provenance import provenance, source_commit
-from negvae.run import describe, run
+from negvae.run import describe, run_seeds
 from negvae.scoring.evaluation import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT
+from negvae.training.checkpoint import read_progress
 from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics
 
 SHOWN = 8
@@ -74,6 +76,15 @@ class Plan:
     def missing(self) -> list[tuple[Setting, int]]:
         """The runs that have no result, or one that was made with other settings."""
         return [key for key in self.runs if self.finished(*key) is None]
+
+    def groups(self) -> list[tuple[Setting, list[int]]]:
+        """What is trained together: on a GPU the seeds of one setting, which fill it side by side; else one run."""
+        if resolve_device(self.device).type != "cuda":
+            return [(setting, [seed]) for setting, seed in self.runs]
+        together: dict[Setting, list[int]] = {}
+        for setting, seed in self.runs:
+            together.setdefault(setting, []).append(seed)
+        return list(together.items())
 
     def finished(self, setting: Setting, seed: int) -> Result | None:
         """The up-to-date result of a run, where there is one."""
@@ -171,101 +182,150 @@ def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
         tell: hears what happens.
     """
     commit = source_commit()  # of the code in memory: the checkout may move on during a night
-    for setting, seed in plan.runs:
+    for setting, seeds in plan.groups():
         if deadline is not None and time.monotonic() >= deadline:
             return
-        name = run_name(setting, seed)
-        if plan.finished(setting, seed) is not None:
-            continue
-        with _locked(plan.work / plan.profile / f"{name}.lock") as mine:
-            if not mine:
-                tell(Event("busy", name))
-                continue
-            if plan.finished(setting, seed) is not None:  # by whoever held the lock a moment ago
-                continue
-            try:
-                stopped = _carry_out(plan, setting, seed, commit, deadline, tell)
-            except Exception as error:  # one run's missing data or memory must not end a night of others
-                tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
-                continue
-        if stopped is not None:
-            tell(Event("stopped", name, text=stopped))
-            return
+        with ExitStack() as locks:
+            mine = []
+            for seed in seeds:
+                name = run_name(setting, seed)
+                if plan.finished(setting, seed) is not None:
+                    continue
+                if not locks.enter_context(_locked(plan.work / plan.profile / f"{name}.lock")):
+                    tell(Event("busy", name))
+                elif plan.finished(setting, seed) is None:  # else by whoever held the lock a moment ago
+                    mine.append(seed)
+            for level in _level(plan, setting, mine):
+                names = [run_name(setting, seed) for seed in level]
+                try:
+                    stopped = _carry_out(plan, setting, level, deadline, tell, commit)
+                except Exception as error:  # one run's missing data or memory must not end a night of others
+                    for name in names:
+                        tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
+                    continue
+                if stopped is not None:
+                    tell(Event("stopped", names[0], text=stopped))
+                    return
 
 
-def _carry_out(plan: Plan, setting: Setting, seed: int, commit: str, deadline: float | None, tell: Tell) -> str | None:
-    """Train, evaluate and write one run; the reason where training was stopped before its end, else None."""
+def _level(plan: Plan, setting: Setting, seeds: Sequence[int]) -> list[list[int]]:
+    """The seeds of one setting that stand at the same step, together: only those can be trained side by side."""
+    places: dict[tuple[int, int], list[int]] = {}
+    for seed in seeds:
+        directory = plan.work / plan.profile / run_name(setting, seed)
+        _drop_other_run(directory, plan.recipe.config(setting, seed, plan.device))
+        progress = read_progress(directory)
+        places.setdefault((progress.epoch, progress.step), []).append(seed)
+    return list(places.values())
+
+
+def _carry_out(
+    plan: Plan, setting: Setting, seeds: Sequence[int], deadline: float | None, tell: Tell, commit: str
+) -> str | None:
+    """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
     began = time.monotonic()
-    profile, name, other = plan.recipe, run_name(setting, seed), OOD[setting.data]
-    config = profile.config(setting, seed, plan.device)
-    directory = plan.work / plan.profile / name
-    tell(Event("started", name))
-    _drop_other_run(directory, config)
+    profile, other = plan.recipe, OOD[setting.data]
+    names = [run_name(setting, seed) for seed in seeds]
+    configs = [profile.config(setting, seed, plan.device) for seed in seeds]
+    directories = [plan.work / plan.profile / name for name in names]
+    for name in names:
+        tell(Event("started", name))
 
     def say(text: str) -> None:
         tell(Event("say", "", text=text))
 
     limit = profile.evaluation_limit
-    test = load(config.data, "test", limit=limit, disjoint_from_train=True, say=say)
+    test = load(setting.data, "test", limit=limit, disjoint_from_train=True, say=say)
     ood = load(other, "test", limit=limit, say=say)
-    inliers, outliers = torch.from_numpy(test.images), torch.from_numpy(ood.images)
+    few = [_spread(torch.from_numpy(images.images), profile.curve_images) for images in (test, ood)]
 
-    few = [_spread(images, profile.curve_images) for images in (inliers, outliers)]
-
-    def after_epoch(model: VAE, epoch: int) -> dict[str, Any]:
+    def after_epoch(model: VAE, config: RunConfig, epoch: int) -> dict[str, Any]:
         try:
-            row = compare(model, few[0], {other: few[1]}, seed=seed)[0].row()
+            row = compare(model, few[0], {other: few[1]}, seed=config.seed)[0].row()
         except ValueError:  # scores that are not numbers: the curve has a gap there
             return {}
         return {key: row[key] for key in CURVE}
 
     def watch(reading: Reading) -> None:
-        tell(Event("reading", name, reading))
+        for name in names:
+            tell(Event("reading", name, reading))
 
-    path = result_path(plan.results, profile, setting, seed)
-    content: Result = {"run": setting.name, "profile": plan.profile, "seed": seed, "status": "finished",
-                       "config": config.to_dict()}  # fmt: skip
-    strips = None
     try:
-        result = run(
-            config, directory, resume=True, budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
-            watch=watch, after_epoch=after_epoch, say=say,
+        results: list[TrainingResult | TrainingDivergedError] = list(
+            run_seeds(
+                configs, directories, resume=True, watch=watch, after_epoch=after_epoch, say=say,
+                budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
+            )
         )  # fmt: skip
-        if not result.progress.finished:
+    except TrainingDivergedError as error:
+        if len(seeds) > 1:  # which of them it was, and how the others fare, shows one by one
+            for seed in seeds:
+                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, commit)) is not None:
+                    return stopped
+            return None
+        results = [error]
+    for config, directory, result in zip(configs, directories, results, strict=True):
+        if isinstance(result, TrainingResult) and not result.progress.finished:
             return result.stopped_by
-        content |= _evaluation(result, config, test, {other: ood})
-        if seed == 0:
-            strips = pictures(result.model, config, _spread(inliers, SHOWN), _spread(outliers, SHOWN), SHOWN)
+        content = _content(plan, setting, config, directory, result, test, {other: ood})
+        content["curve_images"] = min(map(len, few))
+        content["provenance"]["commit"] = commit
+        wall = max(time.monotonic() - began, content["provenance"]["train_seconds"]) / len(seeds)
+        content["provenance"]["wall_seconds"] = round(wall, 1)
+        write_result(result_path(plan.results, profile, setting, config.seed), content)
+        (directory / CHECKPOINT).unlink(missing_ok=True)  # the model itself stays, for `negvae evaluate`
+        tell(
+            Event(
+                "finished" if content["status"] == "finished" else "diverged",
+                run_name(setting, config.seed),
+                text=str(round(wall, 1)),
+            )
+        )
+    return None
+
+
+def _content(
+    plan: Plan,
+    setting: Setting,
+    config: RunConfig,
+    directory: Path,
+    trained: TrainingResult | TrainingDivergedError,
+    test: ImageSet,
+    others: dict[str, ImageSet],
+) -> Result:
+    """A run's result file, but for what its command knows; for seed 0 its pictures are written."""
+    content: Result = {"run": setting.name, "profile": plan.profile, "seed": config.seed, "status": "finished",
+                       "config": config.to_dict()}  # fmt: skip
+    history, seconds = read_metrics(directory), 0.0
+    try:
+        if isinstance(trained, TrainingDivergedError):
+            raise trained
+        history, seconds = trained.history, trained.progress.seconds
+        content |= _evaluation(trained, config, test, others)
+        if config.seed == 0:
+            shown = [_spread(torch.from_numpy(s.images), SHOWN) for s in (test, next(iter(others.values())))]
+            strips = pictures(trained.model, config, shown[0], shown[1], SHOWN)
             content["pictures"] = {"captions": list(strips), "count": len(strips["Inliers"])}
-        history, seconds = result.history, result.progress.seconds
+            path = result_path(plan.results, plan.recipe, setting, config.seed)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_strips(path.parent / f"{setting.name}.png", strips)
     except (TrainingDivergedError, _NoFigures) as error:
         content |= {"status": "diverged", "error": str(error).partition("; the last good checkpoint")[0]}
-        history = read_metrics(directory)
-        seconds = history[-1]["seconds"] if history else 0.0
+        seconds = seconds or (history[-1]["seconds"] if history else 0.0)
     described = read_config(directory)[2]["data"]
     content |= {
         "curve": history,
-        "curve_images": min(map(len, few)),
-        "data": {**described, "test": describe(test), f"ood {other}": describe(ood)},
-        "notes": _notes(config, test, ood),
+        "data": {**described, "test": describe(test), **{f"ood {name}": describe(s) for name, s in others.items()}},
+        "notes": _notes(config, test, *others.values()),
+        "provenance": {
+            **provenance(config),
+            "train_seconds": round(seconds, 1),
+            "images_per_second": round(statistics.harmonic_mean(r["images_per_second"] for r in history), 1)
+            if history
+            else None,
+        },
     }
-    content["provenance"] = {
-        **provenance(config),
-        "commit": commit,
-        "train_seconds": round(seconds, 1),
-        "wall_seconds": round(max(time.monotonic() - began, seconds), 1),
-        "images_per_second": round(statistics.harmonic_mean(r["images_per_second"] for r in history), 1)
-        if history
-        else None,
-    }
-    if strips is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_strips(path.parent / f"{setting.name}.png", strips)
-    write_result(path, content)
-    (directory / CHECKPOINT).unlink(missing_ok=True)  # the model itself stays, for `negvae evaluate`
-    took = content["provenance"]["wall_seconds"]
-    tell(Event("finished" if content["status"] == "finished" else "diverged", name, text=str(took)))
-    return None
+    return content
 
 
 def _spread(images: Tensor, count: int) -> Tensor:
@@ -305,11 +365,11 @@ def _quantiles(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
     return values
 
 
-def _notes(config: RunConfig, test: ImageSet, ood: ImageSet) -> list[str]:
+def _notes(config: RunConfig, *tests: ImageSet) -> list[str]:
     """Partial, stand-in and unchecked data of all parts, each said once."""
     train = load(config.data, "train", limit=config.limit, disjoint_from_train=True)
     auxiliary = [load(name, "train", shape=train.shape) for name in auxiliary_names(config.negatives)]
-    return list(dict.fromkeys(note for images in (train, test, ood, *auxiliary) for note in images.notes))
+    return list(dict.fromkeys(note for images in (train, *tests, *auxiliary) for note in images.notes))
 
 
 def _drop_other_run(directory: Path, config: RunConfig) -> None:

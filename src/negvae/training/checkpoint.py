@@ -7,6 +7,8 @@ in the header. Loading it runs no code.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,13 +88,9 @@ def load_checkpoint(
     path = directory / FILE
     if not path.exists():
         return None
-    try:
-        with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        progress = Progress(**json.loads(header["progress"]))
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start anew") from None
+    progress = read_progress(directory)
+    with _readable(path), safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     try:
         model.load_state_dict(_under(tensors, "model"))
         for name, optimizer in optimizers.items():
@@ -101,6 +99,28 @@ def load_checkpoint(
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: belongs to another model ({reason})") from None
     return progress, _under(tensors, "generator")
+
+
+def read_progress(directory: Path) -> Progress:
+    """How far a directory's run has come: nowhere, where it has no checkpoint.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    path = directory / FILE
+    if not path.exists():
+        return Progress()
+    with _readable(path), safe_open(path, "pt") as file:
+        return Progress(**json.loads((file.metadata() or {})["progress"]))
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turn whatever a damaged file raises into one line."""
+    try:
+        yield
+    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start anew") from None
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -31,6 +31,9 @@ STEPS_PER_READING = 25
 """On a CPU, losses are checked and shown once in so many steps; on a GPU once in an epoch."""
 
 
+AfterEpoch = Callable[[VAE, RunConfig, int], dict[str, Any]]
+
+
 class TrainingDivergedError(ValueError):
     """A loss became infinite or not a number."""
 
@@ -99,7 +102,7 @@ def train_seeds(
     budget: float | None = None,
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
-    after_epoch: Callable[[VAE, int], dict[str, Any]] | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
 
@@ -116,8 +119,8 @@ def train_seeds(
         budget: seconds after which to stop with a checkpoint.
         checkpoint_seconds: between checkpoints; there is always one after an epoch.
         watch: called every few steps; its losses are means over the seeds, its row the first seed's.
-        after_epoch: called with each model in evaluation mode and the number of epochs completed; the plain values
-            it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
+        after_epoch: called with each model in evaluation mode, its run and the number of epochs completed; the plain
+            values it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
 
     Returns:
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
@@ -246,13 +249,13 @@ class _Run:
                 self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
         self.progress.step = taken
 
-    def end_epoch(self, after: Callable[[VAE, int], dict[str, Any]] | None) -> dict[str, Any]:
+    def end_epoch(self, after: AfterEpoch | None) -> dict[str, Any]:
         """Add the epoch's row to the history and to metrics.jsonl."""
         session = self.session
         row = _row(self.progress, session.config, session.steps * session.batch, session.model)
         if after is not None:
             with session.exact():
-                row |= after(session.model, self.progress.epoch + 1)
+                row |= after(session.model, session.config, self.progress.epoch + 1)
         self.history.append(row)
         if self.directory is not None:
             _append_metrics(self.directory, row)

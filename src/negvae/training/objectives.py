@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from negvae.model import VAE, Posterior
+from negvae.model.convolution import gradients_by_input_only
 from negvae.negatives import NegativeBatch
 from negvae.training.weights import Weights
 
@@ -166,7 +167,8 @@ def _simultaneous_gradients(
         apart = (model.encode(others), model.encode(image))
         posterior = Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
     losses = _losses(model, posterior, target, noise, len(image))
-    (pull,) = torch.autograd.grad(losses.generator_kl, image, retain_graph=True)
+    with gradients_by_input_only():
+        (pull,) = torch.autograd.grad(losses.generator_kl, image, retain_graph=True)
     loss = losses.reconstruction + losses.kl + negative_weight * losses.negative_kl
     torch.autograd.backward([loss, generated], [None, pull])
     return Losses(*(part.detach() for part in losses))

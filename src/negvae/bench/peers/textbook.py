@@ -1,4 +1,8 @@
-"""The VAE as tutorials write it: float32, contiguous, a DataLoader, one optimizer, the loss read every step."""
+"""The VAE as tutorials write it: float32, contiguous, a DataLoader, one optimizer, the loss read every step.
+
+With generated negatives, the paper's two updates as they are written down: an encoder step, then a decoder step,
+each with forward passes of its own.
+"""
 
 from __future__ import annotations
 
@@ -38,12 +42,43 @@ def loss_function(x: Tensor, logits: Tensor, mean: Tensor, log_var: Tensor) -> T
     return (reconstruction + kl) / len(x)
 
 
+def kl(mean: Tensor, log_var: Tensor, shift: float = 0.0) -> Tensor:
+    """KL to N(shift 1, I) in nats per image, averaged over the batch."""
+    return 0.5 * torch.sum((mean - shift) ** 2 + log_var.exp() - log_var - 1) / len(mean)
+
+
+def adversarial_step(
+    model: TextbookVAE, encoder: torch.optim.Optimizer, decoder: torch.optim.Optimizer, x: Tensor, shift: float
+) -> float:
+    """One step of the encoder against generated negatives, then one of the decoder."""
+    codes = torch.randn(len(x), model.mean.out_features, device=x.device)
+    features = model.encoder(x)
+    mean, log_var = model.mean(features), model.log_var(features)
+    z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
+    generated = torch.sigmoid(model.decoder(codes)).detach()
+    features = model.encoder(generated)
+    loss = loss_function(x, model.decoder(z), mean, log_var)
+    loss = loss + kl(model.mean(features), model.log_var(features), shift)
+    encoder.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    encoder.step()
+    features = model.encoder(torch.sigmoid(model.decoder(codes)))
+    reconstruction = functional.binary_cross_entropy_with_logits(model.decoder(z.detach()), x, reduction="sum")
+    decoder.zero_grad()
+    (reconstruction / len(x) + kl(model.mean(features), model.log_var(features))).backward()  # type: ignore[no-untyped-call]
+    decoder.step()
+    return loss.item()
+
+
 def main() -> None:
     """Train for one epoch in a round."""
     spec = specification()
     device, batch = spec["device"], spec["batch"]
     model = TextbookVAE(spec["latent_size"]).to(device)
     optimizer = torch.optim.RMSprop(model.parameters(), lr=spec["learning_rate"])
+    parts = (model.encoder, model.mean, model.log_var)
+    encoder = torch.optim.RMSprop([p for part in parts for p in part.parameters()], lr=spec["learning_rate"])
+    decoder = torch.optim.RMSprop(model.decoder.parameters(), lr=spec["learning_rate"])
 
     def loader(images: npt.NDArray[np.uint8]) -> DataLoader[tuple[Tensor, ...]]:
         return DataLoader(TensorDataset(torch.from_numpy(images).float() / 255), batch_size=batch, shuffle=True)
@@ -53,6 +88,9 @@ def main() -> None:
         total = 0.0
         for (x,) in data:
             x = x.to(device)
+            if "negative_shift" in spec:
+                total += adversarial_step(model, encoder, decoder, x, spec["negative_shift"])
+                continue
             optimizer.zero_grad()
             loss = loss_function(x, *model(x))
             loss.backward()  # type: ignore[no-untyped-call]
