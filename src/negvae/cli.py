@@ -297,7 +297,7 @@ def report(
     target_fpr: Annotated[Number, typer.Option(help="Set the threshold for this rate of false alarms.")] = None,
     top: Annotated[int, typer.Option(help="How many of the most and of the least typical to show.")] = 40,
     resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32. Default: as the run.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Write one HTML page about images: the strangest, histograms, latent space, reconstructions."""
@@ -308,7 +308,8 @@ def report(
     from negvae.report import write_report
     from negvae.text import choose
 
-    choose("precision", precision, PRECISIONS)
+    if precision is not None:
+        choose("precision", precision, PRECISIONS)
     console = Console(stderr=True)
     with row_progress(console) as watch:
         found = write_report(

@@ -111,7 +111,7 @@ def write_report(
     resize: bool = False,
     top: int = TOP,
     batch_size: int = 500,
-    precision: str = "auto",
+    precision: str | None = None,
     device: str = "auto",
     watch: Callable[[int], None] = lambda rows: None,
 ) -> Findings:
@@ -126,7 +126,7 @@ def write_report(
         resize: resize images of another size; else they are errors.
         top: how many of the most and of the least typical to show.
         batch_size: images scored at once.
-        precision: "bfloat16", "float32" or "auto".
+        precision: "bfloat16", "float32" or "auto"; None for the run's, in which it was calibrated.
         device: see `negvae.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
 
@@ -158,7 +158,7 @@ def examine(
     resize: bool = False,
     top: int = TOP,
     batch_size: int = 500,
-    precision: str = "auto",
+    precision: str | None = None,
     watch: Callable[[int], None] = lambda rows: None,
 ) -> Findings:
     """Stream the inputs through the model and keep what the page shows; arguments as of `write_report`."""
