@@ -2,6 +2,7 @@ import pickle
 
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from negvae.detector import as_pyod
 
@@ -46,6 +47,9 @@ def test_probabilities_and_confidence_come_from_pyod(fitted: base.BaseDetector, 
 def test_parameters_and_copies(fitted: base.BaseDetector, rows: np.ndarray) -> None:
     assert fitted.get_params() == {"contamination": 0.05, "epochs": 20, "negatives": "none", "device": "cpu"}
     assert fitted.set_params(epochs=20).contamination == 0.05
+    fresh = clone(fitted)
+    assert fresh.get_params() == fitted.get_params()
+    assert not hasattr(fresh, "detector_")
     again = pickle.loads(pickle.dumps(fitted))
     np.testing.assert_array_equal(again.predict(rows), fitted.predict(rows))
 
