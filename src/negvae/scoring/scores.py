@@ -16,6 +16,7 @@ from torch import Tensor
 
 from negvae.model import VAE, Posterior
 from negvae.model.likelihoods import wide
+from negvae.model.quantized import QuantizedEncoder
 from negvae.precision import autocast, resolve_precision
 from negvae.text import choose
 
@@ -31,6 +32,8 @@ PASS_SCORES = {
     "iwae": "negative importance-weighted bound (Burda et al. 2016) in bits per dimension",
 }
 """All that `compute_scores` knows; `SCORES` are the paper's."""
+ENCODER_SCORES = ("kl", "prior_ratio", "latent_norm")
+"""Those of `PASS_SCORES` that need no decoder; int8 gives only these."""
 BATCH_SIZE = 500
 
 
@@ -138,6 +141,7 @@ def compute_scores(
     generator: torch.Generator | None = None,
     draws: Draws | None = None,
     precision: str = "auto",
+    quantized: QuantizedEncoder | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Tensor]:
     """Several scores from one pass of the encoder, and of the decoder where a score needs it.
@@ -150,23 +154,27 @@ def compute_scores(
         generator: of the posterior samples, on the model's device; None for one seeded with 0.
         draws: samples shared by all images, in place of `samples` and `generator`.
         precision: "bfloat16", "float32" or "auto".
+        quantized: the model's encoder in int8, used in place of its own; for `ENCODER_SCORES` alone.
         batch_size: images scored at once.
 
     Returns:
         N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked.
 
     Raises:
-        ValueError: unknown name, no posterior samples, or images the model is not made for.
+        ValueError: unknown name, no posterior samples, or images the model is not made for; a score of the decoder
+            in int8.
     """
     for name in names:
         choose("score", name, PASS_SCORES)
+        if quantized is not None:
+            refuse_decoder(name)
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
     results: dict[str, list[Tensor]] = {name: [] for name in names}
     randomness = generator or torch.Generator(model.device).manual_seed(0)
     with autocast(resolve_precision(precision, model.device), model.device):
-        for batch in batches(model, images, batch_size):
-            posterior = model.encode(batch)
+        for batch in batches(model, images, batch_size) if quantized is None else _stored(model, images, batch_size):
+            posterior = model.encode(batch) if quantized is None else quantized(batch)
             positive_kl = model.prior.kl(*posterior)
             likelihood: list[Tensor] = []
             codes: list[Tensor] = []
@@ -203,9 +211,25 @@ def batches(model: VAE, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterato
     Raises:
         ValueError: the images are not uint8 or not of the model's shape.
     """
-    model.check(images)
-    for part in torch.split(images, batch_size) if len(images) else ():
+    for part in _stored(model, images, batch_size):
         yield model.prepare(part)
+
+
+def refuse_decoder(name: str) -> None:
+    """Refuse a score that int8 does not give.
+
+    Raises:
+        ValueError: it is not one of `ENCODER_SCORES`.
+    """
+    if name not in ENCODER_SCORES:
+        allowed = f"{', '.join(ENCODER_SCORES[:-1])} or {ENCODER_SCORES[-1]}"
+        raise ValueError(f"score {name} needs the decoder, and int8 is of the encoder alone: ask for {allowed}")
+
+
+def _stored(model: VAE, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Consecutive batches of images as they are stored, checked."""
+    model.check(images)
+    yield from torch.split(images, batch_size) if len(images) else ()
 
 
 def importance_weighted(model: VAE, posterior: Posterior, codes: Tensor, likelihood: Tensor) -> Tensor:
