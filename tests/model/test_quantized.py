@@ -96,7 +96,7 @@ def test_what_int8_is_not_for_is_refused(monkeypatch):
     model = model_of("gray")
     images = blobs(4, SHAPES["gray"])
     encoder = quantize(model, images)
-    with pytest.raises(ValueError, match="score bpd needs the decoder.*kl, prior_ratio or latent_norm"):
+    with pytest.raises(ValueError, match=r"score bpd needs the decoder.*kl, prior_ratio or latent_norm"):
         compute_scores(model, images, ["bpd"], quantized=encoder)
     with pytest.raises(ValueError, match=r"images are .*this model takes uint8"):
         compute_scores(model, images.float(), ["kl"], quantized=encoder)
