@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +15,9 @@ import torch
 from PIL import Image
 
 from negvae import NegVAEDetector
-from negvae.artifact import CALIBRATION, load_artifact
+from negvae.artifact import CALIBRATION, load_artifact, save_calibration
 from negvae.bulk import score_files
+from negvae.model.quantized import multiplies_integers
 from negvae.run import calibrate_run, hold_out, run
 from negvae.scoring import benjamini_hochberg
 from tests.conftest import blobs, small_run
@@ -195,6 +197,54 @@ def test_calibrate_afterwards_and_anew(capsys, blob_files, tmp_path):
     code, _, error = call(capsys, "calibrate", directory, "--target-fpr", "0.01")
     assert code == 2
     assert "99 held-out" in error
+
+
+@pytest.mark.skipif(not multiplies_integers(), reason="no exact 8-bit convolution here")
+def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path):
+    _, path, images = trained
+    directory = tmp_path / "run"
+    shutil.copytree(trained[0], directory)
+    code, _, error = call(capsys, "score", directory, path, "--precision", "int8")
+    assert code == 2
+    assert "--precision int8" in error
+    assert error.count("\n") == 1
+    code, text, _ = call(capsys, "calibrate", directory, "--precision", "int8", "--target-fpr", "0.2")
+    assert code == 0
+    assert "kl > " in text
+    assert "differs from float32's by" in " ".join(text.split())
+    artifact = load_artifact(directory)
+    calibration = artifact.calibration
+    assert set(calibration.scores) == {"kl", "prior_ratio", "latent_norm"}
+    expected = artifact.scorer()(images, ["kl"])["kl"]
+    exact = artifact.scorer("float32")(images, ["kl"])["kl"]
+    inliers = slice(0, 40)
+    assert 0 < np.abs(expected - exact)[inliers].max() < 0.1 * exact[inliers].std()
+    assert expected[40:].min() > 2 * expected[inliers].max()  # strangers far beyond the ranges stay strange
+    found = []
+    for size, options in ((7, []), (40, ["--precision", "int8"])):
+        out = tmp_path / f"{size}.jsonl"
+        assert call(capsys, "score", directory, path, "--out", out, "--batch-size", size, *options)[0] == 0
+        found.append(rows_of(out))
+    assert found[0] == found[1]
+    np.testing.assert_array_equal(np.float32([row["kl"] for row in found[0]]), expected)
+    np.testing.assert_allclose([row["p_value"] for row in found[0]], calibration.p_values(expected))
+    np.testing.assert_array_equal(NegVAEDetector.load(directory).ood_score(images.numpy()), expected)
+    for score in ("bpd", "auto"):
+        for command in (("score", directory, path), ("calibrate", directory, "--precision", "int8")):
+            code, _, error = call(capsys, *command, "--score", score)
+            assert code == 2
+            assert f"score {score} needs the decoder" in error
+            assert error.count("\n") == 1
+    code, _, error = call(capsys, "calibrate", directory, "--precision", "float32")
+    assert code == 2
+    assert "int8" in error
+    broken = {**calibration.rounding, "kernel.0": calibration.rounding["kernel.0"][:4]}
+    save_calibration(directory, dataclasses.replace(calibration, rounding=broken))
+    code, _, error = call(capsys, "score", directory, path)
+    assert code == 2
+    assert "not of this model" in error
+    assert call(capsys, "calibrate", directory)[0] == 0
+    assert load_artifact(directory).calibration.rounding is None
 
 
 def test_a_damaged_calibration_is_refused(trained, tmp_path):

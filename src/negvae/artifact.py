@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from negvae.config import RunConfig, read_yaml_mapping
 from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
+from negvae.model.quantized import QuantizedEncoder
 from negvae.precision import resolve_device
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import ALL_SCORES, Scorer
@@ -61,10 +62,22 @@ class Artifact:
         """What gives this model's scores, the same ones that its calibration rests on.
 
         Args:
-            precision: see `Scorer`; None for the run's.
+            precision: see `Scorer`; or "int8". None for the calibration's: "int8", or the run's.
             ensemble: see there.
+
+        Raises:
+            ValueError: int8, and the model was not calibrated in it, or it is not to be had here.
         """
         references = self.calibration.reference if self.calibration else {}
+        rounding = self.calibration.rounding if self.calibration else None
+        if precision == "int8" and rounding is None:
+            raise ValueError(
+                f"{self.directory} was not calibrated in int8: run `negvae calibrate {self.directory} --precision int8`"
+            )
+        if rounding is not None and precision in (None, "int8"):
+            numbers = {name: torch.from_numpy(values) for name, values in rounding.items()}
+            quantized = QuantizedEncoder(self.model, numbers)
+            return Scorer(self.model, references, ensemble, quantized=quantized)
         return Scorer(self.model, references, ensemble, precision or self.config.precision)
 
 
@@ -198,10 +211,12 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     """Write or replace the calibration of a saved model, with its description in config.yaml and the model card."""
     tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
     tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.items()}
+    tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
     rule = {name: getattr(calibration, name) for name in ("score", "threshold", "target_fpr", "contamination")}
     with replacing(directory / CALIBRATION) as temporary:
         save_file(tensors, temporary, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)})
-    description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
+    precision = {} if calibration.rounding is None else {"precision": "int8"}
+    description = {**rule, **precision, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""
@@ -220,14 +235,15 @@ def _load_calibration(directory: Path) -> Calibration | None:
         if read_section(directory, "calibration"):
             raise FileNotFoundError(f"{directory} has no {CALIBRATION}, which {CONFIG} tells of; {_REMEDY}")
         return None
-    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}}
+    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}, "int8": {}}
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
             rule = json.loads(header["rule"])
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 kind, name = key.split(".", 1)
-                parts[kind][name] = np.asarray(file.get_tensor(key), np.float64)
+                values = file.get_tensor(key)
+                parts[kind][name] = values if kind == "int8" else np.asarray(values, np.float64)
         calibration = Calibration(
             parts["held_out"],
             rule["score"],
@@ -235,6 +251,7 @@ def _load_calibration(directory: Path) -> Calibration | None:
             None if rule["target_fpr"] is None else float(rule["target_fpr"]),
             float(rule["contamination"]),
             parts["reference"],
+            parts["int8"] or None,
         )
         if not math.isfinite(calibration.threshold):
             raise ValueError("its threshold is no number")
@@ -268,6 +285,7 @@ def _calibration_card(calibration: Calibration) -> str:
         "- The rate of false alarms holds for new images from where the training images came from, on average over"
         " calibration sets; it says nothing about how many strangers are found.",
         f"- Calibrated scores: {', '.join(calibration.scores)}",
+        *(["- Scores are of the encoder in int8, on a CPU."] if calibration.rounding is not None else []),
     ]
     if "auto" in calibration.scores:
         of = "; ".join(

@@ -88,7 +88,7 @@ def score_files(
         max_pixels: the most an encoded image may claim.
         batch_size: images scored at once.
         ensemble: folders of further models, for the score "waic".
-        precision: "bfloat16", "float32" or "auto"; None for the run's, in which it was calibrated.
+        precision: "bfloat16", "float32", "auto" or "int8"; None for the one in which it was calibrated.
         device: see `negvae.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
         say: told what the user should know.

@@ -220,7 +220,9 @@ def score(
     max_pixels: Annotated[int, typer.Option(help="Refuse images that claim more.")] = 64_000_000,
     batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = 500,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Folder of a further model, for waic.")] = None,
-    precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32. Default: as the run.")] = None,
+    precision: Annotated[
+        Text, typer.Option(help="auto, bfloat16, float32 or int8. Default: as the run, or int8 if so calibrated.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Score images, one row each: path, index, scores, p-value, decision, error."""
@@ -232,7 +234,7 @@ def score(
     from negvae.text import choose
 
     if precision is not None:
-        choose("precision", precision, PRECISIONS)
+        choose("precision", precision, (*PRECISIONS, "int8"))
     console = Console(stderr=True)
     try:
         with row_progress(console) as watch:
@@ -253,8 +255,13 @@ def calibrate(
     data: Annotated[
         Text, typer.Option(help="Inliers, by name or path. Default: what the run held out, else its test split.")
     ] = None,
-    score: Annotated[str, typer.Option(help="The score that decides, as of `negvae score`.")] = "auto",
+    score: Annotated[
+        Text, typer.Option(help="The score that decides, as of `negvae score`. Default: auto; kl in int8.")
+    ] = None,
     target_fpr: Annotated[float, typer.Option(help="Rate of false alarms that the threshold is set for.")] = 0.05,
+    precision: Annotated[
+        Text, typer.Option(help="int8: from then on the scores kl, prior_ratio and latent_norm, in int8 on a CPU.")
+    ] = None,
     limit: Annotated[Whole, typer.Option(help="Use the first so many inliers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -263,7 +270,7 @@ def calibrate(
 
     say = _say(_console())
     calibration = calibrate_run(
-        directory, data, score=score, target_fpr=target_fpr, limit=limit, device=device, say=say
+        directory, data, score=score, target_fpr=target_fpr, precision=precision, limit=limit, device=device, say=say
     )
     say(f"{directory}: {calibration.describe()}")
 

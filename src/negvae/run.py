@@ -13,11 +13,14 @@ from torch import Tensor
 from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_artifact, save_calibration, write_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, is_path, load, names
+from negvae.model import VAE
+from negvae.model.quantized import QuantizedEncoder, quantize
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.precision import resolve_device
 from negvae.provenance import provenance
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
+from negvae.scoring.scores import compute_scores
 from negvae.text import choose
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.loop import TrainingResult, train_seeds
@@ -145,8 +148,9 @@ def calibrate_run(
     directory: Path,
     data: str | None = None,
     *,
-    score: str = "auto",
+    score: str | None = None,
     target_fpr: float = TARGET_FPR,
+    precision: str | None = None,
     limit: int | None = None,
     device: str = "auto",
     say: Say = lambda text: None,
@@ -157,16 +161,20 @@ def calibrate_run(
         directory: of the run.
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
-        score: the decision score.
+        score: the decision score; None for "auto", in int8 for "kl".
         target_fpr: false-positive rate of the threshold.
+        precision: "int8", for scores of the encoder alone, which are made in int8 from then on; None for the run's.
         limit: use the first so many inliers.
         device: see `negvae.artifact.load_artifact`.
         say: told what is loaded.
 
     Raises:
         FileNotFoundError: the run or its data is not there.
-        ValueError: images of another shape, or too few for the rate.
+        ValueError: images of another shape, or too few for the rate; another precision, or int8 for a model, a
+            score or a machine that it is not for.
     """
+    if precision not in (None, "int8"):
+        raise ValueError(f"precision is {precision}: calibrate takes int8, or without it computes as the run did")
     artifact = load_artifact(directory, device, calibration=False)
     config, shape = artifact.config, artifact.model.shape
     if artifact.model.takes_features:
@@ -182,12 +190,29 @@ def calibrate_run(
     held_out = held_out[:limit]
     # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
     training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
+    scorer = Scorer(artifact.model, precision=config.precision)
+    if precision == "int8":
+        quantized = quantize(artifact.model, training)
+        scorer = Scorer(artifact.model, quantized=quantized)
+        score = score or "kl"
+        scorer.check([score])
+        say(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
     calibration = calibrate(
-        artifact.scorer(), training, held_out,
-        score=score, names=CALIBRATED, components=score_components(config), target_fpr=target_fpr,
+        scorer, training, held_out,
+        score=score or "auto", names=CALIBRATED, components=score_components(config), target_fpr=target_fpr,
     )  # fmt: skip
     save_calibration(directory, calibration)
     return calibration
+
+
+def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
+    """How far int8 moves the KL of inliers: one line."""
+    exact, rounded = (
+        compute_scores(model, images, ["kl"], precision="float32", quantized=encoder)["kl"]
+        for encoder in (None, quantized)
+    )
+    error = float((rounded - exact).square().mean().sqrt() / exact.std(correction=0).clamp_min(1e-12))
+    return f"the KL of held-out inliers differs from float32's by {error:.2g} of its standard deviation (rms)"
 
 
 def score_components(config: RunConfig) -> tuple[str, ...]:

@@ -107,7 +107,16 @@ def test_rows_are_complete_and_devices_named(tmp_path):
     plan = rows(Place(tmp_path, 1, 0.1, {}), ("cpu", "cuda"))
     keys = [row.key for row in plan]
     assert len(set(keys)) == len(keys)
-    assert {"train-gray-50", "train-gray-256", "train-color@cuda", "score-kl", "score-bpd", "disk", "help"} <= {*keys}
+    assert {
+        "train-gray-50",
+        "train-gray-256",
+        "train-color@cuda",
+        "score-kl",
+        "score-kl-int8",
+        "score-bpd",
+        "disk",
+        "help",
+    } <= {*keys}
     for item in plan:
         assert next(iter(item.subjects)) == OURS
         for comparison in item.comparisons:

@@ -18,6 +18,7 @@ from negvae.artifact import load_artifact
 from negvae.bench.peers.protocol import Turns, images_for, rate_of, specification
 from negvae.config import preset
 from negvae.model import build_vae
+from negvae.model.quantized import quantize
 from negvae.negatives import build_source
 from negvae.precision import resolve_device, resolve_precision
 from negvae.scoring.scores import compute_scores
@@ -51,7 +52,8 @@ def scoring(spec: dict[str, Any]) -> None:
     """One score of all images, in memory, in a round.
 
     Args:
-        spec: score, images, seconds; model (an artifact's folder) or run (of which the weights are untrained).
+        spec: score, images, seconds; model (an artifact's folder) or run (of which the weights are untrained); int8,
+            whether the encoder is quantized.
     """
     device = resolve_device(spec["device"])
     images = np.load(spec["images"], mmap_mode="r")[: spec.get("most", ENDLESS)]
@@ -61,9 +63,10 @@ def scoring(spec: dict[str, Any]) -> None:
         shape = images.shape[1:]
         model = build_vae(preset(**spec["run"], data=spec["images"]), (shape[0], shape[1], shape[2])).to(device).eval()
     name = spec["score"]
+    quantized = quantize(model, torch.from_numpy(np.array(images))) if spec.get("int8") else None
 
     def score(images: Any) -> None:
-        compute_scores(model, torch.from_numpy(images), [name])
+        compute_scores(model, torch.from_numpy(images), [name], quantized=quantized)
 
     data = images_for(images, rate_of(score, images, spec["batch"]), spec["seconds"], spec["batch"])
 
@@ -71,7 +74,7 @@ def scoring(spec: dict[str, Any]) -> None:
         score(data)
         return len(data)
 
-    _turns(device, "auto").serve(work)
+    _turns(device, "auto" if quantized is None else "int8").serve(work)
 
 
 def roofline(spec: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from negvae.bench.rounds import Subject, SubjectError, Worker
 from negvae.bench.work import scoring_multiply_adds, training_multiply_adds
 from negvae.config import PRESETS, RunConfig, preset
 from negvae.model import VAE, build_vae
+from negvae.model.quantized import multiplies_integers
 from negvae.scoring.scores import BATCH_SIZE
 
 OURS, ROOFLINE = "negvae", "roofline"
@@ -224,9 +225,14 @@ def _training_rows(place: Place, device: str) -> list[Row]:
 
 
 def _scoring_rows(place: Place) -> list[Row]:
-    def ours(score: str) -> Callable[[], Subject]:
-        spec = dict(run={"name": "gray"}, images=str(_images(place, "gray")), score=score, batch=BATCH_SIZE)
+    def ours(score: str, **more: Any) -> Callable[[], Subject]:
+        spec = dict(run={"name": "gray"}, images=str(_images(place, "gray")), score=score, batch=BATCH_SIZE, **more)
         return lambda: place.worker("scoring", device="cpu", **spec)
+
+    def in_int8() -> Subject:
+        if not multiplies_integers():
+            raise UnavailableError("no exact 8-bit convolution on this processor")
+        return ours("kl", int8=True)()
 
     spec = dict(_peer_spec(place, "cpu"), batch=BATCH_SIZE)
     roof = functools.partial(_roofline, place, "cpu")
@@ -246,6 +252,15 @@ def _scoring_rows(place: Place) -> list[Row]:
                 Comparison("PyOD, batch 32", 1.0),
                 Comparison(f"PyOD, batch {BATCH_SIZE}", 1.0),
             ),
+        ),
+        Row(
+            "score-kl-int8", "KL scoring in int8, `gray`", "images/s", "cpu",
+            {
+                OURS: in_int8,
+                "not int8": ours("kl"),
+                f"PyOD, batch {BATCH_SIZE}": functools.partial(place.peer, "pyod", "peers.pyod_vae", **spec),
+            },
+            (Comparison("not int8", 1.5), Comparison(f"PyOD, batch {BATCH_SIZE}", 1.0)),
         ),
         Row(
             "score-bpd", "BPD scoring, `gray`", "images/s", "cpu",

@@ -30,7 +30,7 @@ from negvae.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import TWO_SIDED, Scores
 from negvae.scoring.scorer import ALL_SCORES, IWAE_SAMPLES
-from negvae.scoring.scores import NEEDS_DECODER, Draws, pass_scores, shared, shared_draws
+from negvae.scoring.scores import ENCODER_SCORES, Draws, pass_scores, shared, shared_draws
 from negvae.text import choose
 
 FORMATS = ("onnx",)
@@ -126,6 +126,11 @@ def _calibration(artifact: Artifact, score: str | None, target_fpr: float | None
         choose("score", score, ALL_SCORES)
     if calibration is None:
         raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}` first")
+    if calibration.rounding is not None:
+        raise ValueError(
+            f"{artifact.directory} is calibrated in int8, and a graph is exported in float32: run"
+            f" `negvae calibrate {artifact.directory}` without --precision first"
+        )
     name = score or calibration.score
     if name in OUTSIDE:
         raise ValueError(f"score {name} cannot be exported, {OUTSIDE[name]}; these can: {', '.join(UNITS)}")
@@ -141,7 +146,7 @@ class _Graph(nn.Module):
         self.score = name
         self.references = calibration.reference
         self.wanted = {"auto": tuple(self.references), "typicality": ("bpd",)}.get(name, (name,))
-        self.decodes = not NEEDS_DECODER.isdisjoint(self.wanted)
+        self.decodes = not set(self.wanted) <= set(ENCODER_SCORES)
         self.rows = model.takes_features
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
         encoder, decoder = _plain(model.encoder), _plain(model.decoder) if self.decodes else nn.Sequential()
@@ -158,7 +163,7 @@ class _Graph(nn.Module):
         """Score, p-value and decision (N each)."""
         prepared = self.model.prepare(stored.unsqueeze(2).unsqueeze(3) if self.rows else stored)
         draw = functools.partial(shared, prepared, draws=Draws(self.noise, self.dequantization))
-        values = pass_scores(self.model, prepared, self.wanted, draw)
+        values = pass_scores(self.model, self.model.encode(prepared), self.wanted, draw)
         if self.score == "auto":
             score = _auto(values, self.references)
         elif self.score == "typicality":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -145,6 +146,8 @@ class Calibration:
         contamination: the share of outliers in the data that the threshold was set for; 0 for clean data.
         reference: statistics of training images that "auto" and "typicality" are measured against
             (see `negvae.scoring.combination`), by score.
+        rounding: where the scores are of the int8 encoder, the numbers that make it, by name
+            (see `negvae.model.quantized.QuantizedEncoder`); None where they are not.
     """
 
     scores: dict[str, Scores]
@@ -153,6 +156,7 @@ class Calibration:
     target_fpr: float | None = None
     contamination: float = 0.0
     reference: dict[str, Scores] = field(default_factory=dict)
+    rounding: dict[str, NDArray[Any]] | None = None
 
     @property
     def size(self) -> int:

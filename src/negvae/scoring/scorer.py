@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.model import VAE
+from negvae.model.quantized import QuantizedEncoder
 from negvae.scoring import combination
 from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
-from negvae.scoring.scores import BATCH_SIZE, PASS_SCORES, compute_scores, shared_draws
+from negvae.scoring.scores import BATCH_SIZE, ENCODER_SCORES, PASS_SCORES, compute_scores, refuse_decoder, shared_draws
 from negvae.text import choose
 
 ALL_SCORES = {
@@ -44,6 +45,7 @@ class Scorer:
         precision: "bfloat16", "float32" or "auto"; a model of features is always scored in its own float64.
         seed: of the posterior samples, which all images share.
         batch_size: images scored at once.
+        quantized: the model's encoder in int8, used in place of its own; there are scores of the encoder alone then.
     """
 
     model: VAE
@@ -52,6 +54,7 @@ class Scorer:
     precision: str = "auto"
     seed: int = 0
     batch_size: int = BATCH_SIZE
+    quantized: QuantizedEncoder | None = None
 
     def __call__(self, images: Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Scores of stored images; what several of them need is computed once.
@@ -109,6 +112,8 @@ class Scorer:
         """
         for name in names:
             choose("score", name, ALL_SCORES)
+            if self.quantized is not None:
+                refuse_decoder(name)
             if name in ("auto", "typicality") and not self.references:
                 raise ValueError(f"score {name} is measured against training images: run `negvae calibrate` first")
             if name == "waic" and not self.ensemble:
@@ -125,8 +130,9 @@ class Scorer:
     def _pass(self, images: Tensor, names: Sequence[str], samples: int) -> dict[str, NDArray[Any]]:
         draws = shared_draws(self.model, samples, self.seed)
         scores = compute_scores(
-            self.model, images, names, draws=draws, precision=self._precision, batch_size=self.batch_size
-        )
+            self.model, images, names, draws=draws, precision=self._precision, quantized=self.quantized,
+            batch_size=self.batch_size,
+        )  # fmt: skip
         return {name: values.numpy() for name, values in scores.items()}
 
 
@@ -149,7 +155,7 @@ def calibrate(
             for "auto" and "typicality".
         held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
         score: the decision score.
-        names: further scores to calibrate.
+        names: further scores to calibrate; in int8 those of the encoder alone.
         components: the scores that "auto" is made of; a model without negatives has no use for "prior_ratio".
         contamination: share of outliers among training and held-out images together; where it is above 0, or
             there is no `target_fpr`, the threshold leaves this share of them above it, and at 0 none.
@@ -162,10 +168,14 @@ def calibrate(
         target_fpr = None
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
-    step = max(len(training) // REFERENCE_IMAGES, 1)
-    sample = scorer(training[::step][:REFERENCE_IMAGES], tuple(dict.fromkeys([*components, "bpd"])))
-    references = {name: combination.reference(sample[name]) for name in components}
-    measured = Scorer(scorer.model, references, scorer.ensemble, scorer.precision, scorer.seed, scorer.batch_size)
+    references = {}
+    if scorer.quantized is None:
+        step = max(len(training) // REFERENCE_IMAGES, 1)
+        sample = scorer(training[::step][:REFERENCE_IMAGES], tuple(dict.fromkeys([*components, "bpd"])))
+        references = {name: combination.reference(sample[name]) for name in components}
+    else:
+        names = [name for name in names if name in ENCODER_SCORES]
+    measured = replace(scorer, references=references)
     names = list(dict.fromkeys([score, *names]))
     scores = {name: np.sort(values.astype(np.float64)) for name, values in measured(held_out, names).items()}
     if target_fpr is not None:
@@ -174,7 +184,10 @@ def calibrate(
         # Training images are part of the data that the share is about; their scores matter to no p-value.
         everything: list[NDArray[Any]] = [scores[score], measured(training, [score])[score]]
         threshold = contamination_threshold(np.concatenate(everything), contamination)
-    return Calibration(scores, score, threshold, target_fpr, contamination, references)
+    rounding = None
+    if scorer.quantized is not None:
+        rounding = {name: values.numpy() for name, values in scorer.quantized.rounding.items()}
+    return Calibration(scores, score, threshold, target_fpr, contamination, references, rounding)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from negvae.model import VAE, Posterior
 from negvae.model.likelihoods import wide
+from negvae.model.quantized import QuantizedEncoder
 from negvae.precision import autocast, resolve_precision
 from negvae.text import choose
 
@@ -32,8 +33,8 @@ PASS_SCORES = {
     "iwae": "negative importance-weighted bound (Burda et al. 2016) in bits per dimension",
 }
 """All that `compute_scores` knows; `SCORES` are the paper's."""
-NEEDS_DECODER = {"bpd", "reconstruction", "iwae"}
-"""The others ask the encoder alone."""
+ENCODER_SCORES = ("kl", "prior_ratio", "latent_norm")
+"""Those of `PASS_SCORES` that need no decoder; int8 gives only these."""
 BATCH_SIZE = 500
 
 
@@ -141,6 +142,7 @@ def compute_scores(
     generator: torch.Generator | None = None,
     draws: Draws | None = None,
     precision: str = "auto",
+    quantized: QuantizedEncoder | None = None,
     batch_size: int = BATCH_SIZE,
 ) -> dict[str, Tensor]:
     """Several scores from one pass of the encoder, and of the decoder where a score needs it.
@@ -153,39 +155,44 @@ def compute_scores(
         generator: of the posterior samples, on the model's device; None for one seeded with 0.
         draws: samples shared by all images, in place of `samples` and `generator`.
         precision: "bfloat16", "float32" or "auto".
+        quantized: the model's encoder in int8, used in place of its own; for `ENCODER_SCORES` alone.
         batch_size: images scored at once.
 
     Returns:
         N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked.
 
     Raises:
-        ValueError: unknown name, no posterior samples, or images the model is not made for.
+        ValueError: unknown name, no posterior samples, or images the model is not made for; a score of the decoder
+            in int8.
     """
     for name in names:
         choose("score", name, PASS_SCORES)
+        if quantized is not None:
+            refuse_decoder(name)
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
     results: dict[str, list[Tensor]] = {name: [] for name in names}
     randomness = generator or torch.Generator(model.device).manual_seed(0)
     with autocast(resolve_precision(precision, model.device), model.device):
-        for batch in batches(model, images, batch_size):
+        for batch in batches(model, images, batch_size) if quantized is None else _stored(model, images, batch_size):
+            posterior = model.encode(batch) if quantized is None else quantized(batch)
             if draws is None:
                 draw = functools.partial(_drawn, model, batch, samples=samples, generator=randomness)
             else:
                 draw = functools.partial(shared, batch, draws=draws)
-            for name, score in pass_scores(model, batch, names, draw).items():
+            for name, score in pass_scores(model, posterior, names, draw).items():
                 results[name].append(score.cpu())
     return {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in results.items()}
 
 
 def pass_scores(
-    model: VAE, images: Tensor, names: Sequence[str], draw: Callable[[Posterior], Iterable[tuple[Tensor, Tensor]]]
+    model: VAE, posterior: Posterior, names: Sequence[str], draw: Callable[[Posterior], Iterable[tuple[Tensor, Tensor]]]
 ) -> dict[str, Tensor]:
     """What `compute_scores` does to one batch: tensors in, tensors out, so that it can be traced for export.
 
     Args:
         model: trained VAE.
-        images: as the networks see them, on the model's device.
+        posterior: q(z|x) of N images.
         names: keys of `PASS_SCORES`.
         draw: gives, for q(z|x), the codes (N x L) and targets (N x C x H x W) of each posterior sample; called
             where a score needs the decoder.
@@ -193,11 +200,10 @@ def pass_scores(
     Returns:
         N values for each name, on the device.
     """
-    posterior = model.encode(images)
     positive_kl = model.prior.kl(*posterior)
     likelihood: list[Tensor] = []
     codes: list[Tensor] = []
-    if not NEEDS_DECODER.isdisjoint(names):
+    if not set(names) <= set(ENCODER_SCORES):
         for code, target in draw(posterior):
             likelihood.append(model.likelihood.log_prob(model.decode(code), target))
             codes.append(code)
@@ -226,9 +232,25 @@ def batches(model: VAE, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterato
     Raises:
         ValueError: the images are not uint8 or not of the model's shape.
     """
-    model.check(images)
-    for part in torch.split(images, batch_size) if len(images) else ():
+    for part in _stored(model, images, batch_size):
         yield model.prepare(part)
+
+
+def refuse_decoder(name: str) -> None:
+    """Refuse a score that int8 does not give.
+
+    Raises:
+        ValueError: it is not one of `ENCODER_SCORES`.
+    """
+    if name not in ENCODER_SCORES:
+        allowed = f"{', '.join(ENCODER_SCORES[:-1])} or {ENCODER_SCORES[-1]}"
+        raise ValueError(f"score {name} needs the decoder, and int8 is of the encoder alone: ask for {allowed}")
+
+
+def _stored(model: VAE, images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """Consecutive batches of images as they are stored, checked."""
+    model.check(images)
+    yield from torch.split(images, batch_size) if len(images) else ()
 
 
 def importance_weighted(model: VAE, posterior: Posterior, codes: Tensor, likelihood: Tensor) -> Tensor:

@@ -1,0 +1,236 @@
+"""The encoder in 8-bit integers, on a CPU: the scores that need no decoder, quicker than in bfloat16.
+
+Weights are signed integers with a scale for each output channel, activations unsigned ones with a scale for each
+layer; zero is zero in both, for what goes in is pixels or comes out of a ReLU. A convolution is then one of integers,
+and its exact result is rounded to the next layer's integers (Jacob et al., "Quantization and training of neural
+networks for efficient integer-arithmetic-only inference", 2018, section 2). Images are integers already: uint8 in
+units of 1/255. The head has two integers for each weight.
+
+`quantize` takes the largest activations and the rounding of weights from training images. As all sums are of
+integers, an image's result is the same to the last bit, in whatever batch it comes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, unfold
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from negvae.model.networks import PosteriorHead
+from negvae.model.vae import VAE, Posterior
+
+ACTIVATIONS, WEIGHTS = 255, 127
+"""The largest integers of each kind."""
+IMAGES = 1000
+"""So many images, at most, say how to round."""
+_PART = 50
+_DAMPING = 0.01
+_SMALLEST = 1e-8  # no scale is zero, not even a dead layer's
+
+
+class _Layer(NamedTuple):
+    """A convolution of integers, to integers through a ReLU, or to floats without."""
+
+    kernel: Tensor  # as the CPU's own wants it
+    scales: Tensor  # of the weights, one for each output channel
+    bias: Tensor
+    stride: list[int]
+    padding: list[int]
+    unit: float  # what 1 means in its input
+    next_unit: float | None  # and in its output; None for floats
+
+    @classmethod
+    def of(
+        cls, integers: Tensor, scales: Tensor, bias: Tensor, like: nn.Conv2d, unit: float, next_unit: float | None
+    ) -> _Layer:
+        assert isinstance(like.padding, tuple)
+        stride, padding = list(like.stride), list(like.padding)
+        kernel = torch.ops.onednn.qconv_prepack(integers, scales, unit, 0, stride, padding, [1, 1], 1, None)
+        return cls(kernel, scales, bias, stride, padding, unit, next_unit)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        inner = self.next_unit is not None
+        y: Tensor = torch.ops.onednn.qconv2d_pointwise(
+            x, self.unit, 0, self.kernel, self.scales, torch.zeros_like(self.scales, dtype=torch.int32), self.bias,
+            self.stride, self.padding, [1, 1], 1, self.next_unit if inner else 1.0, 0,
+            torch.uint8 if inner else torch.float32, "relu" if inner else "none", [], "",
+        )  # fmt: skip
+        return y
+
+
+class QuantizedEncoder:
+    """q(z|x) of a trained model from 8-bit integers.
+
+    Args:
+        model: in evaluation mode, on the CPU; later changes of its weights are not followed.
+        rounding: what `quantize` found: "ranges", the largest activation after each convolution, and "kernel.0" and
+            so on, the rounded weights (int8).
+
+    Raises:
+        ValueError: see `refuse`; or the rounding is not of this model.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: VAE, rounding: Mapping[str, Tensor]) -> None:
+        refuse(model)
+        convolutions = _convolutions(model)
+        kernels = [f"kernel.{index}" for index in range(len(convolutions))]
+        fits = rounding.keys() == {"ranges", *kernels} and all(
+            rounding[name].shape == layer.weight.shape and rounding[name].dtype == torch.int8
+            for name, layer in zip(kernels, convolutions, strict=True)
+        )
+        if not fits or rounding["ranges"].shape != (len(kernels),) or not (rounding["ranges"] >= 0).all():
+            raise ValueError(
+                "the int8 weights are not of this model: `negvae calibrate --precision int8` makes them anew"
+            )
+        self.rounding = dict(rounding)
+        units = _units(rounding["ranges"])
+        self._layers = [
+            _Layer.of(rounding[name], _scales(layer), _bias(layer), layer, unit, next_unit)
+            for name, layer, unit, next_unit in zip(kernels, convolutions, units[:-1], units[1:], strict=True)
+        ]
+        self._head = _head(model, convolutions[-1].out_channels, units[-1])
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Posterior:
+        """q(z|x) of stored images (uint8, N x C x H x W)."""
+        x = images.cpu().contiguous(memory_format=torch.channels_last)
+        for layer in self._layers:
+            x = layer(x)
+        coarse, fine = self._head(x.permute(0, 2, 3, 1).reshape(len(x), -1, 1, 1)).flatten(1).chunk(2, dim=1)
+        mean, log_var = (coarse + fine).chunk(2, dim=1)
+        return Posterior(mean, log_var)
+
+
+@torch.inference_mode()
+def quantize(model: VAE, images: Tensor) -> QuantizedEncoder:
+    """The model's encoder in int8.
+
+    Args:
+        model: in evaluation mode.
+        images: training images, uint8, N x C x H x W, one at least; up to `IMAGES` of them, evenly taken, are used.
+
+    Raises:
+        ValueError: see `refuse`; or the model gives no finite numbers.
+    """
+    refuse(model)
+    x = images[:: max(len(images) // IMAGES, 1)][:IMAGES].cpu()
+    convolutions = _convolutions(model)
+    activations, largest = model.prepare(x), []
+    for layer in convolutions:
+        activations = layer(activations).relu_()
+        largest.append(activations.max())
+    rounding = {"ranges": torch.stack(largest).double()}
+    if not rounding["ranges"].isfinite().all():
+        raise ValueError("the model's activations are not finite numbers: there is nothing to round")
+    units = _units(rounding["ranges"])
+    for index, (layer, unit, next_unit) in enumerate(zip(convolutions, units[:-1], units[1:], strict=True)):
+        kernel = _rounded(layer, x)
+        rounding[f"kernel.{index}"] = kernel
+        x = x.contiguous(memory_format=torch.channels_last)
+        x = _Layer.of(kernel, _scales(layer), _bias(layer), layer, unit, next_unit)(x)
+    return QuantizedEncoder(model, rounding)
+
+
+def _rounded(layer: nn.Conv2d, x: Tensor) -> Tensor:
+    """A convolution's weights as int8, rounded so that its outputs for x change least.
+
+    One tap after the other; what a tap's rounding does to the outputs, the taps after it make good as far as they
+    can: Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", 2023,
+    section 3, equation 2.
+    """
+    assert isinstance(layer.padding, tuple)
+    taps = layer.weight[0].numel()
+    products = torch.zeros(taps, taps, dtype=torch.float64)
+    for part in torch.split(x, _PART):
+        columns = unfold(part.float(), layer.kernel_size, padding=layer.padding, stride=layer.stride)
+        columns = columns.transpose(0, 1).flatten(1)
+        products += (columns @ columns.t()).double()
+    products.diagonal().add_(_DAMPING * products.diagonal().mean().clamp_min(_SMALLEST))
+    inverse = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(products)), upper=True)
+    weight = (layer.weight.double().flatten(1) / _scales(layer).double()[:, None]).clone()
+    integers = torch.empty_like(weight)
+    for tap in range(taps):
+        integers[:, tap] = weight[:, tap].round().clamp_(-WEIGHTS, WEIGHTS)
+        error = (weight[:, tap] - integers[:, tap]) / inverse[tap, tap]
+        weight[:, tap + 1 :] -= torch.outer(error, inverse[tap, tap + 1 :])
+    return integers.to(torch.int8).view_as(layer.weight)
+
+
+def _head(model: VAE, channels: int, unit: float) -> _Layer:
+    """The head as a convolution of 1x1 pixels with two integers for each weight, w ~ s (128 q_1 + q_2)."""
+    head = model.encoder[-1]
+    assert isinstance(head, PosteriorHead)
+    # Features in the order in which the convolutions leave them in memory: channels last.
+    weight = head.weight.double().view(head.out_features, channels, -1).transpose(1, 2).flatten(1)
+    scales = weight.abs().amax(1).clamp_min(_SMALLEST) / (128 * WEIGHTS)
+    integers = (weight / scales[:, None]).round()
+    coarse = (integers / 128).round()
+    both = torch.cat([coarse, integers - 128 * coarse]).to(torch.int8)[:, :, None, None]
+    bias = torch.cat([head.bias.float(), torch.zeros_like(head.bias, dtype=torch.float32)])
+    like = nn.Conv2d(weight.shape[1], len(both), 1, device="meta")
+    return _Layer.of(both.contiguous(), torch.cat([128 * scales, scales]).float(), bias, like, unit, None)
+
+
+def refuse(model: VAE) -> None:
+    """Refuse a model, a device or a machine that int8 is not for.
+
+    Raises:
+        ValueError: the message says which.
+    """
+    if model.takes_features:
+        raise ValueError("int8 is for models of images: this one takes rows of features; use bfloat16 or float32")
+    if model.device.type != "cpu":
+        raise ValueError(
+            f"int8 runs on a CPU, and the model is on {model.device}: use device cpu, or another precision"
+        )
+    if not multiplies_integers():
+        raise ValueError(
+            f"int8 is not to be had here: torch {torch.__version__} and this processor have no exact 8-bit convolution;"
+            " use bfloat16 or float32"
+        )
+
+
+@functools.cache
+def multiplies_integers() -> bool:
+    """Whether torch's 8-bit convolution is here, and exact: on older processors, sums of products overflow 16 bits."""
+    randomness = torch.Generator().manual_seed(0)
+    x = torch.randint(200, 256, (1, 16, 5, 5), dtype=torch.uint8, generator=randomness)
+    weight = torch.randint(100, 128, (8, 16, 3, 3), generator=randomness)
+    try:
+        with torch.inference_mode():
+            like = nn.Conv2d(16, 8, 3, device="meta")
+            layer = _Layer.of(weight.to(torch.int8), torch.ones(8), torch.zeros(8), like, 1.0, None)
+            y = layer(x.contiguous(memory_format=torch.channels_last))
+        return torch.equal(y.double(), conv2d(x.double(), weight.double()))
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _convolutions(model: VAE) -> list[nn.Conv2d]:
+    """The encoder's convolutions, each followed by a ReLU; batch norms are part of them."""
+    layers = list(model.encoder)
+    return [
+        fuse_conv_bn_eval(layer, following) if isinstance(following, nn.BatchNorm2d) else layer
+        for layer, following in pairwise(layers)
+        if isinstance(layer, nn.Conv2d)
+    ]
+
+
+def _units(ranges: Tensor) -> list[float]:
+    """What 1 means in the images and after each convolution."""
+    return [1 / 255, *(ranges.double().clamp_min(_SMALLEST) / ACTIVATIONS).tolist()]
+
+
+def _scales(layer: nn.Conv2d) -> Tensor:
+    return layer.weight.float().abs().amax((1, 2, 3)).clamp_min(_SMALLEST) / WEIGHTS
+
+
+def _bias(layer: nn.Conv2d) -> Tensor:
+    return torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.float()

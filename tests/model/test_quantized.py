@@ -1,0 +1,125 @@
+import pytest
+import torch
+
+from negvae.model import build_vae, quantized
+from negvae.model.quantized import QuantizedEncoder, quantize
+from negvae.scoring import compute_scores
+from negvae.scoring.metrics import detection_metrics
+from tests.conftest import SHAPES, blobs, small_run
+
+pytestmark = pytest.mark.skipif(not quantized.multiplies_integers(), reason="no exact 8-bit convolution here")
+ENCODER = ("kl", "prior_ratio", "latent_norm")
+
+
+def model_of(network):
+    model = build_vae(small_run(network, initialization="he"), SHAPES[network])
+    with torch.no_grad():
+        model.encoder[-1].weight.mul_(10)  # codes that differ between images, as after training
+    model.train()
+    model.encode(model.prepare(blobs(64, SHAPES[network], seed=5)))  # statistics for the batch norms
+    return model.eval()
+
+
+@pytest.mark.parametrize("network", SHAPES)
+def test_scores_are_those_of_float32_up_to_rounding(network):
+    """Within 5% of the scores' standard deviation over inliers (root mean square)."""
+    model = model_of(network)
+    encoder = quantize(model, blobs(100, SHAPES[network], seed=1))
+    images = blobs(100, SHAPES[network], seed=2)
+    rounded = compute_scores(model, images, ENCODER, quantized=encoder)
+    exact = compute_scores(model, images, ENCODER, precision="float32")
+    for name in ENCODER:
+        error = (rounded[name] - exact[name]).square().mean().sqrt() / exact[name].std()
+        assert 0 < error < 0.05, (name, error)
+
+
+@pytest.mark.parametrize("network", ["gray", "auto"])
+def test_a_score_depends_on_the_image_alone(network):
+    model = model_of(network)
+    encoder = quantize(model, blobs(50, SHAPES[network], seed=1))
+    images = blobs(41, SHAPES[network], seed=2)
+    together = compute_scores(model, images, ENCODER, quantized=encoder)
+    again = compute_scores(model, images, ENCODER, quantized=quantize(model, blobs(50, SHAPES[network], seed=1)))
+    for size in (1, 7, 40):
+        apart = compute_scores(model, images, ENCODER, quantized=encoder, batch_size=size)
+        assert all(torch.equal(together[name], apart[name]) for name in ENCODER), size
+    assert all(torch.equal(together[name], again[name]) for name in ENCODER)
+
+
+def test_rounding_by_images_beats_rounding_to_the_nearest():
+    model = model_of("gray")
+    training, images = blobs(200, SHAPES["gray"], seed=1), blobs(200, SHAPES["gray"], seed=2)
+    encoder = quantize(model, training)
+    nearest = dict(encoder.rounding)
+    for index, layer in enumerate(quantized._convolutions(model)):
+        scales = quantized._scales(layer).view(-1, 1, 1, 1)
+        nearest[f"kernel.{index}"] = (layer.weight / scales).round().to(torch.int8).detach()
+    exact = compute_scores(model, images, ["kl"], precision="float32")["kl"]
+    errors = [
+        (compute_scores(model, images, ["kl"], quantized=each)["kl"] - exact).square().mean()
+        for each in (encoder, QuantizedEncoder(model, nearest))
+    ]
+    assert errors[0] < 0.7 * errors[1]
+
+
+def test_auroc_is_that_of_float32():
+    """Inliers against images with two spots, within 0.005."""
+    model = model_of("gray")
+    inliers, others = blobs(300, SHAPES["gray"], seed=2), blobs(300, SHAPES["gray"], seed=3)
+    others = torch.maximum(others // 2, others.flip(3) // 2)
+    encoder = quantize(model, blobs(200, SHAPES["gray"], seed=1))
+    for name in ENCODER:
+        found = []
+        for options in ({"precision": "float32"}, {"quantized": encoder}):
+            low, high = (compute_scores(model, x, [name], **options)[name].numpy() for x in (inliers, others))
+            found.append(detection_metrics(low, high).auroc)
+        assert abs(found[0] - 0.5) > 0.1
+        assert abs(found[0] - found[1]) < 0.005
+
+
+def test_dead_layers_and_blank_images_are_no_trouble():
+    model = model_of("gray")
+    with torch.no_grad():
+        model.encoder[2].weight.zero_()
+        model.encoder[2].bias.fill_(-1)
+    scores = compute_scores(
+        model,
+        blobs(5, SHAPES["gray"]),
+        quantized=quantize(model, torch.zeros_like(blobs(3, SHAPES["gray"]))),
+        names=["kl"],
+    )
+    assert scores["kl"].isfinite().all()
+    assert (scores["kl"] == scores["kl"][0]).all()
+
+
+def test_what_int8_is_not_for_is_refused(monkeypatch):
+    model = model_of("gray")
+    images = blobs(4, SHAPES["gray"])
+    encoder = quantize(model, images)
+    with pytest.raises(ValueError, match=r"score bpd needs the decoder.*kl, prior_ratio or latent_norm"):
+        compute_scores(model, images, ["bpd"], quantized=encoder)
+    with pytest.raises(ValueError, match=r"images are .*this model takes uint8"):
+        compute_scores(model, images.float(), ["kl"], quantized=encoder)
+    with pytest.raises(ValueError, match="not of this model"):
+        QuantizedEncoder(model_of("auto"), encoder.rounding)
+    rows = build_vae(small_run("features"), (5, 1, 1)).eval()
+    with pytest.raises(ValueError, match="rows of features"):
+        quantize(rows, torch.zeros(4, 5, 1, 1))
+    with torch.no_grad():
+        model.encoder[0].weight.fill_(float("inf"))
+    with pytest.raises(ValueError, match="finite"):
+        quantize(model, images)
+    monkeypatch.setattr(quantized, "multiplies_integers", lambda: False)
+    with pytest.raises(ValueError, match="no exact 8-bit convolution"):
+        quantize(model_of("gray"), images)
+
+
+def test_a_kernel_that_overflows_or_is_missing_is_noticed(monkeypatch):
+    class Saturating(quantized._Layer):
+        def __call__(self, x):
+            return super().__call__(x).clamp(max=2**15)
+
+    monkeypatch.setattr(quantized, "_Layer", Saturating)
+    assert not quantized.multiplies_integers.__wrapped__()
+    monkeypatch.setattr(quantized._Layer, "of", lambda *arguments: torch.ops.onednn.no_such_operator())
+    assert not quantized.multiplies_integers.__wrapped__()
