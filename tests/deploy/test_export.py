@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.artifact import load_artifact
+from negvae.artifact import load_artifact, save_calibration
 from negvae.cli import main
 from negvae.deploy.export import _floor32, export_onnx, relative_difference, run_onnx
 from negvae.detector import NegVAEDetector
@@ -94,7 +94,6 @@ def test_a_file_scores_and_decides_as_the_library(
     ("fitted", "score"), [("gray", "prior_ratio"), ("gray", "typicality"), ("rows", "iwae")], indirect=["fitted"]
 )
 def test_further_scores_and_another_rate(fitted: tuple[Path, torch.Tensor], score: str, tmp_path: Path) -> None:
-    from negvae.artifact import save_calibration
     from negvae.scoring import calibrate
 
     source, stored = fitted
@@ -128,7 +127,9 @@ def test_logits_of_any_size_keep_their_scores(fitted: tuple[Path, torch.Tensor],
     weights = load_file(directory / "weights.safetensors")
     last = max((name for name in weights if name.startswith("decoder") and name.endswith("bias")), key=_layer)
     weights[last] -= 300
+    calibration = load_artifact(source, "cpu").calibration
     save_file(weights, directory / "weights.safetensors", {"epochs": "1", "finished": "true"})
+    save_calibration(directory, calibration)  # of the changed weights, or it would be refused as of others
     written = export_onnx(directory, score="bpd")
     score = run_onnx(written.path, stored.numpy())[0]
     wanted = load_artifact(directory, "cpu").scorer("float32")(stored, ["bpd"])["bpd"]
