@@ -32,7 +32,7 @@ def test_it_is_fitted_by_a_loader_and_scores_as_the_detector_does() -> None:
 
 
 def test_its_metrics_take_the_scores() -> None:
-    from pytorch_ood.utils import OODMetrics
+    from pytorch_ood.metrics import OODMetrics
 
     draw = np.random.default_rng(0)
     features = torch.from_numpy(draw.normal(size=(300, 4)))
