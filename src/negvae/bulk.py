@@ -200,10 +200,15 @@ class _Counts:
     outliers: int = 0
 
     def add(self, table: pa.RecordBatch) -> None:
-        self.rows += len(table)
-        self.errors += len(table) - table.column("error").null_count
-        self.outliers += int(table.column("is_outlier").true_count)
+        rows, errors, outliers = count_rows(table)
+        self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         self.watch(self.rows)
+
+
+def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
+    """Rows, errors and outliers of rows made by `Scoring.tables`."""
+    errors = len(table) - table.column("error").null_count
+    return len(table), errors, int(table.column("is_outlier").true_count)
 
 
 def _form(out: Path | None, form: str | None) -> str:

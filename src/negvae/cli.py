@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,8 +34,8 @@ def main() -> NoReturn:
     With NEGVAE_DEBUG set, errors keep their traceback.
     """
     try:
-        code = app(standalone_mode=False)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+        code = app(with_cluster_address(sys.argv[1:]), standalone_mode=False)
+    except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
         _fail(error, str(error))
     except Exception as error:
         # The parser's own errors, whichever package they live in.
@@ -44,6 +46,19 @@ def main() -> NoReturn:
             raise
         _fail(error, f"{message()} (see --help)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def with_cluster_address(arguments: list[str]) -> list[str]:
+    """Command-line arguments in which a bare --cluster is followed by "auto": what follows it may be something else."""
+    given, after = list[str](), arguments[1:]
+    for argument, following in zip_longest(arguments, after):
+        given.append(argument)
+        if argument == "--cluster" and not _ADDRESS.fullmatch(following or ""):
+            given.append("auto")
+    return given
+
+
+_ADDRESS = re.compile(r"auto|local|[^/\\]+:\d+|ray://.*")
 
 
 def _fail(error: Exception, message: str) -> NoReturn:
@@ -73,6 +88,9 @@ def _version(
         raise typer.Exit
 
 
+Cluster = typer.Option(
+    metavar="[ADDRESS]", help="Work on a Ray cluster: this machine's (auto, the default), or HOST:PORT of its head."
+)
 Text = str | None
 Whole = int | None
 Number = float | None
@@ -204,7 +222,9 @@ def score(
         list[str],
         typer.Argument(help="Folders, image files, .npy, .npz, Parquet, patterns, or data sets.", show_default=False),
     ],
-    out: Annotated[Path | None, typer.Option(help="File to write: .parquet, .csv or .jsonl. Default: print.")] = None,
+    out: Annotated[
+        Text, typer.Option(help="File to write: .parquet, .csv or .jsonl; with --cluster a folder. Default: print.")
+    ] = None,
     format: Annotated[Text, typer.Option(help="parquet, csv or jsonl. Default: as --out; jsonl in print.")] = None,
     score: Annotated[
         list[str] | None,
@@ -221,6 +241,10 @@ def score(
     ensemble: Annotated[list[Path] | None, typer.Option(help="Folder of a further model, for waic.")] = None,
     precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32. Default: as the run.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    cluster: Annotated[Text, Cluster] = None,
+    gpus: Annotated[float, typer.Option(help="With --cluster: GPUs of each worker, such as 0.25.")] = 0.0,
+    shard_rows: Annotated[int, typer.Option(help="With --cluster: rows of each file of --out, at most.")] = 10_000,
+    resume: Annotated[bool, typer.Option("--resume", help="With --cluster: go on with the files in --out.")] = False,
 ) -> None:
     """Score images, one row each: path, index, scores, p-value, decision, error."""
     from rich.console import Console
@@ -233,13 +257,32 @@ def score(
     if precision is not None:
         choose("precision", precision, PRECISIONS)
     console = Console(stderr=True)
+    options: dict[str, Any] = dict(
+        names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
+        ensemble=ensemble or (), precision=precision, say=_say(console),
+    )  # fmt: skip
+    if cluster is not None:
+        for name, value in (("--format", format), ("--fdr", fdr), ("--device", device if device != "auto" else None)):
+            if value is not None:
+                raise ValueError(f"{name} does not go with --cluster, which writes Parquet and decides row by row"
+                                 " on CPUs, or on the --gpus of each worker")  # fmt: skip
+        if out is None:
+            raise ValueError("--cluster writes to a folder: give --out")
+        from negvae.deploy.cluster.score import score_on_cluster
+
+        with row_progress(console) as watch:
+            summary = score_on_cluster(
+                directory, inputs, out, address=cluster, resume=resume, shard_rows=shard_rows, gpus=gpus, watch=watch,
+                **options,
+            )  # fmt: skip
+        _say(console)(f"{summary.describe()}: {out}")
+        return
+    if gpus or resume:
+        raise ValueError(f"{'--gpus' if gpus else '--resume'} goes with --cluster")
+    file = None if out is None else Path(out)
     try:
         with row_progress(console) as watch:
-            summary = score_files(
-                directory, inputs, out, names=score or (), form=format, target_fpr=target_fpr, fdr=fdr, resize=resize,
-                max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision,
-                device=device, watch=watch, say=_say(console),
-            )  # fmt: skip
+            summary = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, watch=watch, **options)
     except BrokenPipeError:  # whoever read the rows has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
