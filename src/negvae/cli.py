@@ -136,6 +136,9 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
     budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
+    cluster: Annotated[Text, Cluster] = None,
+    workers: Annotated[int, typer.Option(help="With --cluster: that share each batch, at most.")] = 2,
+    cpus_per_worker: Annotated[int, typer.Option(help="With --cluster; with --device cuda one GPU too.")] = 1,
 ) -> None:
     """Train a model on inliers, with or without negative samples."""
     from negvae import config as configs
@@ -169,6 +172,11 @@ def train(
 
     console = _console()
     say = _say(console)
+    team: dict[str, Any] = {}
+    if cluster is not None:
+        from negvae.deploy.cluster.train import Team
+
+        team = {"trainer": Team(workers, cluster, cpus_per_worker, say)}
     with training_progress(console) as watch:
         result = run(
             config,
@@ -178,6 +186,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             watch=watch,
             say=say,
+            **team,
         )
     progress = result.progress
     if progress.finished:
@@ -448,6 +457,9 @@ def paper_run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     results: Annotated[Path, typer.Option(help="Where the result files go.")] = Path("results"),
     out: Annotated[Path, typer.Option(help="Where models and checkpoints go.")] = Path("runs/paper"),
+    cluster: Annotated[Text, Cluster] = None,
+    cpus_per_run: Annotated[float, typer.Option(help="With --cluster.")] = 1.0,
+    gpus_per_run: Annotated[float, typer.Option(help="With --cluster: such as 0.2.")] = 0.0,
 ) -> None:
     """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
     from negvae.paper.profiles import choose_profile, parse_seeds
@@ -460,7 +472,12 @@ def paper_run(
 
     plan = Plan(recipe.name, tuple((s, seed) for seed in chosen for s in settings), results, out, device)
     console = _console()
-    outcome = run_plan(plan, jobs=jobs, budget=budget, console=console)
+    tasks = None
+    if cluster is not None:
+        from negvae.deploy.cluster.paper import Tasks
+
+        tasks = Tasks(cluster, cpus_per_run, gpus_per_run)
+    outcome = run_plan(plan, jobs=jobs, budget=budget, workers=tasks, console=console)
     say = _say(console)
     for name, message in outcome.failed.items():
         say(f"{name} failed: {message}")

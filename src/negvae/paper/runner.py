@@ -116,13 +116,20 @@ class Outcome:
     busy: list[str] = field(default_factory=list)
 
 
-def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console: Console) -> Outcome:
+Workers = Callable[[Plan, float | None, Tell], None]
+
+
+def run_plan(
+    plan: Plan, *, jobs: int = 1, budget: float | None = None, workers: Workers | None = None, console: Console
+) -> Outcome:
     """Carry out all runs of a plan that have no result yet.
 
     Args:
         plan: what to do.
         jobs: worker processes; with one, this process does the work. The threads of torch are shared out.
         budget: seconds for the whole command, after which every worker stops with a checkpoint.
+        workers: carry out the runs in place of this machine's processes, as many at once as `jobs`; called like
+            `work`.
         console: for live progress.
 
     Returns:
@@ -158,8 +165,10 @@ def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console:
             show(event)
 
         try:
-            with _sigterm_interrupts():
-                if missing and jobs == 1:
+            with sigterm_interrupts():
+                if missing and workers is not None:
+                    workers(plan, deadline, tell)
+                elif missing and jobs == 1:
                     work(plan, deadline, tell)
                 elif missing:
                     _work_together(plan, jobs, deadline, tell)
@@ -438,7 +447,7 @@ def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) ->
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt as SIGINT does, with its name; nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -464,7 +473,7 @@ def _worker(plan: Plan, deadline: float | None, threads: int, events: Any, paren
             os.kill(os.getpid(), signal.SIGTERM)
         events.put(event)
 
-    with suppress(KeyboardInterrupt), _sigterm_interrupts():
+    with suppress(KeyboardInterrupt), sigterm_interrupts():
         work(plan, deadline, tell)
     for number in (signal.SIGINT, signal.SIGTERM):  # they must not cut off what is on its way to the parent
         signal.signal(number, signal.SIG_IGN)

@@ -84,10 +84,10 @@ def versions() -> dict[str, str]:
 
 
 def refuse_other_versions(wanted: dict[str, str]) -> None:
-    """Called by workers with the versions of the command.
+    """Refuse to work where versions differ from the command's.
 
     Raises:
-        ValueError: this node has others.
+        ValueError: they do.
     """
     here = versions()
     if here != wanted:
@@ -96,18 +96,28 @@ def refuse_other_versions(wanted: dict[str, str]) -> None:
         raise ValueError(f"node {platform.node()} has other versions: {told}; install the same on all nodes")
 
 
-def enter(folder: str, *, needed: Sequence[str] = ()) -> None:
-    """Make a worker stand in the folder that the command was given in, so that relative paths mean the same.
+def surroundings() -> dict[str, Any]:
+    """Where the command stands and where it looks for data, for `enter`."""
+    names = ("NEGVAE_DATA", "NEGVAE_CACHE", "NEGVAE_DEBUG")
+    environment = {name: os.environ[name] for name in names if name in os.environ}
+    return {"folder": os.getcwd(), "environment": environment, "versions": versions()}
+
+
+def enter(command: dict[str, Any], *, needed: Sequence[str] = ()) -> None:
+    """Put a worker where the command is, so that relative paths and names of data sets mean the same.
 
     Args:
-        folder: the command's.
+        command: its `surroundings`.
         needed: paths that must be there, relative ones included.
 
     Raises:
         FileNotFoundError: one of them is not.
+        ValueError: this node has other versions than the command.
     """
+    refuse_other_versions(command["versions"])
+    os.environ.update(command["environment"])
     with suppress(OSError):
-        os.chdir(folder)
+        os.chdir(command["folder"])
     for path in needed:
         if not os.path.exists(path):
             raise FileNotFoundError(f"node {platform.node()} has no {path}: put it where all nodes see it")

@@ -26,7 +26,7 @@ import torch
 from negvae.bulk import NOTHING, Scoring, Summary, count_rows, open_scoring
 from negvae.data import places
 from negvae.data.streams import Span, read, shards, spans
-from negvae.deploy.cluster.connect import enter, joined, lost_errors, refuse_other_versions, room, versions
+from negvae.deploy.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
 from negvae.precision import resolve_precision
 from negvae.provenance import source_commit
 
@@ -126,7 +126,7 @@ def score_on_cluster(
                 parts.append(part)
 
     with joined(address) as ray:
-        arguments = (os.getcwd(), needed, versions(), str(directory), folder, options, max(int(cpus), 1))
+        arguments = (surroundings(), needed, str(directory), folder, options, max(int(cpus), 1))
         for part in _scored(ray, todo(), arguments, cpus, gpus, say):
             parts.append(part)
             watch(sum(each.rows for each in parts))
@@ -229,9 +229,8 @@ class Actor:
     """Lives on a node and holds the model.
 
     Args:
-        here: the command's working folder.
+        command: its surroundings.
         needed: paths that the node must see.
-        wanted: versions that it must have.
         directory: of the model.
         folder: where parts go.
         options: of `open_scoring`.
@@ -239,7 +238,7 @@ class Actor:
     """
 
     def __init__(
-        self, here: str, needed: list[str], wanted: dict[str, str], directory: str, folder: str,
+        self, command: dict[str, Any], needed: list[str], directory: str, folder: str,
         options: dict[str, Any], threads: int,
     ) -> None:  # fmt: skip
         self.folder, self.threads = folder, threads
@@ -247,8 +246,7 @@ class Actor:
         self.refusal = ""
         torch.set_num_threads(threads)
         try:
-            refuse_other_versions(wanted)
-            enter(here, needed=needed)
+            enter(command, needed=needed)
             self.scoring = open_scoring(Path(directory), **options)
         except (ValueError, FileNotFoundError) as error:
             self.refusal = str(error)
