@@ -60,6 +60,16 @@ def exists(path: str) -> bool:
     return bool(store.get_file_info(inner).type != fs.FileType.NotFound)
 
 
+def make_folder(path: str) -> None:
+    """Make a folder where there is none; object stores have no folders and need none."""
+    if not is_uri(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        return
+    store, inner = locate(path)
+    if store.type_name in ("local", "hdfs"):
+        store.create_dir(inner, recursive=True)
+
+
 def below(uri: str) -> list[str]:
     """URIs of all files below a URI, in the order of names; of itself, where it is a file.
 

@@ -180,9 +180,9 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
     else:
         if Path(folder).exists() and not Path(folder).is_dir():
             raise ValueError(f"--out {folder} is a file: with --cluster it is a folder, of one file for each shard")
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        names = os.listdir(folder)
+        names = os.listdir(folder) if os.path.isdir(folder) else []
     if not names:
+        places.make_folder(folder)
         _write_manifest(folder, settings, "begun", {})
         return {}
     if not resume:
