@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import sys
+from contextlib import ExitStack
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -137,8 +138,10 @@ def train(
     budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
     cluster: Annotated[Text, Cluster] = None,
-    workers: Annotated[int, typer.Option(help="With --cluster: that share each batch, at most.")] = 2,
-    cpus_per_worker: Annotated[int, typer.Option(help="With --cluster; with --device cuda one GPU too.")] = 1,
+    workers: Annotated[Whole, typer.Option(help="With --cluster: that share each batch, at most. Default: 2.")] = None,
+    cpus_per_worker: Annotated[
+        Whole, typer.Option(help="With --cluster; with --device cuda a worker has a GPU too. Default: 1.")
+    ] = None,
 ) -> None:
     """Train a model on inliers, with or without negative samples."""
     from negvae import config as configs
@@ -173,11 +176,16 @@ def train(
     console = _console()
     say = _say(console)
     team: dict[str, Any] = {}
+    connection = ExitStack()
     if cluster is not None:
+        from negvae.deploy.cluster.connect import joined
         from negvae.deploy.cluster.train import Team
 
-        team = {"trainer": Team(workers, cluster, cpus_per_worker, say)}
-    with training_progress(console) as watch:
+        connection.enter_context(joined(cluster))  # before anything is written
+        team = {"trainer": Team(address=cluster, say=say, **_given(workers=workers, cpus=cpus_per_worker))}
+    else:
+        _only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
+    with connection, training_progress(console) as watch:
         result = run(
             config,
             out,
@@ -251,8 +259,10 @@ def score(
     precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32. Default: as the run.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     cluster: Annotated[Text, Cluster] = None,
-    gpus: Annotated[float, typer.Option(help="With --cluster: GPUs of each worker, such as 0.25.")] = 0.0,
-    shard_rows: Annotated[int, typer.Option(help="With --cluster: rows of each file of --out, at most.")] = 10_000,
+    gpus: Annotated[Number, typer.Option(help="With --cluster: GPUs of each worker, such as 0.25.")] = None,
+    shard_rows: Annotated[
+        Whole, typer.Option(help="With --cluster: rows of each file of --out, at most. Default: 10000.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="With --cluster: go on with the files in --out.")] = False,
 ) -> None:
     """Score images, one row each: path, index, scores, p-value, decision, error."""
@@ -281,13 +291,12 @@ def score(
 
         with row_progress(console) as watch:
             summary = score_on_cluster(
-                directory, inputs, out, address=cluster, resume=resume, shard_rows=shard_rows, gpus=gpus, watch=watch,
-                **options,
+                directory, inputs, out, address=cluster, resume=resume, watch=watch,
+                **_given(shard_rows=shard_rows, gpus=gpus), **options,
             )  # fmt: skip
         _say(console)(f"{summary.describe()}: {out}")
         return
-    if gpus or resume:
-        raise ValueError(f"{'--gpus' if gpus else '--resume'} goes with --cluster")
+    _only_with_cluster(gpus=gpus, shard_rows=shard_rows, resume=resume or None)
     file = None if out is None else Path(out)
     try:
         with row_progress(console) as watch:
@@ -458,8 +467,8 @@ def paper_run(
     results: Annotated[Path, typer.Option(help="Where the result files go.")] = Path("results"),
     out: Annotated[Path, typer.Option(help="Where models and checkpoints go.")] = Path("runs/paper"),
     cluster: Annotated[Text, Cluster] = None,
-    cpus_per_run: Annotated[float, typer.Option(help="With --cluster.")] = 1.0,
-    gpus_per_run: Annotated[float, typer.Option(help="With --cluster: such as 0.2.")] = 0.0,
+    cpus_per_run: Annotated[Number, typer.Option(help="With --cluster. Default: 1.")] = None,
+    gpus_per_run: Annotated[Number, typer.Option(help="With --cluster: such as 0.2. Default: 0.")] = None,
 ) -> None:
     """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
     from negvae.paper.profiles import choose_profile, parse_seeds
@@ -476,7 +485,11 @@ def paper_run(
     if cluster is not None:
         from negvae.deploy.cluster.paper import Tasks
 
-        tasks = Tasks(cluster, cpus_per_run, gpus_per_run)
+        if jobs != 1:
+            raise ValueError("--jobs does not go with --cluster: as many runs go on as there is room for")
+        tasks = Tasks(cluster, **_given(cpus=cpus_per_run, gpus=gpus_per_run))
+    else:
+        _only_with_cluster(cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run)
     outcome = run_plan(plan, jobs=jobs, budget=budget, workers=tasks, console=console)
     say = _say(console)
     for name, message in outcome.failed.items():
@@ -532,6 +545,15 @@ def _print_sets(rows: list[Any], hashes: bool = False) -> None:
         cells = (row.name, row.split, row.state, f"{row.count:,}", f"{row.expected:,}", *digest, row.origin)
         table.add_row(*cells, "; ".join(row.notes))
     _console().print(table)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _only_with_cluster(**options: Any) -> None:
+    for name in _given(**options):
+        raise ValueError(f"--{name.replace('_', '-')} goes with --cluster")
 
 
 def _say(console: Console) -> Any:

@@ -104,7 +104,7 @@ def test_training_outlives_a_node(nodes, tmp_path):
     result = run(config, tmp_path / "shared", trainer=team, watch=watch, checkpoint_seconds=2.0)
     assert killed
     assert said[0] == "training on 2 workers"
-    assert said[1] == "training on 1 workers again, from the last checkpoint"
+    assert said[1] == "training on 1 worker again, from the last checkpoint"
     assert (result.stopped_by, len(result.history)) == ("finished", 25)
     for row, expected in zip(result.history, alone.history, strict=True):
         for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):

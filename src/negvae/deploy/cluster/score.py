@@ -106,12 +106,12 @@ def score_on_cluster(
     settings = _settings(directory, inputs, scoring, shard_rows, options)
     folder = out.rstrip("/")
     files = spans(inputs)
-    done = _open_folder(folder, settings, resume)
     needed = [str(directory), *(text for text in inputs if os.path.exists(text))]
     if not places.is_uri(folder):
         needed.append(folder)
     started = time.monotonic()
     parts: list[Part] = []
+    done: dict[str, Part] = {}
 
     def todo() -> Iterator[tuple[str, str, tuple[Span, ...]]]:
         for number, shard in enumerate(shards(files, scoring.wanted, shard_rows)):
@@ -126,6 +126,7 @@ def score_on_cluster(
                 parts.append(part)
 
     with joined(address) as ray:
+        done |= _open_folder(folder, settings, resume)
         arguments = (surroundings(), needed, str(directory), folder, options, max(int(cpus), 1))
         for part in _scored(ray, todo(), arguments, cpus, gpus, say):
             parts.append(part)

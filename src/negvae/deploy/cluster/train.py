@@ -43,7 +43,7 @@ class Team:
         say: told what the user should know.
     """
 
-    workers: int
+    workers: int = 2
     address: str = "auto"
     cpus: int = 1
     say: Callable[[str], None] = lambda text: None
@@ -134,7 +134,7 @@ class Team:
                         elif kind == "size":
                             again = " again, from the last checkpoint" if sizes else ""
                             sizes.append(what)
-                            self.say(f"training on {what} workers{again}")
+                            self.say(f"training on {what} worker{'s' * (what > 1)}{again}")
                         elif kind == "refused":
                             raise ValueError(what)
                         elif kind == "diverged":
