@@ -62,7 +62,7 @@ def one_round(cores: list[int], model: Path, images: str, out: Path, shard_rows:
         )  # fmt: skip
     finally:
         cluster.shutdown()
-    seconds = time.monotonic() - began
+    seconds = summary.seconds  # as the command counts: joining the cluster and starting the workers included
     # Nodes start one after the other: what is counted begins when each has given its first part.
     (first, before), (last, rows) = reached[len(cores) - 1], reached[-1]
     return {
