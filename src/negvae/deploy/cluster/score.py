@@ -34,6 +34,8 @@ MANIFEST = "_manifest.json"
 """Readers of folders of Parquet files pass over names that begin so."""
 SHARD_ROWS = 10_000
 KEY = b"negvae.shard"
+STORE_THREADS = 16
+"""That read and decode images from a store: they wait for it far longer than they work."""
 LOSSES = 3
 """So many workers may be lost at one shard before it is given up."""
 
@@ -260,7 +262,8 @@ class Actor:
 
     def score(self, file: str, digest: str, shard: tuple[Span, ...]) -> Part:
         """Score a shard and write its part."""
-        batches = read(shard, self.scoring.wanted, batch_size=self.batch_size, threads=self.threads)
+        threads = STORE_THREADS if shard and places.is_uri(shard[0].path) else self.threads
+        batches = read(shard, self.scoring.wanted, batch_size=self.batch_size, threads=threads)
         tables = list(self.scoring.tables(batches)) or [self.scoring.no_rows()]
         part = Part(file, digest, *(sum(column) for column in zip(*map(count_rows, tables), strict=True)))
         table = pa.Table.from_batches(tables).replace_schema_metadata({KEY: json.dumps(vars(part))})
