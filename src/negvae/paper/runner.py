@@ -182,13 +182,14 @@ def run_plan(
     return outcome
 
 
-def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
+def work(plan: Plan, deadline: float | None, tell: Tell, told: Callable[[], str] = lambda: "") -> None:
     """Walk through the runs of a plan and carry out each that is neither finished nor taken.
 
     Args:
         plan: what to do.
         deadline: on the clock of `time.monotonic`; None for none.
         tell: hears what happens.
+        told: see `negvae.training.loop.train_seeds`.
     """
     commit = source_commit()  # of the code in memory: the checkout may move on during a night
     for setting, seeds in plan.groups():
@@ -207,7 +208,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
             for level in _level(plan, setting, mine):
                 names = [run_name(setting, seed) for seed in level]
                 try:
-                    stopped = _carry_out(plan, setting, level, deadline, tell, commit)
+                    stopped = _carry_out(plan, setting, level, deadline, tell, told, commit)
                 except Exception as error:  # one run's missing data or memory must not end a night of others
                     for name in names:
                         tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
@@ -229,7 +230,13 @@ def _level(plan: Plan, setting: Setting, seeds: Sequence[int]) -> list[list[int]
 
 
 def _carry_out(
-    plan: Plan, setting: Setting, seeds: Sequence[int], deadline: float | None, tell: Tell, commit: str
+    plan: Plan,
+    setting: Setting,
+    seeds: Sequence[int],
+    deadline: float | None,
+    tell: Tell,
+    told: Callable[[], str],
+    commit: str,
 ) -> str | None:
     """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
     began = time.monotonic()
@@ -262,14 +269,14 @@ def _carry_out(
     try:
         results: list[TrainingResult | TrainingDivergedError] = list(
             run_seeds(
-                configs, directories, resume=True, watch=watch, after_epoch=after_epoch, say=say,
+                configs, directories, resume=True, watch=watch, told=told, after_epoch=after_epoch, say=say,
                 budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
             )
         )  # fmt: skip
     except TrainingDivergedError as error:
         if len(seeds) > 1:  # which of them it was, and how the others fare, shows one by one
             for seed in seeds:
-                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, commit)) is not None:
+                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, told, commit)) is not None:
                     return stopped
             return None
         results = [error]

@@ -104,6 +104,7 @@ def train_seeds(
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
     after_epoch: AfterEpoch | None = None,
+    told: Callable[[], str] = lambda: "",
     peers: Peers | None = None,
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
@@ -123,6 +124,7 @@ def train_seeds(
         watch: called every few steps; its losses are means over the seeds, its row the first seed's.
         after_epoch: called with each model in evaluation mode, its run and the number of epochs completed; the plain
             values it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
+        told: asked after every step whether to stop, with a checkpoint: the reason, or "" to go on.
         peers: the workers that call this alike and train together (`negvae.training.peers`); None where there is one.
 
     Returns:
@@ -183,7 +185,7 @@ def train_seeds(
                 ahead = step is not None and taken < steps
                 spent = not ahead and budget is not None and clock.elapsed() >= budget
                 due = not ahead and time.monotonic() - last_save >= checkpoint_seconds
-                if peers is not None and (reason := peers.told()):
+                if reason := told():
                     caught.append(reason)
                 stop = not ahead and (bool(caught) or spent)
                 if peers is not None:

@@ -26,13 +26,11 @@ class Peers:
         rank: its number, from 0; the first one writes the files.
         size: the number of workers.
         add: adds a tensor up over all workers, in place; all of them must call it alike.
-        told: why whoever waits for the run wants it stopped; "" to go on. Only the first worker's counts.
     """
 
     rank: int
     size: int
     add: Callable[[Tensor], None]
-    told: Callable[[], str] = lambda: ""
 
     @property
     def rows(self) -> slice:

@@ -8,9 +8,7 @@ checkpoint, and commands with and without a cluster can work on the same folders
 from __future__ import annotations
 
 import os
-import signal
 import time
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +17,7 @@ import torch
 from negvae.deploy.cluster.connect import enter, joined, lost_errors, open_desk, surroundings
 from negvae.paper.board import Event
 from negvae.paper.results import run_name
-from negvae.paper.runner import Plan, Tell, sigterm_interrupts, work
+from negvae.paper.runner import Plan, Tell, work
 from negvae.paper.tables import Setting
 
 LOSSES = 5
@@ -131,23 +129,24 @@ def carry_out(plan: Plan, desk: Any, command: dict[str, Any], threads: int, agai
         return str(error)
     torch.set_num_threads(threads)
     busy: list[Event] = []
+    reason = ""
 
     def tell(event: Event) -> None:
+        nonlocal reason
         if event.kind == "busy":
             busy.append(event)
-        elif ray.get(desk.tell.remote(event)):
-            os.kill(os.getpid(), signal.SIGTERM)  # the loop stops with a checkpoint
+        else:
+            reason = ray.get(desk.tell.remote(event))
 
     if ray.get(desk.tell.remote()):
         return ""
     given_up = time.monotonic() + LOCK_SECONDS
-    with suppress(KeyboardInterrupt), sigterm_interrupts():
-        while True:
-            busy.clear()
-            work(plan, None, tell)
-            if not busy or not again or time.monotonic() >= given_up:
-                break
-            time.sleep(2.0)
+    while True:
+        busy.clear()
+        work(plan, None, tell, lambda: reason)
+        if not busy or not again or time.monotonic() >= given_up:
+            break
+        time.sleep(2.0)
     if busy:
         ray.get(desk.tell.remote(*busy))
     return ""

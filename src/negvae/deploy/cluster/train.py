@@ -24,6 +24,7 @@ from negvae.deploy.cluster.connect import enter, joined, open_desk, surroundings
 from negvae.extras import need
 from negvae.model import build_vae
 from negvae.negatives import Auxiliary, Mixture, NegativeSource, build_source
+from negvae.paper.runner import sigterm_interrupts
 from negvae.training.checkpoint import load_checkpoint
 from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics, train
 from negvae.training.peers import Peers
@@ -76,7 +77,7 @@ class Team:
         if self.workers > (least := min(config.batch_size, len(images))):
             raise ValueError(f"{self.workers} workers for batches of {least} images: take fewer workers")
         deadline = None if budget is None else time.time() + budget
-        with joined(self.address) as ray:
+        with sigterm_interrupts(), joined(self.address) as ray:
             ending = self._run(ray, config, images, source, directory.absolute(), deadline, checkpoint_seconds, watch)
         model = build_vae(config, (int(images.shape[1]), int(images.shape[2]), int(images.shape[3])))
         restored = load_checkpoint(directory, model, {})
@@ -207,7 +208,8 @@ def train_share(job: dict[str, Any]) -> None:
             budget=None if job["deadline"] is None else max(job["deadline"] - time.time(), 1e-3),
             checkpoint_seconds=job["checkpoint_seconds"],
             watch=watch,
-            peers=Peers(rank, size, add, lambda: stop),
+            told=lambda: stop,
+            peers=Peers(rank, size, add),
         )
     except TrainingDivergedError as error:
         tell("diverged", str(error))
