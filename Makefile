@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-cluster check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train and test on Fashion-MNIST against MNIST (minutes; make demo QUICK=1 is quicker)"
 	@echo "make test    lint, types and tests"
+	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make clean   remove .venv and caches"
@@ -18,7 +19,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod]' pytest pytest-timeout ruff mypy pre-commit types-PyYAML
+		--editable '.[onnx,pyod,ray]' pytest pytest-timeout ruff mypy pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -31,6 +32,10 @@ check: $(STAMP)
 
 test: $(STAMP) check
 	$(BIN)/pytest
+
+# Nodes and drivers of a Ray cluster on this machine are killed in the middle of their jobs.
+test-cluster: $(STAMP)
+	$(BIN)/pytest -m cluster -v --durations=0 tests/deploy/cluster
 
 # The peers' environments: torch is pinned as ours, and neither peer asks for torchvision.
 .venv-%/.installed: benchmarks/%.txt

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from negvae.scoring.scorer import Scorer
 from negvae.scoring.scores import BATCH_SIZE
 
 FORMATS = ("parquet", "csv", "jsonl")
+NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
 PILLOW_LIMIT = 178_956_970
 Write = Callable[[pa.RecordBatch], None]
@@ -99,16 +100,88 @@ def score_files(
         ValueError: an option is refused; images that cannot be used are rows with an error instead.
     """
     form = _form(out, form)
+    if fdr is not None and (out is None or target_fpr is not None):
+        raise ValueError("fdr decides when all rows are known: it takes --out, and goes without target_fpr")
+    if out is not None and not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    scoring = open_scoring(
+        directory, names=names, target_fpr=target_fpr, fdr=fdr, resize=resize, max_pixels=max_pixels,
+        batch_size=batch_size, ensemble=ensemble, precision=precision, device=device, say=say,
+    )  # fmt: skip
+    calibration = scoring.calibration
+    batches = stream(inputs, scoring.wanted, batch_size=batch_size)
+    started = time.monotonic()
+    tables = scoring.tables(batches)
+    place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
+    with place as path, _writer(form, path) as write:
+        counts = _Counts(watch)
+        if fdr is None or calibration is None:
+            for table in tables:
+                write(table)
+                counts.add(table)
+        else:
+            for table in _decided(tables, calibration, fdr, counts, Path(out or ".").absolute().parent):
+                write(table)
+        if not counts.rows:
+            raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
+    outliers = counts.outliers if calibration is not None else None
+    return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What turns batches of images into rows of a table.
+
+    Attributes:
+        scorer: of the model.
+        names: of the scores; the first one decides.
+        calibration: behind p-values and decisions; None where there are none.
+        wanted: what the images must be.
+        decide: whether rows are decided one by one, or all together when they are known.
+    """
+
+    scorer: Scorer
+    names: tuple[str, ...]
+    calibration: Calibration | None
+    wanted: Wanted
+    decide: bool
+
+    def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
+        """The rows of the batches, with columns path, index, scores, p_value, is_outlier, error."""
+        # Pillow warns of large images before they are refused by `wanted.max_pixels`.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for batch in batches:
+                yield _table(batch, self.scorer, self.names, self.calibration, self.decide)
+
+    def no_rows(self) -> pa.RecordBatch:
+        """The same columns without a row."""
+        kind = np.float64 if self.wanted.features else np.uint8
+        empty = Batch([], [], [], np.zeros((0, *self.wanted.shape), kind))
+        return _table(empty, self.scorer, self.names, self.calibration, self.decide)
+
+
+def open_scoring(
+    directory: Path,
+    *,
+    names: Sequence[str] = (),
+    target_fpr: float | None = None,
+    fdr: float | None = None,
+    resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    batch_size: int = BATCH_SIZE,
+    ensemble: Sequence[Path] = (),
+    precision: str | None = None,
+    device: str = "auto",
+    say: Callable[[str], None] = lambda text: None,
+) -> Scoring:
+    """Load a model to score with; see `score_files` for the arguments and for what is raised."""
     if batch_size < 1:
         raise ValueError(f"batch size is {batch_size}: it must be at least 1")
     if not 1 <= max_pixels <= PILLOW_LIMIT:
         raise ValueError(
             f"max pixels is {max_pixels}: it must lie between 1 and {PILLOW_LIMIT}, the decoder's own limit"
         )
-    if fdr is not None and (out is None or target_fpr is not None):
-        raise ValueError("fdr decides when all rows are known: it takes --out, and goes without target_fpr")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     artifact = load_artifact(directory, device)
     others = tuple(_member(path, artifact, device) for path in ensemble)
     names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
@@ -117,30 +190,7 @@ def score_files(
     calibration = _decision(artifact, names[0], target_fpr, fdr, say)
     model = artifact.model
     wanted = Wanted(model.shape, model.takes_features, resize, max_pixels)
-    batches = stream(inputs, wanted, batch_size=batch_size)
-    started = time.monotonic()
-
-    def tables() -> Iterator[pa.RecordBatch]:
-        for batch in batches:
-            yield _table(batch, scorer, names, calibration, decide=fdr is None)
-
-    # Pillow warns of large images before they are refused by the limit above.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
-        with place as path, _writer(form, path) as write:
-            counts = _Counts(watch)
-            if fdr is None or calibration is None:
-                for table in tables():
-                    write(table)
-                    counts.add(table)
-            else:
-                for table in _decided(tables(), calibration, fdr, counts, Path(out or ".").absolute().parent):
-                    write(table)
-            if not counts.rows:
-                raise ValueError(f"{', '.join(map(str, inputs))}: no images, .npy, .npz or Parquet files in there")
-    outliers = counts.outliers if calibration is not None else None
-    return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    return Scoring(scorer, tuple(names), calibration, wanted, decide=fdr is None)
 
 
 @dataclass
@@ -151,10 +201,15 @@ class _Counts:
     outliers: int = 0
 
     def add(self, table: pa.RecordBatch) -> None:
-        self.rows += len(table)
-        self.errors += len(table) - table.column("error").null_count
-        self.outliers += int(table.column("is_outlier").true_count)
+        rows, errors, outliers = count_rows(table)
+        self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         self.watch(self.rows)
+
+
+def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
+    """Rows, errors and outliers of rows made by `Scoring.tables`."""
+    errors = len(table) - table.column("error").null_count
+    return len(table), errors, int(table.column("is_outlier").true_count)
 
 
 def _form(out: Path | None, form: str | None) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
+from contextlib import ExitStack
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -32,7 +35,7 @@ def main() -> NoReturn:
     With NEGVAE_DEBUG set, errors keep their traceback.
     """
     try:
-        code = app(standalone_mode=False)
+        code = app(with_cluster_address(sys.argv[1:]), standalone_mode=False)
     except (ValueError, TypeError, FileNotFoundError, ImportError) as error:
         _fail(error, str(error))
     except Exception as error:
@@ -44,6 +47,19 @@ def main() -> NoReturn:
             raise
         _fail(error, f"{message()} (see --help)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def with_cluster_address(arguments: list[str]) -> list[str]:
+    """Command-line arguments in which a bare --cluster is followed by "auto": what follows it may be something else."""
+    given, after = list[str](), arguments[1:]
+    for argument, following in zip_longest(arguments, after):
+        given.append(argument)
+        if argument == "--cluster" and not _ADDRESS.fullmatch(following or ""):
+            given.append("auto")
+    return given
+
+
+_ADDRESS = re.compile(r"auto|local|[^/\\]+:\d+|ray://.*")
 
 
 def _fail(error: Exception, message: str) -> NoReturn:
@@ -73,6 +89,9 @@ def _version(
         raise typer.Exit
 
 
+Cluster = typer.Option(
+    metavar="[ADDRESS]", help="Work on a Ray cluster: this machine's (auto, the default), or HOST:PORT of its head."
+)
 Text = str | None
 Whole = int | None
 Number = float | None
@@ -119,6 +138,11 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
     budget: Annotated[Number, typer.Option(help="Stop after so many seconds, with a checkpoint.")] = None,
     checkpoint_seconds: Annotated[float, typer.Option(help="Time between checkpoints.")] = 60.0,
+    cluster: Annotated[Text, Cluster] = None,
+    workers: Annotated[Whole, typer.Option(help="With --cluster: that share each batch, at most. Default: 2.")] = None,
+    cpus_per_worker: Annotated[
+        Whole, typer.Option(help="With --cluster; with --device cuda a worker has a GPU too. Default: 1.")
+    ] = None,
 ) -> None:
     """Train a model on inliers, with or without negative samples."""
     from negvae import config as configs
@@ -152,7 +176,17 @@ def train(
 
     console = _console()
     say = _say(console)
-    with training_progress(console) as watch:
+    team: dict[str, Any] = {}
+    connection = ExitStack()
+    if cluster is not None:
+        from negvae.deploy.cluster.connect import joined
+        from negvae.deploy.cluster.train import Team
+
+        connection.enter_context(joined(cluster))  # before anything is written
+        team = {"trainer": Team(address=cluster, say=say, **_given(workers=workers, cpus=cpus_per_worker))}
+    else:
+        _only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
+    with connection, training_progress(console) as watch:
         result = run(
             config,
             out,
@@ -161,6 +195,7 @@ def train(
             checkpoint_seconds=checkpoint_seconds,
             watch=watch,
             say=say,
+            **team,
         )
     progress = result.progress
     if progress.finished:
@@ -205,7 +240,9 @@ def score(
         list[str],
         typer.Argument(help="Folders, image files, .npy, .npz, Parquet, patterns, or data sets.", show_default=False),
     ],
-    out: Annotated[Path | None, typer.Option(help="File to write: .parquet, .csv or .jsonl. Default: print.")] = None,
+    out: Annotated[
+        Text, typer.Option(help="File to write: .parquet, .csv or .jsonl; with --cluster a folder. Default: print.")
+    ] = None,
     format: Annotated[Text, typer.Option(help="parquet, csv or jsonl. Default: as --out; jsonl in print.")] = None,
     score: Annotated[
         list[str] | None,
@@ -224,6 +261,12 @@ def score(
         Text, typer.Option(help="auto, bfloat16, float32 or int8. Default: as the run, or int8 if so calibrated.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
+    cluster: Annotated[Text, Cluster] = None,
+    gpus: Annotated[Number, typer.Option(help="With --cluster: GPUs of each worker, such as 0.25.")] = None,
+    shard_rows: Annotated[
+        Whole, typer.Option(help="With --cluster: rows of each file of --out, at most. Default: 10000.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="With --cluster: go on with the files in --out.")] = False,
 ) -> None:
     """Score images, one row each: path, index, scores, p-value, decision, error."""
     from rich.console import Console
@@ -236,13 +279,31 @@ def score(
     if precision is not None:
         choose("precision", precision, (*PRECISIONS, "int8"))
     console = Console(stderr=True)
+    options: dict[str, Any] = dict(
+        names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
+        ensemble=ensemble or (), precision=precision, say=_say(console),
+    )  # fmt: skip
+    if cluster is not None:
+        for name, value in (("--format", format), ("--fdr", fdr), ("--device", device if device != "auto" else None)):
+            if value is not None:
+                raise ValueError(f"{name} does not go with --cluster, which writes Parquet and decides row by row"
+                                 " on CPUs, or on the --gpus of each worker")  # fmt: skip
+        if out is None:
+            raise ValueError("--cluster writes to a folder: give --out")
+        from negvae.deploy.cluster.score import score_on_cluster
+
+        with row_progress(console) as watch:
+            summary = score_on_cluster(
+                directory, inputs, out, address=cluster, resume=resume, watch=watch,
+                **_given(shard_rows=shard_rows, gpus=gpus), **options,
+            )  # fmt: skip
+        _say(console)(f"{summary.describe()}: {out}")
+        return
+    _only_with_cluster(gpus=gpus, shard_rows=shard_rows, resume=resume or None)
+    file = None if out is None else Path(out)
     try:
         with row_progress(console) as watch:
-            summary = score_files(
-                directory, inputs, out, names=score or (), form=format, target_fpr=target_fpr, fdr=fdr, resize=resize,
-                max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision,
-                device=device, watch=watch, say=_say(console),
-            )  # fmt: skip
+            summary = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, watch=watch, **options)
     except BrokenPipeError:  # whoever read the rows has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(0) from None
@@ -464,6 +525,9 @@ def paper_run(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     results: Annotated[Path, typer.Option(help="Where the result files go.")] = Path("results"),
     out: Annotated[Path, typer.Option(help="Where models and checkpoints go.")] = Path("runs/paper"),
+    cluster: Annotated[Text, Cluster] = None,
+    cpus_per_run: Annotated[Number, typer.Option(help="With --cluster. Default: 1.")] = None,
+    gpus_per_run: Annotated[Number, typer.Option(help="With --cluster: such as 0.2. Default: 0.")] = None,
 ) -> None:
     """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
     from negvae.paper.profiles import choose_profile, parse_seeds
@@ -476,7 +540,16 @@ def paper_run(
 
     plan = Plan(recipe.name, tuple((s, seed) for seed in chosen for s in settings), results, out, device)
     console = _console()
-    outcome = run_plan(plan, jobs=jobs, budget=budget, console=console)
+    tasks = None
+    if cluster is not None:
+        from negvae.deploy.cluster.paper import Tasks
+
+        if jobs != 1:
+            raise ValueError("--jobs does not go with --cluster: as many runs go on as there is room for")
+        tasks = Tasks(cluster, **_given(cpus=cpus_per_run, gpus=gpus_per_run))
+    else:
+        _only_with_cluster(cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run)
+    outcome = run_plan(plan, jobs=jobs, budget=budget, workers=tasks, console=console)
     say = _say(console)
     for name, message in outcome.failed.items():
         say(f"{name} failed: {message}")
@@ -531,6 +604,15 @@ def _print_sets(rows: list[Any], hashes: bool = False) -> None:
         cells = (row.name, row.split, row.state, f"{row.count:,}", f"{row.expected:,}", *digest, row.origin)
         table.add_row(*cells, "; ".join(row.notes))
     _console().print(table)
+
+
+def _given(**options: Any) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _only_with_cluster(**options: Any) -> None:
+    for name in _given(**options):
+        raise ValueError(f"--{name.replace('_', '-')} goes with --cluster")
 
 
 def _say(console: Console) -> Any:

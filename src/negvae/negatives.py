@@ -30,6 +30,9 @@ SOURCES = ("none", "auxiliary", "zoomed", "added-noise", "uniform-noise", "gener
 DEFAULT_NOISE = 0.25
 
 
+EVERY = slice(None)
+
+
 class NegativeBatch(NamedTuple):
     """One batch of negatives.
 
@@ -61,8 +64,11 @@ class NegativeSource(Protocol):
     def adversarial(self) -> bool:
         """Whether the generator network is trained against this source's negatives."""
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
-        """As many negatives as there are positives (B x C x H x W, in [0, 1])."""
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
+        """As many negatives as there are positives (B x C x H x W, in [0, 1]), or the given rows of them.
+
+        The same random numbers are drawn for some of the rows as for all.
+        """
 
 
 @dataclass(frozen=True)
@@ -76,11 +82,11 @@ class Auxiliary:
     images: Tensor
     adversarial = False
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Rows drawn uniformly with replacement."""
         size, device = (len(positives),), self.images.device
-        rows = torch.randint(len(self.images), size, generator=generator, device=device)
-        return NegativeBatch(model.prepare(self.images[rows]))
+        chosen = torch.randint(len(self.images), size, generator=generator, device=device)
+        return NegativeBatch(model.prepare(self.images[chosen[rows]]))
 
 
 @dataclass(frozen=True)
@@ -94,10 +100,10 @@ class Zoomed:
     images: Tensor
     adversarial = False
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Rows drawn uniformly with replacement, each zoomed anew."""
         drawn = Auxiliary(self.images).sample(positives, model, generator).images
-        return NegativeBatch(zoom(drawn, generator))
+        return NegativeBatch(zoom(drawn, generator)[rows])
 
 
 @dataclass(frozen=True)
@@ -115,10 +121,10 @@ class AddedNoise:
         if not 0 < self.sigma < float("inf"):
             raise ValueError(f"added-noise: sigma is {self.sigma}: it must be a finite number above 0")
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """One noisy copy of each positive."""
         noise = torch.empty_like(positives).normal_(0, self.sigma, generator=generator)
-        noisy = positives + noise
+        noisy = (positives + noise)[rows]
         return NegativeBatch(noisy if _are_rows(positives) else noisy.clamp_(0, 1))
 
 
@@ -128,11 +134,11 @@ class UniformNoise:
 
     adversarial = False
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Fresh noise for every batch."""
         if _are_rows(positives):
-            return NegativeBatch(box(positives, generator))
-        noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)
+            return NegativeBatch(box(positives, generator)[rows])
+        noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)[rows]
         return NegativeBatch(noise.to(positives.dtype).div_(255))
 
 
@@ -146,10 +152,10 @@ class Generated:
 
     adversarial = True
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Mean images of fresh codes."""
         z = model.prior.sample(len(positives), generator, positives.device)
-        images = model.generate(z)
+        images = model.generate(z[rows])
         return NegativeBatch(None, images)
 
 
@@ -174,7 +180,7 @@ class Augmented:
         for name in self.names:
             choose("transformation", name, [*TRANSFORMATIONS, *FEATURE_TRANSFORMATIONS])
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """One transformed copy of each positive."""
         known = FEATURE_TRANSFORMATIONS if _are_rows(positives) else TRANSFORMATIONS
         chosen = self.names or (tuple(known) if _are_rows(positives) else DEFAULT_TRANSFORMATIONS)
@@ -187,9 +193,9 @@ class Augmented:
             every = torch.stack([known[name](positives, generator) for name in chosen])
             size, device = (len(positives),), positives.device
             choice = torch.randint(len(chosen), size, generator=generator, device=device)
-            return NegativeBatch(every[choice, torch.arange(len(positives), device=device)])
+            return NegativeBatch(every[choice, torch.arange(len(positives), device=device)][rows])
         pairs = zip(chosen, positives.tensor_split(len(chosen)), strict=True)
-        return NegativeBatch(torch.cat([known[name](part, generator) for name, part in pairs]))
+        return NegativeBatch(torch.cat([known[name](part, generator) for name, part in pairs])[rows])
 
 
 def _are_rows(prepared: Tensor) -> bool:
@@ -221,20 +227,22 @@ class Mixture:
         """Whether any part is."""
         return any(source.adversarial for source in self.sources)
 
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator) -> NegativeBatch:
+    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """The parts' batches one after the other, over consecutive shares of the (shuffled) positives."""
         cumulative, total = 0.0, sum(self.weights)
         cuts = []
         for weight in self.weights[:-1]:
             cumulative += weight
             cuts.append(round(len(positives) * cumulative / total))
-        parts = [
-            source.sample(share, model, generator)
-            for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True)
-            if len(share)
-        ]
-        given = [part.given for part in parts if part.given is not None]
-        generated = [part.generated for part in parts if part.generated is not None]
+        parts, start = list[NegativeBatch](), 0
+        for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True):
+            within = [row - start for row in range(len(positives))[rows] if start <= row < start + len(share)]
+            if len(share):
+                every = slice(within[0], within[-1] + 1, rows.step) if within else slice(0)
+                parts.append(source.sample(share, model, generator, every))
+            start += len(share)
+        given = [part.given for part in parts if part.given is not None and len(part.given)]
+        generated = [part.generated for part in parts if part.generated is not None and len(part.generated)]
         return NegativeBatch(torch.cat(given) if given else None, torch.cat(generated) if generated else None)
 
 

@@ -48,6 +48,7 @@ def run_seeds(
     *,
     resume: bool = False,
     say: Say = lambda text: None,
+    trainer: Callable[..., list[TrainingResult]] = train_seeds,
     **options: Any,
 ) -> list[TrainingResult]:
     """Carry out runs that differ in their seeds only, side by side, and leave an artifact of each.
@@ -57,6 +58,7 @@ def run_seeds(
         directories: of the runs, new or empty unless `resume`.
         resume: go on from the directories' checkpoints, or start where they have none.
         say: told what is loaded, one line each.
+        trainer: what trains; called as `negvae.training.loop.train_seeds` is.
         options: `budget`, `checkpoint_seconds`, `watch` and `after_epoch` of `negvae.training.loop.train_seeds`.
 
     Returns:
@@ -97,7 +99,7 @@ def run_seeds(
         if not (resume and (directory / CHECKPOINT).exists()):
             write_config(directory, each, inliers.shape, origin)
     images, held_out = hold_out(images, config.calibration, config.seed)
-    results = train_seeds(configs, images, source, directories=directories, resume=resume, **options)
+    results = trainer(configs, images, source, directories=directories, resume=resume, **options)
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration = None
         if len(held_out):

@@ -80,7 +80,7 @@ class Board:
                 return None
             else:
                 total += expected
-        return total / max(1, min(self.jobs, len(rates)))
+        return total / max(1, min(max(self.jobs, len(self.active)), len(rates)))
 
     def _expected(self, name: str) -> float | None:
         setting = self.runs[name]

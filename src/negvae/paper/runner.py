@@ -116,13 +116,20 @@ class Outcome:
     busy: list[str] = field(default_factory=list)
 
 
-def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console: Console) -> Outcome:
+Workers = Callable[[Plan, float | None, Tell], None]
+
+
+def run_plan(
+    plan: Plan, *, jobs: int = 1, budget: float | None = None, workers: Workers | None = None, console: Console
+) -> Outcome:
     """Carry out all runs of a plan that have no result yet.
 
     Args:
         plan: what to do.
         jobs: worker processes; with one, this process does the work. The threads of torch are shared out.
         budget: seconds for the whole command, after which every worker stops with a checkpoint.
+        workers: carry out the runs in place of this machine's processes, as many at once as `jobs`; called like
+            `work`.
         console: for live progress.
 
     Returns:
@@ -158,8 +165,10 @@ def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console:
             show(event)
 
         try:
-            with _sigterm_interrupts():
-                if missing and jobs == 1:
+            with sigterm_interrupts():
+                if missing and workers is not None:
+                    workers(plan, deadline, tell)
+                elif missing and jobs == 1:
                     work(plan, deadline, tell)
                 elif missing:
                     _work_together(plan, jobs, deadline, tell)
@@ -173,13 +182,14 @@ def run_plan(plan: Plan, *, jobs: int = 1, budget: float | None = None, console:
     return outcome
 
 
-def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
+def work(plan: Plan, deadline: float | None, tell: Tell, told: Callable[[], str] = lambda: "") -> None:
     """Walk through the runs of a plan and carry out each that is neither finished nor taken.
 
     Args:
         plan: what to do.
         deadline: on the clock of `time.monotonic`; None for none.
         tell: hears what happens.
+        told: see `negvae.training.loop.train_seeds`.
     """
     commit = source_commit()  # of the code in memory: the checkout may move on during a night
     for setting, seeds in plan.groups():
@@ -198,7 +208,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell) -> None:
             for level in _level(plan, setting, mine):
                 names = [run_name(setting, seed) for seed in level]
                 try:
-                    stopped = _carry_out(plan, setting, level, deadline, tell, commit)
+                    stopped = _carry_out(plan, setting, level, deadline, tell, told, commit)
                 except Exception as error:  # one run's missing data or memory must not end a night of others
                     for name in names:
                         tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
@@ -220,7 +230,13 @@ def _level(plan: Plan, setting: Setting, seeds: Sequence[int]) -> list[list[int]
 
 
 def _carry_out(
-    plan: Plan, setting: Setting, seeds: Sequence[int], deadline: float | None, tell: Tell, commit: str
+    plan: Plan,
+    setting: Setting,
+    seeds: Sequence[int],
+    deadline: float | None,
+    tell: Tell,
+    told: Callable[[], str],
+    commit: str,
 ) -> str | None:
     """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
     began = time.monotonic()
@@ -253,14 +269,14 @@ def _carry_out(
     try:
         results: list[TrainingResult | TrainingDivergedError] = list(
             run_seeds(
-                configs, directories, resume=True, watch=watch, after_epoch=after_epoch, say=say,
+                configs, directories, resume=True, watch=watch, told=told, after_epoch=after_epoch, say=say,
                 budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
             )
         )  # fmt: skip
     except TrainingDivergedError as error:
         if len(seeds) > 1:  # which of them it was, and how the others fare, shows one by one
             for seed in seeds:
-                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, commit)) is not None:
+                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, told, commit)) is not None:
                     return stopped
             return None
         results = [error]
@@ -438,7 +454,7 @@ def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) ->
 
 
 @contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
+def sigterm_interrupts() -> Iterator[None]:
     """Let SIGTERM raise KeyboardInterrupt as SIGINT does, with its name; nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -464,7 +480,7 @@ def _worker(plan: Plan, deadline: float | None, threads: int, events: Any, paren
             os.kill(os.getpid(), signal.SIGTERM)
         events.put(event)
 
-    with suppress(KeyboardInterrupt), _sigterm_interrupts():
+    with suppress(KeyboardInterrupt), sigterm_interrupts():
         work(plan, deadline, tell)
     for number in (signal.SIGINT, signal.SIGTERM):  # they must not cut off what is on its way to the parent
         signal.signal(number, signal.SIG_IGN)

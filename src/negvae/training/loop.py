@@ -24,6 +24,7 @@ from negvae.precision import resolve_device
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from negvae.training.graph import CapturedSteps
 from negvae.training.objectives import Losses
+from negvae.training.peers import Peers
 from negvae.training.session import Session
 
 METRICS = "metrics.jsonl"
@@ -103,6 +104,8 @@ def train_seeds(
     checkpoint_seconds: float = 60.0,
     watch: Callable[[Reading], None] | None = None,
     after_epoch: AfterEpoch | None = None,
+    told: Callable[[], str] = lambda: "",
+    peers: Peers | None = None,
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
 
@@ -121,6 +124,8 @@ def train_seeds(
         watch: called every few steps; its losses are means over the seeds, its row the first seed's.
         after_epoch: called with each model in evaluation mode, its run and the number of epochs completed; the plain
             values it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
+        told: asked after every step whether to stop, with a checkpoint: the reason, or "" to go on.
+        peers: the workers that call this alike and train together (`negvae.training.peers`); None where there is one.
 
     Returns:
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
@@ -145,13 +150,20 @@ def train_seeds(
         raise ValueError("runs trained together must differ in their seeds, and in nothing else")
     device = resolve_device(config.device)
     data = images.to(device)
+    writes = peers is None or peers.rank == 0
     folders = directories if directories is not None else [None] * len(configs)
-    runs = [_Run(Session(each, data, source), folder) for each, folder in zip(configs, folders, strict=True)]
+    runs = [
+        _Run(Session(each, data, source, peers), folder, writes) for each, folder in zip(configs, folders, strict=True)
+    ]
     for run in runs:
         run.open(resume)
     if len({(run.progress.epoch, run.progress.step) for run in runs}) > 1:
         raise ValueError("these runs stand at different steps: train them one by one until they are level")
-    step = CapturedSteps([run.session for run in runs]).step if device.type == "cuda" else None
+    session, progress = runs[0].session, runs[0].progress
+    if peers is not None:
+        _refuse_unequal(peers, session, progress)
+    graph = device.type == "cuda" and peers is None
+    step = CapturedSteps([run.session for run in runs]).step if graph else None
     steps_per_reading = STEPS_PER_READING if step is None else runs[0].session.steps
     clock = _Clock(runs)
     last_save = time.monotonic()
@@ -173,7 +185,11 @@ def train_seeds(
                 ahead = step is not None and taken < steps
                 spent = not ahead and budget is not None and clock.elapsed() >= budget
                 due = not ahead and time.monotonic() - last_save >= checkpoint_seconds
+                if reason := told():
+                    caught.append(reason)
                 stop = not ahead and (bool(caught) or spent)
+                if peers is not None:
+                    stop, due = peers.any(stop, due)
                 if taken - read == steps_per_reading or stop or due or taken == steps:
                     read = taken
                     for run in runs:
@@ -207,11 +223,22 @@ def train_seeds(
     return [TrainingResult(run.session.model, run.progress, stopped_by, run.history) for run in runs]
 
 
+def _refuse_unequal(peers: Peers, session: Session, progress: Progress) -> None:
+    """Check that the workers do the same thing."""
+    if peers.size > session.batch:
+        raise ValueError(f"{peers.size} workers for batches of {session.batch} images: take fewer workers")
+    kind = float(session.data.device.type == "cuda"), float(session.precision == "bfloat16")
+    if not peers.agree(*kind):
+        raise ValueError("the workers compute on different devices or in different precision: give both")
+    if not peers.agree(progress.epoch, progress.step, len(session.data)):
+        raise ValueError("the workers found different checkpoints: the run's folder must be one that all nodes share")
+
+
 class _Run:
     """A session with its place, its history and its files."""
 
-    def __init__(self, session: Session, directory: Path | None) -> None:
-        self.session, self.directory = session, directory
+    def __init__(self, session: Session, directory: Path | None, writes: bool) -> None:
+        self.session, self.directory, self.writes = session, directory, writes and directory is not None
         self.progress = Progress()
         self.history: list[dict[str, Any]] = []
         self.epoch_start = session.randomness.get_state()
@@ -231,7 +258,8 @@ class _Run:
             session.randomness.set_state(generators["now"])
             self.history = read_metrics(self.directory)[: self.progress.epoch]
             self.progress.finished = self.progress.epoch >= session.config.epochs
-        _write_metrics(self.directory, self.history)
+        if self.writes:
+            _write_metrics(self.directory, self.history)
 
     def begin_epoch(self) -> None:
         self.session.begin_epoch(self.epoch_start, self.progress.step)
@@ -239,7 +267,9 @@ class _Run:
     def read_losses(self, taken: int) -> None:
         """Bring the losses since the last reading to the host, check them and add them up in the order of the steps."""
         first = self.progress.step
-        for offset, values in enumerate(self.session.trace[first:taken].tolist()):
+        trace = self.session.trace[first:taken]
+        self.session.average(trace)
+        for offset, values in enumerate(trace.tolist()):
             losses = dict(zip(Losses._fields, values, strict=True))
             if not all(math.isfinite(value) for value in values):
                 raise TrainingDivergedError(
@@ -257,7 +287,7 @@ class _Run:
             with session.exact():
                 row |= after(session.model, session.config, self.progress.epoch + 1)
         self.history.append(row)
-        if self.directory is not None:
+        if self.writes and self.directory is not None:
             _append_metrics(self.directory, row)
         return row
 
@@ -269,7 +299,7 @@ class _Run:
 
     def save(self) -> None:
         """Write the checkpoint."""
-        if self.directory is None:
+        if not self.writes or self.directory is None:
             return
         session = self.session
         states = {"now": session.randomness.get_state(), "epoch_start": self.epoch_start}

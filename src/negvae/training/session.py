@@ -16,9 +16,10 @@ from torch.optim import Adam, Optimizer, RMSprop
 from negvae.config import RunConfig
 from negvae.model import build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import NegativeSource
+from negvae.negatives import EVERY, NegativeSource
 from negvae.precision import autocast, keep_freed_memory, resolve_device, resolve_precision
 from negvae.training.objectives import Losses, train_step
+from negvae.training.peers import Peers
 from negvae.training.weights import Weights
 
 
@@ -29,6 +30,7 @@ class Session:
         config: the run.
         data: inliers as they are stored (uint8 images or rows of features), N x C x H x W, on the training device.
         source: of negatives; None for the baseline VAE.
+        peers: the workers that share each batch; None where there is one.
 
     Attributes:
         model: the VAE; between `exact` blocks its layers hold what they compute with, which may be bfloat16.
@@ -39,10 +41,12 @@ class Session:
         trace: losses of the epoch's steps so far, steps x parts, in nats per image.
     """
 
-    def __init__(self, config: RunConfig, data: Tensor, source: NegativeSource | None) -> None:
+    def __init__(
+        self, config: RunConfig, data: Tensor, source: NegativeSource | None, peers: Peers | None = None
+    ) -> None:
         device = resolve_device(config.device)
         keep_freed_memory()
-        self.config, self.source, self.data = config, source, data
+        self.config, self.source, self.data, self.peers = config, source, data, peers
         self.precision = resolve_precision(config.precision, device)
         channels, height, width = data.shape[1:]
         self.model = build_vae(config, (channels, height, width)).to(device).train()
@@ -51,9 +55,10 @@ class Session:
         # Its seed differs from the weights': the same numbers must not appear as weights and as noise.
         self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-        self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer)
-        self.decoder = Weights(self.model.decoder, list(self.model.likelihood.parameters()), dtype, self._optimizer)
         self.batch = min(config.batch_size, len(data))
+        reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
+        self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer, reduce)
+        self.decoder = Weights(self.model.decoder, sigma, dtype, self._optimizer, reduce)
         self.steps = len(data) // self.batch
         self.trace = torch.zeros(self.steps, len(Losses._fields), device=device)
         self._order = torch.zeros(len(data), dtype=torch.long, device=device)
@@ -85,17 +90,38 @@ class Session:
         """Take the next step of the epoch; its losses go to `trace`."""
         config, model, device = self.config, self.model, self.data.device
         rows = self._order[self._place * self.batch + self._within]
+        own = EVERY if self.peers is None else self.peers.rows
         positives = model.prepare(self.data[rows])
         with autocast(self.precision, device):
-            negatives = None if self.source is None else self.source.sample(positives, model, self.randomness)
+            negatives = None if self.source is None else self.source.sample(positives, model, self.randomness, own)
             target = model.likelihood.target(positives, self.randomness)
             noise = torch.randn(self.batch, config.latent_size, generator=self.randomness, device=device)
+            positives, target, noise = positives[own], target[own], noise[own]
             losses = train_step(
                 model, self.encoder, self.decoder, positives, target, negatives, noise,
                 negative_weight=config.negative_weight, update=config.update,
             )  # fmt: skip
         self.trace.index_copy_(0, self._place, torch.stack([part.float() for part in losses])[None])
         self._place.add_(1)
+        if self.peers is not None:
+            self._share_statistics()
+
+    def average(self, means: Tensor) -> None:
+        """Turn means over this worker's rows in place into means over the batch; nothing where there is one worker."""
+        if self.peers is not None:
+            self.peers.average(means, self.batch)
+
+    def _share_statistics(self) -> None:
+        """Average the running statistics of batch norms over the workers."""
+        norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+        running = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        if running:
+            stacked = torch.cat(running)
+            self.average(stacked)
+            start = 0
+            for buffer in running:
+                buffer.copy_(stacked[start : start + len(buffer)])
+                start += len(buffer)
 
     @contextmanager
     def exact(self) -> Iterator[None]:

@@ -23,6 +23,7 @@ class Weights:
         extra: further parameters to train along, kept in float32.
         dtype: float32, or bfloat16 for autocast.
         build_optimizer: makes the optimizer over the one master parameter.
+        reduce: turns the gradient, one vector, in place into that of all workers; None where there is one.
     """
 
     def __init__(
@@ -31,7 +32,9 @@ class Weights:
         extra: Sequence[nn.Parameter],
         dtype: torch.dtype,
         build_optimizer: Callable[[list[nn.Parameter]], Optimizer],
+        reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
+        self.reduce = reduce
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
         castable = {id(p) for layer in layers for p in layer.parameters()}
         self.parameters = [*network.parameters(), *extra]
@@ -71,6 +74,8 @@ class Weights:
             else:
                 gradient.copy_(p.grad)
                 p.grad = None
+        if self.reduce is not None and self.master.grad is not None:
+            self.reduce(self.master.grad)
         self.optimizer.step()
         if self._copy is not None:
             self._copy.copy_(self.master.detach())

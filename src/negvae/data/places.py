@@ -1,0 +1,129 @@
+"""Files on local disks and in object stores, by path or by URI.
+
+URIs are those of `pyarrow.fs`: s3://bucket/key, gs://bucket/key, hdfs://host/path, file:///path. Credentials, region
+and endpoint come from where these stores' own tools take them (for S3 the AWS_* variables and ~/.aws).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, cast
+
+from negvae.files import replacing
+
+
+def is_uri(text: str) -> bool:
+    """Whether it names a place in a store and not a path."""
+    return "://" in text
+
+
+def open_file(path: str, whole: bool = False) -> IO[bytes]:
+    """Open a file for reading.
+
+    Args:
+        path: or URI.
+        whole: whether all of it will be read: from a store it then comes in one request.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    if not is_uri(path):
+        return open(path, "rb")
+    store, inner = locate(path)
+    with store.open_input_file(inner) as file:
+        if whole:
+            return io.BytesIO(file.read())
+    return cast("IO[bytes]", io.BufferedReader(store.open_input_file(inner), 1 << 20))
+
+
+def size(path: str) -> int:
+    """Of a file, in bytes."""
+    if not is_uri(path):
+        return os.path.getsize(path)
+    store, inner = locate(path)
+    return int(store.get_file_info(inner).size)
+
+
+def exists(path: str) -> bool:
+    """Whether there is a file or a folder."""
+    if not is_uri(path):
+        return os.path.exists(path)
+    from pyarrow import fs
+
+    store, inner = locate(path)
+    return bool(store.get_file_info(inner).type != fs.FileType.NotFound)
+
+
+def make_folder(path: str) -> None:
+    """Make a folder where there is none; object stores have no folders and need none."""
+    if not is_uri(path):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        return
+    store, inner = locate(path)
+    if store.type_name in ("local", "hdfs"):
+        store.create_dir(inner, recursive=True)
+
+
+def below(uri: str) -> list[str]:
+    """URIs of all files below a URI, in the order of names; of itself, where it is a file.
+
+    Raises:
+        FileNotFoundError: there is nothing.
+    """
+    from pyarrow import fs
+
+    store, inner = locate(uri)
+    found = store.get_file_info(inner)
+    if found.type == fs.FileType.File:
+        return [uri]
+    files = store.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+    names = sorted(os.fsencode(file.path[len(inner) :].lstrip("/")) for file in files if file.is_file)
+    if not names and found.type == fs.FileType.NotFound:
+        raise FileNotFoundError(f"{uri}: nothing there")
+    return [f"{uri.rstrip('/')}/{os.fsdecode(name)}" for name in names]
+
+
+@contextmanager
+def written(path: str) -> Iterator[Path]:
+    """Give a local file to write to; when the block ends well its content is at `path`, a path or a URI, whole."""
+    if not is_uri(path):
+        with replacing(Path(path)) as temporary:
+            yield temporary
+        return
+    with tempfile.TemporaryDirectory(prefix="negvae-") as folder:
+        temporary = Path(folder) / "file"
+        yield temporary
+        store, inner = locate(path)
+        with temporary.open("rb") as source, store.open_output_stream(inner) as target:  # stores show whole files only
+            while block := source.read(1 << 24):
+                target.write(block)
+
+
+def locate(uri: str) -> tuple[Any, str]:
+    """The store of a URI, and the path in it.
+
+    Raises:
+        ValueError: no store of that kind is known.
+    """
+    scheme, _, rest = uri.partition("://")
+    host, slash, inner = rest.partition("/")
+    store, base = _store(f"{scheme}://{host}/")
+    return store, (base.rstrip("/") + slash + inner) if base else inner
+
+
+@functools.lru_cache(maxsize=64)
+def _store(root: str) -> tuple[Any, str]:
+    import pyarrow as pa
+    from pyarrow import fs
+
+    try:
+        store, base = fs.FileSystem.from_uri(root)
+    except (pa.ArrowInvalid, ValueError) as error:
+        raise ValueError(f"{root}: no store that pyarrow can read ({' '.join(str(error).split())})") from None
+    return store, base

@@ -1,0 +1,151 @@
+"""`negvae paper run` on many machines: every run is a Ray task.
+
+A task does what a worker process of `negvae paper run` does, for one run: it takes the run's lock, goes on from its
+checkpoint and writes its result, all in folders that the nodes share. So a lost worker costs the steps since the last
+checkpoint, and commands with and without a cluster can work on the same folders.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from negvae.deploy.cluster.connect import enter, joined, lost_errors, open_desk, surroundings
+from negvae.paper.board import Event
+from negvae.paper.results import run_name
+from negvae.paper.runner import Plan, Tell, work
+from negvae.paper.tables import Setting
+
+LOSSES = 5
+"""So often the worker of one run may be lost."""
+LOCK_SECONDS = 120.0
+"""So long the lock of a lost worker may outlive it, on a file system that nodes share."""
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Carries out the missing runs of a plan; give it to `negvae.paper.runner.run_plan` as its `workers`.
+
+    Attributes:
+        address: see `negvae.deploy.cluster.connect.joined`.
+        cpus: of each run, which takes as many threads.
+        gpus: of each run, or a fraction of one.
+    """
+
+    address: str = "auto"
+    cpus: float = 1.0
+    gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be meant."""
+        if self.cpus <= 0:
+            raise ValueError(f"cpus per run is {self.cpus:g}: it must be above 0")
+        if self.gpus < 0:
+            raise ValueError(f"gpus per run is {self.gpus:g}: it must be at least 0")
+
+    def __call__(self, plan: Plan, deadline: float | None, tell: Tell) -> None:
+        """Carry out the runs; SIGINT, SIGTERM and the deadline stop all of them with checkpoints.
+
+        Raises:
+            ImportError: Ray is not installed.
+            ValueError: the cluster cannot be joined, or a node has other versions or does not see the folders.
+        """
+        plan = replace(plan, results=plan.results.absolute(), work=plan.work.absolute())
+        for folder in (plan.results, plan.work):
+            folder.mkdir(parents=True, exist_ok=True)
+        with joined(self.address) as ray:
+            desk = open_desk(ray)
+            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(carry_out)
+            lost: dict[str, int] = {}
+
+            def start(setting: Setting, seed: int) -> Any:
+                own = replace(plan, runs=((setting, seed),), device="cuda" if self.gpus else plan.device)
+                again = lost.get(run_name(setting, seed), 0) > 0
+                return task.remote(own, desk, surroundings(), max(int(self.cpus), 1), again)
+
+            running = {start(*key): key for key in plan.missing()}
+            stopping: KeyboardInterrupt | None = None
+            spent = False
+            while running:
+                try:
+                    finished, _ = ray.wait(list(running), num_returns=1, timeout=0.5)
+                    for event in ray.get(desk.take.remote()):
+                        tell(event)
+                    for ref in finished:
+                        key = running.pop(ref)
+                        if not self._ended(ray, ref, run_name(*key), lost, tell) and not (stopping or spent):
+                            running[start(*key)] = key
+                    if deadline is not None and time.monotonic() >= deadline and not spent:
+                        spent = True
+                        ray.get(desk.stop.remote("budget"))
+                except KeyboardInterrupt as signaled:
+                    stopping = signaled
+                    ray.get(desk.stop.remote(str(signaled) or "SIGINT"))
+            for event in ray.get(desk.take.remote()):
+                tell(event)
+        if stopping is not None:
+            raise stopping
+
+    @staticmethod
+    def _ended(ray: Any, ref: Any, name: str, lost: dict[str, int], tell: Tell) -> bool:
+        """Whether a task that is over has done what it could; False where its worker was lost."""
+        try:
+            if refusal := ray.get(ref):
+                raise ValueError(refusal)
+        except lost_errors(ray) as error:
+            lost[name] = lost.get(name, 0) + 1
+            if lost[name] < LOSSES:
+                tell(Event("say", "", text=f"{name}: its worker was lost; another one goes on from its checkpoint"))
+                return False
+            reason = " ".join(str(error).split())[:200]
+            tell(Event("failed", name, text=f"{LOSSES} workers were lost at it, the last: {reason}"))
+        except ray.exceptions.RayTaskError as error:
+            tell(Event("failed", name, text=" ".join(repr(error.cause).split())[:300]))
+        return True
+
+
+def carry_out(plan: Plan, desk: Any, command: dict[str, Any], threads: int, again: bool) -> str:
+    """A task: the one run of a plan.
+
+    Args:
+        plan: with that run.
+        desk: hears what happens, and says when to stop.
+        command: its surroundings.
+        threads: for torch.
+        again: whether an earlier worker was lost at the run, so that its lock may still be held for a while.
+
+    Returns:
+        Why this node cannot take part; "" where it can.
+    """
+    import ray
+
+    try:
+        enter(command, needed=[str(plan.results), str(plan.work)])
+    except (ValueError, FileNotFoundError) as error:
+        return str(error)
+    torch.set_num_threads(threads)
+    busy: list[Event] = []
+    reason = ""
+
+    def tell(event: Event) -> None:
+        nonlocal reason
+        if event.kind == "busy":
+            busy.append(event)
+        else:
+            reason = ray.get(desk.tell.remote(event))
+
+    if ray.get(desk.tell.remote()):
+        return ""
+    given_up = time.monotonic() + LOCK_SECONDS
+    while True:
+        busy.clear()
+        work(plan, None, tell, lambda: reason)
+        if not busy or not again or time.monotonic() >= given_up:
+            break
+        time.sleep(2.0)
+    if busy:
+        ray.get(desk.tell.remote(*busy))
+    return ""

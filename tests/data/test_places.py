@@ -1,0 +1,61 @@
+"""Files by URI: the rows, names aside, of the same files by path. `file://` goes the way of the object stores."""
+
+import contextlib
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from negvae.data import places
+from tests.data.test_streams import collect, pictures
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "set"
+    (root / "a").mkdir(parents=True)
+    (root / ".hidden").mkdir()
+    images = pictures(8)
+    for name, image in zip(("a/1.png", "a.png", "b.png", ".hidden/c.png"), images, strict=False):
+        Image.fromarray(image).save(root / name)
+    (root / "broken.png").write_bytes(b"none")
+    (root / "notes.txt").write_text("not an image")
+    np.save(root / "d.npy", images)
+    np.save(root / "e.npy", np.asfortranarray(images))
+    np.savez(root / "f.npz", images=images)
+    data = [(root / name).read_bytes() for name in ("a.png", "b.png")]
+    pq.write_table(pa.table({"image": data}), root / "g.parquet")
+    return root
+
+
+def test_a_store_gives_the_rows_of_a_disk(folder):
+    here = collect([folder])
+    there = collect([folder.as_uri()])
+    assert [path.removeprefix(f"{folder.as_uri()}/") for path in there[0]] == [
+        path.removeprefix(f"{folder}/") for path in here[0]
+    ]
+    assert there[1:3] == here[1:3]
+    np.testing.assert_array_equal(there[3], here[3])
+    assert len(here[0]) == 3 + 1 + 8 + 8 + 8 + 2
+    assert collect([f"{folder.as_uri()}/a.png"])[1:3] == ([0], [""])
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path):
+    uri = (tmp_path / "out.bin").as_uri()
+    with contextlib.suppress(KeyError), places.written(uri) as path:
+        path.write_bytes(b"half")
+        raise KeyError
+    assert not places.exists(uri)
+    with places.written(uri) as path:
+        path.write_bytes(b"whole")
+    assert (tmp_path / "out.bin").read_bytes() == b"whole"
+    assert places.size(uri) == 5
+
+
+def test_what_is_not_there_is_said(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing there"):
+        places.below((tmp_path / "nowhere").as_uri())
+    with pytest.raises(ValueError, match=r"tape://x/: no store"):
+        places.locate("tape://x/y")

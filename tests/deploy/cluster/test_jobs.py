@@ -1,0 +1,128 @@
+"""The three jobs on a cluster of several nodes give what one machine gives."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+from negvae.artifact import load_artifact
+from negvae.bulk import score_files
+from negvae.paper.runner import run_plan
+from negvae.run import run
+from tests.conftest import blobs, small_run
+from tests.deploy.cluster.work import figures, paper_plan, parts, score, write_paper_sets
+
+ray = pytest.importorskip("ray")
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+
+
+@pytest.fixture
+def mixed(tmp_path):
+    """Images of every kind, with some that cannot be read."""
+    root = tmp_path / "mixed"
+    root.mkdir()
+    images = blobs(60, (1, 28, 28), 5)[:, 0].numpy()
+    for index in range(20):
+        Image.fromarray(images[index]).save(root / f"a{index:02d}.png")
+    (root / "a03.png").write_bytes(b"broken")
+    Image.fromarray(images[0]).resize((9, 9)).save(root / "a05.png")
+    np.save(root / "b.npy", images)
+    floats = images / np.float32(255)
+    floats[7] = np.nan
+    np.save(root / "c.npy", floats)
+    (root / "d.npy").write_bytes((root / "b.npy").read_bytes()[:20_000])
+    encoded = [(root / f"a{index:02d}.png").read_bytes() for index in range(20)]
+    pq.write_table(pa.table({"image": encoded}), root / "e.parquet", row_group_size=5)
+    return root
+
+
+def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
+    one, inputs = tmp_path / "one.parquet", [str(mixed), str(mixed / "b.npy")]
+    options = {"names": ["auto", "bpd", "kl"], "precision": "float32"}
+    alone = score_files(model, inputs, one, batch_size=16, **options)
+    out, seen = tmp_path / "out", []
+    summary = score(nodes, model, inputs, out, shard_rows=24, watch=seen.append, **options)
+    assert (summary.rows, summary.errors, summary.outliers) == (alone.rows, alone.errors, alone.outliers)
+    assert summary.errors == 2 + 1 + 1 + 2
+    wanted, found = pq.read_table(one), pq.read_table(out)
+    assert found.schema.equals(wanted.schema)
+    for name in ("path", "index", "is_outlier", "error"):
+        assert found[name].to_pylist() == wanted[name].to_pylist()
+    for name in ("auto", "bpd", "kl", "p_value"):
+        scores, expected = (np.array(table[name].to_pylist(), float) for table in (found, wanted))
+        np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    assert len(parts(out)) > 6
+    assert seen == sorted(seen)
+    # Finished: resuming finds everything there and touches nothing.
+    before = {path: path.stat().st_mtime_ns for path in parts(out)}
+    again = score(nodes, model, inputs, out, shard_rows=24, resume=True, **options)
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(summary, seconds=0)
+    assert {path: path.stat().st_mtime_ns for path in parts(out)} == before
+    # Through a store's interface, into one.
+    stored = score(nodes, model, [mixed.as_uri()], (tmp_path / "stored").as_uri(), shard_rows=50, **options)
+    assert stored.rows == summary.rows - 60
+    found = pq.read_table(tmp_path / "stored")
+    scores, expected = (np.array(t["auto"].to_pylist()[: stored.rows], float) for t in (found, wanted))
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    refused = [
+        ({}, "add --resume"),
+        ({"resume": True, "shard_rows": 25}, "was begun with shard_rows 24, not 25"),
+        ({"resume": True, "names": ["kl"]}, "was begun with scores"),
+    ]
+    for changed, message in refused:
+        with pytest.raises(ValueError, match=message):
+            score(nodes, model, inputs, out, **{"shard_rows": 24, **options, **changed})
+    with pytest.raises(ValueError, match="was begun with inputs"):
+        score(nodes, model, inputs[:1], out, shard_rows=24, resume=True, **options)
+    # The same folders with other files in them.
+    Image.fromarray(blobs(1, (1, 28, 28))[0, 0].numpy()).save(mixed / "a00a.png")
+    with pytest.raises(ValueError, match="holds other images than the inputs now have there"):
+        score(nodes, model, inputs, out, shard_rows=24, resume=True, **options)
+
+
+def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
+    from negvae.deploy.cluster.train import Team
+
+    np.save(tmp_path / "in.npy", blobs(48, (1, 28, 28)).numpy())
+    np.save(tmp_path / "others.npy", (255 - blobs(30, (1, 28, 28), 1)).numpy())
+    config = small_run(epochs=3, batch_size=12, calibration=0.25)
+    negatives = f"0.5*{tmp_path / 'others.npy'}+0.5*generated"
+    config = dataclasses.replace(config, data=str(tmp_path / "in.npy"), negatives=negatives)
+    alone = run(config, tmp_path / "alone")
+    said, readings = [], []
+    team = Team(2, nodes.address, say=said.append)
+    first = dataclasses.replace(config, epochs=2)
+    run(first, tmp_path / "shared", trainer=team, watch=readings.append)
+    assert said == ["training on 2 workers"]
+    assert readings[-1].row["epoch"] == 2
+    result = run(config, tmp_path / "shared", resume=True)  # one process, without Ray, goes on with it
+    assert result.stopped_by == "finished"
+    assert [row["epoch"] for row in result.history] == [1, 2, 3]
+    for row, expected in zip(result.history, alone.history, strict=True):
+        for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):
+            # One step is equal to 2e-5 (tests/training/test_peers.py); Adam lets rounding grow from step to step.
+            assert row[name] == pytest.approx(expected[name], rel=2e-3)
+    mine, whole = (load_artifact(tmp_path / name) for name in ("shared", "alone"))
+    assert mine.calibration.threshold == pytest.approx(whole.calibration.threshold, rel=1e-2)
+    weights = [torch.cat([p.flatten() for p in each.model.parameters()]) for each in (mine, whole)]
+    assert (weights[0] - weights[1]).norm() < 0.01 * weights[1].norm()
+    assert not (tmp_path / "shared" / ".ray").exists()
+
+
+def test_runs_of_the_paper_are_tasks(nodes, tmp_path, monkeypatch):
+    from negvae.deploy.cluster.paper import Tasks
+
+    monkeypatch.setenv("NEGVAE_DATA", str(write_paper_sets(tmp_path / "data", 128)))
+    with open(os.devnull, "w") as nowhere:
+        one, many = (paper_plan(tmp_path / name, "smoke", seeds=2) for name in ("one", "many"))
+        run_plan(one, console=Console(file=nowhere))
+        outcome = run_plan(many, workers=Tasks(nodes.address), console=Console(file=nowhere))
+    assert (outcome.stopped_by, outcome.done, outcome.left, outcome.failed) == ("finished", 2, 0, {})
+    for seed in (0, 1):
+        assert figures(many, seed) == figures(one, seed)

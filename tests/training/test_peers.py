@@ -1,0 +1,152 @@
+"""Workers that share every batch: the run of one process, whatever their number.
+
+The workers are threads here, and add up in memory; how Ray and gloo carry the same sums is tested with the cluster.
+"""
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from negvae.negatives import build_source
+from negvae.training.loop import read_metrics, train
+from negvae.training.peers import Peers
+from negvae.training.session import Session
+from tests.conftest import blobs, small_run
+
+IMAGES, OTHERS = blobs(24, (1, 28, 28)), 255 - blobs(20, (1, 28, 28), 1)
+SOURCES = ["none", "others", "added-noise", "uniform-noise", "generated", "augmented", "0.4*generated+0.6*others"]
+GRADIENT, LOSS = 2e-5, 2e-6
+"""Largest relative errors: of a gradient's difference in norm, and of a loss. float32 has 6e-8."""
+
+
+def source_of(text):
+    return build_source(text, lambda name: OTHERS)
+
+
+def together(size, work):
+    """`work(peers)` of every worker, side by side."""
+    barrier, slots = threading.Barrier(size, timeout=60), [torch.zeros(0)] * size
+
+    def adds(rank):
+        def add(tensor):
+            slots[rank] = tensor
+            barrier.wait()
+            total = torch.stack(slots).sum(0)
+            barrier.wait()
+            tensor.copy_(total)
+
+        return add
+
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(lambda rank: work(Peers(rank, size, adds(rank))), range(size)))
+
+
+def first_step(config, source, peers=None):
+    session = Session(config, IMAGES, source_of(source), peers)
+    session.begin_epoch(session.randomness.get_state(), 0)
+    session.step()
+    losses = session.trace[0].clone()
+    session.average(losses)
+    return losses, session.encoder.master.grad, session.decoder.master.grad, session.randomness.get_state()
+
+
+def in_turn(size, work):
+    """The same, one after the other, where nothing that a worker does depends on the sums; what was to be added up."""
+    sums = [[] for _ in range(size)]
+    results = [
+        work(Peers(rank, size, lambda tensor, rank=rank: sums[rank].append(tensor.clone()))) for rank in range(size)
+    ]
+    encoder, decoder, losses = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
+    return [(losses, encoder, decoder, result[-1]) for result in results]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+@pytest.mark.parametrize(("size", "update"), [(2, "alternating"), (3, "simultaneous")])
+def test_losses_and_gradients_are_those_of_one_process(source, size, update):
+    config = small_run(update=update, likelihood="quantized-gaussian", learn_sigma=True)
+    alone = first_step(config, source)
+    # The simultaneous update sets a switch for the whole process, so threads would disturb one another.
+    workers = together if update == "alternating" else in_turn
+    for losses, encoder, decoder, state in workers(size, lambda peers: first_step(config, source, peers)):
+        torch.testing.assert_close(losses, alone[0], rtol=LOSS, atol=0)
+        assert (losses[2] > 0) == (source != "none")
+        assert (losses[3] > 0) == ("generated" in source)
+        for mine, whole in ((encoder, alone[1]), (decoder, alone[2])):
+            assert (mine - whole).norm() <= GRADIENT * whole.norm()
+            assert whole.norm() > 0
+        assert torch.equal(state, alone[3])
+
+
+def test_a_run_can_be_passed_from_hand_to_hand(tmp_path):
+    """One worker, then three, then two: the checkpoints belong to the run and not to the workers."""
+    config = small_run(epochs=3, negatives="generated", optimizer="rmsprop", learning_rate=1e-4)
+    source = source_of("generated")
+    alone = train(config, IMAGES, source, directory=tmp_path / "alone")
+
+    def stretch(epochs, peers=None):
+        run = dataclasses.replace(config, epochs=epochs)
+        return train(run, IMAGES, source, directory=tmp_path / "shared", resume=True, peers=peers)
+
+    stretch(1)
+    together(3, lambda peers: stretch(2, peers))
+    results = together(2, lambda peers: stretch(3, peers))
+    assert [result.stopped_by for result in results] == ["finished"] * 2
+    whole = torch.cat([p.flatten() for p in alone.model.parameters()])
+    for result in results:
+        mine = torch.cat([p.flatten() for p in result.model.parameters()])
+        assert (mine - whole).abs().max() < 1e-4
+    rows, wanted = read_metrics(tmp_path / "shared"), read_metrics(tmp_path / "alone")
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    for row, expected in zip(rows, wanted, strict=True):
+        for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):
+            assert row[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_batch_norm_has_the_same_running_statistics_at_every_worker():
+    config = small_run("color", negatives="generated", batch_size=8)
+    images = blobs(16, (3, 32, 32))
+
+    def step(peers):
+        session = Session(config, images, source_of("generated"), peers)
+        session.begin_epoch(session.randomness.get_state(), 0)
+        session.step()
+        return {name: b for name, b in session.model.named_buffers() if "running" in name}
+
+    first, second = together(2, step)
+    alone = step(None)
+    assert first
+    for name, values in first.items():
+        assert torch.equal(values, second[name])
+        if name.startswith("encoder") and name.endswith("mean"):
+            torch.testing.assert_close(values, alone[name], rtol=1e-3, atol=1e-4)
+            break  # the layers behind the first see what it has normalized, worker by worker
+
+
+def test_a_word_to_the_first_worker_stops_all_at_the_same_step(tmp_path):
+    config = small_run(epochs=50)
+
+    def work(peers):
+        asked = []
+        told = lambda: asked.append(1) or ("SIGTERM" if peers.rank == 0 and len(asked) > 8 else "")  # noqa: E731
+        return train(config, IMAGES, None, directory=tmp_path, peers=peers, told=told)
+
+    results = together(2, work)
+    assert results[0].stopped_by == "SIGTERM"
+    places = {(result.progress.epoch, result.progress.step) for result in results}
+    assert places == {(2, 3)}  # of 3 steps an epoch, the ninth
+    assert train(config, IMAGES, None, directory=tmp_path, resume=True, told=lambda: "enough").stopped_by == "enough"
+
+
+def test_what_cannot_be_shared_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="9 workers for batches of 8"):
+        together(9, lambda peers: train(small_run(), IMAGES, None, peers=peers))
+    train(small_run(epochs=1), IMAGES, None, directory=tmp_path / "0")
+
+    def go_on(peers):
+        return train(small_run(), IMAGES, None, directory=tmp_path / str(peers.rank), resume=True, peers=peers)
+
+    with pytest.raises(ValueError, match="must be one that all nodes share"):
+        together(2, go_on)
