@@ -7,7 +7,6 @@ checkpoint, and commands with and without a cluster can work on the same folders
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import dataclass, replace
 from typing import Any
