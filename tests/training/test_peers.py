@@ -136,7 +136,7 @@ def test_a_word_to_the_first_worker_stops_all_at_the_same_step(tmp_path):
     results = together(2, work)
     assert results[0].stopped_by == "SIGTERM"
     places = {(result.progress.epoch, result.progress.step) for result in results}
-    assert places == {(2, 3)}  # of 3 steps an epoch, the ninth
+    assert places == {(3, 0)}  # after the ninth step, of 3 in an epoch
     assert train(config, IMAGES, None, directory=tmp_path, resume=True, told=lambda: "enough").stopped_by == "enough"
 
 
