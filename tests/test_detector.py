@@ -246,7 +246,7 @@ def test_a_trained_run_is_a_detector_too(blob_files, tmp_path):
     assert detector.get_params()["latent_size"] == 10
     assert detector.predict(blobs(5, (1, 28, 28), 9)).shape == (5,)
     (tmp_path / "run" / "calibration.safetensors").unlink()
-    with pytest.raises(ValueError, match="negvae calibrate"):
+    with pytest.raises(FileNotFoundError, match="negvae calibrate"):
         NegVAEDetector.load(tmp_path / "run")
     with pytest.raises(FileNotFoundError, match="not a negvae run"):
         NegVAEDetector.load(tmp_path)

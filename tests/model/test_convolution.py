@@ -86,4 +86,4 @@ def test_other_layers_are_themselves(layers, size):
         nn.init.normal_(p, 0, 0.5, generator=torch.Generator().manual_seed(index))
     inputs = torch.rand(2, 2, *size, generator=torch.Generator().manual_seed(0))
     pairs = zip(values_and_gradients(network, inputs, False), values_and_gradients(network, inputs, True), strict=True)
-    assert max(relative(*pair) for pair in pairs) < 1e-5
+    assert max(relative(*pair) for pair in pairs) < 1e-4

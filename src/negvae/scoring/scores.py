@@ -212,7 +212,7 @@ def pass_scores(
         if name == "kl":
             score = positive_kl
         elif name == "prior_ratio":
-            score = positive_kl - model.negative_prior.kl(*posterior)
+            score = model.negative_prior.kl_excess(posterior.mean)
         elif name == "latent_norm":
             score = posterior.mean.square().sum(1)
         elif name == "reconstruction":
