@@ -316,7 +316,7 @@ def _guarded(path: str, pieces: Iterator[Batch], wanted: Wanted) -> Iterator[Bat
 
 def _failed(path: str, index: int | None, error: object, wanted: Wanted) -> Batch:
     """One row with an error."""
-    text = " ".join(re.sub(r"<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
+    text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
     empty = np.zeros((1, *wanted.shape), np.float64 if wanted.features else np.uint8)
     return Batch([path], [index], [text.removeprefix(f"{path}: ")], empty)
 
