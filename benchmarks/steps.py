@@ -60,9 +60,8 @@ def main(text: str) -> None:
     took = seconds(step, max(1, 400 // config.batch_size))
     rate = (before + matrix_rate()) / 2
     share = training_multiply_adds(build_vae(config, shape)) * config.batch_size / took / rate
-    print(
-        f"{text}: {config.batch_size / took:.0f} images/s, {1000 * took:.2f} ms, {share:.3f} of {2 * rate / 1e9:.0f} GFLOP/s"
-    )
+    speed = f"{config.batch_size / took:.0f} images/s, {1000 * took:.2f} ms"
+    print(f"{text}: {speed}, {share:.3f} of {2 * rate / 1e9:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":
