@@ -60,12 +60,13 @@ def test_auxiliary_draws_from_its_set():
     assert drawn == {tuple(image.flatten().tolist()) for image in images}
 
 
-def test_zoom_enlarges_a_part_of_the_image():
+@pytest.mark.parametrize(("options", "widest"), [({}, 1 / 1.5), ({"least": 1.0}, 1.0)])
+def test_zoom_enlarges_a_part_of_the_image(options, widest):
     """On a ramp from left to right, what is seen is a part of it, drawn out or mirrored."""
     ramp = torch.linspace(0, 1, 32).expand(200, 1, 32, 32).contiguous()
-    zoomed = TRANSFORMATIONS["zoom"](ramp, torch.Generator().manual_seed(0))
+    zoomed = TRANSFORMATIONS["zoom"](ramp, torch.Generator().manual_seed(0), **options)
     span = zoomed.amax((1, 2, 3)) - zoomed.amin((1, 2, 3))
-    assert span.max() > 0.9  # hardly enlarged
+    assert widest - 0.1 < span.max() <= widest  # as little enlarged as may be
     assert span.min() < 0.3  # about four times
     rising = zoomed[:, 0, 0, -1] > zoomed[:, 0, 0, 0]
     assert 0.3 < rising.float().mean() < 0.7

@@ -27,6 +27,8 @@ from negvae.model import VAE, build_vae
 from negvae.model.quantized import QuantizedEncoder
 from negvae.precision import resolve_device
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.combination import STATISTICS, auto_components
+from negvae.scoring.dose import is_fitted
 from negvae.scoring.scorer import ALL_SCORES, Scorer
 from negvae.training.loop import TrainingResult
 
@@ -262,7 +264,10 @@ def _load_calibration(directory: Path) -> Calibration | None:
             not (np.diff(scores) >= 0).all() or name not in ALL_SCORES for name, scores in calibration.scores.items()
         ):
             raise ValueError("unknown or unordered scores")
-        if any(values.shape != (4,) for values in calibration.reference.values()):
+        if any(
+            not is_fitted(values) if name == STATISTICS else values.shape != (4,)
+            for name, values in calibration.reference.items()
+        ):
             raise ValueError("its reference is incomplete")
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); {_REMEDY}") from None
@@ -290,7 +295,8 @@ def _calibration_card(calibration: Calibration) -> str:
     if "auto" in calibration.scores:
         of = "; ".join(
             f"{name}: median {middle:.4g}, middle 90% {low:.4g} to {high:.4g}"
-            for name, (low, middle, high, _) in calibration.reference.items()
+            for name in auto_components(calibration.reference)
+            for low, middle, high, _ in [calibration.reference[name]]
         )
         lines.append(
             "- auto is the largest of several scores, each as its distance from the training images' median, in units"

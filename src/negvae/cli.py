@@ -106,16 +106,22 @@ def train(
         typer.Option(
             help="Where negatives come from: none, a data set's name or path, zoomed:NAME, added-noise[:SIGMA],"
             " uniform-noise, generated, augmented[:NAME,...], or a mixture such as 0.7*augmented+0.3*generated."
-            " [default: none]"
+            " [default: transformations of the inliers, as preset unsupervised has them]"
         ),
     ] = None,
     preset: Annotated[
-        Text, typer.Option(help="Starting point: gray, gray-paper, color or auto. [default: auto]")
+        Text,
+        typer.Option(
+            help="Starting point: unsupervised, auto, gray, gray-paper or color; the last three have no negatives of"
+            " their own. [default: unsupervised; auto where --negatives is given]"
+        ),
     ] = None,
     likelihood: Annotated[Text, typer.Option(help="bernoulli, gaussian or quantized-gaussian.")] = None,
     sigma: Annotated[Number, typer.Option(help="Standard deviation of the Gaussian likelihoods.")] = None,
     learn_sigma: Annotated[bool | None, typer.Option("--learn-sigma", help="Train sigma with the decoder.")] = None,
-    network: Annotated[Text, typer.Option(help="gray, gray-paper, color or auto; as the preset if left out.")] = None,
+    network: Annotated[
+        Text, typer.Option(help="gray, gray-paper, color, auto or deep; as the preset if left out.")
+    ] = None,
     initialization: Annotated[Text, typer.Option(help="Of the weights: normal, glorot or he.")] = None,
     latent_size: Annotated[Whole, typer.Option(help="Dimensions of the latent code.")] = None,
     negative_shift: Annotated[Number, typer.Option(help="c in the negative prior N(c 1, I).")] = None,
@@ -170,7 +176,9 @@ def train(
         raise ValueError("--data is missing: name a data set or give a path")
     from negvae.run import resumed_config, run
 
-    config = resumed_config(out, asked) if going_on else configs.preset(preset or "auto", **asked)
+    config = (
+        resumed_config(out, asked) if going_on else configs.preset(preset or configs.default_preset(negatives), **asked)
+    )
 
     from negvae.progress import training_progress
 
@@ -247,8 +255,8 @@ def score(
     score: Annotated[
         list[str] | None,
         typer.Option(
-            help="auto, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality, input_complexity,"
-            " likelihood_regret or waic; may be repeated, the first one decides. Default: the calibrated one."
+            help="auto, dose, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality,"
+            " input_complexity, likelihood_regret or waic; may be repeated, the first one decides. Default: the calibrated one."
         ),
     ] = None,
     target_fpr: Annotated[Number, typer.Option(help="Decide by this rate of false alarms: p-value <= rate.")] = None,
@@ -481,7 +489,9 @@ def paper_list(
 
 @paper_app.command("show")
 def paper_show(
-    table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
+    table: Annotated[
+        str, typer.Argument(help="table1 to table5, noise, sigma, all (of these), or beyond.", show_default=False)
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
     profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
     results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
@@ -489,10 +499,13 @@ def paper_show(
     """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
     import json
 
-    from negvae.paper import show
+    from negvae.paper import beyond, show
     from negvae.paper.profiles import choose_profile
     from negvae.paper.tables import select_tables
 
+    if table == beyond.TABLE:
+        _show_beyond(choose_profile(profile), results, as_json)
+        return
     recipe, tables = choose_profile(profile), select_tables(table)
     found = show.gather(tables, recipe, results)
     if as_json:
@@ -512,9 +525,28 @@ def paper_show(
     say(f"{show.SPREAD} {show.LOOSE} {show.UNIT}")
 
 
+def _show_beyond(recipe: Any, results: Path, as_json: bool) -> None:
+    """`paper show beyond`: goals, published detectors, every score, proxies, ablation."""
+    import json
+
+    from negvae.paper import beyond_show as show
+
+    found = show.gather(recipe, results)
+    if as_json:
+        print(json.dumps(show.as_json(found, recipe), indent=1))
+        return
+    console = _console()
+    for sheet in show.sheets(found):
+        console.print(show.drawn(sheet))
+    for remark in show.remarks(found, recipe):
+        _say(console)(f"- {remark}")
+
+
 @paper_app.command("run")
 def paper_run(
-    table: Annotated[str, typer.Argument(help="table1 to table5, noise, sigma, or all.", show_default=False)],
+    table: Annotated[
+        str, typer.Argument(help="table1 to table5, noise, sigma, all (of these), or beyond.", show_default=False)
+    ],
     profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
     only: Annotated[
         list[str] | None, typer.Option(help="A cell, such as table3/bernoulli/generated, or a run; may be repeated.")
@@ -530,15 +562,16 @@ def paper_run(
     gpus_per_run: Annotated[Number, typer.Option(help="With --cluster: such as 0.2. Default: 0.")] = None,
 ) -> None:
     """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
-    from negvae.paper.profiles import choose_profile, parse_seeds
+    from negvae.paper import beyond
+    from negvae.paper.profiles import choose_profile, planned
     from negvae.paper.tables import select_settings
 
     recipe = choose_profile(profile)
-    chosen = parse_seeds(seeds, recipe)
-    settings = select_settings(table, only or [])
+    settings = beyond.settings(tuple(only or ())) if table == beyond.TABLE else select_settings(table, only or [])
+    runs = tuple(planned(settings, seeds, recipe))
     from negvae.paper.runner import Plan, run_plan
 
-    plan = Plan(recipe.name, tuple((s, seed) for seed in chosen for s in settings), results, out, device)
+    plan = Plan(recipe.name, runs, results, out, device)
     console = _console()
     tasks = None
     if cluster is not None:

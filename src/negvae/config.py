@@ -11,7 +11,7 @@ import yaml
 from negvae.text import choose
 
 LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
-NETWORKS = ("gray", "gray-paper", "color", "auto", "mlp")
+NETWORKS = ("gray", "gray-paper", "color", "auto", "deep", "mlp")
 INITIALIZATIONS = ("normal", "glorot", "he")
 OPTIMIZERS = ("rmsprop", "adam")
 UPDATES = ("alternating", "simultaneous")
@@ -154,6 +154,13 @@ PRESETS: dict[str, dict[str, Any]] = {
         network="auto", initialization="he", latent_size=32, negative_shift=8.0,
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10, calibration=0.2,
     ),
+    # The default where no negatives are named: nothing but the inliers, of any image size from 16x16 to 128x128. Chosen
+    # on transformations of inliers that are not among its negatives (docs/unsupervised.md).
+    "unsupervised": dict(
+        network="deep", initialization="he", latent_size=32, negative_shift=2.5,
+        negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom",
+        optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=6, calibration=0.2,
+    ),
     # Rows of features, such as embeddings or tables; standardized on the way in.
     "features": dict(
         network="mlp", initialization="he", likelihood="gaussian", learn_sigma=True, latent_size=8,
@@ -161,6 +168,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         calibration=0.2,
     ),
 }  # fmt: skip
+
+
+def default_preset(negatives: str | None) -> str:
+    """The preset for images where none is named: "unsupervised", which brings its negatives, unless some are given."""
+    return "unsupervised" if negatives is None else "auto"
 
 
 def preset(name: str, data: str, **overrides: Any) -> RunConfig:

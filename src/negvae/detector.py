@@ -32,7 +32,7 @@ from negvae.artifact import (
     write_config,
     write_section,
 )
-from negvae.config import RunConfig, preset
+from negvae.config import PRESETS, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
 from negvae.files import write_text
@@ -96,8 +96,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     features, N x D numbers of any range, which are standardized and go to an MLP.
 
     Args:
-        negatives: where negative samples come from, in the notation of `negvae.negatives`; "augmented" needs no
-            data: transformed images, or rows with their features shuffled, spread or drawn from a box.
+        negatives: where negative samples come from, in the notation of `negvae.negatives`. None takes those of the
+            preset `unsupervised`, which need no data: transformed images, or rows with their features shuffled,
+            spread or drawn from a box.
         score: what decides, one of `negvae.scoring.ALL_SCORES`; "auto" combines several. A parameter for
             `get_params` and `set_params` only: as an attribute, scikit-learn takes the name for a method.
         contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
@@ -105,8 +106,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
             puts the threshold above all of the data.
         calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1).
-        preset: a starting point from `negvae.config.PRESETS`; "auto" is the preset "auto" for images and
-            "features" for rows.
+        preset: a starting point from `negvae.config.PRESETS`. "auto" is the preset "features" for rows; for images
+            "unsupervised", or the preset "auto" where negatives are given, here or to `fit`.
         network: see `negvae.RunConfig` for this and the following; None for the preset's value.
         likelihood: as there.
         sigma: as there.
@@ -137,7 +138,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     def __init__(
         self,
-        negatives: str = "augmented",
+        negatives: str | None = None,
         *,
         score: str = "auto",
         contamination: float = 0.0,
@@ -210,12 +211,12 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = int(check_random_state(seed).randint(2**31 - 1))
-        text = "auxiliary:given to fit" if negatives is not None else self.negatives
+        text: str | None = "auxiliary:given to fit" if negatives is not None else self.negatives
         if isinstance(negatives, str):
             text, negatives = negatives, None
         config = self._config(name, len(stored), features, int(seed), text)
         training, held_out = hold_out(stored, config.calibration, config.seed)
-        source = self._source(stored, text, negatives)
+        source = self._source(stored, config.negatives, negatives)
         result = self._train(config, training, source)
         if features:
             result.model.double()
@@ -256,9 +257,12 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             return None
         return self.target_fpr
 
-    def _config(self, name: str, count: int, features: bool, seed: int, negatives: str) -> RunConfig:
+    def _config(self, name: str, count: int, features: bool, seed: int, negatives: str | None) -> RunConfig:
         """The run that the parameters describe on `count` rows, with what was left open filled in."""
-        kind = ("features" if features else "auto") if self.preset == "auto" else self.preset
+        usual = "features" if features else default_preset(negatives)
+        kind = usual if self.preset == "auto" else choose("preset", self.preset, PRESETS)
+        if negatives is None:
+            negatives = PRESETS[kind].get("negatives", "augmented")
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
         calibration = float(self.calibration_fraction)
         plain = preset(

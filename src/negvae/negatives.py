@@ -103,7 +103,7 @@ class Zoomed:
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Rows drawn uniformly with replacement, each zoomed anew."""
         drawn = Auxiliary(self.images).sample(positives, model, generator).images
-        return NegativeBatch(zoom(drawn, generator)[rows])
+        return NegativeBatch(zoom(drawn, generator, least=1.0)[rows])
 
 
 @dataclass(frozen=True)

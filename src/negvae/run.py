@@ -219,7 +219,8 @@ def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
 
 def score_components(config: RunConfig) -> tuple[str, ...]:
     """What "auto" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
-    return ("bpd", "kl") if config.negatives == "none" else ("bpd", "kl", "prior_ratio")
+    scores = ("bpd", "kl") if config.network == "mlp" else ("dose",)
+    return scores if config.negatives == "none" else (*scores, "prior_ratio")
 
 
 def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:

@@ -17,7 +17,7 @@ from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, p
 Transformation = Callable[[Tensor, torch.Generator], Tensor]
 
 
-def _uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
+def uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
     """One number an image, shaped N x 1 x 1 x 1."""
     values = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     return low + (high - low) * values
@@ -42,8 +42,8 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
     height, width = images.shape[2:]
     inside = []
     for size, shape in ((height, (1, 1, height, 1)), (width, (1, 1, 1, width))):
-        side = _uniform(images, 0.4, 0.8, generator) * size
-        start = _uniform(images, 0, 1, generator) * (size - side)
+        side = uniform(images, 0.4, 0.8, generator) * size
+        start = uniform(images, 0, 1, generator) * (size - side)
         position = torch.arange(size, device=images.device).reshape(shape) + 0.5
         inside.append((position >= start) & (position < start + side))
     return torch.where(inside[0] & inside[1], images.roll(1, 0), images)
@@ -51,7 +51,7 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blend each image with the next of the batch, with a weight between 0.3 and 0.7."""
-    weight = _uniform(images, 0.3, 0.7, generator)
+    weight = uniform(images, 0.3, 0.7, generator)
     return weight * images + (1 - weight) * images.roll(1, 0)
 
 
@@ -60,7 +60,7 @@ def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
     half = images.rot90(2, (2, 3))
     if images.shape[2] != images.shape[3]:
         return half
-    turn = _uniform(images, 0, 3, generator)
+    turn = uniform(images, 0, 3, generator)
     quarters = torch.where(turn < 1, images.rot90(1, (2, 3)), images.rot90(3, (2, 3)))
     return torch.where(turn < 2, quarters, half)
 
@@ -74,6 +74,7 @@ def sketch(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for training, even where a picture asks first
 def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Both Sobel kernels (2 x 1 x 3 x 3), brought to the device once."""
     kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
@@ -93,12 +94,12 @@ def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
     slope_y = pad(field, (0, 0, 0, 1), mode="replicate").diff(dim=2)
     slope_x = pad(field, (0, 1, 0, 0), mode="replicate").diff(dim=3)
     slope = (slope_x.square() + slope_y.square()).sqrt().clamp_min(1e-3)
-    thickness = _uniform(images, 0.7, 1.8, generator) * (height * width) ** 0.5 / 28
+    thickness = uniform(images, 0.7, 1.8, generator) * (height * width) ** 0.5 / 28
     ink = (thickness + 0.5 - field.abs() / slope).clamp(0, 1)
     # Fade the drawing towards the border at a random radius, as most objects do not fill their frame.
     y = torch.linspace(-1, 1, height, device=images.device).reshape(1, 1, height, 1)
     x = torch.linspace(-1, 1, width, device=images.device).reshape(1, 1, 1, width)
-    radius = _uniform(images, 0.6, 1.4, generator)
+    radius = uniform(images, 0.6, 1.4, generator)
     ink = ink * ((radius - (x.square() + y.square()).sqrt()) * 8).clamp(0, 1)
     paper = images.flatten(2).median(2).values[:, :, None, None]
     reach = torch.rand(n, channels, 1, 1, generator=generator, device=images.device) * 0.4 + 0.6
@@ -125,13 +126,18 @@ def box(rows: Tensor, generator: torch.Generator) -> Tensor:
 def spread(rows: Tensor, generator: torch.Generator) -> Tensor:
     """Each row plus Gaussian noise of 0.5 to 3 standard deviations, drawn row by row; rows are standardized."""
     noise = torch.empty_like(rows).normal_(generator=generator)
-    return rows + _uniform(rows, 0.5, 3, generator) * noise
+    return rows + uniform(rows, 0.5, 3, generator) * noise
 
 
-def zoom(images: Tensor, generator: torch.Generator, most: float = 4.0) -> Tensor:
-    """A random part of each image, enlarged by 1 to `most` (log-uniform, bilinear); every other one mirrored."""
+def zoom(images: Tensor, generator: torch.Generator, least: float = 1.5, most: float = 4.0) -> Tensor:
+    """A random part of each image, enlarged by `least` to `most` (log-uniform, bilinear); every other one mirrored.
+
+    Much less than 1.5 would leave many inliers what they are: negatives that are inliers.
+    """
     n = len(images)
-    share = torch.exp(-math.log(most) * torch.rand(n, generator=generator, device=images.device))
+    share = torch.exp(
+        -math.log(least) - math.log(most / least) * torch.rand(n, generator=generator, device=images.device)
+    )
     center = (2 * torch.rand(2, n, generator=generator, device=images.device) - 1) * (1 - share)
     mirror = torch.rand(n, generator=generator, device=images.device).sub(0.5).sign()
     grid = torch.zeros(n, 2, 3, device=images.device)

@@ -87,3 +87,15 @@ def test_other_layers_are_themselves(layers, size):
     inputs = torch.rand(2, 2, *size, generator=torch.Generator().manual_seed(0))
     pairs = zip(values_and_gradients(network, inputs, False), values_and_gradients(network, inputs, True), strict=True)
     assert max(relative(*pair) for pair in pairs) < 1e-4
+
+
+def test_training_follows_scoring_in_one_process():
+    convolution._transposed_index.cache_clear()
+    convolution._convolution_index.cache_clear()
+    network = nn.Sequential(nn.ConvTranspose2d(16, 8, 5, 2, 2, 1), nn.ReLU(), nn.Conv2d(8, 1, 5, padding=2))
+    codes = torch.randn(2, 16, 7, 7)
+    with torch.inference_mode():
+        scored = convolution.run(network, codes)
+    trained = convolution.run(network, codes)
+    trained.sum().backward()
+    torch.testing.assert_close(trained.detach(), scored.clone())

@@ -28,7 +28,8 @@ from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.provenance import provenance
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.combination import TWO_SIDED, Scores
+from negvae.scoring.combination import STATISTICS, TWO_SIDED, Scores, auto_components
+from negvae.scoring.dose import dose_tensor
 from negvae.scoring.scorer import ALL_SCORES, IWAE_SAMPLES
 from negvae.scoring.scores import ENCODER_SCORES, Draws, pass_scores, shared, shared_draws
 from negvae.text import choose
@@ -37,7 +38,7 @@ FORMATS = ("onnx",)
 UNITS = {
     "bpd": "bits per dimension", "kl": "nats", "prior_ratio": "nats", "reconstruction": "nats",
     "latent_norm": "squared standard deviations of the prior", "iwae": "bits per dimension",
-    "typicality": "bits per dimension", "auto": "1 = where the most extreme 5% of the training data begin",
+    "typicality": "bits per dimension", "dose": "squared Mahalanobis distance", "auto": "1 = where the most extreme 5% of the training data begin",
 }  # fmt: skip
 """Of the scores that can be exported."""
 OUTSIDE = {
@@ -145,7 +146,8 @@ class _Graph(nn.Module):
         name = calibration.score
         self.score = name
         self.references = calibration.reference
-        self.wanted = {"auto": tuple(self.references), "typicality": ("bpd",)}.get(name, (name,))
+        parts = auto_components(self.references) if name == "auto" else [{"typicality": "bpd"}.get(name, name)]
+        self.wanted = tuple(STATISTICS if part == "dose" else part for part in parts)
         self.decodes = not set(self.wanted) <= set(ENCODER_SCORES)
         self.rows = model.takes_features
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
@@ -163,7 +165,9 @@ class _Graph(nn.Module):
         """Score, p-value and decision (N each)."""
         prepared = self.model.prepare(stored.unsqueeze(2).unsqueeze(3) if self.rows else stored)
         draw = functools.partial(shared, prepared, draws=Draws(self.noise, self.dequantization))
-        values = pass_scores(self.model, self.model.encode(prepared), self.wanted, draw)
+        values = pass_scores(self.model, prepared, self.model.encode(prepared), self.wanted, draw)
+        if STATISTICS in values:
+            values["dose"] = dose_tensor(values[STATISTICS], self.references[STATISTICS])
         if self.score == "auto":
             score = _auto(values, self.references)
         elif self.score == "typicality":
@@ -208,7 +212,8 @@ class _StableBernoulli(Bernoulli):
 def _auto(values: dict[str, Tensor], references: dict[str, Scores]) -> Tensor:
     """`negvae.scoring.combination.auto` with tensors (N, float64)."""
     ratios = []
-    for name, (low, median, high, _) in references.items():
+    for name in auto_components(references):
+        low, median, high, _ = references[name]
         distance = values[name].double() - float(median)
         tiny = 1e-9 * max(abs(median), 1e-9)
         ratio = distance / float(max(high - median, tiny))

@@ -253,6 +253,7 @@ def _gathered(weight: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for training, even where scoring asks first
 def _transposed_index(inputs: int, outputs: int, size: int) -> tuple[Tensor, torch.Size]:
     """Output pixel 2Y + r takes input pixel Y + a, a in -1..1, with the kernel's row 3 - r - 2a of six."""
     before = 5 - size
@@ -263,6 +264,7 @@ def _transposed_index(inputs: int, outputs: int, size: int) -> tuple[Tensor, tor
 
 
 @functools.cache
+@torch.inference_mode(False)  # kept for training, even where scoring asks first
 def _convolution_index(outputs: int, inputs: int) -> tuple[Tensor, torch.Size]:
     """Output pixel 2Y + r takes input pixel 2(Y + a) + u with the kernel's row 2a + u - r + 2."""
     rows = _positions(outputs, inputs, 5, 1, 1)

@@ -31,6 +31,9 @@ class Likelihood(Protocol):
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
 
+    def best_log_prob(self, target: Tensor) -> Tensor:
+        """The largest log p(target|z) that any output could give, in nats (N)."""
+
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z] (N x C x H x W, in [0, 1])."""
 
@@ -53,6 +56,13 @@ class Bernoulli(nn.Module):
         """Sum over dimensions of x log p + (1 - x) log(1 - p), in nats (N)."""
         loss = binary_cross_entropy_with_logits(wide(output), target, reduction="none")
         return -loss.flatten(1).sum(1)
+
+    def best_log_prob(self, target: Tensor) -> Tensor:
+        """Minus the entropy of the pixels as probabilities: what an output equal to them would give, in nats (N)."""
+        pixels = wide(target)
+        least = 1e-7  # 0 log 0 = 0
+        entropy = pixels * pixels.clamp_min(least).log() + (1 - pixels) * (1 - pixels).clamp_min(least).log()
+        return entropy.flatten(1).sum(1)
 
     def mean(self, output: Tensor) -> Tensor:
         """Probability of "on" for each pixel."""
@@ -97,6 +107,11 @@ class Gaussian(nn.Module):
         squares = (target - self.mean(output)).square().flatten(1).sum(1)
         dimensions = target[0].numel()
         return -0.5 * squares * torch.exp(-2 * self.log_sigma) - dimensions * (self.log_sigma + HALF_LOG_TWO_PI)
+
+    def best_log_prob(self, target: Tensor) -> Tensor:
+        """Log-density at the mean, the same for all images, in nats (N)."""
+        constant = target[0].numel() * (self.log_sigma + HALF_LOG_TWO_PI)
+        return -constant.expand(len(target))
 
     def mean(self, output: Tensor) -> Tensor:
         """The sigmoid of the output; where values are not bounded, the output."""

@@ -153,17 +153,7 @@ def _auto(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
 
     No batch norm: it would couple the inliers of a batch with the negatives beside them.
     """
-    channels, height, width = shape
-    if not (16 <= height <= 128 and 16 <= width <= 128):
-        raise ValueError(
-            f"network auto takes images from 16x16 to 128x128, these are {height}x{width}: resize them first"
-        )
-    if not 1 <= channels <= 16:
-        raise ValueError(f"network auto takes 1 to 16 channels, these images have {channels}")
-    sizes = [(height, width)]
-    while min(sizes[-1]) >= 8:
-        sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
-    filters = [channels, *(min(32 * 2**level, 256) for level in range(len(sizes) - 1))]
+    sizes, filters = _pyramid("auto", shape)
     down: list[nn.Module] = []
     for level in range(len(sizes) - 1):
         down += [nn.Conv2d(filters[level], filters[level + 1], 4, stride=2, padding=1), nn.ReLU()]
@@ -182,9 +172,40 @@ def _auto(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
     encoder = nn.Sequential(*down, nn.Flatten(), PosteriorHead(features, latent_size))
     decoder = nn.Sequential(
         nn.Linear(latent_size, features), nn.Unflatten(1, top), nn.ReLU(),
-        *up, nn.Conv2d(filters[1], channels, 3, padding=1),
+        *up, nn.Conv2d(filters[1], shape[0], 3, padding=1),
     )  # fmt: skip
     return encoder, decoder
+
+
+def _pyramid(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
+    """Sizes from the image's down to below 8, and the filters at each; at the first the image's channels."""
+    channels, height, width = shape
+    if not (16 <= height <= 128 and 16 <= width <= 128):
+        raise ValueError(
+            f"network {name} takes images from 16x16 to 128x128, these are {height}x{width}: resize them first"
+        )
+    if not 1 <= channels <= 16:
+        raise ValueError(f"network {name} takes 1 to 16 channels, these images have {channels}")
+    sizes = [(height, width)]
+    while min(sizes[-1]) >= 8:
+        sizes.append((sizes[-1][0] // 2, sizes[-1][1] // 2))
+    return sizes, [channels, *(min(32 * 2**level, 256) for level in range(len(sizes) - 1))]
+
+
+def _deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """The decoder of `auto`, and an encoder that looks at every pixel before it halves the image, and between.
+
+    What tells a transformed inlier from an inlier is often fine: how sharp edges are, how smooth the areas between.
+    """
+    sizes, filters = _pyramid("deep", shape)
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU()]
+    channels = 16
+    for width in filters[1:]:
+        layers += [nn.Conv2d(channels, width, 4, stride=2, padding=1), nn.ReLU(),
+                   nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]  # fmt: skip
+        channels = width
+    head = PosteriorHead(channels * math.prod(sizes[-1]), latent_size)
+    return nn.Sequential(*layers, nn.Flatten(), head), _auto(shape, latent_size)[1]
 
 
 def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
@@ -211,5 +232,6 @@ _BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Sequential, nn.Sequential]]
     "gray-paper": _gray_paper,
     "color": _color,
     "auto": _auto,
+    "deep": _deep,
     "mlp": _mlp,
 }

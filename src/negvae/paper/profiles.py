@@ -5,11 +5,12 @@ Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from negvae.config import RunConfig, preset
+from negvae.paper import beyond
 from negvae.paper.tables import LEARNED, Setting
 from negvae.text import choose
 
@@ -27,6 +28,8 @@ class Profile:
         gray: preset for 28x28 images, and the fields of `RunConfig` that differ from it.
         color: the same for 32x32 color images.
         overrides: fields that differ further, by (gray, color or a data set, source of negatives).
+        unsupervised: fields of the preset `unsupervised` that differ in the table `beyond`, by family; "short" for its
+            ablation.
         curve_images: of each test set, at even distances, on which the curve over epochs is measured.
         evaluation_limit: images of each test set in the last epoch's figures; None for all.
     """
@@ -37,12 +40,22 @@ class Profile:
     gray: tuple[str, Fields]
     color: tuple[str, Fields]
     overrides: Mapping[tuple[str, str], Fields] = field(default_factory=dict)
+    unsupervised: Mapping[str, Fields] = field(default_factory=dict)
     curve_images: int = 2000
     evaluation_limit: int | None = None
+
+    def seeds_of(self, setting: Setting) -> int:
+        """How many seeds of a setting a full table has."""
+        return beyond.seeds(setting) if setting.variant and self.seeds > 1 else self.seeds
 
     def config(self, setting: Setting, seed: int = 0, device: str = "auto") -> RunConfig:
         """The run that this profile makes of a setting."""
         family = "color" if setting.color else "gray"
+        if setting.variant:
+            variant = beyond.VARIANTS[setting.variant]
+            length = "short" if variant.ablation else setting.data if setting.data in self.unsupervised else family
+            fields = {**self.unsupervised.get(length, {}), **variant.fields}
+            return preset("unsupervised", setting.data, **fields, seed=seed, device=device)
         base, fields = self.color if setting.color else self.gray
         learned = setting.likelihood == LEARNED
         return preset(base, setting.data, **{
@@ -73,10 +86,12 @@ PROFILES: dict[str, Profile] = {
                     ("gray", "generated"): {"optimizer": "rmsprop", "learning_rate": 1e-4, "batch_size": 50,
                                             "epochs": 6},
                     ("svhn", "none"): {"epochs": 24},  # 8,000 images: as many steps as on CIFAR-10
-                }),
+                },
+                unsupervised={"gray": {"epochs": 4}, "svhn": {"epochs": 30}, "short": {"epochs": 4, "limit": 25_000}}),
         Profile("smoke", "seconds, to see that everything works: the figures mean nothing", 1,
                 gray=("gray", {**_FAST, "batch_size": 32, "epochs": 1, "limit": 256}),
                 color=("color", {**_FAST, "batch_size": 32, "epochs": 1, "limit": 256}),
+                unsupervised=dict.fromkeys(("gray", "color", "short"), {"batch_size": 32, "epochs": 1, "limit": 256}),
                 curve_images=100, evaluation_limit=200),
     )
 }  # fmt: skip
@@ -89,6 +104,20 @@ def choose_profile(name: str) -> Profile:
         ValueError: there is none; the message lists all.
     """
     return PROFILES[choose("profile", name, PROFILES)]
+
+
+def planned(settings: Sequence[Setting], seeds: str | None, profile: Profile) -> list[tuple[Setting, int]]:
+    """Runs in the order in which they are taken: seed 0 of all, then seed 1, and so on.
+
+    Args:
+        settings: what to train.
+        seeds: as `parse_seeds` reads them; None for as many as a full table has.
+        profile: the recipe.
+    """
+    if seeds is not None:
+        return [(setting, seed) for seed in parse_seeds(seeds, profile) for setting in settings]
+    counts = {setting: profile.seeds_of(setting) for setting in settings}
+    return [(s, seed) for seed in range(max(counts.values())) for s in settings if seed < counts[s]]
 
 
 def parse_seeds(text: str | None, profile: Profile) -> list[int]:

@@ -31,6 +31,8 @@ from negvae.config import RunConfig
 from negvae.data import ImageSet, load
 from negvae.model import VAE
 from negvae.negatives import auxiliary_names
+from negvae.paper.beyond import strangers
+from negvae.paper.beyond_runs import evaluate, evenly, fitted
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
@@ -240,7 +242,7 @@ def _carry_out(
 ) -> str | None:
     """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
     began = time.monotonic()
-    profile, other = plan.recipe, OOD[setting.data]
+    profile = plan.recipe
     names = [run_name(setting, seed) for seed in seeds]
     configs = [profile.config(setting, seed, plan.device) for seed in seeds]
     directories = [plan.work / plan.profile / name for name in names]
@@ -252,10 +254,16 @@ def _carry_out(
 
     limit = profile.evaluation_limit
     test = load(setting.data, "test", limit=limit, disjoint_from_train=True, say=say)
-    ood = load(other, "test", limit=limit, say=say)
-    few = [_spread(torch.from_numpy(images.images), profile.curve_images) for images in (test, ood)]
+    others = {
+        name: fitted(load(name, "test", limit=limit, shape=test.shape, say=say), test.shape)
+        for name in (strangers(setting.data) if setting.variant else (OOD[setting.data],))
+    }
+    other, ood = next(iter(others.items()))
+    few = [evenly(torch.from_numpy(images.images), profile.curve_images) for images in (test, ood)]
 
     def after_epoch(model: VAE, config: RunConfig, epoch: int) -> dict[str, Any]:
+        if setting.variant:  # a curve on strangers would invite choosing by it
+            return {}
         try:
             row = compare(model, few[0], {other: few[1]}, seed=config.seed)[0].row()
         except ValueError:  # scores that are not numbers: the curve has a gap there
@@ -283,8 +291,9 @@ def _carry_out(
     for config, directory, result in zip(configs, directories, results, strict=True):
         if isinstance(result, TrainingResult) and not result.progress.finished:
             return result.stopped_by
-        content = _content(plan, setting, config, directory, result, test, {other: ood})
-        content["curve_images"] = min(map(len, few))
+        content = _content(plan, setting, config, directory, result, test, others)
+        if not setting.variant:
+            content["curve_images"] = min(map(len, few))
         content["provenance"]["commit"] = commit
         wall = max(time.monotonic() - began, content["provenance"]["train_seconds"]) / len(seeds)
         content["provenance"]["wall_seconds"] = round(wall, 1)
@@ -317,9 +326,12 @@ def _content(
         if isinstance(trained, TrainingDivergedError):
             raise trained
         history, seconds = trained.history, trained.progress.seconds
-        content |= _evaluation(trained, config, test, others)
+        if setting.variant:
+            content |= evaluate(setting, directory, test, others, plan.recipe.evaluation_limit)
+        else:
+            content |= _evaluation(trained, config, test, others)
         if config.seed == 0:
-            shown = [_spread(torch.from_numpy(s.images), SHOWN) for s in (test, next(iter(others.values())))]
+            shown = [evenly(torch.from_numpy(s.images), SHOWN) for s in (test, next(iter(others.values())))]
             strips = pictures(trained.model, config, shown[0], shown[1], SHOWN)
             content["pictures"] = {"captions": list(strips), "count": len(strips["Inliers"])}
             path = result_path(plan.results, plan.recipe, setting, config.seed)
@@ -342,11 +354,6 @@ def _content(
         },
     }
     return content
-
-
-def _spread(images: Tensor, count: int) -> Tensor:
-    """So many images at even distances: some test sets come sorted by class."""
-    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
 
 
 class _NoFigures(ValueError):

@@ -46,16 +46,18 @@ class Setting:
         data: inlier data set.
         likelihood: one of `negvae.config.LIKELIHOODS`, or `LEARNED`: a Gaussian whose sigma is trained.
         negatives: in the notation of `negvae.negatives.parse`.
+        variant: of the preset `unsupervised` (`negvae.paper.beyond`); "" for the paper's own runs.
     """
 
     data: str
     likelihood: str
     negatives: str
+    variant: str = ""
 
     @property
     def name(self) -> str:
         """Names the run in files and on the command line."""
-        return f"{self.data}-{self.likelihood}-{self.negatives.replace(':', '-')}"
+        return f"{self.data}-{self.variant or self.likelihood + '-' + self.negatives.replace(':', '-')}"
 
     @property
     def color(self) -> bool:

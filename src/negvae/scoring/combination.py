@@ -13,6 +13,16 @@ TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
+STATISTICS = "statistics"
+"""What "dose" is made of: among what a pass gives, its columns; among references, what `negvae.scoring.dose.fit` gives."""
+
+
+def auto_components(references: Mapping[str, Scores]) -> list[str]:
+    """The scores that `auto` is the largest of: all that are referred to; with "dose", which holds them, not "bpd"."""
+    left_out = {STATISTICS, "bpd"} if "dose" in references else {STATISTICS}
+    return [name for name in references if name not in left_out]
+
+
 def reference(scores: ArrayLike) -> Scores:
     """What `auto` and `typicality` need of the training images' scores: 5% quantile, median, 95% quantile, mean."""
     values = np.asarray(scores, np.float64)
@@ -28,14 +38,15 @@ def auto(scores: Mapping[str, ArrayLike], references: Mapping[str, Scores]) -> S
     "bpd" counts on both sides. Nothing but training images goes into it; which scores, `references` says.
 
     Args:
-        scores: N values for each score that `references` names.
+        scores: N values for each of `auto_components`.
         references: `reference` of the training images, by score.
 
     Returns:
         N values, larger = more out-of-distribution.
     """
     ratios = []
-    for name, (low, median, high, _) in references.items():
+    for name in auto_components(references):
+        low, median, high, _ = references[name]
         distance = np.asarray(scores[name], np.float64) - median
         tiny = 1e-9 * max(abs(median), 1e-9)
         ratio = distance / max(high - median, tiny)

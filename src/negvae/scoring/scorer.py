@@ -12,20 +12,24 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.model.quantized import QuantizedEncoder
-from negvae.scoring import combination
+from negvae.scoring import combination, dose
 from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
+from negvae.scoring.combination import STATISTICS
 from negvae.scoring.scores import BATCH_SIZE, ENCODER_SCORES, PASS_SCORES, compute_scores, refuse_decoder, shared_draws
 from negvae.text import choose
 
 ALL_SCORES = {
     **PASS_SCORES,
     "typicality": "|bpd - mean bpd of training images| (Nalisnick et al. 2019)",
-    "auto": "the most conspicuous of bpd, kl and prior_ratio, on the training images' scale",
+    "dose": "how unusual the model's statistics are, all together (Morningstar et al. 2021)",
+    "auto": "the most conspicuous of several scores, on the training images' scale",
     "input_complexity": "bpd less the bits per dimension of a lossless PNG (Serra et al. 2020)",
     "likelihood_regret": "gain of the ELBO by fitting the posterior to the image, bits per dim. (Xiao et al. 2020)",
     "waic": "mean of -ELBO over an ensemble plus its variance, nats (Choi et al. 2018)",
 }
-CALIBRATED = ("auto", "bpd", "kl", "prior_ratio", "reconstruction", "latent_norm", "typicality")
+REFERRED = ("auto", "typicality", "dose")
+"""Measured against training images."""
+CALIBRATED = ("auto", "bpd", "kl", "prior_ratio", "reconstruction", "latent_norm", "typicality", "dose")
 """Calibrated by default: all come from one pass."""
 
 REFERENCE_IMAGES = 5_000
@@ -39,7 +43,7 @@ class Scorer:
 
     Attributes:
         model: in evaluation mode.
-        references: statistics of training images by score, for "auto" and "typicality"
+        references: statistics of training images by score, for "auto", "dose" and "typicality"
             (`Calibration.reference`).
         ensemble: further models trained alike, for "waic".
         precision: "bfloat16", "float32" or "auto"; a model of features is always scored in its own float64.
@@ -72,8 +76,10 @@ class Scorer:
         """
         self.check(names)
         wanted = [name for name in PASS_SCORES if name in names]
-        if "auto" in names:
-            wanted += self.references
+        parts = combination.auto_components(self.references) if "auto" in names else []
+        wanted += [name for name in parts if name != "dose"]
+        if "dose" in [*names, *parts]:
+            wanted.append(STATISTICS)
         if "typicality" in names or "input_complexity" in names:
             wanted.append("bpd")
         wanted = [name for name in dict.fromkeys(wanted) if name != "iwae"]
@@ -83,6 +89,8 @@ class Scorer:
             values |= self._pass(images, wanted, 1)
         if "iwae" in names:
             values |= self._pass(images, ["iwae"], IWAE_SAMPLES)
+        if STATISTICS in values:
+            values["dose"] = dose.dose(values[STATISTICS], self.references[STATISTICS])
         if "auto" in names:
             values["auto"] = combination.auto(values, self.references)
         if "typicality" in names:
@@ -104,6 +112,20 @@ class Scorer:
             values["waic"] = waic(models, images, seed=self.seed, precision=self._precision).numpy()
         return {name: _finite(values[name]) for name in names}
 
+    def measure(self, images: Tensor, components: Sequence[str]) -> dict[str, Scores]:
+        """The `references` that training images give.
+
+        Args:
+            images: of the training set, as they are stored.
+            components: the scores that "auto" is to be made of.
+        """
+        names = dict.fromkeys(["bpd", *(name for name in components if name != "dose"), STATISTICS])
+        sample = self._pass(images, list(names), 1)
+        fitted = dose.fit(sample[STATISTICS])
+        sample["dose"] = dose.dose(sample[STATISTICS], fitted)
+        references = {name: combination.reference(sample[name]) for name in dict.fromkeys(["bpd", *components])}
+        return {**references, STATISTICS: fitted}
+
     def check(self, names: Sequence[str]) -> None:
         """Refuse names of scores that are unknown or cannot be had from what is here.
 
@@ -114,7 +136,7 @@ class Scorer:
             choose("score", name, ALL_SCORES)
             if self.quantized is not None:
                 refuse_decoder(name)
-            if name in ("auto", "typicality") and not self.references:
+            if name in REFERRED and (not self.references or (name == "dose" and STATISTICS not in self.references)):
                 raise ValueError(f"score {name} is measured against training images: run `negvae calibrate` first")
             if name == "waic" and not self.ensemble:
                 raise ValueError("score waic takes an ensemble: name further models trained alike with other seeds")
@@ -143,7 +165,7 @@ def calibrate(
     *,
     score: str = "auto",
     names: Sequence[str] = CALIBRATED,
-    components: Sequence[str] = ("bpd", "kl", "prior_ratio"),
+    components: Sequence[str] = ("dose", "prior_ratio"),
     contamination: float = 0.0,
     target_fpr: float | None = None,
 ) -> Calibration:
@@ -171,8 +193,7 @@ def calibrate(
     references = {}
     if scorer.quantized is None:
         step = max(len(training) // REFERENCE_IMAGES, 1)
-        sample = scorer(training[::step][:REFERENCE_IMAGES], tuple(dict.fromkeys([*components, "bpd"])))
-        references = {name: combination.reference(sample[name]) for name in components}
+        references = scorer.measure(training[::step][:REFERENCE_IMAGES], components)
     else:
         names = [name for name in names if name in ENCODER_SCORES]
     measured = replace(scorer, references=references)

@@ -19,6 +19,8 @@ from negvae.model import VAE, Posterior
 from negvae.model.likelihoods import wide
 from negvae.model.quantized import QuantizedEncoder
 from negvae.precision import autocast, resolve_precision
+from negvae.scoring.combination import STATISTICS
+from negvae.scoring.dose import model_statistics
 from negvae.text import choose
 
 SCORES = {
@@ -32,7 +34,7 @@ PASS_SCORES = {
     "latent_norm": "squared length of the posterior mean",
     "iwae": "negative importance-weighted bound (Burda et al. 2016) in bits per dimension",
 }
-"""All that `compute_scores` knows; `SCORES` are the paper's."""
+"""All scores of a model alone; `SCORES` are the paper's."""
 ENCODER_SCORES = ("kl", "prior_ratio", "latent_norm")
 """Those of `PASS_SCORES` that need no decoder; int8 gives only these."""
 BATCH_SIZE = 500
@@ -150,7 +152,7 @@ def compute_scores(
     Args:
         model: trained VAE.
         images: uint8, N x C x H x W.
-        names: keys of `PASS_SCORES`.
+        names: keys of `PASS_SCORES`, or `STATISTICS`.
         samples: posterior samples for "bpd", "reconstruction" and "iwae".
         generator: of the posterior samples, on the model's device; None for one seeded with 0.
         draws: samples shared by all images, in place of `samples` and `generator`.
@@ -159,14 +161,16 @@ def compute_scores(
         batch_size: images scored at once.
 
     Returns:
-        N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked.
+        N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked; N x K for
+        `STATISTICS`.
 
     Raises:
         ValueError: unknown name, no posterior samples, or images the model is not made for; a score of the decoder
             in int8.
     """
     for name in names:
-        choose("score", name, PASS_SCORES)
+        if name != STATISTICS:
+            choose("score", name, PASS_SCORES)
         if quantized is not None:
             refuse_decoder(name)
     if samples < 1:
@@ -180,33 +184,41 @@ def compute_scores(
                 draw = functools.partial(_drawn, model, batch, samples=samples, generator=randomness)
             else:
                 draw = functools.partial(shared, batch, draws=draws)
-            for name, score in pass_scores(model, posterior, names, draw).items():
+            for name, score in pass_scores(model, batch, posterior, names, draw).items():
                 results[name].append(score.cpu())
     return {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in results.items()}
 
 
 def pass_scores(
-    model: VAE, posterior: Posterior, names: Sequence[str], draw: Callable[[Posterior], Iterable[tuple[Tensor, Tensor]]]
+    model: VAE,
+    images: Tensor,
+    posterior: Posterior,
+    names: Sequence[str],
+    draw: Callable[[Posterior], Iterable[tuple[Tensor, Tensor]]],
 ) -> dict[str, Tensor]:
     """What `compute_scores` does to one batch: tensors in, tensors out, so that it can be traced for export.
 
     Args:
         model: trained VAE.
-        posterior: q(z|x) of N images.
-        names: keys of `PASS_SCORES`.
+        images: as the networks see them, N x C x H x W.
+        posterior: q(z|x) of them.
+        names: keys of `PASS_SCORES`, or `STATISTICS`.
         draw: gives, for q(z|x), the codes (N x L) and targets (N x C x H x W) of each posterior sample; called
             where a score needs the decoder.
 
     Returns:
-        N values for each name, on the device.
+        N values for each name, on the device; N x K for `STATISTICS`.
     """
     positive_kl = model.prior.kl(*posterior)
     likelihood: list[Tensor] = []
     codes: list[Tensor] = []
+    best: list[Tensor] = []
     if not set(names) <= set(ENCODER_SCORES):
         for code, target in draw(posterior):
             likelihood.append(model.likelihood.log_prob(model.decode(code), target))
             codes.append(code)
+            if STATISTICS in names:
+                best.append(model.likelihood.best_log_prob(target))
     scores = {}
     for name in names:
         if name == "kl":
@@ -219,6 +231,10 @@ def pass_scores(
             score = -torch.stack(likelihood).mean(0)
         elif name == "bpd":
             score = (positive_kl - torch.stack(likelihood).mean(0)) / (model.dimensions * math.log(2))
+        elif name == STATISTICS:
+            expected = torch.stack(likelihood).mean(0)
+            bits = (positive_kl - expected) / (model.dimensions * math.log(2))
+            score = model_statistics(images, positive_kl, torch.stack(best).mean(0) - expected, bits)
         else:
             bound = importance_weighted(model, posterior, torch.stack(codes), torch.stack(likelihood))
             score = -bound / (model.dimensions * math.log(2))

@@ -1,0 +1,148 @@
+"""What is measured of a run of the table `beyond`: every score against every stranger, and the proxies."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from negvae.artifact import Artifact, load_artifact
+from negvae.data import ImageSet, load
+from negvae.paper import beyond
+from negvae.paper.tables import Setting
+from negvae.proxies import PROXIES
+from negvae.run import hold_out
+from negvae.scoring.metrics import auroc
+from negvae.scoring.scorer import Scorer
+
+SCORES = ("auto", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity")
+"""Measured on whole test sets; on the VAE without negatives `likelihood_regret` and `waic` too."""
+TEST_IMAGES = 5000
+"""Of each test set, at even distances."""
+REGRET_IMAGES = 200
+PROXY_IMAGES = 1000
+
+Scores = Mapping[str, NDArray[np.float32]]
+
+
+def evaluate(
+    setting: Setting, directory: Path, test: ImageSet, others: Mapping[str, ImageSet], limit: int | None
+) -> dict[str, Any]:
+    """Score the inlier test set and all strangers, and the proxies made of inliers that were held out.
+
+    Args:
+        setting: of the run.
+        directory: its folder, named after its seed; the folders of lower seeds beside it serve as its ensemble.
+        test: inliers.
+        others: strangers by name, of the run's shape.
+        limit: of images for the proxies, and of those in `likelihood_regret`.
+
+    Returns:
+        For the result file: "evaluation" (by stranger: AUROC of every score, with intervals), "proxies" (by proxy),
+        "nats_per_dim_test", "false_alarms" (share of the test set that alarms at the calibrated threshold),
+        "ensemble" (models behind "waic") and "score_seconds".
+    """
+    began = time.monotonic()
+    artifact = load_artifact(directory, "cpu")
+    calibration = artifact.calibration
+    assert calibration is not None  # the preset holds inliers out
+    scorer = artifact.scorer()
+    names = tuple(name for name in SCORES if name != "prior_ratio" or setting.negatives != "none")
+    whole = setting.variant in (beyond.MAIN, beyond.PLAIN)
+    ensemble = _ensemble(directory) if setting.variant == beyond.PLAIN else ()
+    if ensemble:
+        names, scorer = (*names, "waic"), replace(scorer, ensemble=ensemble)
+
+    def measured(images: Tensor) -> Scores:
+        scores = dict(scorer(evenly(images, TEST_IMAGES), names))
+        if setting.variant == beyond.PLAIN and artifact.config.seed == 0:
+            scores |= scorer(evenly(images, min(limit or REGRET_IMAGES, REGRET_IMAGES)), ["likelihood_regret"])
+        return scores
+
+    inliers = measured(torch.from_numpy(test.images))
+    content: dict[str, Any] = {
+        "evaluation": {
+            name: _areas(inliers, measured(torch.from_numpy(images.images)))
+            | {"count": min(len(images.images), TEST_IMAGES)}
+            for name, images in (others.items() if whole else ())
+        },
+        "nats_per_dim_test": float(inliers["bpd"].astype(np.float64).mean() * math.log(2)),
+        "false_alarms": float(calibration.is_outlier(inliers[calibration.score]).mean()),
+        "target_fpr": calibration.target_fpr,
+        "ensemble": 1 + len(ensemble),
+    }
+    content["proxies"] = _proxies(artifact, scorer, limit)
+    content["score_seconds"] = round(time.monotonic() - began, 1)
+    return content
+
+
+def evenly(images: Tensor, count: int) -> Tensor:
+    """So many images at even distances: some test sets come sorted by class."""
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
+
+
+def fitted(images: ImageSet, shape: tuple[int, int, int]) -> ImageSet:
+    """A set in another shape: gray images framed with black and repeated over the channels of a larger color image.
+
+    Raises:
+        ValueError: it cannot be made to fit that way.
+    """
+    channels, height, width = shape
+    if images.shape == shape:
+        return images
+    count, given, rows, columns = images.images.shape
+    if given != 1 or rows > height or columns > width:
+        raise ValueError(f"{images.name} has images of {given}x{rows}x{columns}, which do not fit into {shape}")
+    framed = np.zeros((count, 1, height, width), np.uint8)
+    top, start = (height - rows) // 2, (width - columns) // 2
+    framed[:, :, top : top + rows, start : start + columns] = images.images
+    note = f"{images.name}: framed with black to {height}x{width}, gray in {channels} channels"
+    return replace(images, images=framed.repeat(channels, 1), notes=(*images.notes, note))
+
+
+def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str, dict[str, float]]:
+    """AUROC between held-out inliers and what the proxies make of other held-out inliers, by proxy and score."""
+    config = artifact.config
+    inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, fetch=False)
+    held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)[1]
+    half = min(len(held_out) // 2, limit or PROXY_IMAGES, PROXY_IMAGES)
+    names = [
+        name for name in ("auto", "dose", "prior_ratio", "kl") if name != "prior_ratio" or config.negatives != "none"
+    ]
+    usual = scorer(held_out[:half], names)
+    randomness = torch.Generator().manual_seed(0)
+    areas = {}
+    for name, proxy in PROXIES.items():
+        strange = proxy(held_out[half : 2 * half].float() / 255, randomness)
+        scores = scorer((strange * 255).round().byte(), names)
+        areas[name] = {score: round(auroc(usual[score], scores[score])[0], 5) for score in names}
+    return areas
+
+
+def _areas(inliers: Scores, strangers: Scores) -> dict[str, Any]:
+    areas: dict[str, Any] = {}
+    for name, scores in inliers.items():
+        area, interval = auroc(scores, strangers[name])
+        areas[f"auc_{name}"] = area
+        areas[f"auc_{name}_ci"] = list(interval)
+    return areas
+
+
+def _ensemble(directory: Path) -> tuple[Any, ...]:
+    """The models of lower seeds, as far as their folders are there."""
+    stem, _, seed = directory.name.rpartition("seed")
+    models = []
+    for lower in range(int(seed)):
+        try:
+            models.append(load_artifact(directory.with_name(f"{stem}seed{lower}"), "cpu", calibration=False).model)
+        except (FileNotFoundError, ValueError):
+            continue
+    return tuple(models)

@@ -1,0 +1,248 @@
+"""The table `beyond` for a terminal, as JSON and as Markdown: goals, ablation, published figures. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.table import Table
+
+from negvae.paper import beyond
+from negvae.paper.profiles import Profile
+from negvae.paper.results import Result, result_path, up_to_date
+from negvae.paper.tables import OOD, Setting
+
+Found = dict[Setting, list[Result]]
+SCORES = (
+    "auto", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity", "likelihood_regret", "waic",
+)  # fmt: skip
+
+
+class Spread(NamedTuple):
+    """A figure over seeds.
+
+    Attributes:
+        mean: of them.
+        std: with n - 1 in the denominator; None for one seed.
+        seeds: how many.
+    """
+
+    mean: float
+    std: float | None
+    seeds: int
+
+    def __str__(self) -> str:
+        """Such as 0.991 (0.002)."""
+        return f"{self.mean:.3f}" + ("" if self.std is None else f" ({self.std:.3f})")
+
+
+class Sheet(NamedTuple):
+    """A table ready to be drawn: its title, its heads and its lines."""
+
+    title: str
+    heads: tuple[str, ...]
+    lines: list[tuple[str, ...]]
+
+
+def gather(profile: Profile, results: Path) -> Found:
+    """The finished, up-to-date results of every run of the table.
+
+    Raises:
+        ValueError: a result file is damaged.
+    """
+    found: Found = {}
+    for setting in beyond.settings():
+        seeds = range(profile.seeds_of(setting))
+        contents = [up_to_date(result_path(results, profile, setting, s), profile.config(setting, s)) for s in seeds]
+        found[setting] = [content for content in contents if content and content["status"] == "finished"]
+    return found
+
+
+def spread(values: Sequence[float]) -> Spread | None:
+    """Mean and standard deviation; None for no values."""
+    if not values:
+        return None
+    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def area(results: Sequence[Result], ood: str, score: str = "auto") -> Spread | None:
+    """AUROC of a score over the seeds that have it; `ood` "others" is the mean over the further sets."""
+    sets = beyond.OTHERS if ood == "others" else (ood,)
+    key = f"auc_{score}"
+    return spread([
+        statistics.fmean(result["evaluation"][name][key] for name in sets)
+        for result in results
+        if all(key in result["evaluation"].get(name, {}) for name in sets)
+    ])  # fmt: skip
+
+
+def likelihood_cost(found: Found, data: str) -> Spread | None:
+    """How much more the test set costs than under the same VAE without negatives, as a share, seed by seed."""
+    mine, plain = (
+        {result["seed"]: result["nats_per_dim_test"] for result in found[beyond.make(data, variant)]}
+        for variant in (beyond.MAIN, beyond.PLAIN)
+    )
+    return spread([mine[seed] / plain[seed] - 1 for seed in mine if seed in plain])
+
+
+def proxy_mean(result: Result, score: str = "auto") -> float:
+    """Mean AUROC over the proxies: what choices are judged by."""
+    return statistics.fmean(areas[score] for areas in result["proxies"].values())
+
+
+def goals(found: Found) -> Sheet:
+    """Ours beside what was aimed at and what the paper has."""
+    lines = []
+    for goal in beyond.GOALS:
+        ours = area(found[beyond.make(goal.data, beyond.MAIN)], goal.ood)
+        aim = f"{goal.auroc:g}" + (f", spread < {goal.spread:g}" if goal.spread else "")
+        lines.append((f"{goal.data} > {goal.ood}", goal.paper, aim, _text(ours), _seeds(ours), _reached(ours, goal)))
+    for data in beyond.DATA:
+        cost = likelihood_cost(found, data)
+        shown = "-" if cost is None else f"{100 * cost.mean:+.1f}%"
+        reached = "-" if cost is None else "yes" if cost.mean <= beyond.LIKELIHOOD_GOAL else "no"
+        aim = f"at most +{100 * beyond.LIKELIHOOD_GOAL:g}%"
+        lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached))
+    heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC auto", "seeds", "reached")
+    return Sheet("Detection without outside data", heads, lines)
+
+
+def scores(found: Found, data: str) -> Sheet:
+    """Every score of both models against every stranger."""
+    heads = ("model", "score", *beyond.strangers(data), "mean of others")
+    lines = []
+    for variant in (beyond.MAIN, beyond.PLAIN):
+        results = found[beyond.make(data, variant)]
+        for score in SCORES:
+            areas = [area(results, ood, score) for ood in (*beyond.strangers(data), "others")]
+            if any(areas):
+                lines.append((beyond.VARIANTS[variant].changes, score, *map(_text, areas)))
+    return Sheet(f"Trained on {data}: AUROC by score, mean (standard deviation over seeds)", heads, lines)
+
+
+def ablation(found: Found) -> Sheet:
+    """Each variant on a short run: proxies, by which it is judged, and what it costs in likelihood."""
+    heads = ("variant", *(f"{data}: {what}" for data in beyond.ABLATION_DATA
+                          for what in ("proxies, auto", "prior_ratio", "nats/dim")))  # fmt: skip
+    lines = []
+    for variant in beyond.VARIANTS.values():
+        if not variant.ablation:
+            continue
+        cells: list[str] = []
+        for data in beyond.ABLATION_DATA:
+            result = next(iter(found[beyond.make(data, variant.name)]), None)
+            if result is None:
+                cells += ["-"] * 3
+                continue
+            ratio = "-" if result["config"]["negatives"] == "none" else f"{proxy_mean(result, 'prior_ratio'):.3f}"
+            cells += [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}"]
+        lines.append((variant.changes, *cells))
+    return Sheet("Ablation: mean AUROC between held-out inliers and the proxies, one seed, short runs", heads, lines)
+
+
+def proxies(found: Found) -> Sheet:
+    """Every proxy under the preset, all seeds."""
+    mains = {data: found[beyond.make(data, beyond.MAIN)] for data in beyond.DATA}
+    names = next((list(results[0]["proxies"]) for results in mains.values() if results), [])
+    lines = [
+        (name, *(_text(spread([r["proxies"][name]["auto"] for r in results])) for results in mains.values()))
+        for name in names
+    ]
+    return Sheet("Proxies: AUROC of auto against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
+
+
+def published(found: Found) -> Sheet:
+    """Ours beside detectors as published."""
+    pairs = [(data, OOD[data]) for data in ("cifar10", "svhn", "fashion-mnist", "mnist")]
+    lines = [
+        (name, *(f"{figures[pair]:.2f}" if pair in figures else "-" for pair in pairs))
+        for name, figures in beyond.PUBLISHED.items()
+    ]
+    for label, variant, score in (
+        ("negvae, unsupervised, auto", beyond.MAIN, "auto"),
+        ("negvae, no negatives, dose", beyond.PLAIN, "dose"),
+        ("negvae, no negatives, likelihood regret", beyond.PLAIN, "likelihood_regret"),
+        ("negvae, no negatives, input complexity", beyond.PLAIN, "input_complexity"),
+        ("negvae, no negatives, WAIC", beyond.PLAIN, "waic"),
+        ("negvae, no negatives, typicality (batch of one)", beyond.PLAIN, "typicality"),
+        ("negvae, no negatives, ELBO", beyond.PLAIN, "bpd"),
+    ):
+        lines.append((label, *(_text(area(found[beyond.make(d, variant)], ood, score)) for d, ood in pairs)))
+    heads = ("detector", *(f"{data} > {ood}" for data, ood in pairs))
+    return Sheet("Beside published detectors (AUROC as the LPath paper's table has it)", heads, lines)
+
+
+def sheets(found: Found) -> list[Sheet]:
+    """All tables, in the order in which they are shown."""
+    return [
+        goals(found),
+        published(found),
+        *(scores(found, data) for data in beyond.DATA),
+        proxies(found),
+        ablation(found),
+    ]
+
+
+def drawn(row: Sheet) -> Table:
+    """A table for a terminal."""
+    table = Table(title=row.title)
+    for position, head in enumerate(row.heads):
+        table.add_column(head, justify="left" if position == 0 else "right", overflow="fold")
+    for line in row.lines:
+        table.add_row(*line)
+    return table
+
+
+def markdown(row: Sheet) -> str:
+    """A table in Markdown."""
+    lines = [row.heads, ("---",) + ("--:",) * (len(row.heads) - 1), *row.lines]
+    return f"**{row.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def as_json(found: Found, profile: Profile) -> list[dict[str, Any]]:
+    """One entry for each goal: {"table", "train", "ood", "goal", "paper", "ours"}; "ours" is None without results."""
+    entries = []
+    for goal in beyond.GOALS:
+        results = found[beyond.make(goal.data, beyond.MAIN)]
+        ours = area(results, goal.ood)
+        entries.append({
+            "table": beyond.TABLE, "train": goal.data, "ood": goal.ood, "score": "auto",
+            "goal": {"auroc": goal.auroc, "spread": goal.spread}, "paper": goal.paper,
+            "ours": ours and {"mean": ours.mean, "std": ours.std, "seeds": [r["seed"] for r in results],
+                              "profile": profile.name, "data_notes": notes(results)},
+        })  # fmt: skip
+    return entries
+
+
+def notes(results: Sequence[Result]) -> list[str]:
+    """What must be said of the data, each once."""
+    return list(dict.fromkeys(note for result in results for note in result["notes"]))
+
+
+def remarks(found: Found, profile: Profile) -> list[str]:
+    """What the figures were measured on, and which runs are not there."""
+    results = [result for group in found.values() for result in group]
+    devices = sorted({result["provenance"]["device"] for result in results})
+    commits = sorted({str(result["provenance"]["commit"])[:10] for result in results})
+    lines = [f"profile {profile.name}; {' and '.join(devices)}; commit {', '.join(commits)}; {len(results)} of"
+             f" {sum(profile.seeds_of(s) for s in found)} runs"]  # fmt: skip
+    lines.append("at most 5,000 images of each test set, at even distances (likelihood_regret: 200, seed 0)")
+    return [*lines, *notes(results)]
+
+
+def _text(value: Spread | None) -> str:
+    return "-" if value is None or not math.isfinite(value.mean) else str(value)
+
+
+def _seeds(value: Spread | None) -> str:
+    return "0" if value is None else str(value.seeds)
+
+
+def _reached(ours: Spread | None, goal: beyond.Goal) -> str:
+    if ours is None:
+        return "-"
+    narrow = goal.spread is None or (ours.std is not None and ours.std < goal.spread)
+    return "yes" if ours.mean >= goal.auroc and narrow else "no"
