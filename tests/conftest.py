@@ -9,7 +9,13 @@ from torch import Tensor
 
 from negvae.config import RunConfig, preset
 
-SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32), "auto": (3, 18, 25)}
+SHAPES = {
+    "gray": (1, 28, 28),
+    "gray-paper": (1, 28, 28),
+    "color": (3, 32, 32),
+    "auto": (3, 18, 25),
+    "deep": (2, 20, 33),
+}
 
 
 def blobs(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
@@ -28,7 +34,8 @@ def blobs(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
 def small_run(network: str = "gray", **overrides: object) -> RunConfig:
     """A run of seconds."""
     values = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32", "device": "cpu"}
-    return preset(network, "blobs", **{**values, **overrides})
+    base = "auto" if network == "deep" else network
+    return preset(base, "blobs", **{"network": network, **values, **overrides})
 
 
 @pytest.fixture(autouse=True)

@@ -256,7 +256,8 @@ def score(
         list[str] | None,
         typer.Option(
             help="auto, dose, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality,"
-            " input_complexity, likelihood_regret or waic; may be repeated, the first one decides. Default: the calibrated one."
+            " input_complexity, likelihood_regret or waic; may be repeated, the first one decides."
+            " Default: the calibrated one."
         ),
     ] = None,
     target_fpr: Annotated[Number, typer.Option(help="Decide by this rate of false alarms: p-value <= rate.")] = None,

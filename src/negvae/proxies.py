@@ -64,7 +64,8 @@ def shrunk(images: Tensor, generator: torch.Generator) -> Tensor:
     grid[:, 0, 2], grid[:, 1, 2] = -place[0] / share, -place[1] / share
     paper = images.flatten(2).median(2).values[:, :, None, None]
     places = affine_grid(grid, list(images.shape), align_corners=False)
-    return (grid_sample(images - paper, places, padding_mode="zeros", align_corners=False) + paper).clamp(0, 1)
+    small: Tensor = grid_sample(images - paper, places, padding_mode="zeros", align_corners=False) + paper
+    return small.clamp(0, 1)
 
 
 def posterized(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -87,8 +88,9 @@ def texture(images: Tensor, generator: torch.Generator) -> Tensor:
     phase = torch.fft.rfft2(noise.float()).angle()
     phase[..., 0, 0] = 0
     spectrum = torch.fft.rfft2(images.float())
-    turned_spectrum = torch.polar(spectrum.abs(), spectrum.angle() + phase)
-    return torch.fft.irfft2(turned_spectrum, s=images.shape[2:]).clamp(0, 1).to(images.dtype)
+    scrambled = torch.polar(spectrum.abs(), spectrum.angle() + phase)
+    result: Tensor = torch.fft.irfft2(scrambled, s=images.shape[2:]).clamp(0, 1).to(images.dtype)
+    return result
 
 
 def pixelated(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -100,7 +102,8 @@ def pixelated(images: Tensor, generator: torch.Generator) -> Tensor:
 def faded(images: Tensor, generator: torch.Generator) -> Tensor:
     """A quarter to half of the contrast, around the image's mean."""
     mean = images.mean((2, 3), keepdim=True)
-    return mean + uniform(images, 0.25, 0.5, generator) * (images - mean)
+    pale: Tensor = mean + uniform(images, 0.25, 0.5, generator) * (images - mean)
+    return pale
 
 
 def speckled(images: Tensor, generator: torch.Generator) -> Tensor:

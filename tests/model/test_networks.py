@@ -20,20 +20,26 @@ def test_shapes_and_reproducible_weights(network, shape):
     assert model.decode(posterior.mean).shape == images.shape
 
 
+@pytest.mark.parametrize("network", ["auto", "deep"])
 @pytest.mark.parametrize(("height", "width"), list(itertools.product([16, 17, 31, 64, 127, 128], repeat=2)))
-def test_auto_takes_any_size(height, width):
-    config = small_run("auto")
+def test_auto_and_deep_take_any_size(network, height, width):
+    config = small_run(network)
     with torch.device("meta"):  # shapes only: no arithmetic
         from negvae.model.networks import build_networks
 
-        encoder, decoder = build_networks("auto", (2, height, width), config.latent_size)
+        encoder, decoder = build_networks(network, (2, height, width), config.latent_size)
         assert encoder(torch.empty(2, 2, height, width)).shape == (2, 2 * config.latent_size)
         assert decoder(torch.empty(2, config.latent_size)).shape == (2, 2, height, width)
 
 
 @pytest.mark.parametrize(
     ("network", "shape", "word"),
-    [("gray", (1, 32, 32), "1x28x28"), ("color", (3, 28, 28), "3x32x32"), ("auto", (1, 15, 40), "16x16")],
+    [
+        ("gray", (1, 32, 32), "1x28x28"),
+        ("color", (3, 28, 28), "3x32x32"),
+        ("auto", (1, 15, 40), "16x16"),
+        ("deep", (1, 15, 40), "network deep takes images from 16x16"),
+    ],
 )
 def test_images_a_network_is_not_made_for_are_refused(network, shape, word):
     with pytest.raises(ValueError, match=word):

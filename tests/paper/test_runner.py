@@ -86,8 +86,8 @@ def test_the_commit_is_that_of_the_code_in_memory(plan, smoke, console, monkeypa
 
 def test_pictures_and_curve_see_a_set_that_is_sorted_by_class():
     images = runner.torch.arange(100)
-    assert runner._spread(images, 5).tolist() == [0, 25, 50, 74, 99]
-    assert runner._spread(images, 1000).tolist() == list(range(100))
+    assert runner.evenly(images, 5).tolist() == [0, 25, 50, 74, 99]
+    assert runner.evenly(images, 1000).tolist() == list(range(100))
 
 
 def test_finished_runs_are_never_repeated(plan, smoke, console, monkeypatch):

@@ -38,7 +38,8 @@ FORMATS = ("onnx",)
 UNITS = {
     "bpd": "bits per dimension", "kl": "nats", "prior_ratio": "nats", "reconstruction": "nats",
     "latent_norm": "squared standard deviations of the prior", "iwae": "bits per dimension",
-    "typicality": "bits per dimension", "dose": "squared Mahalanobis distance", "auto": "1 = where the most extreme 5% of the training data begin",
+    "typicality": "bits per dimension", "dose": "squared Mahalanobis distance",
+    "auto": "1 = where the most extreme 5% of the training data begin",
 }  # fmt: skip
 """Of the scores that can be exported."""
 OUTSIDE = {

@@ -95,7 +95,7 @@ def proxy_mean(result: Result, score: str = "auto") -> float:
 
 def goals(found: Found) -> Sheet:
     """Ours beside what was aimed at and what the paper has."""
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for goal in beyond.GOALS:
         ours = area(found[beyond.make(goal.data, beyond.MAIN)], goal.ood)
         aim = f"{goal.auroc:g}" + (f", spread < {goal.spread:g}" if goal.spread else "")

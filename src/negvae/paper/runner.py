@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from negvae.artifact import CONFIG, read_config
 from negvae.config import RunConfig

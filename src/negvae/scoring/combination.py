@@ -14,7 +14,7 @@ TWO_SIDED = ("bpd",)
 
 
 STATISTICS = "statistics"
-"""What "dose" is made of: among what a pass gives, its columns; among references, what `negvae.scoring.dose.fit` gives."""
+"""What "dose" is made of: in what a pass gives, the columns; among references, what `negvae.scoring.dose.fit` gives."""
 
 
 def auto_components(references: Mapping[str, Scores]) -> list[str]:

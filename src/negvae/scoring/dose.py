@@ -9,7 +9,6 @@ training images, so the score is a squared Mahalanobis distance.
 
 from __future__ import annotations
 
-
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray

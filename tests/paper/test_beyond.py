@@ -1,0 +1,92 @@
+import json
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from negvae.config import RunConfig
+from negvae.data import ImageSet
+from negvae.negatives import build_source
+from negvae.paper import beyond, beyond_show
+from negvae.paper.beyond_runs import fitted
+from negvae.paper.profiles import PROFILES, planned
+from negvae.paper.results import result_path
+from negvae.paper.runner import Plan, run_plan
+from negvae.proxies import PROXIES
+
+
+def test_runs_differ_and_have_negatives_that_exist():
+    settings = beyond.settings()
+    assert len({setting.name for setting in settings}) == len(settings)
+    for setting in settings:
+        config = PROFILES["cpu"].config(setting, 1)
+        assert isinstance(config, RunConfig)
+        assert config.negatives == setting.negatives
+        build_source(config.negatives, None)
+    configs = {str(PROFILES["cpu"].config(setting).to_dict()) for setting in settings}
+    assert len(configs) == len(settings)
+
+
+def test_seeds_are_five_on_gray_three_on_color_and_one_in_the_ablation():
+    runs = planned(beyond.settings(), None, PROFILES["cpu"])
+    count = {setting.name: sum(each is setting for each, _ in runs) for setting, _ in runs}
+    assert count["fashion-mnist-unsupervised"] == count["mnist-plain"] == 5
+    assert count["cifar10-unsupervised"] == 3
+    assert count["cifar10-shift-8"] == 1
+    assert [seed for _, seed in runs] == sorted(seed for _, seed in runs)
+    assert {seed for _, seed in planned(beyond.settings(), "2,", PROFILES["cpu"])} == {2}
+
+
+def test_unknown_run_is_refused():
+    with pytest.raises(ValueError, match="did you mean mnist-plain"):
+        beyond.settings(("mnist-plane",))
+
+
+def test_gray_sets_are_framed_for_color_models():
+    gray = ImageSet("g", "test", np.full((2, 1, 28, 28), 7, np.uint8), None, "here", "0", ())
+    color = fitted(gray, (3, 32, 32))
+    assert color.images.shape == (2, 3, 32, 32)
+    assert color.images[:, :, 2:30, 2:30].min() == 7
+    assert color.images.sum() == gray.images.sum() * 3
+    assert "framed" in color.notes[-1]
+    with pytest.raises(ValueError, match="do not fit"):
+        fitted(color, (1, 28, 28))
+
+
+@pytest.fixture
+def plan(tmp_path, gray_sets, monkeypatch):
+    monkeypatch.setattr(beyond, "OTHERS", ("uniform-noise",))
+    runs = tuple(
+        planned(beyond.settings(("fashion-mnist-unsupervised", "fashion-mnist-plain")), "2", PROFILES["smoke"])
+    )
+    return Plan("smoke", runs, tmp_path / "results", tmp_path / "work", "cpu")
+
+
+def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
+    outcome = run_plan(plan, console=Console(quiet=True))
+    assert outcome.done == 4, outcome
+    main, plain = (
+        json.loads(result_path(plan.results, plan.recipe, beyond.make("fashion-mnist", v), 1).read_text())
+        for v in (beyond.MAIN, beyond.PLAIN)
+    )
+    assert list(main["evaluation"]) == ["mnist", *beyond.OTHERS]
+    assert {"auc_auto", "auc_dose", "auc_prior_ratio", "auc_input_complexity"} <= main["evaluation"]["mnist"].keys()
+    assert main["evaluation"]["uniform-noise"]["auc_auto"] > 0.9
+    assert list(main["proxies"]) == list(PROXIES)
+    assert "auc_prior_ratio" not in plain["evaluation"]["mnist"]
+    assert plain["ensemble"] == 2
+    assert "auc_waic" in plain["evaluation"]["uniform-noise"]
+    assert all("auc_bpd" not in row for row in main["curve"])  # no stranger is looked at while training
+    found = beyond_show.gather(plan.recipe, plan.results)
+    goal = beyond_show.goals(found).lines[0]
+    assert goal[:2] == ("fashion-mnist > mnist", "0.88 (0.07)")
+    path = result_path(plan.results, plan.recipe, beyond.make("fashion-mnist", beyond.MAIN), 0)
+    first = json.loads(path.read_text())
+    assert goal[3] == f"{first['evaluation']['mnist']['auc_auto']:.3f}"  # profile smoke has one seed
+    for sheet in beyond_show.sheets(found):
+        assert beyond_show.drawn(sheet).row_count == len(sheet.lines)
+        assert beyond_show.markdown(sheet).count("\n|") == len(sheet.lines) + 2
+        assert all(len(line) == len(sheet.heads) for line in sheet.lines)
+    entries = beyond_show.as_json(found, plan.recipe)
+    assert entries[0]["ours"]["seeds"] == [0]
+    assert entries[2]["ours"] is None
