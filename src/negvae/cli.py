@@ -496,6 +496,7 @@ def paper_show(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list instead.")] = False,
     profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
     results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
+    page: Annotated[Path | None, typer.Option(help="For beyond: Markdown file whose tables to replace.")] = None,
 ) -> None:
     """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
     import json
@@ -505,8 +506,10 @@ def paper_show(
     from negvae.paper.tables import select_tables
 
     if table == beyond.TABLE:
-        _show_beyond(choose_profile(profile), results, as_json)
+        _show_beyond(choose_profile(profile), results, as_json, page)
         return
+    if page is not None:
+        raise ValueError("--page goes with beyond: negvae paper report writes the paper's tables")
     recipe, tables = choose_profile(profile), select_tables(table)
     found = show.gather(tables, recipe, results)
     if as_json:
@@ -526,10 +529,11 @@ def paper_show(
     say(f"{show.SPREAD} {show.LOOSE} {show.UNIT}")
 
 
-def _show_beyond(recipe: Any, results: Path, as_json: bool) -> None:
+def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -> None:
     """`paper show beyond`: goals, published detectors, every score, proxies, ablation."""
     import json
 
+    from negvae.files import replace_table
     from negvae.paper import beyond_show as show
 
     found = show.gather(recipe, results)
@@ -541,6 +545,9 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool) -> None:
         console.print(show.drawn(sheet))
     for remark in show.remarks(found, recipe):
         _say(console)(f"- {remark}")
+    if page is not None:
+        replace_table(page, show.BEGIN, show.END, show.page(found, recipe))
+        _say(console)(f"written: {page}")
 
 
 @paper_app.command("run")

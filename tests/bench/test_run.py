@@ -8,10 +8,11 @@ from rich.console import Console
 
 from negvae import cli
 from negvae.bench import rounds, run
-from negvae.bench.report import BEGIN, END, lines, markdown, replace_table
+from negvae.bench.report import BEGIN, END, lines, markdown
 from negvae.bench.rounds import SubjectError
 from negvae.bench.rows import OURS, Comparison, Place, Row, UnavailableError, rows
 from negvae.bench.run import measure, run_bench
+from negvae.files import replace_table
 
 
 class Fixed:
@@ -94,13 +95,13 @@ def test_what_is_not_here_is_said():
 def test_page_keeps_what_people_wrote(tmp_path):
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    replace_table(page, "| new |")
+    replace_table(page, BEGIN, END, "| new |")
     assert page.read_text() == f"before\n{BEGIN}\n\n| new |\n{END}\nafter\n"
     page.write_text("no markers")
     with pytest.raises(ValueError, match="has no place for the table"):
-        replace_table(page, "")
+        replace_table(page, BEGIN, END, "")
     with pytest.raises(FileNotFoundError, match="page2"):
-        replace_table(tmp_path / "page2.md", "")
+        replace_table(tmp_path / "page2.md", BEGIN, END, "")
 
 
 def test_rows_are_complete_and_devices_named(tmp_path):

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
-
-from negvae.files import write_text
 
 BEGIN, END = "<!-- bench: begin (written by `make bench`) -->", "<!-- bench: end -->"
 COLUMNS = ("work", "ours", "peer or roofline", "ratio [quartiles]", "target", "reached")
@@ -77,22 +74,6 @@ def operator_table(row: Mapping[str, Any]) -> Table:
     for item in row["operators"]:
         table.add_row(escape(item["operator"]), f"{item['share']:.1%}", f"{item['seconds']:.3f}", f"{item['calls']:,}")
     return table
-
-
-def replace_table(path: Path, text: str) -> None:
-    """Put `text` between the markers of a Markdown file, and leave the rest as it is.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has not both markers, in order.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is not there: --table takes a Markdown file with the bench's markers")
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{path} has no place for the table: it needs the lines {BEGIN} and {END}")
-    write_text(path, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from negvae.bench.report import markdown, operator_table, replace_table, rich_table
+from negvae.bench.report import BEGIN, END, markdown, operator_table, rich_table
 from negvae.bench.rounds import Subject, SubjectError, Worker, interleave, spread
 from negvae.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
 from negvae.config import preset
-from negvae.files import write_text
+from negvae.files import replace_table, write_text
 from negvae.provenance import provenance
 from negvae.text import choose
 
@@ -101,7 +101,7 @@ def run_bench(
         if result["operators"]:
             console.print(operator_table(result))
     if table is not None:
-        replace_table(table, markdown(results))
+        replace_table(table, BEGIN, END, markdown(results))
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
     return well
 

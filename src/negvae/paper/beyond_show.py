@@ -15,6 +15,7 @@ from negvae.paper.profiles import Profile
 from negvae.paper.results import Result, result_path, up_to_date
 from negvae.paper.tables import OOD, Setting
 
+BEGIN, END = "<!-- beyond: begin (negvae paper show beyond --page FILE) -->", "<!-- beyond: end -->"
 Found = dict[Setting, list[Result]]
 SCORES = (
     "auto", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity", "likelihood_regret", "waic",
@@ -200,6 +201,12 @@ def markdown(row: Sheet) -> str:
     """A table in Markdown."""
     lines = [row.heads, ("---",) + ("--:",) * (len(row.heads) - 1), *row.lines]
     return f"**{row.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def page(found: Found, profile: Profile) -> str:
+    """All tables and remarks in Markdown."""
+    text = "\n".join(markdown(sheet) for sheet in sheets(found) if sheet.lines)
+    return text + "\nMeasured on: " + "; ".join(remarks(found, profile)) + ".\n"
 
 
 def as_json(found: Found, profile: Profile) -> list[dict[str, Any]]:
