@@ -4,15 +4,17 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from negvae.config import RunConfig
+from negvae.artifact import load_artifact
+from negvae.config import RunConfig, preset
 from negvae.data import ImageSet
 from negvae.negatives import build_source
-from negvae.paper import beyond, beyond_show
+from negvae.paper import beyond, beyond_runs, beyond_show
 from negvae.paper.beyond_runs import fitted
 from negvae.paper.profiles import PROFILES, planned
 from negvae.paper.results import result_path
 from negvae.paper.runner import Plan, run_plan
 from negvae.proxies import PROXIES
+from negvae.run import run
 
 
 def test_runs_differ_and_have_negatives_that_exist():
@@ -62,6 +64,18 @@ def plan(tmp_path, gray_sets, monkeypatch):
     return Plan("smoke", runs, tmp_path / "results", tmp_path / "work", "cpu")
 
 
+def test_halves_of_a_sorted_set_are_alike(tmp_path, monkeypatch):
+    """Held-out inliers that come sorted by class are no strangers to one another."""
+    images = np.concatenate([np.full((60, 1, 28, 28), level, np.uint8) for level in (0, 80, 160, 240)])
+    np.save(tmp_path / "sorted.npy", images)
+    config = preset("unsupervised", str(tmp_path / "sorted.npy"), epochs=1, batch_size=16)
+    run(config, tmp_path / "run")
+    artifact = load_artifact(tmp_path / "run")
+    monkeypatch.setattr(beyond_runs, "PROXIES", {"the same": lambda images, generator: images})
+    areas = beyond_runs._proxies(artifact, artifact.scorer(), None)["the same"]
+    assert areas["kl"] == pytest.approx(0.5, abs=0.1)
+
+
 def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
     outcome = run_plan(plan, console=Console(quiet=True))
     assert outcome.done == 4, outcome
@@ -74,8 +88,10 @@ def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
     assert main["evaluation"]["uniform-noise"]["auc_auto"] > 0.9
     assert list(main["proxies"]) == list(PROXIES)
     assert "auc_prior_ratio" not in plain["evaluation"]["mnist"]
-    assert plain["ensemble"] == 2
+    assert main["ensemble"] == plain["ensemble"] == 2
+    assert 0.9 < main["evaluation"]["uniform-noise"]["auc_auto, ensemble"] <= 1
     assert "auc_waic" in plain["evaluation"]["uniform-noise"]
+    assert "auc_auto, ensemble" not in plain["evaluation"]["uniform-noise"]
     assert all("auc_bpd" not in row for row in main["curve"])  # no stranger is looked at while training
     found = beyond_show.gather(plan.recipe, plan.results)
     goal = beyond_show.goals(found).lines[0]

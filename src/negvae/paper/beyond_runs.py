@@ -25,6 +25,8 @@ from negvae.scoring.scorer import Scorer
 
 SCORES = ("auto", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity")
 """Measured on whole test sets; on the VAE without negatives `likelihood_regret` and `waic` too."""
+ENSEMBLE = "auto, ensemble"
+"""The mean of `auto` over models of several seeds."""
 TEST_IMAGES = 5000
 """Of each test set, at even distances."""
 REGRET_IMAGES = 200
@@ -48,7 +50,7 @@ def evaluate(
     Returns:
         For the result file: "evaluation" (by stranger: AUROC of every score, with intervals), "proxies" (by proxy),
         "nats_per_dim_test", "false_alarms" (share of the test set that alarms at the calibrated threshold),
-        "ensemble" (models behind "waic") and "score_seconds".
+        "ensemble" (models behind "waic" and "auto, ensemble") and "score_seconds".
     """
     began = time.monotonic()
     artifact = load_artifact(directory, "cpu")
@@ -56,13 +58,16 @@ def evaluate(
     assert calibration is not None  # the preset holds inliers out
     scorer = artifact.scorer()
     names = tuple(name for name in SCORES if name != "prior_ratio" or setting.negatives != "none")
-    whole = setting.variant in (beyond.MAIN, beyond.PLAIN)
-    ensemble = _ensemble(directory) if setting.variant == beyond.PLAIN else ()
-    if ensemble:
-        names, scorer = (*names, "waic"), replace(scorer, ensemble=ensemble)
+    others_like_it = () if beyond.VARIANTS[setting.variant].ablation else _lower_seeds(artifact)
+    if others_like_it and setting.variant == beyond.PLAIN:
+        names, scorer = (*names, "waic"), replace(scorer, ensemble=tuple(each.model for each in others_like_it))
 
     def measured(images: Tensor) -> Scores:
-        scores = dict(scorer(evenly(images, TEST_IMAGES), names))
+        chosen = evenly(images, TEST_IMAGES)
+        scores = dict(scorer(chosen, names))
+        if others_like_it and setting.variant == beyond.MAIN:
+            further = [each.scorer()(chosen, ["auto"])["auto"] for each in others_like_it]
+            scores[ENSEMBLE] = np.mean([scores["auto"], *further], axis=0)
         if setting.variant == beyond.PLAIN and artifact.config.seed == 0:
             scores |= scorer(evenly(images, min(limit or REGRET_IMAGES, REGRET_IMAGES)), ["likelihood_regret"])
         return scores
@@ -72,12 +77,12 @@ def evaluate(
         "evaluation": {
             name: _areas(inliers, measured(torch.from_numpy(images.images)))
             | {"count": min(len(images.images), TEST_IMAGES)}
-            for name, images in (others.items() if whole else ())
+            for name, images in others.items()
         },
         "nats_per_dim_test": float(inliers["bpd"].astype(np.float64).mean() * math.log(2)),
         "false_alarms": float(calibration.is_outlier(inliers[calibration.score]).mean()),
         "target_fpr": calibration.target_fpr,
-        "ensemble": 1 + len(ensemble),
+        "ensemble": 1 + len(others_like_it),
     }
     content["proxies"] = _proxies(artifact, scorer, limit)
     content["score_seconds"] = round(time.monotonic() - began, 1)
@@ -114,15 +119,17 @@ def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str,
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, fetch=False)
     held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)[1]
     half = min(len(held_out) // 2, limit or PROXY_IMAGES, PROXY_IMAGES)
+    # By turns, since a set sorted by class would make strangers of the second half.
+    chosen = evenly(held_out, 2 * half)
+    kept, made_strange = chosen[0::2], chosen[1::2].float() / 255
     names = [
         name for name in ("auto", "dose", "prior_ratio", "kl") if name != "prior_ratio" or config.negatives != "none"
     ]
-    usual = scorer(held_out[:half], names)
+    usual = scorer(kept, names)
     randomness = torch.Generator().manual_seed(0)
     areas = {}
     for name, proxy in PROXIES.items():
-        strange = proxy(held_out[half : 2 * half].float() / 255, randomness)
-        scores = scorer((strange * 255).round().byte(), names)
+        scores = scorer((proxy(made_strange, randomness) * 255).round().byte(), names)
         areas[name] = {score: round(auroc(usual[score], scores[score])[0], 5) for score in names}
     return areas
 
@@ -136,13 +143,15 @@ def _areas(inliers: Scores, strangers: Scores) -> dict[str, Any]:
     return areas
 
 
-def _ensemble(directory: Path) -> tuple[Any, ...]:
-    """The models of lower seeds, as far as their folders are there."""
-    stem, _, seed = directory.name.rpartition("seed")
-    models = []
+def _lower_seeds(artifact: Artifact) -> tuple[Artifact, ...]:
+    """The same run's models of lower seeds, as far as their folders are there."""
+    stem, _, seed = artifact.directory.name.rpartition("seed")
+    found = []
     for lower in range(int(seed)):
         try:
-            models.append(load_artifact(directory.with_name(f"{stem}seed{lower}"), "cpu", calibration=False).model)
+            other = load_artifact(artifact.directory.with_name(f"{stem}seed{lower}"), "cpu")
         except (FileNotFoundError, ValueError):
             continue
-    return tuple(models)
+        if replace(other.config, seed=artifact.config.seed) == artifact.config:
+            found.append(other)
+    return tuple(found)

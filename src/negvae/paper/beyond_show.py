@@ -18,7 +18,8 @@ from negvae.paper.tables import OOD, Setting
 BEGIN, END = "<!-- beyond: begin (negvae paper show beyond --page FILE) -->", "<!-- beyond: end -->"
 Found = dict[Setting, list[Result]]
 SCORES = (
-    "auto", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity", "likelihood_regret", "waic",
+    "auto", "auto, ensemble", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity",
+    "likelihood_regret", "waic",
 )  # fmt: skip
 
 
@@ -125,9 +126,9 @@ def scores(found: Found, data: str) -> Sheet:
 
 
 def ablation(found: Found) -> Sheet:
-    """Each variant on a short run: proxies, by which it is judged, and what it costs in likelihood."""
+    """Each variant on a short run: proxies, by which it is judged, what it costs in likelihood, and one stranger."""
     heads = ("variant", *(f"{data}: {what}" for data in beyond.ABLATION_DATA
-                          for what in ("proxies, auto", "prior_ratio", "nats/dim")))  # fmt: skip
+                          for what in ("proxies, auto", "prior_ratio", "nats/dim", OOD[data])))  # fmt: skip
     lines = []
     for variant in beyond.VARIANTS.values():
         if not variant.ablation:
@@ -136,12 +137,14 @@ def ablation(found: Found) -> Sheet:
         for data in beyond.ABLATION_DATA:
             result = next(iter(found[beyond.make(data, variant.name)]), None)
             if result is None:
-                cells += ["-"] * 3
+                cells += ["-"] * 4
                 continue
             ratio = "-" if result["config"]["negatives"] == "none" else f"{proxy_mean(result, 'prior_ratio'):.3f}"
-            cells += [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}"]
+            stranger = _text(area([result], OOD[data]))
+            cells += [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}", stranger]
         lines.append((variant.changes, *cells))
-    return Sheet("Ablation: mean AUROC between held-out inliers and the proxies, one seed, short runs", heads, lines)
+    title = "Ablation: mean AUROC of auto and prior_ratio over the proxies; AUROC of auto (not chosen by); one seed"
+    return Sheet(title, heads, lines)
 
 
 def proxies(found: Found) -> Sheet:

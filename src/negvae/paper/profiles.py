@@ -90,7 +90,7 @@ PROFILES: dict[str, Profile] = {
                     ("mnist", "gaussian"): {"optimizer": "rmsprop", "learning_rate": 1e-4, "batch_size": 50},
                     ("svhn", "none"): {"epochs": 24},  # 8,000 images: as many steps as on CIFAR-10
                 },
-                unsupervised={"gray": {"epochs": 4}, "svhn": {"epochs": 30}, "short": {"epochs": 4, "limit": 25_000}}),
+                unsupervised={"gray": {"epochs": 4}, "svhn": {"epochs": 30}, "short": {"epochs": 2}}),
         Profile("smoke", "seconds, to see that everything works: the figures mean nothing", 1,
                 gray=("gray", {**_FAST, "batch_size": 32, "epochs": 1, "limit": 256}),
                 color=("color", {**_FAST, "batch_size": 32, "epochs": 1, "limit": 256}),
