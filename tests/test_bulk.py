@@ -182,7 +182,7 @@ def test_calibrate_afterwards_and_anew(capsys, blob_files, tmp_path):
     # Without a held-out part, the run's own test split: every fifth of these 60 images.
     calibration = calibrate_run(directory, target_fpr=0.2)
     assert (calibration.size, calibration.score, calibration.target_fpr) == (12, "auto", 0.2)
-    assert list(calibration.reference) == ["bpd", "kl"]  # no negatives, no prior ratio
+    assert list(calibration.reference) == ["bpd", "dose", "statistics"]  # no negatives, no prior ratio
     loaded = load_artifact(directory).calibration
     for name, scores in calibration.scores.items():
         np.testing.assert_array_equal(loaded.scores[name], scores)

@@ -24,6 +24,7 @@ from negvae.model import VAE
 from negvae.provenance import provenance
 from negvae.run import hold_out
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.combination import STATISTICS
 from negvae.scoring.scorer import ALL_SCORES, Scorer
 from negvae.scoring.scores import batches
 
@@ -178,8 +179,8 @@ def examine(
 
 
 def shown_scores(calibration: Calibration) -> list[str]:
-    """The decision score, then what "auto" is made of."""
-    return list(dict.fromkeys([calibration.score, *calibration.reference]))
+    """The decision score, then those that are measured against training images."""
+    return list(dict.fromkeys([calibration.score, *(name for name in calibration.reference if name != STATISTICS)]))
 
 
 def _take(

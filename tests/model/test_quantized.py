@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from negvae.config import preset
 from negvae.model import build_vae, quantized
 from negvae.model.quantized import QuantizedEncoder, quantize
 from negvae.scoring import compute_scores
@@ -102,7 +103,7 @@ def test_what_int8_is_not_for_is_refused(monkeypatch):
         compute_scores(model, images.float(), ["kl"], quantized=encoder)
     with pytest.raises(ValueError, match="not of this model"):
         QuantizedEncoder(model_of("auto"), encoder.rounding)
-    rows = build_vae(small_run("features"), (5, 1, 1)).eval()
+    rows = build_vae(preset("features", "rows"), (5, 1, 1)).eval()
     with pytest.raises(ValueError, match="rows of features"):
         quantize(rows, torch.zeros(4, 5, 1, 1))
     with torch.no_grad():

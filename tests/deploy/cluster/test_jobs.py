@@ -109,7 +109,8 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
             # One step is equal to 2e-5 (tests/training/test_peers.py); Adam lets rounding grow from step to step.
             assert row[name] == pytest.approx(expected[name], rel=2e-3)
     mine, whole = (load_artifact(tmp_path / name) for name in ("shared", "alone"))
-    assert mine.calibration.threshold == pytest.approx(whole.calibration.threshold, rel=1e-2)
+    # Not of "auto": the Gaussian that "dose" fits to 36 images makes much of little.
+    np.testing.assert_allclose(mine.calibration.scores["kl"], whole.calibration.scores["kl"], rtol=1e-2)
     weights = [torch.cat([p.flatten() for p in each.model.parameters()]) for each in (mine, whole)]
     assert (weights[0] - weights[1]).norm() < 0.01 * weights[1].norm()
     assert not (tmp_path / "shared" / ".ray").exists()
