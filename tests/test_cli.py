@@ -168,3 +168,9 @@ def test_a_folder_of_pictures_trains_with_the_auto_network(capsys, tmp_path):
                           "--batch-size", "8", "--out", out)  # fmt: skip
     assert code == 0, error
     assert call(capsys, "evaluate", out, "--ood", "uniform-noise")[0] == 0
+
+
+def test_few_training_steps_are_named(capsys, blob_files, tmp_path):
+    small = ["train", "--data", blob_files["in"], "--preset", "gray", "--batch-size", "12", "--out"]
+    _, out, error = call(capsys, *small, tmp_path / "a", "--epochs", "1")
+    assert "4 training steps are few: --epochs 250 makes them 1,000" in out + error

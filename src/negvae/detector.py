@@ -39,7 +39,7 @@ from negvae.files import write_text
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
 from negvae.precision import autocast, resolve_device, resolve_precision
 from negvae.provenance import provenance
-from negvae.run import calibrated, describe, hold_out
+from negvae.run import LEAST_STEPS, calibrated, describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.scorer import ALL_SCORES
@@ -50,8 +50,6 @@ from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
 
 __all__ = ["Drift", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
 
-LEAST_STEPS = 1000
-"""Where the number of epochs is left open, small data gets so many training steps at least."""
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.loop import TrainingResult, train_seeds
 
 Say = Callable[[str], None]
+LEAST_STEPS = 1000
+"""Fewer training steps than that leave most models unfinished."""
 
 
 def describe(images: ImageSet) -> str:
@@ -99,6 +102,10 @@ def run_seeds(
         if not (resume and (directory / CHECKPOINT).exists()):
             write_config(directory, each, inliers.shape, origin)
     images, held_out = hold_out(images, config.calibration, config.seed)
+    an_epoch = len(images) // min(config.batch_size, len(images))
+    if an_epoch * config.epochs < LEAST_STEPS // 4:
+        enough = math.ceil(LEAST_STEPS / an_epoch)
+        say(f"{an_epoch * config.epochs} training steps are few: --epochs {enough} makes them {an_epoch * enough:,}")
     results = trainer(configs, images, source, directories=directories, resume=resume, **options)
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration = None
