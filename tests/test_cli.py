@@ -174,3 +174,19 @@ def test_few_training_steps_are_named(capsys, blob_files, tmp_path):
     small = ["train", "--data", blob_files["in"], "--preset", "gray", "--batch-size", "12", "--out"]
     _, out, error = call(capsys, *small, tmp_path / "a", "--epochs", "1")
     assert "4 training steps are few: --epochs 250 makes them 1,000" in out + error
+
+
+def test_a_calibrated_run_is_tested_by_the_score_it_decides_by(capsys, blob_files, tmp_path):
+    run = tmp_path / "run"
+    assert (
+        call(capsys, "train", "--data", blob_files["in"], "--epochs", "2", "--batch-size", "12", "--out", run)[0] == 0
+    )
+    code, table, _ = call(capsys, "evaluate", run, "--ood", "uniform-noise")
+    assert code == 0
+    assert "AUC auto" in " ".join(table.split())
+    content = json.loads((run / "evaluation.json").read_text())
+    assert (content["score"], content["target_fpr"]) == ("auto", None)  # 10 held out are too few for 5%
+    (row,) = content["rows"]
+    assert row["auc_auto"] > 0.9
+    assert row["metrics"]["auto"]["auroc"] == row["auc_auto"]
+    assert 0 <= row["alarms_test"] < row["alarms_ood"] <= 1

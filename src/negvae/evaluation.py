@@ -15,9 +15,10 @@ from negvae.data import load
 from negvae.files import write_text
 from negvae.provenance import provenance
 from negvae.run import describe, trained_on
-from negvae.scoring.evaluation import compare
+from negvae.scoring.evaluation import Comparison, compare
 
 FILE = "evaluation.json"
+TITLES = {"bpd": "BPD", "kl": "KL", "prior_ratio": "prior ratio"}
 
 
 def evaluate_run(
@@ -42,9 +43,10 @@ def evaluate_run(
         say: told what is loaded.
 
     Returns:
-        What was written: {"train", "negatives", "epochs", "finished", "rows", "data", "provenance"}. A row has
-        `served_as_negatives`, true where the set was among the training negatives: its figures then say
-        nothing about unseen data.
+        What was written: {"train", "negatives", "likelihood", "epochs", "finished", "score", "target_fpr", "rows",
+        "data", "provenance"}. "score" is the one by which the run decides, "kl" where it is not calibrated. A row has
+        `served_as_negatives`, true where the set was among the training negatives: its figures then say nothing about
+        unseen data; and where the run is calibrated `alarms_test` and `alarms_ood`, the shares called outliers.
 
     Raises:
         FileNotFoundError: the run or a set is not there.
@@ -70,6 +72,8 @@ def evaluate_run(
         say(f"out-of-distribution: {describe(images)}")
         data[f"ood {name}"] = describe(images)
         outliers[name] = torch.from_numpy(images.images)
+    calibration = artifact.calibration
+    decides = calibration.score if calibration else "kl"
     comparisons = compare(
         artifact.model,
         torch.from_numpy(test.images),
@@ -77,7 +81,17 @@ def evaluate_run(
         samples=samples,
         precision=precision,
         seed=config.seed,
+        scorer=artifact.scorer() if calibration else None,
+        further=(decides,),
     )
+
+    def row(comparison: Comparison) -> dict[str, Any]:
+        values = {**comparison.row(), "served_as_negatives": comparison.ood in served}
+        if calibration:
+            for part, scores in (("test", comparison.inlier_scores), ("ood", comparison.ood_scores)):
+                values[f"alarms_{part}"] = float(calibration.is_outlier(scores[decides].numpy()).mean())
+        return values
+
     served = trained_on(config)
     content = {
         "train": config.data,
@@ -85,7 +99,9 @@ def evaluate_run(
         "likelihood": config.likelihood,
         "epochs": artifact.epochs,
         "finished": artifact.finished,
-        "rows": [{**c.row(), "served_as_negatives": c.ood in served} for c in comparisons],
+        "score": decides,
+        "target_fpr": calibration.target_fpr if calibration else None,
+        "rows": [row(comparison) for comparison in comparisons],
         "data": data,
         "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
     }
@@ -95,26 +111,28 @@ def evaluate_run(
 
 def evaluation_table(content: dict[str, Any]) -> Table:
     """The rows of `evaluate_run` for a terminal."""
+    decides, rows = content["score"], content["rows"]
+    shown = [*([] if decides in TITLES else [decides]), *TITLES]
+    calibrated = bool(rows) and "alarms_test" in rows[0]
+    caption = f"AUC with 95% interval; FPR95: of {decides}, where 95% of the outliers are found"
+    if calibrated:
+        caption += "; alarms: share called outliers"
+        caption += "" if content["target_fpr"] is None else f" at target FPR {content['target_fpr']:g}"
     table = Table(
         title=f"trained on {content['train']}, negatives {content['negatives']}, {content['likelihood']}",
-        caption="AUC with 95% interval; FPR of the KL score where 95% of the outliers are found",
+        caption=caption,
     )
-    for title in (
-        "OOD set",
-        "AUC BPD",
-        "AUC KL",
-        "AUC prior ratio",
-        "FPR95",
-        "nats/dim test",
-        "nats/dim OOD",
-    ):
-        table.add_column(title, justify="left" if title == "OOD set" else "right", overflow="fold")
-    for row in content["rows"]:
+    table.add_column("OOD set", overflow="fold")
+    alarms = ("alarms test", "alarms OOD") if calibrated else ()
+    areas = [f"AUC {TITLES.get(score, score)}" for score in shown]
+    for title in (*areas, "FPR95", *alarms, "nats/dim test", "nats/dim OOD"):
+        table.add_column(title, justify="right", overflow="fold")
+    for row in rows:
         name = row["ood"] + (" (served as negatives)" if row["served_as_negatives"] else "")
-        areas = [with_interval(row[f"auc_{score}"], row[f"auc_{score}_ci"]) for score in ("bpd", "kl", "prior_ratio")]
-        false_alarms = f"{row['metrics']['kl']['fpr_at_95_tpr']:.3f}"
-        means = [f"{row[f'nats_per_dim_{part}']:.4g}" for part in ("test", "ood")]
-        table.add_row(name, *areas, false_alarms, *means)
+        figures = [with_interval(row[f"auc_{score}"], row[f"auc_{score}_ci"]) for score in shown]
+        figures.append(f"{row['metrics'][decides]['fpr_at_95_tpr']:.3f}")
+        figures += [f"{row[f'alarms_{part}']:.3f}" for part in ("test", "ood") if calibrated]
+        table.add_row(name, *figures, *(f"{row[f'nats_per_dim_{part}']:.4g}" for part in ("test", "ood")))
     return table
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.scoring.metrics import Detection, detection_metrics
+from negvae.scoring.scorer import Scorer
 from negvae.scoring.scores import SCORES, compute_scores
 
 
@@ -53,6 +54,8 @@ def compare(
     samples: int = 1,
     precision: str = "auto",
     seed: int = 0,
+    scorer: Scorer | None = None,
+    further: Sequence[str] = (),
 ) -> list[Comparison]:
     """Score the inlier test set once and every other set, and measure how well they are told apart.
 
@@ -63,6 +66,8 @@ def compare(
         samples: posterior samples for "bpd"; one in the paper.
         precision: "bfloat16", "float32" or "auto".
         seed: of the posterior samples.
+        scorer: what gives `further` scores.
+        further: scores beside "bpd", "kl" and "prior_ratio", or in their place.
 
     Raises:
         ValueError: images the model is not made for, or scores that are not numbers.
@@ -70,12 +75,19 @@ def compare(
     randomness = torch.Generator(model.device).manual_seed(seed)
 
     def scores(images: Tensor) -> dict[str, Tensor]:
-        return compute_scores(model, images, tuple(SCORES), samples=samples, generator=randomness, precision=precision)
+        values = compute_scores(
+            model, images, tuple(SCORES), samples=samples, generator=randomness, precision=precision
+        )
+        if scorer is not None and further:
+            values |= {name: torch.from_numpy(found) for name, found in scorer(images, further).items()}
+        return values
 
     inlier_scores = scores(inliers)
     comparisons = []
     for name, images in outliers.items():
         ood_scores = scores(images)
-        detection = {key: detection_metrics(inlier_scores[key].numpy(), ood_scores[key].numpy()) for key in SCORES}
+        detection = {
+            key: detection_metrics(values.numpy(), ood_scores[key].numpy()) for key, values in inlier_scores.items()
+        }
         comparisons.append(Comparison(name, detection, inlier_scores, ood_scores))
     return comparisons
