@@ -533,7 +533,6 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -
     """`paper show beyond`: goals, published detectors, every score, proxies, ablation."""
     import json
 
-    from negvae.files import replace_table
     from negvae.paper import beyond_show as show
 
     found = show.gather(recipe, results)
@@ -546,7 +545,7 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -
     for remark in show.remarks(found, recipe):
         _say(console)(f"- {remark}")
     if page is not None:
-        replace_table(page, show.BEGIN, show.END, show.page(found, recipe))
+        show.fill_page(page, found, recipe)
         _say(console)(f"written: {page}")
 
 

@@ -15,6 +15,7 @@ from negvae.paper.results import result_path
 from negvae.paper.runner import Plan, run_plan
 from negvae.proxies import PROXIES
 from negvae.run import run
+from tests.test_cli import call
 
 
 def test_runs_differ_and_have_negatives_that_exist():
@@ -106,3 +107,22 @@ def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
     entries = beyond_show.as_json(found, plan.recipe)
     assert entries[0]["ours"]["seeds"] == [0]
     assert entries[2]["ours"] is None
+
+
+def test_pages_get_their_tables(capsys, tmp_path):
+    begin, end = beyond_show.BEGIN, beyond_show.END
+    page, readme = tmp_path / "page.md", tmp_path / "readme.md"
+    page.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
+    readme.write_text(f"{beyond_show.GOALS_BEGIN}\nold\n{beyond_show.GOALS_END}\n")
+    for path in (page, readme):
+        assert call(capsys, "paper", "show", "beyond", "--results", tmp_path, "--page", path)[0] == 0
+        assert "old" not in path.read_text()
+        assert "| fashion-mnist > mnist | 0.88 (0.07) | 0.99, spread < 0.005 | - |" in path.read_text()
+    assert page.read_text().startswith("above\n")
+    assert "LPath-1M" in page.read_text()
+    assert "LPath-1M" not in readme.read_text()
+    (tmp_path / "bare.md").write_text("nothing")
+    for name, message in (("bare.md", "has no place for the table"), ("none.md", "is not there")):
+        code, _, error = call(capsys, "paper", "show", "beyond", "--results", tmp_path, "--page", tmp_path / name)
+        assert code == 2
+        assert message in error

@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 from rich.table import Table
 
+from negvae.files import replace_table
 from negvae.paper import beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.results import Result, result_path, up_to_date
 from negvae.paper.tables import OOD, Setting
 
 BEGIN, END = "<!-- beyond: begin (negvae paper show beyond --page FILE) -->", "<!-- beyond: end -->"
+GOALS_BEGIN, GOALS_END = BEGIN.replace("beyond:", "beyond goals:"), END.replace("beyond:", "beyond goals:")
 Found = dict[Setting, list[Result]]
 SCORES = (
     "auto", "auto, ensemble", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity",
@@ -206,10 +208,25 @@ def markdown(row: Sheet) -> str:
     return f"**{row.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def page(found: Found, profile: Profile) -> str:
-    """All tables and remarks in Markdown."""
-    text = "\n".join(markdown(sheet) for sheet in sheets(found) if sheet.lines)
-    return text + "\nMeasured on: " + "; ".join(remarks(found, profile)) + ".\n"
+def fill_page(path: Path, found: Found, profile: Profile) -> None:
+    """Write the tables and what they were measured on into a Markdown file that has their markers.
+
+    Between `BEGIN` and `END` go all tables, between `GOALS_BEGIN` and `GOALS_END` the first one alone.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has neither pair of markers.
+    """
+
+    def text(shown: Sequence[Sheet]) -> str:
+        tables = "\n".join(markdown(sheet) for sheet in shown if sheet.lines)
+        return f"{tables}\nMeasured on: {'; '.join(remarks(found, profile))}.\n"
+
+    marked = path.is_file() and GOALS_BEGIN in path.read_text(encoding="utf-8")
+    if marked:
+        replace_table(path, GOALS_BEGIN, GOALS_END, text([goals(found)]))
+    if not marked or BEGIN in path.read_text(encoding="utf-8"):
+        replace_table(path, BEGIN, END, text(sheets(found)))
 
 
 def as_json(found: Found, profile: Profile) -> list[dict[str, Any]]:
