@@ -47,20 +47,18 @@ class Replay:
 
     kept: int = 10_000
     adversarial = True
-    _store: list[Tensor] = field(default_factory=list)
+    _earlier: Tensor | None = None
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """As many as positives."""
         half = len(positives) // 2
         fresh = Generated().sample(positives[:half], model, generator).generated
         assert fresh is not None
-        if not self._store:
-            self._store.append(fresh.detach().repeat(-(-self.kept // half), 1, 1, 1)[: self.kept].clone())
-        store = self._store[0]
-        chosen = torch.randint(len(store), (len(positives) - half,), generator=generator)
-        earlier = store[chosen]
-        store[torch.randint(len(store), (half,), generator=generator)] = fresh.detach()
-        return NegativeBatch(earlier, fresh)
+        if self._earlier is None:
+            self._earlier = fresh.detach().repeat(-(-self.kept // half), 1, 1, 1)[: self.kept].clone()
+        chosen = self._earlier[torch.randint(self.kept, (len(positives) - half,), generator=generator)]
+        self._earlier[torch.randint(self.kept, (half,), generator=generator)] = fresh.detach()
+        return NegativeBatch(chosen, fresh)
 
 
 class Tempered:
@@ -120,19 +118,19 @@ class Averaging:
         return other
 
 
-def _near(**fields: Any) -> RunConfig:
+def _recipe(**fields: Any) -> RunConfig:
     return preset("gray", "fashion-mnist", negatives="generated", epochs=EPOCHS, **fields)
 
 
 VARIANTS: dict[str, tuple[RunConfig, Callable[[], NegativeSource]]] = {
-    "paper": (_near(), Generated),
-    "nearer prior": (_near(negative_shift=2.5), Generated),
-    "replay": (_near(), Replay),
-    "tempered codes": (_near(), Tempered),
-    "interpolated codes": (_near(), Interpolated),
-    "replay, nearer prior": (_near(negative_shift=2.5), Replay),
-    "half transformations": (_near(negative_shift=2.5), lambda: Mixture((Augmented(), Generated()), (1.0, 1.0))),
-    "transformations alone": (_near(negative_shift=2.5), Augmented),
+    "paper": (_recipe(), Generated),
+    "nearer prior": (_recipe(negative_shift=2.5), Generated),
+    "replay": (_recipe(), Replay),
+    "tempered codes": (_recipe(), Tempered),
+    "interpolated codes": (_recipe(), Interpolated),
+    "replay, nearer prior": (_recipe(negative_shift=2.5), Replay),
+    "half transformations": (_recipe(negative_shift=2.5), lambda: Mixture((Augmented(), Generated()), (1.0, 1.0))),
+    "transformations alone": (_recipe(negative_shift=2.5), Augmented),
 }
 
 

@@ -173,7 +173,7 @@ def test_a_folder_of_pictures_trains_with_the_auto_network(capsys, tmp_path):
 def test_few_training_steps_are_named(capsys, blob_files, tmp_path):
     small = ["train", "--data", blob_files["in"], "--preset", "gray", "--batch-size", "12", "--out"]
     _, out, error = call(capsys, *small, tmp_path / "a", "--epochs", "1")
-    assert "4 training steps are few: --epochs 250 makes them 1,000" in out + error
+    assert "4 training steps are few: 250 epochs make them 1,000" in out + error
 
 
 def test_a_calibrated_run_is_tested_by_the_score_it_decides_by(capsys, blob_files, tmp_path):

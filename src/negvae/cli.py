@@ -535,6 +535,8 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -
 
     from negvae.paper import beyond_show as show
 
+    if as_json and page is not None:
+        raise ValueError("--page does not go with --json: give one of them")
     found = show.gather(recipe, results)
     if as_json:
         print(json.dumps(show.as_json(found, recipe), indent=1))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,7 @@ def evaluate_run(
         samples=samples,
         precision=precision,
         seed=config.seed,
-        scorer=artifact.scorer() if calibration else None,
-        further=(decides,),
+        further=partial(artifact.scorer(), names=[decides]) if calibration else None,
     )
 
     def row(comparison: Comparison) -> dict[str, Any]:

@@ -105,7 +105,7 @@ def run_seeds(
     an_epoch = len(images) // min(config.batch_size, len(images))
     if an_epoch * config.epochs < LEAST_STEPS // 4:
         enough = math.ceil(LEAST_STEPS / an_epoch)
-        say(f"{an_epoch * config.epochs} training steps are few: --epochs {enough} makes them {an_epoch * enough:,}")
+        say(f"{an_epoch * config.epochs} training steps are few: {enough} epochs make them {an_epoch * enough:,}")
     results = trainer(configs, images, source, directories=directories, resume=resume, **options)
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration = None

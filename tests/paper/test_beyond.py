@@ -126,3 +126,6 @@ def test_pages_get_their_tables(capsys, tmp_path):
         code, _, error = call(capsys, "paper", "show", "beyond", "--results", tmp_path, "--page", tmp_path / name)
         assert code == 2
         assert message in error
+    code, _, error = call(capsys, "paper", "show", "beyond", "--results", tmp_path, "--json", "--page", page)
+    assert code == 2
+    assert "--page does not go with --json" in error

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.model import VAE
 from negvae.scoring.metrics import Detection, detection_metrics
-from negvae.scoring.scorer import Scorer
 from negvae.scoring.scores import SCORES, compute_scores
 
 
@@ -54,8 +54,7 @@ def compare(
     samples: int = 1,
     precision: str = "auto",
     seed: int = 0,
-    scorer: Scorer | None = None,
-    further: Sequence[str] = (),
+    further: Callable[[Tensor], Mapping[str, NDArray[Any]]] | None = None,
 ) -> list[Comparison]:
     """Score the inlier test set once and every other set, and measure how well they are told apart.
 
@@ -66,8 +65,7 @@ def compare(
         samples: posterior samples for "bpd"; one in the paper.
         precision: "bfloat16", "float32" or "auto".
         seed: of the posterior samples.
-        scorer: what gives `further` scores.
-        further: scores beside "bpd", "kl" and "prior_ratio", or in their place.
+        further: gives images' scores by name that stand beside "bpd", "kl" and "prior_ratio", or in their place.
 
     Raises:
         ValueError: images the model is not made for, or scores that are not numbers.
@@ -78,8 +76,8 @@ def compare(
         values = compute_scores(
             model, images, tuple(SCORES), samples=samples, generator=randomness, precision=precision
         )
-        if scorer is not None and further:
-            values |= {name: torch.from_numpy(found) for name, found in scorer(images, further).items()}
+        if further is not None:
+            values |= {name: torch.from_numpy(found) for name, found in further(images).items()}
         return values
 
     inlier_scores = scores(inliers)
