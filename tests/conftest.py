@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from negvae.config import RunConfig, preset
+from negvae.precision import runs_bfloat16
 
 SHAPES = {
     "gray": (1, 28, 28),
@@ -16,6 +17,12 @@ SHAPES = {
     "auto": (3, 18, 25),
     "deep": (2, 20, 33),
 }
+
+
+needs_bfloat16 = pytest.mark.skipif(
+    not runs_bfloat16(torch.device("cpu")), reason="torch runs no convolution in bfloat16 on this processor"
+)
+PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
 
 def blobs(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:

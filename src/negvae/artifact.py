@@ -21,11 +21,11 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from negvae.config import RunConfig, read_yaml_mapping
+from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
 from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.model.quantized import QuantizedEncoder
-from negvae.precision import resolve_device
+from negvae.precision import resolve_device, runs_bfloat16
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS, auto_components
 from negvae.scoring.dose import is_fitted
@@ -64,23 +64,33 @@ class Artifact:
         """What gives this model's scores, the same ones that its calibration rests on.
 
         Args:
-            precision: see `Scorer`; or "int8". None for the calibration's: "int8", or the run's.
-            ensemble: see there.
+            precision: "float32", "bfloat16" or "int8"; None or "auto" for the calibration's, or float32 for a model
+                that is not calibrated. A calibrated model is scored in its calibration's precision only.
+            ensemble: see `Scorer`.
 
         Raises:
-            ValueError: int8, and the model was not calibrated in it, or it is not to be had here.
+            ValueError: the model was calibrated in another precision, or that precision is not available here.
         """
-        references = self.calibration.reference if self.calibration else {}
-        rounding = self.calibration.rounding if self.calibration else None
-        if precision == "int8" and rounding is None:
-            raise ValueError(
-                f"{self.directory} was not calibrated in int8: run `negvae calibrate {self.directory} --precision int8`"
-            )
-        if rounding is not None and precision in (None, "int8"):
-            numbers = {name: torch.from_numpy(values) for name, values in rounding.items()}
+        calibration = self.calibration
+        if calibration is None:
+            if precision == "int8":
+                raise ValueError(self._calibrate("is not calibrated in int8", "int8"))
+            return Scorer(self.model, {}, ensemble, "float32" if precision in (None, "auto") else precision)
+        asked = precision if precision != "auto" and not self.model.takes_features else None
+        if asked not in (None, calibration.precision):
+            raise ValueError(self._calibrate(f"is calibrated in {calibration.precision}, not in {asked}", str(asked)))
+        if calibration.rounding is not None:
+            numbers = {name: torch.from_numpy(values) for name, values in calibration.rounding.items()}
             quantized = QuantizedEncoder(self.model, numbers)
-            return Scorer(self.model, references, ensemble, quantized=quantized)
-        return Scorer(self.model, references, ensemble, precision or self.config.precision)
+            return Scorer(self.model, calibration.reference, ensemble, quantized=quantized)
+        if calibration.precision == "bfloat16" and not runs_bfloat16(self.model.device):
+            raise ValueError(self._calibrate("is calibrated in bfloat16, which this machine does not run", "float32"))
+        return Scorer(self.model, calibration.reference, ensemble, calibration.precision)
+
+    def _calibrate(self, what: str, precision: str) -> str:
+        """A line that says what is wrong with the calibration, and what makes another."""
+        option = "" if precision == "float32" else f" --precision {precision}"
+        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it so"
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
@@ -194,7 +204,9 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     model.to(resolve_device(device)).eval()
     if model.takes_features:
         model.double()  # cheap for such networks, and scores then do not depend on the company they are computed in
-    found = _load_calibration(directory) if calibration else None
+    # Version 0.1 scored as it trained, and noted what "auto" came to among the facts on the machine.
+    before = str(provenance.get("precision", config.precision)) if not model.takes_features else "float32"
+    found = _load_calibration(directory, "float32" if before == "auto" else before) if calibration else None
     return Artifact(directory, config, model, provenance, epochs, finished, found)
 
 
@@ -214,19 +226,23 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
     tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.items()}
     tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
-    rule = {name: getattr(calibration, name) for name in ("score", "threshold", "target_fpr", "contamination")}
+    fields = ("score", "threshold", "target_fpr", "contamination", "precision")
+    rule = {name: getattr(calibration, name) for name in fields}
     with replacing(directory / CALIBRATION) as temporary:
         save_file(tensors, temporary, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)})
-    precision = {} if calibration.rounding is None else {"precision": "int8"}
-    description = {**rule, **precision, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
+    description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""
     write_text(card, text.split(_CARD_TITLE)[0].rstrip() + "\n\n" + _calibration_card(calibration))
 
 
-def _load_calibration(directory: Path) -> Calibration | None:
+def _load_calibration(directory: Path, before: str) -> Calibration | None:
     """The calibration of a saved model; None where it has none.
+
+    Args:
+        directory: of the model.
+        before: the precision of a file that does not name it, which version 0.1 wrote.
 
     Raises:
         FileNotFoundError: config.yaml tells of one, and it is not there.
@@ -253,8 +269,11 @@ def _load_calibration(directory: Path) -> Calibration | None:
             None if rule["target_fpr"] is None else float(rule["target_fpr"]),
             float(rule["contamination"]),
             parts["reference"],
+            "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
         )
+        if calibration.precision not in SCORE_PRECISIONS:
+            raise ValueError(f"its precision is {calibration.precision}")
         if not math.isfinite(calibration.threshold):
             raise ValueError("its threshold is no number")
         shapes = {scores.shape for scores in calibration.scores.values()}
@@ -290,7 +309,8 @@ def _calibration_card(calibration: Calibration) -> str:
         "- The rate of false alarms holds for new images from where the training images came from, on average over"
         " calibration sets; it says nothing about how many strangers are found.",
         f"- Calibrated scores: {', '.join(calibration.scores)}",
-        *(["- Scores are of the encoder in int8, on a CPU."] if calibration.rounding is not None else []),
+        f"- Precision of the scores: {calibration.precision}"
+        + (", of the encoder alone, on a CPU" if calibration.precision == "int8" else ""),
     ]
     if "auto" in calibration.scores:
         of = "; ".join(

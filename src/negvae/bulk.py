@@ -24,9 +24,10 @@ from negvae.data.streams import Batch, Wanted, stream
 from negvae.files import replacing
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.scorer import Scorer
-from negvae.scoring.scores import BATCH_SIZE
 
 FORMATS = ("parquet", "csv", "jsonl")
+BATCH_SIZE = 512
+"""Images read at once; as many blocks of `negvae.scoring.blocks` as fit."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
 PILLOW_LIMIT = 178_956_970
@@ -88,9 +89,10 @@ def score_files(
         fdr: decide by Benjamini-Hochberg over all rows at this false-discovery rate; takes a file to write to.
         resize: resize images of another size; else they are errors.
         max_pixels: the most an encoded image may claim.
-        batch_size: images scored at once.
+        batch_size: images read at once.
         ensemble: folders of further models, for the score "waic".
-        precision: "bfloat16", "float32", "auto" or "int8"; None for the one in which it was calibrated.
+        precision: "float32", "bfloat16" or "int8"; a calibrated model takes only the one in which it
+            was calibrated, which is also meant by None.
         device: see `negvae.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
         say: told what the user should know.
@@ -185,7 +187,7 @@ def open_scoring(
     artifact = load_artifact(directory, device)
     others = tuple(_member(path, artifact, device) for path in ensemble)
     names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
-    scorer = Scorer(**{**vars(artifact.scorer(precision, others)), "batch_size": batch_size})
+    scorer = artifact.scorer(precision, others)
     scorer.check(names)
     calibration = _decision(artifact, names[0], target_fpr, fdr, say)
     model = artifact.model

@@ -134,7 +134,7 @@ def train(
     batch_size: Annotated[Whole, typer.Option(help="Images per step.")] = None,
     epochs: Annotated[Whole, typer.Option(help="Passes over the data; may be raised with --resume.")] = None,
     seed: Annotated[Whole, typer.Option(help="Of weights, order, noise and negatives.")] = None,
-    precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32.")] = None,
+    precision: Annotated[Text, typer.Option(help="Of training: auto, bfloat16 or float32.")] = None,
     device: Annotated[Text, typer.Option(help="auto, cpu, cuda or cuda:N.")] = None,
     limit: Annotated[Whole, typer.Option(help="Train on the first so many images.")] = None,
     calibration: Annotated[
@@ -223,16 +223,19 @@ def evaluate(
     directory: Annotated[Path, typer.Argument(help="Folder of a trained model.", show_default=False)],
     ood: Annotated[list[str], typer.Option(help="Out-of-distribution set, by name or path; may be repeated.")],
     samples: Annotated[int, typer.Option(help="Posterior samples for the ELBO.")] = 1,
-    precision: Annotated[str, typer.Option(help="auto, bfloat16 or float32.")] = "auto",
+    precision: Annotated[
+        Text, typer.Option(help="float32, bfloat16 or int8. Default: as calibrated, else float32.")
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     limit: Annotated[Whole, typer.Option(help="Score the first so many images of each set.")] = None,
 ) -> None:
     """Test how well a model tells its data from other sets; writes DIRECTORY/evaluation.json."""
-    from negvae.config import PRECISIONS
+    from negvae.config import SCORE_PRECISIONS
     from negvae.evaluation import evaluate_run, evaluation_table
     from negvae.text import choose
 
-    choose("precision", precision, PRECISIONS)
+    if precision is not None:
+        choose("precision", precision, SCORE_PRECISIONS)
     console = _console()
     content = evaluate_run(
         directory, ood, samples=samples, precision=precision, device=device, limit=limit, say=_say(console)
@@ -264,10 +267,10 @@ def score(
     fdr: Annotated[Number, typer.Option(help="Decide over all rows at this false-discovery rate.")] = None,
     resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
     max_pixels: Annotated[int, typer.Option(help="Refuse images that claim more.")] = 64_000_000,
-    batch_size: Annotated[int, typer.Option(help="Images scored at once.")] = 500,
+    batch_size: Annotated[int, typer.Option(help="Images read at once.")] = 512,
     ensemble: Annotated[list[Path] | None, typer.Option(help="Folder of a further model, for waic.")] = None,
     precision: Annotated[
-        Text, typer.Option(help="auto, bfloat16, float32 or int8. Default: as the run, or int8 if so calibrated.")
+        Text, typer.Option(help="float32, bfloat16 or int8. Default: as calibrated, else float32.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     cluster: Annotated[Text, Cluster] = None,
@@ -281,12 +284,12 @@ def score(
     from rich.console import Console
 
     from negvae.bulk import score_files
-    from negvae.config import PRECISIONS
+    from negvae.config import SCORE_PRECISIONS
     from negvae.progress import row_progress
     from negvae.text import choose
 
     if precision is not None:
-        choose("precision", precision, (*PRECISIONS, "int8"))
+        choose("precision", precision, SCORE_PRECISIONS)
     console = Console(stderr=True)
     options: dict[str, Any] = dict(
         names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
@@ -330,8 +333,12 @@ def calibrate(
     ] = None,
     target_fpr: Annotated[float, typer.Option(help="Rate of false alarms that the threshold is set for.")] = 0.05,
     precision: Annotated[
-        Text, typer.Option(help="int8: from then on the scores kl, prior_ratio and latent_norm, in int8 on a CPU.")
-    ] = None,
+        str,
+        typer.Option(
+            help="Arithmetic of the scores from then on: float32, which every processor has, bfloat16, or int8 for kl,"
+            " prior_ratio and latent_norm on a CPU."
+        ),
+    ] = "float32",
     limit: Annotated[Whole, typer.Option(help="Use the first so many inliers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -374,19 +381,19 @@ def report(
     target_fpr: Annotated[Number, typer.Option(help="Set the threshold for this rate of false alarms.")] = None,
     top: Annotated[int, typer.Option(help="How many of the most and of the least typical to show.")] = 40,
     resize: Annotated[bool, typer.Option("--resize", help="Resize images of another size.")] = False,
-    precision: Annotated[Text, typer.Option(help="auto, bfloat16 or float32. Default: as the run.")] = None,
+    precision: Annotated[Text, typer.Option(help="float32 or bfloat16. Default: as calibrated.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Write one HTML page about images: the strangest, histograms, latent space, reconstructions."""
     from rich.console import Console
 
-    from negvae.config import PRECISIONS
+    from negvae.config import SCORE_PRECISIONS
     from negvae.progress import row_progress
     from negvae.report import write_report
     from negvae.text import choose
 
     if precision is not None:
-        choose("precision", precision, PRECISIONS)
+        choose("precision", precision, SCORE_PRECISIONS)
     console = Console(stderr=True)
     with row_progress(console) as watch:
         found = write_report(

@@ -16,6 +16,8 @@ INITIALIZATIONS = ("normal", "glorot", "he")
 OPTIMIZERS = ("rmsprop", "adam")
 UPDATES = ("alternating", "simultaneous")
 PRECISIONS = ("auto", "bfloat16", "float32")
+"""Of training."""
+SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +43,8 @@ class RunConfig:
         batch_size: images per step, and negatives per step.
         epochs: passes over the training images; the last incomplete batch of each pass is left out.
         seed: of weights, order, posterior noise and negatives.
-        precision: "bfloat16" autocast, "float32", or "auto": bfloat16 where the device computes in it.
+        precision: of training: "bfloat16" autocast, "float32", or "auto", which is bfloat16 where the device computes
+            in it. Scores are computed in float32 unless `negvae calibrate` is asked for another precision.
         device: "auto", "cpu", "cuda" or "cuda:N".
         limit: train on the first so many images only; None for all.
         calibration: fraction of the inliers that is not trained on but kept to calibrate p-values and the

@@ -37,13 +37,13 @@ from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
 from negvae.files import write_text
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
-from negvae.precision import autocast, resolve_device, resolve_precision
+from negvae.precision import resolve_device
 from negvae.provenance import provenance
 from negvae.run import LEAST_STEPS, calibrated, describe, hold_out
+from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.scorer import ALL_SCORES
-from negvae.scoring.scores import batches
 from negvae.text import choose
 from negvae.training.checkpoint import Progress
 from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
@@ -416,13 +416,14 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         """Means of q(z|x): the latent code of every row (N x L)."""
         check_is_fitted(self, "model_")
         stored = self._read(X, "test", fitting=False)[1]
-        return self._mapped(stored, lambda batch: self.model_.encode(batch).mean)
+        codes: NDArray[np.float64] = mapped(self.model_, stored, lambda x: self.model_.encode(x).mean).double().numpy()
+        return codes
 
     def reconstruct(self, X: Any) -> NDArray[Any]:
         """E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
         check_is_fitted(self, "model_")
         stored = self._read(X, "test", fitting=False)[1]
-        return self._shown(self._mapped(stored, lambda batch: self.model_.generate(self.model_.encode(batch).mean)))
+        return self._shown(mapped(self.model_, stored, lambda x: self.model_.generate(self.model_.encode(x).mean)))
 
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> NDArray[Any]:
         """Mean images (or rows of features) of codes drawn from the prior; as of `reconstruct`."""
@@ -433,18 +434,10 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         weights = next(self.model_.parameters())
         with torch.inference_mode():
             parts = [self.model_.generate(part.to(weights)) for part in torch.from_numpy(codes).split(500)]  # type: ignore[no-untyped-call]
-        return self._shown(torch.cat(parts).cpu().double().numpy())
+        return self._shown(torch.cat(parts))
 
-    def _mapped(self, stored: Tensor, function: Any) -> NDArray[np.float64]:
-        model = self.model_
-        precision = "float32" if model.takes_features else resolve_precision(self.config_.precision, model.device)
-        with torch.inference_mode(), autocast(precision, model.device):
-            parts = [function(batch).cpu().double() for batch in batches(model, stored)]
-        result: NDArray[np.float64] = torch.cat(parts).numpy()
-        return result
-
-    def _shown(self, prepared: NDArray[np.float64]) -> NDArray[Any]:
-        restored = self.model_.inputs.restore(torch.from_numpy(prepared).to(self.model_.device)).cpu().numpy()
+    def _shown(self, prepared: Tensor) -> NDArray[Any]:
+        restored = self.model_.inputs.restore(prepared.double().to(self.model_.device)).cpu().numpy()
         return restored.reshape(len(restored), -1) if self.model_.takes_features else restored
 
     @property

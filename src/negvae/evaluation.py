@@ -27,7 +27,7 @@ def evaluate_run(
     ood: Sequence[str],
     *,
     samples: int = 1,
-    precision: str = "auto",
+    precision: str | None = None,
     device: str = "auto",
     limit: int | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -38,7 +38,7 @@ def evaluate_run(
         directory: of the run.
         ood: data sets by name or path; their test splits are used.
         samples: posterior samples for "bpd".
-        precision: "bfloat16", "float32" or "auto".
+        precision: of all scores: "float32", "bfloat16" or "int8"; None for the one in which the run was calibrated.
         device: see `negvae.artifact.load_artifact`.
         limit: use the first so many images of each set.
         say: told what is loaded.
@@ -75,14 +75,15 @@ def evaluate_run(
         outliers[name] = torch.from_numpy(images.images)
     calibration = artifact.calibration
     decides = calibration.score if calibration else "kl"
+    scorer = artifact.scorer(precision)
     comparisons = compare(
         artifact.model,
         torch.from_numpy(test.images),
         outliers,
         samples=samples,
-        precision=precision,
+        precision=scorer.precision,
         seed=config.seed,
-        further=partial(artifact.scorer(), names=[decides]) if calibration else None,
+        further=partial(scorer, names=[decides]) if calibration else None,
     )
 
     def row(comparison: Comparison) -> dict[str, Any]:

@@ -24,6 +24,24 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+@functools.cache
+def runs_bfloat16(device: torch.device) -> bool:
+    """Whether the device has kernels for networks in bfloat16, native or emulated: a small convolution is tried.
+
+    What a processor is said to have and what torch's kernels may use can differ, so nothing but a trial tells.
+    """
+    x = torch.ones(1, 16, 8, 8, dtype=torch.bfloat16, device=device)
+    try:
+        if device.type == "cpu":  # elsewhere torch falls back to loops that take a hundred times as long
+            torch.ops.mkldnn._convolution_pointwise(x, x[:, :, :3, :3], None, [0, 0], [1, 1], [1, 1], 1, "relu", [], "")
+        else:
+            torch.conv2d(x, x[:, :, :3, :3])
+        return True
+    except (AttributeError, RuntimeError):
+        return False
+
+
+@functools.cache
 def computes_in_bfloat16(device: torch.device) -> bool:
     """Whether the device has bfloat16 matrix arithmetic, not merely an emulation of it."""
     if device.type == "cuda":
@@ -34,19 +52,32 @@ def computes_in_bfloat16(device: torch.device) -> bool:
         for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
         if hasattr(torch.cpu, name)
     ]
-    return any(probe() for probe in probes)
+    return any(probe() for probe in probes) and runs_bfloat16(device)
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Turn "auto" into "bfloat16" or "float32" for the device."""
+    """Turn "auto" into "bfloat16" or "float32" for the device.
+
+    Raises:
+        ValueError: bfloat16 is asked for, and networks do not run in it here.
+    """
     if name == "auto":
         return "bfloat16" if computes_in_bfloat16(device) else "float32"
+    if name == "bfloat16" and not runs_bfloat16(device):
+        raise ValueError(
+            f"precision bfloat16 is not available here: torch {torch.__version__} runs no convolution in it on this"
+            f" {device.type}; use float32, or auto, which takes bfloat16 where the device computes in it"
+        )
     return name
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which networks run: bfloat16 autocast, or nothing for float32."""
-    enabled = precision == "bfloat16"
+    """The context in which networks run: bfloat16 autocast, or nothing for float32; "auto" is resolved.
+
+    Raises:
+        ValueError: see `resolve_precision`.
+    """
+    enabled = resolve_precision(precision, device) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 

@@ -23,10 +23,10 @@ from negvae.data.streams import Batch, Wanted, stream
 from negvae.model import VAE
 from negvae.provenance import provenance
 from negvae.run import hold_out
+from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.scorer import ALL_SCORES, Scorer
-from negvae.scoring.scores import batches
 
 TOP = 40
 """The most and the least typical to show."""
@@ -127,7 +127,7 @@ def write_report(
         resize: resize images of another size; else they are errors.
         top: how many of the most and of the least typical to show.
         batch_size: images scored at once.
-        precision: "bfloat16", "float32" or "auto"; None for the run's, in which it was calibrated.
+        precision: "float32" or "bfloat16"; None for the one in which the run was calibrated.
         device: see `negvae.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
 
@@ -226,20 +226,18 @@ def _place(path: str, index: int | None) -> str:
     return path if index is None or not path.lower().endswith((".npy", ".npz", ".parquet")) else f"{path} [{index}]"
 
 
-@torch.inference_mode()
 def latent_means(model: VAE, images: NDArray[Any]) -> NDArray[np.float64]:
     """Means of q(z|x) in float32 (N x L)."""
-    parts = [model.encode(batch).mean.cpu() for batch in batches(model, torch.from_numpy(images))]
-    return torch.cat(parts).double().numpy()
+    return mapped(model, torch.from_numpy(images), lambda x: model.encode(x).mean).double().numpy()
 
 
-@torch.inference_mode()
 def reconstructions(model: VAE, images: NDArray[Any]) -> NDArray[Any]:
     """E[x|z] at the mean of q(z|x), as the images are stored."""
-    parts = [
-        model.inputs.restore(model.generate(model.encode(b).mean)) for b in batches(model, torch.from_numpy(images))
-    ]
-    result: NDArray[Any] = torch.cat(parts).cpu().numpy()
+
+    def reconstruct(x: Tensor) -> Tensor:
+        return model.inputs.restore(model.generate(model.encode(x).mean))
+
+    result: NDArray[Any] = mapped(model, torch.from_numpy(images), reconstruct).numpy()
     return result
 
 

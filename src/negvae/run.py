@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_artifact, save_calibration, write_config
-from negvae.config import RunConfig
+from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import ImageSet, is_path, load, names
 from negvae.model import VAE
 from negvae.model.quantized import QuantizedEncoder, quantize
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
-from negvae.precision import resolve_device
+from negvae.precision import resolve_device, resolve_precision
 from negvae.provenance import provenance
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
@@ -75,6 +75,8 @@ def run_seeds(
     config = configs[0]
     if config.calibration and len(configs) > 1:
         raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
+    device = resolve_device(config.device)
+    resolve_precision(config.precision, device)  # refused before anything is loaded or written
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
     for name in auxiliary_names(config.negatives):
@@ -83,7 +85,6 @@ def run_seeds(
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, say=say)
     say(f"inliers: {describe(inliers)}")
     images = torch.from_numpy(inliers.images)
-    device = resolve_device(config.device)
     data = {"inliers": describe(inliers)}
 
     def load_auxiliary(name: str) -> Tensor:
@@ -146,11 +147,12 @@ def calibrated(
     held_out: Tensor,
     **options: Any,
 ) -> Calibration:
-    """Calibrate a model that has just been trained; see `negvae.scoring.scorer.calibrate` for the options."""
-    return calibrate(
-        Scorer(result.model, precision=config.precision), images, held_out,
-        components=score_components(config), **options,
-    )  # fmt: skip
+    """Calibrate a model that has just been trained; see `negvae.scoring.scorer.calibrate` for the options.
+
+    The scores are computed in float32 whatever the training was done in, since every processor computes in it: the
+    folder gives the same decisions on a machine without bfloat16.
+    """
+    return calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
 
 
 def calibrate_run(
@@ -159,7 +161,7 @@ def calibrate_run(
     *,
     score: str | None = None,
     target_fpr: float = TARGET_FPR,
-    precision: str | None = None,
+    precision: str = "float32",
     limit: int | None = None,
     device: str = "auto",
     say: Say = lambda text: None,
@@ -172,7 +174,8 @@ def calibrate_run(
             nothing, the test split of its data set.
         score: the decision score; None for "auto", in int8 for "kl".
         target_fpr: false-positive rate of the threshold.
-        precision: "int8", for scores of the encoder alone, which are made in int8 from then on; None for the run's.
+        precision: in which scores are computed from then on: "float32", the default, which every processor has;
+            "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
         limit: use the first so many inliers.
         device: see `negvae.artifact.load_artifact`.
         say: told what is loaded.
@@ -182,8 +185,7 @@ def calibrate_run(
         ValueError: images of another shape, or too few for the rate; another precision, or int8 for a model, a
             score or a machine that it is not for.
     """
-    if precision not in (None, "int8"):
-        raise ValueError(f"precision is {precision}: calibrate takes int8, or without it computes as the run did")
+    choose("precision", precision, SCORE_PRECISIONS)
     artifact = load_artifact(directory, device, calibration=False)
     config, shape = artifact.config, artifact.model.shape
     if artifact.model.takes_features:
@@ -199,7 +201,9 @@ def calibrate_run(
     held_out = held_out[:limit]
     # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
     training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
-    scorer = Scorer(artifact.model, precision=config.precision)
+    scorer = Scorer(artifact.model)
+    if precision == "bfloat16":
+        scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
     if precision == "int8":
         quantized = quantize(artifact.model, training)
         scorer = Scorer(artifact.model, quantized=quantized)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from negvae.model import build_vae, convolution
-from tests.conftest import SHAPES, small_run
+from tests.conftest import SHAPES, needs_bfloat16, small_run
 
 
 def values_and_gradients(network, inputs, plain):
@@ -38,6 +38,7 @@ def test_outputs_and_gradients_are_those_of_the_plain_layers(name):
 
 
 @pytest.mark.parametrize("name", list(SHAPES))
+@needs_bfloat16
 def test_in_bfloat16_they_are_as_near_to_float32_as_the_plain_layers(name):
     for network, inputs in networks(name):
         exact = values_and_gradients(network, inputs, True)

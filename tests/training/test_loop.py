@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from negvae.negatives import build_source
 from negvae.training.checkpoint import FILE
 from negvae.training.loop import TrainingDivergedError, read_metrics, train, train_seeds
-from tests.conftest import SHAPES, blobs, small_run
+from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
 IMAGES = blobs(100, (1, 28, 28))
 
@@ -32,7 +32,7 @@ def interrupt_after(steps):
     return watch
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize(
     ("network", "source", "options"),
     [
@@ -190,7 +190,7 @@ def test_time_of_after_epoch_is_not_training(monkeypatch):
     assert train(config, blobs(16, SHAPES["gray"]), after_epoch=after_epoch).progress.seconds < 1000
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_seeds_trained_together_equal_each_trained_alone(tmp_path, precision):
     configs = [small_run(precision=precision, negatives="generated", seed=seed) for seed in (0, 4)]
     source = build_source("generated", None)

@@ -8,7 +8,7 @@ from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.training.objectives import shared_losses, train_step
 from negvae.training.weights import Weights
-from tests.conftest import SHAPES, blobs, small_run
+from tests.conftest import SHAPES, blobs, needs_bfloat16, small_run
 
 SOURCES = [
     "none",
@@ -131,6 +131,7 @@ def test_the_fast_step_is_the_plain_float32_step(network, source, update):
 
 @pytest.mark.parametrize("source", SOURCES)
 @pytest.mark.parametrize("network", ["gray", "color"])
+@needs_bfloat16
 def test_the_fast_bfloat16_step_is_near_the_plain_float32_step(network, source):
     """Weights and activations in bfloat16 (8 bits): losses to 3%, gradients to 12% of their norm at a random start."""
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -184,6 +185,7 @@ def test_negative_weight_scales_the_encoders_gradient_only():
         torch.testing.assert_close(a, b)
 
 
+@needs_bfloat16
 def test_bfloat16_losses_agree_with_float32():
     shape = SHAPES["gray"]
     model = build_vae(small_run(initialization="he"), shape).train()

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from negvae.bench.commands import NEGVAE, Start, Streaming
 from negvae.bench.rounds import Subject, SubjectError, Worker
 from negvae.bench.work import scoring_multiply_adds, training_multiply_adds
+from negvae.bulk import BATCH_SIZE
 from negvae.config import PRESETS, RunConfig, preset
 from negvae.model import VAE, build_vae
 from negvae.model.quantized import multiplies_integers
-from negvae.scoring.scores import BATCH_SIZE
 
 OURS, ROOFLINE = "negvae", "roofline"
 SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32)}

@@ -205,9 +205,10 @@ def _plain(network: nn.Sequential) -> nn.Sequential:
 class _StableBernoulli(Bernoulli):
     """The same likelihood by the softplus: torch exports the other form as log(sigmoid), which is -inf below -104."""
 
-    def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        """Sum over dimensions of x l - log(1 + exp(l)) for logits l, in nats (N)."""
-        return (target * output - nn.functional.softplus(output)).flatten(1).sum(1)
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """log(1 + exp(l)) - x l for logits l of pixels x, in nats."""
+        # Spelled out, since onnxruntime has no Softplus in double precision.
+        return logits.relu() + (1 + (-logits.abs()).exp()).log() - target * logits
 
 
 def _auto(values: dict[str, Tensor], references: dict[str, Scores]) -> Tensor:

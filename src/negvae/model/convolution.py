@@ -13,6 +13,9 @@ What these small networks lose to a library's general kernels, and what is done 
 - A layer from many channels to one is a matrix product followed by a sum over shifted copies.
 - The ReLU after a convolution is taken while its output is still in a register.
 
+Outside of training, matrix products get rows and columns in multiples of 16, filled up with zeros. Kernels for the rest
+of a division round differently from row to row, and then an image's output depends on its place in the batch.
+
 `run` applies a network this way. `tests/model/test_convolution.py` holds it to the plain layers.
 """
 
@@ -25,12 +28,14 @@ from typing import Any, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import fold, pad, pixel_shuffle
+from torch.nn.functional import fold, linear, pad, pixel_shuffle
 
 from negvae.precision import autocast_dtype
 
 FEW_CHANNELS = 16
 """Below so many output channels a layer is worth rearranging: a vector register holds 16 or 32 numbers."""
+TILE = 16
+"""Products of matrices whose sides are multiples of this come out the same for every row, on all processors tried."""
 
 
 def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
@@ -49,7 +54,7 @@ def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
     while index < len(layers):
         layer = layers[index]
         if not _is_plain(layer):
-            x = layer(x)
+            x = _linear(x, layer) if isinstance(layer, nn.Linear) and not _trains(layer) else layer(x)
             if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
                 x = _in_layout(x, dtype)
             index += 1
@@ -68,6 +73,19 @@ def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
         else:
             x = _convolution(x, layer.weight, layer.bias, _Geometry.of(layer), relu)
     return x
+
+
+def _trains(layer: nn.Module) -> bool:
+    return torch.is_grad_enabled() and any(p.requires_grad for p in layer.parameters())
+
+
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    """A linear layer as a product of matrices whose sides are multiples of `TILE`; x is N x inputs."""
+    outputs, inputs = layer.weight.shape
+    more_outputs, more_inputs = -outputs % TILE, -inputs % TILE
+    weight = pad(layer.weight, (0, more_inputs, 0, more_outputs))
+    bias = None if layer.bias is None else pad(layer.bias, (0, more_outputs))
+    return linear(pad(x, (0, more_inputs)), weight, bias)[:, :outputs]
 
 
 def _at(layers: list[nn.Module], index: int) -> nn.Module | None:
@@ -288,7 +306,8 @@ def _to_one_channel(x: Tensor, layer: nn.Conv2d) -> Tensor:
     n, channels, height, width = x.shape
     # Output pixel y sums tap k over input y + k - 2: what input i gives to y is tap i - y + 2, as in `fold`.
     taps = layer.weight.to(x.dtype).view(channels, 25).flip(1)
-    products = x.permute(0, 2, 3, 1).reshape(-1, channels) @ taps
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, channels)
+    products = pixels @ taps if _trains(layer) else (pixels @ pad(taps, (0, -25 % TILE)))[:, :25]
     columns = products.view(n, height * width, 25).transpose(1, 2)
     y = fold(columns.float(), (height, width), 5, padding=2)
     return y if layer.bias is None else y + layer.bias.view(1, 1, 1, 1)

@@ -31,8 +31,8 @@ class Likelihood(Protocol):
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
 
-    def best_log_prob(self, target: Tensor) -> Tensor:
-        """The largest log p(target|z) that any output could give, in nats (N)."""
+    def excess(self, output: Tensor, target: Tensor) -> Tensor:
+        """By how much log p(target|z) falls short of the largest that any output could give, in nats (N)."""
 
     def mean(self, output: Tensor) -> Tensor:
         """E[x|z] (N x C x H x W, in [0, 1])."""
@@ -54,15 +54,19 @@ class Bernoulli(nn.Module):
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over dimensions of x log p + (1 - x) log(1 - p), in nats (N)."""
-        loss = binary_cross_entropy_with_logits(wide(output), target, reduction="none")
-        return -loss.flatten(1).sum(1)
+        return -self._cross_entropy(wide(output), target).flatten(1).sum(1)
 
-    def best_log_prob(self, target: Tensor) -> Tensor:
-        """Minus the entropy of the pixels as probabilities: what an output equal to them would give, in nats (N)."""
+    def excess(self, output: Tensor, target: Tensor) -> Tensor:
+        """KL divergence of the pixels as probabilities from the output's, summed over dimensions, in nats (N)."""
         pixels = wide(target)
         least = 1e-7  # 0 log 0 = 0
-        entropy = pixels * pixels.clamp_min(least).log() + (1 - pixels) * (1 - pixels).clamp_min(least).log()
-        return entropy.flatten(1).sum(1)
+        entropy = -pixels * pixels.clamp_min(least).log() - (1 - pixels) * (1 - pixels).clamp_min(least).log()
+        # Pixel by pixel: the difference of the two sums would lose the digits that they share.
+        return (self._cross_entropy(wide(output), pixels) - entropy).flatten(1).sum(1)
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
+        """-x log p - (1 - x) log(1 - p) for each pixel x, in nats."""
+        return binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def mean(self, output: Tensor) -> Tensor:
         """Probability of "on" for each pixel."""
@@ -104,14 +108,16 @@ class Gaussian(nn.Module):
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Sum over dimensions of log N(x; mean, sigma^2), in nats (N)."""
-        squares = (target - self.mean(output)).square().flatten(1).sum(1)
+        squares = self._squares(output, target)
         dimensions = target[0].numel()
         return -0.5 * squares * torch.exp(-2 * self.log_sigma) - dimensions * (self.log_sigma + HALF_LOG_TWO_PI)
 
-    def best_log_prob(self, target: Tensor) -> Tensor:
-        """Log-density at the mean, the same for all images, in nats (N)."""
-        constant = target[0].numel() * (self.log_sigma + HALF_LOG_TWO_PI)
-        return -constant.expand(len(target))
+    def _squares(self, output: Tensor, target: Tensor) -> Tensor:
+        return (target - self.mean(output)).square().flatten(1).sum(1)
+
+    def excess(self, output: Tensor, target: Tensor) -> Tensor:
+        """|x - mean|^2 / (2 sigma^2): the density is largest at the mean; in nats (N)."""
+        return 0.5 * self._squares(output, target) * torch.exp(-2 * self.log_sigma)
 
     def mean(self, output: Tensor) -> Tensor:
         """The sigmoid of the output; where values are not bounded, the output."""

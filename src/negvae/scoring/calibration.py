@@ -146,6 +146,8 @@ class Calibration:
         contamination: the share of outliers in the data that the threshold was set for; 0 for clean data.
         reference: statistics of training images that "auto" and "typicality" are measured against
             (see `negvae.scoring.combination`), by score.
+        precision: in which the scores were computed: "float32", "bfloat16" or "int8". Others are to be computed in
+            the same: scores of another precision have another distribution, and ranks among these say less.
         rounding: where the scores are of the int8 encoder, the numbers that make it, by name
             (see `negvae.model.quantized.QuantizedEncoder`); None where they are not.
     """
@@ -156,6 +158,7 @@ class Calibration:
     target_fpr: float | None = None
     contamination: float = 0.0
     reference: dict[str, Scores] = field(default_factory=dict)
+    precision: str = "float32"
     rounding: dict[str, NDArray[Any]] | None = None
 
     @property

@@ -33,7 +33,7 @@ def compressed_bits_per_dim(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array(sizes, np.float64)
 
 
-def input_complexity(model: VAE, images: Tensor, *, samples: int = 1, precision: str = "auto") -> Tensor:
+def input_complexity(model: VAE, images: Tensor, *, samples: int = 1, precision: str = "float32") -> Tensor:
     """bits_per_dim - compressed_bits_per_dim (N): Serra et al., equation 2.
 
     "Input complexity and out-of-distribution detection with likelihood-based generative models", 2020. A simple

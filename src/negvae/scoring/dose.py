@@ -30,7 +30,7 @@ _LEAST = 1e-3
 
 
 def model_statistics(images: Tensor, kl: Tensor, loss: Tensor, bits_per_dim: Tensor) -> Tensor:
-    """What is measured of each image (N x 6, or N x 3 for rows of features).
+    """What is measured of each image (N x 6, or N x 3 for rows of features; float64).
 
     Args:
         images: as the networks see them, N x C x H x W, in [0, 1]; rows of features N x D x 1 x 1.
@@ -41,7 +41,7 @@ def model_statistics(images: Tensor, kl: Tensor, loss: Tensor, bits_per_dim: Ten
     columns = [(kl.clamp_min(0) + _LEAST).log(), (loss.clamp_min(0) + _LEAST).log(), bits_per_dim]
     if images.shape[2:] != (1, 1):
         columns += predictive_code(images)
-    return torch.stack(columns, 1)
+    return torch.stack([column.double() for column in columns], 1)
 
 
 def predictive_code(images: Tensor) -> list[Tensor]:
@@ -88,7 +88,14 @@ def fit(statistics: ArrayLike) -> NDArray[np.float64]:
 
 def dose(statistics: ArrayLike, fitted: NDArray[np.float64]) -> NDArray[np.float64]:
     """Squared Mahalanobis distance of statistics (N x K) from those that `fit` has seen (N)."""
-    distance: NDArray[np.float64] = np.square((np.asarray(statistics, np.float64) - fitted[0]) @ fitted[1:]).sum(1)
+    centered, whitening = np.asarray(statistics, np.float64) - fitted[0], fitted[1:]
+    distance = np.zeros(len(centered))
+    # Column by column: a matrix product may round an image's distance differently in other company.
+    for column in whitening.T:
+        projection = np.zeros(len(centered))
+        for statistic, weight in zip(centered.T, column, strict=True):
+            projection += statistic * weight
+        distance += np.square(projection)
     return distance
 
 

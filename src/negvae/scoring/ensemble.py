@@ -11,7 +11,9 @@ from negvae.model import VAE
 from negvae.scoring.scores import compute_scores, shared_draws
 
 
-def waic(models: Sequence[VAE], images: Tensor, *, samples: int = 1, seed: int = 0, precision: str = "auto") -> Tensor:
+def waic(
+    models: Sequence[VAE], images: Tensor, *, samples: int = 1, seed: int = 0, precision: str = "float32"
+) -> Tensor:
     """Mean over the models of -ELBO plus its variance over the models, in nats (N).
 
     The negative of equation 2 in Choi et al., "WAIC, but why? Generative ensembles for robust anomaly detection",
@@ -22,7 +24,7 @@ def waic(models: Sequence[VAE], images: Tensor, *, samples: int = 1, seed: int =
         images: uint8, N x C x H x W.
         samples: posterior samples.
         seed: of the samples.
-        precision: "bfloat16", "float32" or "auto".
+        precision: "float32", "bfloat16" or "auto".
 
     Raises:
         ValueError: fewer than two models.

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from negvae.model import VAE, Posterior
-from negvae.precision import autocast, resolve_precision
-from negvae.scoring.scores import BATCH_SIZE, batches, shared_draws
+from negvae.precision import autocast
+from negvae.scoring.blocks import blocks, map_blocks
+from negvae.scoring.scores import shared_draws
 
 STEPS, LEARNING_RATE = 30, 0.05
 
@@ -21,8 +22,7 @@ def likelihood_regret(
     steps: int = STEPS,
     samples: int = 4,
     seed: int = 0,
-    precision: str = "auto",
-    batch_size: int = BATCH_SIZE,
+    precision: str = "float32",
 ) -> Tensor:
     """Gain of the ELBO by fitting q(z|x) to each image, in bits per dimension (N).
 
@@ -38,35 +38,37 @@ def likelihood_regret(
         steps: of the optimizer; each costs a pass through the decoder and back for every sample.
         samples: posterior samples of the ELBO.
         seed: of the samples.
-        precision: "bfloat16", "float32" or "auto".
-        batch_size: images fitted at once.
+        precision: "float32", "bfloat16" or "auto".
 
     Raises:
         ValueError: images the model is not made for.
     """
     draws = shared_draws(model, samples, seed)
+
+    def fitted(block: tuple[Tensor, int]) -> Tensor:
+        part, count = block
+        with autocast(precision, model.device):
+            return _regret(model, model.prepare(part), draws.noise, draws.dequantization, steps)[:count].cpu()
+
     frozen = [parameter.requires_grad for parameter in model.parameters()]
     model.requires_grad_(False)
     try:
-        with autocast(resolve_precision(precision, model.device), model.device):
-            parts = [
-                _regret(model, batch, draws.noise, draws.dequantization, steps)
-                for batch in batches(model, images, batch_size)
-            ]
+        parts = map_blocks(fitted, blocks(model, images), model.device)
     finally:
         for parameter, needed in zip(model.parameters(), frozen, strict=True):
             parameter.requires_grad_(needed)
-    return torch.cat(parts).cpu() / (model.dimensions * math.log(2)) if parts else torch.empty(0)
+    return torch.cat(parts).float() / (model.dimensions * math.log(2)) if parts else torch.empty(0)
 
 
 def _regret(model: VAE, batch: Tensor, noise: Tensor, added: Tensor, steps: int) -> Tensor:
-    """Gain of the ELBO in nats (N)."""
+    """Gain of the ELBO in nats (N, float64)."""
 
     def elbo(mean: Tensor, log_var: Tensor) -> Tensor:
         posterior = Posterior(mean, log_var)
-        total = -model.prior.kl(mean, log_var)
+        total = -model.prior.kl(mean.double(), log_var.double())
         for one, offset in zip(noise, added, strict=True):
-            total = total + model.likelihood.log_prob(model.decode(posterior.sample(one)), batch + offset) / len(noise)
+            output = model.decode(posterior.sample(one)).double()
+            total = total + model.likelihood.log_prob(output, (batch + offset).double()) / len(noise)
         return total
 
     with torch.no_grad():

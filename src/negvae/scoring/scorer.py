@@ -12,10 +12,11 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.model.quantized import QuantizedEncoder
+from negvae.precision import resolve_precision
 from negvae.scoring import combination, dose
 from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
 from negvae.scoring.combination import STATISTICS
-from negvae.scoring.scores import BATCH_SIZE, ENCODER_SCORES, PASS_SCORES, compute_scores, refuse_decoder, shared_draws
+from negvae.scoring.scores import ENCODER_SCORES, PASS_SCORES, compute_scores, refuse_decoder, shared_draws
 from negvae.text import choose
 
 ALL_SCORES = {
@@ -39,25 +40,26 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Scorer:
-    """A trained model with all that its scores need. A score is a function of the image alone.
+    """A trained model with all that its scores need.
+
+    A score is a function of the image alone: on one machine and version of torch it has the same bits in any batch,
+    order and number of threads (`negvae.scoring.blocks`). On another processor the last digits differ.
 
     Attributes:
         model: in evaluation mode.
         references: statistics of training images by score, for "auto", "dose" and "typicality"
             (`Calibration.reference`).
         ensemble: further models trained alike, for "waic".
-        precision: "bfloat16", "float32" or "auto"; a model of features is always scored in its own float64.
+        precision: "float32", "bfloat16" or "auto"; a model of features is always scored in its own float64.
         seed: of the posterior samples, which all images share.
-        batch_size: images scored at once.
         quantized: the model's encoder in int8, used in place of its own; there are scores of the encoder alone then.
     """
 
     model: VAE
     references: Mapping[str, Scores] = field(default_factory=dict)
     ensemble: tuple[VAE, ...] = ()
-    precision: str = "auto"
+    precision: str = "float32"
     seed: int = 0
-    batch_size: int = BATCH_SIZE
     quantized: QuantizedEncoder | None = None
 
     def __call__(self, images: Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
@@ -103,13 +105,13 @@ class Scorer:
             from negvae.scoring.regret import likelihood_regret
 
             values["likelihood_regret"] = likelihood_regret(
-                self.model, images, seed=self.seed, precision=self._precision, batch_size=self.batch_size
+                self.model, images, seed=self.seed, precision=self.computes_in
             ).numpy()
         if "waic" in names:
             from negvae.scoring.ensemble import waic
 
             models = (self.model, *self.ensemble)
-            values["waic"] = waic(models, images, seed=self.seed, precision=self._precision).numpy()
+            values["waic"] = waic(models, images, seed=self.seed, precision=self.computes_in).numpy()
         return {name: _finite(values[name]) for name in names}
 
     def measure(self, images: Tensor, components: Sequence[str]) -> dict[str, Scores]:
@@ -146,15 +148,15 @@ class Scorer:
                 refuse_features(self.model)
 
     @property
-    def _precision(self) -> str:
+    def computes_in(self) -> str:
+        """The precision that counts: a model of features has its own."""
         return "float32" if self.model.takes_features else self.precision
 
     def _pass(self, images: Tensor, names: Sequence[str], samples: int) -> dict[str, NDArray[Any]]:
         draws = shared_draws(self.model, samples, self.seed)
         scores = compute_scores(
-            self.model, images, names, draws=draws, precision=self._precision, quantized=self.quantized,
-            batch_size=self.batch_size,
-        )  # fmt: skip
+            self.model, images, names, draws=draws, precision=self.computes_in, quantized=self.quantized
+        )
         return {name: values.numpy() for name, values in scores.items()}
 
 
@@ -208,7 +210,8 @@ def calibrate(
     rounding = None
     if scorer.quantized is not None:
         rounding = {name: values.numpy() for name, values in scorer.quantized.rounding.items()}
-    return Calibration(scores, score, threshold, target_fpr, contamination, references, rounding)
+    precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
+    return Calibration(scores, score, threshold, target_fpr, contamination, references, precision, rounding)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

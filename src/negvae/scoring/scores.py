@@ -2,12 +2,12 @@
 
 All are functions (model, images) -> N float32 values on the CPU; `compute_scores` gives several from one pass.
 Images are uint8, N x C x H x W (rows of features: floats, N x D x 1 x 1), on any device; the model should be in
-evaluation mode.
+evaluation mode. The networks compute in float32 unless another precision is asked for, since that is the same
+arithmetic on every processor; the sums and differences that make a score of their output are in double precision.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from negvae.model import VAE, Posterior
-from negvae.model.likelihoods import wide
 from negvae.model.quantized import QuantizedEncoder
-from negvae.precision import autocast, resolve_precision
+from negvae.precision import autocast
+from negvae.scoring.blocks import blocks, map_blocks
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.dose import model_statistics
 from negvae.text import choose
@@ -37,7 +37,6 @@ PASS_SCORES = {
 """All scores of a model alone; `SCORES` are the paper's."""
 ENCODER_SCORES = ("kl", "prior_ratio", "latent_norm")
 """Those of `PASS_SCORES` that need no decoder; int8 gives only these."""
-BATCH_SIZE = 500
 
 
 def nats_per_dim(
@@ -46,7 +45,7 @@ def nats_per_dim(
     *,
     samples: int = 1,
     generator: torch.Generator | None = None,
-    precision: str = "auto",
+    precision: str = "float32",
 ) -> Tensor:
     """Negative ELBO in nats per dimension: (-log p(x|z) + KL(q(z|x) || N(0, I))) / D.
 
@@ -57,7 +56,7 @@ def nats_per_dim(
         images: uint8, N x C x H x W.
         samples: posterior samples over which the likelihood term is averaged; one in the paper.
         generator: of the posterior samples, on the model's device; None for one seeded with 0.
-        precision: "bfloat16", "float32", or "auto" for what the device computes best in.
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it.
 
     Returns:
         N values.
@@ -71,18 +70,18 @@ def bits_per_dim(
     *,
     samples: int = 1,
     generator: torch.Generator | None = None,
-    precision: str = "auto",
+    precision: str = "float32",
 ) -> Tensor:
     """Negative ELBO in bits per dimension: `nats_per_dim` / ln 2; arguments as there."""
     return compute_scores(model, images, ["bpd"], samples=samples, generator=generator, precision=precision)["bpd"]
 
 
-def kl(model: VAE, images: Tensor, *, precision: str = "auto") -> Tensor:
+def kl(model: VAE, images: Tensor, *, precision: str = "float32") -> Tensor:
     """KL(q(z|x) || N(0, I)) in nats (N): the paper's "AUC KL" score, always to the positive prior."""
     return compute_scores(model, images, ["kl"], precision=precision)["kl"]
 
 
-def prior_ratio(model: VAE, images: Tensor, *, precision: str = "auto") -> Tensor:
+def prior_ratio(model: VAE, images: Tensor, *, precision: str = "float32") -> Tensor:
     """KL(q(z|x) || N(0, I)) - KL(q(z|x) || N(c 1, I)) in nats (N).
 
     The log-odds of "negative" in the two-class graphical model of section 3 of the paper, with equal class
@@ -91,17 +90,17 @@ def prior_ratio(model: VAE, images: Tensor, *, precision: str = "auto") -> Tenso
     return compute_scores(model, images, ["prior_ratio"], precision=precision)["prior_ratio"]
 
 
-def reconstruction(model: VAE, images: Tensor, *, samples: int = 1, precision: str = "auto") -> Tensor:
+def reconstruction(model: VAE, images: Tensor, *, samples: int = 1, precision: str = "float32") -> Tensor:
     """-E log p(x|z) under q(z|x) in nats (N): the ELBO's first term alone (An & Cho 2015)."""
     return compute_scores(model, images, ["reconstruction"], samples=samples, precision=precision)["reconstruction"]
 
 
-def latent_norm(model: VAE, images: Tensor, *, precision: str = "auto") -> Tensor:
+def latent_norm(model: VAE, images: Tensor, *, precision: str = "float32") -> Tensor:
     """Squared length of the posterior mean (N): twice the part of `kl` that does not depend on the variance."""
     return compute_scores(model, images, ["latent_norm"], precision=precision)["latent_norm"]
 
 
-def iwae(model: VAE, images: Tensor, *, samples: int = 16, precision: str = "auto") -> Tensor:
+def iwae(model: VAE, images: Tensor, *, samples: int = 16, precision: str = "float32") -> Tensor:
     """Negative importance-weighted bound on log p(x) in bits per dimension (N).
 
     -log mean_k p(x, z_k) / q(z_k|x) over `samples` draws from q(z|x): Burda et al., "Importance weighted
@@ -134,7 +133,6 @@ def shared_draws(model: VAE, samples: int = 1, seed: int = 0) -> Draws:
     return Draws(noise.to(weights), added.to(weights))
 
 
-@torch.inference_mode()
 def compute_scores(
     model: VAE,
     images: Tensor,
@@ -143,11 +141,13 @@ def compute_scores(
     samples: int = 1,
     generator: torch.Generator | None = None,
     draws: Draws | None = None,
-    precision: str = "auto",
+    precision: str = "float32",
     quantized: QuantizedEncoder | None = None,
-    batch_size: int = BATCH_SIZE,
 ) -> dict[str, Tensor]:
     """Several scores from one pass of the encoder, and of the decoder where a score needs it.
+
+    With `draws`, or with scores of the encoder alone, an image's scores depend on the image alone, to the last bit,
+    on one machine (see `negvae.scoring.blocks`).
 
     Args:
         model: trained VAE.
@@ -156,17 +156,16 @@ def compute_scores(
         samples: posterior samples for "bpd", "reconstruction" and "iwae".
         generator: of the posterior samples, on the model's device; None for one seeded with 0.
         draws: samples shared by all images, in place of `samples` and `generator`.
-        precision: "bfloat16", "float32" or "auto".
+        precision: "float32", "bfloat16", or "auto" for bfloat16 where the device computes in it.
         quantized: the model's encoder in int8, used in place of its own; for `ENCODER_SCORES` alone.
-        batch_size: images scored at once.
 
     Returns:
-        N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked; N x K for
-        `STATISTICS`.
+        N values (float32, or float64 for a model in float64; CPU) for each name, in the order asked; N x K in float64
+        for `STATISTICS`.
 
     Raises:
         ValueError: unknown name, no posterior samples, or images the model is not made for; a score of the decoder
-            in int8.
+            in int8; bfloat16 where networks do not run in it.
     """
     for name in names:
         if name != STATISTICS:
@@ -175,18 +174,36 @@ def compute_scores(
             refuse_decoder(name)
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
-    results: dict[str, list[Tensor]] = {name: [] for name in names}
     randomness = generator or torch.Generator(model.device).manual_seed(0)
-    with autocast(resolve_precision(precision, model.device), model.device):
-        for batch in batches(model, images, batch_size) if quantized is None else _stored(model, images, batch_size):
-            posterior = model.encode(batch) if quantized is None else quantized(batch)
-            if draws is None:
-                draw = functools.partial(_drawn, model, batch, samples=samples, generator=randomness)
-            else:
-                draw = functools.partial(shared, batch, draws=draws)
-            for name, score in pass_scores(model, batch, posterior, names, draw).items():
-                results[name].append(score.cpu())
-    return {name: torch.cat(parts) if parts else torch.empty(0) for name, parts in results.items()}
+    decodes = not set(names) <= set(ENCODER_SCORES)
+
+    def drawn() -> Iterator[tuple[Tensor, int, list[Draws]]]:
+        """Each block with the random numbers of its passes, drawn in the order of the images."""
+        for part, count in blocks(model, images):
+            own = draws is None and decodes
+            yield part, count, [_own_draws(model, len(part), randomness) for _ in range(samples)] if own else []
+
+    def score(block: tuple[Tensor, int, list[Draws]]) -> dict[str, Tensor]:
+        part, count, own = block
+        with torch.inference_mode(), autocast(precision, model.device):
+            prepared = model.prepare(part)
+            posterior = model.encode(prepared) if quantized is None else quantized(part)
+
+            def draw(posterior: Posterior) -> Iterator[tuple[Tensor, Tensor]]:
+                for noise, added in own if draws is None else zip(*draws, strict=True):
+                    yield posterior.sample(noise), prepared + added
+
+            values = pass_scores(model, prepared, posterior, names, draw)
+            return {name: value[:count].cpu() for name, value in values.items()}
+
+    parts = map_blocks(score, drawn(), model.device)
+    kind = next(model.parameters()).dtype
+    return {
+        name: torch.cat([part[name] for part in parts]).to(torch.float64 if name == STATISTICS else kind)
+        if parts
+        else torch.empty(0)
+        for name in names
+    }
 
 
 def pass_scores(
@@ -207,49 +224,41 @@ def pass_scores(
             where a score needs the decoder.
 
     Returns:
-        N values for each name, on the device; N x K for `STATISTICS`.
+        N values in float64 for each name, on the device; N x K for `STATISTICS`.
     """
-    positive_kl = model.prior.kl(*posterior)
+    # The networks' output is as exact as it is; what small differences of its large sums are made of is kept.
+    wide_posterior = Posterior(posterior.mean.double(), posterior.log_var.double())
+    positive_kl = model.prior.kl(*wide_posterior)
     likelihood: list[Tensor] = []
     codes: list[Tensor] = []
-    best: list[Tensor] = []
+    lost: list[Tensor] = []
     if not set(names) <= set(ENCODER_SCORES):
         for code, target in draw(posterior):
-            likelihood.append(model.likelihood.log_prob(model.decode(code), target))
-            codes.append(code)
+            output, target = model.decode(code).double(), target.double()
+            likelihood.append(model.likelihood.log_prob(output, target))
+            codes.append(code.double())
             if STATISTICS in names:
-                best.append(model.likelihood.best_log_prob(target))
+                lost.append(model.likelihood.excess(output, target))
     scores = {}
     for name in names:
         if name == "kl":
             score = positive_kl
         elif name == "prior_ratio":
-            score = model.negative_prior.kl_excess(posterior.mean)
+            score = model.negative_prior.kl_excess(wide_posterior.mean)
         elif name == "latent_norm":
-            score = posterior.mean.square().sum(1)
+            score = wide_posterior.mean.square().sum(1)
         elif name == "reconstruction":
             score = -torch.stack(likelihood).mean(0)
         elif name == "bpd":
             score = (positive_kl - torch.stack(likelihood).mean(0)) / (model.dimensions * math.log(2))
         elif name == STATISTICS:
-            expected = torch.stack(likelihood).mean(0)
-            bits = (positive_kl - expected) / (model.dimensions * math.log(2))
-            score = model_statistics(images, positive_kl, torch.stack(best).mean(0) - expected, bits)
+            bits = (positive_kl - torch.stack(likelihood).mean(0)) / (model.dimensions * math.log(2))
+            score = model_statistics(images, positive_kl, torch.stack(lost).mean(0), bits)
         else:
-            bound = importance_weighted(model, posterior, torch.stack(codes), torch.stack(likelihood))
+            bound = importance_weighted(wide_posterior, torch.stack(codes), torch.stack(likelihood))
             score = -bound / (model.dimensions * math.log(2))
         scores[name] = score
     return scores
-
-
-def batches(model: VAE, images: Tensor, batch_size: int = BATCH_SIZE) -> Iterator[Tensor]:
-    """Consecutive batches of images as the networks see them, on the model's device.
-
-    Raises:
-        ValueError: the images are not uint8 or not of the model's shape.
-    """
-    for part in _stored(model, images, batch_size):
-        yield model.prepare(part)
 
 
 def refuse_decoder(name: str) -> None:
@@ -263,17 +272,10 @@ def refuse_decoder(name: str) -> None:
         raise ValueError(f"score {name} needs the decoder, and int8 is of the encoder alone: ask for {allowed}")
 
 
-def _stored(model: VAE, images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    """Consecutive batches of images as they are stored, checked."""
-    model.check(images)
-    yield from torch.split(images, batch_size) if len(images) else ()
-
-
-def importance_weighted(model: VAE, posterior: Posterior, codes: Tensor, likelihood: Tensor) -> Tensor:
+def importance_weighted(posterior: Posterior, codes: Tensor, likelihood: Tensor) -> Tensor:
     """The importance-weighted bound on log p(x) in nats (N).
 
     Args:
-        model: the VAE.
         posterior: q(z|x) of N images.
         codes: S x N x L, drawn from it.
         likelihood: log p(x|z) of each, S x N.
@@ -281,17 +283,15 @@ def importance_weighted(model: VAE, posterior: Posterior, codes: Tensor, likelih
     deviation = (codes - posterior.mean) * (-0.5 * posterior.log_var).exp()
     # The constants of log p(z) and log q(z|x) cancel.
     log_weight = 0.5 * (deviation.square() + posterior.log_var - codes.square()).sum(-1)
-    return torch.logsumexp(wide(likelihood) + log_weight, 0) - math.log(len(codes))
+    return torch.logsumexp(likelihood + log_weight, 0) - math.log(len(codes))
 
 
-def _drawn(
-    model: VAE, images: Tensor, posterior: Posterior, samples: int, generator: torch.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Codes from q(z|x) and targets, each image with draws of its own."""
-    for _ in range(samples):
-        noise = torch.randn(posterior.mean.shape, generator=generator, device=images.device)
-        target = model.likelihood.target(images, generator)
-        yield posterior.sample(noise), target
+def _own_draws(model: VAE, count: int, generator: torch.Generator) -> Draws:
+    """One posterior sample's random numbers for each of `count` images: noise N x L, dequantization N x C x H x W."""
+    weights = next(model.parameters())
+    noise = torch.randn(count, model.latent_size, generator=generator, device=model.device)
+    added = model.likelihood.target(torch.zeros(count, *model.shape, device=model.device), generator)
+    return Draws(noise.to(weights), added.to(weights))
 
 
 def shared(images: Tensor, posterior: Posterior, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:

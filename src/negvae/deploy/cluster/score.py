@@ -27,7 +27,6 @@ from negvae.bulk import NOTHING, Scoring, Summary, count_rows, open_scoring
 from negvae.data import places
 from negvae.data.streams import Span, read, shards, spans
 from negvae.deploy.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
-from negvae.precision import resolve_precision
 from negvae.provenance import source_commit
 
 MANIFEST = "_manifest.json"
@@ -102,7 +101,7 @@ def score_on_cluster(
         if value < least:
             raise ValueError(f"{name} is {value:g}: it must be at least {least:g}")
     scoring = open_scoring(directory, batch_size=batch_size, device="cpu", say=say, **options)
-    precision = scoring.scorer.precision if gpus else resolve_precision(scoring.scorer.precision, torch.device("cpu"))
+    precision = "int8" if scoring.scorer.quantized is not None else scoring.scorer.precision
     options = {**options, "names": scoring.names, "precision": precision, "batch_size": batch_size}
     options["device"] = "cuda" if gpus else "cpu"
     settings = _settings(directory, inputs, scoring, shard_rows, options)

@@ -1,0 +1,111 @@
+"""Scoring in blocks of one fixed shape, so that the score of an input depends on that input alone.
+
+A library of kernels chooses the order of its sums by the shape of its operands and by the number of threads, so the
+same image can get other last digits alone than in a batch, and a decision next to the threshold another outcome.
+Here every pass runs on a block of the same number of inputs; the last block of a call is filled up with copies of its
+last input, whose results are dropped. On a CPU one thread computes a block, and the threads that torch may use take
+whole blocks, side by side: this is also quicker than to share each operator among them, since no thread waits for
+another. So on one machine, with one version of torch, an input gets the same bits in any batch, order, shard and
+number of threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from negvae.model import VAE
+from negvae.precision import autocast
+
+Block = TypeVar("Block")
+Result = TypeVar("Result")
+
+IMAGES, ROWS, ON_GPU = 32, 256, 512
+"""Inputs of a block: small enough for the latency of a single image, large enough for the kernels to run well."""
+
+
+def block_size(model: VAE) -> int:
+    """How many inputs one pass of this model takes."""
+    if model.device.type != "cpu":
+        return ON_GPU
+    return ROWS if model.takes_features else IMAGES
+
+
+def blocks(model: VAE, stored: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Consecutive blocks of stored inputs (B x C x H x W), each with the number of inputs that are not filling.
+
+    Args:
+        model: says the block's size and what it takes.
+        stored: uint8 images or rows of features, N x C x H x W.
+
+    Raises:
+        ValueError: the model does not take them.
+    """
+    model.check(stored)
+    size = block_size(model)
+    for part in torch.split(stored, size) if len(stored) else ():
+        count = len(part)
+        yield (part if count == size else torch.cat([part, part[-1:].expand(size - count, -1, -1, -1)])), count
+
+
+def map_blocks(function: Callable[[Block], Result], items: Iterable[Block], device: torch.device) -> list[Result]:
+    """`function` of every item, in order; on a CPU by as many threads as torch may use, each computing alone.
+
+    Items are taken from the iterable one after the other, when a thread is free, so that few of them exist at a time.
+    """
+    if device.type != "cpu":
+        return [function(item) for item in items]
+    numbered, lock, failed = enumerate(items), threading.Lock(), threading.Event()
+    results: dict[int, Result] = {}
+
+    def take() -> tuple[int, Block] | None:
+        with lock:
+            return None if failed.is_set() else next(numbered, None)
+
+    def work() -> None:
+        torch.set_num_threads(1)  # of the operators that this thread calls
+        try:
+            while (taken := take()) is not None:
+                results[taken[0]] = function(taken[1])
+        except BaseException:
+            failed.set()  # the other threads need not go on
+            raise
+
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(threads, "negvae-scoring") as pool:
+            for done in [pool.submit(work) for _ in range(threads)]:
+                done.result()
+    finally:
+        torch.set_num_threads(threads)  # the last call also says what threads that start later get
+    return [results[number] for number in range(len(results))]
+
+
+def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor], precision: str = "float32") -> Tensor:
+    """What `function` makes of prepared inputs (B x C x H x W), for all stored inputs, on the CPU.
+
+    Args:
+        model: prepares the inputs.
+        stored: uint8 images or rows of features, N x C x H x W.
+        function: of the prepared inputs of one block, on the model's device; its first dimension is theirs.
+        precision: "float32", "bfloat16" or "auto".
+
+    Returns:
+        N results; an empty tensor where there are no inputs.
+
+    Raises:
+        ValueError: the model does not take the inputs.
+    """
+
+    def apply(block: tuple[Tensor, int]) -> Tensor:
+        part, count = block
+        with torch.inference_mode(), autocast(precision, model.device):
+            return function(model.prepare(part))[:count].cpu()
+
+    parts = map_blocks(apply, blocks(model, stored), model.device)
+    return torch.cat(parts) if parts else torch.empty(0)

@@ -1,0 +1,154 @@
+"""A score, a p-value and a decision depend on the input alone: not on batch, order, shard or number of threads."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+
+from negvae.config import preset
+from negvae.model import build_vae
+from negvae.scoring import ALL_SCORES, Scorer, calibrate
+from negvae.scoring.blocks import IMAGES, ROWS, blocks, map_blocks, mapped
+from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
+
+CPU = torch.device("cpu")
+NETWORKS = ["gray", "color", "auto", "deep", "mlp"]
+CHEAP = [name for name in ALL_SCORES if name not in ("iwae", "waic", "likelihood_regret", "input_complexity")]
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def model_of(network):
+    if network == "mlp":
+        return build_vae(preset("features", "rows", latent_size=3), (7, 1, 1)).double().eval()
+    return build_vae(small_run(network, initialization="he", latent_size=5), SHAPES[network]).eval()
+
+
+def inputs_of(network, count, seed=0):
+    if network == "mlp":
+        return torch.randn(count, 7, 1, 1, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return blobs(count, SHAPES[network], seed)
+
+
+def calibrated(model, network, precision="float32"):
+    plain = Scorer(model, precision=precision)
+    calibration = calibrate(plain, inputs_of(network, 40, 1), inputs_of(network, 40, 2), target_fpr=0.2)
+    return Scorer(model, calibration.reference, precision=precision), calibration
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_scores_do_not_depend_on_batch_order_and_threads(network, precision):
+    model, inputs = model_of(network), inputs_of(network, IMAGES + 5)
+    scorer, calibration = calibrated(model, network, precision)
+    together = scorer(inputs, CHEAP)
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(threads))
+        shuffled = scorer(inputs[order], CHEAP)
+        alone = [scorer(inputs[i : i + 1], CHEAP) for i in (0, IMAGES + 4)]
+        shard = scorer(inputs[3:20], CHEAP)
+        for name in CHEAP:
+            np.testing.assert_array_equal(shuffled[name], together[name][order.numpy()], err_msg=name)
+            np.testing.assert_array_equal(shard[name], together[name][3:20], err_msg=name)
+            for row, values in zip((0, IMAGES + 4), alone, strict=True):
+                assert values[name][0] == together[name][row], name
+    p = calibration.p_values(together["auto"])
+    assert np.array_equal(calibration.p_values(scorer(inputs[7:8], ["auto"])["auto"]), p[7:8])
+
+
+@pytest.mark.parametrize("name", ["iwae", "likelihood_regret"])
+def test_scores_of_many_passes_do_not_depend_on_them_either(name):
+    model, inputs = model_of("gray"), inputs_of("gray", 6)
+    together = Scorer(model)(inputs, [name])[name]
+    torch.set_num_threads(2)
+    reverse = Scorer(model)(inputs.flip(0), [name])[name]
+    np.testing.assert_array_equal(reverse[::-1], together)
+
+
+def test_equal_rows_have_one_p_value_in_any_company():
+    """Where all held-out scores are alike, the last bit of a score would decide."""
+    model = model_of("mlp")
+    rows = torch.full((300, 7, 1, 1), 0.1, dtype=torch.float64)
+    model.inputs.measure(rows)
+    calibration = calibrate(Scorer(model), rows[:200], rows[200:], target_fpr=0.05)
+    scorer = Scorer(model, calibration.reference)
+    for name in ("auto", "dose", "bpd", "kl"):
+        here = calibration.decide_by(name, 0.05)
+        for count in (1, 2, 31, ROWS + 1):
+            scores = scorer(rows[:1].expand(count, -1, -1, -1), [name])[name]
+            assert (here.p_values(scores) == 1).all(), (name, count)
+            assert not here.is_outlier(scores).any()
+
+
+def test_every_place_in_a_block_gives_the_same_bits():
+    """With the awkward sizes at which kernels treat the last rows and columns of a product in another way."""
+    for latent_size in (1, 3, 5, 10, 13):
+        model = build_vae(small_run("gray", initialization="he", latent_size=latent_size), SHAPES["gray"]).eval()
+        image = blobs(1, SHAPES["gray"]).expand(IMAGES, -1, -1, -1)
+        scores = Scorer(model)(image, ["bpd", "kl", "reconstruction"])
+        assert all((values == values[0]).all() for values in scores.values()), latent_size
+    for features in (1, 2, 3, 6, 10):
+        model = build_vae(preset("features", "rows", latent_size=3), (features, 1, 1)).double().eval()
+        scores = Scorer(model)(torch.rand(1, features, 1, 1).double().expand(ROWS, -1, -1, -1), ["bpd", "kl"])
+        assert all((values == values[0]).all() for values in scores.values()), features
+
+
+def test_blocks_have_one_shape_and_the_last_is_filled():
+    model, inputs = model_of("gray"), inputs_of("gray", IMAGES + 3)
+    first, second = blocks(model, inputs)
+    assert (len(first[0]), first[1]) == (IMAGES, IMAGES)
+    assert (len(second[0]), second[1]) == (IMAGES, 3)
+    assert torch.equal(second[0][:3], inputs[IMAGES:])
+    assert list(blocks(model, inputs[:0])) == []
+    with pytest.raises(ValueError, match="uint8 N x 1x28x28"):
+        list(blocks(model, inputs.float()))
+    assert mapped(model, inputs, lambda x: x.mean((1, 2, 3))).shape == (IMAGES + 3,)
+    assert mapped(model, inputs[:0], lambda x: x).shape == (0,)
+
+
+def test_threads_take_whole_blocks_in_turn_and_leave_the_program_as_it_was():
+    torch.set_num_threads(3)
+    inside, alive, most = set(), [0], [0]
+
+    def items():
+        for number in range(40):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            yield number
+
+    def work(number):
+        inside.add((threading.current_thread().name, torch.get_num_threads()))
+        alive[0] -= 1
+        return number * number
+
+    assert map_blocks(work, items(), CPU) == [number * number for number in range(40)]
+    assert {threads for _, threads in inside} == {1}
+    assert most[0] <= 4  # items are made when they are needed
+    assert torch.get_num_threads() == 3
+    seen = []
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen == [3]
+
+
+def test_an_error_in_one_block_ends_the_call():
+    done = []
+
+    def work(number):
+        if number == 1:
+            raise ValueError("block 1 is bad")
+        done.append(number)
+
+    torch.set_num_threads(1)
+    with pytest.raises(ValueError, match="block 1 is bad"):
+        map_blocks(work, iter(range(1000)), CPU)
+    assert done == [0]
+    assert torch.get_num_threads() == 1
