@@ -101,7 +101,7 @@ class Session:
                 model, self.encoder, self.decoder, positives, target, negatives, noise,
                 negative_weight=config.negative_weight, update=config.update,
             )  # fmt: skip
-        self.trace.index_copy_(0, self._place, torch.stack([part.float() for part in losses])[None])
+        self.trace.index_copy_(0, self._place, torch.stack([part.to(self.trace.dtype) for part in losses])[None])
         self._place.add_(1)
         if self.peers is not None:
             self._share_statistics()
