@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from negvae.data import loading, pixel_sha256
+from negvae.data import pixel_sha256
 from negvae.data.catalog import CATALOG, Known
+from negvae.data.fetch import failed
 
 TRAIN, TEST = 20, 10
 
@@ -75,8 +76,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("NEGVAE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loading, "_failed", {})
-    monkeypatch.setattr("negvae.data.sources.DEBIAN_FOLDER", tmp_path / "no-debian")
+    failed.clear()
+    monkeypatch.setattr("negvae.data.find.DEBIAN_FOLDER", tmp_path / "no-debian")
     return tmp_path / "cache"
 
 

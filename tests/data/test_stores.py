@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from negvae.data import places
+from negvae.data import stores
 from tests.data.test_streams import collect, pictures
 
 
@@ -44,18 +44,18 @@ def test_a_store_gives_the_rows_of_a_disk(folder):
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     uri = (tmp_path / "out.bin").as_uri()
-    with contextlib.suppress(KeyError), places.written(uri) as path:
+    with contextlib.suppress(KeyError), stores.written(uri) as path:
         path.write_bytes(b"half")
         raise KeyError
-    assert not places.exists(uri)
-    with places.written(uri) as path:
+    assert not stores.exists(uri)
+    with stores.written(uri) as path:
         path.write_bytes(b"whole")
     assert (tmp_path / "out.bin").read_bytes() == b"whole"
-    assert places.size(uri) == 5
+    assert stores.size(uri) == 5
 
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing there"):
-        places.below((tmp_path / "nowhere").as_uri())
+        stores.below((tmp_path / "nowhere").as_uri())
     with pytest.raises(ValueError, match=r"tape://x/: no store"):
-        places.locate("tape://x/y")
+        stores.locate("tape://x/y")
