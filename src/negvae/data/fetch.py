@@ -323,16 +323,13 @@ def _get(url: str, target: Path, known: str, log: Callable[[str], None]) -> None
     try:
         get(url, str(target), None)
     except (OSError, ValueError) as error:  # requests raises kinds of OSError
-        raise SourceError(
-            f"{url}: {' '.join(str(error).split(' for url')[0].split()) or type(error).__name__}"
-        ) from None
+        reason = " ".join(str(error).split(" for url")[0].split())
+        raise SourceError(f"{url}: {reason or type(error).__name__}") from None
     if (size := target.stat().st_size) < progress.total:
         raise SourceError(f"{url}: the connection ended after {size:,} of {progress.total:,} bytes")
-    if known and not pooch.hash_matches(str(target), known):
-        kind, _, value = known.partition(":")
-        raise SourceError(
-            f"{url}: not the official file ({kind.upper()} {pooch.file_hash(str(target), kind)}, should be {value})"
-        )
+    kind, _, value = known.partition(":")
+    if known and (found := pooch.file_hash(str(target), kind)) != value:
+        raise SourceError(f"{url}: not the official file ({kind.upper()} {found}, should be {value})")
 
 
 # --- the Hugging Face hub -----

@@ -9,8 +9,10 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -292,14 +294,11 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
             else:
                 yield span.path, 0, span.path
 
-    def piece(work: Batch | list[Encoded]) -> Batch:
-        return work if isinstance(work, Batch) else _decode_piece(work, spec)
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return in_order(piece, _grouped(rows()), threads or min(4, cores))
+    return in_order(partial(_decode_piece, spec=spec), _grouped(rows()), threads or min(4, cores))
 
 
-def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Batch | list[Encoded]]:
+def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Future[Batch] | list[Encoded]]:
     """Runs of encoded images as lists of a few, in order among the batches."""
     run: list[Encoded] = []
     for item in items:
@@ -307,7 +306,9 @@ def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Batch | list[Encoded]
             yield run
             run = []
         if isinstance(item, Batch):
-            yield item
+            done: Future[Batch] = Future()
+            done.set_result(item)
+            yield done
         else:
             run.append(item)
     if run:

@@ -182,7 +182,7 @@ class _Machine:
 
     def run(self, data: bytes) -> Any:
         """Return what the pickle holds."""
-        self.bytes_left = len(data)
+        self.bytes_left = 2 * len(data)  # Python 3 encodes the bytes of an array before it makes the array
         for opcode, argument, _ in pickletools.genops(data):
             self.step(opcode.name, argument)
         return self.stack.pop()
@@ -234,10 +234,10 @@ class _Machine:
         return items
 
     def spend(self, made: Any) -> None:
-        """Let a file make no more bytes than it has itself, however often it makes them."""
+        """Let a file make few more bytes than it has itself, however often it makes the same ones."""
         self.bytes_left -= made.values.nbytes if isinstance(made, _Array) else len(made) if type(made) is bytes else 0
         if self.bytes_left < 0:
-            raise ValueError("it makes more bytes than it has")
+            raise ValueError("it makes many more bytes than it has")
 
     def constructor(self, names: Sequence[str]) -> _Constructor:
         """What stands for a name in a module; nothing is imported."""

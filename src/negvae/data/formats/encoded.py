@@ -25,13 +25,21 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
-    """Give `function` of every item, in order, computed in threads a little ahead of whoever asks."""
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item | Future[Result]], workers: int
+) -> Iterator[Result]:
+    """Give `function` of every item, in order, computed in threads a little ahead of whoever asks.
+
+    Args:
+        function: Is called in the threads.
+        items: Its arguments, or results in a `Future` that pass through.
+        workers: The number of threads.
+    """
     ahead: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
     try:
         for item in items:
-            ahead.append(pool.submit(function, item))
+            ahead.append(item if isinstance(item, Future) else pool.submit(function, item))
             if len(ahead) > 2 * workers:
                 yield ahead.popleft().result()
         while ahead:

@@ -51,9 +51,10 @@ class Parquet:
         row = 0
         for path in self.paths:
             with _opened(path) as (file, sizes), reading(path, "Parquet file"):
+                image, label = _columns(file.schema_arrow, path)
                 for group, count in enumerate(sizes):
                     if row + count > start and (stop is None or row < stop):
-                        for block in _group(file, group, row, path, size or _BLOCK, labels):
+                        for block in _group(file, group, row, size or _BLOCK, image, label if labels else None):
                             if len((part := _within(block, start, stop)).rows):
                                 yield part
                     row += count
@@ -71,13 +72,10 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
         yield file, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
 
-def _group(file: Any, group: int, row: int, path: Path | str, size: int, labels: bool) -> Iterator[Block]:
+def _group(file: Any, group: int, row: int, size: int, image: str, label: str | None) -> Iterator[Block]:
     """The rows of one row group, whose first one is row `row` of the shards."""
     import pyarrow as pa
 
-    schema = file.schema_arrow
-    image = image_column(schema, path)
-    label = next((name for name in _LABEL_COLUMNS if name in schema.names), None) if labels else None
     for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=[c for c in (image, label) if c]):
         values = batch.column(image)
         if pa.types.is_struct(values.type):
@@ -93,12 +91,8 @@ def _within(block: Block, start: int, stop: int | None) -> Block:
     return Block(block.start + low, block.rows[rows], None if block.labels is None else block.labels[rows])
 
 
-def image_column(schema: Any, where: object) -> str:
-    """The column that holds encoded images: "image" or "img", or else the only one that could.
-
-    Raises:
-        ValueError: No column, or more than one, could be it.
-    """
+def _columns(schema: Any, where: object) -> tuple[str, str | None]:
+    """The columns of encoded images ("image" or "img", or else the only one that could be it) and of labels."""
     import pyarrow as pa
 
     def fits(kind: Any) -> bool:
@@ -107,11 +101,9 @@ def image_column(schema: Any, where: object) -> str:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     fitting = [column.name for column in schema if fits(column.type)]
-    for name in ("image", "img", "images", "jpg", "png"):
-        if name in fitting:
-            return name
-    if len(fitting) == 1:
-        return str(fitting[0])
+    image = next((name for name in ("image", "img", "images", "jpg", "png") if name in fitting), None)
+    if image is not None or len(fitting) == 1:
+        return image or fitting[0], next((name for name in _LABEL_COLUMNS if name in schema.names), None)
     raise DataError(
         f"{where}: no image column among ({', '.join(schema.names[:8])}); call it 'image', of type binary or "
         "struct(bytes, path)"
