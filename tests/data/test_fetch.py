@@ -8,6 +8,7 @@ import threading
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,3 +209,77 @@ def test_real_commands_that_fail(tmp_path):
         fetching._run(["no-such-command"], tmp_path)
     with pytest.raises(SourceError, match="failed"):
         fetching._run(["ls", "/no/such/folder"], tmp_path)
+
+
+def test_progress_is_logged_and_a_torn_download_is_not_kept(make, small, folders, web, monkeypatch):
+    folder, address = web
+    (folder / "x").write_bytes(bytes(25 * 2**20))
+    lines = []
+    fetching._get(f"{address}/x", folders.parent / "y", "", lines.append)
+    assert lines[0] == f"downloading {address}/x"
+    assert len(lines) == 11  # one for every tenth
+    assert (lines[1], lines[-1]) == ("y: 3 of 26 MB", "y: 26 of 26 MB")
+    assert (folders.parent / "y").stat().st_size == 25 * 2**20
+    monkeypatch.setattr(
+        http.server.SimpleHTTPRequestHandler, "copyfile", lambda self, source, target: target.write(source.read(2**20))
+    )
+    serve(monkeypatch, "mnist", (Download((f"{address}/x",), "x"),))
+    with pytest.raises(FileNotFoundError, match=r"/x: .*(ended|broken|IncompleteRead)"):
+        fetch("mnist")
+    assert list(folders.iterdir()) == []
+
+
+@pytest.fixture
+def hub(monkeypatch, make, tmp_path):
+    """Stands for the package huggingface_hub: a snapshot of two variants; returns the calls."""
+    commit, calls = "c0ffee" * 6 + "abcd", []
+    other = type(make)(tmp_path / "hub" / commit)
+
+    def snapshot_download(repository, **options):
+        calls.append((repository, options))
+        if repository != "owner/digits":
+            raise OSError(f"404: no repository\n{repository}")
+        return str(other.root)
+
+    for split, count in (("train", 6), ("test", 4)):
+        other.parquet(f"plain/{split}-00000-of-00001.parquet", make.pixels(count, count))
+    monkeypatch.setitem(sys.modules, "huggingface_hub", SimpleNamespace(snapshot_download=snapshot_download))
+    return SimpleNamespace(calls=calls, commit=commit, other=other)
+
+
+def test_sets_of_the_hub(hub, make):
+    lines = []
+    found = load("hf:owner/digits", "test", log=lines.append)
+    np.testing.assert_array_equal(found.images, make.pixels(4, 4))
+    assert (found.name, found.split) == ("hf:owner/digits", "test")
+    assert found.notes[-1].endswith(f"write hf:owner/digits@{hub.commit}")
+    assert lines == ["downloading hf:owner/digits"]
+    assert hub.calls[0][1]["revision"] is None
+    assert "*.parquet" in hub.calls[0][1]["allow_patterns"]
+    pinned = load(f"hf:owner/digits@{hub.commit}", limit=5, fetch=False)
+    np.testing.assert_array_equal(pinned.images, make.pixels(6, 6)[:5])
+    assert not any("revision" in note for note in pinned.notes)
+    assert (hub.calls[1][1]["revision"], hub.calls[1][1]["local_files_only"]) == (hub.commit, True)
+
+
+def test_a_variant_of_a_set_of_the_hub(hub, make):
+    hub.other.parquet("cropped/train.parquet", make.pixels(8, 8))
+    with pytest.raises(ValueError, match=r"\(cropped, plain\) name one"):
+        load("hf:owner/digits")
+    assert len(load("hf:owner/digits/cropped").images) == 8
+    assert hub.calls[-1][1]["allow_patterns"][0] == "cropped/*.parquet"
+
+
+@pytest.mark.parametrize("text", ["hf:digits", "hf:owner/../x", "hf:owner/digits@", "hf:", "hf:owner/digits/../../x"])
+def test_names_that_the_hub_has_not(hub, text):
+    with pytest.raises(ValueError, match="hf:owner/name"):
+        load(text)
+    assert hub.calls == []
+
+
+def test_the_hub_s_refusals_are_one_line(hub, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"hf:owner/none: not to be had .404: no repository owner/none"):
+        load("hf:owner/none")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"negvae\[hub\]"):
+        load("hf:owner/digits")

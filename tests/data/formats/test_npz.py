@@ -44,3 +44,34 @@ def test_npz_without_images(make):
         archive.writestr("x.npy", b"not an array")
     with pytest.raises(ValueError, match=r"b\.npz"):
         load(make.path("b.npz"))
+
+
+def claiming(shape, held, kind="|u1"):
+    header = str({"descr": kind, "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(held)
+
+
+@pytest.mark.parametrize(
+    ("images", "labels", "says"),
+    [
+        (claiming((4, 9, 10**5), 500), claiming((4,), 4), "announces"),
+        (claiming((4, 9, 10**9, 10**9), 500), claiming((4,), 4), "announces"),
+        (claiming((4, 9, 9), 324), claiming((4, 10**12), 99), "announces"),
+        (claiming((4, 9, 9), 324), claiming((4,), 99, "<U999999"), "announces"),
+        (claiming((4, 9, 9), 324, "|O"), claiming((4,), 4), "Python objects"),
+    ],
+)
+def test_what_a_member_claims_and_does_not_hold_is_refused_before_it_is_read(make, images, labels, says):
+    with zipfile.ZipFile(make.path("a.npz"), "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("images.npy", images)
+        archive.writestr("labels.npy", labels)
+    with pytest.raises(ValueError, match=rf"a\.npz.*{says}"):
+        load(make.path("a.npz"))
+
+
+def test_a_member_larger_than_memory_is_refused_before_it_is_read(make, monkeypatch):
+    np.savez_compressed(make.path("a.npz"), images=np.zeros((900, 30, 30), np.uint8))
+    monkeypatch.setattr("os.sysconf", lambda name: 800)
+    monkeypatch.setattr("negvae.data.formats.npy.read_rows", lambda *_: pytest.fail("read"))
+    with pytest.raises(ValueError, match="900 images of 30 x 30 need"):
+        load(make.path("a.npz"))

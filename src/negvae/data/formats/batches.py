@@ -303,12 +303,16 @@ def _set_state(target: Any, *state: Any) -> None:
         raise ValueError(f"the state of a {type(target).__name__} is not one of an array")
 
 
+def _never(*_: Any) -> None:
+    raise ValueError("it calls numpy.ndarray, which may only be named")
+
+
 def _scalar(kind: Any, data: Any) -> Any:
     return _array((1,), kind, False, data)[0].item()
 
 
 _CONSTRUCTORS: dict[tuple[str, str], Callable[..., Any]] = {
-    ("numpy", "ndarray"): lambda: None,
+    ("numpy", "ndarray"): _never,
     ("numpy", "dtype"): _type,
     ("_codecs", "encode"): _latin1,
     ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
