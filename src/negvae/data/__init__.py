@@ -1,4 +1,7 @@
-"""Images by name or path, as one uint8 array N x C x H x W. Of negvae it needs `files` only."""
+"""Images by name or path, as one uint8 array N x C x H x W.
+
+Of the rest of negvae this package imports `files` and `extras` only.
+"""
 
 from negvae.data.catalog import CATALOG, ImageSet, SetStatus, Shape, Split, names
 from negvae.data.fetch import fetch

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from negvae.data.cache import cache_folder
 from negvae.data.catalog import CATALOG, SetSpec, Split
-from negvae.data.formats import Batches, BatchTar, Folder, Idx, Mat, Npz, Parquet, Reader, npz, origin
+from negvae.data.formats import Batches, Folder, Idx, Mat, Npz, Parquet, Reader, npz, origin
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 # Folders that hold other people's data sets one level further down, as clones and caches lay them out.
@@ -167,7 +167,7 @@ def _in_folder(name: str, split: Split, folder: Path, *, certain: bool) -> Itera
         if batches:
             yield Candidate(Batches(batches, spec.shape))
     for archive in (each for each in spec.file_md5 if each.endswith(".tar.gz") and each in files):
-        yield Candidate(BatchTar(folder / archive, tuple(spec.batches[split]), spec.shape))
+        yield Candidate(Batches((folder / archive,), spec.shape, tuple(spec.batches[split])))
     for mat in (each for each in spec.file_md5 if each == f"{split}_32x32.mat" and each in files):
         yield Candidate(Mat(folder / mat))
     words = spec.test_words if split == "test" else ("train",)

@@ -59,6 +59,7 @@ def claiming(shape, held, kind="|u1"):
         (claiming((4, 9, 9), 324), claiming((4, 10**12), 99), "announces"),
         (claiming((4, 9, 9), 324), claiming((4,), 99, "<U999999"), "announces"),
         (claiming((4, 9, 9), 324, "|O"), claiming((4,), 4), "Python objects"),
+        (b"\x93NUMPY\x02\x00\xff\xff\xff\xff" + bytes(10**6), claiming((4,), 4), "header claims 4,294,967,295 bytes"),
     ],
 )
 def test_what_a_member_claims_and_does_not_hold_is_refused_before_it_is_read(make, images, labels, says):

@@ -73,7 +73,7 @@ def readers(make):
         "npy by columns": (formats.Npy(make.path("columns.npy")), pixels, None),
         "npz": (formats.Npz(make.path("a.npz")), pixels, labels),
         "batches": (formats.Batches((make.path("part"), make.path("part.npz")), (3, 8, 8)), pixels, labels),
-        "tar": (formats.BatchTar(make.path("a.tar.gz"), ("part",), (3, 8, 8)), pixels[:5], labels[:5]),
+        "tar": (formats.Batches((make.path("a.tar.gz"),), (3, 8, 8), ("part",)), pixels[:5], labels[:5]),
         "mat": (formats.Mat(make.path("a.mat")), pixels, labels % 10),
         "parquet": (formats.Parquet(shards), pixels, labels),
         "folder": (formats.Folder(make.root / "set"), pixels, labels),

@@ -1,7 +1,7 @@
 """Readers: files of one format in, a probe of them and blocks of their rows out; one file for each format."""
 
 from negvae.data.formats.base import READ_ERRORS, Block, DataError, Probe, Reader, Source, origin, reading
-from negvae.data.formats.batches import Batches, BatchTar
+from negvae.data.formats.batches import Batches
 from negvae.data.formats.encoded import MAX_PIXELS, decode_image
 from negvae.data.formats.folder import IMAGE_ENDINGS, Folder
 from negvae.data.formats.idx import Idx
@@ -16,7 +16,6 @@ __all__ = [
     "IMAGE_ENDINGS",
     "MAX_PIXELS",
     "READ_ERRORS",
-    "BatchTar",
     "Batches",
     "Block",
     "DataError",

@@ -160,9 +160,10 @@ def need_memory(shape: Sequence[int], where: object, itemsize: int = 1) -> None:
     except (AttributeError, OSError, ValueError):
         return
     if need > have:
+        what = f"images of {by(shape[1:])}" if shape[1:] else "bytes"
         raise DataError(
-            f"{where}: {shape[0]:,} images of {by(shape[1:])} need {need / 2**30:.1f} GiB of "
-            f"memory and this machine has {have / 2**30:.1f}; make the images smaller or pass a limit"
+            f"{where}: {shape[0]:,} {what} need {need / 2**30:.1f} GiB of memory and this machine has "
+            f"{have / 2**30:.1f}; make the images smaller or pass a limit"
         )
 
 
@@ -179,7 +180,12 @@ def cut(
     array: NDArray[Any], start: int, stop: int | None, size: int | None, labels: NDArray[Any] | None = None
 ) -> Iterator[Block]:
     """Blocks of an array in memory; see `Reader.rows`."""
-    stop = len(array) if stop is None else min(stop, len(array))
-    for low in range(start, stop, size or max(stop - start, 1)):
-        rows = slice(low, min(low + size, stop) if size else stop)
-        yield Block(low, array[rows], None if labels is None else labels[rows])
+    for low, high in stretches(len(array), start, stop, size):
+        yield Block(low, array[low:high], None if labels is None else labels[low:high])
+
+
+def stretches(count: int, start: int, stop: int | None, size: int | None) -> Iterator[tuple[int, int]]:
+    """The first and the last row, plus one, of each block of a file of `count` rows; see `Reader.rows`."""
+    stop = count if stop is None else min(stop, count)
+    size = size or max(stop - start, 1)
+    return ((low, min(low + size, stop)) for low in range(start, stop, size))

@@ -18,11 +18,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data.formats.base import Block, DataError, Probe, by, cut, reading
+from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, reading
 from negvae.data.formats.npz import Npz
 from negvae.data.formats.pixels import as_labels
-
-Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -30,94 +28,60 @@ class Batches:
     """Python batches, or .npz files with the same keys, one after the other.
 
     Attributes:
-        paths: The files, in order.
+        files: The files, in order; or one tar archive, of which nothing is extracted.
         shape: C, H, W of every image.
+        members: The names of the batches in the tar archive, in order.
     """
 
-    paths: tuple[Path, ...]
-    shape: Shape
+    files: tuple[Path, ...]
+    shape: tuple[int, int, int]
+    members: tuple[str, ...] = ()
     label_file: ClassVar[None] = None
     slow: ClassVar[bool] = False
 
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The batches."""
-        return self.paths
-
     def probe(self) -> Probe:
         """See `Reader.probe`; a pickle has no header, so it is read."""
-        return _probe(self.rows(), self.shape)
+        groups = tuple(len(block.rows) for block in self._batches(False))
+        return Probe(sum(groups), self.shape, np.dtype(np.uint8), groups)
 
     def rows(
         self, start: int = 0, stop: int | None = None, *, size: int | None = None, labels: bool = False
     ) -> Iterator[Block]:
         """See `Reader.rows`."""
-        blocks = (
-            next(Npz(path, shape=self.shape).rows(labels=labels))
-            if path.suffix == ".npz"
-            else _batch(path.read_bytes(), path, self.shape)
-            for path in self.paths
-        )
-        return _consecutive(blocks, start, stop, size)
+        first = 0
+        for block in self._batches(labels):
+            rows, low = np.asarray(block.rows), max(start - first, 0)
+            for part in cut(rows, low, None if stop is None else max(stop - first, 0), size, block.labels):
+                yield Block(first + part.start, part.rows, part.labels)
+            first += len(rows)
+
+    def _batches(self, labels: bool) -> Iterator[Block]:
+        """Every batch whole; each counts its rows from 0."""
+        if self.members:
+            found = _tar_members(self.files[0], self.members)
+            yield from (_batch(found[name], f"{self.files[0]}:{name}", self.shape) for name in self.members)
+            return
+        for path in self.files:
+            if path.suffix == ".npz":
+                yield from Npz(path, shape=self.shape).rows(labels=labels)
+            else:
+                yield _batch(path.read_bytes(), path, self.shape)
 
 
-@dataclass(frozen=True)
-class BatchTar:
-    """Python batches inside a tar archive; nothing is extracted.
-
-    Attributes:
-        path: The archive.
-        members: The names of the batches, in order.
-        shape: C, H, W of every image.
-    """
-
-    path: Path
-    members: tuple[str, ...]
-    shape: Shape
-    label_file: ClassVar[None] = None
-    slow: ClassVar[bool] = False
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The archive."""
-        return (self.path,)
-
-    def probe(self) -> Probe:
-        """See `Reader.probe`; a pickle has no header, so it is read."""
-        return _probe(self.rows(), self.shape)
-
-    def rows(
-        self, start: int = 0, stop: int | None = None, *, size: int | None = None, labels: bool = False
-    ) -> Iterator[Block]:
-        """See `Reader.rows`."""
-        found: dict[str, bytes] = {}
-        with reading(self.path, "tar archive"), tarfile.open(self.path) as archive:
-            for member in archive:
-                name = member.name.rsplit("/", 1)[-1]
-                if name in self.members and (content := archive.extractfile(member) if member.isfile() else None):
-                    found[name] = content.read()
-        if missing := [name for name in self.members if name not in found]:
-            raise DataError(f"{self.path}: has no {missing[0]} inside")
-        blocks = (_batch(found[name], f"{self.path}:{name}", self.shape) for name in self.members)
-        yield from _consecutive(blocks, start, stop, size)
+def _tar_members(path: Path, members: Sequence[str]) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    with reading(path, "tar archive"), tarfile.open(path) as archive:
+        for member in archive:
+            name = member.name.rsplit("/", 1)[-1]
+            if name in members and (content := archive.extractfile(member) if member.isfile() else None):
+                need_memory((member.size,), path)
+                found[name] = content.read()
+    if missing := [name for name in members if name not in found]:
+        raise DataError(f"{path}: has no {missing[0]} inside")
+    return found
 
 
-def _probe(blocks: Iterator[Block], shape: Shape) -> Probe:
-    groups = tuple(len(block.rows) for block in blocks)
-    return Probe(sum(groups), shape, np.dtype(np.uint8), groups)
-
-
-def _consecutive(blocks: Iterator[Block], start: int, stop: int | None, size: int | None) -> Iterator[Block]:
-    """The rows of several files of which each counts its own from 0."""
-    first = 0
-    for block in blocks:
-        rows, low = np.asarray(block.rows), max(start - first, 0)
-        for part in cut(rows, low, None if stop is None else max(stop - first, 0), size, block.labels):
-            yield Block(first + part.start, part.rows, part.labels)
-        first += len(rows)
-
-
-def _batch(data: bytes, where: object, shape: Shape) -> Block:
+def _batch(data: bytes, where: object, shape: tuple[int, int, int]) -> Block:
     with reading(where, "Python batch"):
         content = _Machine(where).run(data)
     if not isinstance(content, dict):

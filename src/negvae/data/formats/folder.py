@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from negvae.data.formats.base import Block, DataError, Probe
+from negvae.data.formats.base import Block, DataError, Probe, stretches
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 HIDDEN = (".", "__MACOSX")
@@ -50,10 +50,8 @@ class Folder:
         found = None
         if below and all(len(parts) > 1 for parts in below):
             found = np.unique([parts[0] for parts in below], return_inverse=True)[1].astype(np.int64)
-        stop = len(files) if stop is None else min(stop, len(files))
-        for low in range(start, stop, size or max(stop - start, 1)):
-            rows = slice(low, min(low + size, stop) if size else stop)
-            yield Block(low, files[rows], None if found is None else found[rows])
+        for low, high in stretches(len(files), start, stop, size):
+            yield Block(low, files[low:high], None if found is None else found[low:high])
 
 
 def walk(folder: str, endings: tuple[str, ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data.formats.base import Block, DataError, Probe, need_memory, read_rows, reading
+from negvae.data.formats.base import Block, DataError, Probe, need_memory, read_rows, reading, stretches
 from negvae.data.formats.pixels import as_labels
 
 _KINDS = {1: "labels", 3: "images"}
@@ -59,11 +59,9 @@ class Idx:
                 with reading(self.label_file, "IDX file"), _open_maybe_gzip(self.label_file) as other:
                     numbers = _read(other, _header(other, self.label_file, 1), self.label_file, True)
                 found = as_labels(numbers, shape[0], self.label_file)
-            stop = shape[0] if stop is None else min(stop, shape[0])
             if start:
                 file.seek(start * shape[1] * shape[2], 1)
-            for low in range(start, stop, size or max(stop - start, 1)):
-                high = min(low + size, stop) if size else stop
+            for low, high in stretches(shape[0], start, stop, size):
                 pixels = _read(file, (high - low, *shape[1:]), self.images, high == shape[0])
                 if self.transposed:
                     pixels = pixels.transpose(0, 2, 1)

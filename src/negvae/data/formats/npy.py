@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data import stores
-from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, read_rows, reading
+from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, read_rows, reading, stretches
 
 MAP_BYTES = 64_000_000
 """Of larger files on disk the whole array is mapped, not read."""
 _COLUMNS_BYTES = 2**28
 _BLOCK_BYTES = 2**24
+_HEADER_BYTES = 2**16
 
 
 @dataclass(frozen=True)
@@ -119,9 +121,12 @@ def read_header(file: IO[bytes], where: object) -> Header:
         if (magic := file.read(6)) != b"\x93NUMPY":
             found = f"starts with {magic!r}" if magic else "is empty"
             raise ValueError(f"it {found}; np.save writes such files, np.savez writes .npz")
-        version = (*file.read(2), 0, 0)[:2]
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
+        first = file.read(2) == b"\1\0"
+        size = file.read(2 if first else 4)
+        if (length := int.from_bytes(size, "little")) > _HEADER_BYTES:
+            raise ValueError(f"its header claims {length:,} bytes")
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, by_columns, dtype = read(io.BytesIO(size + file.read(length)))
         if dtype.hasobject:
             raise DataError(f"{where}: holds Python objects, not images; they are not read")
         return Header(shape, by_columns, dtype, file.tell())
@@ -158,15 +163,14 @@ def stream_rows(
         yield from cut(read_whole(file, header, where), start, stop, size)
         return
     count = header.shape[0]
-    stop = count if stop is None else min(stop, count)
     size = max(min(size, _BLOCK_BYTES // max(header.row_bytes, 1)), 1)
     if start:
         file.seek(start * header.row_bytes, os.SEEK_CUR)
-    for low in range(start, stop, size):
-        rows = read_rows(file, (min(size, stop - low), *header.shape[1:]), header.dtype)
+    for low, high in stretches(count, start, stop, size):
+        rows = read_rows(file, (high - low, *header.shape[1:]), header.dtype)
         if len(rows):
             yield Block(low, rows)
-        if len(rows) < min(size, stop - low):
+        if len(rows) < high - low:
             raise DataError(f"{where}: ends after {low + len(rows):,} of the {count:,} rows that its header announces")
 
 
