@@ -25,7 +25,7 @@ from PIL import Image
 from ray.cluster_utils import Cluster
 
 from negvae.config import preset
-from negvae.data.streams import Wanted, read, spans
+from negvae.data.streams import InputSpec, read, spans
 from negvae.deploy.cluster.score import score_on_cluster
 from negvae.provenance import source_commit
 from negvae.run import run
@@ -86,7 +86,7 @@ def reading_rates(folder: Path, images: np.ndarray) -> dict[str, float]:
     rates = {}
     for name, path in ((".npy", "rows.npy"), ("PNG in Parquet", "rows.parquet"), ("PNG files", "png")):
         began = time.perf_counter()
-        count = sum(map(len, read(spans([str(folder / path)]), Wanted((1, 28, 28)), threads=1)))
+        count = sum(map(len, read(spans([str(folder / path)]), InputSpec((1, 28, 28)), threads=1)))
         rates[name] = round(count / (time.perf_counter() - began), 1)
     return rates
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from negvae.data import ImageSet, Split, is_path, load
+from negvae.data.formats import npy
 
 
 def as_array(data: Any, split: Split) -> tuple[Any, str]:
@@ -29,7 +30,7 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
     if isinstance(data, str | Path):
         name = str(data)
         if name.lower().endswith(".npy") and Path(name).is_file():
-            return _npy(name), name
+            return npy.array(name), name
         # Of a set with one split only, what is fitted and what is judged must not be the same images.
         return load(name, split, disjoint_from_train=not is_path(name)).images, name
     if isinstance(data, ImageSet):
@@ -39,15 +40,6 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
     if isinstance(data, DataLoader | Dataset):
         return _collected(data), type(data).__name__
     return data, "an array"
-
-
-def _npy(path: str) -> NDArray[Any]:
-    """The array of an .npy file, images or rows of features."""
-    try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .npy file ({str(error).splitlines()[0]})") from None
-    return array
 
 
 def _collected(data: Any) -> NDArray[Any]:

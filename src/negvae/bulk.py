@@ -20,7 +20,7 @@ import torch
 
 from negvae.artifact import Artifact, load_artifact
 from negvae.data.formats import MAX_PIXELS
-from negvae.data.streams import Batch, Wanted, stream
+from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.scorer import Scorer
@@ -145,7 +145,7 @@ class Scoring:
     scorer: Scorer
     names: tuple[str, ...]
     calibration: Calibration | None
-    wanted: Wanted
+    wanted: InputSpec
     decide: bool
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
@@ -191,7 +191,7 @@ def open_scoring(
     scorer.check(names)
     calibration = _decision(artifact, names[0], target_fpr, fdr, say)
     model = artifact.model
-    wanted = Wanted(model.shape, model.takes_features, resize, max_pixels)
+    wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
     return Scoring(scorer, tuple(names), calibration, wanted, decide=fdr is None)
 
 

@@ -457,7 +457,7 @@ def data_fetch(
 
     say = _say(_console())
     for name in names:
-        say(f"{name}: {fetch(name, force=force, say=say)}")
+        say(f"{name}: {fetch(name, force=force, log=say)}")
 
 
 @data_app.command("verify")

@@ -99,7 +99,7 @@ def run_demo(out: Path, *, quick: bool, console: Console) -> dict[str, Any]:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     say(f"{'Quick demo' if quick else 'Demo'}: train on {TRAIN}, test against {OOD}")
-    inliers, outliers = load(TRAIN, "test", say=say), load(OOD, "test", say=say)
+    inliers, outliers = load(TRAIN, "test", log=say), load(OOD, "test", log=say)
     negatives = ["none", "augmented"]
     letters = _at_hand()
     if letters is not None:

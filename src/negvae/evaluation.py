@@ -59,14 +59,14 @@ def evaluate_run(
     config = artifact.config
     if not artifact.finished:
         say(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
-    test = load(config.data, "test", limit=limit, shape=artifact.model.shape, disjoint_from_train=True, say=say)
+    test = load(config.data, "test", limit=limit, shape=artifact.model.shape, disjoint_from_train=True, log=say)
     say(f"inliers: {describe(test)}")
     data = {"test": describe(test)}
     outliers = {}
     for name in dict.fromkeys(ood):
         if name == config.data:
             raise ValueError(f"--ood {name} is what the model was trained on: name another set")
-        images = load(name, "test", limit=limit, shape=artifact.model.shape, say=say)
+        images = load(name, "test", limit=limit, shape=artifact.model.shape, log=say)
         if images.shape != artifact.model.shape:
             given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
             raise ValueError(f"--ood {name} has {given} images, the model takes {wanted} (C x H x W)")

@@ -19,7 +19,7 @@ from torch import Tensor
 from negvae import html
 from negvae.artifact import Artifact, load_artifact
 from negvae.data import load
-from negvae.data.streams import Batch, Wanted, stream
+from negvae.data.streams import Batch, InputSpec, stream
 from negvae.model import VAE
 from negvae.provenance import provenance
 from negvae.run import hold_out
@@ -172,7 +172,7 @@ def examine(
     # Pillow warns of large images before they are refused by their size.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for batch in stream(inputs, Wanted(model.shape, model.takes_features, resize), batch_size=batch_size):
+        for batch in stream(inputs, InputSpec(model.shape, model.takes_features, resize), batch_size=batch_size):
             _take(findings, batch, scorer, names, calibration, draw)
             watch(findings.rows)
     return findings

@@ -82,7 +82,7 @@ def run_seeds(
     for name in auxiliary_names(config.negatives):
         if not is_path(name):
             choose("source of negatives (and no such path)", name, [*SOURCES, *names()])
-    inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, say=say)
+    inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, log=say)
     say(f"inliers: {describe(inliers)}")
     images = torch.from_numpy(inliers.images)
     data = {"inliers": describe(inliers)}
@@ -90,7 +90,7 @@ def run_seeds(
     def load_auxiliary(name: str) -> Tensor:
         if name == config.data:
             raise ValueError(f"negatives {name} are the inliers themselves: choose another data set")
-        auxiliary = load(name, "train", shape=inliers.shape, say=say)
+        auxiliary = load(name, "train", shape=inliers.shape, log=say)
         say(f"negatives: {describe(auxiliary)}")
         negatives = torch.from_numpy(auxiliary.images)
         refuse_overlap(images, negatives, config.data, name)
@@ -190,10 +190,10 @@ def calibrate_run(
     config, shape = artifact.config, artifact.model.shape
     if artifact.model.takes_features:
         raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
-    inliers = load(config.data, "train", limit=config.limit, shape=shape, disjoint_from_train=True, say=say)
+    inliers = load(config.data, "train", limit=config.limit, shape=shape, disjoint_from_train=True, log=say)
     training, held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)
     if data is not None or not len(held_out):
-        found = load(data or config.data, "test", shape=shape, disjoint_from_train=data in (None, config.data), say=say)
+        found = load(data or config.data, "test", shape=shape, disjoint_from_train=data in (None, config.data), log=say)
         say(f"calibration: {describe(found)}")
         held_out = torch.from_numpy(found.images)
     else:

@@ -2,6 +2,8 @@
 
 import gzip
 import io
+import pickle
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from negvae.data import loading, pixel_sha256
+from negvae.data import load, pixel_sha256
 from negvae.data.catalog import CATALOG, Known
+from negvae.data.fetch import failed
 
 TRAIN, TEST = 20, 10
 
@@ -75,8 +78,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "data").mkdir()
     monkeypatch.setenv("NEGVAE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(loading, "_failed", {})
-    monkeypatch.setattr("negvae.data.sources.DEBIAN_FOLDER", tmp_path / "no-debian")
+    failed.clear()
+    monkeypatch.setattr("negvae.data.find.DEBIAN_FOLDER", tmp_path / "no-debian")
     return tmp_path / "cache"
 
 
@@ -100,3 +103,46 @@ def small(monkeypatch: pytest.MonkeyPatch, make: Maker) -> dict[str, dict[str, n
         monkeypatch.setitem(CATALOG, name, shrunk)
         pixels[name] = sets
     return pixels
+
+
+STEMS = {"train": "train", "test": "t10k"}
+
+
+def write_idx(make, folder, pixels, gz=""):
+    for split, stem in STEMS.items():
+        make.idx(f"{folder}/{stem}-images-idx3-ubyte{gz}", pixels[split])
+        make.idx(f"{folder}/{stem}-labels-idx1-ubyte{gz}", np.arange(len(pixels[split])) % 10)
+
+
+def check(name, pixels, labels=True):
+    for split in ("train", "test"):
+        found = load(name, split, fetch=False)
+        np.testing.assert_array_equal(found.images, pixels[name][split])
+        assert found.state == "complete"
+        assert found.notes == ()
+        assert found.sha256 == pixel_sha256(found.images)
+        assert (found.labels is not None) == labels
+        if labels:
+            assert found.labels.dtype == np.int64
+
+
+def batches(pixels):
+    parts = {f"data_batch_{i + 1}": part for i, part in enumerate(np.split(pixels["train"], 5))}
+    return {
+        name: pickle.dumps({b"data": part.reshape(len(part), -1), b"labels": [1] * len(part)}, 2)
+        for name, part in (parts | {"test_batch": pixels["test"]}).items()
+    }
+
+
+def tar_of(files, folder="cifar-10-batches-py/"):
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(folder + name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def one_line(error: BaseException) -> bool:
+    return "\n" not in str(error) and len(str(error)) > 10

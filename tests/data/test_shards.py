@@ -1,12 +1,14 @@
 """Shards: a fixed division of a stream that gives each row once, and each error once."""
 
+import sys
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from negvae.data.streams import Wanted, read, shards, spans
+from negvae.data.streams import InputSpec, read, shards, spans
 from tests.data.test_streams import GRAY, collect, pictures
 
 
@@ -57,14 +59,14 @@ def test_every_row_once(mixed, rows):
         cut = [(s.start, s.stop) for shard in division for s in shard if s.path.endswith("/b.npy")]
         assert cut == [(0, 16), (16, 32), (32, 48), (48, 64), (64, 80), (80, 90)]
         groups = [(s.start, s.stop) for shard in division for s in shard if s.path.endswith("h.parquet")]
-        assert groups == [(0, 2), (2, 4), (4, 6)]  # of 7 rows each
+        assert groups == [(0, 14), (14, 28), (28, 41)]  # two row groups each
 
 
 def test_sets_by_name_travel_with_their_shards(blob_files, monkeypatch):
     images = np.load(blob_files["in"])
     named = type("Set", (), {"images": images})
-    monkeypatch.setattr("negvae.data.loading.load", lambda name, split: named)
-    wanted = Wanted((1, 28, 28))
+    monkeypatch.setattr(sys.modules["negvae.data.load"], "load", lambda name, split: named)
+    wanted = InputSpec((1, 28, 28))
     division = list(shards(spans(["mnist"]), wanted, 25))
     assert [span.images.shape[0] for shard in division for span in shard] == [25, 25, 10]
     paths, indices, errors, found = rows_of(division, wanted)
@@ -77,7 +79,7 @@ def test_sets_by_name_travel_with_their_shards(blob_files, monkeypatch):
 def test_rows_of_features_are_cut_too(tmp_path):
     rows = np.random.default_rng(0).normal(size=(20, 3))
     np.save(tmp_path / "rows.npy", rows)
-    wanted = Wanted((3, 1, 1), features=True)
+    wanted = InputSpec((3, 1, 1), features=True)
     division = list(shards(spans([str(tmp_path / "rows.npy")]), wanted, 6))
     assert len(division) == 4
     np.testing.assert_array_equal(rows_of(division, wanted)[3][:, :, 0, 0], rows)

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from negvae.data.streams import Wanted, stream
+from negvae.data.streams import InputSpec, stream
 
-GRAY = Wanted((1, 12, 10))
+GRAY = InputSpec((1, 12, 10))
 
 
 def pictures(count, shape=(12, 10), seed=0):
@@ -119,7 +119,7 @@ def test_what_cannot_be_used_is_a_row(tmp_path):
     (tmp_path / "l.parquet").write_bytes(b"PAR1junk")
     np.save(tmp_path / "m-shape.npy", pictures(5, (9, 9)))
     save("z.png", pictures(1, seed=9)[0])
-    paths, indices, errors, found, _ = collect([tmp_path], Wanted((1, 12, 10), max_pixels=100_000))
+    paths, indices, errors, found, _ = collect([tmp_path], InputSpec((1, 12, 10), max_pixels=100_000))
     rows = {}
     for path, index, error in zip(paths, indices, errors, strict=True):
         rows.setdefault(os.path.basename(path), []).append((index, error))
@@ -147,11 +147,11 @@ def test_what_cannot_be_used_is_a_row(tmp_path):
 def test_resized_and_recolored_on_demand(tmp_path):
     Image.fromarray(np.full((48, 40, 3), (255, 0, 0), np.uint8)).save(tmp_path / "red.png")
     Image.fromarray(np.full((6, 5), 200, np.uint8)).save(tmp_path / "small.png")
-    _, _, errors, found, _ = collect([tmp_path], Wanted((1, 12, 10), resize=True))
+    _, _, errors, found, _ = collect([tmp_path], InputSpec((1, 12, 10), resize=True))
     assert not any(errors)
     assert np.unique(found[0]).tolist() == [76]  # 0.299 * 255
     assert np.unique(found[1]).tolist() == [200]
-    _, _, errors, found, _ = collect([tmp_path], Wanted((3, 12, 10), resize=True))
+    _, _, errors, found, _ = collect([tmp_path], InputSpec((3, 12, 10), resize=True))
     assert found[0, :, 0, 0].tolist() == [255, 0, 0]
     assert found[1, :, 0, 0].tolist() == [200, 200, 200]
 
@@ -162,7 +162,7 @@ def test_rows_of_features(tmp_path):
     np.save(tmp_path / "rows.npy", rows)
     np.save(tmp_path / "wide.npy", np.zeros((2, 4)))
     Image.fromarray(pictures(1)[0]).save(tmp_path / "x.png")
-    _, indices, errors, found, _ = collect([tmp_path], Wanted((3, 1, 1), features=True))
+    _, indices, errors, found, _ = collect([tmp_path], InputSpec((3, 1, 1), features=True))
     assert indices == [*range(40), None, 0] or indices == [*range(40), None, None]
     assert "NaN" in errors[7]
     assert "N x 3 numbers" in errors[40]
@@ -182,8 +182,8 @@ def test_missing_inputs_end_it_before_it_starts(tmp_path):
 MEMORY = """
 import re, sys
 from pathlib import Path
-from negvae.data.streams import Wanted, stream
-rows = sum(len(batch) for batch in stream([sys.argv[1]], Wanted((1, 28, 28))))
+from negvae.data.streams import InputSpec, stream
+rows = sum(len(batch) for batch in stream([sys.argv[1]], InputSpec((1, 28, 28))))
 print(rows, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from negvae.data.fetch import failed
 from negvae.paper.profiles import PROFILES
 from negvae.paper.results import result_path, write_result
 from negvae.paper.tables import OOD, settings
@@ -29,8 +30,8 @@ def gray_sets(tmp_path, monkeypatch) -> Path:
             images = blobs(count, (1, 28, 28), seed + 10 * count)[:, 0].numpy()
             write_idx(root / name / f"{file}-images-idx3-ubyte", images if seed else 255 - images)
     monkeypatch.setenv("NEGVAE_DATA", str(root))
-    monkeypatch.setattr("negvae.data.loading._failed", {})
-    monkeypatch.setattr("negvae.data.sources.DEBIAN_FOLDER", tmp_path / "no-debian")
+    failed.clear()
+    monkeypatch.setattr("negvae.data.find.DEBIAN_FOLDER", tmp_path / "no-debian")
     return root
 
 

@@ -1,4 +1,3 @@
-import fcntl
 import json
 import os
 import signal
@@ -8,8 +7,10 @@ import time
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from rich.console import Console
 
+from negvae.data.fetch import failed
 from negvae.paper import runner
 from negvae.paper.results import read_result, result_path
 from negvae.paper.runner import Plan, run_plan
@@ -151,8 +152,7 @@ def test_a_run_of_another_process_is_left_alone(plan, smoke, console):
     plan = plan((BASELINE, 0), (BASELINE, 1))
     lock = plan.work / "smoke" / "fashion-mnist-bernoulli-none-seed0.lock"
     lock.parent.mkdir(parents=True)
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    with FileLock(lock):
         outcome = run_plan(plan, console=console)
     assert (outcome.busy, outcome.done, outcome.left) == (["fashion-mnist-bernoulli-none-seed0"], 1, 1)
     # The lock file of a process that is gone holds no one up.
@@ -186,7 +186,7 @@ def test_scores_that_are_not_numbers_are_a_divergence_too(plan, smoke, console, 
 
 
 def test_one_run_s_missing_data_does_not_stop_the_others(plan, smoke, console, monkeypatch):
-    monkeypatch.setattr("negvae.data.loading._failed", {"emnist-letters": "offline"})
+    monkeypatch.setitem(failed, "emnist-letters", "offline")
     plan = plan((LETTERS, 0), (BASELINE, 0))
     outcome = run_plan(plan, console=console)
     assert outcome.done == 1

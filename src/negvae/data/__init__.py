@@ -1,8 +1,12 @@
-"""Images by name or path, as one uint8 array N x C x H x W. This room imports nothing else of negvae's."""
+"""Images by name or path, as one uint8 array N x C x H x W.
+
+Of the rest of negvae this package imports `files` and `extras` only.
+"""
 
 from negvae.data.catalog import CATALOG, ImageSet, SetStatus, Shape, Split, names
+from negvae.data.fetch import fetch
 from negvae.data.formats import pixel_sha256
-from negvae.data.loading import fetch, is_path, list_sets, load, verify
+from negvae.data.load import is_path, list_sets, load, verify
 
 __all__ = [
     "CATALOG",

@@ -101,13 +101,13 @@ class Download:
     Attributes:
         urls: Addresses of the same file, tried in turn; "hub:" stands for the Hugging Face hub.
         file: The name to keep it under, inside the set's cache folder.
-        md5: Of the file, where its publisher states one.
+        hash: Of the file, where one is known: "md5:..." or "sha256:...".
         members: For a zip or tar archive, the names of the members to keep; empty: keep the file as it is.
     """
 
     urls: tuple[str, ...]
     file: str
-    md5: str = ""
+    hash: str = ""
     members: tuple[str, ...] = ()
 
 
@@ -180,13 +180,15 @@ _FOUR_IDX = "train-images-idx3-ubyte (or .gz) and its three companions"
 
 def _idx_downloads(base: str, *md5: str) -> tuple[Download, ...]:
     """The four files of an MNIST-like release; `md5` in the order of `_IDX_FILES`."""
-    return tuple(Download((base + name,), name, digest) for name, digest in zip(_IDX_FILES, md5, strict=True))
+    return tuple(Download((base + name,), name, f"md5:{digest}") for name, digest in zip(_IDX_FILES, md5, strict=True))
 
 
-def _hub(repository: str, folder: str) -> tuple[Download, ...]:
-    """One Parquet file per split of a Hugging Face data set."""
+def _hub(repository: str, revision: str, folder: str, *sha256: str) -> tuple[Download, ...]:
+    """One Parquet file per split of one revision of a Hugging Face data set; `sha256` of the files, where known."""
     files = [f"{split}-00000-of-00001.parquet" for split in SPLITS]
-    return tuple(Download((f"hub:{repository}/resolve/main/{folder}/{name}",), name) for name in files)
+    hashes = [f"sha256:{digest}" for digest in sha256] or [""] * len(files)
+    base = f"hub:{repository}/resolve/{revision}/{folder}"
+    return tuple(Download((f"{base}/{name}",), name, known) for name, known in zip(files, hashes, strict=True))
 
 
 def _reencoded(split: str, jpeg: str) -> Known:
@@ -218,7 +220,13 @@ CATALOG: dict[str, SetSpec] = {
                 "9fb629c4189551a2d022fa330f9573f3",
                 "ec29112dd5afa0611ce80d1b7f02629c",
             ),
-            _hub("ylecun/mnist", "mnist"),
+            _hub(
+                "ylecun/mnist",
+                "77f3279092a1c1579b2250db8eafed0ad422088c",
+                "mnist",
+                "f2c01285a9f89399335b00ee4e8d499dc4e46db5e39c74903ce5618d895eb3bf",
+                "d49fcf556ce25b002b302e318ce4a11098bbfe5d4499c3f35d7c72297c52374b",
+            ),
         ),
         by_hand=_FOUR_IDX,
     ),
@@ -243,7 +251,7 @@ CATALOG: dict[str, SetSpec] = {
                 "bef4ecab320f06d8554ea6380940ec79",
                 "bb300cfdad3c16e7a12a480ee83cd310",
             ),
-            _hub("zalando-datasets/fashion_mnist", "fashion_mnist"),
+            _hub("zalando-datasets/fashion_mnist", "531be5e2ccc9dba0c201ad3ae567a4f3d16ecdd2", "fashion_mnist"),
         ),
         by_hand=_FOUR_IDX,
     ),
@@ -293,7 +301,7 @@ CATALOG: dict[str, SetSpec] = {
                         "https://www.itl.nist.gov/iaui/vip/cs_links/EMNIST/gzip.zip",
                     ),
                     "gzip.zip",
-                    "58c8d27c78d21e728a6bc7b3cc06412e",
+                    "md5:58c8d27c78d21e728a6bc7b3cc06412e",
                     (
                         "emnist-letters-train-images-idx3-ubyte.gz",
                         "emnist-letters-train-labels-idx1-ubyte.gz",
@@ -353,11 +361,17 @@ CATALOG: dict[str, SetSpec] = {
                 Download(
                     ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",),
                     "cifar-10-python.tar.gz",
-                    "c58f30108f718f92721af3b95e74349a",
+                    "md5:c58f30108f718f92721af3b95e74349a",
                     (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"),
                 ),
             ),
-            _hub("uoft-cs/cifar10", "plain_text"),
+            _hub(
+                "uoft-cs/cifar10",
+                "0b2714987fa478483af9968de7c934580d0bb9a2",
+                "plain_text",
+                "8428b53a88a11ac374111006708df51469e315a22ac6d66470afd9c78d2ae883",
+                "841389e6f2d64f28bf17310e430aebac20ec3ba611a3c5e231dc93c645ce84de",
+            ),
         ),
         by_hand="the folder cifar-10-batches-py, or Parquet files train-*.parquet and test-*.parquet",
     ),
@@ -388,15 +402,15 @@ CATALOG: dict[str, SetSpec] = {
                 Download(
                     ("http://ufldl.stanford.edu/housenumbers/train_32x32.mat",),
                     "train_32x32.mat",
-                    "e26dedcc434d2e4c54c9b2d4a06d8373",
+                    "md5:e26dedcc434d2e4c54c9b2d4a06d8373",
                 ),
                 Download(
                     ("http://ufldl.stanford.edu/housenumbers/test_32x32.mat",),
                     "test_32x32.mat",
-                    "eb5a983be6a315427106f1b164d9cef3",
+                    "md5:eb5a983be6a315427106f1b164d9cef3",
                 ),
             ),
-            _hub("ufldl-stanford/svhn", "cropped_digits"),
+            _hub("ufldl-stanford/svhn", "f9e1717d73324ebbc1ece84267ccd80d0aca0690", "cropped_digits"),
         ),
         by_hand="train_32x32.mat and test_32x32.mat",
     ),

@@ -6,35 +6,47 @@ What cannot be used becomes a row with an error; nothing that a file holds stops
 from __future__ import annotations
 
 import glob
-import io
 import os
 import re
-import shutil
-import tempfile
-import zipfile
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate, chain, islice
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from negvae.data import formats, places
+from negvae.data import stores
 from negvae.data.catalog import Shape
-from negvae.data.formats import IMAGE_ENDINGS, MAX_PIXELS, DataError, as_images, decode_image, reading
+from negvae.data.formats import (
+    IMAGE_ENDINGS,
+    MAX_PIXELS,
+    DataError,
+    Npy,
+    Npz,
+    Parquet,
+    Probe,
+    Reader,
+    Source,
+    as_images,
+    decode_image,
+)
+from negvae.data.formats.encoded import in_order
+from negvae.data.formats.folder import HIDDEN, walk
+from negvae.data.formats.npy import refuse_rows
 
-ARRAY_ENDINGS = (".npy", ".npz")
-Encoded = tuple[str, int, Callable[[], IO[bytes]]]
-"""An image still to be decoded: its path, its row there, and what opens it."""
+Encoded = tuple[str, int, Source]
+"""An image still to be decoded: its path, its row there, and where it is."""
 
-_HIDDEN = (".", "__MACOSX")
+_PACKED = (".npy", ".npz", ".parquet")
+_ENDINGS = (*IMAGE_ENDINGS, *_PACKED)
+_NOT_FEATURES = "the model takes rows of features: .npy and .npz files hold them"
+_ROWS = 512
 _PIECE = 32
 _FIRST = 8
 
@@ -66,7 +78,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class InputSpec:
     """What the rows of a stream must be.
 
     Attributes:
@@ -89,8 +101,8 @@ class Span:
 
     Attributes:
         path: of the file, or its URI; the name of a data set.
-        start: first row; of Parquet files the first row group.
-        stop: the row (group) after the last; None for all.
+        start: first row.
+        stop: the row after the last; None for all.
         images: of a data set that was found by name: these rows, as they are stored.
     """
 
@@ -100,7 +112,7 @@ class Span:
     images: NDArray[Any] | None = None
 
 
-def stream(inputs: Sequence[str], wanted: Wanted, *, batch_size: int = 500) -> Iterator[Batch]:
+def stream(inputs: Sequence[str], spec: InputSpec, *, batch_size: int = 500) -> Iterator[Batch]:
     """The rows of all inputs, in order.
 
     The first batches are small, so that the first rows come soon.
@@ -108,29 +120,29 @@ def stream(inputs: Sequence[str], wanted: Wanted, *, batch_size: int = 500) -> I
     Args:
         inputs: folders (with all below them, in the order of names), image files, .npy, .npz and Parquet files,
             patterns with * or **, or names of data sets, whose test split is taken. Files and folders may be URIs
-            (`negvae.data.places`).
-        wanted: what the rows must be.
+            (`negvae.data.stores`).
+        spec: what the rows must be.
         batch_size: rows in a batch.
 
     Raises:
         FileNotFoundError: an input that does not exist, or a pattern that nothing matches; before any row.
         ValueError: an input that is not to be read at all.
     """
-    return _rebatched(_from_spans(spans(inputs), wanted), batch_size, min(_FIRST, batch_size))
+    return _rebatched(_from_spans(spans(inputs), spec), batch_size, min(_FIRST, batch_size))
 
 
 def read(
-    stretch: Iterable[Span], wanted: Wanted, *, batch_size: int = 500, threads: int | None = None
+    stretch: Iterable[Span], spec: InputSpec, *, batch_size: int = 500, threads: int | None = None
 ) -> Iterator[Batch]:
     """The rows of files and stretches of files, in order.
 
     Args:
         stretch: what to read.
-        wanted: what the rows must be.
+        spec: what the rows must be.
         batch_size: rows in a batch.
         threads: that decode images; None for a few.
     """
-    return _rebatched(_from_spans(stretch, wanted, threads), batch_size, batch_size)
+    return _rebatched(_from_spans(stretch, spec, threads), batch_size, batch_size)
 
 
 def spans(inputs: Sequence[str]) -> Iterator[Span]:
@@ -140,21 +152,26 @@ def spans(inputs: Sequence[str]) -> Iterator[Span]:
 
 def _spans(text: str) -> Iterable[Span]:
     """The files of one input; looked up before anything is read."""
-    if places.is_uri(text):
-        found = places.below(text)
+    if stores.is_uri(text):
+        found = stores.below(text)
         parts = [uri[len(text) :].split("/") for uri in found]
-        shown = [not any(part.startswith(_HIDDEN) for part in below) for below in parts]
-        return [Span(uri) for uri, s in zip(found, shown, strict=True) if uri == text or (s and _can_hold_images(uri))]
+        shown = [not any(part.startswith(HIDDEN) for part in below) for below in parts]
+        return [
+            Span(uri)
+            for uri, s in zip(found, shown, strict=True)
+            if uri == text or (s and uri.lower().endswith(_ENDINGS))
+        ]
     path = Path(text).expanduser()
     if path.exists():
-        return map(Span, _walk(str(path))) if path.is_dir() else [Span(str(path))]
+        return map(Span, walk(str(path), _ENDINGS)) if path.is_dir() else [Span(str(path))]
     if glob.has_magic(text):
         if next(glob.iglob(str(path), recursive=True), None) is None:
             raise FileNotFoundError(f"{text}: nothing matches this pattern")
         return (Span(p) for p in sorted(glob.iglob(str(path), recursive=True)) if os.path.isfile(p))
-    from negvae.data.loading import is_path, load
+    from negvae.data.fetch import HUB
+    from negvae.data.load import is_path, load
 
-    if is_path(text):
+    if is_path(text) and not text.startswith(HUB):
         raise FileNotFoundError(f"{text}: no such file or folder")
     return [Span(text, images=load(text, "test").images)]
 
@@ -189,7 +206,7 @@ def _joined(parts: list[Batch]) -> Batch:
 # --- shards -----
 
 
-def shards(files: Iterable[Span], wanted: Wanted, rows: int) -> Iterator[tuple[Span, ...]]:
+def shards(files: Iterable[Span], spec: InputSpec, rows: int) -> Iterator[tuple[Span, ...]]:
     """A fixed division of the same rows, in order: shards depend on the files and on `rows` alone.
 
     Large .npy files are cut between rows, Parquet files between row groups; .npz files and files that cannot be read
@@ -197,11 +214,11 @@ def shards(files: Iterable[Span], wanted: Wanted, rows: int) -> Iterator[tuple[S
 
     Args:
         files: from `spans`; gone through as shards are asked for.
-        wanted: what the rows must be.
+        spec: what the rows must be.
         rows: the most in a shard, where files can be cut so.
     """
     shard, count = list[Span](), 0
-    for span, length in (piece for file in files for piece in _pieces(file, wanted, rows)):
+    for span, length in (piece for file in files for piece in _pieces(file, spec, rows)):
         if shard and count + length > rows:
             yield tuple(shard)
             shard, count = [], 0
@@ -211,173 +228,163 @@ def shards(files: Iterable[Span], wanted: Wanted, rows: int) -> Iterator[tuple[S
         yield tuple(shard)
 
 
-def _pieces(span: Span, wanted: Wanted, rows: int) -> Iterator[tuple[Span, int]]:
+def _pieces(span: Span, spec: InputSpec, rows: int) -> Iterator[tuple[Span, int]]:
     """Stretches of a file with the number of their rows; a whole file that cannot be cut counts as a shard."""
-    ending = os.path.splitext(span.path)[1].lower()
     if span.images is not None:
         for start in range(0, len(span.images), rows):
             part = span.images[start : start + rows]
             yield Span(span.path, start, start + len(part), part), len(part)
         return
-    if ending not in (".npy", ".npz", ".parquet"):
+    if not span.path.lower().endswith(_PACKED):
         yield span, 1
         return
     try:
-        lengths = _row_groups(span.path) if ending == ".parquet" else _row_blocks(span, wanted, rows)
+        stretches = _stretches(span.path, spec, rows)
     except Exception:  # whoever reads it will say what is wrong
-        lengths = []
-    if not lengths:
+        stretches = []
+    for start, stop in stretches:
+        yield Span(span.path, start, stop), stop - start
+    if not stretches:
         yield span, rows
-        return
-    unit = 1 if ending == ".parquet" else rows
-    start = 0
-    while start < len(lengths):
-        stop, count = start + 1, lengths[start]
-        while stop < len(lengths) and count + lengths[stop] <= rows:
-            count += lengths[stop]
-            stop += 1
-        yield Span(span.path, start * unit, min(stop * unit, len(lengths) if unit == 1 else sum(lengths))), count
-        start = stop
 
 
-def _row_groups(path: str) -> list[int]:
-    with _parquet(path) as (_, _, sizes):
-        return sizes
-
-
-def _row_blocks(span: Span, wanted: Wanted, rows: int) -> list[int]:
-    """The rows of an .npy in blocks; none where its errors are not those of single rows."""
-    if not span.path.lower().endswith(".npy"):
+def _stretches(path: str, spec: InputSpec, rows: int) -> list[tuple[int, int]]:
+    """Where to cut a file; nowhere, if its errors are not those of single rows."""
+    if path.lower().endswith(".npz"):
         return []
-    with places.open_file(span.path) as file:
-        shape, by_columns, dtype = _npy_header(span.path, file, wanted)
-        complete = file.tell() + dtype.itemsize * int(np.prod(shape, dtype=np.int64)) <= places.size(span.path)
-    if by_columns or not complete:
-        return []
-    for _ in _from_array_file(Span(span.path, 0, 1), wanted):  # raises what every other row would raise
-        pass
-    return [min(rows, shape[0] - start) for start in range(0, shape[0], rows)]
+    reader = _reader(path)
+    probe = reader.probe()
+    if probe.shape is None:
+        groups = probe.groups
+    elif probe.cuttable:
+        refuse_rows(probe, 4 * spec.max_pixels, path)
+        for block in reader.rows(0, 1, size=1):  # raises what every other row would raise
+            _array_rows(path, np.asarray(block.rows), spec, 0)
+        groups = tuple(min(rows, probe.count - start) for start in range(0, probe.count, rows))
+    else:
+        groups = ()
+    ends = [0]
+    for end, following in zip(accumulate(groups), (*groups[1:], rows), strict=False):
+        if end + following - ends[-1] > rows:
+            ends.append(end)
+    return list(pairwise(ends))
 
 
 # --- files -----
 
 
-def _walk(folder: str) -> Iterator[str]:
-    """Every file below a folder that can hold images, in the order of names; hidden ones are left out.
-
-    Names are kept as bytes in one array while a folder is sorted: some 20 MB for a million of them.
-    """
-    parts = []
-    with os.scandir(folder) as entries:
-        shown = (entry for entry in entries if not entry.name.startswith(_HIDDEN))
-        names = (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b"") for e in shown)
-        while chunk := list(islice(names, 4096)):
-            parts.append(np.array(chunk))
-    for name in np.sort(np.concatenate(parts)) if parts else ():
-        path = os.path.join(folder, os.fsdecode(bytes(name)))
-        if path.endswith("/"):
-            yield from _walk(path[:-1])
-        elif _can_hold_images(path):
-            yield path
+def _reader(path: str | Path) -> Reader:
+    """What reads a file of many rows."""
+    ending = os.path.splitext(path)[1].lower()
+    return Npy(path) if ending == ".npy" else Npz(Path(path), "test") if ending == ".npz" else Parquet((path,))
 
 
-def _can_hold_images(path: str) -> bool:
-    return path.lower().endswith((*IMAGE_ENDINGS, *ARRAY_ENDINGS, ".parquet"))
+def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = None) -> Iterator[Batch]:
+    """Pieces from files of any kind; runs of encoded images are decoded together, a little ahead of whoever asks."""
 
-
-def _from_spans(stretch: Iterable[Span], wanted: Wanted, threads: int | None = None) -> Iterator[Batch]:
-    """Pieces from files of any kind; runs of image files are decoded together."""
-
-    def encoded() -> Iterator[Batch | Encoded]:
+    def rows() -> Iterator[Batch | Encoded]:
         for span in stretch:
-            path = span.path
-            ending = os.path.splitext(path)[1].lower()
             if span.images is not None:
-                yield from _array_rows(path, span.images, wanted, span.start)
-            elif ending in ARRAY_ENDINGS:
-                yield from _guarded(path, _from_array_file(span, wanted), wanted)
-            elif ending == ".parquet":
-                yield from _from_parquet(span, wanted)
-            elif wanted.features:
-                yield _failed(path, None, "the model takes rows of features: .npy and .npz files hold them", wanted)
+                for low in range(0, len(span.images), _ROWS):
+                    yield _array_rows(span.path, span.images[low : low + _ROWS], spec, span.start + low)
+            elif span.path.lower().endswith(_PACKED):
+                yield from _from_file(span, spec)
+            elif spec.features:
+                yield _failed(span.path, None, _NOT_FEATURES, spec)
             else:
-                yield path, 0, partial(places.open_file, path, whole=True)
+                yield span.path, 0, span.path
 
-    yield from _decoded(encoded(), wanted, threads)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return in_order(partial(_decode_piece, spec=spec), _grouped(rows()), threads or min(4, cores))
 
 
-def _guarded(path: str, pieces: Iterator[Batch], wanted: Wanted) -> Iterator[Batch]:
-    """The pieces of a file; what goes wrong in it becomes its last row."""
+def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Future[Batch] | list[Encoded]]:
+    """Runs of encoded images as lists of a few, in order among the batches."""
+    run: list[Encoded] = []
+    for item in items:
+        if run and (isinstance(item, Batch) or len(run) == _PIECE):
+            yield run
+            run = []
+        if isinstance(item, Batch):
+            done: Future[Batch] = Future()
+            done.set_result(item)
+            yield done
+        else:
+            run.append(item)
+    if run:
+        yield run
+
+
+def _from_file(span: Span, spec: InputSpec) -> Iterator[Batch | Encoded]:
+    """The rows of an array or a Parquet file; where it is broken there is a row with the error."""
+    path = span.path
+    local: str | Path = path
     try:
-        yield from pieces
-    except Exception as error:  # whatever a decoder makes of a broken file
-        yield _failed(path, None, error, wanted)
+        # An archive is read here and there, so one in a store comes to this machine first.
+        with stores.local_copy(path) if path.lower().endswith(".npz") else nullcontext(path) as local:
+            reader = _reader(local)
+            probe = reader.probe()
+            if probe.shape is not None:
+                refuse_rows(probe, 4 * spec.max_pixels, path)
+            elif spec.features:
+                raise DataError(_NOT_FEATURES)
+            yield from _from_reader(reader, probe, span, spec, local)
+    except Exception as error:  # whatever a reader makes of a broken file
+        yield _failed(path, None, error, spec, local)
 
 
-def _failed(path: str, index: int | None, error: object, wanted: Wanted) -> Batch:
-    """One row with an error."""
+def _from_reader(
+    reader: Reader, probe: Probe, span: Span, spec: InputSpec, local: str | Path
+) -> Iterator[Batch | Encoded]:
+    """The rows of a stretch; what is broken in one group of rows does not end the others."""
+    row, stop = span.start, probe.count if span.stop is None else span.stop
+    size = _ROWS if probe.shape is not None else _PIECE
+    while row < stop:
+        try:
+            for block in reader.rows(row, stop, size=size):
+                if isinstance(block.rows, np.ndarray):
+                    yield _array_rows(span.path, block.rows, spec, block.start)
+                else:
+                    yield from ((span.path, index, source) for index, source in enumerate(block.rows, block.start))
+                row = block.start + len(block.rows)
+            return
+        except Exception as error:  # whatever a decoder makes of a broken file
+            yield _failed(span.path, row or None, error, spec, local)
+            row = next((end for end in accumulate(probe.groups) if end > row), stop)
+
+
+def _failed(path: str, index: int | None, error: object, spec: InputSpec, local: str | Path = "") -> Batch:
+    """One row with an error, which may name a local copy of the file."""
+    error = str(error).replace(str(local), path) or error if local else error
     text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
-    empty = np.zeros((1, *wanted.shape), np.float64 if wanted.features else np.uint8)
-    return Batch([path], [index], [text.removeprefix(f"{path}: ")], empty)
+    empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
+    return Batch([path], [index], [text.removeprefix(path).removeprefix(":").strip()], empty)
 
 
 # --- encoded images -----
 
 
-def _decoded(items: Iterator[Batch | Encoded], wanted: Wanted, threads: int | None) -> Iterator[Batch]:
-    """Decode in a few threads ahead of whoever asks, order kept; batches pass through."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = threads or min(4, cores)
-    ahead: deque[Batch | Future[Batch]] = deque()
-    pool = ThreadPoolExecutor(workers)
-
-    def ready(limit: int) -> Iterator[Batch]:
-        while len(ahead) > limit:
-            first = ahead.popleft()
-            yield first if isinstance(first, Batch) else first.result()
-
-    try:
-        chunk: list[Encoded] = []
-        for item in items:
-            if isinstance(item, Batch):
-                if chunk:
-                    ahead.append(pool.submit(_decode_piece, chunk, wanted))
-                    chunk = []
-                ahead.append(item)
-            else:
-                chunk.append(item)
-                if len(chunk) == _PIECE:
-                    ahead.append(pool.submit(_decode_piece, chunk, wanted))
-                    chunk = []
-            yield from ready(2 * workers)
-        if chunk:
-            ahead.append(pool.submit(_decode_piece, chunk, wanted))
-        yield from ready(0)
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _decode_piece(chunk: list[Encoded], wanted: Wanted) -> Batch:
-    images = np.zeros((len(chunk), *wanted.shape), np.uint8)
+def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
+    images = np.zeros((len(chunk), *spec.shape), np.uint8)
     errors = [""] * len(chunk)
     for row, (path, _, source) in enumerate(chunk):
         try:
-            pixels, _ = decode_image(source, path, wanted.max_pixels)
-            images[row] = _fitted(pixels.transpose(2, 0, 1)[None], wanted)[0]
+            pixels, _ = decode_image(source, path, spec.max_pixels)
+            images[row] = _fitted(pixels.transpose(2, 0, 1)[None], spec)[0]
         except Exception as error:  # whatever a decoder makes of a broken file
-            errors[row] = _failed(path, None, error, wanted).errors[0]
+            errors[row] = _failed(path, None, error, spec).errors[0]
     return Batch([path for path, _, _ in chunk], [index for _, index, _ in chunk], errors, images)
 
 
-def _fitted(images: NDArray[np.uint8], wanted: Wanted) -> NDArray[np.uint8]:
+def _fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
     """Images (N x C x H x W) with the channels and the size that are wanted.
 
     Raises:
         ValueError: they have another size and are not to be resized, or channels that have no conversion.
     """
-    channels, height, width = wanted.shape
+    channels, height, width = spec.shape
     found = images.shape[1]
-    if images.shape[2:] != (height, width) and not wanted.resize:
+    if images.shape[2:] != (height, width) and not spec.resize:
         raise DataError(
             f"is {images.shape[3]} x {images.shape[2]}, the model takes {width} x {height} (width x height);"
             " ask for --resize"
@@ -402,165 +409,39 @@ def _fitted(images: NDArray[np.uint8], wanted: Wanted) -> NDArray[np.uint8]:
     return images
 
 
-# --- Parquet -----
-
-
-def _from_parquet(span: Span, wanted: Wanted) -> Iterator[Batch | Encoded]:
-    """Encoded images of a Parquet file, row group by row group; what is broken in one does not end the others."""
-    path = span.path
-    if wanted.features:
-        yield _failed(path, None, "the model takes rows of features: .npy and .npz files hold them", wanted)
-        return
-    try:
-        with _parquet(path) as (file, column, sizes):
-            starts = list(accumulate(sizes, initial=0))
-            for group in range(len(sizes))[span.start : span.stop]:
-                yield from _from_row_group(path, file, group, column, starts[group], wanted)
-    except Exception as error:  # whatever a decoder makes of a broken file
-        yield _failed(path, None, error, wanted)
-
-
-@contextmanager
-def _parquet(path: str) -> Iterator[tuple[Any, str, list[int]]]:
-    """An open Parquet file, its column of images, and the rows of its row groups."""
-    import pyarrow.parquet as pq
-
-    with ExitStack() as stack:
-        with reading(path, "Parquet file"):
-            source = stack.enter_context(places.open_file(path)) if places.is_uri(path) else path
-            file = stack.enter_context(pq.ParquetFile(source))
-        column = formats.image_column(file.schema_arrow, path)
-        yield file, column, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-
-
-def _from_row_group(
-    path: str, file: Any, group: int, column: str, row: int, wanted: Wanted
-) -> Iterator[Batch | Encoded]:
-    import pyarrow as pa
-
-    try:
-        with reading(path, "Parquet file"):
-            for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[column]):
-                values = batch.column(0)
-                if pa.types.is_struct(values.type):
-                    values = values.field("bytes")
-                for value in values:
-                    data = value.as_py()
-                    if data is None:
-                        yield _failed(path, row, "holds no image bytes (links to files are not followed)", wanted)
-                    else:
-                        yield path, row, partial(io.BytesIO, data)
-                    row += 1
-    except Exception as error:  # whatever a decoder makes of a broken file
-        yield _failed(path, row or None, error, wanted)
-
-
 # --- arrays -----
 
 
-def _from_array_file(span: Span, wanted: Wanted) -> Iterator[Batch]:
-    """Rows of an .npy, or of the image array of an .npz, read one after the other and never mapped.
-
-    Pages of a mapped file stay in the process's memory until someone else needs it, so it would seem to grow.
-    """
-    path = span.path
-    if path.lower().endswith(".npz"):
-        with ExitStack() as stack:
-            if places.is_uri(path):  # read here and there: it comes to this machine first
-                local = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="negvae-"))) / "file.npz"
-                with places.open_file(path) as source, local.open("wb") as target:
-                    shutil.copyfileobj(source, target, 1 << 24)
-            else:
-                local = Path(path)
-            key = formats.image_key(local, "test")
-            archive = stack.enter_context(zipfile.ZipFile(local))
-            member = stack.enter_context(archive.open(f"{key}.npy"))
-            yield from _from_npy(span, member, lambda: np.load(local, allow_pickle=False)[key], wanted)
-        return
-    with places.open_file(path) as file:
-
-        def whole() -> NDArray[Any]:
-            if not places.is_uri(path):
-                return np.load(path, mmap_mode="r", allow_pickle=False)  # type: ignore[no-any-return]
-            file.seek(0)
-            return np.load(file, allow_pickle=False)  # type: ignore[no-any-return]
-
-        yield from _from_npy(span, file, whole, wanted)
-
-
-def _npy_header(path: str, file: IO[bytes], wanted: Wanted) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, order and type of an .npy that may hold what is wanted; the file then stands at its first row."""
-    with reading(path, ".npy file"):
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, by_columns, dtype = read(file)
-    if dtype.hasobject:
-        raise DataError(f"{path}: holds Python objects, not images; they are not read")
-    if len(shape) < 2 or 0 in shape:
-        raise DataError(f"{path}: holds no images (shape {' x '.join(map(str, shape)) or 'of a single number'})")
-    if int(np.prod(shape[1:], dtype=np.float64)) > 4 * wanted.max_pixels:
-        raise DataError(f"{path}: claims rows of {' x '.join(map(str, shape[1:]))} numbers, more than any image has")
-    return shape, by_columns, dtype
-
-
-def _from_npy(span: Span, file: IO[bytes], whole: Callable[[], NDArray[Any]], wanted: Wanted) -> Iterator[Batch]:
-    path = span.path
-    shape, by_columns, dtype = _npy_header(path, file, wanted)
-    if by_columns and not isinstance(file, io.BufferedReader) and dtype.itemsize * np.prod(shape) > 2**28:
-        raise DataError(f"{path}: is stored column by column and cannot be streamed; save it with np.ascontiguousarray")
-    if by_columns:
-        yield from _array_rows(path, whole(), wanted)
-        return
-    row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-    rows = max(min(512, 2**24 // row_bytes), 1)
-    end = shape[0] if span.stop is None else span.stop
-    if span.start:
-        file.seek(span.start * row_bytes, os.SEEK_CUR)
-    for start in range(span.start, end, rows):
-        data = bytearray(file.read(min(rows, end - start) * row_bytes))  # writable, as torch wants arrays
-        complete = len(data) // row_bytes
-        array = np.frombuffer(data, dtype, complete * row_bytes // dtype.itemsize).reshape(complete, *shape[1:])
-        if complete:
-            yield from _array_rows(path, array, wanted, start)
-        if complete < min(rows, end - start):
-            error = f"ends after {start + complete:,} of the {shape[0]:,} rows that its header announces"
-            yield _failed(path, start + complete, error, wanted)
-            return
-
-
-def _array_rows(path: str, array: NDArray[Any], wanted: Wanted, start: int = 0) -> Iterator[Batch]:
-    """Pieces from (a part of) an array whose first row is row `start` of its file.
+def _array_rows(path: str, part: NDArray[Any], spec: InputSpec, start: int) -> Batch:
+    """Rows of an array, of which the first is row `start` of its file.
 
     Raises:
         ValueError: the array is not what is wanted, whatever its values.
     """
-    for low in range(0, len(array), 512):
-        part = array[low : low + 512]
-        errors = [""] * len(part)
-        images: NDArray[Any]
-        if wanted.features:
-            images = _features(part, wanted, errors, path)
-        else:
-            if part.dtype.kind == "f":
-                part = _unit_floats(part, errors)
-            images = _fitted(as_images(part, path).images, wanted)
-        indices: list[int | None] = list(range(start + low, start + low + len(part)))
-        yield Batch([path] * len(part), indices, errors, images)
+    errors = [""] * len(part)
+    images: NDArray[Any]
+    if spec.features:
+        images = _features(part, spec, errors, path)
+    else:
+        images = _fitted(as_images(_unit_floats(part, errors), path).images, spec)
+    return Batch([path] * len(part), list(range(start, start + len(part))), errors, images)
 
 
-def _features(part: NDArray[Any], wanted: Wanted, errors: list[str], path: str) -> NDArray[np.float64]:
-    size = wanted.shape[0]
+def _features(part: NDArray[Any], spec: InputSpec, errors: list[str], path: str) -> NDArray[np.float64]:
+    size = spec.shape[0]
     if part.shape[1:] != (size,) or part.dtype.kind not in "fiub":
         found = " x ".join(["N", *map(str, part.shape[1:])])
         raise DataError(f"{path}: holds {part.dtype} of {found}, the model takes N x {size} numbers")
     rows = part.astype(np.float64)
     for row in np.flatnonzero(~np.isfinite(rows).all(1)):
         errors[row], rows[row] = "holds NaN or infinity", 0
-    return rows.reshape(-1, *wanted.shape)
+    return rows.reshape(-1, *spec.shape)
 
 
 def _unit_floats(part: NDArray[Any], errors: list[str]) -> NDArray[Any]:
     """Float images with the rows outside [0, 1] replaced by zeros and marked as errors."""
+    if part.dtype.kind != "f":
+        return part
     flat = part.reshape(len(part), -1)
     wrong = np.flatnonzero(~((flat >= 0) & (flat <= 1)).all(1))  # NaN compares false
     if len(wrong):

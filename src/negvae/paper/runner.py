@@ -6,7 +6,6 @@ finished nor locked. So two workers of one command and two commands side by side
 
 from __future__ import annotations
 
-import fcntl
 import multiprocessing
 import os
 import queue
@@ -28,6 +27,7 @@ from rich.console import Console
 from negvae.artifact import CONFIG, read_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, load
+from negvae.files import locked
 from negvae.model import VAE
 from negvae.negatives import auxiliary_names
 from negvae.paper.beyond import strangers
@@ -202,7 +202,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell, told: Callable[[], str]
                 name = run_name(setting, seed)
                 if plan.finished(setting, seed) is not None:
                     continue
-                if not locks.enter_context(_locked(plan.work / plan.profile / f"{name}.lock")):
+                if not locks.enter_context(locked(plan.work / plan.profile / f"{name}.lock")):
                     tell(Event("busy", name))
                 elif plan.finished(setting, seed) is None:  # else by whoever held the lock a moment ago
                     mine.append(seed)
@@ -252,9 +252,9 @@ def _carry_out(
         tell(Event("say", "", text=text))
 
     limit = profile.evaluation_limit
-    test = load(setting.data, "test", limit=limit, disjoint_from_train=True, say=say)
+    test = load(setting.data, "test", limit=limit, disjoint_from_train=True, log=say)
     others = {
-        name: fitted(load(name, "test", limit=limit, shape=test.shape, say=say), test.shape)
+        name: fitted(load(name, "test", limit=limit, shape=test.shape, log=say), test.shape)
         for name in (strangers(setting.data) if setting.variant else (OOD[setting.data],))
     }
     other, ood = next(iter(others.items()))
@@ -405,22 +405,6 @@ def _drop_other_run(directory: Path, config: RunConfig) -> None:
         keep = False
     if not keep:
         shutil.rmtree(directory)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, or give False where another process does; the system frees the locks of dead processes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")  # for people
-        file.flush()
-        yield True
 
 
 def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import torch
 
 from negvae.bulk import NOTHING, Scoring, Summary, count_rows, open_scoring
-from negvae.data import places
+from negvae.data import stores
 from negvae.data.streams import Span, read, shards, spans
 from negvae.deploy.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
 from negvae.provenance import source_commit
@@ -108,7 +108,7 @@ def score_on_cluster(
     folder = out.rstrip("/")
     files = spans(inputs)
     needed = [str(directory), *(text for text in inputs if os.path.exists(text))]
-    if not places.is_uri(folder):
+    if not stores.is_uri(folder):
         needed.append(folder)
     started = time.monotonic()
     parts: list[Part] = []
@@ -176,9 +176,9 @@ def _digest(shard: tuple[Span, ...]) -> str:
 
 def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[str, Part]:
     """Begin a folder, or find the parts that are there."""
-    if places.is_uri(folder):
+    if stores.is_uri(folder):
         try:
-            names = [uri.rsplit("/", 1)[1] for uri in places.below(folder)]
+            names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]
         except FileNotFoundError:
             names = []
     else:
@@ -186,7 +186,7 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
             raise ValueError(f"--out {folder} is a file: with --cluster it is a folder, of one file for each shard")
         names = os.listdir(folder) if os.path.isdir(folder) else []
     if not names:
-        places.make_folder(folder)
+        stores.make_folder(folder)
         _write_manifest(folder, settings, "begun", {})
         return {}
     if not resume:
@@ -195,7 +195,7 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
         )
     if MANIFEST not in names:
         raise ValueError(f"--out {folder} has no {MANIFEST}: `negvae score --cluster` did not begin it")
-    with places.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
+    with stores.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
         try:
             before = json.load(file)["settings"]
         except (ValueError, KeyError, TypeError):
@@ -210,7 +210,7 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
 
 def _read_part(folder: str, name: str) -> Part:
     try:
-        with places.open_file(f"{folder}/{name}") as file:
+        with stores.open_file(f"{folder}/{name}") as file:
             return Part(**json.loads(pq.read_metadata(file).metadata[KEY]))
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
@@ -222,7 +222,7 @@ def _write_manifest(folder: str, settings: dict[str, Any], state: str, outcome: 
         "state": state, "settings": settings, **outcome,
         "provenance": {**versions(), "commit": source_commit(), "node": platform.node()},
     }  # fmt: skip
-    with places.written(f"{folder}/{MANIFEST}") as path:
+    with stores.written(f"{folder}/{MANIFEST}") as path:
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
@@ -261,12 +261,12 @@ class Actor:
 
     def score(self, file: str, digest: str, shard: tuple[Span, ...]) -> Part:
         """Score a shard and write its part."""
-        threads = STORE_THREADS if shard and places.is_uri(shard[0].path) else self.threads
+        threads = STORE_THREADS if shard and stores.is_uri(shard[0].path) else self.threads
         batches = read(shard, self.scoring.wanted, batch_size=self.batch_size, threads=threads)
         tables = list(self.scoring.tables(batches)) or [self.scoring.no_rows()]
         part = Part(file, digest, *(sum(column) for column in zip(*map(count_rows, tables), strict=True)))
         table = pa.Table.from_batches(tables).replace_schema_metadata({KEY: json.dumps(vars(part))})
-        with places.written(f"{self.folder}/{file}") as path:
+        with stores.written(f"{self.folder}/{file}") as path:
             pq.write_table(table, path)
         return part
 

@@ -1,7 +1,8 @@
 """Files on local disks and in object stores, by path or by URI.
 
-URIs are those of `pyarrow.fs`: s3://bucket/key, gs://bucket/key, hdfs://host/path, file:///path. Credentials, region
-and endpoint come from where these stores' own tools take them (for S3 the AWS_* variables and ~/.aws).
+URIs are those of `pyarrow.fs` (s3://bucket/key, gs://bucket/key, hdfs://host/path, file:///path), and of fsspec where
+pyarrow has no such store (hf://datasets/owner/name, sftp://host/path). Credentials, region and endpoint come from where
+these stores' own tools take them (for S3 the AWS_* variables and ~/.aws).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import functools
 import io
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,7 +45,7 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
 
 
 def size(path: str) -> int:
-    """Of a file, in bytes."""
+    """The size of a file in bytes."""
     if not is_uri(path):
         return os.path.getsize(path)
     store, inner = locate(path)
@@ -66,7 +68,7 @@ def make_folder(path: str) -> None:
         Path(path).mkdir(parents=True, exist_ok=True)
         return
     store, inner = locate(path)
-    if store.type_name in ("local", "hdfs"):
+    if store.type_name not in ("s3", "gcs", "abfs"):
         store.create_dir(inner, recursive=True)
 
 
@@ -90,6 +92,23 @@ def below(uri: str) -> list[str]:
 
 
 @contextmanager
+def local_copy(path: str) -> Iterator[Path]:
+    """Give a file on this machine for as long as the block runs: the file itself, or a copy of one in a store.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if not is_uri(path):
+        yield Path(path)
+        return
+    with tempfile.TemporaryDirectory(prefix="negvae-") as folder:
+        local = Path(folder) / path.rsplit("/", 1)[1]
+        with open_file(path) as source, local.open("wb") as target:
+            shutil.copyfileobj(source, target, 1 << 24)
+        yield local
+
+
+@contextmanager
 def written(path: str) -> Iterator[Path]:
     """Give a local file to write to; when the block ends well its content is at `path`, a path or a URI, whole."""
     if not is_uri(path):
@@ -101,14 +120,14 @@ def written(path: str) -> Iterator[Path]:
         yield temporary
         store, inner = locate(path)
         with temporary.open("rb") as source, store.open_output_stream(inner) as target:  # stores show whole files only
-            while block := source.read(1 << 24):
-                target.write(block)
+            shutil.copyfileobj(source, target, 1 << 24)
 
 
 def locate(uri: str) -> tuple[Any, str]:
     """The store of a URI, and the path in it.
 
     Raises:
+        ImportError: a package that reads such stores is not installed.
         ValueError: no store of that kind is known.
     """
     scheme, _, rest = uri.partition("://")
@@ -119,11 +138,17 @@ def locate(uri: str) -> tuple[Any, str]:
 
 @functools.lru_cache(maxsize=64)
 def _store(root: str) -> tuple[Any, str]:
-    import pyarrow as pa
+    import fsspec
     from pyarrow import fs
 
     try:
-        store, base = fs.FileSystem.from_uri(root)
-    except (pa.ArrowInvalid, ValueError) as error:
-        raise ValueError(f"{root}: no store that pyarrow can read ({' '.join(str(error).split())})") from None
-    return store, base
+        try:
+            return cast("tuple[Any, str]", fs.FileSystem.from_uri(root))
+        except ValueError:  # pyarrow has no such store
+            store, base = fsspec.url_to_fs(root)
+    except ImportError as error:  # its message names the package
+        hint = ": pip install 'negvae[hub]'" if root.startswith("hf://") else ""
+        raise ImportError(f"{root}: {' '.join(str(error).split())}{hint}") from None
+    except ValueError as error:
+        raise ValueError(f"{root}: no store that pyarrow or fsspec can read ({' '.join(str(error).split())})") from None
+    return fs.PyFileSystem(fs.FSSpecHandler(store)), base

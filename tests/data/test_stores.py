@@ -1,6 +1,7 @@
 """Files by URI: the rows, names aside, of the same files by path. `file://` goes the way of the object stores."""
 
 import contextlib
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -8,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from negvae.data import places
+from negvae.data import stores
 from tests.data.test_streams import collect, pictures
 
 
@@ -44,18 +45,47 @@ def test_a_store_gives_the_rows_of_a_disk(folder):
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
     uri = (tmp_path / "out.bin").as_uri()
-    with contextlib.suppress(KeyError), places.written(uri) as path:
+    with contextlib.suppress(KeyError), stores.written(uri) as path:
         path.write_bytes(b"half")
         raise KeyError
-    assert not places.exists(uri)
-    with places.written(uri) as path:
+    assert not stores.exists(uri)
+    with stores.written(uri) as path:
         path.write_bytes(b"whole")
     assert (tmp_path / "out.bin").read_bytes() == b"whole"
-    assert places.size(uri) == 5
+    assert stores.size(uri) == 5
 
 
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing there"):
-        places.below((tmp_path / "nowhere").as_uri())
+        stores.below((tmp_path / "nowhere").as_uri())
     with pytest.raises(ValueError, match=r"tape://x/: no store"):
-        places.locate("tape://x/y")
+        stores.locate("tape://x/y")
+
+
+def test_stores_that_pyarrow_has_not_are_those_of_fsspec(folder):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.put(str(folder), "/set", recursive=True)
+    try:
+        here, there = collect([folder]), collect(["memory://set"])
+        assert there[1:3] == here[1:3]
+        np.testing.assert_array_equal(there[3], here[3])
+        with stores.written("memory://set/out/x.bin") as path:
+            path.write_bytes(b"whole")
+        assert stores.size("memory://set/out/x.bin") == 5
+    finally:
+        memory.rm("/", recursive=True)
+
+
+def test_a_store_that_needs_an_extra_names_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ImportError, match=r"huggingface_hub.*negvae\[hub\]"):
+        stores.locate("hf://datasets/owner/name/x.parquet")
+
+
+def test_errors_name_the_file_in_the_store_and_not_its_copy(tmp_path):
+    (tmp_path / "a.npz").write_bytes(b"PK broken")
+    paths, _, errors, *_ = collect([(tmp_path / "a.npz").as_uri()])
+    assert paths == [(tmp_path / "a.npz").as_uri()]
+    assert errors[0].startswith("not a readable .npz")

@@ -1,0 +1,151 @@
+"""Encoded images: PNG, JPEG and their like."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import IO, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from negvae.data import stores
+from negvae.data.formats.base import DataError, Source, need_memory, reading
+
+MAX_PIXELS = 64_000_000
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_CHUNK = 64
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item | Future[Result]], workers: int
+) -> Iterator[Result]:
+    """Give `function` of every item, in order, computed in threads a little ahead of whoever asks.
+
+    Args:
+        function: Is called in the threads.
+        items: Its arguments, or results in a `Future` that pass through.
+        workers: The number of threads.
+    """
+    ahead: deque[Future[Result]] = deque()
+    pool = ThreadPoolExecutor(workers)
+    try:
+        for item in items:
+            ahead.append(item if isinstance(item, Future) else pool.submit(function, item))
+            if len(ahead) > 2 * workers:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _open(source: Source, where: str) -> IO[bytes]:
+    if source is None:
+        raise DataError(f"{where} holds no image bytes (links to files are not followed)")
+    return io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
+
+
+def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], str]:
+    """Decode one image to H x W x C uint8, and say what was done to it, if anything.
+
+    Raises:
+        ValueError: It is not there, cannot be read whole, claims more than `max_pixels` (before it is decoded), or
+            has more than 8 bits.
+    """
+    with reading(where, "image"), _open(source, where) as file, Image.open(file, formats=_FORMATS) as image:
+        if image.width * image.height > max_pixels:
+            raise DataError(
+                f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
+            )
+        mode, done = image.mode, ""
+        if mode[0] in "IF":
+            raise DataError(f"{where}: has {mode} pixels, more than 8 bits; convert it to 8-bit gray or RGB first")
+        if getattr(image, "is_animated", False):
+            done = "first frame of several taken"
+        image.load()
+        plain: Image.Image = image
+        if mode == "P" or mode == "PA":
+            plain = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
+        elif mode in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa"):
+            if mode in ("1", "La", "RGBa"):
+                plain = image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}[mode])
+            if "transparency" in image.info:
+                plain = plain.convert({"L": "LA", "RGB": "RGBA"}.get(plain.mode, plain.mode))
+        else:
+            plain = image.convert("RGB")
+        pixels = np.asarray(plain)
+    if plain.mode in ("LA", "RGBA"):
+        color, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.uint16)
+        if alpha.min() < 255:
+            done = "transparency laid over white"
+            mixed = (color.astype(np.uint32) * alpha + 255 * (255 - alpha.astype(np.uint32)) + 127) // 255
+            color = mixed.astype(np.uint8)
+        pixels = color
+    return (pixels if pixels.ndim == 3 else pixels[..., None]), done
+
+
+def decode_images(
+    encoded: Iterable[tuple[str, Source]], count: int, where: object
+) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """Decode images of one size into uint8 N x C x H x W, in order.
+
+    Gray stays one channel unless the images are mixed, in which case all become RGB; palettes become RGB;
+    1-bit images become 0 and 255; CMYK and the like become RGB; transparency is laid over white; of an
+    animation the first frame is taken. Orientation tags are not applied.
+
+    Args:
+        encoded: What to call each image, and the image.
+        count: How many there are, at least 1.
+        where: What to call the whole.
+
+    Returns:
+        The images, and notes.
+
+    Raises:
+        ValueError: An image cannot be read whole, is too large or of more than 8 bits; or sizes differ.
+    """
+    out: NDArray[np.uint8] = np.empty((0, 0, 0, 0), np.uint8)
+    first, mixed, row = "", False, 0
+    done: dict[str, int] = {}
+    stream = iter(encoded)
+    chunks = iter(lambda: list(islice(stream, _CHUNK)), [])
+    # Pillow warns of large images before they are refused here; one message is enough.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for name, pixels, what in (image for chunk in in_order(_decode_chunk, chunks, 2) for image in chunk):
+            height, width, channels = pixels.shape
+            if not row:
+                first = name
+                need_memory((count, *pixels.shape), where)
+                out = np.empty((count, channels, height, width), np.uint8)
+            if (height, width) != out.shape[2:]:
+                raise DataError(
+                    f"{where}: images differ in size: {first} is {out.shape[3]} x {out.shape[2]}, {name} "
+                    f"is {width} x {height} (width x height); resize them to one size first"
+                )
+            if channels > out.shape[1]:  # the first color image among gray ones
+                need_memory((count, 3, height, width), where)
+                out = np.repeat(out, 3, axis=1)
+                mixed = True
+            mixed |= channels < out.shape[1]
+            out[row] = pixels.transpose(2, 0, 1)
+            row += 1
+            if what:
+                done[what] = done.get(what, 0) + 1
+    notes = [f"{where}: {what} in {n:,} of {count:,} images" for what, n in sorted(done.items())]
+    if mixed:
+        notes.append(f"{where}: gray and color images are mixed; the gray ones are served as RGB")
+    return out, tuple(notes)
+
+
+def _decode_chunk(chunk: list[tuple[str, Source]]) -> list[tuple[str, NDArray[np.uint8], str]]:
+    return [(name, *decode_image(source, name)) for name, source in chunk]

@@ -1,0 +1,120 @@
+"""Parquet files in Hugging Face's layout: encoded images in one column, labels in another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from negvae.data import stores
+from negvae.data.formats.base import Block, DataError, Probe, reading
+
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "y", "target")
+_BLOCK = 256
+
+
+@dataclass(frozen=True)
+class Parquet:
+    """Shards of one set, as one.
+
+    Attributes:
+        paths: The paths of the shards, or their URIs, in order. The images are encoded files in a column "image" or
+            "img" (binary, or struct(bytes, path)), labels in "label", "labels", "fine_label", "y" or "target".
+    """
+
+    paths: Sequence[Path | str]
+    label_file: ClassVar[None] = None
+    slow: ClassVar[bool] = True
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The shards."""
+        return tuple(Path(path) for path in self.paths)
+
+    def probe(self) -> Probe:
+        """See `Reader.probe`."""
+        groups: list[int] = []
+        for path in self.paths:
+            with _opened(path) as (_, sizes):
+                groups += sizes
+        return Probe(sum(groups), groups=tuple(groups))
+
+    def rows(
+        self, start: int = 0, stop: int | None = None, *, size: int | None = None, labels: bool = False
+    ) -> Iterator[Block]:
+        """See `Reader.rows`; blocks without a `size` have 256 rows."""
+        row = 0
+        for path in self.paths:
+            with _opened(path) as (file, sizes), reading(path, "Parquet file"):
+                image, label = _columns(file.schema_arrow, path)
+                for group, count in enumerate(sizes):
+                    if row + count > start and (stop is None or row < stop):
+                        for block in _group(file, group, row, size or _BLOCK, image, label if labels else None):
+                            if len((part := _within(block, start, stop)).rows):
+                                yield part
+                    row += count
+
+
+@contextmanager
+def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
+    """An open Parquet file, and the rows of its row groups."""
+    import pyarrow.parquet as pq
+
+    with ExitStack() as stack:
+        with reading(path, "Parquet file"):
+            source = stack.enter_context(stores.open_file(str(path))) if stores.is_uri(str(path)) else path
+            file = stack.enter_context(pq.ParquetFile(source))
+        yield file, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+
+
+def _group(file: Any, group: int, row: int, size: int, image: str, label: str | None) -> Iterator[Block]:
+    """The rows of one row group, whose first one is row `row` of the shards."""
+    import pyarrow as pa
+
+    for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=[c for c in (image, label) if c]):
+        values = batch.column(image)
+        if pa.types.is_struct(values.type):
+            values = values.field("bytes")
+        found = None if label is None else np.asarray(batch.column(label).to_numpy(zero_copy_only=False))
+        yield Block(row, values.to_pylist(), found)
+        row += len(batch)
+
+
+def _within(block: Block, start: int, stop: int | None) -> Block:
+    low = max(start - block.start, 0)
+    rows = slice(low, None if stop is None else max(stop - block.start, 0))
+    return Block(block.start + low, block.rows[rows], None if block.labels is None else block.labels[rows])
+
+
+def _columns(schema: Any, where: object) -> tuple[str, str | None]:
+    """The columns of encoded images ("image" or "img", or else the only one that could be it) and of labels."""
+    import pyarrow as pa
+
+    def fits(kind: Any) -> bool:
+        if pa.types.is_struct(kind):
+            return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
+        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+    fitting = [column.name for column in schema if fits(column.type)]
+    image = next((name for name in ("image", "img", "images", "jpg", "png") if name in fitting), None)
+    if image is not None or len(fitting) == 1:
+        return image or fitting[0], next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+    raise DataError(
+        f"{where}: no image column among ({', '.join(schema.names[:8])}); call it 'image', of type binary or "
+        "struct(bytes, path)"
+    )
+
+
+def shard_note(paths: Sequence[Path]) -> str:
+    """A word on shards missing from a series named -00000-of-00005; empty where none are."""
+    numbered = [m for p in paths if (m := re.search(r"-(\d{5})-of-(\d{5})\.parquet$", p.name))]
+    if not numbered:
+        return ""
+    total = max(int(m[2]) for m in numbered)
+    have = len({int(m[1]) for m in numbered})
+    return "" if have >= total else f"{paths[0].parent}: only {have} of {total} Parquet shards are here"

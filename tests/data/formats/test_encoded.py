@@ -1,0 +1,91 @@
+"""Encoded images of every mode."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from negvae.data import load
+from tests.data.conftest import one_line
+
+
+def decode(make, *images):
+    for i, image in enumerate(images):
+        make.image(f"set/{i}.png", image)
+    return load(make.root / "set")
+
+
+def test_gray_stays_gray_and_mixed_becomes_color(make):
+    gray, color = make.pixels(0, 1)[0], make.pixels(1, 1, 3)[0]
+    assert decode(make, gray, gray).images.shape == (2, 1, 28, 28)
+    for order in ((gray, color, gray), (color, gray, gray)):
+        found = decode(make, *order)
+        assert found.images.shape == (3, 3, 28, 28)
+        np.testing.assert_array_equal(found.images[2], np.repeat(gray, 3, 0))
+        assert any("mixed" in note for note in found.notes)
+
+
+def test_palette_alpha_and_bits(make):
+    rng = np.random.default_rng(0)
+    color = Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8))
+    assert decode(make, color.quantize(4)).images.shape[1] == 3
+    clear = np.zeros((8, 8, 4), np.uint8)
+    clear[:4, :, 3] = 255
+    found = decode(make, Image.fromarray(clear))
+    assert found.images[0, :, :4].max() == 0
+    assert found.images[0, :, 4:].min() == 255
+    assert "transparency" in " ".join(found.notes)
+    opaque = color.convert("RGBA")
+    found = decode(make, opaque)
+    np.testing.assert_array_equal(found.images[0], np.asarray(color).transpose(2, 0, 1))
+    assert "transparency" not in " ".join(found.notes)
+    assert set(np.unique(decode(make, Image.fromarray(np.eye(8) > 0)).images)) == {0, 255}
+
+
+def test_more_than_8_bits_is_refused(make):
+    with pytest.raises(ValueError, match=r"0\.png.*8 bits"):
+        decode(make, Image.fromarray(np.full((8, 8), 40_000, np.uint16)))
+
+
+def test_animation_gives_its_first_frame(make):
+    frames = [Image.fromarray(np.full((8, 8), value, np.uint8)) for value in (10, 200)]
+    frames[0].save(make.path("set/a.gif"), save_all=True, append_images=frames[1:])
+    found = load(make.root / "set")
+    assert found.images.max() == 10
+    assert "first frame" in " ".join(found.notes)
+
+
+def test_sizes_must_agree(make):
+    with pytest.raises(ValueError, match=r"0\.png is 28 x 28, .*2\.png is 8 x 8"):
+        decode(make, *make.pixels(0, 2), make.pixels(0, 1, side=8)[0])
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_unreadable_image_is_named(make, content):
+    make.image("set/a.png", make.pixels(0, 1)[0])
+    whole = make.path("set/a.png").read_bytes()
+    make.path("set/b.png").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(ValueError, match=r"b\.png") as caught:
+        load(make.root / "set")
+    assert one_line(caught.value)
+
+
+def test_decompression_bomb(make):
+    stream = io.BytesIO()
+    Image.new("1", (20_000, 20_000)).save(stream, "PNG")
+    make.path("set/a.png").write_bytes(stream.getvalue())
+    with pytest.raises(ValueError, match=r"a\.png"):
+        load(make.root / "set")
+    stream = io.BytesIO()
+    Image.new("1", (9_000, 9_000)).save(stream, "PNG")
+    make.path("set/a.png").write_bytes(stream.getvalue())
+    with pytest.raises(ValueError, match="at most"):
+        load(make.root / "set")
+
+
+def test_large_images_decode_in_threads(make):
+    pixels = make.pixels(0, 70, 3, 128)
+    for i, image in enumerate(pixels):
+        make.image(f"set/{i:03}.png", image)
+    np.testing.assert_array_equal(load(make.root / "set").images, pixels)
