@@ -32,9 +32,9 @@ class Section:
     """A titled part of a page.
 
     Attributes:
-        title: plain text.
-        body: safe HTML, as the functions of this package return it.
-        intro: plain text below the title.
+        title: Plain text.
+        body: Safe HTML, as the functions of this package return it.
+        intro: Plain text below the title.
     """
 
     title: str
@@ -44,7 +44,7 @@ class Section:
 
 @cache
 def templates() -> jinja2.Environment:
-    """The templates of this package; every value they are given is escaped, and a missing one is an error."""
+    """Load the templates of this package, which escape every value they are given and refuse to miss one."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("negvae.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -57,7 +57,7 @@ def render(template: str, **values: Any) -> Markup:
 
 
 def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "") -> str:
-    """One complete document; from four sections on, links to them stand at its top."""
+    """Make one complete document; from four sections on, links to them stand at its top."""
     return str(render("page", title=title, sections=sections, subtitle=subtitle, footer=footer, policy=POLICY))
 
 
@@ -70,32 +70,32 @@ def write(path: Path, html: str) -> None:
 
 
 def chart(figure: Figure, title: str = "") -> Markup:
-    """A chart below its title."""
+    """Put a chart below its title."""
     return render("chart", title=title, svg=svg(figure))
 
 
 def row(*figures: Markup) -> Markup:
-    """Charts and grids side by side that wrap where the screen is narrow."""
+    """Put charts and grids side by side; they wrap where the screen is narrow."""
     return render("row", figures=figures)
 
 
 def facts(pairs: Mapping[str, str]) -> Markup:
-    """Names and what they stand for, such as where results come from."""
+    """List names and what they stand for, such as where results come from."""
     return render("facts", pairs=pairs)
 
 
 def image_grid(images: NDArray[Any], *, columns: int = 10, scale: int = 2, caption: str = "", alt: str = "") -> Markup:
-    """Images as one PNG, with transparent gutters of one image pixel between them.
+    """Show images as one PNG, with transparent gutters of one image pixel between them.
 
     Args:
-        images: uint8, N x C x H x W with C 1 or 3.
-        columns: images in a line.
-        scale: screen pixels for each image pixel.
-        caption: plain text below.
-        alt: what a reader who cannot see the images should know; the caption by default.
+        images: The images, uint8, N x C x H x W with C 1 or 3.
+        columns: The number of images in a line.
+        scale: The number of screen pixels for each image pixel.
+        caption: Plain text below.
+        alt: What a reader who cannot see the images should know; the caption by default.
 
     Raises:
-        ValueError: the array is something else or empty, or `columns` or `scale` is below 1.
+        ValueError: The array is something else or empty, or `columns` or `scale` is below 1.
     """
     if scale < 1:
         raise ValueError(f"image grid: scale {scale} should be 1 or more")

@@ -53,6 +53,7 @@ STYLE = {
     "legend.markerscale": 1.8,
     "svg.fonttype": "none", "svg.hashsalt": "negvae", "pdf.fonttype": 42,
 }  # fmt: skip
+HREF = "{http://www.w3.org/1999/xlink}href"
 _LOCK = threading.RLock()
 
 
@@ -64,20 +65,20 @@ def histogram(
     log_x: bool | None = None,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Overlaid distributions of scores: the share of each series that falls into each bin.
+    """Draw the distributions of scores over one another: the share of each series that falls into each bin.
 
     Values beyond the axis, infinities too, are gathered in an outer bar on its side. Where one peak would flatten
-    the others, heights go by their square root. The figure says all of this.
+    the others, the vertical axis is a square-root scale. The figure says all of this.
 
     Args:
-        series: numbers of any shape, by the name in the legend. NaN are left out and counted below the axis.
-        xlabel: what the numbers are, with their unit.
-        bins: how many, apart from the outer bars; see `negvae.report.scales.binned`.
-        log_x: force a logarithmic axis or forbid it.
-        marks: upright lines, such as a threshold, by the name in the legend; one beyond the axis lies on its edge.
+        series: The numbers, in arrays of any shape, by the name in the legend. NaN are left out and counted in a note.
+        xlabel: What the numbers are, with their unit.
+        bins: The number of bins, apart from the outer bars; `negvae.report.scales.binned` says where they lie.
+        log_x: Whether the horizontal axis is logarithmic; None lets the numbers decide.
+        marks: Vertical lines, such as a threshold, by the name in the legend. One beyond the axis is drawn on its edge.
 
     Raises:
-        ValueError: there is no series, one is empty, or `bins` is below 1.
+        ValueError: There is no series, one is empty, or `bins` is below 1.
     """
     arrays = {name: np.asarray(values, np.float64).reshape(-1) for name, values in series.items()}
     if empty := [name for name, values in arrays.items() if not values.size]:
@@ -118,14 +119,14 @@ def histogram(
 
 
 def roc(curves: Mapping[str, tuple[Array, Array]]) -> Figure:
-    """ROC curves over the diagonal of chance.
+    """Draw ROC curves over the diagonal of chance.
 
     Args:
-        curves: rates of false and of true positives (two arrays of n >= 2, all within 0 to 1), by the name in
-            the legend; the caller puts the area under the curve into it.
+        curves: The rates of false and of true positives (two arrays of n >= 2, all within 0 to 1), by the name in
+            the legend, which may state the area under the curve.
 
     Raises:
-        ValueError: there is no curve, or one is not such a pair.
+        ValueError: There is no curve, or one is not such a pair.
     """
     if not curves:
         raise ValueError("ROC: there is no curve")
@@ -152,16 +153,16 @@ def lines(
     ylabel: str,
     bands: Mapping[str, tuple[Array, Array]] | None = None,
 ) -> Figure:
-    """Lines over a common axis, such as a metric over epochs; they break where a value is not finite.
+    """Draw lines over a common axis, such as a metric over epochs; they break where a value is not finite.
 
     Args:
-        series: x and y (two arrays of n) by the name in the legend.
-        xlabel: what x is, with its unit.
-        ylabel: what y is, with its unit.
-        bands: lower and upper ends (two arrays of n) of shaded bands, by the name of their series.
+        series: The x and the y of each line (two arrays of n), by the name in the legend.
+        xlabel: What x is, with its unit.
+        ylabel: What y is, with its unit.
+        bands: The lower and the upper ends (two arrays of n) of shaded bands, by the name of their series.
 
     Raises:
-        ValueError: lengths differ, a band has no series, or there is no finite point at all.
+        ValueError: Lengths differ, a band has no series, or there is no finite point at all.
     """
     bands = bands or {}
     if unknown := [name for name in bands if name not in series]:
@@ -191,17 +192,17 @@ def lines(
 
 
 def scatter(series: Mapping[str, tuple[Array, Array]], *, xlabel: str, ylabel: str) -> Figure:
-    """Points in the plane, later series above earlier ones.
+    """Draw points in the plane, later series above earlier ones.
 
-    Points that are not finite are left out and counted below the axis.
+    Points that are not finite are left out and counted in a note.
 
     Args:
-        series: x and y (two arrays of n) by the name in the legend.
-        xlabel: what x is.
-        ylabel: what y is.
+        series: The x and the y of the points (two arrays of n), by the name in the legend.
+        xlabel: What x is.
+        ylabel: What y is.
 
     Raises:
-        ValueError: lengths differ, or there is no finite point at all.
+        ValueError: Lengths differ, or there is no finite point at all.
     """
     data = {name: _pair("scatter", name, pair) for name, pair in series.items()}
     kept = {name: points[:, (np.abs(points) <= LARGEST).all(0)] for name, points in data.items()}
@@ -219,7 +220,7 @@ def scatter(series: Mapping[str, tuple[Array, Array]], *, xlabel: str, ylabel: s
 
 
 def svg(figure: Figure) -> Markup:
-    """A figure as an <svg> element for a page.
+    """Render a figure as an <svg> element for a page.
 
     The same figure gives the same bytes. Text stays text, in the page's font; colors are the page's variables, so
     that they follow its light or dark style; nothing in it refers to anything elsewhere.
@@ -258,8 +259,8 @@ def save(figure: Figure, path: Path) -> list[Path]:
     """Write a figure as PDF and as PNG (200 dots per inch), each whole or not at all.
 
     Args:
-        figure: what to write.
-        path: where to, without a suffix.
+        figure: The figure.
+        path: The files' common name, without a suffix.
 
     Returns:
         The files written. The same figure gives the same bytes.
@@ -270,9 +271,6 @@ def save(figure: Figure, path: Path) -> list[Path]:
         with _style(), replacing(written[-1]) as temporary:
             figure.savefig(temporary, format=suffix, dpi=200, facecolor="white", metadata=metadata)
     return written
-
-
-HREF = "{http" + "://www.w3.org/1999/xlink}href"
 
 
 @contextmanager

@@ -97,17 +97,17 @@ def read_strips(path: Path, captions: Sequence[str], count: int) -> dict[str, Pi
 
 
 def mosaic(images: NDArray[Any], columns: int) -> Pictures:
-    """Images side by side and below one another, with transparent gutters of one pixel between them.
+    """Lay images out side by side and below one another, with transparent gutters of one pixel between them.
 
     Args:
-        images: uint8, n x C x H x W with C 1 or 3.
-        columns: images in a line.
+        images: The images, uint8, n x C x H x W with C 1 or 3.
+        columns: The number of images in a line.
 
     Returns:
-        uint8, height x width x (C + 1); the last channel is opacity.
+        One picture, uint8, height x width x (C + 1); the last channel is opacity.
 
     Raises:
-        ValueError: the array is something else or empty, or `columns` is below 1.
+        ValueError: The array is something else or empty, or `columns` is below 1.
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
         what = f"images are {images.dtype} {images.shape}"

@@ -21,15 +21,15 @@ SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 @dataclass(frozen=True)
 class Scale:
-    """Linear where the unit is 0; else linear up to +-unit and logarithmic (base 10) beyond.
+    """A scale is linear where its unit is 0; else it is linear up to +-unit and logarithmic (base 10) beyond.
 
-    With a unit it is matplotlib's "symlog" with `linthresh=unit` and `linscale=0.9`.
+    With a unit it equals matplotlib's "symlog" with `linthresh=unit` and `linscale=0.9`.
     """
 
     unit: float = 0.0
 
     def forward(self, values: ArrayLike) -> Floats:
-        """Places on the axis, in which bins are equally wide."""
+        """Map values to places on the axis, on which all bins are equally wide."""
         linear: Floats = np.asarray(values, np.float64)
         if not self.unit:
             return linear
@@ -38,7 +38,7 @@ class Scale:
         return moved
 
     def inverse(self, places: ArrayLike) -> Floats:
-        """The values at these places: the inverse of `forward`."""
+        """Map places to values; this is the inverse of `forward`."""
         linear: Floats = np.asarray(places, np.float64)
         if not self.unit:
             return linear
@@ -49,12 +49,12 @@ class Scale:
 
 @dataclass(frozen=True)
 class Bins:
-    """Series of numbers counted into common bins.
+    """Series of numbers that were counted into common bins.
 
     Attributes:
-        scale: of the axis.
-        places: edges of the bins (bins + 1), as `scale.forward` places them.
-        shares: the part of each series in each bin (series x bins + 2). The first and the last hold what lies
+        scale: The scale of the axis.
+        places: The edges of the bins (bins + 1), as `scale.forward` places them.
+        shares: The part of each series in each bin (series x bins + 2). The first and the last hold what lies
             beyond the edges; a row adds up to 1, or to 0 where a series holds nothing but NaN.
     """
 
@@ -70,9 +70,9 @@ def binned(series: Sequence[Floats], bins: int, log_x: bool | None = None) -> Bi
     those are near. Where a series would vanish into a bin or two it turns logarithmic.
 
     Args:
-        series: float64 arrays; NaN are left out.
-        bins: how many lie on the axis.
-        log_x: force a logarithmic axis or forbid it.
+        series: The numbers, as flat float64 arrays; NaN are left out.
+        bins: The number of bins on the axis.
+        log_x: Whether the axis is logarithmic; None lets the numbers decide.
     """
     held = [np.where(np.isfinite(v), np.clip(v, -LARGEST, LARGEST), v)[~np.isnan(v)] for v in series]
     finite = [v[np.isfinite(v)] for v in held]
@@ -113,14 +113,14 @@ def _chosen(quantiles: Floats, log_x: bool | None) -> Scale:
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """The range itself, or one around it where it is too narrow to divide."""
+    """Return the range itself, or one around it where it is too narrow to divide."""
     largest = max(abs(low), abs(high))
     pad = 0.0 if high - low > max(1e-9 * largest, 1e-150) else 0.5 * largest if largest > 1e-140 else 0.5
     return float(low - pad), float(high + pad)
 
 
 def even_labels(ticks: Sequence[float]) -> list[str]:
-    """Names of evenly spaced ticks, all with the same decimals."""
+    """Label evenly spaced ticks, all with the same decimals."""
     largest = max(map(abs, ticks), default=0.0) or 1.0
     step = ticks[1] - ticks[0] if len(ticks) > 1 else largest
     exponent = math.floor(math.log10(largest) + 1e-9)
@@ -130,7 +130,7 @@ def even_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def short(value: float) -> str:
-    """A number of any size in three digits, such as 0.25, 12,346 or 10⁻⁹."""
+    """Write a number of any size in three digits, such as 0.25, 12,346 or 10⁻⁹."""
     exponent = math.floor(math.log10(abs(value)) + 1e-9) if value else 0
     if not -3 <= exponent < 5:
         return _scientific(value)
@@ -139,7 +139,7 @@ def short(value: float) -> str:
 
 
 def log_labels(ticks: Sequence[float]) -> list[str]:
-    """Names of ticks on a logarithmic axis, as powers of ten where some are very large or very small."""
+    """Label the ticks of a logarithmic axis, as powers of ten where some are very large or very small."""
     plain = all(t == 0 or 1e-3 < abs(t) * 1.001 < 2e4 for t in ticks)
     return [short(t) if plain else _scientific(t) for t in ticks]
 

@@ -33,17 +33,17 @@ class DataTable:
     """A table as plain data.
 
     Attributes:
-        header: one name for each column.
-        rows: cells; text stays as it is, the floats of a column get the same number of decimals.
-        title: plain text above.
-        caption: plain text below.
-        align: a letter for each column, l(eft), r(ight) or c(enter); left out, columns of numbers are set right.
-        highlight: numbers of the rows to set off, from 0, by a page and by a terminal.
-        groups: numbers of the rows that begin a new group, which a rule separates from the one before, except in
+        header: One name for each column.
+        rows: The cells. Text stays as it is; the floats of a column get the same number of decimals.
+        title: Plain text above.
+        caption: Plain text below.
+        align: A letter for each column, l(eft), r(ight) or c(enter); left out, columns of numbers are set right.
+        highlight: The numbers, from 0, of the rows that a page and a terminal set off.
+        groups: The numbers of the rows that begin a new group. A rule separates it from the one before, except in
             Markdown, which has no such rule.
 
     Raises:
-        ValueError: a row or `align` does not fit the header, or `highlight` or `groups` names no row.
+        ValueError: A row or `align` does not fit the header, or `highlight` or `groups` names no row.
     """
 
     header: Sequence[str]
@@ -66,18 +66,18 @@ class DataTable:
             raise ValueError(f"table: align {self.align!r} is not a letter l, r or c for {len(self.header)} columns")
 
     def texts(self) -> list[list[str]]:
-        """The cells as text, row by row."""
+        """Return the cells as text, row by row."""
         columns = [_column([row[number] for row in self.rows]) for number in range(len(self.header))]
         return [list(row) for row in zip(*columns, strict=True)]
 
     def sides(self) -> str:
-        """Where each column is set, as `align`."""
+        """Return the alignment of each column, as a letter each, chosen where `align` is left out."""
         texts, numbers = self.texts(), range(len(self.header))
         return self.align or "".join("r" if _numeric([row[number] for row in texts]) else "l" for number in numbers)
 
 
 def markdown(table: DataTable) -> str:
-    """The table in Markdown, title and caption as paragraphs around it; cells may hold Markdown, but for "|"."""
+    """Render a table in Markdown, title and caption as paragraphs around it; cells may hold Markdown."""
 
     def line(cells: Sequence[str]) -> str:
         return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |\n"
@@ -89,7 +89,7 @@ def markdown(table: DataTable) -> str:
 
 
 def html(table: DataTable) -> Markup:
-    """The table for a page; it scrolls within its own frame where the screen is narrow."""
+    """Render a table for a page; it scrolls within its own frame where the screen is narrow."""
     from negvae.report.document import render
 
     sides = [SIDES[side][0] for side in table.sides()]
@@ -106,7 +106,7 @@ def html(table: DataTable) -> Markup:
 
 
 def latex(table: DataTable) -> str:
-    """The table as a LaTeX float that needs the package booktabs."""
+    """Render a table as a LaTeX float, which needs the package booktabs."""
 
     def line(cells: Sequence[str]) -> str:
         return " & ".join(map(tex, cells)) + r" \\"
@@ -133,11 +133,11 @@ def latex(table: DataTable) -> str:
 
 
 def terminal(table: DataTable, whole: Container[int] = ()) -> TerminalTable:
-    """The table for a terminal; text in brackets is no markup.
+    """Render a table for a terminal; text in brackets is no markup.
 
     Args:
-        table: what to show.
-        whole: numbers of the columns whose cells are never broken.
+        table: The table.
+        whole: The numbers of the columns whose cells are never broken.
     """
     shown = TerminalTable(title=Text(table.title) if table.title else None, caption=Text(table.caption) or None)
     for number, (name, side) in enumerate(zip(table.header, table.sides(), strict=True)):
@@ -149,7 +149,7 @@ def terminal(table: DataTable, whole: Container[int] = ()) -> TerminalTable:
 
 
 def tex(text: str) -> str:
-    """Plain text for LaTeX, with powers of ten such as 1.0x10^18 and minus signs as mathematics."""
+    """Escape plain text for LaTeX, with powers of ten such as 1.0x10^18 and minus signs as mathematics."""
 
     def plain(piece: str) -> str:
         escaped = "".join(TEX.get(c, c) for c in piece)
@@ -167,8 +167,8 @@ def replace_table(path: Path, begin: str, end: str, text: str) -> None:
     """Put `text` between two markers of a Markdown file, and leave the rest as it is.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has not both markers, in order.
+        FileNotFoundError: There is no such file.
+        ValueError: It has not both markers, in order.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: it must be a Markdown file with the lines {begin} and {end}")
