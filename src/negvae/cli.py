@@ -389,7 +389,7 @@ def report(
 
     from negvae.config import SCORE_PRECISIONS
     from negvae.progress import row_progress
-    from negvae.report import write_report
+    from negvae.report.page import write_report
     from negvae.text import choose
 
     if precision is not None:
@@ -541,6 +541,7 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -
     import json
 
     from negvae.paper import beyond_show as show
+    from negvae.report.tables import terminal
 
     if as_json and page is not None:
         raise ValueError("--page does not go with --json: give one of them")
@@ -550,7 +551,7 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -
         return
     console = _console()
     for sheet in show.sheets(found):
-        console.print(show.drawn(sheet))
+        console.print(terminal(sheet))
     for remark in show.remarks(found, recipe):
         _say(console)(f"- {remark}")
     if page is not None:
@@ -620,11 +621,11 @@ def paper_run(
 
 @paper_app.command("report")
 def paper_report(
-    out: Annotated[Path, typer.Option(help="Folder for report.html, tables.md and tables.tex.")] = Path("runs/report"),
+    out: Annotated[Path, typer.Option(help="Folder for page, tables and charts.")] = Path("runs/report"),
     profile: Annotated[str, typer.Option(help="The recipe: paper, cpu or smoke.")] = "cpu",
     results: Annotated[Path, typer.Option(help="Where the result files are.")] = Path("results"),
 ) -> None:
-    """Write one page with tables, curves, score distributions and pictures; the tables as Markdown and LaTeX too."""
+    """Write one page with tables, charts and pictures; tables as Markdown and LaTeX, charts as PDF and PNG too."""
     from negvae.paper.profiles import choose_profile
     from negvae.paper.report import write_report
 

@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from negvae import html
 from negvae.artifact import CONFIG
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
 from negvae.evaluation import with_interval
 from negvae.files import write_text
-from negvae.pictures import pictures
 from negvae.progress import training_progress
 from negvae.provenance import provenance
+from negvae.report import document, figures, tables
+from negvae.report.document import Section
+from negvae.report.samples import pictures
+from negvae.report.tables import DataTable
 from negvae.run import describe, run
 from negvae.scoring.evaluation import Comparison, compare
 from negvae.scoring.metrics import roc_curve
@@ -122,8 +123,9 @@ def run_demo(out: Path, *, quick: bool, console: Console) -> dict[str, Any]:
     }
     summary = {"rows": [trial.row() for trial in trials], "provenance": origin}
     write_text(out / "summary.json", json.dumps(summary, indent=1))
-    html.write(out / "report.html", _report(trials, origin))
-    console.print(_table(trials, quick))
+    table = _table(trials, quick)
+    document.write(out / "report.html", _report(trials, table, origin))
+    console.print(tables.terminal(table))
     say(
         f"took {time.monotonic() - started:.0f} s ({downloaded:.0f} s of it to get the data); one seed each;"
         f" written: {out / 'summary.json'}, {out / 'report.html'}"
@@ -170,34 +172,10 @@ def _with_previous(history: list[dict[str, Any]]) -> list[tuple[dict[str, Any], 
     return list(zip(history, [0.0, *(row["seconds"] for row in history[:-1])], strict=True))
 
 
-def _table(trials: list[Trial], quick: bool) -> Table:
-    table = Table(
-        title=f"Trained on {TRAIN}, tested against {OOD}: Bernoulli likelihood, "
-        f"{'quick ' if quick else ''}demo profile, one seed, 95% intervals",
-        caption="Paper: mean (standard deviation) of 5 seeds, 100 epochs. It has no augmented negatives: beside "
-        "them stands its label-free variant, generated negatives.",
-    )
-    for title in ("negatives", "AUC BPD", "paper", "AUC KL", "paper ", "nats/dim test", "OOD", "seconds"):
-        table.add_column(title, justify="left" if title == "negatives" else "right", overflow="fold")
-    for trial in trials:
-        row, paper = trial.row(), PAPER[trial.negatives]
-        table.add_row(
-            trial.negatives,
-            with_interval(row["auc_bpd"], row["auc_bpd_ci"]),
-            paper[0],
-            with_interval(row["auc_kl"], row["auc_kl_ci"]),
-            paper[1],
-            f"{row['nats_per_dim_test']:.3f}",
-            f"{row['nats_per_dim_ood']:.3f}",
-            f"{row['train_seconds']:.0f}",
-        )
-    return table
-
-
-def _report(trials: list[Trial], origin: dict[str, Any]) -> str:
-    header = ["Negatives", "AUC BPD (95% interval)", "Paper", "AUC KL (95% interval)", "Paper", "Test nats/dim",
-              "OOD nats/dim", "Training, s", "Images/s"]  # fmt: skip
-    rows: list[list[str | float]] = []
+def _table(trials: list[Trial], quick: bool) -> DataTable:
+    header = ["negatives", "AUC BPD (95% interval)", "paper", "AUC KL (95% interval)", "paper", "test, nats/dim",
+              "OOD, nats/dim", "training, s", "images/s"]  # fmt: skip
+    rows = []
     for trial in trials:
         row, paper = trial.row(), PAPER[trial.negatives]
         rows.append(
@@ -207,37 +185,47 @@ def _report(trials: list[Trial], origin: dict[str, Any]) -> str:
                 f"{row['nats_per_dim_ood']:.3f}", f"{row['train_seconds']:.0f}", f"{row['images_per_second']:.0f}",
             ]
         )  # fmt: skip
+    return DataTable(
+        header,
+        rows,
+        title=f"Trained on {TRAIN}, tested against {OOD}: Bernoulli likelihood, "
+        f"{'quick ' if quick else ''}demo profile, one seed",
+        caption="Paper: mean (standard deviation) of 5 seeds, 100 epochs. It has no augmented negatives: beside "
+        "them stands its label-free variant, generated negatives.",
+    )
+
+
+def _report(trials: list[Trial], table: DataTable, origin: dict[str, Any]) -> str:
     sections = [
-        html.Section(
+        Section(
             "Result",
-            html.table(header, rows, caption="Paper: mean (standard deviation) of 5 seeds."),
+            tables.html(table),
             "A variational autoencoder trained on clothes alone finds digits at least as likely as clothes. Negative "
-            "samples teach its encoder to send what is not clothing elsewhere. The paper has no augmented negatives; "
-            "beside them stands its own label-free variant, generated negatives.",
+            "samples teach its encoder to send what is not clothing elsewhere.",
         )
     ]
     for trial in trials:
         scores = trial.comparison
-        figures = []
+        charts = []
         for name, label in (("bpd", "bits per dimension (negative ELBO)"), ("kl", "KL to the prior, nats")):
             series = {
                 f"{TRAIN} (inliers)": scores.inlier_scores[name].numpy(),
                 f"{OOD} (OOD)": scores.ood_scores[name].numpy(),
             }
-            figures.append(html.histogram(series, xlabel=label))
+            charts.append(document.chart(figures.histogram(series, xlabel=label)))
         curves = {
             f"{label}, AUC {scores.detection[name].auroc:.3f}": roc_curve(
                 scores.inlier_scores[name].numpy(), scores.ood_scores[name].numpy()
             )
             for name, label in (("bpd", "BPD"), ("kl", "KL"))
         }
+        charts.append(document.chart(figures.roc(curves)))
         grids = [
-            html.image_grid(images, columns=8, scale=2, caption=name, alt=f"{name}, {trial.negatives}")
+            document.image_grid(images, columns=8, scale=2, caption=name, alt=f"{name}, {trial.negatives}")
             for name, images in trial.pictures.items()
         ]
-        body = html.figure_row(*figures, html.roc(curves)) + html.figure_row(*grids)
-        sections.append(html.Section(f"Negatives: {trial.negatives}", body))
+        sections.append(Section(f"Negatives: {trial.negatives}", document.row(*charts) + document.row(*grids)))
     flat = {name: str(value) for name, value in origin.items() if name != "data"}
     flat |= {f"data, {name}": text for name, text in origin["data"].items()}
-    sections.append(html.Section("Provenance", html.definition_list(flat)))
-    return html.page(f"{TRAIN} against {OOD}", sections, subtitle="negvae demo")
+    sections.append(Section("Provenance", document.facts(flat)))
+    return document.page(f"{TRAIN} against {OOD}", sections, subtitle="negvae demo")

@@ -12,7 +12,7 @@ from negvae.bench.report import BEGIN, END, lines, markdown
 from negvae.bench.rounds import SubjectError
 from negvae.bench.rows import OURS, Comparison, Place, Row, UnavailableError, rows
 from negvae.bench.run import measure, run_bench
-from negvae.files import replace_table
+from negvae.report.tables import replace_table
 
 
 class Fixed:

@@ -14,6 +14,7 @@ from negvae.paper.profiles import PROFILES, planned
 from negvae.paper.results import result_path
 from negvae.paper.runner import Plan, run_plan
 from negvae.proxies import PROXIES
+from negvae.report import tables
 from negvae.run import run
 from tests.test_cli import call
 
@@ -95,15 +96,14 @@ def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
     assert "auc_auto, ensemble" not in plain["evaluation"]["uniform-noise"]
     assert all("auc_bpd" not in row for row in main["curve"])  # no stranger is looked at while training
     found = beyond_show.gather(plan.recipe, plan.results)
-    goal = beyond_show.goals(found).lines[0]
+    goal = beyond_show.goals(found).rows[0]
     assert goal[:2] == ("fashion-mnist > mnist", "0.88 (0.07)")
     path = result_path(plan.results, plan.recipe, beyond.make("fashion-mnist", beyond.MAIN), 0)
     first = json.loads(path.read_text())
     assert goal[3] == f"{first['evaluation']['mnist']['auc_auto']:.3f}"  # profile smoke has one seed
     for sheet in beyond_show.sheets(found):
-        assert beyond_show.drawn(sheet).row_count == len(sheet.lines)
-        assert beyond_show.markdown(sheet).count("\n|") == len(sheet.lines) + 2
-        assert all(len(line) == len(sheet.heads) for line in sheet.lines)
+        assert tables.terminal(sheet).row_count == len(sheet.rows)
+        assert tables.markdown(sheet).count("\n|") == len(sheet.rows) + 2
     entries = beyond_show.as_json(found, plan.recipe)
     assert entries[0]["ours"]["seeds"] == [0]
     assert entries[2]["ours"] is None

@@ -15,7 +15,7 @@ from negvae.paper import runner
 from negvae.paper.results import read_result, result_path
 from negvae.paper.runner import Plan, run_plan
 from negvae.paper.tables import settings
-from negvae.pictures import read_strips
+from negvae.report.samples import read_strips
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from tests.test_cli import call
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
+import rich.table
+
+from negvae.report import tables
+from negvae.report.tables import DataTable
 
 BEGIN, END = "<!-- bench: begin (written by `make bench`) -->", "<!-- bench: end -->"
 COLUMNS = ("work", "ours", "peer or roofline", "ratio [quartiles]", "target", "reached")
@@ -45,39 +47,36 @@ def markdown(results: Mapping[str, Any]) -> str:
         f" {origin['precision']}; {results['rounds']} rounds of about {results['seconds']:g} s each;"
         f" load average before: {origin['load']:.2f}.",
         "",
-        _markdown_row(COLUMNS),
-        _markdown_row(["---"] * len(COLUMNS)),
-        *map(_markdown_row, lines(results["rows"])),
+        tables.markdown(_left(COLUMNS, lines(results["rows"]))).rstrip("\n"),
     ]
     for row in results["rows"]:
         if row["operators"]:
             text += ["", f"Where the time goes: {row['work']} (`{row['key']}`, torch.profiler).", ""]
-            text += [_markdown_row(("operator", "share", "calls")), _markdown_row(["---"] * 3)]
-            text += [
-                _markdown_row((f"`{item['operator']}`", f"{item['share']:.1%}", f"{item['calls']:,}"))
-                for item in row["operators"][:8]
+            operators = [
+                (f"`{item['operator']}`", f"{item['share']:.1%}", f"{item['calls']:,}") for item in row["operators"][:8]
             ]
+            text.append(tables.markdown(_left(("operator", "share", "calls"), operators)).rstrip("\n"))
     return "\n".join(text) + "\n"
 
 
-def rich_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """The table for a terminal."""
-    table = Table(*map(escape, COLUMNS))
-    for cells in lines(rows):
-        table.add_row(*(escape(cell.replace("`", "").replace("**", "")) for cell in cells))
-    return table
+def rich_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
+    """The table for a terminal, without the marks of Markdown."""
+    plain = [[cell.replace("`", "").replace("**", "") for cell in cells] for cells in lines(rows)]
+    return tables.terminal(_left(COLUMNS, plain))
 
 
-def operator_table(row: Mapping[str, Any]) -> Table:
+def operator_table(row: Mapping[str, Any]) -> rich.table.Table:
     """Where a row's time goes, for a terminal."""
-    table = Table("operator", "share", "seconds", "calls", title=f"{row['key']}: one round")
-    for item in row["operators"]:
-        table.add_row(escape(item["operator"]), f"{item['share']:.1%}", f"{item['seconds']:.3f}", f"{item['calls']:,}")
-    return table
+    cells = [
+        (item["operator"], f"{item['share']:.1%}", f"{item['seconds']:.3f}", f"{item['calls']:,}")
+        for item in row["operators"]
+    ]
+    title = f"{row['key']}: one round"
+    return tables.terminal(DataTable(("operator", "share", "seconds", "calls"), cells, title=title))
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |"
+def _left(header: Sequence[str], rows: Sequence[Sequence[str]]) -> DataTable:
+    return DataTable(header, rows, align="l" * len(header))
 
 
 def _number(value: float) -> str:

@@ -19,8 +19,9 @@ from negvae.bench.report import BEGIN, END, markdown, operator_table, rich_table
 from negvae.bench.rounds import Subject, SubjectError, Worker, interleave, spread
 from negvae.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
 from negvae.config import preset
-from negvae.files import replace_table, write_text
+from negvae.files import write_text
 from negvae.provenance import provenance
+from negvae.report.tables import replace_table
 from negvae.text import choose
 
 ROUNDS, SECONDS = 7, 0.8

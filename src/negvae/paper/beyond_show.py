@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich.table import Table
-
-from negvae.files import replace_table
 from negvae.paper import beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.results import Result, result_path, up_to_date
 from negvae.paper.tables import OOD, Setting
+from negvae.report.tables import DataTable, markdown, replace_table
 
 BEGIN, END = "<!-- beyond: begin (negvae paper show beyond --page FILE) -->", "<!-- beyond: end -->"
 GOALS_BEGIN, GOALS_END = BEGIN.replace("beyond:", "beyond goals:"), END.replace("beyond:", "beyond goals:")
@@ -41,14 +39,6 @@ class Spread(NamedTuple):
     def __str__(self) -> str:
         """Such as 0.991 (0.002)."""
         return f"{self.mean:.3f}" + ("" if self.std is None else f" ({self.std:.3f})")
-
-
-class Sheet(NamedTuple):
-    """A table ready to be drawn: its title, its heads and its lines."""
-
-    title: str
-    heads: tuple[str, ...]
-    lines: list[tuple[str, ...]]
 
 
 def gather(profile: Profile, results: Path) -> Found:
@@ -97,7 +87,7 @@ def proxy_mean(result: Result, score: str = "auto") -> float:
     return statistics.fmean(areas[score] for areas in result["proxies"].values())
 
 
-def goals(found: Found) -> Sheet:
+def goals(found: Found) -> DataTable:
     """Ours beside what was aimed at and what the paper has."""
     lines: list[tuple[str, ...]] = []
     for goal in beyond.GOALS:
@@ -111,10 +101,10 @@ def goals(found: Found) -> Sheet:
         aim = f"at most +{100 * beyond.LIKELIHOOD_GOAL:g}%"
         lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached))
     heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC auto", "seeds", "reached")
-    return Sheet("Detection without outside data", heads, lines)
+    return _sheet("Detection without outside data", heads, lines)
 
 
-def scores(found: Found, data: str) -> Sheet:
+def scores(found: Found, data: str) -> DataTable:
     """Every score of both models against every stranger."""
     heads = ("model", "score", *beyond.strangers(data), "mean of others")
     lines = []
@@ -124,10 +114,10 @@ def scores(found: Found, data: str) -> Sheet:
             areas = [area(results, ood, score) for ood in (*beyond.strangers(data), "others")]
             if any(areas):
                 lines.append((beyond.VARIANTS[variant].changes, score, *map(_text, areas)))
-    return Sheet(f"Trained on {data}: AUROC by score, mean (standard deviation over seeds)", heads, lines)
+    return _sheet(f"Trained on {data}: AUROC by score, mean (standard deviation over seeds)", heads, lines)
 
 
-def ablation(found: Found, data: str) -> Sheet:
+def ablation(found: Found, data: str) -> DataTable:
     """Each variant on a short run: proxies, by which it is judged, what it costs in likelihood, and one stranger."""
     heads = ("variant", "proxies, auto", "proxies, prior_ratio", "nats/dim", f"{OOD[data]}, auto")
     lines = []
@@ -142,10 +132,10 @@ def ablation(found: Found, data: str) -> Sheet:
             cells = [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}", stranger]
         lines.append((variant.changes, *cells))
     title = f"Ablation, trained on {data} for a third to a half as long, one seed: mean AUROC over the proxies; AUROC"
-    return Sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
+    return _sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
 
 
-def proxies(found: Found) -> Sheet:
+def proxies(found: Found) -> DataTable:
     """Every proxy under the preset, all seeds."""
     mains = {data: found[beyond.make(data, beyond.MAIN)] for data in beyond.DATA}
     names = next((list(results[0]["proxies"]) for results in mains.values() if results), [])
@@ -153,10 +143,10 @@ def proxies(found: Found) -> Sheet:
         (name, *(_text(spread([r["proxies"][name]["auto"] for r in results])) for results in mains.values()))
         for name in names
     ]
-    return Sheet("Proxies: AUROC of auto against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
+    return _sheet("Proxies: AUROC of auto against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
 
 
-def published(found: Found) -> Sheet:
+def published(found: Found) -> DataTable:
     """Ours beside detectors as published."""
     pairs = [(data, OOD[data]) for data in ("cifar10", "svhn", "fashion-mnist", "mnist")]
     lines = [
@@ -174,10 +164,10 @@ def published(found: Found) -> Sheet:
     ):
         lines.append((label, *(_text(area(found[beyond.make(d, variant)], ood, score)) for d, ood in pairs)))
     heads = ("detector", *(f"{data} > {ood}" for data, ood in pairs))
-    return Sheet("Beside published detectors (AUROC as the LPath paper's table has it)", heads, lines)
+    return _sheet("Beside published detectors (AUROC as the LPath paper's table has it)", heads, lines)
 
 
-def sheets(found: Found) -> list[Sheet]:
+def sheets(found: Found) -> list[DataTable]:
     """All tables, in the order in which they are shown."""
     return [
         goals(found),
@@ -186,22 +176,6 @@ def sheets(found: Found) -> list[Sheet]:
         proxies(found),
         *(ablation(found, data) for data in beyond.ABLATION_DATA),
     ]
-
-
-def drawn(row: Sheet) -> Table:
-    """A table for a terminal."""
-    table = Table(title=row.title)
-    for position, head in enumerate(row.heads):
-        table.add_column(head, justify="left" if position == 0 else "right", overflow="fold")
-    for line in row.lines:
-        table.add_row(*line)
-    return table
-
-
-def markdown(row: Sheet) -> str:
-    """A table in Markdown."""
-    lines = [row.heads, ("---",) + ("--:",) * (len(row.heads) - 1), *row.lines]
-    return f"**{row.title}**\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
 def fill_page(path: Path, found: Found, profile: Profile) -> None:
@@ -214,8 +188,8 @@ def fill_page(path: Path, found: Found, profile: Profile) -> None:
         ValueError: it has neither pair of markers.
     """
 
-    def text(shown: Sequence[Sheet]) -> str:
-        tables = "\n".join(markdown(sheet) for sheet in shown if sheet.lines)
+    def text(shown: Sequence[DataTable]) -> str:
+        tables = "\n".join(markdown(sheet) for sheet in shown if sheet.rows)
         return f"{tables}\nMeasured on: {'; '.join(remarks(found, profile))}.\n"
 
     marked = path.is_file() and GOALS_BEGIN in path.read_text(encoding="utf-8")
@@ -255,6 +229,10 @@ def remarks(found: Found, profile: Profile) -> list[str]:
     lines.append("at most 5,000 images of each test set, at even distances (likelihood_regret: 200, seed 0)")
     lines.append("'auto, ensemble' and waic: each seed's model with those of all lower seeds, two to five")
     return [*lines, *notes(results)]
+
+
+def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> DataTable:
+    return DataTable(header, rows, title=title, align="l" + "r" * (len(header) - 1))
 
 
 def _text(value: Spread | None) -> str:

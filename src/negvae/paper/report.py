@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from negvae import html
 from negvae.files import write_text
 from negvae.paper.profiles import Profile
 from negvae.paper.reading import CLAIMS, explanation, judge
@@ -33,84 +33,80 @@ from negvae.paper.show import (
     with_spread,
 )  # fmt: skip
 from negvae.paper.tables import ROWS, TABLES, Setting, Table
-from negvae.pictures import Pictures, read_strips
+from negvae.report import document, figures, tables
+from negvae.report.document import Section
+from negvae.report.samples import Pictures, read_strips
+from negvae.report.tables import DataTable
 from negvae.scoring.metrics import roc_curve
 
 SCORES = {"bpd": "bits per dimension (negative ELBO)", "kl": "KL to the prior, nats"}
+EPOCHS = ("auc", "likelihood")
+"""Names of the charts over the epochs."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
-FILES = ("report.html", "tables.md", "tables.tex")
+FILES = ("report.html", "tables.md", "tables.tex", "figures")
 Found = dict[str, CellResult]
 
 
 def write_report(out: Path, profile: Profile, results: Path) -> list[Path]:
-    """Write report.html, tables.md and tables.tex.
+    """Write report.html, tables.md, tables.tex, and every chart of the page as PDF and PNG in figures/.
 
     Args:
-        out: folder for the three.
+        out: folder for all of them.
         profile: whose results are shown.
         results: folder of result files.
 
     Returns:
-        The files written.
+        The files written, and the folder of the charts.
 
     Raises:
         FileNotFoundError: there is not a single result.
         ValueError: a result file is damaged.
     """
     found = gather(TABLES.values(), profile, results)
-    if not any(cell.results for cell in found.values()):
+    drawn = {cell.cell.setting: charts(cell) for cell in found.values() if cell.results}
+    if not drawn:
         raise FileNotFoundError(f"{results / profile.name} has no results: make some with `negvae paper run`")
     paths = [out / name for name in FILES]
-    html.write(paths[0], page(found, profile, results))
+    document.write(paths[0], page(found, profile, results, drawn))
     write_text(paths[1], markdown(found, profile))
     write_text(paths[2], latex(found, profile))
+    paths[3].mkdir(exist_ok=True)
+    for setting, kinds in drawn.items():
+        for kind, figure in kinds.items():
+            figures.save(figure, paths[3] / f"{setting.name}-{kind}")
     return paths
 
 
-@dataclass(frozen=True)
-class Line:
-    """One line of a table: its title, one text for each cell, and whether it holds our figures."""
-
-    title: str
-    texts: list[str]
-    ours: bool = False
-
-
-def table_lines(table: Table, found: Found) -> list[Line]:
+def data_table(table: Table, found: Found) -> DataTable:
     """A table in the paper's layout, each row as ours, the paper's and the difference; nats in bits as well."""
-    lines = []
+    rows: list[list[str]] = []
+    ours: list[int] = []
     for row, title in ROWS.items():
-        figures = [found[cell.name].figures.get(row) for cell in table.cells]
+        measured = [found[cell.name].figures.get(row) for cell in table.cells]
         published = [cell.paper.get(row) for cell in table.cells]
-        ours = [with_spread(f.mean, f.std) if f else "-" for f in figures]
-        apart = [difference(f) + {True: ", in", False: ", out", None: ""}[f.within] if f else "-" for f in figures]
-        lines += [
-            Line(f"{title}, ours", ours, ours=True),
-            Line(f"{title}, paper", [as_printed(p) for p in published]),
-            Line("difference", apart),
+        apart = [difference(f) + {True: ", in", False: ", out", None: ""}[f.within] if f else "-" for f in measured]
+        ours.append(len(rows))
+        rows += [
+            [f"{title}, ours", *(with_spread(f.mean, f.std) if f else "-" for f in measured)],
+            [f"{title}, paper", *map(as_printed, published)],
+            ["difference", *apart],
         ]
         if row.startswith("nats"):
-            bits = [in_bits(f.mean, f.std) if f else "-" for f in figures]
-            lines += [
-                Line(f"{title.partition(',')[0]}, bits/dim, ours", bits),
-                Line(f"{title.partition(',')[0]}, bits/dim, paper", [printed_in_bits(p) for p in published]),
+            name = title.partition(",")[0]
+            rows += [
+                [f"{name}, bits/dim, ours", *(in_bits(f.mean, f.std) if f else "-" for f in measured)],
+                [f"{name}, bits/dim, paper", *map(printed_in_bits, published)],
             ]
-    return lines
+    header = ["", *map(label, table.cells)]
+    return DataTable(header, rows, align="l" + "r" * len(table.cells), highlight=ours, groups=ours)
 
 
 def markdown(found: Found, profile: Profile) -> str:
     """All tables as Markdown."""
-
-    def line(cells: Sequence[str]) -> str:
-        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
-
     blocks = ["# The paper's tables, ours beside the published figures", _legend(found, profile)]
     for table in TABLES.values():
-        header = ["", *(label(cell) for cell in table.cells)]
-        rows = [[each.title, *each.texts] for each in table_lines(table, found)]
-        rule = ["---", *("---:" for _ in table.cells)]
-        notes = [f"- {remark}" for remark in remarks([found[cell.name] for cell in table.cells], profile)]
-        blocks += [f"## {table.title}", "\n".join(line(cells) for cells in (header, rule, *rows)), "\n".join(notes)]
+        notes = "\n".join(f"- {remark}" for remark in _remarks(table, found, profile))
+        blocks += [f"## {table.title}", tables.markdown(data_table(table, found)).rstrip("\n"), notes]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
@@ -121,59 +117,39 @@ def latex(found: Found, profile: Profile) -> str:
         r"\usepackage[landscape,margin=15mm]{geometry}",
         r"\usepackage{booktabs}",
         r"\begin{document}",
-        _tex(_legend(found, profile)),
+        tables.tex(_legend(found, profile)),
+        "",
     ]
     for table in TABLES.values():
-        notes = "; ".join(remarks([found[cell.name] for cell in table.cells], profile))
-        rows = []
-        for position, each in enumerate(table_lines(table, found)):
-            rule = [r"\midrule"] if each.ours and position else []
-            rows += [*rule, " & ".join(_tex(text) for text in (each.title, *each.texts)) + r" \\"]
-        parts += [
-            "",
-            r"\begin{table}[p]",
-            r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
-            rf"\textbf{{{_tex(table.title)}}}\par",
-            *([_tex(notes) + r"\par"] if notes else []),
-            r"\smallskip",
-            rf"\begin{{tabular}}{{l{'r' * len(table.cells)}}}",
-            r"\toprule",
-            " & ".join(["", *(_tex(label(cell)) for cell in table.cells)]) + r" \\",
-            r"\midrule",
-            *rows,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    return "\n".join([*parts, r"\end{document}", ""])
+        notes = "; ".join(_remarks(table, found, profile))
+        parts.append(tables.latex(replace(data_table(table, found), title=table.title, caption=notes)))
+    return "\n".join([*parts[:-1], parts[-1].rstrip("\n"), r"\end{document}", ""])
 
 
-def page(found: Found, profile: Profile, results: Path) -> str:
-    """The HTML page."""
+def _remarks(table: Table, found: Found, profile: Profile) -> list[str]:
+    return remarks([found[cell.name] for cell in table.cells], profile)
+
+
+def page(found: Found, profile: Profile, results: Path, drawn: Mapping[Setting, Mapping[str, Figure]]) -> str:
+    """The HTML page, with the charts of each run."""
     strips = {cell.cell.setting: _strips(cell, profile, results) for cell in found.values() if cell.results}
     sections = [_reading(found)]
     for table in TABLES.values():
-        here = [found[cell.name] for cell in table.cells]
-        lines = table_lines(table, found)
-        body = html.table(
-            ["", *(label(cell) for cell in table.cells)],
-            [[line.title.replace(" ", NO_BREAK), *line.texts] for line in lines],
-            caption="; ".join(remarks(here, profile)),
-            highlight=[number for number, line in enumerate(lines) if line.ours],
-            align=["left", *["right"] * len(here)],
-        )
+        shown = data_table(table, found)
+        rows = [[str(first).replace(" ", NO_BREAK), *rest] for first, *rest in shown.rows]
+        body = tables.html(replace(shown, rows=rows, caption="; ".join(_remarks(table, found, profile))))
         if table.name == "table5":
             body += _samples(table, strips)
         title, _, intro = table.title.partition(": ")
-        sections.append(html.Section(title, body, intro))
+        sections.append(Section(title, body, intro))
     sections.append(_misses(found, profile))
-    shown = {cell.cell.setting: cell for cell in found.values() if cell.results}
+    ran = {cell.cell.setting: cell for cell in found.values() if cell.results}
     sections += [
-        html.Section(_title(setting), _details(cell, strips[setting]), _summary(cell))
-        for setting, cell in shown.items()
+        Section(_title(setting), _details(setting, drawn[setting], strips[setting]), _summary(cell))
+        for setting, cell in ran.items()
     ]
-    sections.append(_provenance(list(shown.values())))
-    return html.page(
+    sections.append(_provenance(list(ran.values())))
+    return document.page(
         "Negative sampling in variational autoencoders: ours beside the paper's",
         sections,
         subtitle=f"{measured_on(list(found.values()), profile)}. Standard deviations over seeds in parentheses.",
@@ -190,17 +166,17 @@ def _title(setting: Setting) -> str:
     return ", ".join(LABELS[name] for name in (setting.data, setting.likelihood, setting.negatives))
 
 
-def _reading(found: Found) -> html.Section:
+def _reading(found: Found) -> Section:
     """What reproduces and what does not: the claims, and the count of figures."""
     figures = [figure for cell in found.values() for figure in cell.figures.values()]
     judged = [figure.within for figure in figures if figure.within is not None]
     printed = sum(len(cell.cell.paper) for cell in found.values())
     judgments = [judge(claim, found) for claim in CLAIMS]
     words = {True: "yes", False: "no", None: "results missing"}
-    claims = html.table(
+    claims = DataTable(
         ["What the paper says", "Holds here", "Our figures"],
         [[j.claim.text, words[j.holds], j.evidence or "-"] for j in judgments],
-        align=["left"] * 3,
+        align="lll",
     )
     counted = (
         f"{sum(j.holds is True for j in judgments)} of {len(judgments)} claims hold."
@@ -208,10 +184,10 @@ def _reading(found: Found) -> html.Section:
         f" {len(judged) - sum(judged)} outside; {printed - len(judged)} have no result yet."
         " A figure that several tables print is counted in each."
     )
-    return html.Section("What reproduces and what does not", claims, counted)
+    return Section("What reproduces and what does not", tables.html(claims), counted)
 
 
-def _misses(found: Found, profile: Profile) -> html.Section:
+def _misses(found: Found, profile: Profile) -> Section:
     """The figures outside the combined spread, and what people have to say about them."""
     misses = [(c, figure) for c in found.values() for figure in c.figures.values() if figure.within is False]
     header = ["Cell", "Figure", "Ours", "Paper", "Difference", "Combined spread"]
@@ -223,11 +199,11 @@ def _misses(found: Found, profile: Profile) -> html.Section:
         for cell, figure in misses
     ]  # fmt: skip
     why = {cell.cell.name: explanation(cell, profile.name) for cell, _ in misses}
-    body = html.definition_list({name: text for name, text in why.items() if text}) if any(why.values()) else ""
+    body = document.facts({name: text for name, text in why.items() if text}) if any(why.values()) else Markup()
     if rows:
-        body += html.table(header, rows, align=["left", "left", *["right"] * 4])
+        body += tables.html(DataTable(header, rows, align="llrrrr"))
     intro = f"{len(rows)} figures. {SPREAD}" if rows else "There are none."
-    return html.Section("Figures outside the combined spread", body, intro)
+    return Section("Figures outside the combined spread", body, intro)
 
 
 def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pictures]:
@@ -240,22 +216,22 @@ def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pict
     return {}
 
 
-def _samples(table: Table, strips: dict[Setting, dict[str, Pictures]]) -> str:
+def _samples(table: Table, strips: dict[Setting, dict[str, Pictures]]) -> Markup:
     """The last row of Table 5: what the sets and the negatives look like."""
-    grids, sets = [], ""
+    grids, sets = [], Markup()
     for cell in table.cells:
         shown = strips.get(cell.setting, {})
         if shown and not sets:
             pair = {LABELS[cell.setting.data]: shown["Inliers"], LABELS[cell.ood]: shown["Outliers"]}
-            sets = html.figure_row(*(_grid(images, name, name) for name, images in pair.items()))
+            sets = document.row(*(_grid(images, name, name) for name, images in pair.items()))
         if "Negatives" in shown:
             name = f"Negatives: {LABELS[cell.setting.negatives]}"
             grids.append(_grid(shown["Negatives"], name, name))
-    return sets + (html.figure_row(*grids) if grids else "")
+    return sets + (document.row(*grids) if grids else Markup())
 
 
-def _grid(images: Pictures, caption: str, alt: str) -> str:
-    return html.image_grid(images, columns=8, scale=2, caption=caption, alt=alt)
+def _grid(images: Pictures, caption: str, alt: str) -> Markup:
+    return document.image_grid(images, columns=8, scale=2, caption=caption, alt=alt)
 
 
 def _summary(cell: CellResult) -> str:
@@ -267,35 +243,41 @@ def _summary(cell: CellResult) -> str:
     )
 
 
-def _details(cell: CellResult, strips: dict[str, Pictures]) -> str:
+def _details(setting: Setting, drawn: Mapping[str, Figure], strips: dict[str, Pictures]) -> Markup:
     """Curves over epochs, score distributions, ROC curves and pictures of one configuration."""
+    epochs = [document.chart(figure) for kind, figure in drawn.items() if kind in EPOCHS]
+    scores = [document.chart(figure) for kind, figure in drawn.items() if kind not in EPOCHS]
+    body = document.row(*epochs) + document.row(*scores)
+    if strips:
+        grids = [_grid(images, caption, f"{caption}, {_title(setting)}") for caption, images in strips.items()]
+        body += document.row(*grids)
+    return body
+
+
+def charts(cell: CellResult) -> dict[str, Figure]:
+    """A run's charts by name: "auc" and "likelihood" over the epochs, the scores "bpd" and "kl", "roc"."""
     name, other = LABELS[cell.cell.setting.data], LABELS[cell.cell.ood]
     first = cell.results[0]
     quantiles = first["quantiles"][cell.cell.ood]
     scores = {
         key: {side: np.array(values, float) for side, values in sides.items()} for key, sides in quantiles.items()
     }
-    histograms = [
-        html.histogram({f"{name} (inliers)": pair["inliers"], f"{other} (OOD)": pair["ood"]}, xlabel=SCORES[key],
-                       bins=40)
+    histograms = {
+        key: figures.histogram(
+            {f"{name} (inliers)": pair["inliers"], f"{other} (OOD)": pair["ood"]}, xlabel=SCORES[key], bins=40
+        )
         for key, pair in scores.items()
-    ]  # fmt: skip
+    }
     row = first["evaluation"][cell.cell.ood]
     curves = {
         f"{key.upper()}, AUC {float(row[f'auc_{key}']):.3f}": roc_curve(pair["inliers"], pair["ood"])
         for key, pair in scores.items()
     }
-    body = html.figure_row(*_curves(cell)) + html.figure_row(*histograms, html.roc(curves))
-    if strips:
-        grids = [
-            _grid(images, caption, f"{caption}, {_title(cell.cell.setting)}") for caption, images in strips.items()
-        ]
-        body += html.figure_row(*grids)
-    return body
+    return {**_over_epochs(cell), **histograms, "roc": figures.roc(curves)}
 
 
-def _curves(cell: CellResult) -> list[str]:
-    """AUCs and likelihoods over the epochs: means over the seeds, with bands from the least to the largest."""
+def _over_epochs(cell: CellResult) -> dict[str, Figure]:
+    """AUCs and likelihoods: means over the seeds, with bands from the least to the largest."""
     images = cell.results[0]["curve_images"]
     count = max(len(result["curve"]) for result in cell.results)
     epochs = np.arange(1, count + 1)
@@ -307,33 +289,29 @@ def _curves(cell: CellResult) -> list[str]:
                 values[seed, position] = float(row.get(key, math.nan))
         return values
 
-    figures = []
+    drawn = {}
     likelihoods = {"nats_per_dim_test": "test", "nats_per_dim_ood": "OOD", "nats_per_dim": "training"}
     areas = {"auc_bpd": "AUC BPD", "auc_kl": "AUC KL", "auc_prior_ratio": "AUC prior ratio"}
-    for names, ylabel in ((areas, "AUC"), (likelihoods, "nats per dimension")):
-        values = {key: over_seeds(key) for key in names}
-        values = {key: v for key, v in values.items() if np.isfinite(v).any()}
-        note = ""
-        if names is likelihoods:  # generated negatives can send the OOD set beyond any axis
-            most = max(
-                (float(v[np.isfinite(v)].max()) for k, v in values.items() if k != "nats_per_dim_ood"), default=1.0
-            )
-            far = values.get("nats_per_dim_ood")
-            if far is not None and float(far[np.isfinite(far)].max()) > 20 * abs(most):
+    for kind, names, ylabel in zip(EPOCHS, (areas, likelihoods), ("AUC", "nats per dimension"), strict=True):
+        values = {key: v for key in names if np.isfinite(v := over_seeds(key)).any()}
+        ood = values.get("nats_per_dim_ood")
+        if ood is not None:  # generated negatives can send the OOD set beyond any axis
+            others = [float(v[np.isfinite(v)].max()) for key, v in values.items() if key != "nats_per_dim_ood"]
+            far = float(ood[np.isfinite(ood)].max())
+            if far > 20 * abs(max(others, default=1.0)):
                 del values["nats_per_dim_ood"]
-                note = f" (OOD left out: up to {float(far[np.isfinite(far)].max()):.2g})"
-        if not values:
-            continue
-        bands = {names[key]: (v.min(0), v.max(0)) for key, v in values.items() if len(v) > 1}
-        series = {names[key]: (epochs, v.mean(0)) for key, v in values.items()}
-        figures.append(
-            html.lines(series, xlabel=f"epoch ({images:,} images of each test set)", ylabel=ylabel + note,
-                       bands=bands)
-        )  # fmt: skip
-    return figures
+                ylabel += f" (OOD left out: up to {far:.2g})"
+        if values:
+            drawn[kind] = figures.lines(
+                {names[key]: (epochs, v.mean(0)) for key, v in values.items()},
+                xlabel=f"epoch ({images:,} images of each test set)",
+                ylabel=ylabel,
+                bands={names[key]: (v.min(0), v.max(0)) for key, v in values.items() if len(v) > 1},
+            )
+    return drawn
 
 
-def _provenance(found: Sequence[CellResult]) -> html.Section:
+def _provenance(found: Sequence[CellResult]) -> Section:
     """Where every number comes from."""
     header = ["Run", "Seeds", "Epochs", "Training, s", "Images/s", "Machine", "Precision", "torch", "negvae, commit"]
     rows: list[list[str | float]] = []
@@ -355,22 +333,5 @@ def _provenance(found: Sequence[CellResult]) -> html.Section:
         )  # fmt: skip
         for result in cell.results:
             data |= {f"{cell.cell.setting.data}: {role}": text for role, text in result["data"].items()}
-    body = html.table(header, rows, caption="Seconds and images per second are means over the seeds.")
-    return html.Section("Provenance", body + html.definition_list(data))
-
-
-def _tex(text: str) -> str:
-    """Plain text for LaTeX."""
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "<": "$<$", ">": "$>$", "^": r"\textasciicircum{}"}
-    power = r"(?:([\d.]+)x)?10\^(-?\d+)"
-    parts, last = [], 0
-
-    def plain(piece: str) -> str:
-        escaped = "".join(special.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in piece)
-        return re.sub(r"(?<![\w)])-(?=\d|$)", "$-$", escaped)
-
-    for match in re.finditer(power, text):
-        lead = f"{match[1]}\\times " if match[1] else ""
-        parts += [plain(text[last : match.start()]), f"${lead}10^{{{match[2]}}}$"]
-        last = match.end()
-    return "".join([*parts, plain(text[last:])])
+    table = DataTable(header, rows, caption="Seconds and images per second are means over the seeds.")
+    return Section("Provenance", tables.html(table) + document.facts(data))

@@ -9,7 +9,7 @@ A file's content, written by `negvae.paper.runner`:
                                     statistics from the least to the largest score, for histograms and ROC curves
     curve, curve_images             one row for each epoch: losses, and AUCs on so many test images
     data, notes                     the sets used, in words, and what must be said wherever figures are shown
-    pictures                        seed 0: captions and count for `negvae.pictures.read_strips`
+    pictures                        seed 0: captions and count for `negvae.report.samples.read_strips`
     provenance                      versions, commit, machine, seconds, images per second
 
 Numbers that JSON has none for stand as text: "inf", "-inf", "nan".

@@ -36,9 +36,9 @@ from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.tables import OOD, Setting
-from negvae.pictures import pictures, write_strips
 from negvae.precision import resolve_device
 from negvae.provenance import provenance, source_commit
+from negvae.report.samples import pictures, write_strips
 from negvae.run import describe, run_seeds
 from negvae.scoring.evaluation import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT

@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table as TerminalTable
+import rich.table
 
 from negvae.paper.profiles import Profile
 from negvae.paper.results import CellResult, Figure, collect
 from negvae.paper.tables import LEARNED, ROWS, Cell, Published, Table, cells
+from negvae.report.tables import DataTable, terminal
 
 LABELS = {
     "fashion-mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN",
@@ -110,13 +111,11 @@ def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
     return lines
 
 
-def show_table(table: Table, found: dict[str, CellResult]) -> TerminalTable:
+def show_table(table: Table, found: dict[str, CellResult]) -> rich.table.Table:
     """One line for each figure of a table, ours beside the paper's."""
-    shown = TerminalTable(title=table.title)
-    titles = ("trained on", "against", "likelihood", "negatives", "", "ours", "paper", "difference", "within",
+    header = ("trained on", "against", "likelihood", "negatives", "", "ours", "paper", "difference", "within",
               "ours, bits/dim", "paper, bits/dim")  # fmt: skip
-    for position, title in enumerate(titles):
-        shown.add_column(title, justify="left" if position < 5 else "right", no_wrap=4 <= position < 10)
+    rows: list[list[str]] = []
     for cell in table.cells:
         setting = cell.setting
         names = [LABELS[name] for name in (setting.data, cell.ood, setting.likelihood, setting.negatives)]
@@ -127,9 +126,10 @@ def show_table(table: Table, found: dict[str, CellResult]) -> TerminalTable:
             bits = ["", ""]
             if row.startswith("nats"):
                 bits = [in_bits(figure.mean, figure.std) if figure else "-", printed_in_bits(published)]
-            shown.add_row(*names, title, *ours, *bits, end_section=row == list(ROWS)[-1])
+            rows.append([*names, title, *ours, *bits])
             names = [""] * 4
-    return shown
+    groups = range(0, len(rows), len(ROWS))
+    return terminal(DataTable(header, rows, title=table.title, align="lllllrrrrrr", groups=groups), whole=range(4, 10))
 
 
 def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, Any]]:

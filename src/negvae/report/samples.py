@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -93,3 +94,31 @@ def read_strips(path: Path, captions: Sequence[str], count: int) -> dict[str, Pi
         caption: np.stack(np.split(line, count, axis=1)).transpose(0, 3, 1, 2)
         for caption, line in zip(captions, lines, strict=True)
     }
+
+
+def mosaic(images: NDArray[Any], columns: int) -> Pictures:
+    """Lay images out side by side and below one another, with transparent gutters of one pixel between them.
+
+    Args:
+        images: The images, uint8, n x C x H x W with C 1 or 3.
+        columns: The number of images in a line.
+
+    Returns:
+        One picture, uint8, height x width x (C + 1); the last channel is opacity.
+
+    Raises:
+        ValueError: The array is something else or empty, or `columns` is below 1.
+    """
+    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
+        what = f"images are {images.dtype} {images.shape}"
+        raise ValueError(f"{what}: expected uint8, N x C x H x W with C 1 or 3")
+    if columns < 1:
+        raise ValueError(f"image grid: columns {columns} should be 1 or more")
+    count, channels, height, width = images.shape
+    columns = min(columns, count)
+    canvas = np.zeros((-(-count // columns) * (height + 1) - 1, columns * (width + 1) - 1, channels + 1), np.uint8)
+    for index, image in enumerate(images):
+        top, left = index // columns * (height + 1), index % columns * (width + 1)
+        canvas[top : top + height, left : left + width, :-1] = image.transpose(1, 2, 0)
+        canvas[top : top + height, left : left + width, -1] = 255
+    return canvas

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from negvae.model import build_vae
-from negvae.pictures import pictures, read_strips, write_strips
+from negvae.report.samples import pictures, read_strips, write_strips
 from tests.conftest import SHAPES, blobs, small_run
 
 

@@ -7,7 +7,7 @@ import torch
 from negvae.artifact import load_artifact
 from negvae.cli import main
 from negvae.detector import NegVAEDetector
-from negvae.report import Kept, examine, training_inliers, write_report
+from negvae.report.page import Kept, examine, training_inliers, write_report
 from tests.conftest import blobs
 
 

@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae import html
 from negvae.artifact import Artifact, load_artifact
 from negvae.data import load
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.model import VAE
 from negvae.provenance import provenance
+from negvae.report import document, figures, tables
+from negvae.report.document import Section
+from negvae.report.tables import DataTable
 from negvae.run import hold_out
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
@@ -148,7 +151,7 @@ def write_report(
     if findings.failed == findings.rows:
         reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""
         raise ValueError(f"{', '.join(map(str, inputs))}: no image that can be scored{reason}")
-    html.write(out, _page(artifact, calibration, findings, inputs))
+    document.write(out, _page(artifact, calibration, findings, inputs))
     return findings
 
 
@@ -264,7 +267,7 @@ def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
 def _page(artifact: Artifact, calibration: Calibration, findings: Findings, inputs: Sequence[str]) -> str:
     least, most, sample = findings.least.ordered(), findings.most.ordered(), findings.sample.columns
     sections = [
-        html.Section("Counts", _counts(calibration, findings)),
+        Section("Counts", _counts(calibration, findings)),
         _extremes(artifact.model, "Least typical", least, calibration),
         _extremes(artifact.model, "Most typical", most, calibration),
         _histograms(calibration, findings, sample),
@@ -272,10 +275,10 @@ def _page(artifact: Artifact, calibration: Calibration, findings: Findings, inpu
     ]
     if findings.errors:
         rest = f"The first {len(findings.errors)} of {findings.failed:,}." if findings.failed > ERRORS else ""
-        sections.append(html.Section("Errors", html.table(["file", "why"], findings.errors), rest))
-    sections.append(html.Section("Provenance", _provenance(artifact, calibration, inputs)))
+        sections.append(Section("Errors", tables.html(DataTable(["file", "why"], findings.errors)), rest))
+    sections.append(Section("Provenance", _provenance(artifact, calibration, inputs)))
     scored = findings.rows - findings.failed
-    return html.page(
+    return document.page(
         f"{', '.join(_short(text) for text in inputs)}: what the detector sees",
         sections,
         subtitle=f"{scored:,} scored, {findings.outliers:,} called outliers by {calibration.describe()}",
@@ -286,7 +289,7 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else f"…{text[-59:]}"
 
 
-def _counts(calibration: Calibration, findings: Findings) -> str:
+def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
     rate = calibration.false_alarm_rate
@@ -301,10 +304,10 @@ def _counts(calibration: Calibration, findings: Findings) -> str:
             f"at most {rate:.2%}, from {calibration.size:,} held-out inliers",
         ),
     ]
-    return html.table(["", "count", "note"], rows, align=["left", "right", "left"])
+    return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
 
 
-def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration) -> html.Section:
+def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration) -> Section:
     lowest = title.startswith("Most")
     intro = f"The {len(columns['p'])} rows with the {'lowest' if lowest else 'highest'} {calibration.score}, in order."
     names = [name for name in columns if name in ALL_SCORES]
@@ -320,19 +323,16 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
         images, again = (_viewable(array) for array in (columns["images"], reconstructions(model, columns["images"])))
         scale = max(1, LARGEST_SIDE // max(images.shape[2:]))
         blocks = [
-            html.figure_row(
-                html.image_grid(images, columns=8, scale=scale, caption="The images."),
-                html.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
+            document.row(
+                document.image_grid(images, columns=8, scale=scale, caption="The images."),
+                document.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
             )
         ]
-    align = ["left", "center", *["right"] * (1 + len(names))]
-    blocks.append(
-        html.table(
-            ["file", "outlier", "p-value", *names], rows, align=align,
-            caption=f"The first {len(rows)} of them. Larger scores mean farther from the training data.",
-        )
+    table = DataTable(
+        ["file", "outlier", "p-value", *names], rows, align="lcr" + "r" * len(names),
+        caption=f"The first {len(rows)} of them. Larger scores mean farther from the training data.",
     )  # fmt: skip
-    return html.Section(title, "".join(blocks), intro)
+    return Section(title, Markup().join([*blocks, tables.html(table)]), intro)
 
 
 def _viewable(images: NDArray[Any]) -> NDArray[np.uint8]:
@@ -343,7 +343,7 @@ def _viewable(images: NDArray[Any]) -> NDArray[np.uint8]:
     return np.ascontiguousarray(images[:, :, ::step, ::step])
 
 
-def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -> html.Section:
+def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -> Section:
     scored = findings.rows - findings.failed
     count = len(sample["p"])
     drawn = "" if count == scored else f" The input is shown by {count:,} of its rows, evenly drawn."
@@ -354,17 +354,17 @@ def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -
             series[f"held-out inliers ({calibration.size:,})"] = calibration.scores[name]
         series[f"input ({count:,})"] = sample[name]
         marks = {"threshold": calibration.threshold} if name == calibration.score else None
-        charts.append(html.histogram(series, xlabel=name, title=ALL_SCORES[name], marks=marks))
+        charts.append(document.chart(figures.histogram(series, xlabel=name, marks=marks), ALL_SCORES[name]))
     charts.append(
-        html.histogram(
-            {"input": sample["p"]}, xlabel="p-value", bins=20, log_x=False,
-            title="p-values: about level where all are inliers, a peak at the left is what strangers make",
+        document.chart(
+            figures.histogram({"input": sample["p"]}, xlabel="p-value", bins=20, log_x=False),
+            "p-values: about level where all are inliers, a peak at the left is what strangers make",
         )
-    )  # fmt: skip
-    return html.Section("Scores", html.figure_row(*charts), f"Larger = more out-of-distribution.{drawn}")
+    )
+    return Section("Scores", document.row(*charts), f"Larger = more out-of-distribution.{drawn}")
 
 
-def _map(artifact: Artifact, findings: Findings, sample: Columns) -> html.Section:
+def _map(artifact: Artifact, findings: Findings, sample: Columns) -> Section:
     """Means of q(z|x) on the two directions of their largest variance."""
     inliers = training_inliers(artifact)
     codes = sample["codes"][:MAPPED]
@@ -384,18 +384,18 @@ def _map(artifact: Artifact, findings: Findings, sample: Columns) -> html.Sectio
     where = f" {len(codes):,} of the {scored:,} rows are shown, evenly drawn." if len(codes) < scored else ""
     where += "" if inliers is not None else " The training data is not at hand, so only the input is shown."
     labels = [f"principal component {number + 1} ({part:.0%})" for number, part in enumerate([*share, 0.0, 0.0][:2])]
-    return html.Section(
+    return Section(
         "Latent space",
-        html.figure_row(html.scatter(placed, xlabel=labels[0], ylabel=labels[1])),
+        document.row(document.chart(figures.scatter(placed, xlabel=labels[0], ylabel=labels[1]))),
         f"Every point is the mean of one posterior q(z|x), {codes.shape[1]} numbers, seen along the two directions in"
         f" which these points vary most; in brackets, the share of their variance.{where}",
     )
 
 
-def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[str]) -> str:
+def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[str]) -> Markup:
     now, then = provenance(artifact.config), artifact.provenance
     data = then.get("data", {})
-    return html.definition_list(
+    return document.facts(
         {
             "Input": ", ".join(map(str, inputs)),
             "Detector": str(artifact.directory),

@@ -1,0 +1,108 @@
+"""Self-contained HTML pages from templates: sections, charts, image grids and lists of facts.
+
+The same input gives the same bytes, strings from callers are escaped, and a page holds no script and asks for nothing
+from elsewhere.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+
+from negvae.files import replacing
+from negvae.report.figures import svg
+from negvae.report.samples import mosaic
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+@dataclass(frozen=True)
+class Section:
+    """A titled part of a page.
+
+    Attributes:
+        title: Plain text.
+        body: Safe HTML, as the functions of this package return it.
+        intro: Plain text below the title.
+    """
+
+    title: str
+    body: Markup
+    intro: str = ""
+
+
+@cache
+def templates() -> jinja2.Environment:
+    """Load the templates of this package, which escape every value they are given and refuse to miss one."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("negvae.report"), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+
+
+def render(template: str, **values: Any) -> Markup:
+    """Fill the template of this name."""
+    return Markup(templates().get_template(f"{template}.html.j2").render(values))
+
+
+def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "") -> str:
+    """Make one complete document; from four sections on, links to them stand at its top."""
+    return str(render("page", title=title, sections=sections, subtitle=subtitle, footer=footer, policy=POLICY))
+
+
+def write(path: Path, html: str) -> None:
+    """Write a page whole or not at all, making the folders it needs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        # File names can hold lone surrogates, which UTF-8 has no bytes for.
+        temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
+
+
+def chart(figure: Figure, title: str = "") -> Markup:
+    """Put a chart below its title."""
+    return render("chart", title=title, svg=svg(figure))
+
+
+def row(*figures: Markup) -> Markup:
+    """Put charts and grids side by side; they wrap where the screen is narrow."""
+    return render("row", figures=figures)
+
+
+def facts(pairs: Mapping[str, str]) -> Markup:
+    """List names and what they stand for, such as where results come from."""
+    return render("facts", pairs=pairs)
+
+
+def image_grid(images: NDArray[Any], *, columns: int = 10, scale: int = 2, caption: str = "", alt: str = "") -> Markup:
+    """Show images as one PNG, with transparent gutters of one image pixel between them.
+
+    Args:
+        images: The images, uint8, N x C x H x W with C 1 or 3.
+        columns: The number of images in a line.
+        scale: The number of screen pixels for each image pixel.
+        caption: Plain text below.
+        alt: What a reader who cannot see the images should know; the caption by default.
+
+    Raises:
+        ValueError: The array is something else or empty, or `columns` or `scale` is below 1.
+    """
+    if scale < 1:
+        raise ValueError(f"image grid: scale {scale} should be 1 or more")
+    canvas = mosaic(images, columns)
+    buffer = io.BytesIO()
+    Image.fromarray(canvas).save(buffer, "PNG", optimize=True)
+    height, width = (side * scale for side in canvas.shape[:2])
+    alt = alt or caption or f"{len(images)} images of {images.shape[3]} x {images.shape[2]} pixels"
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return render("images", width=width, height=height, alt=alt, caption=caption, data=data)

@@ -1,0 +1,24 @@
+"""The demo on small sets: one table, in a terminal and on the page."""
+
+import json
+
+from rich.console import Console
+
+from negvae.demo import run_demo
+from tests.report.conftest import Reader
+
+
+def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
+    console = Console(width=200, record=True)
+    run_demo(tmp_path / "demo", quick=True, console=console)
+    rows = json.loads((tmp_path / "demo/summary.json").read_text())["rows"]
+    assert [row["negatives"] for row in rows] == ["none", "augmented"]
+    page = Reader((tmp_path / "demo/report.html").read_text())
+    printed = console.export_text()
+    for row in rows:
+        assert f"{row['nats_per_dim_ood']:.3f}" in page.text
+        assert f"{row['nats_per_dim_ood']:.3f}" in printed
+    assert len(page.all("figure", "plot")) == len(page.all("svg")) == 2 * 3  # two scores and the ROC of each model
+    assert len(page.all("figure", "pixels")) == 5 + 6  # negatives only where there are any
+    assert "0.46 (0.05)" in page.text
+    assert "Negatives: augmented" in page.text
