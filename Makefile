@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-cluster check bench clean
+.PHONY: demo test test-avx2 test-sse41 test-cluster check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    train and test on Fashion-MNIST against MNIST (minutes; make demo QUICK=1 is quicker)"
-	@echo "make test    lint, types and tests"
+	@echo "make test    lint, types and tests (make test PYTHON=python3.12 for another interpreter, after make clean)"
+	@echo "make test-avx2, make test-sse41   the numerical tests as on an older processor, by one thread and by two"
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
@@ -19,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod,ray]' pytest pytest-timeout ruff mypy pre-commit types-PyYAML
+		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -30,8 +31,21 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# One thread in each of two processes: threads of two processes that share two cores slow one another.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+
 test: $(STAMP) check
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(PYTEST)
+
+# What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two.
+NUMERICAL := tests/model tests/training tests/scoring tests/test_negatives.py tests/test_detector.py \
+	tests/test_precision.py tests/deploy/test_export.py
+avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
+
+test-avx2 test-sse41: test-%: $(STAMP)
+	$($*) OMP_NUM_THREADS=1 $(PYTEST) $(NUMERICAL)
+	$($*) OMP_NUM_THREADS=2 $(BIN)/pytest $(NUMERICAL)
 
 # Nodes and drivers of a Ray cluster on this machine are killed in the middle of their jobs.
 test-cluster: $(STAMP)

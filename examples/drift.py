@@ -21,7 +21,7 @@ def main() -> None:
     digits = zoom(load_digits().images / 16, (1, 2, 2), order=1).clip(0, 1)
     images = (digits * 255).round().astype(np.uint8)
     train, stream = train_test_split(images, test_size=BATCH * (STEADY + AGEING), random_state=0)
-    detector = NegVAEDetector(negatives="none", epochs=25, random_state=0).fit(train)
+    detector = NegVAEDetector(negatives="none", epochs=15, random_state=0).fit(train)
     print("batch  light  single images called  typicality  limit")
     for number, batch in enumerate(np.split(stream, STEADY + AGEING)):
         light = 1 - 0.06 * max(number - STEADY + 1, 0)

@@ -89,6 +89,15 @@ def test_a_new_calibration_heals(copy: Path, pair: tuple[Path, Path], how: str) 
     assert load_artifact(copy, "cpu").calibration.score == "bpd"
 
 
+def test_a_folder_of_a_later_version_is_refused_and_of_version_0_1_read(copy: Path) -> None:
+    text = (copy / CONFIG).read_text()
+    (copy / CONFIG).write_text(text.replace("format: 2", "format: 3"))
+    with pytest.raises(ValueError, match="reads formats up to 2: upgrade negvae"):
+        load_artifact(copy, "cpu")
+    (copy / CONFIG).write_text(text.replace("format: 2\n", "").removesuffix("...\n"))
+    assert load_artifact(copy, "cpu").calibration is not None
+
+
 @pytest.mark.parametrize("content", [None, b"#!/bin/sh\n", b"run: 5\nshape: 3\nprovenance: no\n", b"run: !!python/x"])
 def test_a_foreign_folder_is_refused(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:

@@ -34,6 +34,8 @@ from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
 CALIBRATION = "calibration.safetensors"
+FORMAT = 2
+"""Of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end."""
 _CARD_TITLE = "## Score and threshold"
 _REMEDY = "`negvae calibrate` makes it anew"
 
@@ -95,9 +97,8 @@ class Artifact:
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
     """Write config.yaml: the run, the image shape it was made for, and the provenance."""
-    content = {"run": config.to_dict(), "shape": list(shape), "provenance": provenance}
     directory.mkdir(parents=True, exist_ok=True)
-    write_text(directory / CONFIG, yaml.safe_dump(content, sort_keys=False))
+    _write_config(directory, {"run": config.to_dict(), "shape": list(shape), "provenance": provenance})
 
 
 def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[str, Any]]:
@@ -105,15 +106,9 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
 
     Raises:
         FileNotFoundError: the folder or its config.yaml is not there.
-        ValueError: config.yaml is damaged.
+        ValueError: config.yaml is damaged, or a later version wrote it.
     """
-    path = directory / CONFIG
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} is not a negvae run: it has no {CONFIG}")
-    try:
-        content = read_yaml_mapping(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError:
-        raise ValueError(f"{path}: not a text file") from None
+    content, path = _read_config(directory), directory / CONFIG
     if not {"run", "shape", "provenance"} <= content.keys() or not isinstance(content["run"], dict):
         raise ValueError(f"{path}: expected the sections run, shape and provenance")
     shape, provenance = content["shape"], content["provenance"]
@@ -126,9 +121,7 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
 
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
     """Add or replace a section of config.yaml that `read_config` does not ask for."""
-    path = directory / CONFIG
-    content = read_yaml_mapping(path.read_text(encoding="utf-8"), str(path))
-    write_text(path, yaml.safe_dump({**content, name: values}, sort_keys=False))
+    _write_config(directory, {**_read_config(directory), name: values})
 
 
 def read_section(directory: Path, name: str) -> dict[str, Any]:
@@ -138,12 +131,36 @@ def read_section(directory: Path, name: str) -> dict[str, Any]:
         FileNotFoundError: the folder or its config.yaml is not there.
         ValueError: config.yaml is damaged.
     """
-    read_config(directory)
-    path = directory / CONFIG
-    section = read_yaml_mapping(path.read_text(encoding="utf-8"), str(path)).get(name)
+    section = _read_config(directory).get(name)
     if section is not None and not isinstance(section, dict):
-        raise ValueError(f"{path}: {name} must be a mapping")
+        raise ValueError(f"{directory / CONFIG}: {name} must be a mapping")
     return section or {}
+
+
+def _write_config(directory: Path, sections: dict[str, Any]) -> None:
+    content = {"format": FORMAT, **{name: values for name, values in sections.items() if name != "format"}}
+    write_text(directory / CONFIG, yaml.safe_dump(content, sort_keys=False, explicit_end=True))
+
+
+def _read_config(directory: Path) -> dict[str, Any]:
+    """All sections of config.yaml; see `read_config` for what is raised."""
+    path = directory / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(f"{directory} is not a negvae run: it has no {CONFIG}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file") from None
+    content = read_yaml_mapping(text, str(path))
+    version = content.get("format", 1)
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(
+            f"{path}: its format is {version!r}, and this version of negvae reads formats up to {FORMAT}:"
+            " upgrade negvae"
+        )
+    if version > 1 and not text.rstrip().endswith("..."):
+        raise ValueError(f"{path}: the end of the file is missing")
+    return content
 
 
 def save_artifact(

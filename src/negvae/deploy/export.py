@@ -128,9 +128,9 @@ def _calibration(artifact: Artifact, score: str | None, target_fpr: float | None
         choose("score", score, ALL_SCORES)
     if calibration is None:
         raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}` first")
-    if calibration.rounding is not None:
+    if calibration.precision != "float32":
         raise ValueError(
-            f"{artifact.directory} is calibrated in int8, and a graph is exported in float32: run"
+            f"{artifact.directory} is calibrated in {calibration.precision}, and a graph is exported in float32: run"
             f" `negvae calibrate {artifact.directory}` without --precision first"
         )
     name = score or calibration.score

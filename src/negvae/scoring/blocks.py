@@ -50,7 +50,13 @@ def blocks(model: VAE, stored: Tensor) -> Iterator[tuple[Tensor, int]]:
     size = block_size(model)
     for part in torch.split(stored, size) if len(stored) else ():
         count = len(part)
-        yield (part if count == size else torch.cat([part, part[-1:].expand(size - count, -1, -1, -1)])), count
+        yield filled(part, size), count
+
+
+def filled(part: Tensor, size: int) -> Tensor:
+    """A tensor with its last row repeated until there are `size` rows."""
+    missing = size - len(part)
+    return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
 
 def map_blocks(function: Callable[[Block], Result], items: Iterable[Block], device: torch.device) -> list[Result]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from negvae.model import VAE, Posterior
 from negvae.model.quantized import QuantizedEncoder
 from negvae.precision import autocast
-from negvae.scoring.blocks import blocks, map_blocks
+from negvae.scoring.blocks import blocks, filled, map_blocks
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.dose import model_statistics
 from negvae.text import choose
@@ -181,7 +181,8 @@ def compute_scores(
         """Each block with the random numbers of its passes, drawn in the order of the images."""
         for part, count in blocks(model, images):
             own = draws is None and decodes
-            yield part, count, [_own_draws(model, len(part), randomness) for _ in range(samples)] if own else []
+            draws_of = [_own_draws(model, count, len(part), randomness) for _ in range(samples if own else 0)]
+            yield part, count, draws_of
 
     def score(block: tuple[Tensor, int, list[Draws]]) -> dict[str, Tensor]:
         part, count, own = block
@@ -286,12 +287,12 @@ def importance_weighted(posterior: Posterior, codes: Tensor, likelihood: Tensor)
     return torch.logsumexp(likelihood + log_weight, 0) - math.log(len(codes))
 
 
-def _own_draws(model: VAE, count: int, generator: torch.Generator) -> Draws:
-    """One posterior sample's random numbers for each of `count` images: noise N x L, dequantization N x C x H x W."""
+def _own_draws(model: VAE, count: int, size: int, generator: torch.Generator) -> Draws:
+    """One posterior sample's random numbers for each of `count` images, as rows of a block of `size` images."""
     weights = next(model.parameters())
     noise = torch.randn(count, model.latent_size, generator=generator, device=model.device)
     added = model.likelihood.target(torch.zeros(count, *model.shape, device=model.device), generator)
-    return Draws(noise.to(weights), added.to(weights))
+    return Draws(filled(noise.to(weights), size), filled(added.to(weights), size))
 
 
 def shared(images: Tensor, posterior: Posterior, draws: Draws) -> Iterator[tuple[Tensor, Tensor]]:
