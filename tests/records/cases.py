@@ -6,6 +6,7 @@ one kind of processor; the values beside them are compared within a tolerance ev
 
 import hashlib
 import json
+import os
 import platform
 import re
 from pathlib import Path
@@ -91,6 +92,8 @@ def outcome(name: str, precision: str) -> dict[str, object]:
 def processor() -> str:
     """What equal bits take: the version of torch, the instructions it uses and the processor's model."""
     capability = torch.backends.cpu.get_cpu_capability()
+    if held := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        capability += f" ({held})"
     facts = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else platform.processor()
     model = [
         match.group(1).strip()
