@@ -58,7 +58,7 @@ test-cluster: $(STAMP)
 	touch $@
 
 bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
-	$(BIN)/negvae bench --pythae .venv-pythae/bin/python --pyod .venv-pyod/bin/python \
+	$(BIN)/python -m benchmarks.bench --pythae .venv-pythae/bin/python --pyod .venv-pyod/bin/python \
 		$(if $(QUICK),--quick,--out benchmarks/results --table docs/benchmarks.md)
 
 # pytorch-ood imports torchvision, which has no build that matches ours: an environment of its own, of some 5.5 GB.

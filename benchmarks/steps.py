@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from negvae.bench.work import training_multiply_adds
+from benchmarks.bench.work import training_multiply_adds
 from negvae.config import preset
 from negvae.model import build_vae
 from negvae.negatives import build_source

@@ -414,31 +414,6 @@ def demo(
     run_demo(out, quick=quick, console=_console())
 
 
-@app.command()
-def bench(
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("runs/bench"),
-    quick: Annotated[bool, typer.Option("--quick", help="Few and short rounds: does it run?")] = False,
-    only: Annotated[list[str] | None, typer.Option(help="Measure this row only; may be repeated.")] = None,
-    profile: Annotated[
-        list[str] | None, typer.Option(help="Measure this row and show where its time goes; may be repeated.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="To train on: cpu, cuda, or all that are here.")] = "all",
-    pythae: Annotated[Path | None, typer.Option(help="A Python interpreter that has pythae.")] = None,
-    pyod: Annotated[Path | None, typer.Option(help="A Python interpreter that has PyOD and torch.")] = None,
-    table: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace.")] = None,
-) -> None:
-    """Measure training and scoring beside their peers and this machine's matrix-product rate."""
-    from negvae.bench.run import run_bench
-
-    pythons = {name: path for name, path in (("pythae", pythae), ("pyod", pyod)) if path is not None}
-    well = run_bench(
-        out, quick=quick, only=only or (), profile=profile or (), device=device, pythons=pythons, table=table,
-        console=_console(),
-    )  # fmt: skip
-    if not well:
-        raise typer.Exit(1)
-
-
 @data_app.command("list")
 def data_list() -> None:
     """Show the data sets known by name and where they are on this machine."""

@@ -1,10 +1,10 @@
 """The peers' networks are negvae's."""
 
 import torch
+from benchmarks.bench.peers.networks import gray_decoder, gray_encoder
+from benchmarks.bench.peers.protocol import images_for
+from benchmarks.bench.peers.textbook import TextbookVAE, loss_function
 
-from negvae.bench.peers.networks import gray_decoder, gray_encoder
-from negvae.bench.peers.protocol import images_for
-from negvae.bench.peers.textbook import TextbookVAE, loss_function
 from negvae.config import preset
 from negvae.model import build_vae
 from negvae.training.objectives import shared_losses

@@ -4,10 +4,9 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from negvae.bench import commands, peers, rounds
-from negvae.bench.commands import Start, Streaming
-from negvae.bench.rounds import Spread, SubjectError, Worker, interleave, spread
+from benchmarks.bench import commands, peers, rounds
+from benchmarks.bench.commands import Start, Streaming
+from benchmarks.bench.rounds import Spread, SubjectError, Worker, interleave, spread
 
 SUBJECT = """
 import sys

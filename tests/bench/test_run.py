@@ -4,14 +4,14 @@ import json
 import sys
 
 import pytest
+from benchmarks.bench import __main__ as command
+from benchmarks.bench import rounds, run
+from benchmarks.bench.report import BEGIN, END, lines, markdown
+from benchmarks.bench.rounds import SubjectError
+from benchmarks.bench.rows import OURS, Comparison, Place, Row, UnavailableError, rows
+from benchmarks.bench.run import measure, run_bench
 from rich.console import Console
 
-from negvae import cli
-from negvae.bench import rounds, run
-from negvae.bench.report import BEGIN, END, lines, markdown
-from negvae.bench.rounds import SubjectError
-from negvae.bench.rows import OURS, Comparison, Place, Row, UnavailableError, rows
-from negvae.bench.run import measure, run_bench
 from negvae.report.tables import replace_table
 
 
@@ -162,9 +162,9 @@ def test_small_bench(tmp_path, monkeypatch, capsys):
 
 
 def test_command_line_refuses_in_one_line(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["negvae", "bench", "--only", "score", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(sys, "argv", ["bench", "--only", "score", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit) as stop:
-        cli.main()
+        command.run()
     error = capsys.readouterr().err
     assert (stop.value.code, error.count("\n")) == (2, 1)
     assert "did you mean score-" in error

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from benchmarks.bench.work import multiply_adds, scoring_multiply_adds, training_multiply_adds
 from torch import nn
 
-from negvae.bench.work import multiply_adds, scoring_multiply_adds, training_multiply_adds
 from negvae.config import preset
 from negvae.model import build_vae
 from tests.conftest import SHAPES

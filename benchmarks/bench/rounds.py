@@ -65,7 +65,7 @@ def interleave(subjects: Mapping[str, Subject], rounds: int) -> dict[str, list[f
 
 
 class Worker:
-    """A process that speaks `negvae.bench.peers.protocol`, from its start to being ready.
+    """A process that speaks `benchmarks.bench.peers.protocol`, from its start to being ready.
 
     Args:
         command: to start, without its specification.

@@ -1,4 +1,4 @@
-"""negvae's own side of the bench, and the roofline: processes that take turns (see `negvae.bench.peers.protocol`).
+"""negvae's own side of the bench, and the roofline: processes that take turns (see `benchmarks.bench.peers.protocol`).
 
 Training rounds are epochs of `negvae.training.loop.train`, scoring rounds calls of
 `negvae.scoring.scores.compute_scores`: what users run, not a copy of it.
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmarks.bench.peers.protocol import Turns, images_for, rate_of, specification
 from negvae.artifact import load_artifact
-from negvae.bench.peers.protocol import Turns, images_for, rate_of, specification
 from negvae.config import preset
 from negvae.model import build_vae
 from negvae.model.quantized import quantize

@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from negvae.bench.report import BEGIN, END, markdown, operator_table, rich_table
-from negvae.bench.rounds import Subject, SubjectError, Worker, interleave, spread
-from negvae.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
+from benchmarks.bench.report import BEGIN, END, markdown, operator_table, rich_table
+from benchmarks.bench.rounds import Subject, SubjectError, Worker, interleave, spread
+from benchmarks.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
 from negvae.config import preset
 from negvae.files import write_text
 from negvae.provenance import provenance

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from negvae.bench.commands import NEGVAE, Start, Streaming
-from negvae.bench.rounds import Subject, SubjectError, Worker
-from negvae.bench.work import scoring_multiply_adds, training_multiply_adds
+from benchmarks.bench.commands import NEGVAE, Start, Streaming
+from benchmarks.bench.rounds import Subject, SubjectError, Worker
+from benchmarks.bench.work import scoring_multiply_adds, training_multiply_adds
 from negvae.bulk import BATCH_SIZE
 from negvae.config import PRESETS, RunConfig, preset
 from negvae.model import VAE, build_vae
@@ -24,7 +24,7 @@ from negvae.model.quantized import multiplies_integers
 
 OURS, ROOFLINE = "negvae", "roofline"
 SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32)}
-PEERS = {"pythae": "negvae.bench.peers.pythae_vae", "pyod": "negvae.bench.peers.pyod_vae"}
+PEERS = {"pythae": "benchmarks.bench.peers.pythae_vae", "pyod": "benchmarks.bench.peers.pyod_vae"}
 
 
 class UnavailableError(SubjectError):
@@ -123,7 +123,7 @@ class Place:
 
     def worker(self, work: str, **spec: Any) -> Worker:
         """Start one of negvae's own subjects."""
-        command = [sys.executable, "-P", "-m", "negvae.bench.ours"]
+        command = [sys.executable, *_module(Path(__file__).parents[2], "benchmarks.bench.ours")]
         return Worker(command, {"work": work, "seconds": self.seconds, **spec}, self.folder)
 
     def peer(self, name: str, module: str, **spec: Any) -> Worker:
@@ -134,13 +134,15 @@ class Place:
         """
         if name not in self.pythons:
             raise UnavailableError(f"no interpreter that has it was given (--{name})")
-        folder = Path(__file__).parent
-        # At the end of the path: nothing in it may hide a module of the peer's.
-        start = (
-            f"import sys, runpy; sys.path.append({str(folder)!r}); runpy.run_module({module!r}, run_name='__main__')"
-        )
-        command = [str(self.pythons[name]), "-P", "-c", start]
+        command = [str(self.pythons[name]), *_module(Path(__file__).parent, module)]
         return Worker(command, {"seconds": self.seconds, **spec}, self.folder)
+
+
+def _module(folder: Path, name: str) -> list[str]:
+    """Arguments by which an interpreter runs a module of a folder that it does not have on its path."""
+    # At the end of the path: nothing in the folder may hide another module.
+    start = f"import sys, runpy; sys.path.append({str(folder)!r}); runpy.run_module({name!r}, run_name='__main__')"
+    return ["-P", "-c", start]
 
 
 def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from negvae.bench.rounds import SubjectError
+from benchmarks.bench.rounds import SubjectError
 
 NEGVAE = (sys.executable, "-P", "-c", "from negvae.cli import main; main()")
 """The command line, as its script starts it."""
