@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from negvae.config import RunConfig, preset
-from negvae.precision import runs_bfloat16
+from negvae.device import runs_bfloat16
 
 SHAPES = {
     "gray": (1, 28, 28),

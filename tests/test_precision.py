@@ -10,9 +10,9 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from negvae import artifact as artifacts
-from negvae import precision as precisions
+from negvae import device as precisions
 from negvae.artifact import load_artifact, save_calibration
-from negvae.precision import computes_in_bfloat16, resolve_precision, runs_bfloat16
+from negvae.device import computes_in_bfloat16, resolve_precision, runs_bfloat16
 from negvae.run import calibrate_run, run
 from tests.conftest import needs_bfloat16, small_run
 from tests.test_cli import call

@@ -35,9 +35,9 @@ from negvae.artifact import (
 from negvae.config import PRESETS, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
+from negvae.device import resolve_device
 from negvae.files import write_text
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
-from negvae.precision import resolve_device
 from negvae.provenance import provenance
 from negvae.run import LEAST_STEPS, calibrated, describe, hold_out
 from negvae.scoring.blocks import mapped

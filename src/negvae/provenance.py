@@ -12,7 +12,7 @@ import torch
 
 import negvae
 from negvae.config import RunConfig
-from negvae.precision import resolve_device, resolve_precision
+from negvae.device import resolve_device, resolve_precision
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from negvae.config import preset
+from negvae.device import runs_bfloat16
 from negvae.negatives import build_source
-from negvae.precision import runs_bfloat16
 from negvae.scoring import Scorer, calibrate
 from negvae.training.loop import train
 from tests.conftest import SHAPES, blobs

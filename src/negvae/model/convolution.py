@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import fold, linear, pad, pixel_shuffle
 
-from negvae.precision import autocast_dtype
+from negvae.device import autocast_dtype
 
 FEW_CHANNELS = 16
 """Below so many output channels a layer is worth rearranging: a vector register holds 16 or 32 numbers."""

@@ -27,6 +27,7 @@ from rich.console import Console
 from negvae.artifact import CONFIG, read_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, load
+from negvae.device import resolve_device
 from negvae.files import locked
 from negvae.model import VAE
 from negvae.negatives import auxiliary_names
@@ -36,7 +37,6 @@ from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.tables import OOD, Setting
-from negvae.precision import resolve_device
 from negvae.provenance import provenance, source_commit
 from negvae.report.samples import pictures, write_strips
 from negvae.run import describe, run_seeds

@@ -19,8 +19,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from negvae.device import autocast
 from negvae.model import VAE
-from negvae.precision import autocast
 
 Block = TypeVar("Block")
 Result = TypeVar("Result")

@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from negvae.device import autocast
 from negvae.model import VAE, Posterior
-from negvae.precision import autocast
 from negvae.scoring.blocks import blocks, map_blocks
 from negvae.scoring.scores import shared_draws
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from negvae.device import resolve_precision
 from negvae.model import VAE
 from negvae.model.quantized import QuantizedEncoder
-from negvae.precision import resolve_precision
 from negvae.scoring import combination, dose
 from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
 from negvae.scoring.combination import STATISTICS

@@ -15,9 +15,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from negvae.device import autocast
 from negvae.model import VAE, Posterior
 from negvae.model.quantized import QuantizedEncoder
-from negvae.precision import autocast
 from negvae.scoring.blocks import blocks, filled, map_blocks
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.dose import model_statistics

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from negvae.config import RunConfig
+from negvae.device import resolve_device
 from negvae.files import write_text
 from negvae.model import VAE
 from negvae.negatives import NegativeSource
-from negvae.precision import resolve_device
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from negvae.training.graph import CapturedSteps
 from negvae.training.objectives import Losses

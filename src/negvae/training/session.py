@@ -14,10 +14,10 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
 from negvae.config import RunConfig
+from negvae.device import autocast, keep_freed_memory, resolve_device, resolve_precision
 from negvae.model import build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeSource
-from negvae.precision import autocast, keep_freed_memory, resolve_device, resolve_precision
 from negvae.training.objectives import Losses, train_step
 from negvae.training.peers import Peers
 from negvae.training.weights import Weights
