@@ -91,7 +91,7 @@ def compare(folder: Path, inliers: int, first: Path, other: Path) -> dict[str, f
 def measure(place: Path) -> list[dict[str, object]]:
     """One row for each detector, precision and setting."""
     from negvae.device import runs_bfloat16
-    from negvae.model.quantized import multiplies_integers
+    from negvae.fast.int8 import multiplies_integers
     from negvae.run import calibrate_run
 
     available = {"float32": True, "bfloat16": runs_bfloat16(torch.device("cpu")), "int8": multiplies_integers()}

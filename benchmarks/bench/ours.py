@@ -18,8 +18,8 @@ from benchmarks.bench.peers.protocol import Turns, images_for, rate_of, specific
 from negvae.artifact import load_artifact
 from negvae.config import preset
 from negvae.device import resolve_device, resolve_precision
+from negvae.fast.int8 import quantize
 from negvae.model import build_vae
-from negvae.model.quantized import quantize
 from negvae.negatives import build_source
 from negvae.scoring.scores import compute_scores
 from negvae.training.loop import Reading, train

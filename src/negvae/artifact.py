@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 
 from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
 from negvae.device import resolve_device, runs_bfloat16
+from negvae.fast.int8 import QuantizedEncoder
 from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
-from negvae.model.quantized import QuantizedEncoder
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS, auto_components
 from negvae.scoring.dose import is_fitted

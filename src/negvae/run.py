@@ -15,8 +15,8 @@ from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_ar
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import ImageSet, is_path, load, names
 from negvae.device import resolve_device, resolve_precision
+from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.model import VAE
-from negvae.model.quantized import QuantizedEncoder, quantize
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
 from negvae.provenance import provenance
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from negvae.model import build_vae, convolution
+from negvae.fast import convolution
+from negvae.model import build_vae
 from tests.conftest import SHAPES, needs_bfloat16, small_run
 
 

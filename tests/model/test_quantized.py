@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from negvae.config import preset
-from negvae.model import build_vae, quantized
-from negvae.model.quantized import QuantizedEncoder, quantize
+from negvae.fast import int8 as quantized
+from negvae.fast.int8 import QuantizedEncoder, quantize
+from negvae.model import build_vae
 from negvae.scoring import compute_scores
 from negvae.scoring.metrics import detection_metrics
 from tests.conftest import SHAPES, blobs, small_run

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from negvae.model import convolution
+from negvae.fast import convolution
 from negvae.negatives import build_source
 from negvae.training.loop import read_metrics, train
 from negvae.training.peers import Peers

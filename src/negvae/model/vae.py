@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from negvae.config import RunConfig
-from negvae.model import convolution
+from negvae.fast import convolution
 from negvae.model.inputs import Features, Pixels
 from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood, wide
 from negvae.model.networks import Shape, build_networks, initialize

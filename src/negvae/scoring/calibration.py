@@ -149,7 +149,7 @@ class Calibration:
         precision: in which the scores were computed: "float32", "bfloat16" or "int8". Others are to be computed in
             the same: scores of another precision have another distribution, and ranks among these say less.
         rounding: where the scores are of the int8 encoder, the numbers that make it, by name
-            (see `negvae.model.quantized.QuantizedEncoder`); None where they are not.
+            (see `negvae.fast.int8.QuantizedEncoder`); None where they are not.
     """
 
     scores: dict[str, Scores]

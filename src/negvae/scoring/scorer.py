@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.device import resolve_precision
+from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE
-from negvae.model.quantized import QuantizedEncoder
 from negvae.scoring import combination, dose
 from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
 from negvae.scoring.combination import STATISTICS

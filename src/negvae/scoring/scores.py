@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from negvae.device import autocast
+from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE, Posterior
-from negvae.model.quantized import QuantizedEncoder
 from negvae.scoring.blocks import blocks, filled, map_blocks
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.dose import model_statistics

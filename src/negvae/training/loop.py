@@ -18,11 +18,11 @@ from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.device import resolve_device
+from negvae.fast.graph import CapturedSteps
 from negvae.files import write_text
 from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
-from negvae.training.graph import CapturedSteps
 from negvae.training.objectives import Losses
 from negvae.training.peers import Peers
 from negvae.training.session import Session
@@ -109,7 +109,7 @@ def train_seeds(
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
 
-    Each comes out as if trained alone. On a GPU they fill the device together (`negvae.training.graph`) and an
+    Each comes out as if trained alone. On a GPU they fill the device together (`negvae.fast.graph`) and an
     epoch runs without waiting for the host, so stops and readings come between epochs; on a CPU they take turns.
 
     Args:

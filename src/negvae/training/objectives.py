@@ -21,8 +21,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from negvae.fast.convolution import gradients_by_input_only
 from negvae.model import VAE, Posterior
-from negvae.model.convolution import gradients_by_input_only
 from negvae.negatives import NegativeBatch
 from negvae.training.weights import Weights
 

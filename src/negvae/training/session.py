@@ -1,7 +1,7 @@
 """One model in training: its weights and optimizers, its random numbers, and how it takes a step.
 
 Everything a step reads or writes lies on the training device, the place in the epoch included, so that on a GPU the
-steps of an epoch follow one another without the host (`negvae.training.graph`).
+steps of an epoch follow one another without the host (`negvae.fast.graph`).
 """
 
 from __future__ import annotations
