@@ -38,7 +38,7 @@ test: $(STAMP) check
 	OMP_NUM_THREADS=1 $(PYTEST)
 
 # What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two.
-NUMERICAL := tests/model tests/training tests/scoring tests/test_negatives.py tests/test_detector.py \
+NUMERICAL := tests/model tests/training tests/scoring tests/negatives tests/test_detector.py \
 	tests/test_precision.py tests/deploy/test_export.py
 avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41

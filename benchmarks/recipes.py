@@ -20,9 +20,9 @@ from negvae.config import RunConfig, preset
 from negvae.data import load
 from negvae.model import VAE
 from negvae.negatives import build_source
+from negvae.negatives.transformations import TRANSFORMATIONS
 from negvae.scoring.evaluation import compare
 from negvae.training.loop import train
-from negvae.transformations import TRANSFORMATIONS
 
 MEASURED = 2000
 SET_ASIDE = 5000

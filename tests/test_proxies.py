@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from negvae.config import PRESETS
+from negvae.negatives.transformations import TRANSFORMATIONS
 from negvae.proxies import PROXIES
-from negvae.transformations import TRANSFORMATIONS
 from tests.conftest import blobs
 
 

@@ -2,7 +2,7 @@
 
 A detector without outside data has no stranger to choose its settings by, and choosing by an out-of-distribution test
 set would be choosing by the answer. These stand in: transformations of held-out inliers, and drawings, none of which
-is in `negvae.transformations` and so none of which a model has been trained against. Like those, each takes images
+is in `negvae.negatives.transformations` and so none of which a model has been trained against. Like those, each takes images
 (N x C x H x W, floats in [0, 1], N >= 2) and a random generator, and returns as many of the same shape and range.
 """
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, conv2d, grid_sample, interpolate, pad
 
-from negvae.transformations import Transformation, uniform
+from negvae.negatives.transformations import Transformation, uniform
 
 
 def turned(images: Tensor, generator: torch.Generator) -> Tensor:

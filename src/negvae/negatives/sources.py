@@ -1,21 +1,7 @@
-"""Where negative samples come from.
-
-A source is written as text, in run descriptions and on the command line (`parse`):
-
-    none                          no negatives: the baseline VAE
-    emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
-    zoomed:imagenet32             random parts of its images, enlarged: more variety where a set is small
-    added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
-    uniform-noise                 uniform integer pixels
-    generated                     the model's own samples; the decoder is trained against the encoder
-    augmented[:NAME,NAME...]      transformations of the inliers (`negvae.transformations`)
-    0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
-"""
+"""Where negative samples come from: each source gives a batch, made from the positives, the model and a generator."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -23,10 +9,15 @@ import torch
 from torch import Tensor
 
 from negvae.model import VAE
+from negvae.negatives.transformations import (
+    DEFAULT_TRANSFORMATIONS,
+    FEATURE_TRANSFORMATIONS,
+    TRANSFORMATIONS,
+    box,
+    zoom,
+)
 from negvae.text import choose
-from negvae.transformations import DEFAULT_TRANSFORMATIONS, FEATURE_TRANSFORMATIONS, TRANSFORMATIONS, box, zoom
 
-SOURCES = ("none", "auxiliary", "zoomed", "added-noise", "uniform-noise", "generated", "augmented")
 DEFAULT_NOISE = 0.25
 
 
@@ -164,7 +155,7 @@ class Augmented:
     """Label-free transformations of the batch itself; each gets an equal share of it.
 
     Args:
-        names: keys of `negvae.transformations.TRANSFORMATIONS`, or for rows of features of
+        names: keys of `negvae.negatives.transformations.TRANSFORMATIONS`, or for rows of features of
             `FEATURE_TRANSFORMATIONS`; None for the defaults: `DEFAULT_TRANSFORMATIONS`, or all of the latter.
     """
 
@@ -244,117 +235,3 @@ class Mixture:
         given = [part.given for part in parts if part.given is not None and len(part.given)]
         generated = [part.generated for part in parts if part.generated is not None and len(part.generated)]
         return NegativeBatch(torch.cat(given) if given else None, torch.cat(generated) if generated else None)
-
-
-class Spec(NamedTuple):
-    """One parsed part of a source's text: its kind, its argument and its weight in the mixture."""
-
-    kind: str
-    argument: str
-    weight: float
-
-
-def parse(text: str) -> list[Spec]:
-    """Read the notation at the top of this module; "none" gives an empty list.
-
-    Whether a data set of that name exists is not looked up here.
-
-    Raises:
-        ValueError: a part is malformed; the message says which and how.
-    """
-    if text.strip() == "none":
-        return []
-    specs = []
-    for part in text.split("+"):
-        weight, star, rest = part.strip().rpartition("*")
-        try:
-            share = float(weight) if star else 1.0
-        except ValueError:
-            raise ValueError(f"negatives {text!r}: {weight!r} is not a weight, as in 0.5*augmented") from None
-        kind, _, argument = rest.strip().partition(":")
-        if kind == "none":
-            raise ValueError(f"negatives {text!r}: none cannot be part of a mixture")
-        if kind not in SOURCES:  # a data set's name, or a path that may hold a colon
-            kind, argument = "auxiliary", rest.strip()
-        if kind in ("auxiliary", "zoomed") and not argument:
-            raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in {kind}:kmnist")
-        if kind in ("generated", "uniform-noise") and argument:
-            raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
-        if kind == "added-noise" and argument:
-            try:
-                float(argument)
-            except ValueError:
-                message = f"negatives {text!r}: {argument!r} is not a sigma, as in added-noise:0.25"
-                raise ValueError(message) from None
-        specs.append(Spec(kind, argument, share))
-    return specs
-
-
-def auxiliary_names(text: str) -> list[str]:
-    """The data sets that a source's text draws on, each once."""
-    return list(dict.fromkeys(spec.argument for spec in parse(text) if spec.kind in ("auxiliary", "zoomed")))
-
-
-def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> NegativeSource | None:
-    """The source that `text` describes; None for "none".
-
-    Args:
-        text: in the notation of this module.
-        load_auxiliary: gives a data set's images (uint8, M x C x H x W, on the training device) by name or path.
-
-    Raises:
-        ValueError: the text or one of its arguments is refused.
-    """
-    sources: list[NegativeSource] = []
-    specs = parse(text)
-    for spec in specs:
-        if spec.kind == "auxiliary":
-            sources.append(Auxiliary(load_auxiliary(spec.argument)))
-        elif spec.kind == "zoomed":
-            sources.append(Zoomed(load_auxiliary(spec.argument)))
-        elif spec.kind == "added-noise":
-            sources.append(AddedNoise(float(spec.argument or DEFAULT_NOISE)))
-        elif spec.kind == "uniform-noise":
-            sources.append(UniformNoise())
-        elif spec.kind == "generated":
-            sources.append(Generated())
-        else:
-            names = tuple(name.strip() for name in spec.argument.split(",")) if spec.argument else None
-            sources.append(Augmented(names) if names else Augmented())
-    if len(sources) < 2:
-        return sources[0] if sources else None
-    return Mixture(tuple(sources), tuple(spec.weight for spec in specs))
-
-
-def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxiliary_name: str) -> None:
-    """Check that no image is both an inlier and a negative.
-
-    Args:
-        inliers: uint8, N x C x H x W.
-        auxiliary: uint8, M x C x H x W.
-        inlier_name: for the message.
-        auxiliary_name: for the message.
-
-    Raises:
-        ValueError: the shapes differ, or an image stands in both sets.
-    """
-    shapes = ["x".join(map(str, images.shape[1:])) for images in (inliers, auxiliary)]
-    if shapes[0] != shapes[1]:
-        raise ValueError(
-            f"negatives {auxiliary_name} are {shapes[1]}, the inliers {inlier_name} are {shapes[0]} (C x H x W):"
-            " they must have the same shape"
-        )
-    places = {digest: row for row, digest in enumerate(_digests(inliers))}
-    shared = [(places[d], row) for row, d in enumerate(_digests(auxiliary)) if d in places]
-    if shared:
-        raise ValueError(
-            f"negatives {auxiliary_name} overlap the inliers {inlier_name}: {len(shared)} of {len(auxiliary)} images"
-            f" are identical (first: negative {shared[0][1]} is inlier {shared[0][0]}); take another set or"
-            " remove them"
-        )
-
-
-def _digests(images: Tensor) -> Sequence[bytes]:
-    """One 128-bit hash for each image's pixels."""
-    rows = images.cpu().flatten(1).numpy()
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

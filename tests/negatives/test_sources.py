@@ -14,7 +14,7 @@ from negvae.negatives import (
     parse,
     refuse_overlap,
 )
-from negvae.transformations import FEATURE_TRANSFORMATIONS, TRANSFORMATIONS
+from negvae.negatives.transformations import FEATURE_TRANSFORMATIONS, TRANSFORMATIONS
 from tests.conftest import blobs, small_run
 
 GRAY = (1, 28, 28)

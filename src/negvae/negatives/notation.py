@@ -1,0 +1,112 @@
+"""The text by which run descriptions and the command line name a source of negatives.
+
+none                          no negatives: the baseline VAE
+emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
+zoomed:imagenet32             random parts of its images, enlarged: more variety where a set is small
+added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
+uniform-noise                 uniform integer pixels
+generated                     the model's own samples; the decoder is trained against the encoder
+augmented[:NAME,NAME...]      transformations of the inliers (`negvae.negatives.transformations`)
+0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor
+
+from negvae.negatives.sources import (
+    DEFAULT_NOISE,
+    AddedNoise,
+    Augmented,
+    Auxiliary,
+    Generated,
+    Mixture,
+    NegativeSource,
+    UniformNoise,
+    Zoomed,
+)
+
+SOURCES = ("none", "auxiliary", "zoomed", "added-noise", "uniform-noise", "generated", "augmented")
+
+
+class Spec(NamedTuple):
+    """One parsed part of a source's text: its kind, its argument and its weight in the mixture."""
+
+    kind: str
+    argument: str
+    weight: float
+
+
+def parse(text: str) -> list[Spec]:
+    """Read the notation at the top of this module; "none" gives an empty list.
+
+    Whether a data set of that name exists is not looked up here.
+
+    Raises:
+        ValueError: a part is malformed; the message says which and how.
+    """
+    if text.strip() == "none":
+        return []
+    specs = []
+    for part in text.split("+"):
+        weight, star, rest = part.strip().rpartition("*")
+        try:
+            share = float(weight) if star else 1.0
+        except ValueError:
+            raise ValueError(f"negatives {text!r}: {weight!r} is not a weight, as in 0.5*augmented") from None
+        kind, _, argument = rest.strip().partition(":")
+        if kind == "none":
+            raise ValueError(f"negatives {text!r}: none cannot be part of a mixture")
+        if kind not in SOURCES:  # a data set's name, or a path that may hold a colon
+            kind, argument = "auxiliary", rest.strip()
+        if kind in ("auxiliary", "zoomed") and not argument:
+            raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in {kind}:kmnist")
+        if kind in ("generated", "uniform-noise") and argument:
+            raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
+        if kind == "added-noise" and argument:
+            try:
+                float(argument)
+            except ValueError:
+                message = f"negatives {text!r}: {argument!r} is not a sigma, as in added-noise:0.25"
+                raise ValueError(message) from None
+        specs.append(Spec(kind, argument, share))
+    return specs
+
+
+def auxiliary_names(text: str) -> list[str]:
+    """The data sets that a source's text draws on, each once."""
+    return list(dict.fromkeys(spec.argument for spec in parse(text) if spec.kind in ("auxiliary", "zoomed")))
+
+
+def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> NegativeSource | None:
+    """The source that `text` describes; None for "none".
+
+    Args:
+        text: in the notation of this module.
+        load_auxiliary: gives a data set's images (uint8, M x C x H x W, on the training device) by name or path.
+
+    Raises:
+        ValueError: the text or one of its arguments is refused.
+    """
+    sources: list[NegativeSource] = []
+    specs = parse(text)
+    for spec in specs:
+        if spec.kind == "auxiliary":
+            sources.append(Auxiliary(load_auxiliary(spec.argument)))
+        elif spec.kind == "zoomed":
+            sources.append(Zoomed(load_auxiliary(spec.argument)))
+        elif spec.kind == "added-noise":
+            sources.append(AddedNoise(float(spec.argument or DEFAULT_NOISE)))
+        elif spec.kind == "uniform-noise":
+            sources.append(UniformNoise())
+        elif spec.kind == "generated":
+            sources.append(Generated())
+        else:
+            names = tuple(name.strip() for name in spec.argument.split(",")) if spec.argument else None
+            sources.append(Augmented(names) if names else Augmented())
+    if len(sources) < 2:
+        return sources[0] if sources else None
+    return Mixture(tuple(sources), tuple(spec.weight for spec in specs))

@@ -1,0 +1,42 @@
+"""Check that no image is both an inlier and a negative."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from torch import Tensor
+
+
+def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxiliary_name: str) -> None:
+    """Check that no image is both an inlier and a negative.
+
+    Args:
+        inliers: uint8, N x C x H x W.
+        auxiliary: uint8, M x C x H x W.
+        inlier_name: for the message.
+        auxiliary_name: for the message.
+
+    Raises:
+        ValueError: the shapes differ, or an image stands in both sets.
+    """
+    shapes = ["x".join(map(str, images.shape[1:])) for images in (inliers, auxiliary)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"negatives {auxiliary_name} are {shapes[1]}, the inliers {inlier_name} are {shapes[0]} (C x H x W):"
+            " they must have the same shape"
+        )
+    places = {digest: row for row, digest in enumerate(_digests(inliers))}
+    shared = [(places[d], row) for row, d in enumerate(_digests(auxiliary)) if d in places]
+    if shared:
+        raise ValueError(
+            f"negatives {auxiliary_name} overlap the inliers {inlier_name}: {len(shared)} of {len(auxiliary)} images"
+            f" are identical (first: negative {shared[0][1]} is inlier {shared[0][0]}); take another set or"
+            " remove them"
+        )
+
+
+def _digests(images: Tensor) -> Sequence[bytes]:
+    """One 128-bit hash for each image's pixels."""
+    rows = images.cpu().flatten(1).numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]
