@@ -17,7 +17,7 @@ from benchmarks.bench.work import training_multiply_adds
 from negvae.config import preset
 from negvae.model import build_vae
 from negvae.negatives import build_source
-from negvae.training.session import Session
+from negvae.training.step import Session
 
 SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32)}
 ROUNDS = 7

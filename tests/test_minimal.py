@@ -12,7 +12,7 @@ from negvae.model import build_vae
 from negvae.negatives import NegativeBatch
 from negvae.scoring import compute_scores, detection_metrics
 from negvae.training.objectives import train_step
-from negvae.training.session import Session
+from negvae.training.step import Session
 from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, small_run
 

@@ -13,8 +13,8 @@ import torch
 from negvae.fast import convolution
 from negvae.negatives import build_source
 from negvae.training.loop import read_metrics, train
-from negvae.training.peers import Peers
-from negvae.training.session import Session
+from negvae.training.step import Session
+from negvae.training.workers import Peers
 from tests.conftest import blobs, small_run
 
 IMAGES, OTHERS = blobs(24, (1, 28, 28)), 255 - blobs(20, (1, 28, 28), 1)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
-from negvae.training.session import Session
+from negvae.training.step import Session
 
 WARM_UP = 3
 """Steps taken eagerly before the capture: libraries choose their kernels and optimizers make their states in them."""

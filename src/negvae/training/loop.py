@@ -24,8 +24,8 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from negvae.training.objectives import Losses
-from negvae.training.peers import Peers
-from negvae.training.session import Session
+from negvae.training.step import Session
+from negvae.training.workers import Peers
 
 METRICS = "metrics.jsonl"
 STEPS_PER_READING = 25
@@ -125,7 +125,7 @@ def train_seeds(
         after_epoch: called with each model in evaluation mode, its run and the number of epochs completed; the plain
             values it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
         told: asked after every step whether to stop, with a checkpoint: the reason, or "" to go on.
-        peers: the workers that call this alike and train together (`negvae.training.peers`); None where there is one.
+        peers: the workers that call this alike and train together (`negvae.training.workers`); None where there is one.
 
     Returns:
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.

@@ -2,7 +2,7 @@
 
 Ray Train starts the workers, connects them (gloo on CPUs, nccl on GPUs) and starts them again, as many as there is
 room for, when one is lost. What they do is the one training loop, each on its share of every batch
-(`negvae.training.peers`), so DDP's wrapper is not needed: a network's gradients are one vector already.
+(`negvae.training.workers`), so DDP's wrapper is not needed: a network's gradients are one vector already.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from negvae.negatives import Auxiliary, Mixture, NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts
 from negvae.training.checkpoint import load_checkpoint
 from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics, train
-from negvae.training.peers import Peers
+from negvae.training.workers import Peers
 
 FAILURES = 20
 """So often a run may lose workers."""

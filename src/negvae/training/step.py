@@ -19,8 +19,8 @@ from negvae.model import build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeSource
 from negvae.training.objectives import Losses, train_step
-from negvae.training.peers import Peers
 from negvae.training.weights import Weights
+from negvae.training.workers import Peers
 
 
 class Session:
