@@ -27,7 +27,7 @@ from negvae.model import VAE
 from negvae.negatives import EVERY, Augmented, Generated, Mixture, NegativeBatch, NegativeSource
 from negvae.provenance import provenance
 from negvae.proxies import PROXIES
-from negvae.scoring.evaluation import compare
+from negvae.scoring.comparison import compare
 from negvae.training.loop import train
 
 RESULTS = Path(__file__).parent / "results" / "adversary.json"

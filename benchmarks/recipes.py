@@ -21,7 +21,7 @@ from negvae.data import load
 from negvae.model import VAE
 from negvae.negatives import build_source
 from negvae.negatives.transformations import TRANSFORMATIONS
-from negvae.scoring.evaluation import compare
+from negvae.scoring.comparison import compare
 from negvae.training.loop import train
 
 MEASURED = 2000

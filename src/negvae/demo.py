@@ -26,7 +26,7 @@ from negvae.report.document import Section
 from negvae.report.samples import pictures
 from negvae.report.tables import DataTable
 from negvae.run import describe, run
-from negvae.scoring.evaluation import Comparison, compare
+from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
 
 TRAIN, OOD = "fashion-mnist", "mnist"

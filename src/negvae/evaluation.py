@@ -16,7 +16,7 @@ from negvae.data import load
 from negvae.files import write_text
 from negvae.provenance import provenance
 from negvae.run import describe, trained_on
-from negvae.scoring.evaluation import Comparison, compare
+from negvae.scoring.comparison import Comparison, compare
 
 FILE = "evaluation.json"
 TITLES = {"bpd": "BPD", "kl": "KL", "prior_ratio": "prior ratio"}

@@ -7,7 +7,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from negvae.model import build_vae
 from negvae.scoring import SCORES, bits_per_dim, compute_scores, kl, nats_per_dim, prior_ratio
 from negvae.scoring.blocks import IMAGES as IMAGES_OF_A_BLOCK
-from negvae.scoring.evaluation import compare
+from negvae.scoring.comparison import compare
 from tests.conftest import SHAPES, blobs, small_run
 
 

@@ -40,7 +40,7 @@ from negvae.paper.tables import OOD, Setting
 from negvae.provenance import provenance, source_commit
 from negvae.report.samples import pictures, write_strips
 from negvae.run import describe, run_seeds
-from negvae.scoring.evaluation import Comparison, compare
+from negvae.scoring.comparison import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.checkpoint import read_progress
 from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics
