@@ -25,8 +25,8 @@ from negvae.data import load
 from negvae.files import write_text
 from negvae.model import VAE
 from negvae.negatives import EVERY, Augmented, Generated, Mixture, NegativeBatch, NegativeSource
-from negvae.provenance import provenance
 from negvae.proxies import PROXIES
+from negvae.runs.provenance import provenance
 from negvae.scoring.comparison import compare
 from negvae.training.loop import train
 

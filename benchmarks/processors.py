@@ -32,7 +32,7 @@ IMAGES = 2000
 
 def score(folder: Path, inputs: Path, out: Path) -> None:
     """Score saved inputs with a saved detector; runs in a process of its own."""
-    from negvae.artifact import load_artifact
+    from negvae.runs.artifact import load_artifact
 
     artifact = load_artifact(folder, "cpu")
     stored = torch.from_numpy(np.load(inputs))
@@ -53,7 +53,7 @@ def fitted(place: Path) -> dict[str, tuple[Path, Path, int]]:
 
     from negvae import NegVAEDetector, load_images
     from negvae.config import preset
-    from negvae.run import run
+    from negvae.runs.train import run
 
     run(preset("unsupervised", "fashion-mnist", limit=12_000, epochs=3), place / "images")
     pixels = [load_images(name, "test", limit=IMAGES).images for name in ("fashion-mnist", "mnist")]
@@ -68,7 +68,7 @@ def fitted(place: Path) -> dict[str, tuple[Path, Path, int]]:
 
 def compare(folder: Path, inliers: int, first: Path, other: Path) -> dict[str, float | str]:
     """The largest changes between two processes' results."""
-    from negvae.artifact import load_artifact
+    from negvae.runs.artifact import load_artifact
 
     calibration = load_artifact(folder, "cpu").calibration
     here, there = np.load(first), np.load(other)
@@ -92,7 +92,7 @@ def measure(place: Path) -> list[dict[str, object]]:
     """One row for each detector, precision and setting."""
     from negvae.device import runs_bfloat16
     from negvae.fast.int8 import multiplies_integers
-    from negvae.run import calibrate_run
+    from negvae.runs.train import calibrate_run
 
     available = {"float32": True, "bfloat16": runs_bfloat16(torch.device("cpu")), "int8": multiplies_integers()}
     rows: list[dict[str, object]] = []
@@ -146,8 +146,8 @@ def main() -> None:
     """Measure, print the table, and write the figures."""
     from negvae.config import preset
     from negvae.files import write_text
-    from negvae.provenance import provenance
     from negvae.report.tables import replace_table
+    from negvae.runs.provenance import provenance
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=None)

@@ -17,7 +17,7 @@ import torch
 
 from negvae import NegVAEDetector, load_images
 from negvae.files import write_text
-from negvae.provenance import provenance
+from negvae.runs.provenance import provenance
 from negvae.scoring import ALL_SCORES, detection_metrics
 
 FEWER = {"likelihood_regret": 250, "iwae": 500}

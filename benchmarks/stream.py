@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from negvae.artifact import load_artifact
-from negvae.bulk import score_files
+from negvae.runs.artifact import load_artifact
+from negvae.runs.score import score_files
 
 CHILD = """
 import re, sys
 from pathlib import Path
-from negvae.bulk import score_files
+from negvae.runs.score import score_files
 print(score_files(Path(sys.argv[1]), [sys.argv[2]], Path(sys.argv[3]), names=sys.argv[4:]).describe())
 print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from negvae.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
 from negvae.cli import main
 from negvae.config import preset
 from negvae.detector import NegVAEDetector
-from negvae.run import calibrate_run, run
+from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
+from negvae.runs.train import calibrate_run, run
 from negvae.training.loop import METRICS
 from tests.conftest import blobs
 

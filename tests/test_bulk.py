@@ -15,10 +15,10 @@ import torch
 from PIL import Image
 
 from negvae import NegVAEDetector
-from negvae.artifact import CALIBRATION, load_artifact, save_calibration
-from negvae.bulk import score_files
 from negvae.fast.int8 import multiplies_integers
-from negvae.run import calibrate_run, hold_out, run
+from negvae.runs.artifact import CALIBRATION, load_artifact, save_calibration
+from negvae.runs.score import score_files
+from negvae.runs.train import calibrate_run, hold_out, run
 from negvae.scoring import benjamini_hochberg
 from tests.conftest import blobs, small_run
 from tests.test_cli import call

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import negvae
 from negvae import NegVAEDetector
 from negvae.data import ImageSet, load
-from negvae.run import run
+from negvae.runs.train import run
 from negvae.scoring import ALL_SCORES
 from tests.conftest import blobs, small_run
 

@@ -9,11 +9,11 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from negvae import artifact as artifacts
 from negvae import device as precisions
-from negvae.artifact import load_artifact, save_calibration
 from negvae.device import computes_in_bfloat16, resolve_precision, runs_bfloat16
-from negvae.run import calibrate_run, run
+from negvae.runs import artifact as artifacts
+from negvae.runs.artifact import load_artifact, save_calibration
+from negvae.runs.train import calibrate_run, run
 from tests.conftest import needs_bfloat16, small_run
 from tests.test_cli import call
 

@@ -15,12 +15,12 @@ import numpy as np
 import torch
 
 from benchmarks.bench.peers.protocol import Turns, images_for, rate_of, specification
-from negvae.artifact import load_artifact
 from negvae.config import preset
 from negvae.device import resolve_device, resolve_precision
 from negvae.fast.int8 import quantize
 from negvae.model import build_vae
 from negvae.negatives import build_source
+from negvae.runs.artifact import load_artifact
 from negvae.scoring.scores import compute_scores
 from negvae.training.loop import Reading, train
 

@@ -17,10 +17,10 @@ import numpy.typing as npt
 from benchmarks.bench.commands import NEGVAE, Start, Streaming
 from benchmarks.bench.rounds import Subject, SubjectError, Worker
 from benchmarks.bench.work import scoring_multiply_adds, training_multiply_adds
-from negvae.bulk import BATCH_SIZE
 from negvae.config import PRESETS, RunConfig, preset
 from negvae.fast.int8 import multiplies_integers
 from negvae.model import VAE, build_vae
+from negvae.runs.score import BATCH_SIZE
 
 OURS, ROOFLINE = "negvae", "roofline"
 SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32)}

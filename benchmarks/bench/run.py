@@ -20,8 +20,8 @@ from benchmarks.bench.rounds import Subject, SubjectError, Worker, interleave, s
 from benchmarks.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
 from negvae.config import preset
 from negvae.files import write_text
-from negvae.provenance import provenance
 from negvae.report.tables import replace_table
+from negvae.runs.provenance import provenance
 from negvae.text import choose
 
 ROUNDS, SECONDS = 7, 0.8

@@ -13,9 +13,9 @@ _HOMES = {
     "RunConfig": "negvae.config",
     "VAE": "negvae.model.vae",
     "build_vae": "negvae.model.vae",
-    "load_artifact": "negvae.artifact",
+    "load_artifact": "negvae.runs.artifact",
     "load_images": "negvae.data",
-    "save_artifact": "negvae.artifact",
+    "save_artifact": "negvae.runs.artifact",
     "train": "negvae.training.loop",
 }
 

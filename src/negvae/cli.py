@@ -174,7 +174,7 @@ def train(
             asked = {**{name: value for name, value in values.items() if name != "epochs"}, **asked}
     elif data is None:
         raise ValueError("--data is missing: name a data set or give a path")
-    from negvae.run import resumed_config, run
+    from negvae.runs.train import resumed_config, run
 
     config = (
         resumed_config(out, asked) if going_on else configs.preset(preset or configs.default_preset(negatives), **asked)
@@ -231,7 +231,7 @@ def evaluate(
 ) -> None:
     """Test how well a model tells its data from other sets; writes DIRECTORY/evaluation.json."""
     from negvae.config import SCORE_PRECISIONS
-    from negvae.evaluation import evaluate_run, evaluation_table
+    from negvae.runs.evaluate import evaluate_run, evaluation_table
     from negvae.text import choose
 
     if precision is not None:
@@ -283,9 +283,9 @@ def score(
     """Score images, one row each: path, index, scores, p-value, decision, error."""
     from rich.console import Console
 
-    from negvae.bulk import score_files
     from negvae.config import SCORE_PRECISIONS
     from negvae.progress import row_progress
+    from negvae.runs.score import score_files
     from negvae.text import choose
 
     if precision is not None:
@@ -343,7 +343,7 @@ def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Set a model's p-values and threshold by inliers that it was not trained on."""
-    from negvae.run import calibrate_run
+    from negvae.runs.train import calibrate_run
 
     say = _say(_console())
     calibration = calibrate_run(
@@ -361,7 +361,7 @@ def export(
     target_fpr: Annotated[Number, typer.Option(help="Set the threshold for this rate of false alarms.")] = None,
 ) -> None:
     """Write one file that takes images and returns score, p-value and decision."""
-    from negvae.deploy.export import FORMATS, export_onnx
+    from negvae.runs.export import FORMATS, export_onnx
     from negvae.text import choose
 
     choose("format", format, FORMATS)

@@ -14,18 +14,18 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from negvae.artifact import CONFIG
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
-from negvae.evaluation import with_interval
 from negvae.files import write_text
 from negvae.progress import training_progress
-from negvae.provenance import provenance
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.samples import pictures
 from negvae.report.tables import DataTable
-from negvae.run import describe, run
+from negvae.runs.artifact import CONFIG
+from negvae.runs.evaluate import with_interval
+from negvae.runs.provenance import provenance
+from negvae.runs.train import describe, run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
 

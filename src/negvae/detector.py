@@ -23,7 +23,13 @@ from torch import Tensor
 
 from negvae.adapters import as_pyod, as_pytorch_ood
 from negvae.anydata import as_array
-from negvae.artifact import (
+from negvae.config import PRESETS, RunConfig, default_preset, preset
+from negvae.data import ImageSet, Split
+from negvae.data.formats import as_images
+from negvae.device import resolve_device
+from negvae.files import write_text
+from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
+from negvae.runs.artifact import (
     Artifact,
     load_artifact,
     read_config,
@@ -32,14 +38,8 @@ from negvae.artifact import (
     write_config,
     write_section,
 )
-from negvae.config import PRESETS, RunConfig, default_preset, preset
-from negvae.data import ImageSet, Split
-from negvae.data.formats import as_images
-from negvae.device import resolve_device
-from negvae.files import write_text
-from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
-from negvae.provenance import provenance
-from negvae.run import LEAST_STEPS, calibrated, describe, hold_out
+from negvae.runs.provenance import provenance
+from negvae.runs.train import LEAST_STEPS, calibrated, describe, hold_out
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.artifact import load_artifact, save_calibration
 from negvae.cli import main
-from negvae.deploy.export import _floor32, export_onnx, relative_difference, run_onnx
 from negvae.detector import NegVAEDetector
+from negvae.runs.artifact import load_artifact, save_calibration
+from negvae.runs.export import _floor32, export_onnx, relative_difference, run_onnx
 from tests.conftest import blobs
 
 onnx = pytest.importorskip("onnx")
@@ -43,9 +43,9 @@ def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 def _two_channels(directory: Path, images: torch.Tensor) -> Path:
     """A model that arrays of pictures cannot make, saved by hand."""
-    from negvae.artifact import save_artifact
     from negvae.config import preset
-    from negvae.run import calibrated
+    from negvae.runs.artifact import save_artifact
+    from negvae.runs.train import calibrated
     from negvae.training.loop import train
 
     config = preset("auto", "blobs", epochs=1, batch_size=16, device="cpu", **OPTIONS["quantized"])

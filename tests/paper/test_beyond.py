@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from negvae.artifact import load_artifact
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet
 from negvae.negatives import build_source
@@ -15,7 +14,8 @@ from negvae.paper.results import result_path
 from negvae.paper.runner import Plan, run_plan
 from negvae.proxies import PROXIES
 from negvae.report import tables
-from negvae.run import run
+from negvae.runs.artifact import load_artifact
+from negvae.runs.train import run
 from tests.test_cli import call
 
 

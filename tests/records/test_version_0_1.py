@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from negvae import NegVAEDetector
-from negvae.run import resumed_config, run
+from negvae.runs.train import resumed_config, run
 from tests.conftest import blobs
 
 SAVED = Path(__file__).parent / "version-0.1"

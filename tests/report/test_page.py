@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.artifact import load_artifact
 from negvae.cli import main
 from negvae.detector import NegVAEDetector
 from negvae.report.page import Kept, examine, training_inliers, write_report
+from negvae.runs.artifact import load_artifact
 from tests.conftest import blobs
 
 
@@ -83,7 +83,7 @@ def test_the_page_shows_it_all_and_runs_nothing(detector: Path, mixed: Path, tmp
 
 def test_inliers_join_the_map_where_their_data_is_at_hand(tmp_path: Path, mixed: Path) -> None:
     from negvae.config import preset
-    from negvae.run import run
+    from negvae.runs.train import run
 
     data = tmp_path / "inliers.npy"
     np.save(data, blobs(60, (1, 28, 28)).numpy())

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.artifact import Artifact, load_artifact
 from negvae.data import ImageSet, load
 from negvae.paper import beyond
 from negvae.paper.tables import Setting
 from negvae.proxies import PROXIES
-from negvae.run import hold_out
+from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.train import hold_out
 from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
 

@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from negvae.artifact import CONFIG, read_config
 from negvae.config import RunConfig
 from negvae.data import ImageSet, load
 from negvae.device import resolve_device
@@ -37,9 +36,10 @@ from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.tables import OOD, Setting
-from negvae.provenance import provenance, source_commit
 from negvae.report.samples import pictures, write_strips
-from negvae.run import describe, run_seeds
+from negvae.runs.artifact import CONFIG, read_config
+from negvae.runs.provenance import provenance, source_commit
+from negvae.runs.train import describe, run_seeds
 from negvae.scoring.comparison import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.checkpoint import read_progress

@@ -17,15 +17,15 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.artifact import Artifact, load_artifact
 from negvae.data import load
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.model import VAE
-from negvae.provenance import provenance
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
-from negvae.run import hold_out
+from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.provenance import provenance
+from negvae.runs.train import hold_out
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS
@@ -131,7 +131,7 @@ def write_report(
         top: how many of the most and of the least typical to show.
         batch_size: images scored at once.
         precision: "float32" or "bfloat16"; None for the one in which the run was calibrated.
-        device: see `negvae.artifact.load_artifact`.
+        device: see `negvae.runs.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
 
     Raises:

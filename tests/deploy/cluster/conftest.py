@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.run import run
+from negvae.runs.train import run
 from tests.conftest import blobs, small_run
 
 MEMORY = 80 * 2**20

@@ -92,7 +92,7 @@ def test_a_desk_keeps_word_until_it_is_taken():
 
 
 def test_ray_is_imported_for_clusters_only():
-    modules = "negvae.cli, negvae.bulk, negvae.run, negvae.paper.runner, negvae.deploy.cluster.score"
+    modules = "negvae.cli, negvae.runs.score, negvae.runs.train, negvae.paper.runner, negvae.deploy.cluster.score"
     modules += ", negvae.deploy.cluster.train, negvae.deploy.cluster.paper"
     code = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -14,11 +14,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from negvae.artifact import load_artifact
-from negvae.bulk import score_files
 from negvae.config import RunConfig
 from negvae.paper.runner import run_plan
-from negvae.run import run
+from negvae.runs.artifact import load_artifact
+from negvae.runs.score import score_files
+from negvae.runs.train import run
 from tests.conftest import blobs, small_run
 from tests.deploy.cluster.work import BASELINE, figures, paper_plan, parts, score, write_paper_sets
 

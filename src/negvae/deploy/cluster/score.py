@@ -23,11 +23,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from negvae.bulk import NOTHING, Scoring, Summary, count_rows, open_scoring
 from negvae.data import stores
 from negvae.data.streams import Span, read, shards, spans
 from negvae.deploy.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
-from negvae.provenance import source_commit
+from negvae.runs.provenance import source_commit
+from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 
 MANIFEST = "_manifest.json"
 """Readers of folders of Parquet files pass over names that begin so."""
@@ -75,7 +75,7 @@ def score_on_cluster(
 ) -> Summary:
     """Score every image of the inputs on all nodes of a Ray cluster, into a folder of Parquet files.
 
-    The rows and columns are those of `negvae.bulk.score_files`, in its order when the parts are read in the order of
+    The rows and columns are those of `negvae.runs.score.score_files`, in its order when the parts are read in the order of
     their names, which is how readers of such folders do it. `_manifest.json` says what was asked and what came out.
 
     Args:

@@ -35,7 +35,7 @@ FAILURES = 20
 
 @dataclasses.dataclass(frozen=True)
 class Team:
-    """Trains in place of `negvae.training.loop.train_seeds`; give it to `negvae.run.run` as its `trainer`.
+    """Trains in place of `negvae.training.loop.train_seeds`; give it to `negvae.runs.train.run` as its `trainer`.
 
     Attributes:
         workers: the most that train together; fewer where there is no room for them.

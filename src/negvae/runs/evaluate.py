@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from negvae.artifact import load_artifact
 from negvae.data import load
 from negvae.files import write_text
-from negvae.provenance import provenance
-from negvae.run import describe, trained_on
+from negvae.runs.artifact import load_artifact
+from negvae.runs.provenance import provenance
+from negvae.runs.train import describe, trained_on
 from negvae.scoring.comparison import Comparison, compare
 
 FILE = "evaluation.json"
@@ -39,7 +39,7 @@ def evaluate_run(
         ood: data sets by name or path; their test splits are used.
         samples: posterior samples for "bpd".
         precision: of all scores: "float32", "bfloat16" or "int8"; None for the one in which the run was calibrated.
-        device: see `negvae.artifact.load_artifact`.
+        device: see `negvae.runs.artifact.load_artifact`.
         limit: use the first so many images of each set.
         say: told what is loaded.
 

@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from negvae.artifact import Artifact, load_artifact
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing
+from negvae.runs.artifact import Artifact, load_artifact
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.scorer import Scorer
 
@@ -93,7 +93,7 @@ def score_files(
         ensemble: folders of further models, for the score "waic".
         precision: "float32", "bfloat16" or "int8"; a calibrated model takes only the one in which it
             was calibrated, which is also meant by None.
-        device: see `negvae.artifact.load_artifact`.
+        device: see `negvae.runs.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
         say: told what the user should know.
 

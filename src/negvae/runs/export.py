@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
-from negvae.artifact import Artifact, load_artifact
 from negvae.extras import need
 from negvae.files import replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
-from negvae.provenance import provenance
+from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS, TWO_SIDED, Scores, auto_components
 from negvae.scoring.dose import dose_tensor

@@ -11,14 +11,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negvae.artifact import CONFIG, WEIGHTS, load_artifact, read_config, save_artifact, save_calibration, write_config
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import ImageSet, is_path, load, names
 from negvae.device import resolve_device, resolve_precision
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.model import VAE
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
-from negvae.provenance import provenance
+from negvae.runs.artifact import (
+    CONFIG,
+    WEIGHTS,
+    load_artifact,
+    read_config,
+    save_artifact,
+    save_calibration,
+    write_config,
+)
+from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.scores import compute_scores
@@ -177,7 +185,7 @@ def calibrate_run(
         precision: in which scores are computed from then on: "float32", the default, which every processor has;
             "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
         limit: use the first so many inliers.
-        device: see `negvae.artifact.load_artifact`.
+        device: see `negvae.runs.artifact.load_artifact`.
         say: told what is loaded.
 
     Raises:
