@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from negvae.cluster.score import score_on_cluster
 from negvae.config import preset
 from negvae.data.streams import InputSpec, read, spans
-from negvae.deploy.cluster.score import score_on_cluster
 from negvae.runs.provenance import source_commit
 from negvae.runs.train import run
 

@@ -187,8 +187,8 @@ def train(
     team: dict[str, Any] = {}
     connection = ExitStack()
     if cluster is not None:
-        from negvae.deploy.cluster.connect import joined
-        from negvae.deploy.cluster.train import Team
+        from negvae.cluster.connect import joined
+        from negvae.cluster.train import Team
 
         connection.enter_context(joined(cluster))  # before anything is written
         team = {"trainer": Team(address=cluster, say=say, **_given(workers=workers, cpus=cpus_per_worker))}
@@ -302,7 +302,7 @@ def score(
                                  " on CPUs, or on the --gpus of each worker")  # fmt: skip
         if out is None:
             raise ValueError("--cluster writes to a folder: give --out")
-        from negvae.deploy.cluster.score import score_on_cluster
+        from negvae.cluster.score import score_on_cluster
 
         with row_progress(console) as watch:
             summary = score_on_cluster(
@@ -567,7 +567,7 @@ def paper_run(
     console = _console()
     tasks = None
     if cluster is not None:
-        from negvae.deploy.cluster.paper import Tasks
+        from negvae.cluster.paper import Tasks
 
         if jobs != 1:
             raise ValueError("--jobs does not go with --cluster: as many runs go on as there is room for")

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from negvae.cli import with_cluster_address
-from negvae.deploy.cluster.connect import Desk, enter, joined, refuse_other_versions, surroundings, versions
+from negvae.cluster.connect import Desk, enter, joined, refuse_other_versions, surroundings, versions
 from tests.test_cli import call
 
 
@@ -92,7 +92,7 @@ def test_a_desk_keeps_word_until_it_is_taken():
 
 
 def test_ray_is_imported_for_clusters_only():
-    modules = "negvae.cli, negvae.runs.score, negvae.runs.train, negvae.paper.runner, negvae.deploy.cluster.score"
-    modules += ", negvae.deploy.cluster.train, negvae.deploy.cluster.paper"
+    modules = "negvae.cli, negvae.runs.score, negvae.runs.train, negvae.paper.runner, negvae.cluster.score"
+    modules += ", negvae.cluster.train, negvae.cluster.paper"
     code = f"import sys, {modules}; sys.exit('ray' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -85,7 +85,7 @@ def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
 
 
 def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
-    from negvae.deploy.cluster.train import Team
+    from negvae.cluster.train import Team
 
     np.save(tmp_path / "in.npy", blobs(48, (1, 28, 28)).numpy())
     np.save(tmp_path / "others.npy", (255 - blobs(30, (1, 28, 28), 1)).numpy())
@@ -115,7 +115,7 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
 
 
 def test_runs_of_the_paper_are_tasks(nodes, tmp_path, monkeypatch):
-    from negvae.deploy.cluster.paper import Tasks
+    from negvae.cluster.paper import Tasks
 
     monkeypatch.setenv("NEGVAE_DATA", str(write_paper_sets(tmp_path / "data", 128)))
     with open(os.devnull, "w") as nowhere:

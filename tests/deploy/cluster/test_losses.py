@@ -86,7 +86,7 @@ def test_a_killed_driver_goes_on(nodes, model, many, tmp_path):
 
 
 def test_training_outlives_a_node(nodes, tmp_path, monkeypatch):
-    from negvae.deploy.cluster.train import Team
+    from negvae.cluster.train import Team
 
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # for as many workers as before
     nodes.fill()
@@ -117,7 +117,7 @@ def test_training_outlives_a_node(nodes, tmp_path, monkeypatch):
 
 
 def test_the_papers_runs_outlive_a_node(nodes, tmp_path, monkeypatch):
-    from negvae.deploy.cluster.paper import Tasks
+    from negvae.cluster.paper import Tasks
 
     nodes.fill()
     monkeypatch.setenv("NEGVAE_DATA", str(write_paper_sets(tmp_path / "data", 4000)))

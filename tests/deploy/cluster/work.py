@@ -1,6 +1,6 @@
 """Work for the cluster, small."""
 
-from negvae.deploy.cluster.score import score_on_cluster
+from negvae.cluster.score import score_on_cluster
 from negvae.paper.results import read_result, result_path
 from negvae.paper.runner import Plan
 from negvae.paper.tables import settings

@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from negvae.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
 from negvae.data import stores
 from negvae.data.streams import Span, read, shards, spans
-from negvae.deploy.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
 from negvae.runs.provenance import source_commit
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 
@@ -82,7 +82,7 @@ def score_on_cluster(
         directory: of a trained model, where all nodes see it.
         inputs: see `negvae.data.streams.stream`; where all nodes see them.
         out: folder to write to, new or empty unless `resume`; a path that all nodes see, or a URI.
-        address: see `negvae.deploy.cluster.connect.joined`.
+        address: see `negvae.cluster.connect.joined`.
         resume: keep the parts that are there and make the others.
         shard_rows: the most rows of a part, where files can be cut so; part of what `resume` must find unchanged.
         cpus: of each actor.

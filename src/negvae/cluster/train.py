@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from negvae.cluster.connect import enter, joined, open_desk, surroundings
 from negvae.config import RunConfig
-from negvae.deploy.cluster.connect import enter, joined, open_desk, surroundings
 from negvae.extras import need
 from negvae.model import build_vae
 from negvae.negatives import Auxiliary, Mixture, NegativeSource, build_source
@@ -39,7 +39,7 @@ class Team:
 
     Attributes:
         workers: the most that train together; fewer where there is no room for them.
-        address: see `negvae.deploy.cluster.connect.joined`.
+        address: see `negvae.cluster.connect.joined`.
         cpus: of each worker.
         say: told what the user should know.
     """

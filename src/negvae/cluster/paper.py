@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from negvae.deploy.cluster.connect import enter, joined, lost_errors, open_desk, surroundings
+from negvae.cluster.connect import enter, joined, lost_errors, open_desk, surroundings
 from negvae.paper.board import Event
 from negvae.paper.results import run_name
 from negvae.paper.runner import Plan, Tell, work
@@ -30,7 +30,7 @@ class Tasks:
     """Carries out the missing runs of a plan; give it to `negvae.paper.runner.run_plan` as its `workers`.
 
     Attributes:
-        address: see `negvae.deploy.cluster.connect.joined`.
+        address: see `negvae.cluster.connect.joined`.
         cpus: of each run, which takes as many threads.
         gpus: of each run, or a fraction of one.
     """

@@ -1,1 +1,0 @@
-"""A trained detector where others run it."""
