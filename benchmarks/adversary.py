@@ -1,7 +1,7 @@
 """What steadies generated negatives, by proxies alone: `python benchmarks/adversary.py NAME...` (all without names).
 
 20,000 images of Fashion-MNIST with the paper's gray recipe (RMSProp 1e-4, batch 50), 2,000 more held out. After every
-epoch stands the mean AUROC of KL over the transformations of `negvae.proxies`, of the weights as they are and of their
+epoch stands the mean AUROC of KL over the transformations of `negvae.paper.proxies`, of the weights as they are and of their
 exponential average over some 1,000 steps. No out-of-distribution set is read.
 """
 
@@ -25,7 +25,7 @@ from negvae.data import load
 from negvae.files import write_text
 from negvae.model import VAE
 from negvae.negatives import EVERY, Augmented, Generated, Mixture, NegativeBatch, NegativeSource
-from negvae.proxies import PROXIES
+from negvae.paper.proxies import PROXIES
 from negvae.runs.provenance import provenance
 from negvae.scoring.comparison import compare
 from negvae.training.loop import train

@@ -3,7 +3,7 @@ import torch
 
 from negvae.config import PRESETS
 from negvae.negatives.transformations import TRANSFORMATIONS
-from negvae.proxies import PROXIES
+from negvae.paper.proxies import PROXIES
 from tests.conftest import blobs
 
 

@@ -409,7 +409,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the summary, the report and the models go.")] = Path("runs/demo"),
 ) -> None:
     """See the paper's claim happen: Fashion-MNIST against MNIST, with and without negatives."""
-    from negvae.demo import run_demo
+    from negvae.paper.demo import run_demo
 
     run_demo(out, quick=quick, console=_console())
 
@@ -483,7 +483,8 @@ def paper_show(
     """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
     import json
 
-    from negvae.paper import beyond, show
+    from negvae.paper import show
+    from negvae.paper import unsupervised as beyond
     from negvae.paper.profiles import choose_profile
     from negvae.paper.tables import select_tables
 
@@ -515,7 +516,7 @@ def _show_beyond(recipe: Any, results: Path, as_json: bool, page: Path | None) -
     """`paper show beyond`: goals, published detectors, every score, proxies, ablation."""
     import json
 
-    from negvae.paper import beyond_show as show
+    from negvae.paper import unsupervised_show as show
     from negvae.report.tables import terminal
 
     if as_json and page is not None:
@@ -554,7 +555,7 @@ def paper_run(
     gpus_per_run: Annotated[Number, typer.Option(help="With --cluster: such as 0.2. Default: 0.")] = None,
 ) -> None:
     """Train and test what a table needs; finished runs are kept, stopped ones go on. Exit code 3: some are left."""
-    from negvae.paper import beyond
+    from negvae.paper import unsupervised as beyond
     from negvae.paper.profiles import choose_profile, planned
     from negvae.paper.tables import select_settings
 

@@ -7,12 +7,14 @@ from rich.console import Console
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet
 from negvae.negatives import build_source
-from negvae.paper import beyond, beyond_runs, beyond_show
-from negvae.paper.beyond_runs import fitted
+from negvae.paper import unsupervised as beyond
+from negvae.paper import unsupervised_runs as beyond_runs
+from negvae.paper import unsupervised_show as beyond_show
 from negvae.paper.profiles import PROFILES, planned
+from negvae.paper.proxies import PROXIES
 from negvae.paper.results import result_path
 from negvae.paper.runner import Plan, run_plan
-from negvae.proxies import PROXIES
+from negvae.paper.unsupervised_runs import fitted
 from negvae.report import tables
 from negvae.runs.artifact import load_artifact
 from negvae.runs.train import run

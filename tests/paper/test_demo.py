@@ -4,7 +4,7 @@ import json
 
 from rich.console import Console
 
-from negvae.demo import run_demo
+from negvae.paper.demo import run_demo
 from tests.report.conftest import Reader
 
 

@@ -5,9 +5,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from negvae.paper import reading
+from negvae.paper import claims as reading
+from negvae.paper.claims import CLAIMS, Check, Claim, explanation, judge
 from negvae.paper.profiles import PROFILES
-from negvae.paper.reading import CLAIMS, Check, Claim, explanation, judge
 from negvae.paper.report import data_table, page, write_report
 from negvae.paper.show import gather
 from negvae.paper.tables import ROWS, TABLES, cells, settings

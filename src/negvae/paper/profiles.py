@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from negvae.config import RunConfig, preset
-from negvae.paper import beyond
+from negvae.paper import unsupervised as beyond
 from negvae.paper.tables import LEARNED, Setting
 from negvae.text import choose
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from negvae.files import write_text
+from negvae.paper.claims import CLAIMS, explanation, judge
 from negvae.paper.profiles import Profile
-from negvae.paper.reading import CLAIMS, explanation, judge
 from negvae.paper.results import CellResult
 from negvae.paper.show import (
     LABELS,

@@ -30,12 +30,12 @@ from negvae.device import resolve_device
 from negvae.files import locked
 from negvae.model import VAE
 from negvae.negatives import auxiliary_names
-from negvae.paper.beyond import strangers
-from negvae.paper.beyond_runs import evaluate, evenly, fitted
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.tables import OOD, Setting
+from negvae.paper.unsupervised import strangers
+from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
 from negvae.runs.artifact import CONFIG, read_config
 from negvae.runs.provenance import provenance, source_commit

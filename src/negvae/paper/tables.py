@@ -46,7 +46,7 @@ class Setting:
         data: inlier data set.
         likelihood: one of `negvae.config.LIKELIHOODS`, or `LEARNED`: a Gaussian whose sigma is trained.
         negatives: in the notation of `negvae.negatives.parse`.
-        variant: of the preset `unsupervised` (`negvae.paper.beyond`); "" for the paper's own runs.
+        variant: of the preset `unsupervised` (`negvae.paper.unsupervised`); "" for the paper's own runs.
     """
 
     data: str

@@ -2,7 +2,7 @@
 
 Every run is the preset `unsupervised` with some fields changed: a *variant*. Nothing here was chosen by an
 out-of-distribution set: the preset comes from transformations of inliers that are not among its negatives
-(`negvae.proxies`), and so does the verdict on each ablation.
+(`negvae.paper.proxies`), and so does the verdict on each ablation.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from negvae.paper import beyond
+from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.results import Result, result_path, up_to_date
 from negvae.paper.tables import OOD, Setting

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.data import ImageSet, load
-from negvae.paper import beyond
+from negvae.paper import unsupervised as beyond
+from negvae.paper.proxies import PROXIES
 from negvae.paper.tables import Setting
-from negvae.proxies import PROXIES
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.train import hold_out
 from negvae.scoring.metrics import auroc
