@@ -38,8 +38,8 @@ test: $(STAMP) check
 	OMP_NUM_THREADS=1 $(PYTEST)
 
 # What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two.
-NUMERICAL := tests/model tests/training tests/scoring tests/negatives tests/test_detector.py \
-	tests/test_precision.py tests/deploy/test_export.py
+NUMERICAL := tests/model tests/fast tests/negatives tests/training tests/scoring tests/detector tests/records \
+	tests/test_device.py tests/runs/test_export.py
 avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 
@@ -49,7 +49,7 @@ test-avx2 test-sse41: test-%: $(STAMP)
 
 # Nodes and drivers of a Ray cluster on this machine are killed in the middle of their jobs.
 test-cluster: $(STAMP)
-	$(BIN)/pytest -m cluster -v --durations=0 tests/deploy/cluster
+	$(BIN)/pytest -m cluster -v --durations=0 tests/cluster
 
 # The peers' environments: torch is pinned as ours, and neither peer asks for torchvision.
 .venv-%/.installed: benchmarks/%.txt
@@ -69,7 +69,7 @@ bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
 	touch $@
 
 test-interop: .venv-interop/.installed
-	.venv-interop/bin/python -m pytest tests/adapters/test_pytorch_ood_contract.py
+	.venv-interop/bin/python -m pytest tests/detector/test_pytorch_ood.py
 
 # The README's picture: the top of the report that the last `make demo` wrote.
 docs/demo.png: runs/demo/report.html

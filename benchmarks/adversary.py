@@ -1,8 +1,8 @@
 """What steadies generated negatives, by proxies alone: `python benchmarks/adversary.py NAME...` (all without names).
 
 20,000 images of Fashion-MNIST with the paper's gray recipe (RMSProp 1e-4, batch 50), 2,000 more held out. After every
-epoch stands the mean AUROC of KL over the transformations of `negvae.paper.proxies`, of the weights as they are and of their
-exponential average over some 1,000 steps. No out-of-distribution set is read.
+epoch stands the mean AUROC of KL over the transformations of `negvae.paper.proxies`, of the weights as they are and of
+their exponential average over some 1,000 steps. No out-of-distribution set is read.
 """
 
 from __future__ import annotations

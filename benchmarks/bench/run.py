@@ -20,9 +20,9 @@ from benchmarks.bench.rounds import Subject, SubjectError, Worker, interleave, s
 from benchmarks.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
 from negvae.config import preset
 from negvae.files import write_text
+from negvae.registry import choose
 from negvae.report.tables import replace_table
 from negvae.runs.provenance import provenance
-from negvae.text import choose
 
 ROUNDS, SECONDS = 7, 0.8
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_ROWS_ON_DISK = 2, 0.2, (20_000, 5_000)

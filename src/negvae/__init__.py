@@ -1,32 +1,53 @@
-"""Variational autoencoders that know what they have not seen.
+"""Variational autoencoders with negative sampling, for out-of-distribution detection.
 
 The names below load on first use, so that ``import negvae`` and ``negvae --help`` stay quick.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from negvae.config import RunConfig
+    from negvae.data import load as load_images
+    from negvae.detector import NegVAEDetector, as_pyod, as_pytorch_ood
+    from negvae.model import VAE, build_vae
+    from negvae.runs.artifact import load_artifact, save_artifact
+    from negvae.training.loop import train
 
 __version__ = "0.1.0"
 
-_HOMES = {
+__all__ = [
+    "VAE",
+    "NegVAEDetector",
+    "RunConfig",
+    "__version__",
+    "as_pyod",
+    "as_pytorch_ood",
+    "build_vae",
+    "load_artifact",
+    "load_images",
+    "save_artifact",
+    "train",
+]
+
+_MODULES = {
     "NegVAEDetector": "negvae.detector",
     "RunConfig": "negvae.config",
-    "VAE": "negvae.model.vae",
-    "build_vae": "negvae.model.vae",
+    "VAE": "negvae.model",
+    "as_pyod": "negvae.detector",
+    "as_pytorch_ood": "negvae.detector",
+    "build_vae": "negvae.model",
     "load_artifact": "negvae.runs.artifact",
     "load_images": "negvae.data",
     "save_artifact": "negvae.runs.artifact",
     "train": "negvae.training.loop",
 }
 
-__all__ = ["__version__", *_HOMES]
-
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'negvae' has no attribute {name!r}")
-    source = {"load_images": "load"}.get(name, name)
-    return getattr(import_module(_HOMES[name]), source)
+    return getattr(import_module(_MODULES[name]), {"load_images": "load"}.get(name, name))
 
 
 def __dir__() -> list[str]:

@@ -152,7 +152,7 @@ def train(
 ) -> None:
     """Train a model on inliers, with or without negative samples."""
     from negvae import config as configs
-    from negvae.text import choose
+    from negvae.registry import choose
 
     fields = dict(
         data=data, negatives=negatives, likelihood=likelihood, sigma=sigma, learn_sigma=learn_sigma, network=network,
@@ -231,8 +231,8 @@ def evaluate(
 ) -> None:
     """Test how well a model tells its data from other sets; writes DIRECTORY/evaluation.json."""
     from negvae.config import SCORE_PRECISIONS
+    from negvae.registry import choose
     from negvae.runs.evaluate import evaluate_run, evaluation_table
-    from negvae.text import choose
 
     if precision is not None:
         choose("precision", precision, SCORE_PRECISIONS)
@@ -285,8 +285,8 @@ def score(
 
     from negvae.config import SCORE_PRECISIONS
     from negvae.progress import row_progress
+    from negvae.registry import choose
     from negvae.runs.score import score_files
-    from negvae.text import choose
 
     if precision is not None:
         choose("precision", precision, SCORE_PRECISIONS)
@@ -361,8 +361,8 @@ def export(
     target_fpr: Annotated[Number, typer.Option(help="Set the threshold for this rate of false alarms.")] = None,
 ) -> None:
     """Write one file that takes images and returns score, p-value and decision."""
+    from negvae.registry import choose
     from negvae.runs.export import FORMATS, export_onnx
-    from negvae.text import choose
 
     choose("format", format, FORMATS)
     written = export_onnx(directory, out, score=score, target_fpr=target_fpr)
@@ -389,8 +389,8 @@ def report(
 
     from negvae.config import SCORE_PRECISIONS
     from negvae.progress import row_progress
+    from negvae.registry import choose
     from negvae.report.page import write_report
-    from negvae.text import choose
 
     if precision is not None:
         choose("precision", precision, SCORE_PRECISIONS)

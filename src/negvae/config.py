@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from negvae.text import choose
+from negvae.registry import choose
 
 LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
 NETWORKS = ("gray", "gray-paper", "color", "auto", "deep", "mlp")

@@ -12,8 +12,8 @@ from negvae.paper.report import data_table, page, write_report
 from negvae.paper.show import gather
 from negvae.paper.tables import ROWS, TABLES, cells, settings
 from negvae.report.samples import write_strips
+from tests.cli.test_commands import call
 from tests.paper.conftest import fake_result
-from tests.test_cli import call
 
 SMOKE = PROFILES["smoke"]
 BASELINE, GENERATED = "fashion-mnist-bernoulli-none", "fashion-mnist-bernoulli-generated"

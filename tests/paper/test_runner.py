@@ -17,7 +17,7 @@ from negvae.paper.runner import Plan, run_plan
 from negvae.paper.tables import settings
 from negvae.report.samples import read_strips
 from negvae.training.checkpoint import FILE as CHECKPOINT
-from tests.test_cli import call
+from tests.cli.test_commands import call
 
 BASELINE, GENERATED = (settings()[f"fashion-mnist-bernoulli-{name}"] for name in ("none", "generated"))
 LETTERS = settings()["fashion-mnist-bernoulli-emnist-letters"]

@@ -10,8 +10,8 @@ from negvae.paper.profiles import PROFILES
 from negvae.paper.results import Figure
 from negvae.paper.show import as_json, as_printed, difference, gather, measured_on, remarks, show_table, with_spread
 from negvae.paper.tables import TABLES, Published
+from tests.cli.test_commands import call
 from tests.paper.conftest import fake_result
-from tests.test_cli import call
 
 SMOKE = PROFILES["smoke"]
 RUN = "fashion-mnist-bernoulli-none"

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from negvae.cli import main
-from negvae.detector import NegVAEDetector
+from negvae.detector.estimator import NegVAEDetector
 from negvae.report.page import Kept, examine, training_inliers, write_report
 from negvae.runs.artifact import load_artifact
 from tests.conftest import blobs

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from negvae.extras import need
+from negvae.files import need
 
 SECONDS_TO_ANSWER = 5.0
 PACKAGES = ("negvae", "torch", "numpy", "ray")

@@ -75,8 +75,8 @@ def score_on_cluster(
 ) -> Summary:
     """Score every image of the inputs on all nodes of a Ray cluster, into a folder of Parquet files.
 
-    The rows and columns are those of `negvae.runs.score.score_files`, in its order when the parts are read in the order of
-    their names, which is how readers of such folders do it. `_manifest.json` says what was asked and what came out.
+    The rows and columns are those of `negvae.runs.score.score_files`, in its order when the parts are read in the order
+    of their names, which is how readers of such folders do it. `_manifest.json` says what was asked and what came out.
 
     Args:
         directory: of a trained model, where all nodes see it.

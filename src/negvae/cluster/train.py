@@ -21,7 +21,7 @@ from torch import Tensor
 
 from negvae.cluster.connect import enter, joined, open_desk, surroundings
 from negvae.config import RunConfig
-from negvae.extras import need
+from negvae.files import need
 from negvae.model import build_vae
 from negvae.negatives import Auxiliary, Mixture, NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts

@@ -23,7 +23,7 @@ from negvae.data.cache import cache_folder
 from negvae.data.catalog import CATALOG, SPLITS, Download, SetSpec, lookup
 from negvae.data.check import best_local, check
 from negvae.data.formats import IMAGE_ENDINGS, pixel_sha256, read
-from negvae.extras import need
+from negvae.files import need
 
 CONNECT_SECONDS = 10
 HUB = "hf:"

@@ -16,7 +16,7 @@ What these small networks lose to a library's general kernels, and what is done 
 Outside of training, matrix products get rows and columns in multiples of 16, filled up with zeros. Kernels for the rest
 of a division round differently from row to row, and then an image's output depends on its place in the batch.
 
-`run` applies a network this way. `tests/model/test_convolution.py` holds it to the plain layers.
+`run` applies a network this way. `tests/fast/test_convolution.py` holds it to the plain layers.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from negvae.negatives.transformations import (
     box,
     zoom,
 )
-from negvae.text import choose
+from negvae.registry import choose
 
 DEFAULT_NOISE = 0.25
 

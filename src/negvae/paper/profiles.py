@@ -12,7 +12,7 @@ from typing import Any
 from negvae.config import RunConfig, preset
 from negvae.paper import unsupervised as beyond
 from negvae.paper.tables import LEARNED, Setting
-from negvae.text import choose
+from negvae.registry import choose
 
 Fields = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from negvae.text import choose
+from negvae.registry import choose
 
 ROWS = {
     "auc_bpd": "AUC BPD",

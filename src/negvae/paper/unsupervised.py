@@ -13,7 +13,7 @@ from typing import Any
 
 from negvae.config import PRESETS
 from negvae.paper.tables import OOD, Setting
-from negvae.text import choose
+from negvae.registry import choose
 
 TABLE = "beyond"
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
-from negvae.extras import need
-from negvae.files import replacing
+from negvae.files import need, replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
+from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
@@ -32,7 +32,6 @@ from negvae.scoring.combination import STATISTICS, TWO_SIDED, Scores, auto_compo
 from negvae.scoring.dose import dose_tensor
 from negvae.scoring.scorer import ALL_SCORES, IWAE_SAMPLES
 from negvae.scoring.scores import ENCODER_SCORES, Draws, pass_scores, shared, shared_draws
-from negvae.text import choose
 
 FORMATS = ("onnx",)
 UNITS = {

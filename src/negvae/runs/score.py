@@ -215,7 +215,7 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
 
 
 def _form(out: Path | None, form: str | None) -> str:
-    from negvae.text import choose
+    from negvae.registry import choose
 
     ending = out.suffix.lower().removeprefix(".") if out is not None else "jsonl"
     if form is None and ending not in FORMATS:

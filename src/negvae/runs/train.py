@@ -17,6 +17,7 @@ from negvae.device import resolve_device, resolve_precision
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.model import VAE
 from negvae.negatives import SOURCES, auxiliary_names, build_source, refuse_overlap
+from negvae.registry import choose
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -30,7 +31,6 @@ from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.scores import compute_scores
-from negvae.text import choose
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.loop import TrainingResult, train_seeds
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from negvae.device import resolve_precision
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE
+from negvae.registry import choose
 from negvae.scoring import combination, dose
 from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.scores import ENCODER_SCORES, PASS_SCORES, compute_scores, refuse_decoder, shared_draws
-from negvae.text import choose
 
 ALL_SCORES = {
     **PASS_SCORES,

@@ -18,10 +18,10 @@ from torch import Tensor
 from negvae.device import autocast
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE, Posterior
+from negvae.registry import choose
 from negvae.scoring.blocks import blocks, filled, map_blocks
 from negvae.scoring.combination import STATISTICS
 from negvae.scoring.dose import model_statistics
-from negvae.text import choose
 
 SCORES = {
     "bpd": "negative ELBO in bits per dimension",

@@ -1,10 +1,13 @@
-"""The detector behind other libraries' contracts; each library is an extra, imported on use."""
+"""Fit, score, predict: the detector, and the contracts of other libraries that it can take on."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from negvae.extras import need
+from negvae.detector.estimator import Drift, NegVAEDetector
+from negvae.files import need
+
+__all__ = ["Drift", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
 
 
 def as_pyod(contamination: float = 0.1, **parameters: Any) -> Any:
@@ -20,7 +23,7 @@ def as_pyod(contamination: float = 0.1, **parameters: Any) -> Any:
         TypeError: an unknown parameter.
     """
     need("pyod", "pyod")
-    from negvae.adapters.pyod_contract import PyODNegVAE
+    from negvae.detector.pyod import PyODNegVAE
 
     return PyODNegVAE(contamination, **parameters)
 
@@ -37,6 +40,6 @@ def as_pytorch_ood(detector: Any = None, **parameters: Any) -> Any:
         TypeError: an unknown parameter, or parameters beside a detector.
     """
     need("pytorch_ood", "pytorch-ood")
-    from negvae.adapters.pytorch_ood_contract import PytorchOODNegVAE
+    from negvae.detector.pytorch_ood import PytorchOODNegVAE
 
     return PytorchOODNegVAE(detector, **parameters)

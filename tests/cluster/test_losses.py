@@ -19,8 +19,8 @@ from negvae.paper.runner import run_plan
 from negvae.runs.artifact import load_artifact
 from negvae.runs.score import score_files
 from negvae.runs.train import run
+from tests.cluster.work import BASELINE, figures, paper_plan, parts, score, write_paper_sets
 from tests.conftest import blobs, small_run
-from tests.deploy.cluster.work import BASELINE, figures, paper_plan, parts, score, write_paper_sets
 
 pytest.importorskip("ray")
 pytestmark = [pytest.mark.cluster, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(900)]

@@ -9,7 +9,7 @@ import torch
 from pytorch_ood.api import Detector
 from torch import Tensor
 
-from negvae.detector import NegVAEDetector
+from negvae.detector.estimator import NegVAEDetector
 
 
 class PytorchOODNegVAE(Detector):  # type: ignore[misc]

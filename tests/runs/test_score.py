@@ -20,8 +20,8 @@ from negvae.runs.artifact import CALIBRATION, load_artifact, save_calibration
 from negvae.runs.score import score_files
 from negvae.runs.train import calibrate_run, hold_out, run
 from negvae.scoring import benjamini_hochberg
+from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
-from tests.test_cli import call
 
 
 def run_on(path, **overrides):

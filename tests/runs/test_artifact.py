@@ -9,7 +9,7 @@ import pytest
 
 from negvae.cli import main
 from negvae.config import preset
-from negvae.detector import NegVAEDetector
+from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
 from negvae.runs.train import calibrate_run, run
 from negvae.training.loop import METRICS

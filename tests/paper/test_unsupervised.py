@@ -18,7 +18,7 @@ from negvae.paper.unsupervised_runs import fitted
 from negvae.report import tables
 from negvae.runs.artifact import load_artifact
 from negvae.runs.train import run
-from tests.test_cli import call
+from tests.cli.test_commands import call
 
 
 def test_runs_differ_and_have_negatives_that_exist():

@@ -7,7 +7,7 @@ import pytest
 
 from negvae.cli import with_cluster_address
 from negvae.cluster.connect import Desk, enter, joined, refuse_other_versions, surroundings, versions
-from tests.test_cli import call
+from tests.cli.test_commands import call
 
 
 def refused(capsys, *arguments):

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pyod.models.base import BaseDetector
 
-from negvae.detector import NegVAEDetector
+from negvae.detector.estimator import NegVAEDetector
 
 
 class PyODNegVAE(BaseDetector):  # type: ignore[misc]

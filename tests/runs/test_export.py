@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from negvae.cli import main
-from negvae.detector import NegVAEDetector
+from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
 from negvae.runs.export import _floor32, export_onnx, relative_difference, run_onnx
 from tests.conftest import blobs

@@ -15,8 +15,8 @@ from negvae.paper.runner import run_plan
 from negvae.runs.artifact import load_artifact
 from negvae.runs.score import score_files
 from negvae.runs.train import run
+from tests.cluster.work import figures, paper_plan, parts, score, write_paper_sets
 from tests.conftest import blobs, small_run
-from tests.deploy.cluster.work import figures, paper_plan, parts, score, write_paper_sets
 
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
@@ -104,7 +104,7 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
     assert [row["epoch"] for row in result.history] == [1, 2, 3]
     for row, expected in zip(result.history, alone.history, strict=True):
         for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):
-            # Equal but for rounding (tests/training/test_peers.py), which Adam lets grow from step to step.
+            # Equal but for rounding (tests/training/test_workers.py), which Adam lets grow from step to step.
             assert row[name] == pytest.approx(expected[name], rel=2e-3)
     mine, whole = (load_artifact(tmp_path / name) for name in ("shared", "alone"))
     # Not of "auto": the Gaussian that "dose" fits to 36 images makes much of little.

@@ -1,4 +1,4 @@
-"""Small helpers for what a person reads."""
+"""Names of parts: which are known, and what is said where one is not."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from negvae.adapters import as_pyod, as_pytorch_ood
-from negvae.anydata import as_array
 from negvae.config import PRESETS, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
+from negvae.detector.inputs import as_array
 from negvae.device import resolve_device
 from negvae.files import write_text
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
+from negvae.registry import choose
 from negvae.runs.artifact import (
     Artifact,
     load_artifact,
@@ -44,12 +44,8 @@ from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.scorer import ALL_SCORES
-from negvae.text import choose
 from negvae.training.checkpoint import Progress
 from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
-
-__all__ = ["Drift", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
-
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
