@@ -63,7 +63,7 @@ def scoring(spec: dict[str, Any]) -> None:
         shape = images.shape[1:]
         model = build_vae(preset(**spec["run"], data=spec["images"]), (shape[0], shape[1], shape[2])).to(device).eval()
     name = spec["score"]
-    quantized = quantize(model, torch.from_numpy(np.array(images))) if spec.get("int8") else None
+    quantized = quantize(model.encoder, torch.from_numpy(np.array(images))) if spec.get("int8") else None
 
     def score(images: Any) -> None:
         compute_scores(model, torch.from_numpy(images), [name], quantized=quantized)

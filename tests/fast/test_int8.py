@@ -26,7 +26,7 @@ def model_of(network):
 def test_scores_are_those_of_float32_up_to_rounding(network):
     """Within 5% of the scores' standard deviation over inliers (root mean square)."""
     model = model_of(network)
-    encoder = quantize(model, blobs(100, SHAPES[network], seed=1))
+    encoder = quantize(model.encoder, blobs(100, SHAPES[network], seed=1))
     images = blobs(100, SHAPES[network], seed=2)
     rounded = compute_scores(model, images, ENCODER, quantized=encoder)
     exact = compute_scores(model, images, ENCODER, precision="float32")
@@ -38,10 +38,12 @@ def test_scores_are_those_of_float32_up_to_rounding(network):
 @pytest.mark.parametrize("network", ["gray", "auto"])
 def test_a_score_depends_on_the_image_alone(network):
     model = model_of(network)
-    encoder = quantize(model, blobs(50, SHAPES[network], seed=1))
+    encoder = quantize(model.encoder, blobs(50, SHAPES[network], seed=1))
     images = blobs(41, SHAPES[network], seed=2)
     together = compute_scores(model, images, ENCODER, quantized=encoder)
-    again = compute_scores(model, images, ENCODER, quantized=quantize(model, blobs(50, SHAPES[network], seed=1)))
+    again = compute_scores(
+        model, images, ENCODER, quantized=quantize(model.encoder, blobs(50, SHAPES[network], seed=1))
+    )
     for part in images.split(7):
         apart = compute_scores(model, part, ENCODER, quantized=encoder)
         first = next(index for index, image in enumerate(images) if torch.equal(image, part[0]))
@@ -52,15 +54,15 @@ def test_a_score_depends_on_the_image_alone(network):
 def test_rounding_by_images_beats_rounding_to_the_nearest():
     model = model_of("gray")
     training, images = blobs(200, SHAPES["gray"], seed=1), blobs(200, SHAPES["gray"], seed=2)
-    encoder = quantize(model, training)
+    encoder = quantize(model.encoder, training)
     nearest = dict(encoder.rounding)
-    for index, layer in enumerate(quantized._convolutions(model)):
+    for index, layer in enumerate(quantized._convolutions(model.encoder)):
         scales = quantized._scales(layer).view(-1, 1, 1, 1)
         nearest[f"kernel.{index}"] = (layer.weight / scales).round().to(torch.int8).detach()
     exact = compute_scores(model, images, ["kl"], precision="float32")["kl"]
     errors = [
         (compute_scores(model, images, ["kl"], quantized=each)["kl"] - exact).square().mean()
-        for each in (encoder, QuantizedEncoder(model, nearest))
+        for each in (encoder, QuantizedEncoder(model.encoder, nearest))
     ]
     assert errors[0] < 0.7 * errors[1]
 
@@ -70,7 +72,7 @@ def test_auroc_is_that_of_float32():
     model = model_of("gray")
     inliers, others = blobs(300, SHAPES["gray"], seed=2), blobs(300, SHAPES["gray"], seed=3)
     others = torch.maximum(others // 2, others.flip(3) // 2)
-    encoder = quantize(model, blobs(200, SHAPES["gray"], seed=1))
+    encoder = quantize(model.encoder, blobs(200, SHAPES["gray"], seed=1))
     for name in ENCODER:
         found = []
         for options in ({"precision": "float32"}, {"quantized": encoder}):
@@ -88,7 +90,7 @@ def test_dead_layers_and_blank_images_are_no_trouble():
     scores = compute_scores(
         model,
         blobs(5, SHAPES["gray"]),
-        quantized=quantize(model, torch.zeros_like(blobs(3, SHAPES["gray"]))),
+        quantized=quantize(model.encoder, torch.zeros_like(blobs(3, SHAPES["gray"]))),
         names=["kl"],
     )
     assert scores["kl"].isfinite().all()
@@ -98,23 +100,23 @@ def test_dead_layers_and_blank_images_are_no_trouble():
 def test_what_int8_is_not_for_is_refused(monkeypatch):
     model = model_of("gray")
     images = blobs(4, SHAPES["gray"])
-    encoder = quantize(model, images)
+    encoder = quantize(model.encoder, images)
     with pytest.raises(ValueError, match=r"score bpd needs the decoder.*kl, prior_ratio or latent_norm"):
         compute_scores(model, images, ["bpd"], quantized=encoder)
     with pytest.raises(ValueError, match=r"images are .*this model takes uint8"):
         compute_scores(model, images.float(), ["kl"], quantized=encoder)
     with pytest.raises(ValueError, match="not of this model"):
-        QuantizedEncoder(model_of("auto"), encoder.rounding)
+        QuantizedEncoder(model_of("auto").encoder, encoder.rounding)
     rows = build_vae(preset("features", "rows"), (5, 1, 1)).eval()
     with pytest.raises(ValueError, match="rows of features"):
-        quantize(rows, torch.zeros(4, 5, 1, 1))
+        quantize(rows.encoder, torch.zeros(4, 5, 1, 1))
     with torch.no_grad():
         model.encoder[0].weight.fill_(float("inf"))
     with pytest.raises(ValueError, match="finite"):
-        quantize(model, images)
+        quantize(model.encoder, images)
     monkeypatch.setattr(quantized, "multiplies_integers", lambda: False)
     with pytest.raises(ValueError, match="no exact 8-bit convolution"):
-        quantize(model_of("gray"), images)
+        quantize(model_of("gray").encoder, images)
 
 
 def test_a_kernel_that_overflows_or_is_missing_is_noticed(monkeypatch):

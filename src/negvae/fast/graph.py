@@ -8,13 +8,25 @@ their kernels run side by side and fill the GPU, and each is exactly the step th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 
-from negvae.training.step import Session
-
 WARM_UP = 3
 """Steps taken eagerly before the capture: libraries choose their kernels and optimizers make their states in them."""
+
+
+class Session(Protocol):
+    """What takes steps, with nothing of the host in them.
+
+    Attributes:
+        randomness: the generator that the steps draw from.
+    """
+
+    randomness: torch.Generator
+
+    def step(self) -> None:
+        """Take the next step."""
 
 
 class CapturedSteps:
@@ -22,11 +34,12 @@ class CapturedSteps:
 
     Args:
         sessions: on one CUDA device, with equally many steps in an epoch.
+        device: that device.
     """
 
-    def __init__(self, sessions: Sequence[Session]) -> None:
+    def __init__(self, sessions: Sequence[Session], device: torch.device) -> None:
         self.sessions = sessions
-        self.device = sessions[0].data.device
+        self.device = device
         self.streams = [torch.cuda.Stream(self.device) for _ in sessions]  # type: ignore[no-untyped-call]
         self.graph: torch.cuda.CUDAGraph | None = None
         self._eager = 0

@@ -22,9 +22,6 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, unfold
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from negvae.model.networks import PosteriorHead
-from negvae.model.vae import VAE, Posterior
-
 ACTIVATIONS, WEIGHTS = 255, 127
 """The largest integers of each kind."""
 IMAGES = 1000
@@ -65,10 +62,11 @@ class _Layer(NamedTuple):
 
 
 class QuantizedEncoder:
-    """q(z|x) of a trained model from 8-bit integers.
+    """A trained encoder computed in 8-bit integers.
 
     Args:
-        model: in evaluation mode, on the CPU; later changes of its weights are not followed.
+        encoder: convolutions, each followed by a ReLU or by batch norm and ReLU, then a linear layer to 2L numbers; in
+            evaluation mode, on the CPU. Later changes of its weights are not followed.
         rounding: what `quantize` found: "ranges", the largest activation after each convolution, and "kernel.0" and
             so on, the rounded weights (int8).
 
@@ -77,9 +75,9 @@ class QuantizedEncoder:
     """
 
     @torch.inference_mode()
-    def __init__(self, model: VAE, rounding: Mapping[str, Tensor]) -> None:
-        refuse(model)
-        convolutions = _convolutions(model)
+    def __init__(self, encoder: nn.Sequential, rounding: Mapping[str, Tensor]) -> None:
+        refuse(encoder)
+        convolutions = _convolutions(encoder)
         kernels = [f"kernel.{index}" for index in range(len(convolutions))]
         fits = rounding.keys() == {"ranges", *kernels} and all(
             rounding[name].shape == layer.weight.shape and rounding[name].dtype == torch.int8
@@ -95,34 +93,34 @@ class QuantizedEncoder:
             _Layer.of(rounding[name], _scales(layer), _bias(layer), layer, unit, next_unit)
             for name, layer, unit, next_unit in zip(kernels, convolutions, units[:-1], units[1:], strict=True)
         ]
-        self._head = _head(model, convolutions[-1].out_channels, units[-1])
+        self._head = _head(encoder[-1], convolutions[-1].out_channels, units[-1])
 
     @torch.inference_mode()
-    def __call__(self, images: Tensor) -> Posterior:
-        """q(z|x) of stored images (uint8, N x C x H x W)."""
+    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and log-variances of q(z|x), each N x L in float32, of stored images (uint8, N x C x H x W)."""
         x = images.cpu().contiguous(memory_format=torch.channels_last)
         for layer in self._layers:
             x = layer(x)
         coarse, fine = self._head(x.permute(0, 2, 3, 1).reshape(len(x), -1, 1, 1)).flatten(1).chunk(2, dim=1)
         mean, log_var = (coarse + fine).chunk(2, dim=1)
-        return Posterior(mean, log_var)
+        return mean, log_var
 
 
 @torch.inference_mode()
-def quantize(model: VAE, images: Tensor) -> QuantizedEncoder:
-    """The model's encoder in int8.
+def quantize(encoder: nn.Sequential, images: Tensor) -> QuantizedEncoder:
+    """An encoder in int8.
 
     Args:
-        model: in evaluation mode.
+        encoder: see `QuantizedEncoder`.
         images: training images, uint8, N x C x H x W, one at least; up to `IMAGES` of them, evenly taken, are used.
 
     Raises:
-        ValueError: see `refuse`; or the model gives no finite numbers.
+        ValueError: see `refuse`; or the encoder gives no finite numbers.
     """
-    refuse(model)
+    refuse(encoder)
     x = images[:: max(len(images) // IMAGES, 1)][:IMAGES].cpu()
-    convolutions = _convolutions(model)
-    activations, largest = model.prepare(x), []
+    convolutions = _convolutions(encoder)
+    activations, largest = x.float() / 255, []
     for layer in convolutions:
         activations = layer(activations).relu_()
         largest.append(activations.max())
@@ -135,7 +133,7 @@ def quantize(model: VAE, images: Tensor) -> QuantizedEncoder:
         rounding[f"kernel.{index}"] = kernel
         x = x.contiguous(memory_format=torch.channels_last)
         x = _Layer.of(kernel, _scales(layer), _bias(layer), layer, unit, next_unit)(x)
-    return QuantizedEncoder(model, rounding)
+    return QuantizedEncoder(encoder, rounding)
 
 
 def _rounded(layer: nn.Conv2d, x: Tensor) -> Tensor:
@@ -163,10 +161,9 @@ def _rounded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     return integers.to(torch.int8).view_as(layer.weight)
 
 
-def _head(model: VAE, channels: int, unit: float) -> _Layer:
+def _head(head: nn.Module, channels: int, unit: float) -> _Layer:
     """The head as a convolution of 1x1 pixels with two integers for each weight, w ~ s (128 q_1 + q_2)."""
-    head = model.encoder[-1]
-    assert isinstance(head, PosteriorHead)
+    assert isinstance(head, nn.Linear)
     # Features in the order in which the convolutions leave them in memory: channels last.
     weight = head.weight.double().view(head.out_features, channels, -1).transpose(1, 2).flatten(1)
     scales = weight.abs().amax(1).clamp_min(_SMALLEST) / (128 * WEIGHTS)
@@ -178,18 +175,21 @@ def _head(model: VAE, channels: int, unit: float) -> _Layer:
     return _Layer.of(both.contiguous(), torch.cat([128 * scales, scales]).float(), bias, like, unit, None)
 
 
-def refuse(model: VAE) -> None:
-    """Refuse a model, a device or a machine that int8 is not for.
+def refuse(encoder: nn.Sequential) -> None:
+    """Refuse an encoder, a device or a machine that int8 is not for.
 
     Raises:
         ValueError: the message says which.
     """
-    if model.takes_features:
-        raise ValueError("int8 is for models of images: this one takes rows of features; use bfloat16 or float32")
-    if model.device.type != "cpu":
-        raise ValueError(
-            f"int8 runs on a CPU, and the model is on {model.device}: use device cpu, or another precision"
-        )
+    allowed = nn.Conv2d | nn.BatchNorm2d | nn.ReLU | nn.Flatten
+    if not isinstance(encoder[0], nn.Conv2d):
+        raise ValueError("int8 is for encoders of images: this one takes rows of features; use float32")
+    for layer in list(encoder)[:-1]:
+        if not isinstance(layer, allowed):
+            raise ValueError(f"int8 does not know the encoder's layer {type(layer).__name__}; use float32")
+    device = next(encoder.parameters()).device
+    if device.type != "cpu":
+        raise ValueError(f"int8 runs on a CPU, and the model is on {device}: use device cpu, or another precision")
     if not multiplies_integers():
         raise ValueError(
             f"int8 is not to be had here: torch {torch.__version__} and this processor have no exact 8-bit convolution;"
@@ -213,9 +213,9 @@ def multiplies_integers() -> bool:
         return False
 
 
-def _convolutions(model: VAE) -> list[nn.Conv2d]:
+def _convolutions(encoder: nn.Sequential) -> list[nn.Conv2d]:
     """The encoder's convolutions, each followed by a ReLU; batch norms are part of them."""
-    layers = list(model.encoder)
+    layers = list(encoder)
     return [
         fuse_conv_bn_eval(layer, following) if isinstance(following, nn.BatchNorm2d) else layer
         for layer, following in pairwise(layers)

@@ -83,7 +83,7 @@ class Artifact:
             raise ValueError(self._calibrate(f"is calibrated in {calibration.precision}, not in {asked}", str(asked)))
         if calibration.rounding is not None:
             numbers = {name: torch.from_numpy(values) for name, values in calibration.rounding.items()}
-            quantized = QuantizedEncoder(self.model, numbers)
+            quantized = QuantizedEncoder(self.model.encoder, numbers)
             return Scorer(self.model, calibration.reference, ensemble, quantized=quantized)
         if calibration.precision == "bfloat16" and not runs_bfloat16(self.model.device):
             raise ValueError(self._calibrate("is calibrated in bfloat16, which this machine does not run", "float32"))

@@ -213,7 +213,7 @@ def calibrate_run(
     if precision == "bfloat16":
         scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
     if precision == "int8":
-        quantized = quantize(artifact.model, training)
+        quantized = quantize(artifact.model.encoder, training)
         scorer = Scorer(artifact.model, quantized=quantized)
         score = score or "kl"
         scorer.check([score])

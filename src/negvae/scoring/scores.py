@@ -188,7 +188,7 @@ def compute_scores(
         part, count, own = block
         with torch.inference_mode(), autocast(precision, model.device):
             prepared = model.prepare(part)
-            posterior = model.encode(prepared) if quantized is None else quantized(part)
+            posterior = model.encode(prepared) if quantized is None else Posterior(*quantized(part))
 
             def draw(posterior: Posterior) -> Iterator[tuple[Tensor, Tensor]]:
                 for noise, added in own if draws is None else zip(*draws, strict=True):

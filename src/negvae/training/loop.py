@@ -163,7 +163,7 @@ def train_seeds(
     if peers is not None:
         _refuse_unequal(peers, session, progress)
     graph = device.type == "cuda" and peers is None
-    step = CapturedSteps([run.session for run in runs]).step if graph else None
+    step = CapturedSteps([run.session for run in runs], device).step if graph else None
     steps_per_reading = STEPS_PER_READING if step is None else runs[0].session.steps
     clock = _Clock(runs)
     last_save = time.monotonic()

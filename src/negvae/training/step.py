@@ -14,7 +14,8 @@ from torch import Tensor
 from torch.optim import Adam, Optimizer, RMSprop
 
 from negvae.config import RunConfig
-from negvae.device import autocast, keep_freed_memory, resolve_device, resolve_precision
+from negvae.device import autocast, resolve_device, resolve_precision
+from negvae.fast.memory import keep_freed_memory
 from negvae.model import build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeSource
