@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy pre-commit types-PyYAML
+		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy import-linter pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -30,6 +30,7 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile

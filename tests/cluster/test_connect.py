@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from negvae.cli import with_cluster_address
+from negvae.cli.commands import with_cluster_address
 from negvae.cluster.connect import Desk, enter, joined, refuse_other_versions, surroundings, versions
 from tests.cli.test_commands import call
 

@@ -4,13 +4,14 @@ import json
 
 from rich.console import Console
 
+from negvae.cli.progress import training_progress
 from negvae.paper.demo import run_demo
 from tests.report.conftest import Reader
 
 
 def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
     console = Console(width=200, record=True)
-    run_demo(tmp_path / "demo", quick=True, console=console)
+    run_demo(tmp_path / "demo", quick=True, console=console, show_progress=training_progress)
     rows = json.loads((tmp_path / "demo/summary.json").read_text())["rows"]
     assert [row["negatives"] for row in rows] == ["none", "augmented"]
     page = Reader((tmp_path / "demo/report.html").read_text())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 import tempfile
 import warnings
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_hel
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.scorer import ALL_SCORES
 from negvae.training.checkpoint import Progress
-from negvae.training.loop import METRICS, TrainingResult, read_metrics, train
+from negvae.training.loop import METRICS, Reading, TrainingResult, read_metrics, train
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
@@ -116,7 +117,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         precision: as there.
         random_state: seed or `numpy.random.RandomState`; None for another result each time.
         device: "auto", "cpu", "cuda" or "cuda:N".
-        verbose: whether to show the training's progress.
+        verbose: whether to print a line on standard error after every epoch of training.
 
     Attributes:
         model_: the trained `negvae.VAE`.
@@ -281,15 +282,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return build_source(text, read) if given is None else Auxiliary(read(given))
 
     def _train(self, config: RunConfig, training: Tensor, source: NegativeSource | None) -> TrainingResult:
-        if self.verbose:
-            from rich.console import Console
+        def watch(reading: Reading) -> None:
+            if reading.row is not None:
+                print(reading.describe(), file=sys.stderr, flush=True)
 
-            from negvae.progress import training_progress
-
-            with training_progress(Console()) as watch:
-                result = train(config, training, source, watch=watch)
-        else:
-            result = train(config, training, source)
+        result = train(config, training, source, watch=watch if self.verbose else None)
         if result.stopped_by != "finished":
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result

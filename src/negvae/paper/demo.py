@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from rich.console import Console
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
 from negvae.files import write_text
-from negvae.progress import training_progress
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.samples import pictures
@@ -28,6 +28,7 @@ from negvae.runs.provenance import provenance
 from negvae.runs.train import describe, run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
+from negvae.training.loop import Reading
 
 TRAIN, OOD = "fashion-mnist", "mnist"
 LETTERS = ("emnist-letters", "kmnist")
@@ -80,13 +81,18 @@ class Trial:
         }
 
 
-def run_demo(out: Path, *, quick: bool, console: Console) -> dict[str, Any]:
+ShowProgress = Callable[[Console], AbstractContextManager[Callable[[Reading], None]]]
+"""Gives, for as long as a training run lasts, what is called with its readings."""
+
+
+def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowProgress) -> dict[str, Any]:
     """Train three small models, test them, print one table and write a summary and a report.
 
     Args:
         out: gets summary.json, report.html and the models' folders.
         quick: fewer images and epochs.
         console: where to show progress and the table.
+        show_progress: how to show the progress of training.
 
     Returns:
         The content of summary.json: {"rows": [...], "provenance": {...}}.
@@ -112,7 +118,7 @@ def run_demo(out: Path, *, quick: bool, console: Console) -> dict[str, Any]:
     trials = []
     for source in negatives:
         config = preset("gray", TRAIN, negatives=source, **(QUICK if quick else FULL))
-        trials.append(_trial(config, out / source.replace(":", "-"), inliers, outliers, console, say))
+        trials.append(_trial(config, out / source.replace(":", "-"), inliers, outliers, show_progress(console), say))
     data = {"test": describe(inliers), "ood": describe(outliers)}
     origin = {
         **provenance(config),
@@ -149,13 +155,13 @@ def _trial(
     directory: Path,
     inliers: ImageSet,
     outliers: ImageSet,
-    console: Console,
+    progress: AbstractContextManager[Callable[[Reading], None]],
     say: Callable[[str], None],
 ) -> Trial:
     if (directory / CONFIG).exists():
         shutil.rmtree(directory)  # of an earlier demo; nothing else writes a run there
     say(f"negatives: {config.negatives}")
-    with training_progress(console) as watch:
+    with progress as watch:
         result = run(config, directory, watch=watch, say=say)
     if not result.progress.finished:
         raise KeyboardInterrupt

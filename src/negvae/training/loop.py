@@ -63,6 +63,18 @@ class Reading:
     seconds_left: float
     row: dict[str, Any] | None = None
 
+    def describe(self) -> str:
+        """One line for people."""
+        minutes, seconds = divmod(int(self.seconds_left), 60)
+        left = f", {minutes}:{seconds:02d} left" if self.seconds_left >= 1 else ""
+        return f"epoch {self.epoch}/{self.epochs} step {self.step}/{self.steps}: {self.losses_and_rate()}{left}"
+
+    def losses_and_rate(self) -> str:
+        """The losses that are not zero, in nats per image, and the speed."""
+        shown = {"reconstruction": "rec", "kl": "KL", "negative_kl": "neg KL", "generator_kl": "gen KL"}
+        parts = [f"{shown[name]} {value:.1f}" for name, value in self.losses.items() if value]
+        return f"{' '.join(parts)} nats, {self.images_per_second:.0f} images/s"
+
 
 @dataclass(frozen=True)
 class TrainingResult:

@@ -180,7 +180,7 @@ def train(
         resumed_config(out, asked) if going_on else configs.preset(preset or configs.default_preset(negatives), **asked)
     )
 
-    from negvae.progress import training_progress
+    from negvae.cli.progress import training_progress
 
     console = _console()
     say = _say(console)
@@ -283,8 +283,8 @@ def score(
     """Score images, one row each: path, index, scores, p-value, decision, error."""
     from rich.console import Console
 
+    from negvae.cli.progress import row_progress
     from negvae.config import SCORE_PRECISIONS
-    from negvae.progress import row_progress
     from negvae.registry import choose
     from negvae.runs.score import score_files
 
@@ -387,8 +387,8 @@ def report(
     """Write one HTML page about images: the strangest, histograms, latent space, reconstructions."""
     from rich.console import Console
 
+    from negvae.cli.progress import row_progress
     from negvae.config import SCORE_PRECISIONS
-    from negvae.progress import row_progress
     from negvae.registry import choose
     from negvae.report.page import write_report
 
@@ -409,9 +409,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where the summary, the report and the models go.")] = Path("runs/demo"),
 ) -> None:
     """See the paper's claim happen: Fashion-MNIST against MNIST, with and without negatives."""
+    from negvae.cli.progress import training_progress
     from negvae.paper.demo import run_demo
 
-    run_demo(out, quick=quick, console=_console())
+    run_demo(out, quick=quick, console=_console(), show_progress=training_progress)
 
 
 @data_app.command("list")

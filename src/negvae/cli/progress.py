@@ -40,10 +40,10 @@ def training_progress(console: Console) -> Iterator[Callable[[Reading], None]]:
                 total=reading.epochs * reading.steps,
                 completed=done,
                 description=f"epoch {reading.epoch}/{reading.epochs}",
-                state=_state(reading),
+                state=reading.losses_and_rate(),
             )
             if reading.row is not None:
-                bars.console.print(_line(reading), highlight=False)
+                bars.console.print(reading.describe(), highlight=False)
 
         yield watch
 
@@ -67,18 +67,6 @@ def _plain(console: Console) -> Callable[[Reading], None]:
         nonlocal last
         if reading.row is not None or time.monotonic() - last >= PLAIN_SECONDS:
             last = time.monotonic()
-            console.print(_line(reading), highlight=False, soft_wrap=True)
+            console.print(reading.describe(), highlight=False, soft_wrap=True)
 
     return watch
-
-
-def _line(reading: Reading) -> str:
-    minutes, seconds = divmod(int(reading.seconds_left), 60)
-    eta = f", {minutes}:{seconds:02d} left" if reading.seconds_left >= 1 else ""
-    return f"epoch {reading.epoch}/{reading.epochs} step {reading.step}/{reading.steps}: {_state(reading)}{eta}"
-
-
-def _state(reading: Reading) -> str:
-    shown = {"reconstruction": "rec", "kl": "KL", "negative_kl": "neg KL", "generator_kl": "gen KL"}
-    parts = [f"{shown[name]} {value:.1f}" for name, value in reading.losses.items() if value]
-    return f"{' '.join(parts)} nats, {reading.images_per_second:.0f} images/s"
