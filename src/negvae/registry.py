@@ -1,9 +1,111 @@
-"""Names of parts: which are known, and what is said where one is not."""
+"""Tables of named parts: likelihoods, networks, negative sources, transformations, scores and data sets.
+
+A part is needed by name in YAML, on the command line and in saved folders only; Python code passes the object itself.
+Each kind of part has one `Table`, in the package that owns the kind, and a typed `register_...` function beside it.
+Choices, help texts, validation, artifacts and reports all read the table, so that no other list of names exists.
+"""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar, cast
+
+GROUP = "negvae"
+"""Entry-point group of installed packages that register parts when they are imported."""
+
+Target = TypeVar("Target")
+Part = TypeVar("Part", bound="Entry[object]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry(Generic[Target]):
+    """One named part.
+
+    Attributes:
+        name: by which YAML, command line and saved folders know it.
+        meaning: one phrase for help texts and reports.
+        target: the part itself, or where it is, as "module:attribute": then nothing is imported before it is used.
+    """
+
+    name: str
+    meaning: str
+    target: Target | str
+
+    def load(self) -> Target:
+        """The part, imported where that has not been done."""
+        if isinstance(self.target, str):
+            module, _, attribute = self.target.partition(":")
+            return cast(Target, getattr(import_module(module), attribute))
+        return self.target
+
+
+class Table(Generic[Part]):
+    """The named parts of one kind, in the order in which they were registered.
+
+    Args:
+        kind: what they are called in messages, such as "score".
+        entries: the library's own.
+
+    Raises:
+        ValueError: two entries have one name.
+    """
+
+    def __init__(self, kind: str, entries: Iterable[Part] = ()) -> None:
+        self.kind = kind
+        self._entries: dict[str, Part] = {}
+        for entry in entries:
+            self.add(entry)
+
+    def add(self, entry: Part) -> None:
+        """Register a part.
+
+        Raises:
+            ValueError: its name is taken.
+        """
+        if entry.name in self._entries:
+            raise ValueError(f"{self.kind} {entry.name!r} is registered already: choose another name")
+        self._entries[entry.name] = entry
+
+    def __getitem__(self, name: str) -> Part:
+        """The part of this name; installed plugins are imported where it is not known without them.
+
+        Raises:
+            ValueError: there is none; the message names the nearest and lists all. Nothing from a saved folder is
+                run, so a folder that names a part of somebody's own needs the package that registers it.
+        """
+        if name not in self._entries:
+            _import_plugins()
+        if name not in self._entries:
+            choose(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def __contains__(self, name: object) -> bool:
+        """Whether a part of this name is registered, plugins that were not imported yet aside."""
+        return name in self._entries
+
+    def __iter__(self) -> Iterator[str]:
+        """The names, in order."""
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        """How many parts there are."""
+        return len(self._entries)
+
+    def entries(self) -> list[Part]:
+        """All parts, in order."""
+        return list(self._entries.values())
+
+
+@cache
+def _import_plugins() -> None:
+    """Import the installed packages of the entry-point group, once; importing them registers their parts."""
+    for plugin in entry_points(group=GROUP):
+        plugin.load()
 
 
 def choose(what: str, name: str, known: Iterable[str]) -> str:
