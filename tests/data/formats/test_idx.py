@@ -29,7 +29,7 @@ def test_idx(make, name):
         (b"\0\0\x08\x03" + struct.pack(">iii", 2, 2, 2) + bytes(9), "more"),
         (b"\0\0\x08\x03" + struct.pack(">III", 2**32 - 1, 2**32 - 1, 1) + bytes(9), "a-images"),
         (
-            gzip.compress(b"\0\0\x08\x03" + struct.pack(">iii", 9, 9, 9) + bytes(729))[:-9],
+            gzip.compress(b"\0\0\x08\x03" + struct.pack(">iii", 9, 9, 9) + bytes(729), mtime=0)[:-9],
             "not a readable IDX",
         ),
         (b"\x1f\x8bjunk", "not a readable IDX"),
