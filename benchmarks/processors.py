@@ -92,7 +92,7 @@ def measure(place: Path) -> list[dict[str, object]]:
     """One row for each detector, precision and setting."""
     from negvae.device import runs_bfloat16
     from negvae.fast.int8 import multiplies_integers
-    from negvae.runs.train import calibrate_run
+    from negvae.runs.calibrate import calibrate_run
 
     available = {"float32": True, "bfloat16": runs_bfloat16(torch.device("cpu")), "int8": multiplies_integers()}
     rows: list[dict[str, object]] = []

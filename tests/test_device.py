@@ -13,7 +13,8 @@ from negvae import device as precisions
 from negvae.device import computes_in_bfloat16, resolve_precision, runs_bfloat16
 from negvae.runs import artifact as artifacts
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.runs.train import calibrate_run, run
+from negvae.runs.calibrate import calibrate_run
+from negvae.runs.train import run
 from tests.cli.test_commands import call
 from tests.conftest import needs_bfloat16, small_run
 

@@ -83,6 +83,7 @@ def test_the_page_shows_it_all_and_runs_nothing(detector: Path, mixed: Path, tmp
 
 def test_inliers_join_the_map_where_their_data_is_at_hand(tmp_path: Path, mixed: Path) -> None:
     from negvae.config import preset
+    from negvae.runs.resolve import load_inliers
     from negvae.runs.train import run
 
     data = tmp_path / "inliers.npy"
@@ -90,10 +91,14 @@ def test_inliers_join_the_map_where_their_data_is_at_hand(tmp_path: Path, mixed:
     config = preset("gray", str(data), epochs=1, batch_size=16, device="cpu", calibration=0.4)
     run(config, tmp_path / "model")
     images, what = training_inliers(load_artifact(tmp_path / "model", "cpu"))
-    assert images.shape == (24, 1, 28, 28)
+    # Of 60 images without splits every fifth is left to tests; two fifths of the other 48 are held out from training.
+    assert images.shape == (19, 1, 28, 28)
+    inliers = load_inliers(config)
+    assert np.array_equal(images, inliers.held_out.numpy())
+    assert not {image.tobytes() for image in images} & {image.numpy().tobytes() for image in inliers.training}
     assert what == "inliers held out from training"
     write_report(tmp_path / "model", [str(mixed)], tmp_path / "page.html")
-    assert "inliers held out from training (24)" in (tmp_path / "page.html").read_text()
+    assert "inliers held out from training (19)" in (tmp_path / "page.html").read_text()
 
 
 def test_rows_of_features_have_a_page_too(tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from negvae.cli import main
 from negvae.config import preset
 from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
-from negvae.runs.train import calibrate_run, run
+from negvae.runs.calibrate import calibrate_run
+from negvae.runs.train import run
 from negvae.training.loop import METRICS
 from tests.conftest import blobs
 

@@ -45,7 +45,7 @@ def _two_channels(directory: Path, images: torch.Tensor) -> Path:
     """A model that arrays of pictures cannot make, saved by hand."""
     from negvae.config import preset
     from negvae.runs.artifact import save_artifact
-    from negvae.runs.train import calibrated
+    from negvae.runs.calibrate import calibrated
     from negvae.training.loop import train
 
     config = preset("auto", "blobs", epochs=1, batch_size=16, device="cpu", **OPTIONS["quantized"])

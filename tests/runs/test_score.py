@@ -17,8 +17,10 @@ from PIL import Image
 from negvae import NegVAEDetector
 from negvae.fast.int8 import multiplies_integers
 from negvae.runs.artifact import CALIBRATION, load_artifact, save_calibration
+from negvae.runs.calibrate import calibrate_run
+from negvae.runs.resolve import hold_out
 from negvae.runs.score import score_files
-from negvae.runs.train import calibrate_run, hold_out, run
+from negvae.runs.train import run
 from negvae.scoring import benjamini_hochberg
 from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run

@@ -202,7 +202,7 @@ def train(
             budget=budget,
             checkpoint_seconds=checkpoint_seconds,
             watch=watch,
-            say=say,
+            log=say,
             **team,
         )
     progress = result.progress
@@ -238,7 +238,7 @@ def evaluate(
         choose("precision", precision, SCORE_PRECISIONS)
     console = _console()
     content = evaluate_run(
-        directory, ood, samples=samples, precision=precision, device=device, limit=limit, say=_say(console)
+        directory, ood, samples=samples, precision=precision, device=device, limit=limit, log=_say(console)
     )
     console.print(evaluation_table(content))
     _say(console)(f"written: {directory / 'evaluation.json'}")
@@ -343,11 +343,11 @@ def calibrate(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
     """Set a model's p-values and threshold by inliers that it was not trained on."""
-    from negvae.runs.train import calibrate_run
+    from negvae.runs.calibrate import calibrate_run
 
     say = _say(_console())
     calibration = calibrate_run(
-        directory, data, score=score, target_fpr=target_fpr, precision=precision, limit=limit, device=device, say=say
+        directory, data, score=score, target_fpr=target_fpr, precision=precision, limit=limit, device=device, log=say
     )
     say(f"{directory}: {calibration.describe()}")
 

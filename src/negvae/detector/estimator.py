@@ -39,8 +39,10 @@ from negvae.runs.artifact import (
     write_config,
     write_section,
 )
+from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
-from negvae.runs.train import LEAST_STEPS, calibrated, describe, hold_out
+from negvae.runs.resolve import describe, hold_out
+from negvae.runs.train import LEAST_STEPS
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold

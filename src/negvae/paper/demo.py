@@ -25,7 +25,8 @@ from negvae.report.tables import DataTable
 from negvae.runs.artifact import CONFIG
 from negvae.runs.evaluate import with_interval
 from negvae.runs.provenance import provenance
-from negvae.runs.train import describe, run
+from negvae.runs.resolve import describe
+from negvae.runs.train import run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
 from negvae.training.loop import Reading
@@ -162,7 +163,7 @@ def _trial(
         shutil.rmtree(directory)  # of an earlier demo; nothing else writes a run there
     say(f"negatives: {config.negatives}")
     with progress as watch:
-        result = run(config, directory, watch=watch, say=say)
+        result = run(config, directory, watch=watch, log=say)
     if not result.progress.finished:
         raise KeyboardInterrupt
     test, ood = torch.from_numpy(inliers.images), torch.from_numpy(outliers.images)

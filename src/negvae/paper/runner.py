@@ -39,7 +39,8 @@ from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
 from negvae.runs.artifact import CONFIG, read_config
 from negvae.runs.provenance import provenance, source_commit
-from negvae.runs.train import describe, run_seeds
+from negvae.runs.resolve import describe
+from negvae.runs.train import run_seeds
 from negvae.scoring.comparison import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.checkpoint import read_progress
@@ -276,7 +277,7 @@ def _carry_out(
     try:
         results: list[TrainingResult | TrainingDivergedError] = list(
             run_seeds(
-                configs, directories, resume=True, watch=watch, told=told, after_epoch=after_epoch, say=say,
+                configs, directories, resume=True, watch=watch, told=told, after_epoch=after_epoch, log=say,
                 budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
             )
         )  # fmt: skip

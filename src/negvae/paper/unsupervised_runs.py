@@ -19,7 +19,7 @@ from negvae.paper import unsupervised as beyond
 from negvae.paper.proxies import PROXIES
 from negvae.paper.tables import Setting
 from negvae.runs.artifact import Artifact, load_artifact
-from negvae.runs.train import hold_out
+from negvae.runs.resolve import hold_out
 from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
 

@@ -17,15 +17,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.data import load
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
-from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.artifact import Artifact, load_artifact, trained_sha256
 from negvae.runs.provenance import provenance
-from negvae.runs.train import hold_out
+from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS
@@ -250,14 +249,15 @@ def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
     if artifact.model.takes_features:
         return None
     try:
-        found = load(config.data, "train", fetch=False, limit=config.limit, shape=artifact.model.shape).images
-        if found.shape[1:] != artifact.model.shape:
-            return None
-        training, held_out = hold_out(torch.from_numpy(found), config.calibration, config.seed)
+        inliers = load_inliers(
+            config, shape=artifact.model.shape, fetch=False, sha256=trained_sha256(artifact.provenance)
+        )
     except (FileNotFoundError, ValueError):
         return None
-    chosen: Tensor = held_out if len(held_out) else training
-    kind = "held out from training" if len(held_out) else "of the training data"
+    if inliers.shape != artifact.model.shape:
+        return None
+    chosen = inliers.held_out if len(inliers.held_out) else inliers.training
+    kind = "held out from training" if len(inliers.held_out) else "of the training data"
     return chosen[:: max(len(chosen) // MAPPED, 1)][:MAPPED].numpy(), f"inliers {kind}"
 
 

@@ -119,6 +119,13 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
     return RunConfig.from_dict(content["run"], str(path)), (shape[0], shape[1], shape[2]), provenance
 
 
+def trained_sha256(provenance: dict[str, Any]) -> str | None:
+    """The SHA-256 of the pixels that a run was trained with, from its provenance; None where that does not say."""
+    hashes = provenance.get("data_sha256")
+    found = hashes.get("inliers") if isinstance(hashes, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
     """Add or replace a section of config.yaml that `read_config` does not ask for."""
     _write_config(directory, {**_read_config(directory), name: values})

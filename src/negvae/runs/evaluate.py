@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,10 @@ from rich.table import Table
 
 from negvae.data import load
 from negvae.files import write_text
+from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import load_artifact
 from negvae.runs.provenance import provenance
-from negvae.runs.train import describe, trained_on
+from negvae.runs.resolve import Log, describe, load_test_set, silent
 from negvae.scoring.comparison import Comparison, compare
 
 FILE = "evaluation.json"
@@ -30,7 +31,7 @@ def evaluate_run(
     precision: str | None = None,
     device: str = "auto",
     limit: int | None = None,
-    say: Callable[[str], None] = lambda text: None,
+    log: Log = silent,
 ) -> dict[str, Any]:
     """Compare a run's inlier test set with other sets and write evaluation.json.
 
@@ -41,7 +42,7 @@ def evaluate_run(
         precision: of all scores: "float32", "bfloat16" or "int8"; None for the one in which the run was calibrated.
         device: see `negvae.runs.artifact.load_artifact`.
         limit: use the first so many images of each set.
-        say: told what is loaded.
+        log: is called with one line on each set that is loaded.
 
     Returns:
         What was written: {"train", "negatives", "likelihood", "epochs", "finished", "score", "target_fpr", "rows",
@@ -58,19 +59,19 @@ def evaluate_run(
     artifact = load_artifact(directory, device)
     config = artifact.config
     if not artifact.finished:
-        say(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
-    test = load(config.data, "test", limit=limit, shape=artifact.model.shape, disjoint_from_train=True, log=say)
-    say(f"inliers: {describe(test)}")
+        log(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
+    test = load_test_set(config, shape=artifact.model.shape, limit=limit, log=log)
+    log(f"inliers: {describe(test)}")
     data = {"test": describe(test)}
     outliers = {}
     for name in dict.fromkeys(ood):
         if name == config.data:
             raise ValueError(f"--ood {name} is what the model was trained on: name another set")
-        images = load(name, "test", limit=limit, shape=artifact.model.shape, log=say)
+        images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
         if images.shape != artifact.model.shape:
             given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
             raise ValueError(f"--ood {name} has {given} images, the model takes {wanted} (C x H x W)")
-        say(f"out-of-distribution: {describe(images)}")
+        log(f"out-of-distribution: {describe(images)}")
         data[f"ood {name}"] = describe(images)
         outliers[name] = torch.from_numpy(images.images)
     calibration = artifact.calibration
@@ -93,7 +94,7 @@ def evaluate_run(
                 values[f"alarms_{part}"] = float(calibration.is_outlier(scores[decides].numpy()).mean())
         return values
 
-    served = trained_on(config)
+    served = auxiliary_names(config.negatives)
     content = {
         "train": config.data,
         "negatives": config.negatives,

@@ -1,0 +1,117 @@
+"""Calibrate a model: p-values and threshold from inliers that it was not trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from negvae.config import SCORE_PRECISIONS, RunConfig
+from negvae.data import load
+from negvae.device import resolve_precision
+from negvae.fast.int8 import QuantizedEncoder, quantize
+from negvae.model import VAE
+from negvae.registry import choose
+from negvae.runs.artifact import load_artifact, save_calibration, trained_sha256
+from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
+from negvae.scoring.calibration import TARGET_FPR, Calibration
+from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
+from negvae.scoring.scores import compute_scores
+from negvae.training.loop import TrainingResult
+
+
+def calibrated(
+    config: RunConfig,
+    result: TrainingResult,
+    images: Tensor,
+    held_out: Tensor,
+    **options: Any,
+) -> Calibration:
+    """Calibrate a model that has just been trained; see `negvae.scoring.scorer.calibrate` for the options.
+
+    The scores are computed in float32 whatever the training was done in, since every processor computes in it: the
+    folder gives the same decisions on a machine without bfloat16.
+    """
+    return calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
+
+
+def calibrate_run(
+    directory: Path,
+    data: str | None = None,
+    *,
+    score: str | None = None,
+    target_fpr: float = TARGET_FPR,
+    precision: str = "float32",
+    limit: int | None = None,
+    device: str = "auto",
+    log: Log = silent,
+) -> Calibration:
+    """Calibrate a trained model on inliers that it was not trained on, and keep the result in its folder.
+
+    Args:
+        directory: of the run.
+        data: inliers, by name (test split) or path; None for what the run held out, or where it held out
+            nothing, the test split of its data set.
+        score: the decision score; None for "auto", in int8 for "kl".
+        target_fpr: false-positive rate of the threshold.
+        precision: in which scores are computed from then on: "float32", the default, which every processor has;
+            "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
+        limit: use the first so many inliers.
+        device: see `negvae.runs.artifact.load_artifact`.
+        log: is called with one line on what is loaded.
+
+    Raises:
+        FileNotFoundError: the run or its data is not there.
+        ValueError: images of another shape, or too few for the rate; another precision, or int8 for a model, a
+            score or a machine that it is not for.
+    """
+    choose("precision", precision, SCORE_PRECISIONS)
+    artifact = load_artifact(directory, device, calibration=False)
+    config, shape = artifact.config, artifact.model.shape
+    if artifact.model.takes_features:
+        raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
+    inliers = load_inliers(config, shape=shape, sha256=trained_sha256(artifact.provenance), log=log)
+    training, held_out = inliers.training, inliers.held_out
+    if data is not None or not len(held_out):
+        same = data in (None, config.data)
+        found = load_test_set(config, shape=shape, log=log) if same else load(str(data), "test", shape=shape, log=log)
+        log(f"calibration: {describe(found)}")
+        held_out = torch.from_numpy(found.images)
+    else:
+        log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+    held_out = held_out[:limit]
+    # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
+    training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
+    scorer = Scorer(artifact.model)
+    if precision == "bfloat16":
+        scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
+    if precision == "int8":
+        quantized = quantize(artifact.model.encoder, training)
+        scorer = Scorer(artifact.model, quantized=quantized)
+        score = score or "kl"
+        scorer.check([score])
+        log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
+    calibration = calibrate(
+        scorer, training, held_out,
+        score=score or "auto", names=CALIBRATED, components=score_components(config), target_fpr=target_fpr,
+    )  # fmt: skip
+    save_calibration(directory, calibration)
+    return calibration
+
+
+def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
+    """How far int8 moves the KL of inliers: one line."""
+    exact, rounded = (
+        compute_scores(model, images, ["kl"], precision="float32", quantized=encoder)["kl"]
+        for encoder in (None, quantized)
+    )
+    error = float((rounded - exact).square().mean().sqrt() / exact.std(correction=0).clamp_min(1e-12))
+    return f"the KL of held-out inliers differs from float32's by {error:.2g} of its standard deviation (rms)"
+
+
+def score_components(config: RunConfig) -> tuple[str, ...]:
+    """What "auto" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
+    scores = ("bpd", "kl") if config.network == "mlp" else ("dose",)
+    return scores if config.negatives == "none" else (*scores, "prior_ratio")
