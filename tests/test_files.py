@@ -1,9 +1,15 @@
 """Files written whole or not at all, and locks between processes."""
 
+import os
+import stat
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
-from negvae.files import locked
+import pytest
+
+from negvae.files import locked, replacing, write_text
 
 HOLD = """
 import sys
@@ -29,3 +35,64 @@ def test_a_lock_is_held_by_one_process_and_freed_by_its_death(tmp_path):
             assert mine
             with locked(path) as again:
                 assert not again
+
+
+def test_permissions_are_the_umask_s_or_those_of_the_old_file(tmp_path):
+    path = tmp_path / "a"
+    before = os.umask(0o027)
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text("1")
+            temporary.chmod(0o600)  # as safetensors writes
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    path.chmod(0o604)
+    write_text(path, "2")
+    assert (path.read_text(), stat.S_IMODE(path.stat().st_mode)) == ("2", 0o604)
+
+
+def test_links_are_followed_and_pipes_written_through(tmp_path):
+    (tmp_path / "old").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "old")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "old").read_text() == "new"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    heard = []
+    reader = threading.Thread(target=lambda: heard.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "through")
+    reader.join(timeout=20)
+    assert heard == ["through"]
+    assert pipe.is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "link", "pipe"}
+    with pytest.raises(IsADirectoryError):
+        write_text(tmp_path, "x")
+
+
+def test_threads_do_not_meet_on_a_temporary_name(tmp_path):
+    def work(number):
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text(str(number) * 1000)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(work, range(64)))
+    content = (tmp_path / "a").read_text()
+    assert len(content) in (1000, 2000)
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_failed_block_leaves_what_was_there(tmp_path):
+    (tmp_path / "a").write_text("old")
+
+    def die():
+        with replacing(tmp_path / "a") as temporary:
+            temporary.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        die()
+    assert (tmp_path / "a").read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]

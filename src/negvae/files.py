@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import secrets
+import shutil
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -14,13 +19,49 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what is written there takes its place when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Give a temporary name beside `path`; what is written there takes its place when the block ends well.
+
+    The new content is on the disk before it takes the place of the old, whose permissions it keeps; a new file has
+    those that the user's umask gives. Links are followed. What is neither a file nor nothing, such as a pipe or a
+    device, is written through instead of being replaced.
+
+    Raises:
+        OSError: the folder is missing, full or not writable, or `path` is a folder.
+    """
+    target = Path(os.path.realpath(path))
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    through = target.exists() and not target.is_file()
+    folder = Path(tempfile.gettempdir()) if through else target.parent
+    temporary = folder / f".{target.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     try:
+        temporary.touch(exist_ok=False)
+        mode = stat.S_IMODE((target if target.is_file() else temporary).stat().st_mode)
         yield temporary
-        os.replace(temporary, path)
+        if through:
+            with temporary.open("rb") as written, target.open("wb") as device:
+                shutil.copyfileobj(written, device)
+            return
+        temporary.chmod(mode)  # some libraries write files that only their owner reads
+        _flush(temporary)
+        os.replace(temporary, target)
+        _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or a folder's entries to the disk, where the system can."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:  # Windows opens no folders, and a file may be readable by nobody
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some file systems know no such thing
+        pass
+    finally:
+        os.close(handle)
 
 
 @contextmanager
