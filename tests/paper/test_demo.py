@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from rich.console import Console
 
 from negvae.cli.progress import training_progress
@@ -23,3 +24,12 @@ def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
     assert len(page.all("figure", "pixels")) == 5 + 6  # negatives only where there are any
     assert "0.46 (0.05)" in page.text
     assert "Negatives: augmented" in page.text
+
+
+def test_nothing_of_another_s_is_deleted(gray_sets, tmp_path):
+    out = tmp_path / "runs"
+    (out / "none").mkdir(parents=True)
+    (out / "none/config.yaml").write_text("mine")
+    with pytest.raises(ValueError, match="holds something that no demo made"):
+        run_demo(out, quick=True, console=Console(quiet=True), show_progress=training_progress)
+    assert (out / "none/config.yaml").read_text() == "mine"

@@ -100,6 +100,7 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
 
     Raises:
         FileNotFoundError: Fashion-MNIST or MNIST cannot be had.
+        ValueError: `out` holds something that no demo made.
     """
     started = time.monotonic()
 
@@ -115,7 +116,7 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
     else:
         say(f"no auxiliary negatives: neither {' nor '.join(LETTERS)} is in a local folder (see `negvae data list`)")
     downloaded = time.monotonic() - started
-    out.mkdir(parents=True, exist_ok=True)
+    _take(out)
     trials = []
     for source in negatives:
         config = preset("gray", TRAIN, negatives=source, **(QUICK if quick else FULL))
@@ -140,6 +141,15 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
     return summary
 
 
+def _take(out: Path) -> None:
+    """Make the folder the demo's own: its models replace those of the last demo there, and nothing else."""
+    mark = out / ".negvae-demo"
+    if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} holds something that no demo made: name a new folder with --out")
+    out.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+
 def _at_hand() -> str | None:
     """A letters-like set that needs no download."""
     for name in LETTERS:
@@ -160,7 +170,7 @@ def _trial(
     say: Callable[[str], None],
 ) -> Trial:
     if (directory / CONFIG).exists():
-        shutil.rmtree(directory)  # of an earlier demo; nothing else writes a run there
+        shutil.rmtree(directory)  # of an earlier demo, as `_take` has made sure
     say(f"negatives: {config.negatives}")
     with progress as watch:
         result = run(config, directory, watch=watch, log=say)
