@@ -12,7 +12,7 @@ from negvae.config import preset
 from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
 from negvae.runs.train import calibrate_run, run
-from negvae.training.loop import METRICS
+from negvae.training.history import METRICS
 from tests.conftest import blobs
 
 NEEDED = (CONFIG, WEIGHTS, CALIBRATION)

@@ -28,7 +28,7 @@ from negvae.runs.provenance import provenance
 from negvae.runs.train import describe, run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
-from negvae.training.loop import Reading
+from negvae.training.progress import OnProgress
 
 TRAIN, OOD = "fashion-mnist", "mnist"
 LETTERS = ("emnist-letters", "kmnist")
@@ -81,8 +81,8 @@ class Trial:
         }
 
 
-ShowProgress = Callable[[Console], AbstractContextManager[Callable[[Reading], None]]]
-"""Gives, for as long as a training run lasts, what is called with its readings."""
+ShowProgress = Callable[[Console], AbstractContextManager[OnProgress]]
+"""Gives, for as long as a training run lasts, what is called with its progress."""
 
 
 def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowProgress) -> dict[str, Any]:
@@ -155,14 +155,14 @@ def _trial(
     directory: Path,
     inliers: ImageSet,
     outliers: ImageSet,
-    progress: AbstractContextManager[Callable[[Reading], None]],
+    progress: AbstractContextManager[OnProgress],
     say: Callable[[str], None],
 ) -> Trial:
     if (directory / CONFIG).exists():
         shutil.rmtree(directory)  # of an earlier demo; nothing else writes a run there
     say(f"negatives: {config.negatives}")
-    with progress as watch:
-        result = run(config, directory, watch=watch, say=say)
+    with progress as on_progress:
+        result = run(config, directory, on_progress=on_progress, say=say)
     if not result.progress.finished:
         raise KeyboardInterrupt
     test, ood = torch.from_numpy(inliers.images), torch.from_numpy(outliers.images)

@@ -70,7 +70,7 @@ def run_seeds(
         resume: go on from the directories' checkpoints, or start where they have none.
         say: told what is loaded, one line each.
         trainer: what trains; called as `negvae.training.loop.train_seeds` is.
-        options: `budget`, `checkpoint_seconds`, `watch` and `after_epoch` of `negvae.training.loop.train_seeds`.
+        options: `budget`, `checkpoint_seconds`, `on_progress` and `after_epoch` of `negvae.training.loop.train_seeds`.
 
     Returns:
         What the loop returned; the artifacts hold the weights at that point.
