@@ -98,17 +98,9 @@ def train_seeds(
             checkpoints in their place.
         TrainingDivergedError: a loss is not finite; names the step and the last good checkpoint.
     """
-    _check(configs, images)
-    device = resolve_device(configs[0].device)
-    data = images.to(device)
-    writes = peers is None or peers.rank == 0
-    folders = [None] * len(configs) if directories is None else directories
-    runs = [
-        TrainingRun(Learner(config, data, source, peers), directory, resume=resume, writes=writes)
-        for config, directory in zip(configs, folders, strict=True)
-    ]
-    _check_places(runs, peers)
+    runs = _open(configs, images, source, directories, resume, peers)
     learners, steps = [run.learner for run in runs], runs[0].learner.steps
+    device = learners[0].data.device
     captured = device.type == "cuda" and peers is None
     take_step = CapturedSteps(learners, device).step if captured else lambda: _in_turn(learners)
     steps_per_update = steps if captured else STEPS_PER_UPDATE
@@ -150,6 +142,23 @@ def train_seeds(
         learner.close()
     ending = "finished" if runs[0].progress.finished else reason
     return [TrainingResult(run.learner.model, run.progress, ending, run.history.rows) for run in runs]
+
+
+def _open(
+    configs: Sequence[RunConfig], images: Tensor, source: NegativeSource | None,
+    directories: Sequence[Path | None] | None, resume: bool, peers: Peers | None,
+) -> list[TrainingRun]:  # fmt: skip
+    """Put the runs where they begin or go on."""
+    _check(configs, images)
+    data = images.to(resolve_device(configs[0].device))
+    folders = [None] * len(configs) if directories is None else directories
+    writes = peers is None or peers.rank == 0
+    runs = [
+        TrainingRun(Learner(config, data, source, peers), folder, resume=resume, writes=writes)
+        for config, folder in zip(configs, folders, strict=True)
+    ]
+    _check_places(runs, peers)
+    return runs
 
 
 def _in_turn(learners: Sequence[Learner]) -> None:
