@@ -17,7 +17,7 @@ from benchmarks.bench.work import training_multiply_adds
 from negvae.config import preset
 from negvae.model import build_vae
 from negvae.negatives import build_source
-from negvae.training.step import Session
+from negvae.training.step import Learner
 
 SHAPES = {"gray": (1, 28, 28), "gray-paper": (1, 28, 28), "color": (3, 32, 32)}
 ROUNDS = 7
@@ -49,12 +49,12 @@ def main(text: str) -> None:
     config = preset(network, "random", batch_size=int(batch), negatives=negatives, precision="bfloat16", **fields)
     shape, randomness = SHAPES[network], torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4 * config.batch_size, *shape), dtype=torch.uint8, generator=randomness)
-    session = Session(config, images, build_source(negatives, lambda name: images))
-    start = session.randomness.get_state()
+    learner = Learner(config, images, build_source(negatives, lambda name: images))
+    start = learner.randomness.get_state()
 
     def step() -> None:
-        session.begin_epoch(start, 0)
-        session.step()
+        learner.begin_epoch(start, 0)
+        learner.step()
 
     before = matrix_rate()
     took = seconds(step, max(1, 400 // config.batch_size))

@@ -12,7 +12,7 @@ from negvae.model import build_vae
 from negvae.negatives import NegativeBatch
 from negvae.scoring import compute_scores, detection_metrics
 from negvae.training.objectives import train_step
-from negvae.training.step import Session
+from negvae.training.step import Learner
 from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, small_run
 
@@ -103,13 +103,13 @@ def test_losses_and_gradients_equal_the_librarys(source):
 @pytest.mark.parametrize(("optimizer", "rate"), [("rmsprop", 1e-4), ("adam", 1e-3)])
 @pytest.mark.parametrize("source", ["none", "auxiliary", "generated"])
 def test_three_steps_move_the_weights_as_the_librarys_do(source, optimizer, rate):
-    session = Session(small_run(optimizer=optimizer, learning_rate=rate), blobs(BATCH, SHAPE), None)
-    model = session.model
+    learner = Learner(small_run(optimizer=optimizer, learning_rate=rate), blobs(BATCH, SHAPE), None)
+    model = learner.model
     model.plain = True
     vae, before = copied(model), copied(model)
     optimizers = [minimal.OPTIMIZERS[optimizer](network.parameters()) for network in (vae.encoder, vae.decoder)]
     for seed in range(3):
-        both_step(model, session.encoder, session.decoder, vae, optimizers, source, seed)
+        both_step(model, learner.encoder, learner.decoder, vae, optimizers, source, seed)
     assert all((a != b).any() for a, b in zip(vae.parameters(), before.parameters(), strict=True))
     assert_equal(vae.parameters(), model.parameters())
 

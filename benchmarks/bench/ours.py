@@ -22,7 +22,8 @@ from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.runs.artifact import load_artifact
 from negvae.scoring.scores import compute_scores
-from negvae.training.loop import Reading, train
+from negvae.training.loop import train
+from negvae.training.progress import OnProgress, ProgressUpdate
 
 ENDLESS = 1_000_000_000
 
@@ -40,12 +41,14 @@ def training(spec: dict[str, Any]) -> None:
     few = torch.from_numpy(images_for(images, 0, 0, batch))
     ends: list[float] = []
     # Two epochs: the first warms up, the second tells how many images make a round.
-    train(dataclasses.replace(config, epochs=2), few, source, watch=_at_epochs(lambda: ends.append(_clock(device))))
+    train(
+        dataclasses.replace(config, epochs=2), few, source, on_progress=_at_epochs(lambda: ends.append(_clock(device)))
+    )
     images = images_for(images, len(few) / (ends[1] - ends[0]), spec["seconds"], batch)
     turns = _turns(device, config.precision)
     # The loop waits for its turn inside the call that it makes at the end of each epoch.
-    watch = _at_epochs(lambda: turns.take(len(images)))
-    train(dataclasses.replace(config, epochs=ENDLESS), torch.from_numpy(images), source, watch=watch)
+    on_progress = _at_epochs(lambda: turns.take(len(images)))
+    train(dataclasses.replace(config, epochs=ENDLESS), torch.from_numpy(images), source, on_progress=on_progress)
 
 
 def scoring(spec: dict[str, Any]) -> None:
@@ -102,14 +105,14 @@ def roofline(spec: dict[str, Any]) -> None:
     _turns(device, precision, matrix=f"{size} x {size}").serve(work)
 
 
-def _at_epochs(act: Callable[[], None]) -> Callable[[Reading], None]:
+def _at_epochs(act: Callable[[], None]) -> OnProgress:
     """What the loop is to call: `act` at the end of each epoch."""
 
-    def watch(reading: Reading) -> None:
-        if reading.row is not None:
+    def on_progress(update: ProgressUpdate) -> None:
+        if update.row is not None:
             act()
 
-    return watch
+    return on_progress
 
 
 def _clock(device: torch.device) -> float:

@@ -93,12 +93,12 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
     negatives = f"0.5*{tmp_path / 'others.npy'}+0.5*generated"
     config = dataclasses.replace(config, data=str(tmp_path / "in.npy"), negatives=negatives)
     alone = run(config, tmp_path / "alone")
-    said, readings = [], []
+    said, updates = [], []
     team = Team(2, nodes.address, say=said.append)
     first = dataclasses.replace(config, epochs=2)
-    run(first, tmp_path / "shared", trainer=team, watch=readings.append)
+    run(first, tmp_path / "shared", trainer=team, on_progress=updates.append)
     assert said == ["training on 2 workers"]
-    assert readings[-1].row["epoch"] == 2
+    assert updates[-1].row["epoch"] == 2
     result = run(config, tmp_path / "shared", resume=True)  # one process, without Ray, goes on with it
     assert result.stopped_by == "finished"
     assert [row["epoch"] for row in result.history] == [1, 2, 3]

@@ -97,13 +97,13 @@ def test_training_outlives_a_node(nodes, tmp_path, monkeypatch):
     alone = run(config, tmp_path / "alone")
     killed, said = [], []
 
-    def watch(reading):
-        if reading.epoch > 3 and not killed:
-            killed.append(reading.epoch)
+    def on_progress(update):
+        if update.epoch > 3 and not killed:
+            killed.append(update.epoch)
             nodes.kill()
 
     team = Team(2, nodes.address, say=said.append)
-    result = run(config, tmp_path / "shared", trainer=team, watch=watch, checkpoint_seconds=2.0)
+    result = run(config, tmp_path / "shared", trainer=team, on_progress=on_progress, checkpoint_seconds=2.0)
     assert killed
     assert said[0] == "training on 2 workers"
     assert said[1] == "training on 1 worker again, from the last checkpoint"

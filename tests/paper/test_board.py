@@ -4,7 +4,7 @@ from rich.console import Console
 
 from negvae.paper.board import Board, Event, runs_progress
 from negvae.paper.tables import settings
-from negvae.training.loop import Reading
+from negvae.training.progress import ProgressUpdate
 
 GRAY, OTHER, COLOR = (
     settings()[name] for name in ("fashion-mnist-bernoulli-none", "mnist-bernoulli-none", "cifar10-bernoulli-none")
@@ -12,15 +12,15 @@ GRAY, OTHER, COLOR = (
 RUNS = {"gray0": GRAY, "gray1": GRAY, "other0": OTHER, "color0": COLOR}
 
 
-def reading(seconds_left, step=50):
-    return Reading(1, 1, step, 100, {}, 1000.0, seconds_left)
+def update(seconds_left, step=50):
+    return ProgressUpdate(1, 1, step, 100, {}, 1000.0, seconds_left)
 
 
 def test_time_left_is_that_of_runs_alike():
     board = Board(RUNS, {}, jobs=1)
     assert board.seconds_left() is None
     board.hear(Event("started", "gray0"))
-    board.hear(Event("reading", "gray0", reading(10)))
+    board.hear(Event("progress", "gray0", update(10)))
     assert board.seconds_left() == 10 + 3 * 20  # nothing else is known than the run under way
     board.hear(Event("finished", "gray0", text="30"))
     assert board.seconds_left() == 30 + 30 + 30
@@ -50,8 +50,8 @@ def test_plain_lines():
     with runs_progress(console, RUNS, {}, 1) as show:
         show(Event("say", "", text="data [x]"))
         show(Event("say", "", text="data [x]"))
-        show(Event("reading", "gray0", reading(10)))
-        show(Event("reading", "gray0", reading(5, 75)))  # too soon for another line
+        show(Event("progress", "gray0", update(10)))
+        show(Event("progress", "gray0", update(5, 75)))  # too soon for another line
         show(Event("finished", "gray0", text="12.3"))
         show(Event("failed", "other0", text="no data"))
     lines = console.file.getvalue().splitlines()
@@ -67,7 +67,7 @@ def test_bars_on_a_terminal():
     console = Console(file=io.StringIO(), force_terminal=True, width=120)
     with runs_progress(console, RUNS, {}, 1) as show:
         show(Event("started", "gray0"))
-        show(Event("reading", "gray0", reading(10)))
+        show(Event("progress", "gray0", update(10)))
         show(Event("finished", "gray0", text="12.3"))
     text = console.file.getvalue()
     assert "all runs" in text

@@ -13,7 +13,7 @@ from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.train import run
-from negvae.training.loop import METRICS
+from negvae.training.history import METRICS
 from tests.conftest import blobs
 
 NEEDED = (CONFIG, WEIGHTS, CALIBRATION)

@@ -11,7 +11,9 @@ from safetensors.torch import load_file
 
 from negvae.negatives import build_source
 from negvae.training.checkpoint import FILE
-from negvae.training.loop import TrainingDivergedError, read_metrics, train, train_seeds
+from negvae.training.history import read_metrics
+from negvae.training.loop import train, train_seeds
+from negvae.training.run import TrainingDivergedError
 from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
 IMAGES = blobs(100, (1, 28, 28))
@@ -22,14 +24,14 @@ def weights(result):
 
 
 def interrupt_after(steps):
-    """A watcher that sends SIGINT to this process once so many readings have come."""
+    """An observer that sends SIGINT to this process once so many updates have come."""
     counter = itertools.count(1)
 
-    def watch(reading):
+    def on_progress(update):
         if next(counter) == steps:
             os.kill(os.getpid(), signal.SIGINT)
 
-    return watch
+    return on_progress
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -42,15 +44,17 @@ def interrupt_after(steps):
     ],
 )
 def test_resumed_equals_unbroken_bit_for_bit(tmp_path, monkeypatch, precision, network, source, options):
-    monkeypatch.setattr("negvae.training.loop.STEPS_PER_READING", 3)
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_UPDATE", 3)
     images = blobs(100, SHAPES[network])
     config = small_run(network, epochs=3, precision=precision, negatives=source, **options)
     whole = train(config, images, build_source(source, None), directory=tmp_path / "whole")
     broken = tmp_path / "broken"
-    first = train(config, images, build_source(source, None), directory=broken, watch=interrupt_after(2))
+    first = train(config, images, build_source(source, None), directory=broken, on_progress=interrupt_after(2))
     assert first.stopped_by == "SIGINT"
     assert first.progress.step not in (0, 12)  # in the middle of an epoch
-    second = train(config, images, build_source(source, None), directory=broken, resume=True, watch=interrupt_after(4))
+    second = train(
+        config, images, build_source(source, None), directory=broken, resume=True, on_progress=interrupt_after(4)
+    )
     assert second.stopped_by == "SIGINT"
     third = train(config, images, build_source(source, None), directory=broken, resume=True)
     assert third.progress.finished
@@ -72,12 +76,12 @@ def test_a_run_killed_outright_resumes_from_its_last_checkpoint(tmp_path):
     config = small_run(epochs=3)
     whole = train(config, IMAGES, directory=tmp_path / "whole")
 
-    def die(reading):
-        if reading.epoch == 2 and reading.row is None:
+    def die(update):
+        if update.epoch == 2 and update.row is None:
             raise MemoryError  # nothing is saved on the way out
 
     with pytest.raises(MemoryError):
-        train(config, IMAGES, directory=tmp_path / "killed", watch=die, checkpoint_seconds=1e9)
+        train(config, IMAGES, directory=tmp_path / "killed", on_progress=die, checkpoint_seconds=1e9)
     with (tmp_path / "killed" / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 2, "half a li')
     resumed = train(config, IMAGES, directory=tmp_path / "killed", resume=True)
@@ -87,7 +91,7 @@ def test_a_run_killed_outright_resumes_from_its_last_checkpoint(tmp_path):
 
 @pytest.fixture(autouse=True)
 def _read_often(monkeypatch):
-    monkeypatch.setattr("negvae.training.loop.STEPS_PER_READING", 5)
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_UPDATE", 5)
 
 
 def test_budget_stops_with_a_checkpoint(tmp_path):
@@ -128,11 +132,11 @@ def test_divergence_names_the_step_and_the_last_good_checkpoint(tmp_path):
 def test_metrics_grow_and_training_learns(tmp_path):
     seen = []
 
-    def watch(reading):
-        if reading.row:
+    def on_progress(update):
+        if update.row:
             seen.append(len(Path(tmp_path / "metrics.jsonl").read_text().splitlines()))
 
-    result = train(small_run(epochs=6), IMAGES, directory=tmp_path, watch=watch)
+    result = train(small_run(epochs=6), IMAGES, directory=tmp_path, on_progress=on_progress)
     assert seen == [1, 2, 3, 4, 5, 6]
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == result.history
@@ -179,7 +183,7 @@ def test_after_epoch_joins_the_row_and_leaves_no_trace_in_the_model(tmp_path):
 
 def test_time_of_after_epoch_is_not_training(monkeypatch):
     clock = itertools.count()  # every look at the clock is a second later
-    monkeypatch.setattr("negvae.training.loop.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
     config = small_run(epochs=2)
 
     def after_epoch(model, config, epoch):
@@ -194,9 +198,9 @@ def test_time_of_after_epoch_is_not_training(monkeypatch):
 def test_seeds_trained_together_equal_each_trained_alone(tmp_path, precision):
     configs = [small_run(precision=precision, negatives="generated", seed=seed) for seed in (0, 4)]
     source = build_source("generated", None)
-    readings = []
+    updates = []
     together = train_seeds(
-        configs, IMAGES, source, directories=[tmp_path / str(c.seed) for c in configs], watch=readings.append
+        configs, IMAGES, source, directories=[tmp_path / str(c.seed) for c in configs], on_progress=updates.append
     )
     for config, result in zip(configs, together, strict=True):
         alone = train(config, IMAGES, source, directory=tmp_path / f"alone{config.seed}")
@@ -204,7 +208,7 @@ def test_seeds_trained_together_equal_each_trained_alone(tmp_path, precision):
         ends = [load_file(tmp_path / folder / FILE) for folder in (str(config.seed), f"alone{config.seed}")]
         assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
     assert not torch.equal(weights(together[0])["encoder.0.weight"], weights(together[1])["encoder.0.weight"])
-    rows = [r.row for r in readings if r.row]
+    rows = [r.row for r in updates if r.row]
     assert rows == together[0].history
 
 

@@ -1,12 +1,18 @@
 """One property test over every likelihood, network and source; the losses against torch.distributions."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
+from negvae import config
+from negvae.fast.convolution import gradients_by_input_only, run
 from negvae.model import build_vae
 from negvae.negatives import build_source
-from negvae.training.objectives import shared_losses, train_step
+from negvae.training.objectives import UPDATES, shared_losses, train_step
+from negvae.training.optimizers import OPTIMIZERS
 from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, needs_bfloat16, small_run
 
@@ -195,3 +201,80 @@ def test_bfloat16_losses_agree_with_float32():
         rounded = shared_losses(model, images, images, images.flip(0), noise)
     for a, b in zip(exact, rounded, strict=True):
         torch.testing.assert_close(a, b, rtol=0.02, atol=0.02)
+
+
+def test_the_two_updates_do_not_disturb_each_other_in_threads_side_by_side():
+    """Each thread gets the gradients that it gets alone, also while the other is in the middle of its backward pass."""
+    alone = {update: take_step("gray", "bernoulli", False, "generated", update=update)[2:4] for update in UPDATES}
+    barrier = threading.Barrier(2, timeout=60)
+
+    def repeated(update):
+        found = []
+        for _ in range(20):
+            barrier.wait()
+            found.append(take_step("gray", "bernoulli", False, "generated", update=update)[2:4])
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        together = dict(zip(UPDATES, pool.map(repeated, UPDATES), strict=True))
+    for update, networks in alone.items():
+        for found in together[update]:
+            for ours, expected in zip(found, networks, strict=True):
+                assert all(g is not None for g in ours.seen)
+                assert relative_error(ours.seen, expected.seen) < 1e-5
+
+
+def test_skipping_weight_gradients_is_a_matter_of_one_thread():
+    """While one thread asks for gradients by the input only, another's backward pass still gives all of them."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 5, padding=2), torch.nn.ReLU())
+
+    def weight_gradient():
+        (gradient,) = torch.autograd.grad(run(network, torch.ones(2, 1, 8, 8)).sum(), network[0].weight)
+        return gradient
+
+    expected = weight_gradient()
+    with gradients_by_input_only(), ThreadPoolExecutor(1) as pool:
+        torch.testing.assert_close(pool.submit(weight_gradient).result(), expected)
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_what_a_user_has_frozen_stays_frozen(update):
+    shape = SHAPES["color"]
+    model = build_vae(small_run("color"), shape).train()
+    model.encoder[0].requires_grad_(False)
+    model.encoder[1].eval()
+    wanted = [p.requires_grad for p in model.parameters()]
+    modes = [m.training for m in model.modules()]
+    first, statistics = model.encoder[0].weight.detach().clone(), model.encoder[1].running_mean.clone()
+    encoder, decoder = Recorder(model.encoder, rate=1e-3), Recorder(model.decoder, rate=1e-3)
+    images = blobs(6, shape).float() / 255
+    negatives = build_source("generated", None).sample(images, model, torch.Generator().manual_seed(0))
+    train_step(model, encoder, decoder, images, images, negatives, torch.zeros(6, model.latent_size), update=update)
+    assert [p.requires_grad for p in model.parameters()] == wanted
+    assert [m.training for m in model.modules()] == modes
+    assert torch.equal(model.encoder[0].weight, first)
+    assert torch.equal(model.encoder[1].running_mean, statistics)
+    assert encoder.seen[0] is None
+    assert all(g is not None for g in encoder.seen[1:])
+
+
+@pytest.mark.parametrize("network", ["gray", "color"])
+def test_a_batch_is_divided_only_where_its_images_are_not_coupled(network):
+    shape = SHAPES[network]
+    model = build_vae(small_run(network), shape).train()
+    images = blobs(6, shape).float() / 255
+    with torch.no_grad():
+        together, alone = model.encode(images).mean[:3], model.encode(images[:3]).mean
+    assert model.couples_images == (not torch.allclose(together, alone, rtol=1e-4, atol=1e-4))
+    model.encoder = torch.nn.Sequential(torch.nn.Sequential(*model.encoder))  # however deep the layer lies
+    assert model.couples_images == (network == "color")
+
+
+def test_an_unknown_update_is_refused():
+    with pytest.raises(ValueError, match="unknown update 'alternate': did you mean alternating"):
+        take_step("gray", "bernoulli", False, "none", update="alternate")
+
+
+def test_tables_hold_what_a_run_may_name():
+    assert tuple(UPDATES) == config.UPDATES
+    assert tuple(OPTIMIZERS) == config.OPTIMIZERS

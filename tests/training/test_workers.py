@@ -12,8 +12,9 @@ import torch
 
 from negvae.fast import convolution
 from negvae.negatives import build_source
-from negvae.training.loop import read_metrics, train
-from negvae.training.step import Session
+from negvae.training.history import read_metrics
+from negvae.training.loop import train
+from negvae.training.step import Learner
 from negvae.training.workers import Peers
 from tests.conftest import blobs, small_run
 
@@ -23,7 +24,7 @@ SOURCES = ["none", "others", "added-noise", "uniform-noise", "generated", "augme
 
 @pytest.fixture
 def double(monkeypatch):
-    """Sessions in float64, by torch's own layers: what is left of a difference is no rounding.
+    """Learners in float64, by torch's own layers: what is left of a difference is no rounding.
 
     In float32 an optimizer's first steps turn rounding of a gradient near zero into a step the other way, and by how
     much depends on the processor's kernels.
@@ -57,22 +58,12 @@ def together(size, work):
 
 
 def first_step(config, source, peers=None):
-    session = Session(config, IMAGES, source_of(source), peers)
-    session.begin_epoch(session.randomness.get_state(), 0)
-    session.step()
-    losses = session.trace[0].clone()
-    session.average(losses)
-    return losses, session.encoder.master.grad, session.decoder.master.grad, session.randomness.get_state()
-
-
-def in_turn(size, work):
-    """The same, one after the other, where nothing that a worker does depends on the sums; what was to be added up."""
-    sums = [[] for _ in range(size)]
-    results = [
-        work(Peers(rank, size, lambda tensor, rank=rank: sums[rank].append(tensor.clone()))) for rank in range(size)
-    ]
-    encoder, decoder, losses = (torch.stack(parts).sum(0) for parts in zip(*sums, strict=True))
-    return [(losses, encoder, decoder, result[-1]) for result in results]
+    learner = Learner(config, IMAGES, source_of(source), peers)
+    learner.begin_epoch(learner.randomness.get_state(), 0)
+    learner.step()
+    losses = learner.trace[0].clone()
+    learner.average(losses)
+    return losses, learner.encoder.master.grad, learner.decoder.master.grad, learner.randomness.get_state()
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -81,9 +72,7 @@ def in_turn(size, work):
 def test_losses_and_gradients_are_those_of_one_process(source, size, update):
     config = small_run(update=update, likelihood="quantized-gaussian", learn_sigma=True)
     alone = first_step(config, source)
-    # The simultaneous update sets a switch for the whole process, so threads would disturb one another.
-    workers = together if update == "alternating" else in_turn
-    for losses, encoder, decoder, state in workers(size, lambda peers: first_step(config, source, peers)):
+    for losses, encoder, decoder, state in together(size, lambda peers: first_step(config, source, peers)):
         torch.testing.assert_close(losses, alone[0], rtol=1e-10, atol=0)
         assert (losses[2] > 0) == (source != "none")
         assert (losses[3] > 0) == ("generated" in source)
@@ -97,7 +86,7 @@ def test_the_fast_layers_share_a_batch_too():
     """As before in float32, whose rounding (6e-8) adds up over a thousand terms and one network behind the other."""
     config = small_run(update="simultaneous")
     alone = first_step(config, "0.4*generated+0.6*others")
-    for losses, encoder, decoder, _ in in_turn(2, lambda peers: first_step(config, "0.4*generated+0.6*others", peers)):
+    for losses, encoder, decoder, _ in together(2, lambda peers: first_step(config, "0.4*generated+0.6*others", peers)):
         torch.testing.assert_close(losses, alone[0], rtol=1e-4, atol=0)
         for mine, whole in ((encoder, alone[1]), (decoder, alone[2])):
             assert (mine - whole).norm() <= 1e-3 * whole.norm()
@@ -134,10 +123,10 @@ def test_batch_norm_has_the_same_running_statistics_at_every_worker():
     images = blobs(16, (3, 32, 32))
 
     def step(peers):
-        session = Session(config, images, source_of("generated"), peers)
-        session.begin_epoch(session.randomness.get_state(), 0)
-        session.step()
-        return {name: b for name, b in session.model.named_buffers() if "running" in name}
+        learner = Learner(config, images, source_of("generated"), peers)
+        learner.begin_epoch(learner.randomness.get_state(), 0)
+        learner.step()
+        return {name: b for name, b in learner.model.named_buffers() if "running" in name}
 
     first, second = together(2, step)
     alone = step(None)
@@ -154,14 +143,17 @@ def test_a_word_to_the_first_worker_stops_all_at_the_same_step(tmp_path):
 
     def work(peers):
         asked = []
-        told = lambda: asked.append(1) or ("SIGTERM" if peers.rank == 0 and len(asked) > 8 else "")  # noqa: E731
-        return train(config, IMAGES, None, directory=tmp_path, peers=peers, told=told)
+        should_stop = lambda: asked.append(1) or ("SIGTERM" if peers.rank == 0 and len(asked) > 8 else "")  # noqa: E731
+        return train(config, IMAGES, None, directory=tmp_path, peers=peers, should_stop=should_stop)
 
     results = together(2, work)
     assert results[0].stopped_by == "SIGTERM"
     places = {(result.progress.epoch, result.progress.step) for result in results}
     assert places == {(3, 0)}  # after the ninth step, of 3 in an epoch
-    assert train(config, IMAGES, None, directory=tmp_path, resume=True, told=lambda: "enough").stopped_by == "enough"
+    assert (
+        train(config, IMAGES, None, directory=tmp_path, resume=True, should_stop=lambda: "enough").stopped_by
+        == "enough"
+    )
 
 
 def test_what_cannot_be_shared_is_refused(tmp_path):

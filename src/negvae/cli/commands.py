@@ -194,14 +194,14 @@ def train(
         team = {"trainer": Team(address=cluster, say=say, **_given(workers=workers, cpus=cpus_per_worker))}
     else:
         _only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
-    with connection, training_progress(console) as watch:
+    with connection, training_progress(console) as on_progress:
         result = run(
             config,
             out,
             resume=resume,
             budget=budget,
             checkpoint_seconds=checkpoint_seconds,
-            watch=watch,
+            on_progress=on_progress,
             log=say,
             **team,
         )

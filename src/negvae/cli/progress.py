@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from negvae.training.loop import Reading
+from negvae.training.progress import OnProgress, ProgressUpdate
 
 PLAIN_SECONDS = 10.0
 
 
 @contextmanager
-def training_progress(console: Console) -> Iterator[Callable[[Reading], None]]:
-    """Give the function that `negvae.training.loop.train` tells its readings to.
+def training_progress(console: Console) -> Iterator[OnProgress]:
+    """Give the function that `negvae.training.loop.train` takes as `on_progress`.
 
     Args:
         console: where to show them.
@@ -33,19 +33,19 @@ def training_progress(console: Console) -> Iterator[Callable[[Reading], None]]:
     with Progress(*columns, console=console) as bars:
         bar = bars.add_task("training", total=None, state="")
 
-        def watch(reading: Reading) -> None:
-            done = (reading.epoch - 1) * reading.steps + reading.step
+        def show(update: ProgressUpdate) -> None:
+            done = (update.epoch - 1) * update.steps + update.step
             bars.update(
                 bar,
-                total=reading.epochs * reading.steps,
+                total=update.epochs * update.steps,
                 completed=done,
-                description=f"epoch {reading.epoch}/{reading.epochs}",
-                state=reading.losses_and_rate(),
+                description=f"epoch {update.epoch}/{update.epochs}",
+                state=update.losses_and_rate(),
             )
-            if reading.row is not None:
-                bars.console.print(reading.describe(), highlight=False)
+            if update.row is not None:
+                bars.console.print(update.describe(), highlight=False)
 
-        yield watch
+        yield show
 
 
 @contextmanager
@@ -60,13 +60,13 @@ def row_progress(console: Console) -> Iterator[Callable[[int], None]]:
         yield lambda rows: bars.update(bar, completed=rows, rate=rows / max(time.monotonic() - began, 1e-9))
 
 
-def _plain(console: Console) -> Callable[[Reading], None]:
+def _plain(console: Console) -> OnProgress:
     last = time.monotonic()
 
-    def watch(reading: Reading) -> None:
+    def show(update: ProgressUpdate) -> None:
         nonlocal last
-        if reading.row is not None or time.monotonic() - last >= PLAIN_SECONDS:
+        if update.row is not None or time.monotonic() - last >= PLAIN_SECONDS:
             last = time.monotonic()
-            console.print(reading.describe(), highlight=False, soft_wrap=True)
+            console.print(update.describe(), highlight=False, soft_wrap=True)
 
-    return watch
+    return show

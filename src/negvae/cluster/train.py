@@ -26,7 +26,10 @@ from negvae.model import build_vae
 from negvae.negatives import Auxiliary, Mixture, NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts
 from negvae.training.checkpoint import load_checkpoint
-from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics, train
+from negvae.training.history import read_metrics
+from negvae.training.loop import TrainingResult, train
+from negvae.training.progress import OnProgress, ProgressUpdate
+from negvae.training.run import TrainingDivergedError
 from negvae.training.workers import Peers
 
 FAILURES = 20
@@ -65,7 +68,7 @@ class Team:
         resume: bool = False,
         budget: float | None = None,
         checkpoint_seconds: float = 60.0,
-        watch: Callable[[Reading], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> list[TrainingResult]:
         """Train one run; the arguments and what is raised are those of `train_seeds`.
 
@@ -78,7 +81,9 @@ class Team:
             raise ValueError(f"{self.workers} workers for batches of {least} images: take fewer workers")
         deadline = None if budget is None else time.time() + budget
         with sigterm_interrupts(), joined(self.address) as ray:
-            ending = self._run(ray, config, images, source, directory.absolute(), deadline, checkpoint_seconds, watch)
+            ending = self._run(
+                ray, config, images, source, directory.absolute(), deadline, checkpoint_seconds, on_progress
+            )
         model = build_vae(config, (int(images.shape[1]), int(images.shape[2]), int(images.shape[3])))
         restored = load_checkpoint(directory, model, {})
         if restored is None:
@@ -89,7 +94,7 @@ class Team:
 
     def _run(
         self, ray: Any, config: RunConfig, images: Tensor, source: NegativeSource | None, directory: Path,
-        deadline: float | None, checkpoint_seconds: float, watch: Callable[[Reading], None] | None,
+        deadline: float | None, checkpoint_seconds: float, on_progress: OnProgress | None,
     ) -> str:  # fmt: skip
         """Let Ray Train carry it out and pass on what the workers tell; why it ended."""
         ray_train, ray_torch = need("ray.train", "ray"), need("ray.train.torch", "ray")
@@ -130,8 +135,8 @@ class Team:
                 try:
                     alive = thread.is_alive()
                     for kind, what in ray.get(desk.take.remote()):
-                        if kind == "reading" and watch is not None:
-                            watch(what)
+                        if kind == "progress" and on_progress is not None:
+                            on_progress(what)
                         elif kind == "size":
                             again = " again, from the last checkpoint" if sizes else ""
                             sizes.append(what)
@@ -175,9 +180,9 @@ def train_share(job: dict[str, Any]) -> None:
         nonlocal stop
         stop = ray.get(desk.tell.remote((kind, what))) or stop
 
-    def watch(reading: Reading) -> None:
+    def on_progress(update: ProgressUpdate) -> None:
         if rank == 0:
-            tell("reading", reading)
+            tell("progress", update)
 
     def add(tensor: Tensor) -> None:
         device = ray.train.torch.get_device()
@@ -207,8 +212,8 @@ def train_share(job: dict[str, Any]) -> None:
             resume=True,  # where the run begins, there is no checkpoint
             budget=None if job["deadline"] is None else max(job["deadline"] - time.time(), 1e-3),
             checkpoint_seconds=job["checkpoint_seconds"],
-            watch=watch,
-            told=lambda: stop,
+            on_progress=on_progress,
+            should_stop=lambda: stop,
             peers=Peers(rank, size, add),
         )
     except TrainingDivergedError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import sys
 import tempfile
@@ -27,7 +26,6 @@ from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
 from negvae.detector.inputs import as_array
 from negvae.device import resolve_device
-from negvae.files import write_text
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
 from negvae.registry import choose
 from negvae.runs.artifact import (
@@ -48,7 +46,9 @@ from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_hel
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.scorer import ALL_SCORES
 from negvae.training.checkpoint import Progress
-from negvae.training.loop import METRICS, Reading, TrainingResult, read_metrics, train
+from negvae.training.history import read_metrics, write_metrics
+from negvae.training.loop import TrainingResult, train
+from negvae.training.progress import ProgressUpdate
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
@@ -284,11 +284,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return build_source(text, read) if given is None else Auxiliary(read(given))
 
     def _train(self, config: RunConfig, training: Tensor, source: NegativeSource | None) -> TrainingResult:
-        def watch(reading: Reading) -> None:
-            if reading.row is not None:
-                print(reading.describe(), file=sys.stderr, flush=True)
+        def show(update: ProgressUpdate) -> None:
+            if update.row is not None:
+                print(update.describe(), file=sys.stderr, flush=True)
 
-        result = train(config, training, source, watch=watch if self.verbose else None)
+        result = train(config, training, source, on_progress=show if self.verbose else None)
         if result.stopped_by != "finished":
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result
@@ -461,7 +461,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         write_config(directory, artifact.config, artifact.model.shape, artifact.provenance)
         progress = Progress(epoch=artifact.epochs, finished=artifact.finished)
         progress.seconds = sum(row["seconds"] for row in self._history[-1:])
-        write_text(directory / METRICS, "".join(json.dumps(row) + "\n" for row in self._history))
+        write_metrics(directory, self._history)
         result = TrainingResult(artifact.model, progress, "finished", self._history)
         save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration)
         parameters = {key: value for key, value in self.get_params(deep=False).items() if _is_plain(value)}

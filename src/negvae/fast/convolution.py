@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeGuard
 
 import torch
@@ -180,21 +181,21 @@ class _Geometry(NamedTuple):
         return by_x, by_weight
 
 
-_only_by_input = False
+_only_by_input: ContextVar[bool] = ContextVar("only_by_input", default=False)
 
 
 @contextmanager
 def gradients_by_input_only() -> Iterator[None]:
-    """Let backward passes in this block skip the gradients of convolutions' weights and biases.
+    """Let this thread's backward passes in this block skip the gradients of convolutions' weights and biases.
 
-    Autograd tells a function of Python's only what may ever be asked of it, not what a pass asks for.
+    Autograd tells a function of Python's only what may ever be asked of it, not what a pass asks for. On the CPU a
+    backward pass runs in the thread that asks for it, so that other threads' passes notice nothing.
     """
-    global _only_by_input
-    _only_by_input = True
+    token = _only_by_input.set(True)
     try:
         yield
     finally:
-        _only_by_input = False
+        _only_by_input.reset(token)
 
 
 class _Convolution(torch.autograd.Function):
@@ -215,7 +216,7 @@ class _Convolution(torch.autograd.Function):
         if y is not None:
             gradient = torch.ops.aten.threshold_backward(gradient, y, 0)
         by_x_wanted, by_weight_wanted, by_bias_wanted = ctx.needs_input_grad[:3]
-        if _only_by_input:
+        if _only_by_input.get():
             by_weight_wanted = by_bias_wanted = False
         by_bias = gradient.sum((0, 2, 3)) if ctx.has_bias and by_bias_wanted else None
         by_x = by_weight = None

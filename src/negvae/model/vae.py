@@ -85,6 +85,14 @@ class VAE(nn.Module):
         """Whether the model takes rows of features (N x D x 1 x 1) and not images."""
         return isinstance(self.inputs, Features)
 
+    @property
+    def couples_images(self) -> bool:
+        """Whether, in training mode, an image's posterior depends on the others of its batch.
+
+        Layers that do so normalize by the batch's statistics, and keep running ones for evaluation.
+        """
+        return any(hasattr(module, "running_mean") for module in self.encoder.modules())
+
     def check(self, stored: Tensor) -> None:
         """Refuse what the model does not take.
 

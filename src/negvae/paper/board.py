@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from negvae.paper.tables import Setting
-from negvae.training.loop import Reading
+from negvae.training.progress import ProgressUpdate
 
 PLAIN_SECONDS = 30.0
 
@@ -23,16 +23,16 @@ class Event:
     """What a worker tells.
 
     Attributes:
-        kind: "started", "reading", "finished", "diverged", "stopped", "failed", "busy" (locked by another process)
+        kind: "started", "progress", "finished", "diverged", "stopped", "failed", "busy" (locked by another process)
             or "say".
         run: its name; empty for "say".
-        reading: of training.
+        update: what the training loop reports, where the kind is "progress".
         text: seconds, reason or message.
     """
 
-    kind: Literal["started", "reading", "finished", "diverged", "stopped", "failed", "busy", "say"]
+    kind: Literal["started", "progress", "finished", "diverged", "stopped", "failed", "busy", "say"]
     run: str
-    reading: Reading | None = None
+    update: ProgressUpdate | None = None
     text: str = ""
 
 
@@ -44,14 +44,14 @@ class Board:
         runs: their settings by name.
         seconds: that finished runs took.
         jobs: workers.
-        active: last reading of those under way; None before the first.
+        active: last update of those under way; None before the first.
         ended: names of runs that need no more time here: finished, diverged or failed.
     """
 
     runs: Mapping[str, Setting]
     seconds: dict[str, float]
     jobs: int
-    active: dict[str, Reading | None] = field(default_factory=dict)
+    active: dict[str, ProgressUpdate | None] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
@@ -60,8 +60,8 @@ class Board:
 
     def hear(self, event: Event) -> None:
         """Take an event into account."""
-        if event.kind in ("started", "reading"):
-            self.active[event.run] = event.reading
+        if event.kind in ("started", "progress"):
+            self.active[event.run] = event.update
         elif event.kind not in ("say", "busy"):
             self.active.pop(event.run, None)
             if event.kind != "stopped" and event.run in self.runs:
@@ -73,9 +73,9 @@ class Board:
         """Until all runs are done, estimated from runs of the same setting, else kind of image; None if unknown."""
         total, rates = 0.0, {name: self._expected(name) for name in self.runs if name not in self.ended}
         for name, expected in rates.items():
-            reading = self.active.get(name)
-            if reading is not None:
-                total += reading.seconds_left
+            update = self.active.get(name)
+            if update is not None:
+                total += update.seconds_left
             elif expected is None:
                 return None
             else:
@@ -91,10 +91,10 @@ class Board:
             if found:
                 return statistics.fmean(found)
         under_way = [
-            reading.seconds_left * reading.epochs * reading.steps / left
-            for run, reading in self.active.items()
-            if reading is not None and run in self.runs
-            and (left := (reading.epochs - reading.epoch + 1) * reading.steps - reading.step) > 0
+            update.seconds_left * update.epochs * update.steps / left
+            for run, update in self.active.items()
+            if update is not None and run in self.runs
+            and (left := (update.epochs - update.epoch + 1) * update.steps - update.step) > 0
         ]  # fmt: skip
         return statistics.fmean(under_way) if under_way else None
 
@@ -138,10 +138,10 @@ def runs_progress(
             nonlocal last
             board.hear(event)
             text = line(event)
-            if event.kind == "reading" and time.monotonic() - last >= PLAIN_SECONDS:
+            if event.kind == "progress" and time.monotonic() - last >= PLAIN_SECONDS:
                 last = time.monotonic()
                 text = f"{board.summary()}: " + "; ".join(
-                    f"{run} {_state(reading)}" for run, reading in board.active.items() if reading is not None
+                    f"{run} {_state(update)}" for run, update in board.active.items() if update is not None
                 )
             if text:
                 put(text)
@@ -159,11 +159,11 @@ def runs_progress(
             board.hear(event)
             if event.kind == "started":
                 tasks[event.run] = bars.add_task(event.run, total=None, state="")
-            elif event.kind == "reading" and event.reading is not None and event.run in tasks:
-                reading = event.reading
-                done = (reading.epoch - 1) * reading.steps + reading.step
-                total = reading.epochs * reading.steps
-                bars.update(tasks[event.run], total=total, completed=done, state=_state(reading))
+            elif event.kind == "progress" and event.update is not None and event.run in tasks:
+                update = event.update
+                done = (update.epoch - 1) * update.steps + update.step
+                total = update.epochs * update.steps
+                bars.update(tasks[event.run], total=total, completed=done, state=_state(update))
             elif event.run in tasks and event.kind != "say":
                 bars.remove_task(tasks.pop(event.run))
             bars.update(everything, completed=len(board.ended), state=board.summary())
@@ -173,10 +173,10 @@ def runs_progress(
         yield show
 
 
-def _state(reading: Reading) -> str:
+def _state(update: ProgressUpdate) -> str:
     return (
-        f"epoch {reading.epoch}/{reading.epochs} step {reading.step}/{reading.steps},"
-        f" {reading.images_per_second:.0f} images/s"
+        f"epoch {update.epoch}/{update.epochs} step {update.step}/{update.steps},"
+        f" {update.images_per_second:.0f} images/s"
     )
 
 

@@ -29,7 +29,7 @@ from negvae.runs.resolve import describe
 from negvae.runs.train import run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
-from negvae.training.loop import Reading
+from negvae.training.progress import OnProgress
 
 TRAIN, OOD = "fashion-mnist", "mnist"
 LETTERS = ("emnist-letters", "kmnist")
@@ -82,8 +82,8 @@ class Trial:
         }
 
 
-ShowProgress = Callable[[Console], AbstractContextManager[Callable[[Reading], None]]]
-"""Gives, for as long as a training run lasts, what is called with its readings."""
+ShowProgress = Callable[[Console], AbstractContextManager[OnProgress]]
+"""Gives, for as long as a training run lasts, what is called with its progress."""
 
 
 def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowProgress) -> dict[str, Any]:
@@ -166,14 +166,14 @@ def _trial(
     directory: Path,
     inliers: ImageSet,
     outliers: ImageSet,
-    progress: AbstractContextManager[Callable[[Reading], None]],
+    progress: AbstractContextManager[OnProgress],
     say: Callable[[str], None],
 ) -> Trial:
     if (directory / CONFIG).exists():
         shutil.rmtree(directory)  # of an earlier demo, as `_take` has made sure
     say(f"negatives: {config.negatives}")
-    with progress as watch:
-        result = run(config, directory, watch=watch, log=say)
+    with progress as on_progress:
+        result = run(config, directory, on_progress=on_progress, log=say)
     if not result.progress.finished:
         raise KeyboardInterrupt
     test, ood = torch.from_numpy(inliers.images), torch.from_numpy(outliers.images)

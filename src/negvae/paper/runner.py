@@ -44,7 +44,10 @@ from negvae.runs.train import run_seeds
 from negvae.scoring.comparison import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.checkpoint import read_progress
-from negvae.training.loop import Reading, TrainingDivergedError, TrainingResult, read_metrics
+from negvae.training.history import read_metrics
+from negvae.training.loop import TrainingResult
+from negvae.training.progress import ProgressUpdate
+from negvae.training.run import TrainingDivergedError
 
 SHOWN = 8
 """Pictures of each kind kept for seed 0."""
@@ -184,14 +187,14 @@ def run_plan(
     return outcome
 
 
-def work(plan: Plan, deadline: float | None, tell: Tell, told: Callable[[], str] = lambda: "") -> None:
+def work(plan: Plan, deadline: float | None, tell: Tell, should_stop: Callable[[], str] = lambda: "") -> None:
     """Walk through the runs of a plan and carry out each that is neither finished nor taken.
 
     Args:
         plan: what to do.
         deadline: on the clock of `time.monotonic`; None for none.
         tell: hears what happens.
-        told: see `negvae.training.loop.train_seeds`.
+        should_stop: see `negvae.training.loop.train_seeds`.
     """
     commit = source_commit()  # of the code in memory: the checkout may move on during a night
     for setting, seeds in plan.groups():
@@ -210,7 +213,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell, told: Callable[[], str]
             for level in _level(plan, setting, mine):
                 names = [run_name(setting, seed) for seed in level]
                 try:
-                    stopped = _carry_out(plan, setting, level, deadline, tell, told, commit)
+                    stopped = _carry_out(plan, setting, level, deadline, tell, should_stop, commit)
                 except Exception as error:  # one run's missing data or memory must not end a night of others
                     for name in names:
                         tell(Event("failed", name, text=f"{type(error).__name__}: {' '.join(str(error).split())}"))
@@ -237,7 +240,7 @@ def _carry_out(
     seeds: Sequence[int],
     deadline: float | None,
     tell: Tell,
-    told: Callable[[], str],
+    should_stop: Callable[[], str],
     commit: str,
 ) -> str | None:
     """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
@@ -270,21 +273,22 @@ def _carry_out(
             return {}
         return {key: row[key] for key in CURVE}
 
-    def watch(reading: Reading) -> None:
+    def on_progress(update: ProgressUpdate) -> None:
         for name in names:
-            tell(Event("reading", name, reading))
+            tell(Event("progress", name, update))
 
     try:
         results: list[TrainingResult | TrainingDivergedError] = list(
             run_seeds(
-                configs, directories, resume=True, watch=watch, told=told, after_epoch=after_epoch, log=say,
+                configs, directories, resume=True, on_progress=on_progress, should_stop=should_stop,
+                after_epoch=after_epoch, log=say,
                 budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
             )
         )  # fmt: skip
     except TrainingDivergedError as error:
         if len(seeds) > 1:  # which of them it was, and how the others fare, shows one by one
             for seed in seeds:
-                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, told, commit)) is not None:
+                if (stopped := _carry_out(plan, setting, [seed], deadline, tell, should_stop, commit)) is not None:
                     return stopped
             return None
         results = [error]

@@ -50,7 +50,7 @@ def run_seeds(
         resume: go on from the directories' checkpoints, or start where they have none.
         log: is called with one line on each set that is loaded.
         trainer: what trains; called as `negvae.training.loop.train_seeds` is.
-        options: `budget`, `checkpoint_seconds`, `watch` and `after_epoch` of `negvae.training.loop.train_seeds`.
+        options: `budget`, `checkpoint_seconds`, `on_progress` and `after_epoch` of `negvae.training.loop.train_seeds`.
 
     Returns:
         What the loop returned; the artifacts hold the weights at that point.

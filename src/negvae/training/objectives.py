@@ -1,20 +1,21 @@
-"""The paper's losses as pure functions, and one training step made of them.
+"""The paper's losses as pure functions, and the two ways of taking a step on them.
 
 Section 3 of the paper, all weights 1 and every term in nats per image, averaged over the batch:
 
     encoder:  -E log p(x|z) + KL(q(z|x) || N(0, I)) + KL(q(z|negative) || N(c 1, I))
     decoder:  -E log p(x|z) [+ KL(q(z|G(z')) || N(0, I)) where negatives are generated, z' ~ N(0, I)]
 
-Both use the same z, drawn before either network moves; so one backward pass of their shared terms gives the
-encoder's gradient and the decoder's at once, and "separate" updates cost no more than a joint one. Only the
-generator's extra term, which the paper evaluates after the encoder's step, needs a pass of its own (the
-"alternating" update). Evaluated at the weights before that step instead (the "simultaneous" update), it shares the
-encoder's pass over the generated images as well.
+Both use the same z, drawn before either network moves, and KL(q(z|x) || N(0, I)) has no gradient for the decoder; so
+one backward pass of the encoder's loss gives the decoder its gradient of the reconstruction as well. Only the term in
+brackets, the generator's pull, is the decoder's alone:
+
+    alternating   The pull is evaluated after the encoder's step, as in the paper, with a forward and a backward pass.
+    simultaneous  The pull is evaluated at the same weights as the rest and shares the encoder's forward pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from torch import Tensor
 from negvae.fast.convolution import gradients_by_input_only
 from negvae.model import VAE, Posterior
 from negvae.negatives import NegativeBatch
+from negvae.registry import choose
 from negvae.training.weights import Weights
 
 
@@ -42,6 +44,27 @@ class Losses(NamedTuple):
     kl: Tensor
     negative_kl: Tensor
     generator_kl: Tensor
+
+
+class Batch(NamedTuple):
+    """What a step is taken on.
+
+    Attributes:
+        images: positives, B x C x H x W, in [0, 1].
+        target: the pixels whose likelihood is asked for, same shape (`Likelihood.target`).
+        negatives: from a source; None for the baseline VAE.
+        noise: standard normal, B x L; the posterior sample is mean + sigma * noise.
+    """
+
+    images: Tensor
+    target: Tensor
+    negatives: NegativeBatch | None
+    noise: Tensor
+
+
+def encoder_loss(losses: Losses, negative_weight: float = 1.0) -> Tensor:
+    """Return -E log p(x|z) + KL(q(z|x) || N(0, I)) + weight * KL(q(z|negative) || N(c 1, I)), a scalar in nats."""
+    return losses.reconstruction + losses.kl + negative_weight * losses.negative_kl
 
 
 def shared_losses(model: VAE, images: Tensor, target: Tensor, negatives: Tensor | None, noise: Tensor) -> Losses:
@@ -92,14 +115,16 @@ def generator_loss(model: VAE, generated: Tensor, negatives: int) -> Tensor:
 @contextmanager
 def _frozen(network: torch.nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without reaching it, its batch norms with their running statistics."""
-    training = network.training
-    network.eval()
-    network.requires_grad_(False)
+    training = [(module, module.training) for module in network.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    network.eval().requires_grad_(False)
     try:
         yield
     finally:
-        network.requires_grad_(True)
-        network.train(training)
+        for module, mode in training:
+            module.training = mode
+        for parameter, wanted in trained:
+            parameter.requires_grad_(wanted)
 
 
 def train_step(
@@ -114,7 +139,7 @@ def train_step(
     negative_weight: float = 1.0,
     update: str = "alternating",
 ) -> Losses:
-    """One step of the encoder and one of the decoder on the same batch (appendix A.2 of the paper).
+    """Take one step of the encoder and one of the decoder on the same batch (appendix A.2 of the paper).
 
     Args:
         model: the VAE, in training mode.
@@ -125,50 +150,59 @@ def train_step(
         negatives: from a source; None for the baseline.
         noise: see `shared_losses`.
         negative_weight: factor on the negative KL.
-        update: "alternating": the generator's pull is taken after the encoder's step, as in the paper;
-            "simultaneous": before it, sharing the encoder's pass. They differ where negatives are generated.
+        update: one of `UPDATES`. They differ where negatives are generated.
 
     Returns:
         The parts at the weights at which each was evaluated, detached and unweighted.
+
+    Raises:
+        ValueError: there is no such update.
     """
-    generated = None if negatives is None else negatives.generated
-    if negatives is not None and generated is not None and update == "simultaneous":
-        losses = _simultaneous_gradients(model, images, target, negatives.given, generated, noise, negative_weight)
-        encoder.step()
-        decoder.step()
-        return losses
+    take = UPDATES[choose("update", update, UPDATES)]
+    losses = take(model, encoder, decoder, Batch(images, target, negatives, noise), negative_weight)
+    return Losses(*(part.detach() for part in losses))
+
+
+def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, negative_weight: float) -> Losses:
+    """Step the encoder, then pull the generator towards the encoder that has moved, as in the paper."""
+    images, target, negatives, noise = batch
     losses = shared_losses(model, images, target, None if negatives is None else negatives.images, noise)
-    (losses.reconstruction + losses.kl + negative_weight * losses.negative_kl).backward()  # type: ignore[no-untyped-call]
+    encoder_loss(losses, negative_weight).backward()  # type: ignore[no-untyped-call]
     encoder.step()
-    if negatives is not None and generated is not None:
-        pull = generator_loss(model, generated, negatives.size)
+    if negatives is not None and negatives.generated is not None:
+        pull = generator_loss(model, negatives.generated, negatives.size)
         pull.backward()  # type: ignore[no-untyped-call]
         losses = losses._replace(generator_kl=pull)
     decoder.step()
-    return Losses(*(part.detach() for part in losses))
+    return losses
 
 
-def _simultaneous_gradients(
-    model: VAE,
-    images: Tensor,
-    target: Tensor,
-    given: Tensor | None,
-    generated: Tensor,
-    noise: Tensor,
-    negative_weight: float,
-) -> Losses:
-    """Gradients of both networks at the same weights, from one forward pass of each over every image."""
+def simultaneous(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, negative_weight: float) -> Losses:
+    """Step both networks by gradients at the same weights, from one forward pass of each over every image."""
+    images, target, negatives, noise = batch
+    if negatives is None or negatives.generated is None:  # without a pull there is nothing in which updates differ
+        return alternating(model, encoder, decoder, batch, negative_weight)
     # The encoder's graph ends here, so that its loss does not reach the generator, nor the pull the encoder.
-    image = generated.detach().requires_grad_()
-    others = images if given is None else torch.cat([images, given])
-    if any(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.encoder):
-        posterior = model.encode(torch.cat([others, image]))
-    else:  # nothing couples the images of a batch, so the pull's backward pass need not touch the others
-        apart = (model.encode(others), model.encode(image))
-        posterior = Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
-    losses = _losses(model, posterior, target, noise, len(image))
+    generated = negatives.generated.detach().requires_grad_()
+    others = images if negatives.given is None else torch.cat([images, negatives.given])
+    losses = _losses(model, _posterior(model, others, generated), target, noise, len(generated))
     with gradients_by_input_only():
-        (pull,) = torch.autograd.grad(losses.generator_kl, image, retain_graph=True)
-    loss = losses.reconstruction + losses.kl + negative_weight * losses.negative_kl
-    torch.autograd.backward([loss, generated], [None, pull])
-    return Losses(*(part.detach() for part in losses))
+        (pull,) = torch.autograd.grad(losses.generator_kl, generated, retain_graph=True)
+    torch.autograd.backward([encoder_loss(losses, negative_weight), negatives.generated], [None, pull])
+    encoder.step()
+    decoder.step()
+    return losses
+
+
+def _posterior(model: VAE, others: Tensor, generated: Tensor) -> Posterior:
+    """The posterior over both, in two passes where that is the same: then the pull's backward pass is a short one."""
+    if model.couples_images:
+        return model.encode(torch.cat([others, generated]))
+    apart = model.encode(others), model.encode(generated)
+    return Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
+
+
+UPDATES: dict[str, Callable[[VAE, Weights, Weights, Batch, float], Losses]] = {
+    "alternating": alternating,
+    "simultaneous": simultaneous,
+}

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
-from torch.optim import Adam, Optimizer, RMSprop
+from torch.optim import Optimizer
 
 from negvae.config import RunConfig
 from negvae.device import autocast, resolve_device, resolve_precision
@@ -20,11 +20,12 @@ from negvae.model import build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeSource
 from negvae.training.objectives import Losses, train_step
+from negvae.training.optimizers import OPTIMIZERS
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
 
 
-class Session:
+class Learner:
     """A model in training on data that lies on its device.
 
     Args:
@@ -114,8 +115,8 @@ class Session:
 
     def _share_statistics(self) -> None:
         """Average the running statistics of batch norms over the workers."""
-        norms = [m for m in self.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
-        running = [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+        buffers = self.model.named_buffers()
+        running = [buffer for name, buffer in buffers if name.endswith((".running_mean", ".running_var"))]
         if running:
             stacked = torch.cat(running)
             self.average(stacked)
@@ -141,8 +142,5 @@ class Session:
         self.model.eval()
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
-        rate, capturable = self.config.learning_rate, self.data.device.type == "cuda"
-        if self.config.optimizer == "adam":
-            return Adam(parameters, lr=rate, betas=(0.9, 0.999), fused=True, capturable=capturable)
-        # The decay and epsilon of the framework in which the authors worked.
-        return RMSprop(parameters, lr=rate, alpha=0.9, eps=1e-10, foreach=False, capturable=capturable)
+        build = OPTIMIZERS[self.config.optimizer]
+        return build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")

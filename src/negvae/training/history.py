@@ -1,0 +1,81 @@
+"""The history of a run: one row of plain values for each epoch, in metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from negvae.config import RunConfig
+from negvae.files import write_text
+from negvae.model import VAE
+from negvae.training.checkpoint import Progress
+
+METRICS = "metrics.jsonl"
+
+Row = dict[str, Any]
+
+
+class History:
+    """The rows so far, in memory and, where there is a folder, in its metrics.jsonl.
+
+    Args:
+        rows: the epochs already completed; a folder's file is written anew with them.
+        directory: the run's folder; None keeps the rows in memory only.
+    """
+
+    def __init__(self, rows: Iterable[Row] = (), directory: Path | None = None) -> None:
+        self.rows, self.directory = list(rows), directory
+        if directory is not None:
+            write_metrics(directory, self.rows)
+
+    def append(self, row: Row) -> None:
+        """Add an epoch's row."""
+        self.rows.append(row)
+        if self.directory is not None:
+            with (self.directory / METRICS).open("a", encoding="utf-8") as file:
+                file.write(_line(row))
+
+
+def read_metrics(directory: Path) -> list[Row]:
+    """Read the rows of a run's metrics.jsonl, one for each epoch, as far as they are whole."""
+    rows = []
+    path = directory / METRICS
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not (isinstance(row, dict) and {"epoch", "nats_per_dim", "seconds"} <= row.keys()):
+            break
+        rows.append(row)
+    return rows
+
+
+def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
+    """Write a run's metrics.jsonl anew."""
+    write_text(directory / METRICS, "".join(map(_line, rows)))
+
+
+def epoch_row(progress: Progress, config: RunConfig, images: int, model: VAE) -> Row:
+    """Summarize an epoch that has just ended: means over its steps, in nats per image unless named otherwise.
+
+    Args:
+        progress: at the epoch's end.
+        config: the run.
+        images: how many were trained on in the epoch.
+        model: the VAE; its learned sigma, in units of the [0, 1] pixel range, joins the row.
+    """
+    means = {name: total / progress.step for name, total in progress.sums.items()}
+    row: Row = {"epoch": progress.epoch + 1, **means}
+    row["nats_per_dim"] = (means["reconstruction"] + means["kl"]) / model.dimensions
+    if config.learn_sigma:
+        row["sigma"] = float(model.likelihood.log_sigma.detach().exp())  # type: ignore[operator]
+    row["images_per_second"] = round(images / progress.epoch_seconds, 1)
+    row["seconds"] = round(progress.seconds, 3)
+    return row
+
+
+def _line(row: Row) -> str:
+    return json.dumps(row) + "\n"

@@ -1,0 +1,126 @@
+"""One run in training: its learner, its place, its history and its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from negvae.config import RunConfig
+from negvae.model import VAE
+from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from negvae.training.history import History, epoch_row, read_metrics
+from negvae.training.objectives import Losses
+from negvae.training.step import Learner
+
+AfterEpoch = Callable[[VAE, RunConfig, int], dict[str, Any]]
+"""Called with a model in evaluation mode, its run and the number of epochs completed; its values join the row."""
+
+
+class TrainingDivergedError(ValueError):
+    """A loss became infinite or not a number."""
+
+
+class TrainingRun:
+    """A learner on its way through the epochs.
+
+    Args:
+        learner: the model and what it learns from.
+        directory: where metrics.jsonl and the checkpoint go; None keeps everything in memory.
+        resume: go on from the directory's checkpoint, if it has one.
+        writes: whether this process writes the files; of several workers, the first one does.
+
+    Attributes:
+        progress: how far it has come.
+        history: one row for each epoch.
+
+    Raises:
+        ValueError: the checkpoint is damaged or belongs to another model.
+    """
+
+    def __init__(self, learner: Learner, directory: Path | None, *, resume: bool, writes: bool) -> None:
+        self.learner, self.directory = learner, directory
+        self.progress = Progress()
+        self._epoch_start = learner.randomness.get_state()
+        rows = self._restore(directory) if resume and directory is not None else []
+        self._folder = directory if writes else None
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        self.history = History(rows, self._folder)
+
+    def _restore(self, directory: Path) -> list[dict[str, Any]]:
+        """Go to where the checkpoint left off, if there is one; the rows of the epochs until there."""
+        learner = self.learner
+        with learner.exact():
+            restored = load_checkpoint(directory, learner.model, learner.optimizers)
+        if restored is None:
+            return []
+        self.progress, generators = restored
+        self.progress.finished = self.progress.epoch >= learner.config.epochs
+        self._epoch_start = generators["epoch_start"]
+        learner.randomness.set_state(generators["now"])
+        return read_metrics(directory)[: self.progress.epoch]
+
+    def begin_epoch(self) -> None:
+        """Draw the epoch's order and go to where the run stands in it."""
+        self.learner.begin_epoch(self._epoch_start, self.progress.step)
+
+    def read_losses(self, taken: int) -> None:
+        """Bring the losses since the last reading to the host, check them and add them up in the order of the steps.
+
+        Args:
+            taken: steps of the epoch taken so far.
+
+        Raises:
+            TrainingDivergedError: a loss is not finite.
+        """
+        first = self.progress.step
+        trace = self.learner.trace[first:taken]
+        self.learner.average(trace)
+        for offset, values in enumerate(trace.tolist()):
+            losses = dict(zip(Losses._fields, values, strict=True))
+            if not all(math.isfinite(value) for value in values):
+                raise TrainingDivergedError(self._divergence(first + offset + 1, losses))
+            for name, value in losses.items():
+                self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
+        self.progress.step = taken
+
+    def add_time(self, seconds: float) -> None:
+        """Count seconds of training."""
+        self.progress.seconds += seconds
+        self.progress.epoch_seconds += seconds
+
+    def end_epoch(self, after: AfterEpoch | None) -> dict[str, Any]:
+        """Add the epoch's row to the history."""
+        learner = self.learner
+        row = epoch_row(self.progress, learner.config, learner.steps * learner.batch, learner.model)
+        if after is not None:
+            with learner.exact():
+                row |= after(learner.model, learner.config, self.progress.epoch + 1)
+        self.history.append(row)
+        return row
+
+    def next_epoch(self) -> None:
+        """Go to the start of the next epoch."""
+        epoch = self.progress.epoch + 1
+        finished = epoch == self.learner.config.epochs
+        self.progress = replace(self.progress, epoch=epoch, step=0, sums={}, epoch_seconds=0.0, finished=finished)
+        self._epoch_start = self.learner.randomness.get_state()
+
+    def save(self) -> None:
+        """Write the checkpoint, where there is a folder."""
+        if self._folder is None:
+            return
+        learner = self.learner
+        states = {"now": learner.randomness.get_state(), "epoch_start": self._epoch_start}
+        with learner.exact():
+            save_checkpoint(self._folder, learner.model, learner.optimizers, states, self.progress)
+
+    def _divergence(self, step: int, losses: dict[str, float]) -> str:
+        bad = ", ".join(f"{name} {value}" for name, value in losses.items() if not math.isfinite(value))
+        text = f"training diverged at step {step} of epoch {self.progress.epoch + 1}: {bad}"
+        if self.directory is not None and (self.directory / FILE).exists():
+            return f"{text}; the last good checkpoint is {self.directory / FILE}; try a lower learning rate"
+        return f"{text}; no checkpoint had been written; try a lower learning rate"
