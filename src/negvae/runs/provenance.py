@@ -40,7 +40,7 @@ def provenance(config: RunConfig) -> dict[str, Any]:
 
 def source_commit() -> str:
     """The git commit of the source in use, marked where it has been changed; "unknown" outside a checkout."""
-    root = Path(__file__).resolve().parents[2]
+    root = Path(negvae.__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown"
     try:
