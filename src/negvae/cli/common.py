@@ -22,7 +22,12 @@ def completing(names: Iterable[str]) -> Complete:
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
-def one_of(what: str, names: Iterable[str], help: str, **options: Any) -> Any:
+def option(help: str, unit: str = "", panel: str | None = None, **more: Any) -> Any:
+    """An option whose value is counted in, or names, a `unit`."""
+    return typer.Option(help=help, metavar=f"<{unit}>" if unit else None, rich_help_panel=panel, **more)
+
+
+def one_of(what: str, names: Iterable[str], help: str, **more: Any) -> Any:
     """An option that takes one of these names: it lists them in its help, completes them and refuses others."""
 
     def known(name: str) -> str:
@@ -31,9 +36,7 @@ def one_of(what: str, names: Iterable[str], help: str, **options: Any) -> Any:
         except ValueError as error:
             raise typer.BadParameter(str(error)) from None
 
-    return typer.Option(
-        parser=known, autocompletion=completing(names), metavar="<name>", help=f"{help} {listed(names)}", **options
-    )
+    return option(f"{help} {listed(names)}", "name", parser=known, autocompletion=completing(names), **more)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -67,43 +70,30 @@ Inputs = Annotated[
         help="Folders, image files, .npy, .npz, Parquet, patterns, or names of data sets.", show_default=False
     ),
 ]
-Device = Annotated[
-    str,
-    typer.Option(
-        metavar="<device>",
-        help="auto (a GPU where there is one), cpu, cuda or cuda:N.",
-        rich_help_panel="Machine",
-    ),
-]
+Device = Annotated[str, option("auto (a GPU where there is one), cpu, cuda or cuda:N.", "device", "Machine")]
 Precision = Annotated[
     str | None,
     one_of(
         "precision",
         SCORE_PRECISIONS,
         "The arithmetic of the scores.",
+        panel="Machine",
         show_default="as calibrated, else float32",
-        rich_help_panel="Machine",
     ),
 ]
 TargetFPR = Annotated[
-    float | None,
-    typer.Option(metavar="<rate>", help="Set the threshold for this rate of false alarms.", show_default=CALIBRATED),
+    float | None, option("Set the threshold for this rate of false alarms.", "rate", show_default=CALIBRATED)
 ]
 Resize = Annotated[bool, typer.Option("--resize", help="Resize images of another size.")]
 Cluster = Annotated[
     str | None,
-    typer.Option(
-        metavar="<address>",
-        help="Work on a Ray cluster: HOST:PORT of its head, auto (the Ray of this machine, else a new one) or local"
-        " (always a new one).",
-        rich_help_panel="Cluster",
+    option(
+        "Work on a Ray cluster: HOST:PORT of its head, auto (the Ray of this machine, else a new one) or local (always"
+        " a new one).",
+        "address",
+        "Cluster",
     ),
 ]
-
-
-def on_cluster(help: str, metavar: str | None = None) -> Any:
-    """An option that goes with --cluster only."""
-    return typer.Option(help=help, metavar=metavar, rich_help_panel="Cluster")
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
-from negvae.cli.common import Device, Model, Precision, make_console, one_of, printer, score_help, set_names
+from negvae.cli.common import Device, Model, Precision, make_console, one_of, option, printer, score_help, set_names
 from negvae.config import SCORE_PRECISIONS
 
 
@@ -14,17 +12,10 @@ def evaluate(
     directory: Model,
     ood: Annotated[
         list[str],
-        typer.Option(
-            metavar="<name or path>",
-            help="Out-of-distribution set, by name or path; may be repeated.",
-            autocompletion=set_names,
-        ),
+        option("Out-of-distribution set; may be repeated.", "name or path", autocompletion=set_names),
     ],
-    samples: Annotated[int, typer.Option(help="Posterior samples for the ELBO.")] = 1,
-    limit: Annotated[
-        int | None,
-        typer.Option(metavar="<images>", help="Score the first so many images of each set, instead of all."),
-    ] = None,
+    samples: Annotated[int, option("Posterior samples for the ELBO.")] = 1,
+    limit: Annotated[int | None, option("Score the first so many images of each set, not all.", "images")] = None,
     precision: Precision = None,
     device: Device = "auto",
 ) -> None:
@@ -42,23 +33,19 @@ def calibrate(
     directory: Model,
     data: Annotated[
         str | None,
-        typer.Option(
-            metavar="<name or path>",
-            help="Inliers that the model was not trained on.",
+        option(
+            "Inliers that the model was not trained on.",
+            "name or path",
             autocompletion=set_names,
             show_default="what the run held out, else the test split of its data",
         ),
     ] = None,
     score: Annotated[
         str | None,
-        typer.Option(metavar="<name>", help=f"The score that decides. {score_help()}", show_default="auto; kl in int8"),
+        option(f"The score that decides. {score_help()}", "name", show_default="auto; kl in int8"),
     ] = None,
-    target_fpr: Annotated[
-        float, typer.Option(metavar="<rate>", help="Rate of false alarms that the threshold is set for.")
-    ] = 0.05,
-    limit: Annotated[
-        int | None, typer.Option(metavar="<images>", help="Use the first so many inliers, instead of all.")
-    ] = None,
+    target_fpr: Annotated[float, option("Rate of false alarms that the threshold is set for.", "rate")] = 0.05,
+    limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,
     precision: Annotated[
         str,
         one_of(
@@ -66,7 +53,7 @@ def calibrate(
             SCORE_PRECISIONS,
             "The arithmetic of the scores from then on. Every processor has float32; int8 is for kl, prior_ratio and"
             " latent_norm on a CPU.",
-            rich_help_panel="Machine",
+            panel="Machine",
         ),
     ] = "float32",
     device: Device = "auto",

@@ -15,9 +15,9 @@ from negvae.cli.common import (
     completing,
     given,
     make_console,
-    on_cluster,
     one_of,
     only_with_cluster,
+    option,
     printer,
 )
 from negvae.paper import unsupervised as beyond
@@ -135,9 +135,9 @@ def run(
     profile: ProfileName = "cpu",
     only: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="<name>",
-            help="A cell, such as table3/bernoulli/generated, or a run; may be repeated.",
+        option(
+            "A cell, such as table3/bernoulli/generated, or a run; may be repeated.",
+            "name",
             show_default="all of the table",
         ),
     ] = None,
@@ -145,15 +145,15 @@ def run(
         str | None, typer.Option(help="A count, or a list such as 0,2.", show_default="as the profile")
     ] = None,
     jobs: Annotated[int, typer.Option(help="Worker processes, which share the cores.")] = 1,
-    budget: Annotated[
-        float | None, typer.Option(metavar="<seconds>", help="Stop after this time, with checkpoints.")
-    ] = None,
+    budget: Annotated[float | None, option("Stop after this time, with checkpoints.", "seconds")] = None,
     results: Results = RESULTS,
     out: Annotated[Path, typer.Option(help="Where models and checkpoints go.")] = Path("runs/paper"),
     device: Device = "auto",
     cluster: Cluster = None,
-    cpus_per_run: Annotated[float | None, on_cluster("Cores of each run; 1 if left out.")] = None,
-    gpus_per_run: Annotated[float | None, on_cluster("GPUs of each run, such as 0.2; none if left out.")] = None,
+    cpus_per_run: Annotated[float | None, option("Cores of each run; 1 if left out.", panel="Cluster")] = None,
+    gpus_per_run: Annotated[
+        float | None, option("GPUs of each run, such as 0.2; none if left out.", panel="Cluster")
+    ] = None,
 ) -> None:
     """Train and test what a table needs.
 

@@ -18,16 +18,14 @@ from negvae.cli.common import (
     TargetFPR,
     given,
     make_console,
-    on_cluster,
     only_with_cluster,
+    option,
     printer,
     score_help,
 )
 
-Decides = Annotated[
-    str | None,
-    typer.Option(metavar="<name>", help=f"The score that decides. {score_help()}", show_default=CALIBRATED),
-]
+Decides = Annotated[str | None, option(f"The score that decides. {score_help()}", "name", show_default=CALIBRATED)]
+DECISION = "Scores and decision"
 
 
 def score(
@@ -35,61 +33,49 @@ def score(
     inputs: Inputs,
     out: Annotated[
         str | None,
-        typer.Option(
-            metavar="<path>",
-            help="File to write: .parquet, .csv or .jsonl; with --cluster a folder. Rows are printed if it is left"
-            " out.",
+        option(
+            "File to write: .parquet, .csv or .jsonl; with --cluster a folder. Without it rows are printed.", "path"
         ),
     ] = None,
     format: Annotated[
         str | None,
-        typer.Option(
-            metavar="<name>", help="One of: parquet, csv, jsonl.", show_default="by the ending of --out, else jsonl"
-        ),
+        option("One of: parquet, csv, jsonl.", "name", show_default="by the ending of --out, else jsonl"),
     ] = None,
     score: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="<name>",
-            help=f"A score to compute; may be repeated, and the first one decides. {score_help()}",
+        option(
+            f"A score to compute; may be repeated, and the first one decides. {score_help()}",
+            "name",
+            DECISION,
             show_default=CALIBRATED,
-            rich_help_panel="Scores and decision",
         ),
     ] = None,
     target_fpr: Annotated[
         float | None,
-        typer.Option(
-            metavar="<rate>",
-            help="Decide by this rate of false alarms: outliers have p-values up to it.",
+        option(
+            "Decide by this rate of false alarms: outliers have p-values up to it.",
+            "rate",
+            DECISION,
             show_default="the calibrated threshold",
-            rich_help_panel="Scores and decision",
         ),
     ] = None,
     fdr: Annotated[
-        float | None,
-        typer.Option(
-            metavar="<rate>",
-            help="Decide over all rows together, at this false-discovery rate.",
-            rich_help_panel="Scores and decision",
-        ),
+        float | None, option("Decide over all rows together, at this false-discovery rate.", "rate", DECISION)
     ] = None,
     ensemble: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help="Folder of a further model, for waic; may be repeated.", rich_help_panel="Scores and decision"
-        ),
+        list[Path] | None, option("Folder of a further model, for waic; may be repeated.", "folder", DECISION)
     ] = None,
     resize: Resize = False,
-    max_pixels: Annotated[
-        int, typer.Option(metavar="<pixels>", help="Refuse images that claim more than this.")
-    ] = 64_000_000,
-    batch_size: Annotated[int, typer.Option(metavar="<images>", help="Images read at once.")] = 512,
+    max_pixels: Annotated[int, option("Refuse images that claim more than this.", "pixels")] = 64_000_000,
+    batch_size: Annotated[int, option("Images read at once.", "images")] = 512,
     precision: Precision = None,
     device: Device = "auto",
     cluster: Cluster = None,
-    gpus: Annotated[float | None, on_cluster("GPUs of each worker, such as 0.25; none if left out.")] = None,
+    gpus: Annotated[
+        float | None, option("GPUs of each worker, such as 0.25; none if left out.", panel="Cluster")
+    ] = None,
     shard_rows: Annotated[
-        int | None, on_cluster("The most rows of each file in --out; 10,000 if left out.", "<rows>")
+        int | None, option("The most rows of each file in --out; 10,000 if left out.", "rows", "Cluster")
     ] = None,
     resume: Annotated[
         bool,
@@ -136,9 +122,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     score: Decides = None,
     target_fpr: TargetFPR = None,
-    top: Annotated[
-        int, typer.Option(metavar="<images>", help="How many of the most and of the least typical images to show.")
-    ] = 40,
+    top: Annotated[int, option("How many of the most and of the least typical images to show.", "images")] = 40,
     resize: Resize = False,
     precision: Precision = None,
     device: Device = "auto",
@@ -161,7 +145,7 @@ def report(
 
 def export(
     directory: Model,
-    format: Annotated[str, typer.Option(metavar="<name>", help="The only one is onnx.")] = "onnx",
+    format: Annotated[str, option("The only one is onnx.", "name")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="DIRECTORY/model.onnx")] = None,
     score: Decides = None,
     target_fpr: TargetFPR = None,

@@ -20,9 +20,9 @@ from negvae.cli.common import (
     given,
     listed,
     make_console,
-    on_cluster,
     one_of,
     only_with_cluster,
+    option,
     printer,
     set_names,
 )
@@ -42,10 +42,10 @@ class ShowsPreset(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Print the help."""
         preset = ctx.params.get("preset") or configs.default_preset(ctx.params.get("negatives"))
-        defaults = {name: field.default for name, field in FIELDS.items() if name != "data"}
-        defaults |= {**configs.PRESETS[preset], "preset": preset}
-        shown = {name: value for name, value in defaults.items() if not isinstance(value, bool | None)}
-        ctx.default_map = {**shown, "negatives": shown["negatives"].replace(",", ", ")}  # so that lines break
+        values: dict[str, Any] = {name: field.default for name, field in FIELDS.items() if name != "data"}
+        values |= {**configs.PRESETS[preset], "preset": preset}
+        values["negatives"] = values["negatives"].replace(",", ", ")  # so that lines break
+        ctx.default_map = {name: value for name, value in values.items() if not isinstance(value, bool | None)}
         super().format_help(ctx, formatter)
 
 
@@ -61,7 +61,7 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
     """The option of a field. `RunConfig` checks its value, and imports plugins where it does not know a name."""
     kind, names = KINDS[str(field.type).partition(" | ")[0]], configs.choices(field.name)
-    option = typer.Option(
+    shown = typer.Option(
         None,
         f"--{field.name.replace('_', '-')}",
         help=" ".join([field.metadata["help"], *([listed(names)] if names else [])]),
@@ -70,7 +70,7 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
         rich_help_panel=field.metadata["panel"],
         is_eager=field.name == "negatives",  # so that --help knows them
     )
-    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=option, annotation=kind | None)
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=kind | None)
 
 
 @_with_run_options
@@ -95,16 +95,14 @@ def train(
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
-    budget: Annotated[
-        float | None, typer.Option(metavar="<seconds>", help="Stop after this time, with a checkpoint.")
-    ] = None,
-    checkpoint_seconds: Annotated[
-        float, typer.Option(metavar="<seconds>", help="Time from one checkpoint to the next.")
-    ] = 60.0,
+    budget: Annotated[float | None, option("Stop after this time, with a checkpoint.", "seconds")] = None,
+    checkpoint_seconds: Annotated[float, option("Time from one checkpoint to the next.", "seconds")] = 60.0,
     cluster: Cluster = None,
-    workers: Annotated[int | None, on_cluster("The most workers that share each batch; 2 if left out.")] = None,
+    workers: Annotated[
+        int | None, option("The most workers that share each batch; 2 if left out.", panel="Cluster")
+    ] = None,
     cpus_per_worker: Annotated[
-        int | None, on_cluster("Cores of each worker, 1 if left out; with --device cuda it has a GPU too.")
+        int | None, option("Cores of each worker, 1 if left out; with --device cuda it has a GPU too.", panel="Cluster")
     ] = None,
     **fields: Any,
 ) -> None:
