@@ -1,6 +1,8 @@
+import dataclasses
+
 import pytest
 
-from negvae.config import PRESETS, RunConfig, preset
+from negvae.config import PRESETS, RunConfig, choices, preset
 
 
 @pytest.mark.parametrize("name", list(PRESETS))
@@ -42,3 +44,20 @@ def test_what_cannot_be_meant_is_refused(values, word):
 def test_yaml_that_describes_no_run_is_refused(text):
     with pytest.raises(ValueError, match="config"):
         RunConfig.from_yaml(text)
+
+
+@pytest.mark.parametrize("field", dataclasses.fields(RunConfig), ids=lambda field: field.name)
+def test_each_field_says_what_it_means(field):
+    assert field.metadata["panel"].istitle()
+    assert field.metadata["help"].endswith(".")
+    for name in choices(field.name):
+        # A network of features takes a Gaussian likelihood.
+        likelihood = {"likelihood": "gaussian"} if name == "mlp" else {}
+        assert getattr(RunConfig(data="mnist", **{field.name: name, **likelihood}), field.name) == name
+
+
+@pytest.mark.parametrize("name", ["likelihood", "network", "initialization", "update", "optimizer", "precision"])
+def test_a_field_of_names_has_those_and_no_others(name):
+    assert getattr(RunConfig(data="mnist"), name) in choices(name)
+    with pytest.raises(ValueError, match=", ".join(choices(name))):
+        RunConfig(data="mnist", **{name: "nonsense"})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -20,9 +20,16 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
+def _shown(panel: str, help: str, unit: str = "") -> dict[str, str]:
+    """Metadata of a field: how the command line shows it, and what its value is counted in or names."""
+    return {"panel": panel, "help": help, "unit": unit}
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that determines a training run, as plain values.
+
+    The metadata of each field say how the command line shows it: in which `panel`, with which `help` and `unit`.
 
     Attributes:
         data: name of the inlier data set, or a path.
@@ -51,31 +58,66 @@ class RunConfig:
             threshold; 0, as in the paper, trains on all of them.
     """
 
-    data: str
-    negatives: str = "none"
-    likelihood: str = "bernoulli"
-    sigma: float = 1.0
-    learn_sigma: bool = False
-    network: str = "auto"
-    initialization: str = "he"
-    latent_size: int = 32
-    negative_shift: float = 8.0
-    negative_weight: float = 1.0
-    update: str = "alternating"
-    optimizer: str = "adam"
-    learning_rate: float = 1e-3
-    batch_size: int = 128
-    epochs: int = 10
-    seed: int = 0
-    precision: str = "auto"
-    device: str = "auto"
-    limit: int | None = None
-    calibration: float = 0.0
+    data: str = field(metadata=_shown("Data", "The inliers: a data set's name, or a path.", "name or path"))
+    negatives: str = field(
+        default="none",
+        metadata=_shown(
+            "Negatives",
+            "Where negative samples come from: none, a data set's name or path, zoomed:NAME, added-noise[:SIGMA],"
+            " uniform-noise, generated, augmented[:NAME,...], or a mixture such as 0.7*augmented+0.3*generated.",
+            "source",
+        ),
+    )
+    likelihood: str = field(default="bernoulli", metadata=_shown("Model", "The observation model p(x|z).", "name"))
+    sigma: float = field(
+        default=1.0, metadata=_shown("Model", "Standard deviation of the Gaussian likelihoods, for pixels from 0 to 1.")
+    )
+    learn_sigma: bool = field(
+        default=False, metadata=_shown("Model", "Train sigma with the decoder, starting from --sigma.")
+    )
+    network: str = field(default="auto", metadata=_shown("Model", "The encoder and the decoder.", "name"))
+    initialization: str = field(default="he", metadata=_shown("Model", "How the weights are drawn.", "name"))
+    latent_size: int = field(default=32, metadata=_shown("Model", "Size of the latent code z.", "dimensions"))
+    negative_shift: float = field(default=8.0, metadata=_shown("Negatives", "The c of the negatives' prior N(c 1, I)."))
+    negative_weight: float = field(
+        default=1.0, metadata=_shown("Negatives", "Weight of the negatives' KL divergence in the loss.")
+    )
+    update: str = field(
+        default="alternating",
+        metadata=_shown("Negatives", "How generator and encoder are updated with generated negatives.", "name"),
+    )
+    optimizer: str = field(default="adam", metadata=_shown("Training", "What updates encoder and decoder.", "name"))
+    learning_rate: float = field(default=1e-3, metadata=_shown("Training", "Learning rate of encoder and decoder."))
+    batch_size: int = field(default=128, metadata=_shown("Training", "Inliers, and negatives, of each step.", "images"))
+    epochs: int = field(
+        default=10, metadata=_shown("Training", "Passes over the training images; --resume may raise them.", "passes")
+    )
+    seed: int = field(default=0, metadata=_shown("Training", "Seed of weights, order, posterior noise and negatives."))
+    precision: str = field(
+        default="auto",
+        metadata=_shown(
+            "Machine", "The arithmetic of training; auto takes bfloat16 where the device computes in it.", "name"
+        ),
+    )
+    device: str = field(
+        default="auto", metadata=_shown("Machine", "auto (a GPU where there is one), cpu, cuda or cuda:N.", "device")
+    )
+    limit: int | None = field(
+        default=None, metadata=_shown("Data", "Train on the first so many images, instead of on all.", "images")
+    )
+    calibration: float = field(
+        default=0.0,
+        metadata=_shown(
+            "Calibration",
+            "Part of the inliers that is held out, to set p-values and the threshold; 0 trains on all.",
+            "fraction",
+        ),
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that cannot be meant, with one line that says what would be right."""
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _typed(field.name, getattr(self, field.name), str(field.type)))
+        for each in dataclasses.fields(self):
+            object.__setattr__(self, each.name, _typed(each.name, getattr(self, each.name), str(each.type)))
         choose("likelihood", self.likelihood, LIKELIHOODS)
         choose("network", self.network, NETWORKS)
         choose("initialization", self.initialization, INITIALIZATIONS)
@@ -114,7 +156,7 @@ class RunConfig:
         Raises:
             ValueError: a field is unknown, missing or has a value of the wrong kind.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
+        known = {each.name for each in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 choose(f"{where}: field", str(name), sorted(known))
@@ -134,6 +176,19 @@ class RunConfig:
             ValueError: the text is not YAML, not a mapping, or `from_dict` refuses it.
         """
         return cls.from_dict(read_yaml_mapping(text, where), where)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The names that a field of `RunConfig` may have; empty for a field that takes other values."""
+    known = {
+        "likelihood": LIKELIHOODS,
+        "network": NETWORKS,
+        "initialization": INITIALIZATIONS,
+        "update": UPDATES,
+        "optimizer": OPTIMIZERS,
+        "precision": PRECISIONS,
+    }
+    return known.get(name, ())
 
 
 PRESETS: dict[str, dict[str, Any]] = {

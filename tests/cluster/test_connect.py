@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from negvae.cli.commands import with_cluster_address
 from negvae.cluster.connect import Desk, enter, joined, refuse_other_versions, surroundings, versions
 from tests.cli.test_commands import call
 
@@ -35,7 +34,7 @@ def test_an_address_where_nothing_answers(capsys, blob_files, model, tmp_path, m
 
 def test_the_extra_is_named_where_it_is_missing(capsys, blob_files, model, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
-    error = refused(capsys, "score", model, blob_files["in"], "--out", tmp_path / "out", "--cluster")
+    error = refused(capsys, "score", model, blob_files["in"], "--out", tmp_path / "out", "--cluster", "auto")
     assert error == "negvae: ray is not installed: pip install 'negvae[ray]'"
     assert not (tmp_path / "out").exists()
 
@@ -66,21 +65,16 @@ def test_workers_stand_where_the_command_stands(tmp_path, monkeypatch):
         enter(command, needed=["out"])
 
 
-def test_a_bare_option_means_auto():
-    assert with_cluster_address(["score", "--cluster", "run", "in"]) == ["score", "--cluster", "auto", "run", "in"]
-    assert with_cluster_address(["x", "--cluster"]) == ["x", "--cluster", "auto"]
-    for address in ("auto", "local", "10.0.0.1:6379", "head:6379", "ray://head:1"):
-        assert with_cluster_address(["--cluster", address, "run"]) == ["--cluster", address, "run"]
-
-
 def test_options_that_need_a_cluster_or_do_without(capsys, blob_files, model, tmp_path):
     score = ["score", model, blob_files["in"]]
     assert "--gpus goes with --cluster" in refused(capsys, *score, "--gpus", "0.5")
     assert "--workers goes with" in refused(capsys, "train", "--data", "x", "--out", tmp_path, "--workers", "2")
     assert "--cpus-per-run goes with" in refused(capsys, "paper", "run", "table3", "--cpus-per-run", "2")
-    assert "give --out" in refused(capsys, *score, "--cluster")
+    assert "'--cluster' requires an argument" in refused(capsys, *score, "--cluster")
+    assert "give --out" in refused(capsys, *score, "--cluster", "auto")
     for option in (["--fdr", "0.1"], ["--format", "csv"], ["--device", "cpu"]):
-        assert "does not go with --cluster" in refused(capsys, *score, *option, "--out", tmp_path / "o", "--cluster")
+        on_cluster = ["--out", tmp_path / "o", "--cluster", "auto"]
+        assert "does not go with --cluster" in refused(capsys, *score, *option, *on_cluster)
 
 
 def test_a_desk_keeps_word_until_it_is_taken():

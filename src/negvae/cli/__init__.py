@@ -1,5 +1,5 @@
-"""The command line."""
+"""The command line: one module for each group of commands."""
 
-from negvae.cli.commands import main
+from negvae.cli.app import main
 
 __all__ = ["main"]

@@ -1,0 +1,96 @@
+"""The command `negvae`: its commands, and what becomes of their errors. torch is imported by commands that need it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, NoReturn
+
+import typer
+
+from negvae.cli import data, evaluate, paper, score, train
+
+app = typer.Typer(
+    help="Train variational autoencoders that detect out-of-distribution images, test them and use them.",
+    epilog="Begin with `negvae demo --quick`, or with `negvae train --data FOLDER --out RUN`, then"
+    " `negvae score RUN FOLDER`. `negvae COMMAND --help` explains a command.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
+    "Make a model": (train.train, evaluate.evaluate, evaluate.calibrate),
+    "Use a model": (score.score, score.report, score.export),
+    "Data and paper": (paper.demo,),
+}
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        kind = train.ShowsPreset if command is train.train else None
+        app.command(cls=kind, rich_help_panel=panel)(command)
+app.add_typer(data.app, name="data", rich_help_panel="Data and paper")
+app.add_typer(paper.app, name="paper", rich_help_panel="Data and paper")
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+) -> None:
+    if version:
+        from negvae import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+def main() -> NoReturn:
+    """Run the command line and exit.
+
+    An expected error, such as bad input, a missing file or a full disk, ends with one line and exit code 2; with
+    NEGVAE_DEBUG set it keeps its traceback. Where the reader of the output has closed the pipe, the exit code is 1 and
+    nothing is printed.
+    """
+    try:
+        code = app(standalone_mode=False)
+        sys.stdout.flush()  # a full disk shows here, and not while Python exits
+    except BrokenPipeError:
+        _forget_output()
+        sys.exit(1)
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        _fail(error, _describe(error))
+    except typer.Abort:
+        sys.exit(130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # which the parser's own errors have, whichever package they live in
+            raise
+        if not (message := error.format_message()):  # the help was printed in place of an error
+            sys.exit(2)
+        _fail(error, f"{message} (see --help)")
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe(error: Exception) -> str:
+    """What an error says; the system's own errors say where first, and leave out their number."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error)
+    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}"
+
+
+def _fail(error: Exception, message: str) -> NoReturn:
+    """Print one line and exit with code 2; with NEGVAE_DEBUG set, raise the error."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_output()
+    if os.environ.get("NEGVAE_DEBUG"):
+        raise error
+    print(f"negvae: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _forget_output() -> None:
+    """Drop what standard output still holds, which Python would try to write again while it exits."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

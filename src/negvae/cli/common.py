@@ -1,0 +1,124 @@
+"""What the commands share: options, and where they print."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from negvae.config import SCORE_PRECISIONS
+from negvae.registry import choose
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Complete = Callable[[str], list[str]]
+
+
+def completing(names: Iterable[str]) -> Complete:
+    """What a shell asks for the names that begin with what has been typed."""
+    return lambda incomplete: [name for name in names if name.startswith(incomplete)]
+
+
+def option(help: str, unit: str = "", panel: str | None = None, **more: Any) -> Any:
+    """An option whose value is counted in, or names, a `unit`."""
+    return typer.Option(help=help, metavar=f"<{unit}>" if unit else None, rich_help_panel=panel, **more)
+
+
+def one_of(what: str, names: Iterable[str], help: str, **more: Any) -> Any:
+    """An option that takes one of these names: it lists them in its help, completes them and refuses others."""
+
+    def known(name: str) -> str:
+        try:
+            return choose(what, name, names)
+        except ValueError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return option(f"{help} {listed(names)}", "name", parser=known, autocompletion=completing(names), **more)
+
+
+def listed(names: Iterable[str]) -> str:
+    """A sentence for help texts."""
+    return f"One of: {', '.join(names)}."
+
+
+def score_help() -> str:
+    """The scores that --score takes, for help texts."""
+    return (
+        "One of: auto, dose, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality, input_complexity,"
+        " likelihood_regret, waic."
+    )
+
+
+def _set_names(incomplete: str) -> list[str]:
+    from negvae.data import names
+
+    return completing(names())(incomplete)
+
+
+set_names: Complete = _set_names
+"""Completes names of data sets."""
+CALIBRATED = "the calibrated one"
+"""The default of --score where a calibrated model is used."""
+
+Model = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Folder of a trained model.", show_default=False)]
+Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        help="Folders, image files, .npy, .npz, Parquet, patterns, or names of data sets.", show_default=False
+    ),
+]
+Device = Annotated[str, option("auto (a GPU where there is one), cpu, cuda or cuda:N.", "device", "Machine")]
+Precision = Annotated[
+    str | None,
+    one_of(
+        "precision",
+        SCORE_PRECISIONS,
+        "The arithmetic of the scores.",
+        panel="Machine",
+        show_default="as calibrated, else float32",
+    ),
+]
+TargetFPR = Annotated[
+    float | None, option("Set the threshold for this rate of false alarms.", "rate", show_default=CALIBRATED)
+]
+Resize = Annotated[bool, typer.Option("--resize", help="Resize images of another size.")]
+Cluster = Annotated[
+    str | None,
+    option(
+        "Work on a Ray cluster: HOST:PORT of its head, auto (the Ray of this machine, else a new one) or local (always"
+        " a new one).",
+        "address",
+        "Cluster",
+    ),
+]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """The options that have a value."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def only_with_cluster(**options: Any) -> None:
+    """Refuse options that go with --cluster where it is left out.
+
+    Raises:
+        ValueError: one of them has a value.
+    """
+    for name in given(**options):
+        raise ValueError(f"--{name.replace('_', '-')} goes with --cluster")
+
+
+def make_console() -> Console:
+    """The terminal; where output goes to a file or a pipe, wide enough that no table is cut."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=160)
+
+
+def printer(console: Console) -> Callable[[str], None]:
+    """A function that prints lines as they are, without markup and without breaking them."""
+    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)

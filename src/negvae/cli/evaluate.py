@@ -1,0 +1,68 @@
+"""`negvae evaluate` and `negvae calibrate`: test a trained model, and set its threshold."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from negvae.cli.common import Device, Model, Precision, make_console, one_of, option, printer, score_help, set_names
+from negvae.config import SCORE_PRECISIONS
+
+
+def evaluate(
+    directory: Model,
+    ood: Annotated[
+        list[str],
+        option("Out-of-distribution set; may be repeated.", "name or path", autocompletion=set_names),
+    ],
+    samples: Annotated[int, option("Posterior samples for the ELBO.")] = 1,
+    limit: Annotated[int | None, option("Score the first so many images of each set, not all.", "images")] = None,
+    precision: Precision = None,
+    device: Device = "auto",
+) -> None:
+    """Test how well a model tells its data from other sets; write DIRECTORY/evaluation.json."""
+    from negvae.runs.evaluate import evaluate_run, evaluation_table
+
+    console = make_console()
+    log = printer(console)
+    content = evaluate_run(directory, ood, samples=samples, precision=precision, device=device, limit=limit, log=log)
+    console.print(evaluation_table(content))
+    log(f"written: {directory / 'evaluation.json'}")
+
+
+def calibrate(
+    directory: Model,
+    data: Annotated[
+        str | None,
+        option(
+            "Inliers that the model was not trained on.",
+            "name or path",
+            autocompletion=set_names,
+            show_default="what the run held out, else the test split of its data",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        option(f"The score that decides. {score_help()}", "name", show_default="auto; kl in int8"),
+    ] = None,
+    target_fpr: Annotated[float, option("Rate of false alarms that the threshold is set for.", "rate")] = 0.05,
+    limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,
+    precision: Annotated[
+        str,
+        one_of(
+            "precision",
+            SCORE_PRECISIONS,
+            "The arithmetic of the scores from then on. Every processor has float32; int8 is for kl, prior_ratio and"
+            " latent_norm on a CPU.",
+            panel="Machine",
+        ),
+    ] = "float32",
+    device: Device = "auto",
+) -> None:
+    """Set a model's p-values and threshold by inliers that it was not trained on."""
+    from negvae.runs.calibrate import calibrate_run
+
+    log = printer(make_console())
+    calibration = calibrate_run(
+        directory, data, score=score, target_fpr=target_fpr, precision=precision, limit=limit, device=device, log=log
+    )
+    log(f"{directory}: {calibration.describe()}")

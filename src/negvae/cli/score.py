@@ -1,0 +1,159 @@
+"""`negvae score`, `negvae report` and `negvae export`: use a calibrated model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from negvae.cli.common import (
+    CALIBRATED,
+    Cluster,
+    Device,
+    Inputs,
+    Model,
+    Precision,
+    Resize,
+    TargetFPR,
+    given,
+    make_console,
+    only_with_cluster,
+    option,
+    printer,
+    score_help,
+)
+
+Decides = Annotated[str | None, option(f"The score that decides. {score_help()}", "name", show_default=CALIBRATED)]
+DECISION = "Scores and decision"
+
+
+def score(
+    directory: Model,
+    inputs: Inputs,
+    out: Annotated[
+        str | None,
+        option(
+            "File to write: .parquet, .csv or .jsonl; with --cluster a folder. Without it rows are printed.", "path"
+        ),
+    ] = None,
+    format: Annotated[
+        str | None,
+        option("One of: parquet, csv, jsonl.", "name", show_default="by the ending of --out, else jsonl"),
+    ] = None,
+    score: Annotated[
+        list[str] | None,
+        option(
+            f"A score to compute; may be repeated, and the first one decides. {score_help()}",
+            "name",
+            DECISION,
+            show_default=CALIBRATED,
+        ),
+    ] = None,
+    target_fpr: Annotated[
+        float | None,
+        option(
+            "Decide by this rate of false alarms: outliers have p-values up to it.",
+            "rate",
+            DECISION,
+            show_default="the calibrated threshold",
+        ),
+    ] = None,
+    fdr: Annotated[
+        float | None, option("Decide over all rows together, at this false-discovery rate.", "rate", DECISION)
+    ] = None,
+    ensemble: Annotated[
+        list[Path] | None, option("Folder of a further model, for waic; may be repeated.", "folder", DECISION)
+    ] = None,
+    resize: Resize = False,
+    max_pixels: Annotated[int, option("Refuse images that claim more than this.", "pixels")] = 64_000_000,
+    batch_size: Annotated[int, option("Images read at once.", "images")] = 512,
+    precision: Precision = None,
+    device: Device = "auto",
+    cluster: Cluster = None,
+    gpus: Annotated[
+        float | None, option("GPUs of each worker, such as 0.25; none if left out.", panel="Cluster")
+    ] = None,
+    shard_rows: Annotated[
+        int | None, option("The most rows of each file in --out; 10,000 if left out.", "rows", "Cluster")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the files in --out.", rich_help_panel="Cluster"),
+    ] = False,
+) -> None:
+    """Score images, one row each: path, index, scores, p-value, decision and error."""
+    from rich.console import Console
+
+    from negvae.cli.progress import row_progress
+
+    console = Console(stderr=True)
+    log = printer(console)
+    options: dict[str, Any] = dict(
+        names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
+        ensemble=ensemble or (), precision=precision, say=log,
+    )  # fmt: skip
+    with row_progress(console) as watch:
+        if cluster is None:
+            only_with_cluster(gpus=gpus, shard_rows=shard_rows, resume=resume or None)
+            from negvae.runs.score import score_files
+
+            file = None if out is None else Path(out)
+            done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, watch=watch, **options)
+            line = done.describe()
+        else:
+            for name in given(format=format, fdr=fdr, device=device if device != "auto" else None):
+                raise ValueError(f"--{name} does not go with --cluster, which writes Parquet and decides row by row"
+                                 " on CPUs, or on the --gpus of each worker")  # fmt: skip
+            if out is None:
+                raise ValueError("--cluster writes to a folder: give --out")
+            from negvae.cluster.score import score_on_cluster
+
+            line = score_on_cluster(
+                directory, inputs, out, address=cluster, resume=resume, watch=watch,
+                **given(shard_rows=shard_rows, gpus=gpus), **options,
+            ).describe()  # fmt: skip
+    log(line if out is None else f"{line}: {out}")
+
+
+def report(
+    directory: Model,
+    inputs: Inputs,
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    score: Decides = None,
+    target_fpr: TargetFPR = None,
+    top: Annotated[int, option("How many of the most and of the least typical images to show.", "images")] = 40,
+    resize: Resize = False,
+    precision: Precision = None,
+    device: Device = "auto",
+) -> None:
+    """Write one HTML page about images: the least typical ones, histograms, latent space and reconstructions."""
+    from rich.console import Console
+
+    from negvae.cli.progress import row_progress
+    from negvae.report.page import write_report
+
+    console = Console(stderr=True)
+    with row_progress(console) as watch:
+        found = write_report(
+            directory, inputs, out, score=score, target_fpr=target_fpr, resize=resize, top=top, precision=precision,
+            device=device, watch=watch,
+        )  # fmt: skip
+    done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
+    printer(console)(f"{done}: {out}")
+
+
+def export(
+    directory: Model,
+    format: Annotated[str, option("The only one is onnx.", "name")] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="File to write.", show_default="DIRECTORY/model.onnx")] = None,
+    score: Decides = None,
+    target_fpr: TargetFPR = None,
+) -> None:
+    """Write one file that takes images and returns score, p-value and decision."""
+    from negvae.registry import choose
+    from negvae.runs.export import FORMATS, export_onnx
+
+    choose("format", format, FORMATS)
+    written = export_onnx(directory, out, score=score, target_fpr=target_fpr)
+    printer(make_console())(f"{written.path}: {written.describe()}")

@@ -1,0 +1,184 @@
+"""`negvae train`, whose options are the fields of `negvae.config.RunConfig`."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import signal
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from negvae import config as configs
+from negvae.cli.common import (
+    Cluster,
+    completing,
+    given,
+    listed,
+    make_console,
+    one_of,
+    only_with_cluster,
+    option,
+    printer,
+    set_names,
+)
+from negvae.registry import choose
+
+if TYPE_CHECKING:
+    from negvae.training.loop import TrainingResult
+
+PANELS = ("Data", "Model", "Negatives", "Training", "Calibration", "Machine")
+FIELDS = {field.name: field for field in dataclasses.fields(configs.RunConfig)}
+KINDS = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+class ShowsPreset(TyperCommand):
+    """A command whose --help shows, as the options' defaults, what the preset gives that is named before it."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Print the help."""
+        preset = ctx.params.get("preset") or configs.default_preset(ctx.params.get("negatives"))
+        values: dict[str, Any] = {name: field.default for name, field in FIELDS.items() if name != "data"}
+        values |= {**configs.PRESETS[preset], "preset": preset}
+        values["negatives"] = values["negatives"].replace(",", ", ")  # so that lines break
+        ctx.default_map = {name: value for name, value in values.items() if not isinstance(value, bool | None)}
+        super().format_help(ctx, formatter)
+
+
+def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of `RunConfig`, in place of its `**fields`."""
+    signature = inspect.signature(command, eval_str=True)
+    own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
+    fields = sorted(FIELDS.values(), key=lambda field: PANELS.index(field.metadata["panel"]))
+    command.__signature__ = signature.replace(parameters=[*map(_parameter, fields), *own])  # type: ignore[attr-defined]
+    return command
+
+
+def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
+    """The option of a field. `RunConfig` checks its value, and imports plugins where it does not know a name."""
+    kind, names = KINDS[str(field.type).partition(" | ")[0]], configs.choices(field.name)
+    shown = typer.Option(
+        None,
+        f"--{field.name.replace('_', '-')}",
+        help=" ".join([field.metadata["help"], *([listed(names)] if names else [])]),
+        metavar=f"<{field.metadata['unit']}>" if field.metadata["unit"] else None,
+        autocompletion=set_names if field.name in ("data", "negatives") else completing(names) if names else None,
+        rich_help_panel=field.metadata["panel"],
+        is_eager=field.name == "negatives",  # so that --help knows them
+    )
+    return inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, default=shown, annotation=kind | None)
+
+
+@_with_run_options
+def train(
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the run: model, metrics and checkpoints.")],
+    preset: Annotated[
+        str | None,
+        one_of(
+            "preset",
+            configs.PRESETS,
+            "The recipe that fills what you leave out; `--preset NAME --help` shows its values.",
+            is_eager=True,
+        ),
+    ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="YAML file of options, such as the config.yaml of a run; options on the command line override it.",
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
+    budget: Annotated[float | None, option("Stop after this time, with a checkpoint.", "seconds")] = None,
+    checkpoint_seconds: Annotated[float, option("Time from one checkpoint to the next.", "seconds")] = 60.0,
+    cluster: Cluster = None,
+    workers: Annotated[
+        int | None, option("The most workers that share each batch; 2 if left out.", panel="Cluster")
+    ] = None,
+    cpus_per_worker: Annotated[
+        int | None, option("Cores of each worker, 1 if left out; with --device cuda it has a GPU too.", panel="Cluster")
+    ] = None,
+    **fields: Any,
+) -> None:
+    """Train a model on inliers, with or without negative samples.
+
+    Where no negatives are named, preset unsupervised is the default: it makes negatives from the inliers.
+    """
+    for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):
+        if seconds is not None and not seconds > 0:
+            raise ValueError(f"{name} is {seconds:g}: it must be above 0 seconds")
+    asked = {**({} if config is None else _read(config)), **given(**fields)}
+    run_config = _described(out, preset, asked, resume)
+    from negvae.cli.progress import training_progress
+    from negvae.runs.train import run
+
+    console = make_console()
+    log = printer(console)
+    team: dict[str, Any] = {}
+    with ExitStack() as connection:
+        if cluster is not None:
+            from negvae.cluster.connect import joined
+            from negvae.cluster.train import Team
+
+            connection.enter_context(joined(cluster))  # before anything is written
+            team = {"trainer": Team(address=cluster, say=log, **given(workers=workers, cpus=cpus_per_worker))}
+        else:
+            only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
+        on_progress = connection.enter_context(training_progress(console))
+        result = run(
+            run_config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds,
+            on_progress=on_progress, log=log, **team,
+        )  # fmt: skip
+    _conclude(result, out, budget, log)
+
+
+def _described(out: Path, preset: str | None, asked: dict[str, Any], resume: bool) -> configs.RunConfig:
+    """The run to carry out: the fields asked for, and the rest from a preset or from the run that goes on."""
+    if resume and (out / "config.yaml").exists():
+        from negvae.runs.train import resumed_config
+
+        named = {} if preset is None else {**configs.PRESETS[preset]}
+        named.pop("epochs", None)
+        return resumed_config(out, {**named, **asked})
+    if "data" not in asked:
+        raise ValueError("--data is missing: name a data set or give a path")
+    return configs.preset(preset or configs.default_preset(asked.get("negatives")), **asked)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """The fields that a YAML file gives: fields alone, or the section `run` of a run's config.yaml.
+
+    Raises:
+        ValueError: it is no such file, or a field is unknown.
+    """
+    try:
+        content = configs.read_yaml_mapping(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: not a text file") from None
+    values = content.get("run", content)
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: run is {values!r}: it must be a mapping of fields to values")
+    for name in values:
+        choose(f"field in {path}", name, FIELDS)
+    return values
+
+
+def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Callable[[str], None]) -> None:
+    """Print how training ended; a signal that ended it becomes the exit code."""
+    progress = result.progress
+    if progress.finished:
+        log(f"finished {progress.epoch} epochs in {progress.seconds:.0f} s: {out}")
+        return
+    reason = f"the budget of {budget:g} s is used up" if result.stopped_by == "budget" else result.stopped_by
+    log(
+        f"stopped in epoch {progress.epoch + 1} at step {progress.step} ({reason});"
+        f" go on with: negvae train --out {out} --resume"
+    )
+    if result.stopped_by != "budget":
+        raise typer.Exit(128 + signal.Signals[result.stopped_by])

@@ -1,0 +1,71 @@
+"""`negvae train`: where the fields of a run come from."""
+
+import dataclasses
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from negvae.config import PRESETS, RunConfig
+from negvae.runs.artifact import read_config
+from tests.cli.test_commands import FAST, call
+
+
+def trained(capsys, out, *arguments):
+    """The description of the run that a command has made."""
+    code, _, error = call(capsys, "train", "--out", out, *arguments)
+    assert code == 0, error
+    return read_config(out)[0]
+
+
+def test_each_field_has_an_option(capsys, blob_files, tmp_path):
+    values = dict(
+        data=str(blob_files["in"]), negatives="generated", likelihood="gaussian", sigma=0.5, learn_sigma=True,
+        network="gray", initialization="glorot", latent_size=3, negative_shift=4.0, negative_weight=0.5,
+        update="simultaneous", optimizer="rmsprop", learning_rate=0.002, batch_size=9, epochs=1, seed=7,
+        precision="float32", device="cpu", limit=30, calibration=0.25,
+    )  # fmt: skip
+    assert values.keys() == {field.name for field in dataclasses.fields(RunConfig)}
+    options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name != "learn_sigma"]
+    assert trained(capsys, tmp_path / "run", *options, "--learn-sigma") == RunConfig(**values)
+
+
+def test_a_file_of_fields_is_the_starting_point(capsys, blob_files, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"data": str(blob_files["in"]), "epochs": 1, "batch_size": 10, "seed": 4}))
+    config = trained(capsys, tmp_path / "a", "--config", file, "--seed", "5", "--preset", "gray")
+    assert (config.epochs, config.batch_size, config.seed) == (1, 10, 5)
+    assert config.latent_size == PRESETS["gray"]["latent_size"]
+
+
+def test_the_config_of_a_run_repeats_it(capsys, blob_files, tmp_path):
+    first = trained(capsys, tmp_path / "a", "--data", blob_files["in"], *FAST)
+    file = tmp_path / "a" / "config.yaml"
+    assert trained(capsys, tmp_path / "b", "--config", file) == first
+    a, b = (load_file(tmp_path / run / "weights.safetensors") for run in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert trained(capsys, tmp_path / "a", "--config", file, "--resume", "--epochs", "2").epochs == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"data: x\nepoch: 3", "unknown field in FILE 'epoch': did you mean epochs?"),
+        (b"run:\n  epoch: 3", "unknown field in FILE 'epoch': did you mean epochs?"),
+        (b"data: x\nepochs: many", "epochs is 'many': it must be a whole number"),
+        (b"data: [", "FILE: not YAML at line 1"),
+        (b"\xff\xfe\x00", "FILE: not a text file"),
+        (b"run: 3", "FILE: run is 3: it must be a mapping"),
+        (b"epochs: 3", "--data is missing"),
+        (None, "does not exist"),
+    ],
+)
+def test_a_file_that_describes_no_run(capsys, tmp_path, content, words):
+    file = tmp_path / "c.yaml"
+    if content is not None:
+        file.write_bytes(content)
+    code, out, error = call(capsys, "train", "--config", file, "--out", tmp_path / "run")
+    assert (code, out, error.count("\n")) == (2, "", 1)
+    assert words.replace("FILE", str(file)) in error
+    assert not (tmp_path / "run").exists()
