@@ -68,7 +68,7 @@ def encoder_loss(losses: Losses, negative_weight: float = 1.0) -> Tensor:
 
 
 def shared_losses(model: VAE, images: Tensor, target: Tensor, negatives: Tensor | None, noise: Tensor) -> Losses:
-    """The terms whose one backward pass serves the encoder and the decoder.
+    """Evaluate the terms whose one backward pass serves the encoder and the decoder.
 
     Args:
         model: the VAE.
@@ -101,7 +101,7 @@ def _losses(model: VAE, posterior: Posterior, target: Tensor, noise: Tensor, gen
 
 
 def generator_loss(model: VAE, generated: Tensor, negatives: int) -> Tensor:
-    """KL(q(z|G(z)) || N(0, I)) in nats per negative (scalar), with gradients for the generator only.
+    """Return KL(q(z|G(z)) || N(0, I)) in nats per negative (scalar), with gradients for the generator only.
 
     Args:
         model: the VAE, its encoder already stepped.
