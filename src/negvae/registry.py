@@ -12,14 +12,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 GROUP = "negvae"
 """Entry-point group of installed packages that register parts when they are imported."""
 
 Target = TypeVar("Target")
-Part = TypeVar("Part", bound="Entry[object]")
+Part = TypeVar("Part", bound="Entry[Any]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +103,8 @@ class Table(Generic[Part]):
 @cache
 def _import_plugins() -> None:
     """Import the installed packages of the entry-point group, once; importing them registers their parts."""
+    from importlib.metadata import entry_points  # here, since the command line's help is quicker without it
+
     for plugin in entry_points(group=GROUP):
         plugin.load()
 
