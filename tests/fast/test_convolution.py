@@ -101,3 +101,13 @@ def test_training_follows_scoring_in_one_process():
     trained = convolution.run(network, codes)
     trained.sum().backward()
     torch.testing.assert_close(trained.detach(), scored.clone())
+
+
+@pytest.mark.parametrize("name", ["gray", "color"])
+def test_float64_runs_by_torchs_own_layers(name):
+    """The arranged kernels know no float64, in which tests and gradient checks are made."""
+    model = build_vae(small_run(name), SHAPES[name]).double().eval()
+    x = torch.rand(3, *SHAPES[name], dtype=torch.float64)
+    torch.testing.assert_close(convolution.run(model.encoder, x), model.encoder(x))
+    codes = torch.randn(3, model.latent_size, dtype=torch.float64)
+    torch.testing.assert_close(convolution.run(model.decoder, codes), model.decoder(codes))
