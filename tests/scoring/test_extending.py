@@ -105,6 +105,8 @@ def test_what_is_wrong_with_a_score_is_said(registered, monkeypatch):
     detector = NegVAEDetector(epochs=1, target_fpr=0.2, device="cpu").fit(IMAGES)
     with pytest.raises(ValueError, match="score 'kl' is registered already"):
         register_score("kl", unit="nats")(lambda x: x.kl)
+    with pytest.raises(ValueError, match="unknown need of a score 'decode': did you mean decoder"):
+        register_score("other", unit="nats", needs=["decode"])
     with pytest.raises(ValueError, match="is not registered: put @negvae"):
         detector.ood_score(IMAGES, lambda x: x.kl)
     register_score("per_pixel", unit="")(lambda x: x.images)
