@@ -77,11 +77,21 @@ class Table(Generic[Part]):
             ValueError: there is none; the message names the nearest and lists all. Nothing from a saved folder is
                 run, so a folder that names a part of somebody's own needs the package that registers it.
         """
-        if name not in self._entries:
-            _import_plugins()
-        if name not in self._entries:
+        found = self.get(name)
+        if found is None:
             choose(self.kind, name, self._entries)
         return self._entries[name]
+
+    def get(self, name: str) -> Part | None:
+        """The part of this name, or None; installed plugins are imported where it is not known without them."""
+        if name not in self._entries:
+            _import_plugins()
+        return self._entries.get(name)
+
+    def name_of(self, part: object) -> str | None:
+        """The name under which an object is registered; None where it is not."""
+        where = f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', '')}"
+        return next((each.name for each in self.entries() if each.target is part or each.target == where), None)
 
     def __contains__(self, name: object) -> bool:
         """Whether a part of this name is registered, plugins that were not imported yet aside."""

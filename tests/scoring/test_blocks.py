@@ -13,7 +13,7 @@ from negvae.scoring.blocks import IMAGES, ROWS, blocks, map_blocks, mapped
 from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
 CPU = torch.device("cpu")
-NETWORKS = ["gray", "color", "auto", "deep", "mlp"]
+NETWORKS = ["gray", "color", "pyramid", "deep", "mlp"]
 CHEAP = [name for name in ALL_SCORES if name not in ("iwae", "waic", "likelihood_regret", "input_complexity")]
 
 

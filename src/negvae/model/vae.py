@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from negvae.config import RunConfig
 from negvae.fast import convolution
+from negvae.model.initialization import initialize
 from negvae.model.inputs import Features, Pixels
-from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood, wide
-from negvae.model.networks import Shape, build_networks, initialize
+from negvae.model.likelihoods import Likelihood, build_likelihood, wide
+from negvae.model.networks import Shape, build_networks
 from negvae.model.priors import GaussianPrior
 
 
@@ -47,7 +48,7 @@ class VAE(nn.Module):
         self,
         encoder: nn.Sequential,
         decoder: nn.Sequential,
-        likelihood: Bernoulli | Gaussian,
+        likelihood: Likelihood,
         shape: Shape,
         latent_size: int,
         negative_shift: float,
@@ -139,7 +140,7 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     Weights are drawn from a generator seeded by `config.seed`; the same config gives the same weights.
 
     Raises:
-        ValueError: the network is not made for such images.
+        ValueError: the network is not made for such images, or has a layer that the initialization does not know.
     """
     # Made without storage first: the layers' own initialization would draw from the global random state.
     with torch.device("meta"):
@@ -149,7 +150,7 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)
-    features = config.network == "mlp"
+    features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     inputs = Features(shape[0]) if features else Pixels()
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs)
