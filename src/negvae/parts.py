@@ -36,13 +36,11 @@ class LikelihoodEntry(Entry["BuildLikelihood"]):
     """An observation model p(x|z); its target is a class or function that makes one.
 
     Attributes:
-        unit: of its log-probabilities.
         needs: the keyword arguments of the target, of: `sigma`, a standard deviation; `learn_sigma`, whether that is
             trained; `bounded`, whether values lie in [0, 1], as pixels do and standardized features do not.
         takes: what kinds of data it describes.
     """
 
-    unit: str = "nats"
     needs: tuple[str, ...] = ()
     takes: tuple[Takes, ...] = ("images",)
 
@@ -121,25 +119,21 @@ NETWORKS = Table(
     "network",
     (
         NetworkEntry(
-            name="gray", meaning="the paper's encoder, a light decoder; 1x28x28", target="negvae.model.networks:gray"
+            name="gray", meaning="1x28x28: the paper's encoder, a light decoder", target="negvae.model.networks:gray"
         ),
         NetworkEntry(
             name="gray-paper",
-            meaning="the paper's encoder, the authors' large decoder; 1x28x28",
+            meaning="the same with the authors' decoder",
             target="negvae.model.networks:gray_paper",
         ),
-        NetworkEntry(
-            name="color", meaning="the paper's networks for color; 3x32x32", target="negvae.model.networks:color"
-        ),
+        NetworkEntry(name="color", meaning="3x32x32: the paper's", target="negvae.model.networks:color"),
         NetworkEntry(
             name="pyramid",
-            meaning="halves images of any size from 16x16 to 128x128",
+            meaning="images from 16x16 to 128x128",
             target="negvae.model.networks:pyramid",
         ),
-        NetworkEntry(name="deep", meaning="pyramid with layers at each size", target="negvae.model.networks:deep"),
-        NetworkEntry(
-            name="mlp", meaning="two hidden layers for features", target="negvae.model.networks:mlp", takes="features"
-        ),
+        NetworkEntry(name="deep", meaning="pyramid with more layers", target="negvae.model.networks:deep"),
+        NetworkEntry(name="mlp", meaning="rows of features", target="negvae.model.networks:mlp", takes="features"),
     ),
 )
 

@@ -112,11 +112,20 @@ class Table(Generic[Part]):
 
 @cache
 def _import_plugins() -> None:
-    """Import the installed packages of the entry-point group, once; importing them registers their parts."""
+    """Import the installed packages of the entry-point group, once; importing them registers their parts.
+
+    Raises:
+        ImportError: one of them fails, in whatever way.
+    """
     from importlib.metadata import entry_points  # here, since the command line's help is quicker without it
 
     for plugin in entry_points(group=GROUP):
-        plugin.load()
+        try:
+            plugin.load()
+        except Exception as error:
+            raise ImportError(
+                f"the plugin {plugin.name} = {plugin.value} (entry-point group {GROUP}) cannot be imported: {error}"
+            ) from error
 
 
 def choose(what: str, name: str, known: Iterable[str]) -> str:

@@ -60,7 +60,7 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
     """The option of a field. `RunConfig` checks its value, and imports plugins where it does not know a name."""
-    kind, names = KINDS[str(field.type).partition(" | ")[0]], tuple(field.metadata["choices"])
+    kind, names = KINDS[str(field.type).partition(" | ")[0]], field.metadata["choices"]
     shown = typer.Option(
         None,
         f"--{field.name.replace('_', '-')}",
