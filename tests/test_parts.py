@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from torch import nn
 
 from negvae import parts
 from negvae.config import preset
@@ -201,3 +202,30 @@ def test_needs_of_the_likelihoods_are_those_of_their_constructors():
     for entry in LIKELIHOODS.entries():
         taken = inspect.signature(entry.load()).parameters
         assert entry.needs == tuple(name for name in parts.SETTINGS if name in taken)
+
+
+def pair(outputs, size):
+    """A network whose encoder gives so many numbers, and its decoder images of another size."""
+
+    def networks(shape, latent_size):
+        encoder = nn.Sequential(nn.Flatten(), nn.Linear(784, outputs))
+        return encoder, nn.Sequential(nn.Linear(latent_size, size * size), nn.Unflatten(1, (1, size, size)))
+
+    return networks
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "words"),
+    [
+        ({"network": pair(7, 28)}, ValueError, "the encoder gives N x 7, expected N x 10"),
+        ({"network": pair(10, 14)}, ValueError, "the decoder gives N x 1x14x14, expected N x 1x28x28"),
+        ({"network": lambda shape, size: nn.Flatten()}, TypeError, r"must make a pair \(encoder, decoder\)"),
+        ({"likelihood": nn.ReLU}, TypeError, "likelihood ReLU has no target, log_prob, excess, mean, sample: see"),
+        ({"likelihood": 3}, ValueError, "likelihood is 3"),
+        ({"network": []}, ValueError, r"network is \[\]: it must be text, or the network itself"),
+    ],
+)
+def test_objects_of_another_kind_are_refused(fields, error, words):
+    with pytest.raises(error, match=words):
+        build_vae(preset("general", "blobs", **{"latent_size": 5, **fields}), (1, 28, 28))
+    assert build_vae(preset("general", "blobs", latent_size=5, network=pair(10, 28)), (1, 28, 28)).training

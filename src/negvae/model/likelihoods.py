@@ -171,7 +171,13 @@ def build_likelihood(
 
     Raises:
         ValueError: there is none of this name.
+        TypeError: what was made is no likelihood.
     """
     entry = likelihood_entry(part)
     settings = {"sigma": sigma, "learn_sigma": learn_sigma, "bounded": bounded}
-    return entry.load()(**{name: settings[name] for name in entry.needs})
+    made = entry.load()(**{name: settings[name] for name in entry.needs})
+    missing = [name for name in ("target", "log_prob", "excess", "mean", "sample") if not hasattr(made, name)]
+    if missing or not isinstance(made, nn.Module):
+        lacks = f"has no {', '.join(missing)}" if missing else "is no torch.nn.Module"
+        raise TypeError(f"likelihood {entry.name} {lacks}: see negvae.model.Likelihood")
+    return made

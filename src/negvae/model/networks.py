@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 from negvae.parts import network_entry
@@ -30,12 +31,37 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
 
     Raises:
         ValueError: the networks are not made for such data.
+        TypeError: what was made are not two networks.
     """
-    encoder, decoder = (
-        network if isinstance(network, nn.Sequential) else nn.Sequential(network)
-        for network in network_entry(part).load()(shape, latent_size)
-    )
+    entry = network_entry(part)
+    made = entry.load()(shape, latent_size)
+    if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(each, nn.Module) for each in made)):
+        raise TypeError(f"network {entry.name} must make a pair (encoder, decoder) of torch.nn.Module, not {made!r}")
+    encoder, decoder = (each if isinstance(each, nn.Sequential) else nn.Sequential(each) for each in made)
     return encoder, decoder
+
+
+def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_size: int) -> None:
+    """Check on two blank images that networks give what the model expects of them.
+
+    Raises:
+        ValueError: the encoder does not give N x 2L, or the decoder not N x C x H x W.
+    """
+    modes = encoder.training, decoder.training
+    try:
+        with torch.no_grad():
+            codes = encoder.eval()(torch.zeros(2, *shape))
+            output = decoder.eval()(torch.zeros(2, latent_size))
+    finally:
+        encoder.train(modes[0])
+        decoder.train(modes[1])
+    for what, given, wanted in (
+        ("encoder", codes, (2, 2 * latent_size)),
+        ("decoder", output, (2, *shape)),
+    ):
+        if tuple(given.shape) != wanted:
+            shown = ["x".join(map(str, each)) for each in (given.shape[1:], wanted[1:])]
+            raise ValueError(f"network {name}: the {what} gives N x {shown[0]}, expected N x {shown[1]}")
 
 
 class PosteriorHead(nn.Linear):

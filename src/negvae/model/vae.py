@@ -12,8 +12,9 @@ from negvae.fast import convolution
 from negvae.model.initialization import initialize
 from negvae.model.inputs import Features, Pixels
 from negvae.model.likelihoods import Likelihood, build_likelihood, wide
-from negvae.model.networks import Shape, build_networks
+from negvae.model.networks import Shape, build_networks, check_networks
 from negvae.model.priors import GaussianPrior
+from negvae.parts import network_entry
 
 
 class Posterior(NamedTuple):
@@ -140,7 +141,9 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     Weights are drawn from a generator seeded by `config.seed`; the same config gives the same weights.
 
     Raises:
-        ValueError: the network is not made for such images, or has a layer that the initialization does not know.
+        ValueError: the network is not made for such images, has a layer that the initialization does not
+            know, or gives something of another shape.
+        TypeError: network or likelihood is no such thing.
     """
     # Made without storage first: the layers' own initialization would draw from the global random state.
     with torch.device("meta"):
@@ -150,6 +153,9 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)
+    entry = network_entry(config.network)
+    if not isinstance(entry.target, str):  # the library's own are known to fit
+        check_networks(entry.name, encoder, decoder, shape, config.latent_size)
     features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     inputs = Features(shape[0]) if features else Pixels()

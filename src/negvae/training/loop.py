@@ -15,6 +15,7 @@ from negvae.device import resolve_device
 from negvae.fast.graph import CapturedSteps
 from negvae.model import VAE
 from negvae.negatives import NegativeSource
+from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
 from negvae.training.progress import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
@@ -179,7 +180,8 @@ def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
         if features:
             raise ValueError(f"this network takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
         raise ValueError(
-            f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W"
+            f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W,"
+            f" since network {network_entry(configs[0].network).name} takes images"
         )
     if len(images) < 2:
         raise ValueError(f"{len(images)} training images are too few: at least 2 are needed")
