@@ -14,6 +14,10 @@ SHAPES = {
     "gray": (1, 28, 28),
     "gray-paper": (1, 28, 28),
     "color": (3, 32, 32),
+    "color-authors": (3, 32, 32),
+    "color-authors-affine": (3, 32, 32),
+    "color-authors-spectral": (3, 32, 32),
+    "color-authors-spectral-norm": (3, 32, 32),
     "auto": (3, 18, 25),
     "deep": (2, 20, 33),
 }
@@ -41,7 +45,7 @@ def blobs(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
 def small_run(network: str = "gray", **overrides: object) -> RunConfig:
     """A run of seconds."""
     values = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32", "device": "cpu"}
-    base = "auto" if network == "deep" else network
+    base = "auto" if network == "deep" else "color" if network.startswith("color") else network
     return preset(base, "blobs", **{"network": network, **values, **overrides})
 
 

@@ -10,10 +10,13 @@ import yaml
 
 from negvae.registry import choose
 
-LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
-NETWORKS = ("gray", "gray-paper", "color", "auto", "deep", "mlp")
+LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian", "dequantized-gaussian")
+NETWORKS = (
+    "gray", "gray-paper", "color", "color-authors", "color-authors-affine", "color-authors-spectral",
+    "color-authors-spectral-norm", "auto", "deep", "mlp",
+)  # fmt: skip
 INITIALIZATIONS = ("normal", "glorot", "he")
-OPTIMIZERS = ("rmsprop", "adam")
+OPTIMIZERS = ("rmsprop", "rmsprop-authors", "adam")
 UPDATES = ("alternating", "simultaneous")
 PRECISIONS = ("auto", "bfloat16", "float32")
 """Of training."""

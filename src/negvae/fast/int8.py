@@ -182,7 +182,7 @@ def refuse(encoder: nn.Sequential) -> None:
         ValueError: the message says which.
     """
     allowed = nn.Conv2d | nn.BatchNorm2d | nn.ReLU | nn.Flatten
-    if not isinstance(encoder[0], nn.Conv2d):
+    if not any(isinstance(layer, nn.Conv2d) for layer in encoder):
         raise ValueError("int8 is for encoders of images: this one takes rows of features; use float32")
     for layer in list(encoder)[:-1]:
         if not isinstance(layer, allowed):

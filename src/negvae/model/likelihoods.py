@@ -23,7 +23,13 @@ def wide(values: Tensor) -> Tensor:
 
 
 class Likelihood(Protocol):
-    """What the model asks of an observation model; also an `nn.Module`, whose parameters train with the decoder."""
+    """What the model asks of an observation model; also an `nn.Module`, whose parameters train with the decoder.
+
+    Attributes:
+        encodes_noise: whether in training the encoder sees the target, and not the images themselves.
+    """
+
+    encodes_noise: bool
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The pixels whose density is asked for, given images (N x C x H x W, in [0, 1])."""
@@ -47,6 +53,8 @@ class Bernoulli(nn.Module):
     As in the paper and its sources, gray pixels are taken as probabilities of "on", so this is a
     likelihood in the proper sense for binary pixels only.
     """
+
+    encodes_noise = False
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The images themselves."""
@@ -86,6 +94,8 @@ class Gaussian(nn.Module):
         bounded: whether values lie in [0, 1], as pixels do, and the mean is the output's sigmoid; standardized
             features have any range, and their mean is the output itself.
     """
+
+    encodes_noise = False
 
     def __init__(self, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True) -> None:
         super().__init__()
@@ -156,6 +166,13 @@ def build_likelihood(
     Raises:
         KeyError: there is none.
     """
+    from negvae.model.authors import DequantizedGaussian  # which is made of what is here
+
     if name == "bernoulli":
         return Bernoulli()
-    return {"gaussian": Gaussian, "quantized-gaussian": QuantizedGaussian}[name](sigma, learn_sigma, bounded)
+    gaussians = {
+        "gaussian": Gaussian,
+        "quantized-gaussian": QuantizedGaussian,
+        "dequantized-gaussian": DequantizedGaussian,
+    }
+    return gaussians[name](sigma, learn_sigma, bounded)

@@ -12,6 +12,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from negvae.model.reparametrized import learned_weight, restart
+
 Shape = tuple[int, int, int]
 
 
@@ -21,7 +23,9 @@ def build_networks(name: str, shape: Shape, latent_size: int) -> tuple[nn.Sequen
     Raises:
         ValueError: the networks are not made for such images.
     """
-    return _BUILDERS[name](shape, latent_size)
+    from negvae.model import authors  # which takes its parts from here
+
+    return {**_BUILDERS, **authors.BUILDERS}[name](shape, latent_size)
 
 
 def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> None:
@@ -37,7 +41,7 @@ def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> No
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            weight = layer.weight
+            weight = learned_weight(layer)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
             if scheme == "he":
@@ -50,6 +54,7 @@ def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> No
                 nn.init.normal_(weight, 0, math.sqrt(0.02), generator=generator)
                 if layer.bias is not None:
                     nn.init.normal_(layer.bias, 0, math.sqrt(0.02), generator=generator)
+            restart(layer, generator)
         elif isinstance(layer, nn.BatchNorm2d):
             layer.reset_parameters()
     if scheme == "he":
@@ -90,7 +95,12 @@ def _upsample(channels: int, filters: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels, filters, 5, stride=2, padding=2, output_padding=1)
 
 
-def _require(name: str, shape: Shape, wanted: Shape) -> None:
+def require(name: str, shape: Shape, wanted: Shape) -> None:
+    """Refuse images that network `name` is not made for.
+
+    Raises:
+        ValueError: the shape is not the wanted one.
+    """
     if shape != wanted:
         made_for, given = ("x".join(map(str, s)) for s in (wanted, shape))
         raise ValueError(
@@ -100,7 +110,7 @@ def _require(name: str, shape: Shape, wanted: Shape) -> None:
 
 def _gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and a light decoder with the encoder's filters in reverse."""
-    _require("gray", shape, (1, 28, 28))
+    require("gray", shape, (1, 28, 28))
     decoder = nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)), nn.ReLU(),
         nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(),
@@ -114,7 +124,7 @@ def _gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
 
 def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and the decoder of Nalisnick et al. (2018)."""
-    _require("gray-paper", shape, (1, 28, 28))
+    require("gray-paper", shape, (1, 28, 28))
     decoder = nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)),
         _upsample(64, 32), nn.ReLU(),
@@ -128,7 +138,7 @@ def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Seque
 
 def _color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Appendix A.2.2: 4x4 Conv-BatchNorm-ReLU, filters 32-64-128 and 128-64-image."""
-    _require("color", shape, (3, 32, 32))
+    require("color", shape, (3, 32, 32))
 
     def down(channels: int, filters: int) -> list[nn.Module]:
         conv = nn.Conv2d(channels, filters, 4, stride=2, padding=1, bias=False)

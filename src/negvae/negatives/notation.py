@@ -4,7 +4,7 @@ none                          no negatives: the baseline VAE
 emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
 zoomed:imagenet32             random parts of its images, enlarged: more variety where a set is small
 added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
-uniform-noise                 uniform integer pixels
+uniform-noise[:LARGEST]       uniform integer pixels from 0 to LARGEST (255)
 generated                     the model's own samples; the decoder is trained against the encoder
 augmented[:NAME,NAME...]      transformations of the inliers (`negvae.negatives.transformations`)
 0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from negvae.negatives.sources import (
     DEFAULT_NOISE,
+    LARGEST,
     AddedNoise,
     Augmented,
     Auxiliary,
@@ -64,7 +65,7 @@ def parse(text: str) -> list[Spec]:
             kind, argument = "auxiliary", rest.strip()
         if kind in ("auxiliary", "zoomed") and not argument:
             raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in {kind}:kmnist")
-        if kind in ("generated", "uniform-noise") and argument:
+        if kind == "generated" and argument:
             raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
         if kind == "added-noise" and argument:
             try:
@@ -72,6 +73,8 @@ def parse(text: str) -> list[Spec]:
             except ValueError:
                 message = f"negatives {text!r}: {argument!r} is not a sigma, as in added-noise:0.25"
                 raise ValueError(message) from None
+        if kind == "uniform-noise" and argument and not (argument.isascii() and argument.isdigit()):
+            raise ValueError(f"negatives {text!r}: {argument!r} is not an intensity, as in uniform-noise:254")
         specs.append(Spec(kind, argument, share))
     return specs
 
@@ -101,7 +104,7 @@ def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> Negative
         elif spec.kind == "added-noise":
             sources.append(AddedNoise(float(spec.argument or DEFAULT_NOISE)))
         elif spec.kind == "uniform-noise":
-            sources.append(UniformNoise())
+            sources.append(UniformNoise(int(spec.argument or LARGEST)))
         elif spec.kind == "generated":
             sources.append(Generated())
         else:
