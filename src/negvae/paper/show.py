@@ -11,7 +11,7 @@ import rich.table
 
 from negvae.paper.profiles import Profile
 from negvae.paper.results import CellResult, Figure, collect
-from negvae.paper.tables import LEARNED, ROWS, Cell, Published, Table, cells
+from negvae.paper.tables import ENLARGED, LEARNED, ROWS, Cell, Published, Table, cells
 from negvae.report.tables import DataTable, terminal
 
 LABELS = {
@@ -19,6 +19,7 @@ LABELS = {
     "bernoulli": "Bernoulli", "gaussian": "Gaussian", "quantized-gaussian": "Q. Gaussian",
     LEARNED: "Gaussian, learned sigma",
     "none": "no negatives", "emnist-letters": "EMNIST-Letters", "kmnist": "KMNIST", "imagenet32": "ImageNet 32x32",
+    ENLARGED: "ImageNet 32x32, half enlarged",
     "uniform-noise": "uniform noise", "added-noise:0.25": "added noise", "generated": "generated",
 }  # fmt: skip
 """Names of sets, likelihoods and negatives as people write them."""
