@@ -44,7 +44,7 @@ def test_json_list(tmp_path):
     for seed, area in enumerate((0.4, 0.6)):
         fake_result(tmp_path, SMOKE, RUN, seed, (area, 0.5, 0.3, math.inf))
     entries = as_json(gather(TABLES.values(), SMOKE, tmp_path), SMOKE)
-    assert len(entries) == 28 * 4
+    assert len(entries) == 31 * 4
     first = next(e for e in entries if e["table"] == "table3")
     assert first == {
         "table": "table3", "row": "auc_bpd", "train": "fashion-mnist", "ood": "mnist", "likelihood": "bernoulli",
@@ -111,7 +111,7 @@ def test_commands(capsys, tmp_path):
     assert sum("1 of 1" in line for line in out.splitlines()) == 3
     for arguments, hint in (
         (["show", "tabel3"], "did you mean table3"),
-        (["show", "all", "--profile", "gpu"], "Known: paper, cpu, smoke"),
+        (["show", "all", "--profile", "gpu"], "Known: paper, cpu, long, smoke"),
         (["run", "table3", "--only", "table5/kmnist"], "Known: table3/bernoulli/none"),
         (["run", "table3", "--seeds", "x"], "a count such as 3"),
         (["report", "--results", tmp_path / "none"], "has no results"),
