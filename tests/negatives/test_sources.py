@@ -127,7 +127,8 @@ def test_notation():
         ("augmented:jigsew", "jigsaw"), ("added-noise:lots", "sigma"), ("added-noise:-1", "above 0"),
         ("x*generated", "weight"), ("0*generated+augmented", "above 0"), ("none+generated", "mixture"),
         ("auxiliary:", "missing"), ("zoomed:", "missing"), ("generated:3", "no argument"),
-        ("uniform-noise:x", "not an intensity"), ("uniform-noise:0", "from 1 to 255"), ("uniform-noise:256", "from 1 to"),
+        ("uniform-noise:x", "not an intensity"), ("uniform-noise:0", "from 1 to 255"),
+        ("uniform-noise:256", "from 1 to"),
     ],
 )  # fmt: skip
 def test_bad_notation_says_what_is_wrong(text, word):
