@@ -145,8 +145,13 @@ def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, An
             figure, published = result.figures.get(row), cell.paper.get(row)
             ours = None
             if figure is not None:
+                welch = figure.welch
                 ours = {"mean": _json(figure.mean), "std": _json(figure.std), "seeds": result.seeds,
-                        "profile": profile.name, "data_notes": result.notes}  # fmt: skip
+                        "values": [_json(value) for value in figure.values], "profile": profile.name,
+                        "difference": _json(figure.difference), "combined_spread": _json(figure.combined_spread),
+                        "welch_95": welch and [_json(end) for end in welch], "within": figure.within,
+                        "run_negatives": result.results[0]["config"]["negatives"],
+                        "data_notes": result.notes}  # fmt: skip
             entries.append({
                 "table": cell.table, "row": row, "train": cell.setting.data, "ood": cell.ood,
                 "likelihood": cell.setting.likelihood, "negatives": cell.setting.negatives,
