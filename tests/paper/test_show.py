@@ -53,7 +53,7 @@ def test_json_list(tmp_path):
             "mean": 0.5, "std": pytest.approx(math.sqrt(0.02)), "seeds": [0, 1], "profile": "smoke",
             "values": [0.4, 0.6], "difference": pytest.approx(0.04), "within": True, "run_negatives": "none",
             "combined_spread": pytest.approx(math.hypot(math.sqrt(0.02), 0.05, 0.005, 0.005)),
-            "welch_95": pytest.approx([-1.13, 1.21], abs=0.05),
+            "welch_95": pytest.approx([-1.00944, 1.08944], abs=1e-4),
             "data_notes": ["fashion-mnist train: a stand-in & 50% of it"],
         },
     }  # fmt: skip
