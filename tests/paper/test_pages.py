@@ -8,9 +8,9 @@ import pytest
 from negvae.paper import evidence
 from negvae.paper.pages import count, dots, results_page
 from negvae.paper.profiles import PROFILES
+from negvae.paper.published import TABLES, cells
 from negvae.paper.results import Figure, collect
 from negvae.paper.show import gather
-from negvae.paper.tables import TABLES, cells
 from tests.cli.test_commands import call
 from tests.paper.conftest import fake_result
 

@@ -10,8 +10,8 @@ import math
 import statistics
 from collections.abc import Sequence
 
+from negvae.paper.published import ROWS
 from negvae.paper.results import CellResult, Figure
-from negvae.paper.tables import ROWS
 
 FAR = 1000.0
 """Nats: a mean KL divergence over the first epoch beyond which a start is called far from the prior."""

@@ -7,6 +7,7 @@ import math
 from negvae.paper import evidence
 from negvae.paper.claims import CLAIMS, explanation, judge
 from negvae.paper.profiles import Profile
+from negvae.paper.published import ROWS, TABLES, PaperTable
 from negvae.paper.results import CellResult, Figure
 from negvae.paper.show import (
     LOOSE,
@@ -20,7 +21,6 @@ from negvae.paper.show import (
     verdict,
     with_spread,
 )  # fmt: skip
-from negvae.paper.tables import ROWS, TABLES, Table
 from negvae.report.tables import DataTable, markdown
 
 WIDTH = 25
@@ -96,7 +96,7 @@ def dots(figure: Figure, width: int = WIDTH) -> str:
     return f"{low:.{digits}f} `{''.join(strip)}` {high:.{digits}f}"
 
 
-def _table(table: Table, found: Found) -> str:
+def _table(table: PaperTable, found: Found) -> str:
     header = ["column", "figure", "ours", "paper", "difference", "Welch 95%", "within", "seeds"]
     rows: list[list[str]] = []
     for cell in table.cells:
