@@ -1,12 +1,12 @@
 import pytest
 import torch
 
-from negvae.training.optimizers import OPTIMIZERS
+from negvae.parts import OPTIMIZERS
 
 
 def test_the_authors_rmsprop_by_hand():
     parameter = torch.nn.Parameter(torch.zeros(2))
-    optimizer = OPTIMIZERS["rmsprop-authors"]([parameter], 0.1, capturable=False)
+    optimizer = OPTIMIZERS["rmsprop-authors"].load()([parameter], 0.1, capturable=False)
     gradient, mean = torch.tensor([2.0, 1e-6]), torch.ones(2)
     expected = torch.zeros(2)
     for _ in range(200):
@@ -22,7 +22,7 @@ def test_the_authors_rmsprop_by_hand():
 @pytest.mark.parametrize("name", ["rmsprop", "rmsprop-authors"])
 def test_after_many_steps_both_forms_of_rmsprop_take_the_same_ones(name):
     parameter = torch.nn.Parameter(torch.zeros(1))
-    optimizer = OPTIMIZERS[name]([parameter], 0.1, capturable=False)
+    optimizer = OPTIMIZERS[name].load()([parameter], 0.1, capturable=False)
     for _ in range(300):
         before = parameter.item()
         parameter.grad = torch.ones(1)

@@ -105,14 +105,6 @@ def color_authors_spectral_norm(shape: Shape, latent_size: int) -> tuple[nn.Sequ
     return _encoder(latent_size, _with_spectral_norm), _decoder(latent_size, _with_batch_norm)
 
 
-BUILDERS = {
-    "color-authors": color_authors,
-    "color-authors-affine": color_authors_affine,
-    "color-authors-spectral": color_authors_spectral,
-    "color-authors-spectral-norm": color_authors_spectral_norm,
-}
-
-
 class DequantizedGaussian(QuantizedGaussian):
     """Gaussian density on uniformly dequantized pixels, which in training the encoder sees as well.
 

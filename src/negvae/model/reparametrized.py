@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
-from torch.nn.utils import parametrizations, parametrize
-
-FIRST_ITERATIONS = 15
-"""Power iterations before the first step; each step of training adds one."""
+from torch.nn.utils import parametrize
 
 
 class ChannelScale(nn.Module):
@@ -21,15 +18,47 @@ class ChannelScale(nn.Module):
     def __init__(self, filters: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.empty(filters))
-        self.reset_parameters()
 
-    def reset_parameters(self) -> None:
+    def initialize(self, generator: torch.Generator) -> None:
         """Start as the identity."""
         nn.init.ones_(self.scale)
 
     def forward(self, weight: Tensor) -> Tensor:
         """The layer's weight, given the learned one (both outputs x inputs x height x width)."""
         return weight * self.scale.view(-1, 1, 1, 1)
+
+
+class SpectralNorm(nn.Module):
+    """A convolution's weight, as a matrix of outputs by inputs, divided by an estimate of its largest singular value.
+
+    Miyato et al., "Spectral normalization for generative adversarial networks", 2018: each time the layer is applied in
+    training, one power iteration brings the left singular vector nearer to the largest value's; in evaluation mode
+    the vector stays. The gradient takes both singular vectors as given. Torch's own (torch.nn.utils.parametrizations)
+    starts its vectors from the global random state, by power iterations on a weight that is yet to be drawn.
+
+    Args:
+        filters: output channels.
+    """
+
+    def __init__(self, filters: int) -> None:
+        super().__init__()
+        self.vector: Tensor
+        self.register_buffer("vector", torch.empty(filters))
+
+    def initialize(self, generator: torch.Generator) -> None:
+        """Draw the first vector, as the authors of the paper did: standard normal."""
+        self.vector.normal_(generator=generator)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The layer's weight, given the learned one (both outputs x inputs x height x width)."""
+        with torch.autocast(weight.device.type, enabled=False):
+            matrix = weight.flatten(1)
+            with torch.no_grad():
+                right = normalize(matrix.t() @ self.vector, dim=0)
+                left = normalize(matrix @ right, dim=0)
+                if self.training:
+                    self.vector.copy_(left)
+            return weight / (left @ (matrix @ right))
 
 
 def channel_scaled(layer: nn.Conv2d) -> nn.Conv2d:
@@ -39,12 +68,8 @@ def channel_scaled(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def spectrally_normalized(layer: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with its weight, as a matrix of outputs by inputs, divided by its largest singular value.
-
-    Miyato et al., "Spectral normalization for generative adversarial networks", 2018: one power iteration each time
-    the layer is applied in training mode; none in evaluation mode.
-    """
-    parametrizations.spectral_norm(layer)
+    """The convolution with its weight divided by its spectral norm; see `SpectralNorm`."""
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.out_channels))
     return layer
 
 
@@ -54,26 +79,3 @@ def learned_weight(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> Tensor:
         return layer.weight
     original: Tensor = layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
     return original
-
-
-@torch.no_grad()
-def restart(layer: nn.Module, generator: torch.Generator) -> None:
-    """Start what belongs to a computed weight anew, its learned weight being drawn: factors of 1, singular vectors.
-
-    Args:
-        layer: any; nothing is done to one whose weight is not computed.
-        generator: of the first vectors of the power iteration, on the CPU.
-    """
-    if not parametrize.is_parametrized(layer, "weight"):
-        return
-    for step in layer.parametrizations["weight"]:  # type: ignore[index]
-        if isinstance(step, ChannelScale):
-            step.reset_parameters()
-        else:
-            for vector in (step._u, step._v):
-                vector.copy_(normalize(torch.randn(vector.shape, generator=generator), dim=0))
-    training = layer.training
-    layer.train()
-    for _ in range(FIRST_ITERATIONS):
-        layer.weight  # noqa: B018 - computing it is a power iteration
-    layer.train(training)

@@ -1,4 +1,4 @@
-"""The optimizers by name (`RunConfig.optimizer`); the encoder and the decoder have one each."""
+"""The optimizers, of which the encoder and the decoder have one each; `negvae.parts.OPTIMIZERS` has their names."""
 
 from __future__ import annotations
 
@@ -57,6 +57,3 @@ def rmsprop_authors(parameters: list[Parameter], learning_rate: float, *, captur
     of epsilon, moves its weight by less than the learning rate.
     """
     return _RMSProp(parameters, learning_rate)
-
-
-OPTIMIZERS: dict[str, BuildOptimizer] = {"rmsprop": rmsprop, "rmsprop-authors": rmsprop_authors, "adam": adam}

@@ -19,8 +19,8 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model import build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeBatch, NegativeSource
+from negvae.parts import OPTIMIZERS
 from negvae.training.objectives import Losses, train_step
-from negvae.training.optimizers import OPTIMIZERS
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
 
@@ -99,7 +99,7 @@ class Learner:
             target = model.likelihood.target(positives, self.randomness)
             noise = torch.randn(self.batch, config.latent_size, generator=self.randomness, device=device)
             positives, target, noise = positives[own], target[own], noise[own]
-            if model.likelihood.encodes_noise:
+            if getattr(model.likelihood, "encodes_noise", False):
                 positives, negatives = _noisy(positives, target, negatives)
             losses = train_step(
                 model, self.encoder, self.decoder, positives, target, negatives, noise,
@@ -144,7 +144,7 @@ class Learner:
         self.model.eval()
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
-        build = OPTIMIZERS[self.config.optimizer]
+        build = OPTIMIZERS[self.config.optimizer].load()
         return build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")
 
 
