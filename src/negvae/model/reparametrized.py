@@ -69,7 +69,8 @@ def channel_scaled(layer: nn.Conv2d) -> nn.Conv2d:
 
 def spectrally_normalized(layer: nn.Conv2d) -> nn.Conv2d:
     """The convolution with its weight divided by its spectral norm; see `SpectralNorm`."""
-    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.out_channels))
+    # Unsafe: torch's check would compute a weight, of which there is none yet.
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.out_channels), unsafe=True)
     return layer
 
 
