@@ -25,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from negvae.config import RunConfig
@@ -35,6 +37,17 @@ from negvae.paper.published import ROWS, Cell, Setting
 Result = dict[str, Any]
 PAPER_SEEDS = 5
 """Runs behind each published figure."""
+
+
+QUANTILES = 401
+"""Order statistics that are kept of a score."""
+
+
+def order_statistics(scores: NDArray[Any]) -> list[float]:
+    """Evenly spaced order statistics of scores (N), to five digits; all of them where they are fewer."""
+    ordered = np.sort(scores)
+    chosen = np.unique(np.linspace(0, len(ordered) - 1, QUANTILES).round().astype(int))
+    return [float(f"{value:.5g}") for value in ordered[chosen]]
 
 
 def run_name(setting: Setting, seed: int) -> str:
