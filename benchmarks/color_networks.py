@@ -18,11 +18,14 @@ import torch
 
 from negvae.config import RunConfig, preset
 from negvae.data import load
+from negvae.files import write_text
 from negvae.model import VAE
 from negvae.negatives import build_source
 from negvae.runs.provenance import provenance
 from negvae.scoring.comparison import compare
+from negvae.training.history import read_metrics
 from negvae.training.loop import train
+from negvae.training.progress import ProgressUpdate
 
 RESULTS = Path(__file__).parent / "results" / "color-networks"
 MEASURED = 2000
@@ -38,22 +41,23 @@ def main(config: RunConfig) -> None:
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
 
+    content: dict[str, Any] = {
+        "config": config.to_dict(), "curve_images": MEASURED, "provenance": provenance(config),
+    }  # fmt: skip
+
     def after_epoch(model: VAE, _: RunConfig, epoch: int) -> dict[str, Any]:
         row = compare(model, few[0], {"svhn": few[1]})[0].row()
         return {key: row[key] for key in ROWS}
 
-    def on_progress(update: Any) -> None:
+    folder = Path("runs") / "color-networks" / name
+
+    def on_progress(update: ProgressUpdate) -> None:
         if update.row is not None:
             print(name, json.dumps(update.row), flush=True)
+            write_text(path, json.dumps({**content, "curve": read_metrics(folder)}) + "\n")
 
     source = build_source(config.negatives, lambda text: torch.from_numpy(load(text).images))
-    folder = Path("runs") / "color-networks" / name
-    result = train(
-        config, images, source, directory=folder, resume=True, after_epoch=after_epoch, on_progress=on_progress
-    )
-    content = {"config": config.to_dict(), "curve": result.history, "curve_images": MEASURED,
-               "provenance": provenance(config)}  # fmt: skip
-    path.write_text(json.dumps(content) + "\n", encoding="utf-8")
+    train(config, images, source, directory=folder, resume=True, after_epoch=after_epoch, on_progress=on_progress)
 
 
 if __name__ == "__main__":
