@@ -60,3 +60,11 @@ def test_generated_blocks_have_the_command_of_their_marker(page):
 
 def test_numbers_of_a_file(tmp_path, page):
     assert numbers(tmp_path / "found.json") == [0.9337, 0.053]
+
+
+def test_the_trial_of_color_networks_is_as_its_files_have_it():
+    text = (figures.ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    for path in sorted((figures.ROOT / "benchmarks" / "results" / "color-networks").glob("*.json")):
+        for row in json.loads(path.read_text(encoding="utf-8"))["curve"]:
+            shown = f"| {row['epoch']} | {row['auc_bpd']:.3f} | {row['auc_kl']:.3f} | {row['nats_per_dim_test']:.3g} |"
+            assert shown in text, path.name

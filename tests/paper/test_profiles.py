@@ -32,7 +32,7 @@ def test_long_is_the_recipe_that_the_authors_ran_with_a_light_decoder():
     )
     assert (gray.learning_rate, gray.batch_size) == (1e-4, 50)
     color = profile.config(cells()["table4/quantized-gaussian/imagenet32"].setting)
-    fields = dict(network="color-authors-affine", epochs=30)
+    fields = dict(network="color-authors", epochs=30)
     assert color == preset("color", "cifar10", negatives="imagenet32", likelihood="dequantized-gaussian", **fields)
     assert profile.config(cells()["table4/gaussian/generated"].setting).network == "color-authors-spectral"
     assert profile.config(cells()["table2/svhn/bernoulli"].setting).epochs == 100
