@@ -99,8 +99,8 @@ PROFILES: dict[str, Profile] = {
                     "svhn": {"epochs": 30},  # 8,000 images
                     "short": {"epochs": 2},
                 }),
-        # What the authors' code was read to do (docs/reproduction.md), with the light decoder for gray images. Of the two
-        # forms of batch norm the one whose first epochs come nearer to the paper's figures.
+        # What the authors' code was read to do (docs/reproduction.md), with the light decoder for gray images; of two
+        # forms of batch norm, the one whose first epochs come nearer to the paper's figures.
         Profile("long", "for two cores over days: the authors' optimizers and color networks, 30 epochs, 3 seeds", 3,
                 gray=("gray", {"optimizer": "rmsprop-authors", "epochs": 30}),
                 color=("color", {"network": "color-authors", "epochs": 30}),
