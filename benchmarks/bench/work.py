@@ -25,7 +25,9 @@ def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
         ValueError: a layer with weights that this count does not know.
     """
     total = 0
-    for layer in network.modules():
+    for name, layer in network.named_modules():
+        if "parametrizations" in name.split("."):  # what a weight is computed from, once a batch
+            continue
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             taps = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
             before, size = size, _output_size(layer, size)
@@ -34,6 +36,11 @@ def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
             total += layer.in_features * layer.out_features
         elif isinstance(layer, nn.Unflatten):
             size = layer.unflattened_size[-2:]  # type: ignore[assignment]
+        elif isinstance(layer, nn.ZeroPad2d):
+            left, right, top, bottom = layer.padding
+            size = (size[0] + top + bottom, size[1] + left + right)
+        elif isinstance(layer, nn.Upsample):
+            size = (int(size[0] * layer.scale_factor), int(size[1] * layer.scale_factor))  # type: ignore[arg-type,operator]
         elif list(layer.parameters(recurse=False)) and not isinstance(layer, nn.BatchNorm2d):
             raise ValueError(f"the multiply-adds of a {type(layer).__name__} are not known")
     return total

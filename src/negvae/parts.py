@@ -112,6 +112,12 @@ LIKELIHOODS = Table(
             target="negvae.model.likelihoods:QuantizedGaussian",
             needs=SETTINGS,
         ),
+        LikelihoodEntry(
+            name="dequantized-gaussian",
+            meaning="the same, and the encoder sees the noise",
+            target="negvae.model.authors:DequantizedGaussian",
+            needs=SETTINGS,
+        ),
     ),
 )
 
@@ -127,6 +133,26 @@ NETWORKS = Table(
             target="negvae.model.networks:gray_paper",
         ),
         NetworkEntry(name="color", meaning="3x32x32: the paper's", target="negvae.model.networks:color"),
+        NetworkEntry(
+            name="color-authors",
+            meaning="the authors', with batch norm",
+            target="negvae.model.authors:color_authors",
+        ),
+        NetworkEntry(
+            name="color-authors-affine",
+            meaning="with a factor and an offset for each channel",
+            target="negvae.model.authors:color_authors_affine",
+        ),
+        NetworkEntry(
+            name="color-authors-spectral",
+            meaning="with spectral norm in the encoder",
+            target="negvae.model.authors:color_authors_spectral",
+        ),
+        NetworkEntry(
+            name="color-authors-spectral-norm",
+            meaning="with batch norm in the decoder besides",
+            target="negvae.model.authors:color_authors_spectral_norm",
+        ),
         NetworkEntry(
             name="pyramid",
             meaning="images from 16x16 to 128x128",
@@ -161,7 +187,13 @@ SOURCES = Table(
             argument="number",
             placeholder="SIGMA",
         ),
-        SourceEntry(name="uniform-noise", meaning="uniform pixels", target="negvae.negatives.sources:UniformNoise"),
+        SourceEntry(
+            name="uniform-noise",
+            meaning="uniform pixels",
+            target="negvae.negatives.sources:UniformNoise",
+            argument="number",
+            placeholder="LARGEST",
+        ),
         SourceEntry(name="generated", meaning="the model's own samples", target="negvae.negatives.sources:Generated"),
         SourceEntry(
             name="augmented",
@@ -226,6 +258,11 @@ OPTIMIZERS: Table[Entry[BuildOptimizer]] = Table(
     "optimizer",
     (
         Entry(name="rmsprop", meaning="the paper's, for gray images", target="negvae.training.optimizers:rmsprop"),
+        Entry(
+            name="rmsprop-authors",
+            meaning="its authors' form of it",
+            target="negvae.training.optimizers:rmsprop_authors",
+        ),
         Entry(name="adam", meaning="the paper's, for color images", target="negvae.training.optimizers:adam"),
     ),
 )

@@ -10,6 +10,8 @@ What these small networks lose to a library's general kernels, and what is done 
   the four pixels of each 2x2 block become channels, a transposed convolution of stride 2 is a convolution of
   stride 1 with four times the channels, and a 5x5 convolution becomes a 3x3 one. So does the gradient of a
   convolution of stride 2 by its input.
+- Nearest-neighbor upsampling and a 4x4 convolution after it are one 3x3 convolution in the phase layout, of the image
+  before it is enlarged: several taps of the kernel meet the same pixel, and are added up.
 - A layer from many channels to one is a matrix product followed by a sum over shifted copies.
 - The ReLU after a convolution is taken while its output is still in a register.
 
@@ -54,6 +56,12 @@ def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
     x, index = inputs, 0
     while index < len(layers):
         layer = layers[index]
+        if dtype != torch.float64 and (enlarged := _enlarged_first(layers[index : index + 3])) is not None:
+            relu = isinstance(_at(layers, index + 3), nn.ReLU)
+            kernel = _enlarging_in_phases(enlarged.weight)
+            x = pixel_shuffle(_phased(_in_layout(x, dtype), kernel, enlarged.bias, relu), 2)
+            index += 4 if relu else 3
+            continue
         if not _is_plain(layer) or dtype == torch.float64:  # for which there are no such kernels
             x = _linear(x, layer) if isinstance(layer, nn.Linear) and not _trains(layer) else layer(x)
             if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
@@ -107,6 +115,19 @@ def _keeps_size(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     return (
         isinstance(layer, nn.Conv2d) and _is_plain(layer) and (layer.kernel_size, layer.stride, layer.padding) == shapes
     )
+
+
+def _enlarged_first(layers: Sequence[nn.Module]) -> nn.Conv2d | None:
+    """The 4x4 convolution that keeps the size, where upsampling to twice the height and width comes before it."""
+    if len(layers) < 3:
+        return None
+    upsampling, padding, layer = layers
+    if not isinstance(upsampling, nn.Upsample) or not isinstance(padding, nn.ZeroPad2d):
+        return None
+    doubles = upsampling.mode == "nearest" and upsampling.size is None and upsampling.scale_factor == 2
+    if not (doubles and padding.padding == (1, 2, 1, 2) and _is_plain(layer) and isinstance(layer, nn.Conv2d)):
+        return None
+    return layer if (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (1, 1), (0, 0)) else None
 
 
 def _ends_in_phases(last: nn.Module | None, before: nn.Module) -> TypeGuard[nn.Conv2d]:
@@ -264,6 +285,23 @@ def _transposed_in_phases(weight: Tensor) -> Tensor:
 def _convolution_in_phases(weight: Tensor) -> Tensor:
     """The 3x3 kernel (4 outputs x 4 inputs) of a 5x5 convolution, both sides in the phase layout."""
     return _gathered(weight, *_convolution_index(*weight.shape[:2]))
+
+
+def _enlarging_in_phases(weight: Tensor) -> Tensor:
+    """The 3x3 kernel (4 outputs x inputs) of upsampling and a 4x4 convolution with one pixel of padding before.
+
+    The convolution's tap k at pixel 2Y + r of the enlarged image meets its pixel 2Y + r - 1 + k, which is the copy of
+    pixel Y + floor((r - 1 + k) / 2): taps 0, 1 and 2, and 3 fall together for r = 0, 0 and 1, and 2 and 3 for r = 1.
+    """
+    by_row = _phase_sums(weight.float(), 2)  # outputs x r x inputs x a x columns
+    kernel = _phase_sums(by_row, 4)  # outputs x s x r x inputs x a x b
+    return kernel.transpose(1, 2).flatten(0, 2)
+
+
+def _phase_sums(weight: Tensor, dim: int) -> Tensor:
+    """The sums of four taps along a dimension that meet pixels Y - 1, Y and Y + 1, for r = 0 and 1 in a new dim 1."""
+    a, b, c, d = weight.unbind(dim)
+    return torch.stack([torch.stack([a, b + c, d], dim), torch.stack([torch.zeros_like(a), a + b, c + d], dim)], 1)
 
 
 def _gathered(weight: Tensor, index: Tensor, shape: torch.Size) -> Tensor:

@@ -4,7 +4,7 @@ none                          no negatives: the baseline VAE
 emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
 zoomed:imagenet32             random parts of its images, enlarged: more variety where a set is small
 added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
-uniform-noise                 uniform integer pixels
+uniform-noise[:LARGEST]       uniform integer pixels from 0 to LARGEST (255)
 generated                     the model's own samples; the decoder is trained against the encoder
 augmented[:NAME,NAME...]      transformations of the inliers (`negvae.parts.TRANSFORMATIONS`)
 0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
@@ -77,8 +77,7 @@ def _value(spec: Spec, images: Mapping[str, Tensor]) -> tuple[()] | tuple[object
         try:
             return (float(spec.argument),)
         except ValueError:
-            wanted = entry.placeholder.lower() or "number"
-            raise ValueError(f"negatives: {spec.argument!r} is not a {wanted}, as in {entry.name}:0.25") from None
+            raise ValueError(f"negatives: {spec.argument!r} is not a number: {entry.notation} takes one") from None
     readers: dict[str, Callable[[str], object]] = {
         "data set": images.__getitem__,
         "names": lambda text: tuple(name.strip() for name in text.split(",")),

@@ -15,6 +15,7 @@ from negvae.negatives.transformations import Transformation, box, zoom
 from negvae.parts import TRANSFORMATIONS, Takes
 
 DEFAULT_NOISE = 0.25
+LARGEST = 255
 EVERY = slice(None)
 
 
@@ -111,15 +112,30 @@ class AddedNoise:
 
 @dataclass(frozen=True)
 class UniformNoise:
-    """Each pixel a uniform integer in 0..255 (Table 5, "random"); rows of features: uniform in a box around them."""
+    """Each pixel a uniform integer (Table 5, "random"); rows of features: uniform in a box around them.
 
+    Args:
+        largest: intensity of the range 0..largest, a whole number; 254 in the authors' runs.
+    """
+
+    largest: float = LARGEST
     adversarial = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is no intensity above 0."""
+        if self.largest not in range(1, LARGEST + 1):
+            raise ValueError(
+                f"uniform-noise: the largest intensity is {self.largest:g}: it must be a whole number, from 1 to"
+                f" {LARGEST}"
+            )
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Fresh noise for every batch."""
         if _are_rows(positives):
             return NegativeBatch(box(positives, generator)[rows])
-        noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)[rows]
+        noise = torch.randint(int(self.largest) + 1, positives.shape, generator=generator, device=positives.device)[
+            rows
+        ]
         return NegativeBatch(noise.to(positives.dtype).div_(255))
 
 

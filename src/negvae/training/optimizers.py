@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
+import torch
 from torch.nn import Parameter
 from torch.optim import Adam, Optimizer, RMSprop
 
@@ -29,3 +30,30 @@ def adam(parameters: list[Parameter], learning_rate: float, *, capturable: bool)
 def rmsprop(parameters: list[Parameter], learning_rate: float, *, capturable: bool) -> Optimizer:
     """Make RMSProp with the decay and epsilon of the framework in which the paper's authors worked."""
     return RMSprop(parameters, lr=learning_rate, alpha=0.9, eps=1e-10, foreach=False, capturable=capturable)
+
+
+class _RMSProp(Optimizer):
+    """RMSProp whose mean of squared gradients starts at 1, with epsilon inside the root."""
+
+    def __init__(self, parameters: list[Parameter], lr: float, alpha: float = 0.9, eps: float = 1e-10) -> None:
+        super().__init__(parameters, {"lr": lr, "alpha": alpha, "eps": eps})
+        for parameter in parameters:
+            self.state[parameter] = {"square_avg": torch.ones_like(parameter)}
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update every parameter from its gradient."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                mean = self.state[parameter]["square_avg"]
+                mean.mul_(group["alpha"]).addcmul_(parameter.grad, parameter.grad, value=1 - group["alpha"])
+                parameter.addcdiv_(parameter.grad, (mean + group["eps"]).sqrt_(), value=-group["lr"])
+
+
+def rmsprop_authors(parameters: list[Parameter], learning_rate: float, *, capturable: bool) -> Optimizer:
+    """Make the RMSProp of that framework in full: it starts with short steps, and small gradients get shorter ones.
+
+    After n steps the first mean of squared gradients, 1, still counts for 0.9^n; and a gradient below 1e-5, the root
+    of epsilon, moves its weight by less than the learning rate.
+    """
+    return _RMSProp(parameters, learning_rate)

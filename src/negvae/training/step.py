@@ -18,7 +18,7 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, NegativeSource
+from negvae.negatives import EVERY, NegativeBatch, NegativeSource
 from negvae.parts import OPTIMIZERS
 from negvae.training.objectives import Losses, train_step
 from negvae.training.weights import Weights
@@ -99,6 +99,8 @@ class Learner:
             target = model.likelihood.target(positives, self.randomness)
             noise = torch.randn(self.batch, config.latent_size, generator=self.randomness, device=device)
             positives, target, noise = positives[own], target[own], noise[own]
+            if getattr(model.likelihood, "encodes_noise", False):
+                positives, negatives = _noisy(positives, target, negatives)
             losses = train_step(
                 model, self.encoder, self.decoder, positives, target, negatives, noise,
                 negative_weight=config.negative_weight, update=config.update,
@@ -144,3 +146,11 @@ class Learner:
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
         build = OPTIMIZERS[self.config.optimizer].load()
         return build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")
+
+
+def _noisy(positives: Tensor, target: Tensor, negatives: NegativeBatch | None) -> tuple[Tensor, NegativeBatch | None]:
+    """What the encoder sees where it sees the likelihood's noise: given negatives get that of the positives beside."""
+    if negatives is None or negatives.given is None:
+        return target, negatives
+    added = (target - positives)[: len(negatives.given)]
+    return target, negatives._replace(given=negatives.given + added)

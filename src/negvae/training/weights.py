@@ -36,7 +36,8 @@ class Weights:
     ) -> None:
         self.reduce = reduce
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-        castable = {id(p) for layer in layers for p in layer.parameters()}
+        # What a weight is computed from is kept in float32; the layer rounds the result.
+        castable = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
         self.parameters = [*network.parameters(), *extra]
         total = sum(p.numel() for p in self.parameters)
         device = self.parameters[0].device
