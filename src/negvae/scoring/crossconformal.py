@@ -57,7 +57,7 @@ def cross_p_values(held_out: Sequence[ArrayLike], scores: ArrayLike) -> Floats:
 def twice_mean_p_values(held_out: Sequence[ArrayLike], scores: ArrayLike) -> Floats:
     """Twice the mean of the folds' own p-values, at most 1; arguments as of `cross_p_values`."""
     counts, sizes = _counts(held_out, scores)
-    return np.minimum(2 * ((1 + counts) / (sizes + 1)[:, None]).mean(0), 1.0)
+    return np.asarray(np.minimum(2 * ((1 + counts) / (sizes + 1)[:, None]).mean(0), 1.0), np.float64)
 
 
 def cross_bound(level: float, inliers: int, folds: int) -> float:
