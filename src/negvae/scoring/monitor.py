@@ -1,7 +1,7 @@
 """What is kept of a stream of scores while it is watched, and what is said of each score. Needs NumPy and SciPy only.
 
-The state has a fixed size, apart from what online false-discovery control keeps of its discoveries, and goes to plain
-values and back, so that a stream can be watched across restarts.
+The state has a fixed size, however long the stream, and goes to plain values and back, so that a stream can be watched
+across restarts.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from negvae.files import need
 from negvae.scoring.calibration import Calibration, p_values
-from negvae.scoring.certificates import CONFIDENCE, conditional_p_values, simultaneous_fpr_bounds
 from negvae.scoring.martingale import OnlineRanks, TestMartingale
 
 Floats = NDArray[np.float64]
@@ -105,7 +104,7 @@ class Monitor:
         Args:
             calibration: Of the detector.
             alarm_rate: The probability of a false alarm about a change, from one start of the martingale to the next.
-            fdr: The false-discovery rate of the online procedure, LORD++; None for none.
+            fdr: The false-discovery rate of the online procedure, LOND; None for none.
             window: Take p-values and threshold from so many of the latest scores; 0 for the held-out ones.
             seed: Of what breaks ties.
 
@@ -136,8 +135,8 @@ class Monitor:
         p, called = self._decide(values)
         discovered = np.zeros(len(values), bool)
         if self.online is not None:
-            conditional = conditional_p_values(self._held_out, values, CONFIDENCE)
-            discovered = np.array([self.online.test_one(float(each)) for each in conditional], bool)
+            ranked = p if not self.window else self.calibration.p_values(values)
+            discovered = np.array([self.online.test_one(float(each)) for each in ranked], bool)
         changes, wealth = [], np.empty(len(values))
         for index, score in enumerate(values):
             self.seen += 1
@@ -175,13 +174,17 @@ class Monitor:
             self.history = self.history[::2]
             self.every *= 2
 
-    def reach(self) -> float | None:
-        """The smallest p-value that the online procedure can be given; None without one.
+    def can_discover(self) -> bool:
+        """Whether the next score could be a discovery, however large it is.
 
-        It needs a p-value below its level of the moment, which shrinks as the stream goes on without discoveries. With
-        few held-out inliers no score, however large, has one.
+        The level of the online procedure shrinks as the stream goes on without discoveries, and no p-value is below
+        1 / (n + 1): with few held-out inliers a time comes from which nothing is found any more.
         """
-        return None if self.online is None else float(simultaneous_fpr_bounds(len(self._held_out), CONFIDENCE)[0])
+        if self.online is None:
+            return False
+        trial = _procedure(self.fdr, self.online.snapshot())
+        assert trial is not None
+        return trial.test_one(1 / (len(self._held_out) + 1))
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on, as plain values for JSON."""
@@ -237,11 +240,16 @@ class Monitor:
 
 
 def _procedure(fdr: float | None, snapshot: dict[str, Any] | None = None) -> OnlineTest | None:
-    """LORD++ of the library online-fdr, new or as it was."""
+    """LOND of the library online-fdr, new or as it was.
+
+    Conformal p-values of one held-out set depend on one another, in the positive way (PRDS) under which LOND controls
+    the false-discovery rate at every time (Javanmard and Montanari 2015; Zrnic, Ramdas and Jordan, "Asynchronous online
+    testing of multiple hypotheses", 2021); of LORD, SAFFRON and ADDIS that is known for independent p-values only.
+    """
     if fdr is None:
         return None
     if not 0 < fdr < 1:
         raise ValueError(f"fdr is {fdr}: it must lie between 0 and 1")
-    procedure = need("online_fdr.p_values", "watch").LordPlusPlus
-    made: OnlineTest = procedure(alpha=fdr, wealth=fdr / 2) if snapshot is None else procedure.from_snapshot(snapshot)
+    procedure = need("online_fdr.p_values", "watch").Lond
+    made: OnlineTest = procedure(alpha=fdr) if snapshot is None else procedure.from_snapshot(snapshot)
     return made
