@@ -251,7 +251,7 @@ def online_fdr(streams: int, steps: int = 500, seed: int = 5) -> list[Row]:
     return rows
 
 
-def covariate_shift(trials: int, size: int = 200, seed: int = 6) -> list[Row]:
+def covariate_shift(trials: int, fits: int = 2_000, size: int = 200, seed: int = 6) -> list[Row]:
     """Held-out inliers from N(0, 1), fresh ones from N(0.8, 1); the score follows the covariate."""
     random = np.random.default_rng(seed)
     shift, level = 0.8, 0.1
@@ -263,7 +263,7 @@ def covariate_shift(trials: int, size: int = 200, seed: int = 6) -> list[Row]:
         hits["none"].append(p_values(scores, score)[0] <= level)
         known = weighted_p_values(scores, np.exp(shift * x), score, np.exp(shift * new))
         hits["known"].append(known[0] <= level)
-        if trial < trials // 10:  # each fits a regression
+        if trial < fits:  # each is a regression
             others = random.standard_normal((100, 1)) + shift
             ratio = density_ratio(x[:, None], others)
             estimated = weighted_p_values(scores, ratio(x[:, None]), score, ratio(new[:, None]))

@@ -232,6 +232,7 @@ def false_discovery_bounds(held_out: ArrayLike, scores: ArrayLike, confidence: f
     return np.asarray((inliers / called)[inverse], np.float64)
 
 
+@lru_cache(maxsize=16)
 def false_alarm_counts(held_out: int, batch: int, confidence: float = CONFIDENCE) -> NDArray[np.int64]:
     """How many of a batch's inliers lie above each of the held-out scores at most, all bounds holding at once.
 
@@ -257,7 +258,9 @@ def false_alarm_counts(held_out: int, batch: int, confidence: float = CONFIDENCE
         chances[:, index] = tables[-1][above]
     level = _level(chances, confidence)
     most = np.array([int((table >= level).sum()) - 1 for table in tables])
-    return most[np.searchsorted(cuts, np.arange(1, held_out + 1))]
+    result = most[np.searchsorted(cuts, np.arange(1, held_out + 1))]
+    result.flags.writeable = False  # later calls get the same array
+    return result
 
 
 def _beta_binomial_tail(trials: int, a: int, b: int) -> Floats:
