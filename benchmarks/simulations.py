@@ -56,7 +56,7 @@ def share(hits: np.ndarray) -> tuple[float, float]:
 
 
 def certificates(trials: int, sizes: tuple[int, ...] = (100, 300, 1_000, 10_000), seed: int = 0) -> list[Row]:
-    """How often the true rate of a certified threshold exceeds the target; normal scores, and rounded ones with ties."""
+    """How often the true rate of a certified threshold exceeds the target; normal scores, and rounded ones."""
     random = np.random.default_rng(seed)
     rows = []
     for size in sizes:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from benchmarks.simulations import certificates, every_cut, plain_average
 from scipy.stats import beta, binomtest
 
-from benchmarks.simulations import certificates, every_cut, plain_average
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import (
     certified_rank,

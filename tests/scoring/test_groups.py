@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from benchmarks.simulations import marginal_and_groups
+
 from negvae.scoring.calibration import Calibration, fpr_threshold, p_values
 from negvae.scoring.groups import check_labels, largest_by_group, split
 

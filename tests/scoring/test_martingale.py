@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from benchmarks.simulations import alarmed, ranks_of
 from scipy.integrate import quad
 from scipy.stats import kstest
 
-from benchmarks.simulations import alarmed, ranks_of
 from negvae.scoring.calibration import Calibration, p_values
 from negvae.scoring.martingale import OnlineRanks, TestMartingale, bets, step
 from negvae.scoring.monitor import HISTORY, Monitor

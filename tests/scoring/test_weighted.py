@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from benchmarks.simulations import covariate_shift, cross_conformal
+
 from negvae.scoring.calibration import p_values
 from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numbers, twice_mean_p_values
 from negvae.scoring.drift import movements
