@@ -166,7 +166,7 @@ def _turn(places: list[Place], wanted: InputSpec, scorer: Scorer, watched: Watch
                 row["mtime_ns"] = changed.get(row["path"], 0)
                 rows.write((json.dumps(row, ensure_ascii=True) + "\n").encode())
                 if row["change"]:
-                    log(f"the stream has changed: after {watched.monitor.changes[-1]:,} images, at {row['path']}")
+                    log(f"the stream has changed: after {row['seen']:,} images, at {row['path']}")
                 if row["is_outlier"] or row["discovery"] or row["change"]:
                     watched.latest = [*watched.latest, row][-LATEST:]
 
@@ -180,14 +180,14 @@ def _rows(batch: Batch, scorer: Scorer, watched: Watch) -> Iterator[dict[str, An
     for index, (path, number, error) in enumerate(zip(batch.paths, batch.indices, batch.errors, strict=True)):
         watched.rows += 1
         row: dict[str, Any] = {"path": path, "index": number, name: None, "p_value": None, "is_outlier": None}
-        row |= {"discovery": None, "wealth": None, "change": None, "error": error or None}
+        row |= {"discovery": None, "wealth": None, "change": None, "seen": None, "error": error or None}
         if error:
             watched.errors += 1
         else:
             at = place[index]
             row |= {name: float(scores[at]), "p_value": float(judged.p_values[at])}
             row |= {"is_outlier": bool(judged.outliers[at]), "discovery": bool(judged.discoveries[at])}
-            row |= {"wealth": float(judged.wealth[at]), "change": at in judged.changes}
+            row |= {"wealth": float(judged.wealth[at]), "change": at in judged.changes, "seen": judged.seen + at + 1}
         yield row
 
 

@@ -44,6 +44,7 @@ class Judged:
         discoveries: Whether each is a discovery of the online procedure; all False without one.
         changes: Positions at which the test martingale said that the stream has changed.
         wealth: Of the martingale after each score; what an alarm had reached stands at its position.
+        seen: Scores of the stream before these.
     """
 
     p_values: Floats
@@ -51,6 +52,7 @@ class Judged:
     discoveries: NDArray[np.bool_]
     changes: tuple[int, ...]
     wealth: Floats
+    seen: int = 0
 
 
 @dataclass
@@ -132,6 +134,7 @@ class Monitor:
         """
         values = np.asarray(scores, np.float64).reshape(-1)
         values = np.where(np.isnan(values), np.inf, values)
+        before_these = self.seen
         p, called = self._decide(values)
         discovered = np.zeros(len(values), bool)
         if self.online is not None:
@@ -150,7 +153,7 @@ class Monitor:
             self._remember(float(wealth[index]))
         self.outliers += int(called.sum())
         self.discoveries += int(discovered.sum())
-        return Judged(p, called, discovered, tuple(changes), wealth)
+        return Judged(p, called, discovered, tuple(changes), wealth, before_these)
 
     @property
     def _held_out(self) -> Floats:
