@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from negvae.config import RunConfig
     from negvae.data import load as load_images
-    from negvae.detector import NegVAEDetector, as_pyod, as_pytorch_ood
+    from negvae.detector import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, as_pyod, as_pytorch_ood
     from negvae.model import VAE, build_vae
     from negvae.runs.artifact import load_artifact, save_artifact
     from negvae.training.loop import train
@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "CrossConformalDetector",
+    "NegVAEClassifier",
     "NegVAEDetector",
     "RunConfig",
     "__version__",
@@ -31,6 +33,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CrossConformalDetector": "negvae.detector",
+    "NegVAEClassifier": "negvae.detector",
     "NegVAEDetector": "negvae.detector",
     "RunConfig": "negvae.config",
     "VAE": "negvae.model",

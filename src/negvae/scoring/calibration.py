@@ -160,6 +160,8 @@ class Calibration:
             held-out inliers, each ascending. `scores` holds them all together.
         thresholds: of each group, by its name.
         small: the groups that have too few held-out inliers for the rate; their thresholds lie above all of them.
+        columns: of rows of features: the values of up to 1,000 held-out inliers, each column ascending by
+            itself, for `drift` to compare with; None for images.
     """
 
     scores: dict[str, Scores]
@@ -174,6 +176,12 @@ class Calibration:
     groups: dict[str, dict[str, Scores]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     small: tuple[str, ...] = ()
+    columns: Scores | None = None
+
+    @property
+    def cut(self) -> float:
+        """What lies above it is called an outlier whatever its group: the threshold, or the highest of the groups'."""
+        return max(self.thresholds.values(), default=self.threshold)
 
     @property
     def size(self) -> int:
@@ -267,14 +275,14 @@ class Calibration:
 
     def with_thresholds(self) -> Calibration:
         """The same rule with the thresholds that it draws from the held-out scores, over all and for each group."""
-        held_out = self.groups.get(self.score, {})
-        thresholds, small = group_thresholds(held_out, self.threshold_for, contamination_threshold)
-        threshold = self.threshold_for(self.scores[self.score])
-        return replace(self, threshold=threshold, thresholds=thresholds, small=small)
+        changed = replace(self, threshold=self.threshold_for(self.scores[self.score]))
+        return changed.with_groups(self.groups) if self.groups else changed
 
     def with_groups(self, groups: dict[str, dict[str, Scores]]) -> Calibration:
         """The same calibration with the scores of each group, by the score's name, and a threshold for each."""
-        return replace(self, groups=groups).with_thresholds()
+        grouped = replace(self, groups=groups)
+        thresholds, small = group_thresholds(groups[self.score], self.threshold_for, contamination_threshold)
+        return replace(grouped, thresholds=thresholds, small=small)
 
     def describe(self) -> str:
         """One line on the decision: score, threshold, how it was chosen, and what rate follows."""

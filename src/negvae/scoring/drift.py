@@ -6,8 +6,28 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ks_2samp
+
+COLUMN_ROWS = 1_000
+"""Held-out rows whose columns are kept to compare with, at most."""
+_COLUMN_VALUES = 200_000
+
+
+def columns_of(rows: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
+    """The columns of some held-out rows, each ascending by itself, so that no row can be put together again.
+
+    Args:
+        rows: n x d numbers.
+        seed: Chooses the rows, where there are more than `COLUMN_ROWS`, or than 200,000 numbers hold.
+
+    Returns:
+        m x d numbers.
+    """
+    values = np.asarray(rows, np.float64)
+    most = min(COLUMN_ROWS, max(_COLUMN_VALUES // values.shape[1], 1))
+    chosen = np.random.default_rng(seed).permutation(len(values))[:most]
+    return np.asarray(np.sort(values[chosen], axis=0), np.float64)
 
 
 @dataclass(frozen=True)
