@@ -43,7 +43,7 @@ def detector(number: int, images: np.ndarray) -> dict[str, Any]:
     half, fresh = order[: len(images) // 2], order[len(images) // 2 :][:FRESH]
     began = time.monotonic()
     fitted = NegVAEDetector(
-        "none", score=SCORE, target_fpr=TARGET, confidence=CONFIDENCE, random_state=number, **RECIPE
+        "none", decision_score=SCORE, target_fpr=TARGET, confidence=CONFIDENCE, random_state=number, **RECIPE
     ).fit(images[half])
     alarms = int((fitted.predict(images[fresh]) == -1).sum())
     calibration = fitted.calibration_

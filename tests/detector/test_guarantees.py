@@ -15,7 +15,7 @@ from negvae.runs.artifact import load_artifact, read_section
 from negvae.scoring.calibration import fpr_threshold
 from negvae.scoring.certificates import certified_threshold, false_discovery_bounds
 
-QUICK = {"negatives": "none", "score": "kl", "epochs": 1, "latent_size": 2, "batch_size": 128}
+QUICK = {"negatives": "none", "decision_score": "kl", "epochs": 1, "latent_size": 2, "batch_size": 128}
 
 
 def rows(count, seed=0, shift=0.0):

@@ -17,14 +17,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_threshold, fpr_bounds
 from negvae.scoring.groups import group_thresholds, largest_by_group, threshold_of
-
-Scores = NDArray[np.float64]
+from negvae.scoring.references import References, Values
 
 TARGET_FPR = 0.05
 """The rate of false alarms that thresholds are set for where nobody asks for another."""
 
 
-def p_values(calibration: ArrayLike, scores: ArrayLike) -> Scores:
+def p_values(calibration: ArrayLike, scores: ArrayLike) -> Values:
     """Conformal p-values (Bates et al. 2021, equation 2): (1 + #{calibration >= s}) / (n + 1).
 
     Under the null "this image is one more inlier", P(p <= a) <= a for every a. The smallest is 1 / (n + 1).
@@ -148,8 +147,7 @@ class Calibration:
         target_fpr: the false-positive rate that the threshold was set for; None where it was set by
             contamination.
         contamination: the share of outliers in the data that the threshold was set for; 0 for clean data.
-        reference: statistics of training images that "auto" and "typicality" are measured against
-            (see `negvae.scoring.combination`), by score.
+        reference: statistics of training images, for the scores that are measured against them.
         precision: in which the scores were computed: "float32", "bfloat16" or "int8". Others are to be computed in
             the same: scores of another precision have another distribution, and ranks among these say less.
         rounding: where the scores are of the int8 encoder, the numbers that make it, by name
@@ -164,19 +162,19 @@ class Calibration:
             itself, for `drift` to compare with; None for images.
     """
 
-    scores: dict[str, Scores]
+    scores: dict[str, Values]
     score: str
     threshold: float
     target_fpr: float | None = None
     contamination: float = 0.0
-    reference: dict[str, Scores] = field(default_factory=dict)
+    reference: References = field(default_factory=References)
     precision: str = "float32"
     rounding: dict[str, NDArray[Any]] | None = None
     confidence: float | None = None
-    groups: dict[str, dict[str, Scores]] = field(default_factory=dict)
+    groups: dict[str, dict[str, Values]] = field(default_factory=dict)
     thresholds: dict[str, float] = field(default_factory=dict)
     small: tuple[str, ...] = ()
-    columns: Scores | None = None
+    columns: Values | None = None
 
     @property
     def cut(self) -> float:
@@ -206,7 +204,7 @@ class Calibration:
         held_out = self.groups.get(self.score, {})
         return {name: fpr_bounds(scores, self.thresholds[name], confidence) for name, scores in held_out.items()}
 
-    def p_values(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Scores:
+    def p_values(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Values:
         """Conformal p-values of decision scores (see the function of this name).
 
         Args:
@@ -278,7 +276,7 @@ class Calibration:
         changed = replace(self, threshold=self.threshold_for(self.scores[self.score]))
         return changed.with_groups(self.groups) if self.groups else changed
 
-    def with_groups(self, groups: dict[str, dict[str, Scores]]) -> Calibration:
+    def with_groups(self, groups: dict[str, dict[str, Values]]) -> Calibration:
         """The same calibration with the scores of each group, by the score's name, and a threshold for each."""
         grouped = replace(self, groups=groups)
         thresholds, small = group_thresholds(groups[self.score], self.threshold_for, contamination_threshold)
@@ -303,14 +301,14 @@ def _check_fdr(fdr: float) -> None:
         raise ValueError(f"fdr is {fdr}: it must lie between 0 and 1")
 
 
-def _numbers(values: ArrayLike, what: str) -> Scores:
+def _numbers(values: ArrayLike, what: str) -> Values:
     array = np.asarray(values, np.float64).reshape(-1)
     if np.isnan(array).any():
         raise ValueError(f"{int(np.isnan(array).sum())} of the {what} are not numbers")
     return array
 
 
-def _sorted(values: ArrayLike) -> Scores:
+def _sorted(values: ArrayLike) -> Values:
     array = np.sort(_numbers(values, "calibration scores"))
     if not array.size:
         raise ValueError("no calibration scores: at least one held-out inlier is needed")
