@@ -25,7 +25,9 @@ QUICK = {"preset": "gray", "optimizer": "adam", "learning_rate": 1e-3, "epochs":
 def model(tmp_path_factory):
     place = tmp_path_factory.mktemp("watch") / "model"
     inliers = blobs(240, (1, 28, 28)).numpy()
-    NegVAEDetector("none", decision_score="kl", target_fpr=0.1, calibration_fraction=0.5, **QUICK).fit(inliers).save(place)
+    NegVAEDetector("none", decision_score="kl", target_fpr=0.1, calibration_fraction=0.5, **QUICK).fit(inliers).save(
+        place
+    )
     return place
 
 

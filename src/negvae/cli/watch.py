@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from negvae.cli.common import Device, Model, Resize, TargetFPR, option, printer, score_help
+from negvae.cli.common import Confidence, Device, Model, Resize, TargetFPR, option, printer, score_help
 
 STREAM = "Stream"
 
@@ -31,7 +31,7 @@ def watch(
         str | None, option(f"The score that decides. {score_help()}", "name", show_default="the calibrated one")
     ] = None,
     target_fpr: TargetFPR = None,
-    confidence: Annotated[float | None, option("Confidence with which that rate is to hold.", "probability")] = None,
+    confidence: Confidence = None,
     alarm_rate: Annotated[
         float, option("Probability of a false alarm about a change of the stream.", "probability", STREAM)
     ] = 0.01,

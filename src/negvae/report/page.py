@@ -111,6 +111,7 @@ def write_report(
     *,
     score: str | None = None,
     target_fpr: float | None = None,
+    confidence: float | None = None,
     resize: bool = False,
     top: int = TOP,
     batch_size: int = 500,
@@ -126,6 +127,7 @@ def write_report(
         out: the page.
         score: another of the calibrated scores to decide by.
         target_fpr: another false-positive rate for the threshold.
+        confidence: with which that rate is to hold; None for on average.
         resize: resize images of another size; else they are errors.
         top: how many of the most and of the least typical to show.
         batch_size: images scored at once.
@@ -145,7 +147,7 @@ def write_report(
     artifact = load_artifact(directory, device)
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
-    calibration = artifact.calibration.decide_by(score, target_fpr)
+    calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
     findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, watch)
     if findings.failed == findings.rows:
         reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""

@@ -8,7 +8,8 @@ of an image is not known, the largest of its p-values over the groups is valid w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,6 +18,17 @@ Floats = NDArray[np.float64]
 
 UNKNOWN = ""
 """The label of an image whose group is not known."""
+
+
+def group_of(path: str, known: Collection[str]) -> str:
+    """The group of a file: the nearest folder above it that has a group's name, else `UNKNOWN`.
+
+    Args:
+        path: Of the file, with / or the system's separator.
+        known: Names of groups.
+    """
+    parts = path.replace(os.sep, "/").split("/")[:-1]
+    return next((part for part in reversed(parts) if part in known), UNKNOWN)
 
 
 def split(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Floats]:
