@@ -43,6 +43,9 @@ def watch(
         int,
         option("Take p-values and threshold from the latest so many images; 0 for held-out ones.", "images", STREAM),
     ] = 0,
+    groups: Annotated[
+        str | None, option("folders: decide by the group that a folder above each file is named after.", "name", STREAM)
+    ] = None,
     interval: Annotated[float, option("Time between two looks at the folder.", "seconds", STREAM)] = 2.0,
     settle: Annotated[
         float, option("Time that a file must have been left alone before it is read.", "seconds", STREAM)
@@ -67,8 +70,8 @@ def watch(
     with refreshing(lambda watched: write_page(out, watched), REFRESH) as update:
         watched = run_watch(
             directory, source, out, score=score, target_fpr=target_fpr, confidence=confidence, alarm_rate=alarm_rate,
-            fdr=fdr, window=window, interval=interval, settle=settle, once=once, resize=resize, device=device,
-            on_update=update, should_stop=stop.is_set, log=log,
+            fdr=fdr, window=window, groups=groups, interval=interval, settle=settle, once=once, resize=resize,
+            device=device, on_update=update, should_stop=stop.is_set, log=log,
         )  # fmt: skip
     write_page(out, watched, ended=True)
     log(f"{watched.describe()}: {out / PAGE}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -55,13 +56,14 @@ class DetectorMonitor:
                 raise ValueError(f"{path}: the stream was watched with {name} {kept[name]}, not {value}")
         return cls(detector, monitor, path)
 
-    def update(self, X: Any) -> Judged:
+    def update(self, X: Any, groups: Sequence[str] | None = None) -> Judged:
         """Judge the next images of the stream, in their order, and keep the state.
 
         Args:
             X: In any form that the detector takes.
+            groups: Of each row, where the detector was calibrated with groups; see `NegVAEDetector.p_values`.
         """
-        judged = self.monitor.update(self.detector.ood_score(X))
+        judged = self.monitor.update(self.detector.ood_score(X), groups)
         if self.path is not None:
             calibration = self.monitor.calibration
             scores = calibration.scores[calibration.score].tolist()

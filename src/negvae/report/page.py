@@ -27,6 +27,7 @@ from negvae.runs.provenance import provenance
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
 
@@ -295,6 +296,10 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
     rate = calibration.false_alarm_rate
+    bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+    certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
+    if calibration.contamination:
+        certified = "no rate is certified, since the threshold was set by a share of the data"
     rows = [
         ("rows", f"{findings.rows:,}", ""),
         ("scored", f"{scored:,}", ""),
@@ -303,7 +308,7 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
         (
             "expected, were all of them inliers",
             f"{rate * scored:,.1f}",
-            f"at most {rate:.2%}, from {calibration.size:,} held-out inliers",
+            f"at most {rate:.2%} on average, from {calibration.size:,} held-out inliers; {certified}",
         ),
     ]
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))

@@ -25,12 +25,10 @@ from negvae.files import replacing
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.scoring.calibration import Calibration, discovery_level
-from negvae.scoring.groups import group_of
+from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.scorer import Scorer
 
 FORMATS = ("parquet", "csv", "jsonl")
-GROUPS = ("folders",)
-"""What may name the group of a file."""
 BATCH_SIZE = 512
 """Images read at once; as many blocks of `negvae.scoring.blocks` as fit."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
@@ -207,13 +205,13 @@ def open_scoring(
     names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
     scorer = artifact.scorer(precision, others)
     scorer.check(names)
-    calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, say)
     if groups is not None:
         choose("groups", groups, GROUPS)
-        if calibration is None or not calibration.groups:
+        if artifact.calibration is None or not artifact.calibration.groups:
             raise ValueError(
                 f"{directory} is calibrated without groups: `negvae calibrate --groups folders` makes them"
             )
+    calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, say)
     model = artifact.model
     wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
     return Scoring(scorer, tuple(names), calibration, wanted, decide=fdr is None, grouped=groups is not None)

@@ -28,9 +28,11 @@ import torch
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import locked, write_text
+from negvae.registry import choose
 from negvae.runs.artifact import load_artifact
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.monitor import Monitor
 from negvae.scoring.scorer import Scorer
 
@@ -54,7 +56,7 @@ class Watch:
         rows: So far.
         errors: Rows that could not be scored.
         latest: The last rows that were called outliers or discoveries, or at which the stream had changed.
-        started: Seconds since the epoch at which this process began.
+        grouped: Whether the folder above each file names its group.
     """
 
     directory: Path
@@ -63,7 +65,7 @@ class Watch:
     rows: int = 0
     errors: int = 0
     latest: list[dict[str, Any]] = field(default_factory=list)
-    started: float = field(default_factory=time.time)
+    grouped: bool = False
 
     def describe(self) -> str:
         """One line for people."""
@@ -84,6 +86,7 @@ def watch(
     alarm_rate: float = 0.01,
     fdr: float | None = None,
     window: int = 0,
+    groups: str | None = None,
     interval: float = 2.0,
     settle: float = 1.0,
     once: bool = False,
@@ -106,6 +109,7 @@ def watch(
         alarm_rate: See `negvae.scoring.monitor.Monitor.start` for this and the two that follow.
         fdr: As there.
         window: As there.
+        groups: "folders" decides by the group that a folder above each file is named after.
         interval: Seconds between two looks at the folder.
         settle: Seconds that a file must have been left alone, so that it is not read half-written.
         once: Whether to stop when all that is there has been scored.
@@ -132,6 +136,12 @@ def watch(
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
     calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
+    if groups is not None:
+        choose("groups", groups, GROUPS)
+        if not calibration.groups or window:
+            raise ValueError(
+                "groups take a calibration with groups (`negvae calibrate --groups folders`) and no window"
+            )
     scorer, model = artifact.scorer(), artifact.model
     wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
     options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
@@ -140,6 +150,7 @@ def watch(
         if not mine:
             raise ValueError(f"{out} is in use by another watch: take another folder")
         watched, known = _begin(directory, source, out, calibration, options)
+        watched.grouped = groups is not None
         log(f"outliers: {calibration.describe()}")
         if known:
             log(f"going on after {watched.rows:,} rows")
@@ -175,7 +186,9 @@ def _rows(batch: Batch, scorer: Scorer, watched: Watch) -> Iterator[dict[str, An
     name = watched.monitor.calibration.score
     good = [index for index, error in enumerate(batch.errors) if not error]
     scores = scorer(torch.from_numpy(batch.images[good]), [name])[name] if good else np.empty(0)
-    judged = watched.monitor.update(scores)
+    known = watched.monitor.calibration.thresholds
+    groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
+    judged = watched.monitor.update(scores, groups)
     place = {index: at for at, index in enumerate(good)}
     for index, (path, number, error) in enumerate(zip(batch.paths, batch.indices, batch.errors, strict=True)):
         watched.rows += 1

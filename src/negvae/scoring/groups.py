@@ -16,6 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
+GROUPS = ("folders",)
+"""What may name the group of a file."""
 UNKNOWN = ""
 """The label of an image whose group is not known."""
 

@@ -6,6 +6,7 @@ across restarts.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -126,16 +127,23 @@ class Monitor:
             latest, random,
         )  # fmt: skip
 
-    def update(self, scores: ArrayLike) -> Judged:
+    def update(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Judged:
         """Judge the next scores of the stream, in their order.
 
         Args:
             scores: m decision scores, larger = more out-of-distribution.
+            groups: of each, as of `Calibration.p_values`; the martingale looks at all groups together, and takes their
+                mixture to be that of the held-out inliers.
+
+        Raises:
+            ValueError: groups that were not calibrated, or groups and a window.
         """
+        if groups is not None and self.window:
+            raise ValueError("a window is of all groups together: watch without a window, or without groups")
         values = np.asarray(scores, np.float64).reshape(-1)
         values = np.where(np.isnan(values), np.inf, values)
         before_these = self.seen
-        p, called = self._decide(values)
+        p, called = self._decide(values, groups)
         discovered = np.zeros(len(values), bool)
         if self.online is not None:
             ranked = p if not self.window else self.calibration.p_values(values)
@@ -159,10 +167,10 @@ class Monitor:
     def _held_out(self) -> Floats:
         return self.calibration.scores[self.calibration.score]
 
-    def _decide(self, values: Floats) -> tuple[Floats, NDArray[np.bool_]]:
+    def _decide(self, values: Floats, groups: Sequence[str] | None) -> tuple[Floats, NDArray[np.bool_]]:
         """P-values and decisions; with a window, each score is judged by those before it and then joins them."""
         if not self.window:
-            return self.calibration.p_values(values), self.calibration.is_outlier(values)
+            return self.calibration.p_values(values, groups), self.calibration.is_outlier(values, groups)
         p, called = np.empty(len(values)), np.empty(len(values), bool)
         for index, value in enumerate(values):
             p[index] = p_values(self.latest, [value])[0]
