@@ -44,23 +44,25 @@ def simulations(scale: float) -> dict[str, Any]:
 def detector(number: int, images: np.ndarray) -> dict[str, Any]:
     """Fit the detector of this number and count its alarms among fresh inliers."""
     order = np.random.default_rng(1_000 + number).permutation(len(images))
-    half, fresh = order[: len(images) // 2], order[len(images) // 2 :][:FRESH]
+    half, other = order[: len(images) // 2], order[len(images) // 2 :]
     began = time.monotonic()
     fitted = NegVAEDetector(
         "none", decision_score=SCORE, target_fpr=TARGET, confidence=CONFIDENCE, random_state=number, **RECIPE
     ).fit(images[half])
-    alarms = int((fitted.predict(images[fresh]) == -1).sum())
     calibration = fitted.calibration_
     bounds = calibration.fpr_bounds(CONFIDENCE)
     plain = calibration.decide_by(target_fpr=TARGET)
-    scores = fitted.ood_score(images[fresh])
+    scores = fitted.ood_score(images[other])
+    called, called_plain = calibration.is_outlier(scores), plain.is_outlier(scores)
     return {
         "detector": number,
         "held_out": calibration.size,
-        "alarms": alarms,
-        "rate": alarms / len(fresh),
+        "alarms": int(called[:FRESH].sum()),
+        "rate": float(called[:FRESH].mean()),
+        "rate_other_half": float(called.mean()),
         "bound": bounds.high,
-        "plain_rate": float(plain.is_outlier(scores).mean()),
+        "plain_rate": float(called_plain[:FRESH].mean()),
+        "plain_rate_other_half": float(called_plain.mean()),
         "seconds": time.monotonic() - began,
         "provenance": provenance(fitted.config_),
     }
@@ -94,21 +96,28 @@ def image_table() -> list[str]:
     found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("images-*.json"))]
     if not found:
         return []
-    lines = ["| detector | held out | alarms among 5,000 fresh inliers | rate | rate with the plain threshold |",
-             "|--:|--:|--:|--:|--:|"]  # fmt: skip
+    lines = [
+        "| detector | held out | alarms among 5,000 fresh inliers | rate | rate among all 30,000 of the other half |"
+        " plain threshold: rate | and among all 30,000 |",
+        "|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     lines += [
-        f"| {row['detector']} | {row['held_out']:,} | {row['alarms']} | {row['rate']:.4f} | {row['plain_rate']:.4f} |"
+        f"| {row['detector']} | {row['held_out']:,} | {row['alarms']} | {row['rate']:.4f} |"
+        f" {row['rate_other_half']:.4f} | {row['plain_rate']:.4f} | {row['plain_rate_other_half']:.4f} |"
         for row in found
     ]
-    above = sum(row["rate"] > TARGET for row in found)
-    plain = sum(row["plain_rate"] > TARGET for row in found)
+    above, above_all, plain, plain_all = (
+        sum(row[name] > TARGET for row in found)
+        for name in ("rate", "rate_other_half", "plain_rate", "plain_rate_other_half")
+    )
     held_out, facts = found[0]["held_out"], found[0]["provenance"]
     rank, plain_rank = certified_rank(held_out, TARGET, CONFIDENCE), int(TARGET * (held_out + 1))
     chance, plain_chance = (float(betabinom.sf(TARGET * FRESH, FRESH, k, held_out + 1 - k)) for k in (rank, plain_rank))
     lines += [
         "",
-        f"Certified: at most {TARGET:.0%} with {CONFIDENCE:.0%} confidence, by k = {rank} of {held_out:,}. Observed above"
-        f" {TARGET:.0%} among {FRESH:,}: {above} of {len(found)}, and {plain} of {len(found)} with the plain threshold."
+        f"Certified: at most {TARGET:.0%} with {CONFIDENCE:.0%} confidence, by k = {rank} of {held_out:,}. Observed"
+        f" above {TARGET:.0%} among {FRESH:,}: {above} of {len(found)}, and {plain} of {len(found)} with the plain"
+        f" threshold; among all 30,000: {above_all} and {plain_all}."
         f" An observed rate has a standard error of about {np.sqrt(TARGET * (1 - TARGET) / FRESH):.4f} of its own, so"
         f" that {chance:.0%} are expected to be observed above {TARGET:.0%} with the certificate, whose true rates are"
         f" above it for 5%, and {plain_chance:.0%} with the plain threshold (beta-binomial). Fashion-MNIST, preset gray"
