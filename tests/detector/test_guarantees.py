@@ -55,7 +55,7 @@ def test_a_certificate_is_in_threshold_card_and_config(fitted, tmp_path):
     assert "Certificate: with 0.9 confidence, the rate of false alarms is at most 0.0" in card
     section = read_section(tmp_path / "kept", "calibration")
     assert section["confidence"] == 0.9
-    assert section["false_alarm_bound"]["at_most"] == calibration.fpr_bounds().high
+    assert section["false_alarm_bound"]["at_most"] == calibration.fpr_bounds(0.9).high
     with safe_open(tmp_path / "kept" / "calibration.safetensors", "np") as file:
         assert json.loads(file.metadata()["rule"])["confidence"] == 0.9
     again = NegVAEDetector.load(tmp_path / "kept")
@@ -250,3 +250,15 @@ def test_artifacts_without_a_confidence_load_as_before(fitted, tmp_path):
     assert calibration.confidence is None
     assert calibration.columns is None
     assert isinstance(tensors["held_out.kl"], torch.Tensor)
+
+
+def test_a_threshold_by_contamination_has_no_certificate(tmp_path):
+    detector = NegVAEDetector(contamination=0.1, **QUICK).fit(rows(200))
+    with pytest.raises(ValueError, match="no rate is certified"):
+        detector.fpr_bounds()
+    detector.save(tmp_path / "kept")
+    assert "no rate of false alarms is certified" in (tmp_path / "kept" / "MODEL_CARD.md").read_text()
+    assert "false_alarm_bound" not in read_section(tmp_path / "kept", "calibration")
+    with pytest.raises(ValueError, match="give a target_fpr"):
+        detector.recalibrate(rows(100, 1))
+    assert detector.recalibrate(rows(100, 1), target_fpr=0.1).fpr_bounds().high < 0.2

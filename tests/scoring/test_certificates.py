@@ -150,5 +150,7 @@ def test_a_calibration_decides_with_confidence():
     assert certified.decide_by(confidence=0.5).threshold < certified.threshold
     with pytest.raises(ValueError, match="give target_fpr"):
         calibration().decide_by(confidence=0.9)
+    with pytest.raises(ValueError, match="no rate is certified"):
+        calibration(contamination=0.1).fpr_bounds()
     with pytest.raises(ValueError, match="at least 2995 held-out inliers"):
         calibration().decide_by(target_fpr=0.001, confidence=0.95)

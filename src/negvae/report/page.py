@@ -296,10 +296,10 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
     rate = calibration.false_alarm_rate
-    bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
-    certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
-    if calibration.contamination:
-        certified = "no rate is certified, since the threshold was set by a share of the data"
+    certified = "no rate is certified, since the threshold was set by a share of the data"
+    if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
     rows = [
         ("rows", f"{findings.rows:,}", ""),
         ("scored", f"{scored:,}", ""),

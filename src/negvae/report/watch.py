@@ -42,13 +42,16 @@ def write_page(out: Path, watched: Watch, *, ended: bool = False) -> None:
 def _counts(watched: Watch) -> Markup:
     monitor = watched.monitor
     calibration = monitor.calibration
-    bound = calibration.fpr_bounds()
+    expected = "no rate is certified, since the threshold was set by a share of the data"
+    if not calibration.contamination:
+        bound = calibration.fpr_bounds()
+        expected = f"at most {bound.high * monitor.seen:,.1f} with {bound.confidence:.0%} confidence"
     rows = [
         ("rows", f"{watched.rows:,}", ""),
         ("could not be scored", f"{watched.errors:,}", ""),
         ("called outliers", f"{monitor.outliers:,}", calibration.describe()),
         ("expected, were all of them inliers", f"{calibration.false_alarm_rate * monitor.seen:,.1f}",
-         f"at most {bound.high * monitor.seen:,.1f} with {bound.confidence:.0%} confidence"),
+         expected),
     ]  # fmt: skip
     if monitor.online is not None:
         note = f"of which at most {monitor.fdr:.0%} are expected to be inliers"

@@ -282,14 +282,11 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
     with replacing(directory / CALIBRATION) as temporary:
         save_file(tensors, temporary, header)
-    bounds = calibration.fpr_bounds()
-    description = {
-        **rule,
-        "held_out": calibration.size,
-        "false_alarm_rate": calibration.false_alarm_rate,
-        "false_alarm_bound": {"at_most": bounds.high, "confidence": bounds.confidence},
-    }
-    if names:
+    description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
+    if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        description["false_alarm_bound"] = {"at_most": bounds.high, "confidence": bounds.confidence}
+    if names and not calibration.contamination:
         description["groups"] = {
             group: {"threshold": calibration.thresholds[group], "held_out": each.held_out, "at_most": each.high}
             for group, each in calibration.group_bounds().items()
@@ -439,6 +436,8 @@ def _calibration_card(calibration: Calibration) -> str:
 
 def _promise(calibration: Calibration) -> list[str]:
     """What is certified about false alarms, line by line."""
+    if calibration.contamination:
+        return ["- The threshold was set by a share of the data, and no rate of false alarms is certified."]
     bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
     lines = [
         f"- Certificate: with {bounds.confidence:.4g} confidence, the rate of false alarms is at most {bounds.high:.3g}"
@@ -446,8 +445,6 @@ def _promise(calibration: Calibration) -> list[str]:
         " about new images from where the held-out inliers came from, and says nothing about how many outliers are"
         " found.",
     ]
-    if calibration.contamination:
-        lines[0] = "- The threshold was set by a share of the data, and no rate of false alarms is certified."
     for group, each in calibration.group_bounds(bounds.confidence).items():
         small = ", too few for the rate" if group in calibration.small else ""
         lines.append(

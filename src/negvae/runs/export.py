@@ -274,9 +274,9 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
     shape = "x".join(map(str, model.shape[:1] if model.takes_features else model.shape))
     what = "float64 rows, N x D, as given to fit" if model.takes_features else "uint8 intensities, N x C x H x W"
     rule = "contamination" if calibration.target_fpr is None else "target_fpr"
-    bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
     promised = {}
     if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
         promised = {"false_alarm_bound": repr(bounds.high), "false_alarm_bound_confidence": repr(bounds.confidence)}
     if calibration.thresholds:
         promised["group_thresholds"] = json.dumps(calibration.thresholds)

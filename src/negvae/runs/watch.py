@@ -277,9 +277,10 @@ def prometheus(watched: Watch) -> str:
         ("negvae_changes_total", "counter", "Alarms of the test martingale.", len(monitor.changes)),
         ("negvae_martingale_wealth", "gauge", "Wealth of the test martingale.", monitor.martingale.wealth),
         ("negvae_martingale_alarm_wealth", "gauge", "Wealth that is an alarm.", 1 / monitor.martingale.alarm_rate),
-        ("negvae_false_alarm_bound", "gauge", "95% upper bound on the rate of false alarms.",
-         monitor.calibration.fpr_bounds().high),
-    ]  # fmt: skip
+    ]
+    if not monitor.calibration.contamination:
+        bound = monitor.calibration.fpr_bounds().high
+        metrics.append(("negvae_false_alarm_bound", "gauge", "95% upper bound on the rate of false alarms.", bound))
     lines = []
     for name, kind, text, value in metrics:
         lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name}{label} {value:.17g}"]

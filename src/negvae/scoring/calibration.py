@@ -196,7 +196,17 @@ class Calibration:
         return (1 + above) / (self.size + 1)
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bounds on the rate of false alarms of the threshold as it is set; of groups see `group_bounds`."""
+        """Bounds on the rate of false alarms of the threshold as it is set; of groups see `group_bounds`.
+
+        Args:
+            confidence: of each bound.
+
+        Raises:
+            ValueError: the threshold was set by a contamination, so that it depends on the held-out scores in another
+                way than bounds allow for.
+        """
+        if self.contamination:
+            raise ValueError("the threshold was set by a share of the data (contamination): no rate is certified")
         return fpr_bounds(self.scores[self.score], self.threshold, confidence)
 
     def group_bounds(self, confidence: float = CONFIDENCE) -> dict[str, Bounds]:
