@@ -76,7 +76,7 @@ def test_what_is_killed_goes_on_as_if_it_had_not_been(model, tmp_path, monkeypat
     def dies(path, text):
         if path.name == "state.json":
             commits.append(path)
-            if len(commits) in (1, 3):  # the rows are on the disk, the state that counts them is not
+            if len(commits) in (2, 5):  # the rows are on the disk, the state that counts them is not
                 raise KeyboardInterrupt
         write_text(path, text)
 
@@ -161,7 +161,7 @@ def test_paths_come_through_a_pipe(model, tmp_path, monkeypatch):
 
 def test_its_own_folder_may_lie_within_the_one_it_watches(model, tmp_path):
     put(tmp_path, blobs(2, (1, 28, 28), 3).numpy())
-    (tmp_path / "out").mkdir()
+    assert watch(model, str(tmp_path), tmp_path / "out", once=True, settle=0).rows == 2
     Image.fromarray(blobs(1, (1, 28, 28))[0, 0].numpy()).save(tmp_path / "out" / "own.png")
     assert watch(model, str(tmp_path), tmp_path / "out", once=True, settle=0).rows == 2
 
@@ -211,6 +211,11 @@ def test_what_cannot_be_watched_is_refused_in_one_line(model, tmp_path):
     watch(model, source, out, once=True, settle=0)
     with pytest.raises(ValueError, match="another model, calibration or rate"):
         watch(model, source, out, once=True, target_fpr=0.2)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows.jsonl").write_text("mine")
+    with pytest.raises(ValueError, match=r"is not empty, and holds no state\.json"):
+        watch(model, source, tmp_path / "other", once=True)
+    assert (tmp_path / "other" / "rows.jsonl").read_text() == "mine"
     (out / "rows.jsonl").write_text("")
     with pytest.raises(ValueError, match="missing"):
         watch(model, source, out, once=True)

@@ -36,7 +36,7 @@ from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.monitor import Monitor
 from negvae.scoring.scorer import Scorer
 
-ROWS, STATE, METRICS = "rows.jsonl", "state.json", "metrics.prom"
+ROWS, STATE, METRICS, LOCK = "rows.jsonl", "state.json", "metrics.prom", ".lock"
 PIPE = "-"
 TURN = 256
 """Files scored between two commits."""
@@ -146,7 +146,7 @@ def watch(
     wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
     options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out / ".lock") as mine:
+    with locked(out / LOCK) as mine:
         if not mine:
             raise ValueError(f"{out} is in use by another watch: take another folder")
         watched, known = _begin(directory, source, out, calibration, options)
@@ -157,6 +157,7 @@ def watch(
         on_update(watched)
         arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once)
         with (out / ROWS).open("ab") as rows:
+            _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off
             for places in arrivals(known, should_stop):
                 _turn(places, wanted, scorer, watched, rows, log)
                 _commit(out, watched, rows, calibration)
@@ -213,8 +214,8 @@ def _begin(
     """A new watch, or the one whose state is in the folder, and the files that it has seen."""
     path = out / STATE
     if not path.exists():
-        if (out / ROWS).exists() and (out / ROWS).stat().st_size:
-            (out / ROWS).write_bytes(b"")  # of a run that was killed before its first commit
+        if any(each.name != LOCK for each in out.iterdir()):
+            raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
         return Watch(directory, source, Monitor.start(calibration, **options)), set()
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
