@@ -4,6 +4,9 @@ import csv
 import json
 import os
 import shutil
+import signal
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -123,3 +126,23 @@ def test_a_report_says_the_certificate(capsys, trained, model, tmp_path):
     assert "target FPR 0.1 with 0.9 confidence" in page
     high = load_artifact(model, "cpu").calibration.decide_by(target_fpr=0.1, confidence=0.9).fpr_bounds(0.9).high
     assert f"at most {high:.2%} with 0.9 confidence" in page
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_watch_in_order(capsys, trained, model, tmp_path, number):
+    before = signal.getsignal(number)
+    state = tmp_path / "watch" / "state.json"
+
+    def end() -> None:
+        while not (state.exists() and json.loads(state.read_text())["rows"]):
+            time.sleep(0.02)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=end, daemon=True).start()
+    code, _, error = call(
+        capsys, "watch", model, trained / "products" / "left", "--settle", "0", "--out", tmp_path / "watch"
+    )
+    assert code == 0
+    assert "60 scored" in error
+    assert "the watch has ended" in (tmp_path / "watch" / "index.html").read_text()
+    assert signal.getsignal(number) == before

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
@@ -111,20 +110,6 @@ def test_a_real_kill_loses_nothing_and_counts_nothing_twice(model, tmp_path):
         rows.write('{"path": "half a li')
     watch(model, str(tmp_path / "in"), tmp_path / "out", once=True, settle=0)
     assert [os.path.basename(row["path"]) for row in rows_of(tmp_path / "out")] == [f"{n:04d}.png" for n in range(24)]
-
-
-def test_a_signal_ends_it_in_order(model, tmp_path):
-    put(tmp_path / "in", blobs(3, (1, 28, 28), 3).numpy())
-    command = [sys.executable, "-c", "from negvae.cli import main; main()", "watch", str(model), str(tmp_path / "in")]
-    process = subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out"), "--settle", "0"], stderr=subprocess.PIPE, text=True
-    )
-    until(lambda: (tmp_path / "out" / "state.json").exists())
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0
-    assert "3 scored" in said
-    assert "the watch has ended" in (tmp_path / "out" / "index.html").read_text()
 
 
 def until(reached, seconds=120):

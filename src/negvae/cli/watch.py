@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -64,14 +66,24 @@ def watch(
     from negvae.runs.watch import watch as run_watch
 
     log = printer(Console(stderr=True))
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    with refreshing(lambda watched: write_page(out, watched), REFRESH) as update:
+    with _stopping() as should_stop, refreshing(lambda watched: write_page(out, watched), REFRESH) as update:
         watched = run_watch(
             directory, source, out, score=score, target_fpr=target_fpr, confidence=confidence, alarm_rate=alarm_rate,
             fdr=fdr, window=window, groups=groups, interval=interval, settle=settle, once=once, resize=resize,
-            device=device, on_update=update, should_stop=stop.is_set, log=log,
+            device=device, on_update=update, should_stop=should_stop, log=log,
         )  # fmt: skip
     write_page(out, watched, ended=True)
     log(f"{watched.describe()}: {out / PAGE}")
+
+
+@contextmanager
+def _stopping() -> Iterator[Callable[[], bool]]:
+    """A function that says whether the process was asked to end; what is being scored is finished first."""
+    asked = threading.Event()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]
+    try:
+        yield asked.is_set
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
