@@ -34,8 +34,8 @@ SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 FORMAT = 3
-"""The format of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has both, and
-names from before `RENAMED`."""
+"""The format of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has
+both, and names from before `RENAMED`."""
 RENAMED = {"network": {"auto": "pyramid"}}
 """The present names for those in formats before 3, by field."""
 
@@ -81,10 +81,10 @@ class RunConfig:
         calibration: fraction of the inliers that is held out from training to calibrate p-values and the threshold; 0,
             as in the paper, trains on all of them.
 
-    >>> config = RunConfig("fashion-mnist", epochs=2)
+    >>> config = RunConfig(data="fashion-mnist", epochs=2)
     >>> config.latent_size, config.negative_shift
     (32, 8.0)
-    >>> RunConfig("fashion-mnist", epochs=0)
+    >>> RunConfig(data="fashion-mnist", epochs=0)
     Traceback (most recent call last):
     ValueError: epochs is 0: it must be a whole number of at least 1
     """

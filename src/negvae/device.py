@@ -112,6 +112,6 @@ def autocast(precision: str, device: torch.device) -> AbstractContextManager[Non
 
 
 def autocast_dtype(inputs: torch.Tensor) -> torch.dtype:
-    """Return the type in which the surrounding autocast computes on the inputs' device; without one, the inputs' type."""
+    """Return the type in which the surrounding autocast computes on the inputs' device, or else their own."""
     device = inputs.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype

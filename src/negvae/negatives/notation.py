@@ -123,6 +123,7 @@ def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> Negative
     Raises:
         ValueError: if the text or one of its arguments is refused.
 
+    >>> import torch
     >>> images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
     >>> source = build_source("0.5*kmnist+0.5*added-noise:0.1", lambda name: images)
     >>> source.weights, source.sources[1]

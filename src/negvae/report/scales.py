@@ -136,8 +136,8 @@ def widened(low: float, high: float) -> tuple[float, float]:
 def even_labels(ticks: Sequence[float]) -> list[str]:
     """Label evenly spaced ticks, all with the same decimals.
 
-    >>> even_labels([0.0, 0.25, 0.5])
-    ['0', '0.25', '0.50']
+    >>> even_labels([0.0, 0.5, 1.0])
+    ['0', '0.5', '1.0']
     """
     largest = max(map(abs, ticks), default=0.0) or 1.0
     step = ticks[1] - ticks[0] if len(ticks) > 1 else largest

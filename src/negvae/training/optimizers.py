@@ -27,6 +27,7 @@ class BuildOptimizer(Protocol):
 def adam(parameters: list[Parameter], learning_rate: float, *, capturable: bool) -> Optimizer:
     """Make Adam with the decay rates 0.9 and 0.999 (appendix A.2.2 of the paper).
 
+    >>> import torch
     >>> adam([Parameter(torch.zeros(3))], 1e-3, capturable=False).defaults["betas"]
     (0.9, 0.999)
     """
@@ -36,6 +37,7 @@ def adam(parameters: list[Parameter], learning_rate: float, *, capturable: bool)
 def rmsprop(parameters: list[Parameter], learning_rate: float, *, capturable: bool) -> Optimizer:
     """Make RMSProp with the decay rate and epsilon of the framework in which the paper's authors worked.
 
+    >>> import torch
     >>> rmsprop([Parameter(torch.zeros(3))], 1e-4, capturable=False).defaults["alpha"]
     0.9
     """
