@@ -46,7 +46,7 @@ from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.checkpoint import read_progress
 from negvae.training.history import read_metrics
 from negvae.training.loop import TrainingResult
-from negvae.training.progress import ProgressUpdate
+from negvae.training.reporting import ProgressUpdate
 from negvae.training.run import TrainingDivergedError
 
 SHOWN = 8
