@@ -191,7 +191,7 @@ def _normalization(path: Path, session: Any, channels: int) -> tuple[tuple[float
 
 def _pooled(output: Any) -> NDArray[np.float64]:
     """One row (D) from what an encoder gives for one image: 1 x D, patches 1 x D x h x w or tokens 1 x T x D."""
-    values = np.asarray(output, np.float64)[0]
-    if values.ndim == 3:
-        return np.asarray(values.mean((1, 2)))
-    return values.mean(0) if values.ndim == 2 else values.ravel()
+    values: NDArray[np.float64] = np.asarray(output, np.float64)[0]
+    patches = {3: (1, 2), 2: (0,)}.get(values.ndim)
+    pooled: NDArray[np.float64] = values.ravel() if patches is None else values.mean(patches)
+    return pooled
