@@ -14,7 +14,7 @@ import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,24 +113,12 @@ def score_on_cluster(
     started = time.monotonic()
     parts: list[Part] = []
     done: dict[str, Part] = {}
-
-    def todo() -> Iterator[tuple[str, str, tuple[Span, ...]]]:
-        for number, shard in enumerate(shards(files, scoring.wanted, shard_rows)):
-            file, digest = f"part-{number:07d}.parquet", _digest(shard)
-            if (part := done.pop(file, None)) is None:
-                yield file, digest, shard
-            elif part.shard != digest:
-                raise ValueError(
-                    f"{folder}/{file} holds other images than the inputs now have there: take another --out"
-                )
-            else:
-                parts.append(part)
-
+    todo = _to_do(shards(files, scoring.wanted, shard_rows), folder, done, parts)
     with joined(address) as ray:
         done |= _open_folder(folder, settings, resume)
         arguments = (surroundings(), needed, str(directory), folder, options, max(int(cpus), 1))
         rows = 0
-        for part in _scored(ray, todo(), arguments, cpus, gpus, say):
+        for part in _scored(ray, todo, arguments, cpus, gpus, say):
             parts.append(part)
             rows += part.rows
             watch(rows)
@@ -269,6 +257,30 @@ class Actor:
         with stores.written(f"{self.folder}/{file}") as path:
             pq.write_table(table, path)
         return part
+
+
+def _to_do(
+    wanted: Iterable[tuple[Span, ...]], folder: str, done: dict[str, Part], parts: list[Part]
+) -> Iterator[tuple[str, str, tuple[Span, ...]]]:
+    """File, digest and content of each shard that is not done yet.
+
+    Args:
+        wanted: all shards, in order.
+        folder: where the parts lie.
+        done: parts that are there, by file; those that belong to a shard are taken out of it.
+        parts: gets the parts that were taken out.
+
+    Raises:
+        ValueError: a part holds other images than its shard.
+    """
+    for number, shard in enumerate(wanted):
+        file, digest = f"part-{number:07d}.parquet", _digest(shard)
+        if (part := done.pop(file, None)) is None:
+            yield file, digest, shard
+        elif part.shard != digest:
+            raise ValueError(f"{folder}/{file} holds other images than the inputs now have there: take another --out")
+        else:
+            parts.append(part)
 
 
 def _scored(

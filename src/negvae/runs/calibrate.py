@@ -17,8 +17,8 @@ from negvae.registry import choose
 from negvae.runs.artifact import load_artifact, save_calibration, trained_sha256
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration
-from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
-from negvae.scoring.scores import compute_scores
+from negvae.scoring.compute import compute_scores
+from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.training.loop import TrainingResult
 
 
@@ -54,7 +54,7 @@ def calibrate_run(
         directory: of the run.
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
-        score: the decision score; None for "auto", in int8 for "kl".
+        score: the decision score; None for "combined", in int8 for "kl".
         target_fpr: false-positive rate of the threshold.
         precision: in which scores are computed from then on: "float32", the default, which every processor has;
             "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
@@ -97,7 +97,7 @@ def calibrate_run(
         log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
     calibration = calibrate(
         scorer, training, held_out,
-        score=score or "auto", names=CALIBRATED, components=score_components(config), target_fpr=target_fpr,
+        score=score or "combined", components=score_components(config), target_fpr=target_fpr,
     )  # fmt: skip
     save_calibration(directory, calibration)
     return calibration
@@ -114,6 +114,6 @@ def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
 
 
 def score_components(config: RunConfig) -> tuple[str, ...]:
-    """What "auto" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
+    """What "combined" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
     scores = ("bpd", "kl") if config.network == "mlp" else ("dose",)
     return scores if config.negatives == "none" else (*scores, "prior_ratio")

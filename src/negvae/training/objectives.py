@@ -46,7 +46,7 @@ class Losses(NamedTuple):
     generator_kl: Tensor
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """What a step is taken on.
 
     Attributes:
@@ -159,11 +159,11 @@ def train_step(
         ValueError: there is no such update.
     """
     take = UPDATES[choose("update", update, UPDATES)]
-    losses = take(model, encoder, decoder, Batch(images, target, negatives, noise), negative_weight)
+    losses = take(model, encoder, decoder, TrainingBatch(images, target, negatives, noise), negative_weight)
     return Losses(*(part.detach() for part in losses))
 
 
-def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, negative_weight: float) -> Losses:
+def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float) -> Losses:
     """Step the encoder, then pull the generator towards the encoder that has moved, as in the paper."""
     images, target, negatives, noise = batch
     losses = shared_losses(model, images, target, None if negatives is None else negatives.images, noise)
@@ -177,7 +177,9 @@ def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, ne
     return losses
 
 
-def simultaneous(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, negative_weight: float) -> Losses:
+def simultaneous(
+    model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float
+) -> Losses:
     """Step both networks by gradients at the same weights, from one forward pass of each over every image."""
     images, target, negatives, noise = batch
     if negatives is None or negatives.generated is None:  # without a pull there is nothing in which updates differ
@@ -202,7 +204,7 @@ def _posterior(model: VAE, others: Tensor, generated: Tensor) -> Posterior:
     return Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
 
 
-UPDATES: dict[str, Callable[[VAE, Weights, Weights, Batch, float], Losses]] = {
+UPDATES: dict[str, Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]] = {
     "alternating": alternating,
     "simultaneous": simultaneous,
 }
