@@ -11,7 +11,7 @@ import yaml
 from negvae.registry import choose
 
 LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
-NETWORKS = ("gray", "gray-paper", "color", "auto", "deep", "mlp")
+NETWORKS = ("gray", "gray-paper", "color", "auto", "deep", "mlp", "linear")
 INITIALIZATIONS = ("normal", "glorot", "he")
 OPTIMIZERS = ("rmsprop", "adam")
 UPDATES = ("alternating", "simultaneous")
@@ -138,9 +138,9 @@ class RunConfig:
                 raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
         if not 0 <= self.calibration < 1:
             raise ValueError(f"calibration is {self.calibration}: it must be a fraction of at least 0 and below 1")
-        if self.network == "mlp" and self.likelihood != "gaussian":
+        if self.network in ("mlp", "linear") and self.likelihood != "gaussian":
             raise ValueError(
-                f"network mlp takes features of any range: its likelihood is gaussian, not {self.likelihood}"
+                f"network {self.network} takes features of any range: its likelihood is gaussian, not {self.likelihood}"
             )
         if self.learn_sigma and self.likelihood == "bernoulli":
             raise ValueError("learn_sigma needs a Gaussian likelihood: bernoulli has no sigma")

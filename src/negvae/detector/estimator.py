@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch import Tensor
 from negvae.config import PRESETS, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
+from negvae.detector.cleaning import cross_fit
 from negvae.detector.inputs import as_array
 from negvae.device import resolve_device
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
@@ -39,7 +40,7 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe, hold_out
+from negvae.runs.resolve import describe, hold_out, silent
 from negvae.runs.train import LEAST_STEPS
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
@@ -54,6 +55,14 @@ _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
     "learning_rate", "batch_size", "epochs", "precision",
 )  # fmt: skip
+
+
+ROWS_A_COLUMN = 10
+"""With fewer training rows for each column the network is linear."""
+ROW_STEPS = 500
+"""Training steps on rows of features: their score does not wait for the network."""
+ROWS_TO_SCALE = 400
+"""Rows of features that are enough to measure scales on."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +96,16 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             preset `unsupervised`, which need no data: transformed images, or rows with their features shuffled,
             spread or drawn from a box.
         decision_score: what decides, one of `negvae.scoring.SCORES` by name, or a function that was registered
-            (`negvae.register_score`); "combined" is the largest of several.
+            (`negvae.register_score`). None takes "neighbors" for rows, and for images "combined", the largest of
+            several.
         contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
             share of the data lies above it; 0, clean data, is the usual case and leaves that to `target_fpr`.
         target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
             puts the threshold above all of the data.
-        calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1).
+        calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1). None
+            takes a fifth; of more than 500 rows of features more, up to half, since their score loses nothing by it.
+        robust: whether X is mixed: what cross-fitted p-values reject in it is left out (`rejected_`). Takes the
+            time of three more fits.
         preset: a starting point from `negvae.config.PRESETS`. "auto" is the preset "features" for rows; for images
             "unsupervised", or the preset "auto" where negatives are given, here or to `fit`.
         network: see `negvae.RunConfig` for this and the following; None for the preset's value.
@@ -119,16 +132,18 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         n_features_in_: numbers in one row or image.
         feature_names_in_: of the columns, where X has names.
         seed_: what `random_state` came to.
+        rejected_: which rows of X were left out because of `robust` (N).
     """
 
     def __init__(
         self,
         negatives: str | None = None,
         *,
-        decision_score: str | Score | ScoreFunction = "combined",
+        decision_score: str | Score | ScoreFunction | None = None,
         contamination: float = 0.0,
         target_fpr: float | None = TARGET_FPR,
-        calibration_fraction: float = 0.2,
+        calibration_fraction: float | None = None,
+        robust: bool = False,
         preset: str = "auto",
         network: str | None = None,
         likelihood: str | None = None,
@@ -151,6 +166,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration_fraction = calibration_fraction
+        self.robust = robust
         self.preset = preset
         self.network = network
         self.likelihood = likelihood
@@ -195,7 +211,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         text: str | None = "auxiliary:given to fit" if negatives is not None else self.negatives
         if isinstance(negatives, str):
             text, negatives = negatives, None
-        config = self._config(name, len(stored), features, int(seed), text)
+        self.rejected_ = self._rejected(stored) if self.robust else np.zeros(len(stored), bool)
+        stored = stored[torch.from_numpy(~self.rejected_)]
+        config = self._config(name, tuple(stored.shape), int(seed), text)
         training, held_out = hold_out(stored, config.calibration, config.seed)
         source = self._source(stored, config.negatives, negatives)
         result = self._train(config, training, source)
@@ -214,8 +232,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return self
 
     def _check_parameters(self) -> None:
-        score = score_of(self.decision_score)
-        if "ensemble" in score.needs:
+        if self.decision_score is not None and "ensemble" in (score := score_of(self.decision_score)).needs:
             raise ValueError(
                 f"score {score.name} takes an ensemble, and a detector is one model: negvae.scoring.Scorer takes more"
             )
@@ -224,8 +241,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         rate = self.target_fpr
         if rate is not None and (not isinstance(rate, Real) or not 0 < rate < 1):
             raise ValueError(f"target_fpr is {rate!r}: it must lie between 0 and 1, or be None")
-        if not isinstance(self.calibration_fraction, Real) or not 0 < self.calibration_fraction < 1:
-            raise ValueError(f"calibration_fraction is {self.calibration_fraction!r}: it must lie between 0 and 1")
+        part = self.calibration_fraction
+        if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
+            raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
 
     def _rate(self, held_out: int) -> float | None:
         """The target FPR, or None where so few held-out inliers cannot promise it."""
@@ -240,23 +258,36 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             return None
         return self.target_fpr
 
-    def _config(self, name: str, count: int, features: bool, seed: int, negatives: str | None) -> RunConfig:
-        """The run that the parameters describe on `count` rows, with what was left open filled in."""
+    def _rejected(self, stored: Tensor) -> NDArray[np.bool_]:
+        """Which rows of mixed data cross-fitted p-values reject (N)."""
+        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+        data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
+        plain = {"robust": False, "contamination": 0.0, "target_fpr": None}
+        found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
+        return found.rejected()
+
+    def _config(self, name: str, size: tuple[int, ...], seed: int, negatives: str | None) -> RunConfig:
+        """The run that the parameters describe on so many inputs (N, C, H, W), with what was left open filled in."""
+        count, columns, features = size[0], size[1], size[2:] == (1, 1)
         usual = "features" if features else default_preset(negatives)
         kind = usual if self.preset == "auto" else choose("preset", self.preset, PRESETS)
         if negatives is None:
             negatives = PRESETS[kind].get("negatives", "augmented")
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
-        calibration = float(self.calibration_fraction)
+        calibration = self.calibration_fraction
+        if calibration is None:
+            calibration = held_out_rows(count) / count if features else PRESETS[kind].get("calibration", 0.2)
         plain = preset(
-            kind, name, negatives=negatives, calibration=calibration, seed=seed, device=self.device, **values
+            kind, name, negatives=negatives, calibration=float(calibration), seed=seed, device=self.device, **values
         )
         training = count - max(round(calibration * count), 1)
+        if features and self.network is None and training < ROWS_A_COLUMN * columns:
+            plain = dataclasses.replace(plain, network="linear")
         batch = plain.batch_size if self.batch_size else min(plain.batch_size, max(training // 8, 16))
         steps = max(training // min(batch, max(training, 1)), 1)
         epochs = plain.epochs
         if self.epochs is None:
-            epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
+            epochs = math.ceil(ROW_STEPS / steps) if features else max(epochs, math.ceil(LEAST_STEPS / steps))
         return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
@@ -274,7 +305,13 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             if update.row is not None:
                 print(update.describe(), file=sys.stderr, flush=True)
 
-        result = train(config, training, source, on_progress=show if self.verbose else None)
+        threads = torch.get_num_threads()
+        if training.is_floating_point():
+            torch.set_num_threads(1)  # steps of such networks are so short that threads wait for one another
+        try:
+            result = train(config, training, source, on_progress=show if self.verbose else None)
+        finally:
+            torch.set_num_threads(threads)
         if result.stopped_by != "finished":
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result
@@ -318,7 +355,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
                 raise ValueError(f"negatives must be finite numbers, N x {expected[0]}, as the inliers are")
         else:
             rows = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1)
-        return name, torch.tensor(rows).reshape(len(rows), -1, 1, 1)
+        return name, torch.tensor(np.ascontiguousarray(rows)).reshape(len(rows), -1, 1, 1)
 
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
         images = as_images(array, "X").images
@@ -462,7 +499,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _named_parameters(self) -> dict[str, Any]:
         """The parameters, a score given as an object by its name."""
         parameters: dict[str, Any] = self.get_params(deep=False)
-        return {**parameters, "decision_score": score_of(self.decision_score).name}
+        score = self.decision_score
+        return {**parameters, "decision_score": None if score is None else score_of(score).name}
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "auto") -> Self:
@@ -512,6 +550,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return tags
 
 
+def held_out_rows(count: int) -> int:
+    """How many of so many rows of features are held out: a fifth, or what 400 leave over, up to half."""
+    return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
+
+
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | bool | int | float)
 
@@ -525,7 +568,7 @@ def _translated(parameters: dict[str, Any]) -> dict[str, Any]:
 def _parameters_of(config: RunConfig) -> dict[str, Any]:
     """Parameters of a detector that would carry out this run."""
     values = {name: getattr(config, name) for name in _RUN_PARAMETERS}
-    preset_name = "features" if config.network == "mlp" else "auto"
+    preset_name = "features" if config.network in ("mlp", "linear") else "auto"
     return {
         **values, "preset": preset_name, "negatives": config.negatives, "random_state": config.seed,
         "calibration_fraction": config.calibration or 0.2,

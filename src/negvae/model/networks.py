@@ -227,6 +227,16 @@ def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     return encoder, decoder
 
 
+def _linear(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """One linear layer each way, for few rows: a probabilistic PCA with a learned posterior."""
+    if shape[1:] != (1, 1):
+        raise ValueError(
+            f"network linear takes rows of features, these are {'x'.join(map(str, shape))} images (C x H x W)"
+        )
+    encoder = nn.Sequential(nn.Flatten(), PosteriorHead(shape[0], latent_size))
+    return encoder, nn.Sequential(nn.Linear(latent_size, shape[0]), nn.Unflatten(1, shape))
+
+
 _BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Sequential, nn.Sequential]]] = {
     "gray": _gray,
     "gray-paper": _gray_paper,
@@ -234,4 +244,5 @@ _BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Sequential, nn.Sequential]]
     "auto": _auto,
     "deep": _deep,
     "mlp": _mlp,
+    "linear": _linear,
 }

@@ -149,7 +149,7 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)
-    features = config.network == "mlp"
+    features = config.network in ("mlp", "linear")
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     inputs = Features(shape[0]) if features else Pixels()
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs)

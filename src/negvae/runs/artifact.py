@@ -27,6 +27,7 @@ from negvae.fast.int8 import QuantizedEncoder
 from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
@@ -250,6 +251,9 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
     tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.scales.items()}
     tensors |= {f"fitted.{name}": torch.from_numpy(values) for name, values in calibration.reference.fitted.items()}
+    if calibration.reference.neighbors is not None:
+        arrays = calibration.reference.neighbors.arrays()
+        tensors |= {f"neighbors.{name}": torch.from_numpy(values) for name, values in arrays.items()}
     tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
     fields = ("score", "threshold", "target_fpr", "contamination", "precision")
     rule = {name: getattr(calibration, name) for name in fields}
@@ -278,7 +282,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
         if read_section(directory, "calibration"):
             raise FileNotFoundError(f"{directory} has no {CALIBRATION}, which {CONFIG} tells of; {_REMEDY}")
         return None
-    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}, "fitted": {}, "int8": {}}
+    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}, "fitted": {}, "neighbors": {}, "int8": {}}
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
@@ -293,7 +297,9 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             float(rule["threshold"]),
             None if rule["target_fpr"] is None else float(rule["target_fpr"]),
             float(rule["contamination"]),
-            References(parts["reference"], parts["fitted"]),
+            References(
+                parts["reference"], parts["fitted"], Neighbors(**parts["neighbors"]) if parts["neighbors"] else None
+            ),
             "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
         )

@@ -54,7 +54,7 @@ def calibrate_run(
         directory: of the run.
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
-        score: the decision score; None for "combined", in int8 for "kl".
+        score: the decision score; None for `negvae.scoring.scorer.default_score`, in int8 for "kl".
         target_fpr: false-positive rate of the threshold.
         precision: in which scores are computed from then on: "float32", the default, which every processor has;
             "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
@@ -97,7 +97,7 @@ def calibrate_run(
         log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
     calibration = calibrate(
         scorer, training, held_out,
-        score=score or "combined", components=score_components(config), target_fpr=target_fpr,
+        score=score, components=score_components(config), target_fpr=target_fpr,
     )  # fmt: skip
     save_calibration(directory, calibration)
     return calibration
@@ -115,5 +115,5 @@ def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
 
 def score_components(config: RunConfig) -> tuple[str, ...]:
     """What "combined" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
-    scores = ("bpd", "kl") if config.network == "mlp" else ("dose",)
+    scores = ("bpd", "kl") if config.network in ("mlp", "linear") else ("dose",)
     return scores if config.negatives == "none" else (*scores, "prior_ratio")

@@ -31,6 +31,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from negvae.scoring.passes import Pass
+
 Values = NDArray[np.float64]
 
 NEIGHBORS = 3
@@ -101,6 +103,17 @@ class Neighbors:
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
         """The same for `neighbor_score`."""
         return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in self.arrays().items()}
+
+
+def neighbors(x: Pass) -> Tensor:
+    """How unusually far the nearest reference rows are, in nats (N): see `neighbor_score`.
+
+    Raises:
+        ValueError: no reference rows were kept.
+    """
+    if x.references.neighbors is None:
+        raise ValueError("score neighbors has no reference rows here: NegVAEDetector.fit keeps them")
+    return neighbor_score(x.images.double().flatten(1), x.references.neighbors.tensors(x.images.device))
 
 
 def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:

@@ -174,7 +174,7 @@ def _save(runs: Sequence[TrainingRun], since_saved: Clock) -> None:
 
 def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
     """Refuse images that cannot be trained on, and runs that cannot be trained together."""
-    features = configs[0].network == "mlp"
+    features = configs[0].network in ("mlp", "linear")
     if not (images.is_floating_point() if features else images.dtype == torch.uint8) or images.dim() != 4:
         if features:
             raise ValueError(f"network mlp takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
