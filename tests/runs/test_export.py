@@ -62,9 +62,10 @@ def _two_channels(directory: Path, images: torch.Tensor) -> Path:
 @pytest.mark.parametrize(
     ("fitted", "score"),
     [
-        *(("gray", name) for name in EXPORTED if SCORES[name].calibrated),
+        *(("gray", name) for name in EXPORTED if SCORES[name].calibrated and "features" not in SCORES[name].needs),
         ("color", "combined"),
         ("quantized", "bpd"),
+        ("rows", "neighbors"),
         ("rows", "combined"),
         ("rows", "kl"),
     ],

@@ -10,7 +10,7 @@ from negvae.scoring.neighbors import Neighbors, column_weights, fit_neighbors, n
 
 
 def scores(fitted: Neighbors, rows: np.ndarray) -> np.ndarray:
-    return neighbor_score(torch.from_numpy(rows), fitted.tensors()).numpy()
+    return neighbor_score(torch.from_numpy(rows), fitted.tensors(), fitted.nearest).numpy()
 
 
 def correlated(count: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -58,7 +58,7 @@ def test_another_row_among_the_references_brings_no_row_farther_away():
     def distances(of: np.ndarray) -> np.ndarray:
         odds = ridge / len(of)
         basis, damping, unit = whitening(of, 1.0, odds / (1 + odds))
-        plain, whitened = neighbors.among(of, whiten(of, basis, damping, unit), np.arange(60))
+        plain, whitened = neighbors.among(of, whiten(of, basis, damping, unit), np.arange(60), 3)
         return np.stack([plain, whitened / np.sqrt(len(of))])
 
     before = distances(rows)
@@ -131,7 +131,10 @@ def test_memory_is_bounded():
     assert wide.rows.size == 0  # more columns than rows: the whitened space alone
 
 
-@pytest.mark.parametrize("change", [dict(unit=np.zeros(1)), dict(weights=np.ones(9)), dict(excess=np.full(2, np.nan))])
+@pytest.mark.parametrize(
+    "change",
+    [dict(unit=np.zeros(1)), dict(weights=np.ones(9)), dict(excess=np.full(2, np.nan)), dict(count=np.zeros(1))],
+)
 def test_arrays_that_do_not_belong_together_are_refused(change: dict[str, np.ndarray]):
     fitted, _ = fit_neighbors(correlated(20, 3), correlated(5, 3))
     with pytest.raises(ValueError, match="neighbors: "):
@@ -148,3 +151,13 @@ def test_rows_that_are_all_alike_are_inliers_and_any_other_is_not():
     assert (calibration == 0).all()
     assert scores(fitted, np.array([[0.0, 0.0], [0.0, 1.0]])).tolist()[0] == 0
     assert scores(fitted, np.array([[0.0, 1.0]])) > 0
+
+
+def test_outliers_that_lie_together_are_found_where_their_share_is_said():
+    random = np.random.default_rng(0)
+    rows = np.concatenate([random.normal(size=(190, 4)), random.normal(4, 0.1, (10, 4))])[random.permutation(200)]
+    found = {}
+    for share in (0.0, 0.05):
+        fitted, _ = fit_neighbors(rows[:150], rows[150:], share)
+        found[share] = scores(fitted, np.full((1, 4), 4.0))[0] > np.quantile(scores(fitted, rows), 0.95)
+    assert found == {0.0: False, 0.05: True}

@@ -37,6 +37,8 @@ Values = NDArray[np.float64]
 
 NEIGHBORS = 3
 """Over how many nearest reference rows a distance is averaged."""
+MOST_NEIGHBORS = 100
+"""The same, where some of the reference rows are outliers that may lie together."""
 REFERENCE_ROWS, REFERENCE_NUMBERS = 4096, 2**22
 """At most so many rows, of so many numbers together, are kept twice: 64 MB, and 32 MB at most to whiten by."""
 TAIL, LEAST_EXCEEDING = 0.95, 10
@@ -65,6 +67,7 @@ class Neighbors:
         whitened: reference rows, whitened (R x D).
         tails: for each space the knots' distances, then -log of their tail probabilities (S x 2 x KNOTS).
         excess: mean distance by which inliers exceed the last knot, for each space (S).
+        count: over how many nearest reference rows a distance is averaged (1).
     """
 
     weights: Values
@@ -75,6 +78,7 @@ class Neighbors:
     whitened: Values
     tails: Values
     excess: Values
+    count: Values
 
     def __post_init__(self) -> None:
         """Refuse arrays that do not belong together.
@@ -87,14 +91,19 @@ class Neighbors:
         expected = {
             "weights": (columns,), "rows": (rows * (spaces - 1), columns), "basis": (columns, directions),
             "damping": (directions,), "unit": (1,), "whitened": (rows, columns), "tails": (spaces, 2, KNOTS),
-            "excess": (spaces,),
+            "excess": (spaces,), "count": (1,),
         }  # fmt: skip
         for name, shape in expected.items():
             array = getattr(self, name)
             if array.shape != shape or not np.isfinite(array).all():
                 raise ValueError(f"neighbors: {name} has the shape {array.shape}, expected finite numbers {shape}")
-        if rows < 2 or not (self.excess > 0).all() or not (self.unit > 0).all():
-            raise ValueError("neighbors: there are fewer than 2 reference rows, or a scale is not above 0")
+        if rows < 2 or not 1 <= self.nearest < rows or not (self.excess > 0).all() or not (self.unit > 0).all():
+            raise ValueError("neighbors: there are fewer than 2 reference rows, or a scale or number is out of range")
+
+    @property
+    def nearest(self) -> int:
+        """Over how many nearest reference rows a distance is averaged."""
+        return int(self.count[0])
 
     def arrays(self) -> dict[str, Values]:
         """All attributes by name."""
@@ -113,10 +122,11 @@ def neighbors(x: Pass) -> Tensor:
     """
     if x.references.neighbors is None:
         raise ValueError("score neighbors has no reference rows here: NegVAEDetector.fit keeps them")
-    return neighbor_score(x.images.double().flatten(1), x.references.neighbors.tensors(x.images.device))
+    found = x.references.neighbors
+    return neighbor_score(x.images.double().flatten(1), found.tensors(x.images.device), found.nearest)
 
 
-def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
+def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Tensor:
     """How unusually far the nearest reference rows are: the larger -log tail probability of two spaces.
 
     A reference row that is a copy of the row itself is passed over once: a training row is not its own neighbor.
@@ -124,25 +134,28 @@ def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor]) -> Tensor:
     Args:
         rows: standardized rows (N x D, float64).
         fitted: what `Neighbors.tensors` gives.
+        count: over how many nearest reference rows a distance is averaged.
 
     Returns:
         N values in nats, larger = farther out of distribution.
     """
     weighted = rows * fitted["weights"]
     whitened = whiten(weighted, fitted["basis"], fitted["damping"], fitted["unit"])
-    distances = [_nearest(whitened, fitted["whitened"])]
+    distances = [_nearest(whitened, fitted["whitened"], count)]
     if len(fitted["rows"]):
-        distances.insert(0, _nearest(weighted, fitted["rows"]))
+        distances.insert(0, _nearest(weighted, fitted["rows"], count))
     return larger_tail(distances, fitted["tails"], fitted["excess"])
 
 
-def fit_neighbors(training: Values, held_out: Values) -> tuple[Neighbors, Values]:
+def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0) -> tuple[Neighbors, Values]:
     """Measure inliers.
 
     Args:
         training: standardized rows T (N x D, N at least 2): weights, ridge and tails are theirs.
         held_out: standardized rows H (M x D). They become reference rows too, unless T and H together are more than
             are kept; then the reference rows are of T alone, evenly taken.
+        contamination: share of outliers in both. They may lie together and be neighbors of one another, so that
+            distances are averaged over as many rows, up to `MOST_NEIGHBORS`.
 
     Returns:
         What is kept, and the scores of the held-out rows against the other reference rows (M).
@@ -162,16 +175,20 @@ def fit_neighbors(training: Values, held_out: Values) -> tuple[Neighbors, Values
     power, intensity = float(np.square(own).mean()), shrinkage(own)
     basis, damping, unit = whitening(rows, power, intensity * len(own) / len(rows))
     whitened = whiten(rows, basis, damping, np.array([unit]))
+    count = _count(len(rows), contamination)
     of_own = whiten(own, *(np.asarray(part) for part in whitening(own, power, intensity)))
     # With as many columns as rows, a few directions of large variance decide all plain distances.
     spaces = slice(0 if rows.shape[1] < len(rows) else 1, 2)
-    tails, excess = zip(*map(_tail, among(own, of_own, np.arange(len(own)))[spaces]), strict=True)
+    tails, excess = zip(*map(_tail, among(own, of_own, np.arange(len(own)), count)[spaces]), strict=True)
     kept = rows if len(tails) == 2 else rows[:0]
-    fitted = Neighbors(weights, kept, basis, damping, np.array([unit]), whitened, np.array(tails), np.array(excess))
+    fitted = Neighbors(
+        weights, kept, basis, damping, np.array([unit]), whitened, np.array(tails), np.array(excess),
+        np.array([float(count)]),
+    )  # fmt: skip
     tensors = fitted.tensors()
     if not together:
-        return fitted, neighbor_score(torch.from_numpy(held_out), tensors).numpy()
-    distances = among(rows, whitened, np.arange(len(training), len(rows)))[spaces]
+        return fitted, neighbor_score(torch.from_numpy(held_out), tensors, count).numpy()
+    distances = among(rows, whitened, np.arange(len(training), len(rows)), count)[spaces]
     scores = larger_tail(list(map(torch.from_numpy, distances)), tensors["tails"], tensors["excess"])
     return fitted, scores.numpy()
 
@@ -238,16 +255,17 @@ def whiten(rows: Any, basis: Any, damping: Any, unit: Any) -> Any:
     return (rows - ((rows @ basis) * damping) @ basis.T) / unit
 
 
-def _count(references: int) -> int:
+def _count(references: int, contamination: float) -> int:
     """Over how many neighbors is averaged: one row is left out, and one may be a copy."""
-    return max(min(NEIGHBORS, references - 2), 1)
+    together = min(NEIGHBORS + math.ceil(contamination * references), MOST_NEIGHBORS)
+    return max(min(together if contamination else NEIGHBORS, references - 2), 1)
 
 
-def _nearest(rows: Tensor, references: Tensor) -> Tensor:
+def _nearest(rows: Tensor, references: Tensor, count: int) -> Tensor:
     """Mean distance to the nearest references but one copy (N)."""
     lengths, theirs = rows.square().sum(1).unsqueeze(1), references.square().sum(1).unsqueeze(0)
     squared = lengths + theirs - 2 * (rows @ references.T)
-    return _mean_distance(squared, COPY * (lengths + theirs), _count(len(references)))
+    return _mean_distance(squared, COPY * (lengths + theirs), count)
 
 
 def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
@@ -266,16 +284,17 @@ def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
     return nearest.sqrt().sum(1) / count
 
 
-def among(rows: Values, whitened: Values, chosen: NDArray[np.int64]) -> tuple[Values, Values]:
+def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int) -> tuple[Values, Values]:
     """Distances of chosen rows to the others, in both spaces, as if the row itself were in none of the sums.
 
     Args:
         rows: N x D.
         whitened: the same rows, whitened by their own second moments.
         chosen: indices of M rows.
+        count: over how many nearest rows a distance is averaged.
     """
     found: list[tuple[Values, Values]] = []
-    count, total = _count(len(rows)), len(rows)
+    total = len(rows)
     lengths, products = np.square(rows).sum(1), np.square(whitened).sum(1) / total
     for part in np.array_split(chosen, math.ceil(len(chosen) / _CHUNK)):
         plain = lengths[part, None] + lengths - 2 * rows[part] @ rows.T

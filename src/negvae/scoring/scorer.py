@@ -161,7 +161,7 @@ def calibrate(
         step = max(len(training) // REFERENCE_IMAGES, 1)
         references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
         if features:
-            references, apart = _with_neighbors(scorer.model, references, training, held_out)
+            references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
     else:
         names = [name for name in names if not SCORES[name].needs]
     measured = replace(scorer, references=references)
@@ -190,13 +190,13 @@ def default_score(model: VAE) -> str:
 
 
 def _with_neighbors(
-    model: VAE, references: References, training: Tensor, held_out: Tensor
+    model: VAE, references: References, training: Tensor, held_out: Tensor, contamination: float
 ) -> tuple[References, dict[str, NDArray[np.float32]]]:
     """Add the reference rows, and give the held-out rows' scores against the others."""
     from negvae.scoring.neighbors import fit_neighbors
 
     rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]
-    fitted, scores = fit_neighbors(*rows)
+    fitted, scores = fit_neighbors(rows[0], rows[1], contamination)
     return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}
 
 
