@@ -155,9 +155,9 @@ def test_rows_that_are_all_alike_are_inliers_and_any_other_is_not():
 
 def test_outliers_that_lie_together_are_found_where_their_share_is_said():
     random = np.random.default_rng(0)
-    rows = np.concatenate([random.normal(size=(190, 4)), random.normal(4, 0.1, (10, 4))])[random.permutation(200)]
+    rows = np.concatenate([random.normal(size=(190, 4)), random.normal(8, 0.1, (10, 4))])[random.permutation(200)]
     found = {}
     for share in (0.0, 0.05):
         fitted, _ = fit_neighbors(rows[:150], rows[150:], share)
-        found[share] = scores(fitted, np.full((1, 4), 4.0))[0] > np.quantile(scores(fitted, rows), 0.95)
+        found[share] = scores(fitted, np.full((1, 4), 8.0))[0] > np.quantile(scores(fitted, rows), 0.95)
     assert found == {0.0: False, 0.05: True}

@@ -179,7 +179,9 @@ def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0
     of_own = whiten(own, *(np.asarray(part) for part in whitening(own, power, intensity)))
     # With as many columns as rows, a few directions of large variance decide all plain distances.
     spaces = slice(0 if rows.shape[1] < len(rows) else 1, 2)
-    tails, excess = zip(*map(_tail, among(own, of_own, np.arange(len(own)), count)[spaces]), strict=True)
+    distances = among(own, of_own, np.arange(len(own)), count)[spaces]
+    usual = max(math.floor((1 - contamination) * len(own)), 2)
+    tails, excess = zip(*(_tail(np.sort(found)[:usual]) for found in distances), strict=True)
     kept = rows if len(tails) == 2 else rows[:0]
     fitted = Neighbors(
         weights, kept, basis, damping, np.array([unit]), whitened, np.array(tails), np.array(excess),
