@@ -246,7 +246,7 @@ def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path):
             assert code == 2
             assert f"score {score} needs the decoder" in error
             assert error.count("\n") == 1
-    code, _, error = call(capsys, "calibrate", directory, "--precision", "float32")
+    code, _, error = call(capsys, "score", directory, path, "--precision", "float32")
     assert code == 2
     assert "int8" in error
     broken = {**calibration.rounding, "kernel.0": calibration.rounding["kernel.0"][:4]}

@@ -105,6 +105,8 @@ def test_what_is_wrong_with_a_score_is_said(registered, monkeypatch):
     detector = NegVAEDetector(epochs=1, target_fpr=0.2, device="cpu").fit(IMAGES)
     with pytest.raises(ValueError, match="score 'kl' is registered already"):
         register_score("kl", unit="nats")(lambda x: x.kl)
+    with pytest.raises(ValueError, match="unknown need of a score 'decode': did you mean decoder"):
+        register_score("other", unit="nats", needs=["decode"])
     with pytest.raises(ValueError, match="is not registered: put @negvae"):
         detector.ood_score(IMAGES, lambda x: x.kl)
     register_score("per_pixel", unit="")(lambda x: x.images)
@@ -113,3 +115,15 @@ def test_what_is_wrong_with_a_score_is_said(registered, monkeypatch):
     register_score("pickled", unit="", needs=())(lambda x: x.log_likelihood)
     with pytest.raises(ValueError, match="of the encoder alone"):
         compute_scores(detector.model_, torch.from_numpy(IMAGES), ["pickled"])
+
+
+def test_a_score_that_torch_cannot_trace_is_refused_and_nothing_is_written(registered, tmp_path):
+    pytest.importorskip("onnx")
+    from negvae.runs.export import export_onnx
+
+    register_score("by_numpy", unit="nats", needs=())(lambda x: torch.from_numpy(np.sort(x.kl.numpy())))
+    NegVAEDetector(decision_score="by_numpy", epochs=1, target_fpr=0.2, device="cpu").fit(IMAGES).save(tmp_path / "run")
+    with pytest.raises(ValueError, match="score by_numpy cannot be exported") as refused:
+        export_onnx(tmp_path / "run")
+    assert "\n" not in str(refused.value)
+    assert not (tmp_path / "run" / "model.onnx").exists()

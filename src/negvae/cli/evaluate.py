@@ -42,7 +42,7 @@ def calibrate(
     ] = None,
     score: Annotated[
         str | None,
-        option(f"The score that decides. {score_help()}", "name", show_default="auto; kl in int8"),
+        option(f"The score that decides. {score_help()}", "name", show_default="combined; kl in int8"),
     ] = None,
     target_fpr: Annotated[float, option("Rate of false alarms that the threshold is set for.", "rate")] = 0.05,
     limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,

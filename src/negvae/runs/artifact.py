@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
 from negvae.device import resolve_device, runs_bfloat16
-from negvae.fast.int8 import QuantizedEncoder
+from negvae.fast.int8 import QuantizedEncoder, multiplies_integers
 from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.scoring.calibration import Calibration
@@ -83,6 +83,8 @@ class Artifact:
         if asked not in (None, calibration.precision):
             raise ValueError(self._calibrate(f"is calibrated in {calibration.precision}, not in {asked}", str(asked)))
         if calibration.rounding is not None:
+            if not multiplies_integers():
+                raise ValueError(self._calibrate("is calibrated in int8, which does not run here", "float32"))
             numbers = {name: torch.from_numpy(values) for name, values in calibration.rounding.items()}
             quantized = QuantizedEncoder(self.model.encoder, numbers)
             return Scorer(self.model, calibration.reference, ensemble, quantized=quantized)
@@ -93,7 +95,7 @@ class Artifact:
     def _calibrate(self, what: str, precision: str) -> str:
         """A line that says what is wrong with the calibration, and what makes another."""
         option = "" if precision == "float32" else f" --precision {precision}"
-        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it so"
+        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it in {precision}"
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:

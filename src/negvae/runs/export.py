@@ -204,18 +204,28 @@ def _example(model: VAE, count: int) -> Tensor:
 
 
 def _traced(graph: _Graph) -> Any:
-    """The graph as an ONNX ModelProto."""
+    """The graph as an ONNX ModelProto.
+
+    Raises:
+        ValueError: it cannot be traced.
+    """
     batch = torch.export.Dim("batch")
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph,
-            (_example(graph.model, 2),),
-            dynamo=True,
-            input_names=["rows" if graph.rows else "images"],
-            output_names=["score", "p_value", "is_outlier"],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                (_example(graph.model, 2),),
+                dynamo=True,
+                input_names=["rows" if graph.rows else "images"],
+                output_names=["score", "p_value", "is_outlier"],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+    except Exception as error:  # torch has many kinds, and the score may be anybody's function
+        raise ValueError(
+            f"score {graph.score.name} cannot be exported, it is not made of torch's functions alone"
+            f" ({str(error).strip().splitlines()[0]})"
+        ) from error
     assert program is not None  # it is where no file is named
     return program.model_proto
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
-from negvae.registry import Entry, Table
+from negvae.registry import Entry, Table, choose
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -180,15 +180,16 @@ def register_score(
         A decorator that leaves the function as it is.
 
     Raises:
-        ValueError: the name is taken; when the decorator is applied.
+        ValueError: an unknown need; or, when the decorator is applied, the name is taken.
     """
+    wanted = tuple(needs)
+    for need in wanted:
+        choose("need of a score", need, get_args(Need))
 
     def add(function: Function) -> Function:
         first = (function.__doc__ or name).strip().splitlines()[0].rstrip(".")
         SCORES.add(
-            Score(
-                name=name, meaning=meaning or first, unit=unit, needs=tuple(needs), citation=citation, target=function
-            )
+            Score(name=name, meaning=meaning or first, unit=unit, needs=wanted, citation=citation, target=function)
         )
         return function
 
