@@ -15,9 +15,6 @@ def clean(
         str, typer.Argument(help="A folder, .npy, .npz or Parquet file, or a data set's name.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="The list to write, a .csv file.")] = Path("clean.csv"),
-    fdr: Annotated[
-        float, option("Mark as rejected so that at most this share of the marked is expected to be inliers.", "rate")
-    ] = 0.1,
     folds: Annotated[int, option("Parts that are judged by a model of the others.", "parts")] = 3,
     epochs: Annotated[int | None, option("Passes of each training.", "passes", show_default="as in `train`")] = None,
     limit: Annotated[int | None, option("Look at the first so many rows.", "rows", show_default="all")] = None,
@@ -29,7 +26,5 @@ def clean(
 
     log = printer(make_console())
     options: dict[str, Any] = given(epochs=epochs)
-    found = write_list(
-        data, out, fdr=fdr, folds=folds, limit=limit, log=log, random_state=seed, device=device, **options
-    )
-    log(f"{found.rejected:,} of {found.rows:,} rejected at a false-discovery rate of {fdr:g}: {found.path}")
+    found = write_list(data, out, folds=folds, limit=limit, log=log, random_state=seed, device=device, **options)
+    log(f"{found.rows:,} ranked, the least usual first: {found.path}")

@@ -1,8 +1,8 @@
 """Mixed, unlabeled data: how unusual each row is among the others, by detectors that have not seen it.
 
 The data is divided into folds. A detector fitted to the other folds gives each row of a fold its conformal p-value, so
-that no row is judged by a model that was trained on it. Outliers in the data raise the p-values of others like them,
-never those of inliers above what they should be: what is rejected is rejected in spite of them.
+that no row is judged by a model that was trained on it. Outliers among the held-out rows raise the p-values of others,
+so that the order says more than the p-values themselves.
 """
 
 from __future__ import annotations
@@ -19,11 +19,8 @@ from negvae.data import load
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.rows import holds_rows, load_rows
 from negvae.files import replacing
-from negvae.scoring.calibration import benjamini_hochberg
 
 FOLDS = 3
-REJECTED_FDR = 0.1
-"""Of the rows rejected, the share that is expected to be inliers at most."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +42,11 @@ class CrossFitted:
         """The rows, the least usual first: by p-value, and where those tie by score."""
         return np.lexsort((-self.scores, self.p_values))
 
-    def rejected(self, fdr: float = REJECTED_FDR) -> NDArray[np.bool_]:
-        """The rows that Benjamini-Hochberg rejects at a false-discovery rate (N)."""
-        return benjamini_hochberg(self.p_values, fdr)
+    def least_usual(self, share: float) -> NDArray[np.bool_]:
+        """Which rows belong to this share of them, the least usual ones (N)."""
+        chosen = np.zeros(len(self.p_values), bool)
+        chosen[self.order[: round(share * len(chosen))]] = True
+        return chosen
 
 
 def cross_fit(
@@ -84,12 +83,10 @@ class Cleaned:
 
     Attributes:
         rows: in all.
-        rejected: of them, at the false-discovery rate.
         path: of the list.
     """
 
     rows: int
-    rejected: int
     path: Path
 
 
@@ -97,7 +94,6 @@ def clean(
     data: str,
     out: Path,
     *,
-    fdr: float = REJECTED_FDR,
     folds: int = FOLDS,
     limit: int | None = None,
     log: Callable[[str], None] = print,
@@ -105,12 +101,11 @@ def clean(
 ) -> Cleaned:
     """Rank the rows of a mixed, unlabeled set and write the list; nothing else is changed.
 
-    The list has one line for each row, the least usual first: rank, path, index, p_value, score, rejected.
+    The list has one line for each row, the least usual first: rank, path, index, p_value, score.
 
     Args:
         data: images by name or path, or rows of features in an .npy or .npz file.
         out: .csv file to write.
-        fdr: false-discovery rate of what is marked as rejected.
         folds: see `cross_fit`.
         limit: look at the first so many rows.
         log: is called with one line on every step.
@@ -131,15 +126,14 @@ def clean(
     rows, places = rows_of(data, limit)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
     found = cross_fit(lambda: NegVAEDetector(**parameters), rows, folds, int(parameters.get("random_state", 0)), log)
-    rejected = found.rejected(fdr)
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["rank", "path", "index", "p_value", "score", "rejected"])
+        writer.writerow(["rank", "path", "index", "p_value", "score"])
         for rank, row in enumerate(found.order, 1):
             path, index = places[row]
             values = repr(float(found.p_values[row])), repr(float(found.scores[row]))
-            writer.writerow([rank, path, index, *values, "true" if rejected[row] else "false"])
-    return Cleaned(len(rows), int(rejected.sum()), out)
+            writer.writerow([rank, path, index, *values])
+    return Cleaned(len(rows), out)
 
 
 def rows_of(data: str, limit: int | None = None) -> tuple[NDArray[Any], list[tuple[str, int]]]:

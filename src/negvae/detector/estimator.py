@@ -104,8 +104,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             puts the threshold above all of the data.
         calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1). None
             takes a fifth; of more than 500 rows of features more, up to half, since their score loses nothing by it.
-        robust: whether X is mixed: what cross-fitted p-values reject in it is left out (`rejected_`). Takes the
-            time of three more fits.
+        trim: share of X, up to 0.5, that is left out before the fit (`left_out_`), where X is thought to be mixed: the
+            least usual by p-values from detectors of the other thirds of X (`negvae.detector.cleaning`). It takes
+            the time of three more fits; what inliers are left out with it is missing in what p-values promise.
         preset: a starting point from `negvae.config.PRESETS`. "auto" is the preset "features" for rows; for images
             "unsupervised", or the preset "auto" where negatives are given, here or to `fit`.
         network: see `negvae.RunConfig` for this and the following; None for the preset's value.
@@ -132,7 +133,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         n_features_in_: numbers in one row or image.
         feature_names_in_: of the columns, where X has names.
         seed_: what `random_state` came to.
-        rejected_: which rows of X were left out because of `robust` (N).
+        left_out_: which rows of X were left out because of `trim` (N).
     """
 
     def __init__(
@@ -143,7 +144,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         contamination: float = 0.0,
         target_fpr: float | None = TARGET_FPR,
         calibration_fraction: float | None = None,
-        robust: bool = False,
+        trim: float = 0.0,
         preset: str = "auto",
         network: str | None = None,
         likelihood: str | None = None,
@@ -166,7 +167,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration_fraction = calibration_fraction
-        self.robust = robust
+        self.trim = trim
         self.preset = preset
         self.network = network
         self.likelihood = likelihood
@@ -211,8 +212,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         text: str | None = "auxiliary:given to fit" if negatives is not None else self.negatives
         if isinstance(negatives, str):
             text, negatives = negatives, None
-        self.rejected_ = self._rejected(stored) if self.robust else np.zeros(len(stored), bool)
-        stored = stored[torch.from_numpy(~self.rejected_)]
+        self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
+        stored = stored[torch.from_numpy(~self.left_out_)]
         config = self._config(name, tuple(stored.shape), int(seed), text)
         training, held_out = hold_out(stored, config.calibration, config.seed)
         source = self._source(stored, config.negatives, negatives)
@@ -241,6 +242,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         rate = self.target_fpr
         if rate is not None and (not isinstance(rate, Real) or not 0 < rate < 1):
             raise ValueError(f"target_fpr is {rate!r}: it must lie between 0 and 1, or be None")
+        if not isinstance(self.trim, Real) or not 0 <= self.trim <= 0.5:
+            raise ValueError(f"trim is {self.trim!r}: it must lie between 0 (X is clean) and 0.5")
         part = self.calibration_fraction
         if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
             raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
@@ -258,13 +261,14 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             return None
         return self.target_fpr
 
-    def _rejected(self, stored: Tensor) -> NDArray[np.bool_]:
-        """Which rows of mixed data cross-fitted p-values reject (N)."""
+    def _least_usual(self, stored: Tensor) -> NDArray[np.bool_]:
+        """Which inputs of mixed data are left out (N)."""
         log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
         data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
-        plain = {"robust": False, "contamination": 0.0, "target_fpr": None}
+        # Outliers that lie together are neighbors of one another: so their share is given.
+        plain = {"trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
-        return found.rejected()
+        return found.least_usual(self.trim)
 
     def _config(self, name: str, size: tuple[int, ...], seed: int, negatives: str | None) -> RunConfig:
         """The run that the parameters describe on so many inputs (N, C, H, W), with what was left open filled in."""
