@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from negvae.config import RunConfig
-from negvae.data import ImageSet, is_path, load, names
+from negvae.data import DATASETS, ImageSet, is_path, load
 from negvae.data.catalog import Shape
 from negvae.device import resolve_device, resolve_precision
-from negvae.negatives import SOURCES, NegativeSource, auxiliary_names, build_source, refuse_overlap
+from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
+from negvae.parts import SOURCES
 from negvae.registry import choose
 
 Log = Callable[[str], None]
@@ -83,8 +84,8 @@ def resolve(config: RunConfig, log: Log = silent) -> ResolvedRun:
     device = resolve_device(config.device)
     resolve_precision(config.precision, device)  # refused before anything is loaded
     for name in auxiliary_names(config.negatives):
-        if not is_path(name):
-            choose("source of negatives (and no such path)", name, [*SOURCES, *names()])
+        if not is_path(name) and DATASETS.get(name) is None:
+            choose("source of negatives (and no such path)", name, [*SOURCES, *DATASETS])
     inliers = load_inliers(config, log=log)
     log(f"inliers: {inliers.description}")
     data, hashes = {"inliers": inliers.description}, {"inliers": inliers.sha256}

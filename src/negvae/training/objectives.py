@@ -25,7 +25,7 @@ from torch import Tensor
 from negvae.fast.convolution import gradients_by_input_only
 from negvae.model import VAE, Posterior
 from negvae.negatives import NegativeBatch
-from negvae.registry import choose
+from negvae.parts import UPDATES
 from negvae.training.weights import Weights
 
 
@@ -60,6 +60,10 @@ class TrainingBatch(NamedTuple):
     target: Tensor
     negatives: NegativeBatch | None
     noise: Tensor
+
+
+TakeStep = Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]
+"""Takes a step of both networks on a batch, given the weight of the negatives' loss."""
 
 
 def encoder_loss(losses: Losses, negative_weight: float = 1.0) -> Tensor:
@@ -150,7 +154,7 @@ def train_step(
         negatives: from a source; None for the baseline.
         noise: see `shared_losses`.
         negative_weight: factor on the negative KL.
-        update: one of `UPDATES`. They differ where negatives are generated.
+        update: a name in `negvae.parts.UPDATES`. They differ where negatives are generated.
 
     Returns:
         The parts at the weights at which each was evaluated, detached and unweighted.
@@ -158,7 +162,7 @@ def train_step(
     Raises:
         ValueError: there is no such update.
     """
-    take = UPDATES[choose("update", update, UPDATES)]
+    take = UPDATES[update].load()
     losses = take(model, encoder, decoder, TrainingBatch(images, target, negatives, noise), negative_weight)
     return Losses(*(part.detach() for part in losses))
 
@@ -202,9 +206,3 @@ def _posterior(model: VAE, others: Tensor, generated: Tensor) -> Posterior:
         return model.encode(torch.cat([others, generated]))
     apart = model.encode(others), model.encode(generated)
     return Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
-
-
-UPDATES: dict[str, Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]] = {
-    "alternating": alternating,
-    "simultaneous": simultaneous,
-}
