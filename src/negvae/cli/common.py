@@ -84,6 +84,10 @@ Precision = Annotated[
 TargetFPR = Annotated[
     float | None, option("Set the threshold for this rate of false alarms.", "rate", show_default=CALIBRATED)
 ]
+Embed = Annotated[
+    Path | None,
+    option("The ONNX encoder that the model was trained with.", "path", show_default="where it was then"),
+]
 Resize = Annotated[bool, typer.Option("--resize", help="Resize images of another size.")]
 Cluster = Annotated[
     str | None,

@@ -11,6 +11,7 @@ from negvae.cli.common import (
     CALIBRATED,
     Cluster,
     Device,
+    Embed,
     Inputs,
     Model,
     Precision,
@@ -75,6 +76,7 @@ def score(
     ] = None,
     resize: Resize = False,
     max_pixels: Annotated[int, option("Refuse images that claim more than this.", "pixels")] = 64_000_000,
+    embed: Embed = None,
     batch_size: Annotated[int, option("Images read at once.", "images")] = 512,
     precision: Precision = None,
     device: Device = "auto",
@@ -99,7 +101,7 @@ def score(
     log = printer(console)
     options: dict[str, Any] = dict(
         names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
-        ensemble=ensemble or (), precision=precision, say=log,
+        ensemble=ensemble or (), precision=precision, embed=embed, say=log,
     )  # fmt: skip
     with row_progress(console) as watch:
         if cluster is None:
@@ -132,6 +134,7 @@ def report(
     target_fpr: TargetFPR = None,
     top: Annotated[int, option("How many of the most and of the least typical images to show.", "images")] = 40,
     resize: Resize = False,
+    embed: Embed = None,
     precision: Precision = None,
     device: Device = "auto",
 ) -> None:
@@ -145,7 +148,7 @@ def report(
     with row_progress(console) as watch:
         found = write_report(
             directory, inputs, out, score=score, target_fpr=target_fpr, resize=resize, top=top, precision=precision,
-            device=device, watch=watch,
+            embed=embed, device=device, watch=watch,
         )  # fmt: skip
     done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
     printer(console)(f"{done}: {out}")

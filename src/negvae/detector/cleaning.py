@@ -125,7 +125,13 @@ def clean(
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     rows, places = rows_of(data, limit)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
-    found = cross_fit(lambda: NegVAEDetector(**parameters), rows, folds, int(parameters.get("random_state", 0)), log)
+    found = cross_fit(
+        lambda: NegVAEDetector(**{"target_fpr": None, **parameters}),
+        rows,
+        folds,
+        int(parameters.get("random_state", 0)),
+        log,
+    )
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["rank", "path", "index", "p_value", "score"])

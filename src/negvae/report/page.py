@@ -17,12 +17,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.data.streams import Batch, InputSpec, stream
+from negvae.data.embedding import Encoder
+from negvae.data.streams import Batch, stream
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact, trained_sha256
+from negvae.runs.embed import encoder_of, spec_of
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
@@ -115,6 +117,7 @@ def write_report(
     top: int = TOP,
     batch_size: int = 500,
     precision: str | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     watch: Callable[[int], None] = lambda rows: None,
 ) -> Findings:
@@ -130,6 +133,7 @@ def write_report(
         top: how many of the most and of the least typical to show.
         batch_size: images scored at once.
         precision: "float32" or "bfloat16"; None for the one in which the run was calibrated.
+        embed: the encoder that the model was trained with; None for where it was then.
         device: see `negvae.runs.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
 
@@ -146,7 +150,8 @@ def write_report(
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
     calibration = artifact.calibration.decide_by(score, target_fpr)
-    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, watch)
+    encoder = encoder_of(artifact, embed)
+    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, watch, encoder)
     if findings.failed == findings.rows:
         reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""
         raise ValueError(f"{', '.join(map(str, inputs))}: no image that can be scored{reason}")
@@ -163,9 +168,9 @@ def examine(
     batch_size: int = 500,
     precision: str | None = None,
     watch: Callable[[int], None] = lambda rows: None,
+    encoder: Encoder | None = None,
 ) -> Findings:
     """Stream the inputs through the model and keep what the page shows; arguments as of `write_report`."""
-    model = artifact.model
     scorer = artifact.scorer(precision)
     names = shown_scores(calibration)
     scorer.check(names)
@@ -174,8 +179,8 @@ def examine(
     # Pillow warns of large images before they are refused by their size.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for batch in stream(inputs, InputSpec(model.shape, model.takes_features, resize), batch_size=batch_size):
-            _take(findings, batch, scorer, names, calibration, draw)
+        for batch in stream(inputs, spec_of(artifact, encoder, resize), batch_size=batch_size):
+            _take(findings, batch, scorer, names, calibration, draw, encoder)
             watch(findings.rows)
     return findings
 
@@ -192,6 +197,7 @@ def _take(
     names: Sequence[str],
     calibration: Calibration,
     draw: np.random.Generator,
+    encoder: Encoder | None,
 ) -> None:
     findings.rows += len(batch)
     for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
@@ -203,7 +209,8 @@ def _take(
     if not len(good):
         return
     images = batch.images[good]
-    scores = scorer(torch.from_numpy(images), names)
+    inputs = images if encoder is None else encoder.rows(images)
+    scores = scorer(torch.from_numpy(inputs), names)
     decisive = scores[names[0]]
     p_values, called = calibration.p_values(decisive), calibration.is_outlier(decisive)
     findings.outliers += int(called.sum())
@@ -219,7 +226,7 @@ def _take(
     findings.most.offer(-decisive, extreme)
     # The rows with the largest of random keys are an even sample of all rows.
     findings.sample.offer(
-        draw.random(len(good)), lambda rows: {"codes": latent_means(scorer.model, images[rows]), **numbers(rows)}
+        draw.random(len(good)), lambda rows: {"codes": latent_means(scorer.model, inputs[rows]), **numbers(rows)}
     )
 
 
@@ -328,6 +335,9 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
                 document.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
             )
         ]
+    elif columns["images"].dtype == np.uint8:  # which an encoder made rows of
+        shown_images = _viewable(columns["images"])
+        blocks = [document.image_grid(shown_images, columns=8, caption="The images.")]
     table = DataTable(
         ["file", "outlier", "p-value", *names], rows, align="lcr" + "r" * len(names),
         caption=f"The first {len(rows)} of them. Larger scores mean farther from the training data.",

@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing
 from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.embed import encoder_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.scorer import Scorer
 
@@ -72,6 +74,7 @@ def score_files(
     batch_size: int = BATCH_SIZE,
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     watch: Callable[[int], None] = lambda rows: None,
     say: Callable[[str], None] = lambda text: None,
@@ -93,6 +96,7 @@ def score_files(
         ensemble: folders of further models, for the score "waic".
         precision: "float32", "bfloat16" or "int8"; a calibrated model takes only the one in which it
             was calibrated, which is also meant by None.
+        embed: the encoder that the model was trained with; None for where it was then.
         device: see `negvae.runs.artifact.load_artifact`.
         watch: told the number of rows done, batch by batch.
         say: told what the user should know.
@@ -108,7 +112,7 @@ def score_files(
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, fdr=fdr, resize=resize, max_pixels=max_pixels,
-        batch_size=batch_size, ensemble=ensemble, precision=precision, device=device, say=say,
+        batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed, device=device, say=say,
     )  # fmt: skip
     calibration = scoring.calibration
     batches = stream(inputs, scoring.wanted, batch_size=batch_size)
@@ -140,6 +144,7 @@ class Scoring:
         calibration: behind p-values and decisions; None where there are none.
         wanted: what the images must be.
         decide: whether rows are decided one by one, or all together when they are known.
+        encoder: makes rows of features of the images; None where the model takes what is read.
     """
 
     scorer: Scorer
@@ -147,6 +152,7 @@ class Scoring:
     calibration: Calibration | None
     wanted: InputSpec
     decide: bool
+    encoder: Encoder | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """The rows of the batches, with columns path, index, scores, p_value, is_outlier, error."""
@@ -154,13 +160,13 @@ class Scoring:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for batch in batches:
-                yield _table(batch, self.scorer, self.names, self.calibration, self.decide)
+                yield _table(batch, self)
 
     def no_rows(self) -> pa.RecordBatch:
         """The same columns without a row."""
         kind = np.float64 if self.wanted.features else np.uint8
         empty = Batch([], [], [], np.zeros((0, *self.wanted.shape), kind))
-        return _table(empty, self.scorer, self.names, self.calibration, self.decide)
+        return _table(empty, self)
 
 
 def open_scoring(
@@ -174,6 +180,7 @@ def open_scoring(
     batch_size: int = BATCH_SIZE,
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     say: Callable[[str], None] = lambda text: None,
 ) -> Scoring:
@@ -190,9 +197,9 @@ def open_scoring(
     scorer = artifact.scorer(precision, others)
     scorer.check(names)
     calibration = _decision(artifact, names[0], target_fpr, fdr, say)
-    model = artifact.model
-    wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, decide=fdr is None)
+    encoder = encoder_of(artifact, embed)
+    wanted = spec_of(artifact, encoder, resize, max_pixels)
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, encoder)
 
 
 @dataclass
@@ -254,14 +261,15 @@ def _decision(
     return calibration
 
 
-def _table(
-    batch: Batch, scorer: Scorer, names: Sequence[str], calibration: Calibration | None, decide: bool
-) -> pa.RecordBatch:
+def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     """Score a batch; rows with errors get nulls."""
+    names, calibration = scoring.names, scoring.calibration
     failed = np.array([bool(error) for error in batch.errors])
     good = np.flatnonzero(~failed)
     images = batch.images if len(good) == len(batch) else batch.images[good]
-    scores = scorer(torch.from_numpy(images), names) if len(good) else {}
+    if scoring.encoder is not None:
+        images = scoring.encoder.rows(images)
+    scores = scoring.scorer(torch.from_numpy(images), names) if len(good) else {}
 
     def column(values: Any, kind: Any) -> pa.Array:
         if values is None or not len(good):
@@ -273,7 +281,7 @@ def _table(
     p = outlier = None
     if calibration is not None and len(good):
         p = calibration.p_values(scores[names[0]])
-        outlier = calibration.is_outlier(scores[names[0]]) if decide else None
+        outlier = calibration.is_outlier(scores[names[0]]) if scoring.decide else None
     return pa.RecordBatch.from_pydict(
         {
             "path": pa.array(batch.paths, pa.string()),
