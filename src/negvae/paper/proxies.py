@@ -1,4 +1,4 @@
-"""Strangers made of the inliers themselves, by which choices are judged: never used as negatives.
+"""Proxy outliers made of the inliers themselves, by which choices are judged: never used as negatives.
 
 A detector without outside data has no outliers to choose its settings by, and choosing by an out-of-distribution test
 set would be choosing by the answer. These stand in: transformations of held-out inliers, and drawings, none of which
