@@ -227,9 +227,9 @@ def set_table(means: dict[str, dict[str, float]], complete: list[str], sets: lis
     return lines + [f"| {each} | {' | '.join(f'{means[name][each]:.3f}' for name in complete)} |" for each in sets]
 
 
-def insert(page: Path, text: str) -> None:
+def insert(page: Path, text: str, name: str = "rows", command: str = "python benchmarks/rows.py table") -> None:
     """Put a table between its two marks in a page."""
-    begin, end = "<!-- rows: begin (python benchmarks/rows.py table --page docs/rows.md) -->", "<!-- rows: end -->"
+    begin, end = f"<!-- {name}: begin ({command}) -->", f"<!-- {name}: end -->"
     before, _, rest = page.read_text(encoding="utf-8").partition(begin)
     _, found, after = rest.partition(end)
     if not found:
