@@ -59,7 +59,8 @@ class Neighbors:
     """What is measured on inliers.
 
     Attributes:
-        weights: of the standardized columns, 1 or more where a few rows far out make the standard deviation (D).
+        weights: of the standardized columns, more than 1 where a few rows far out make the standard deviation, or
+            where all have one value (D).
         rows: reference rows, standardized and weighted (R x D), or none (0 x D) where only the whitened space counts.
         basis: eigenvectors of their second moments, as columns (D x K).
         damping: which share whitening takes away along each of them (K).
@@ -199,7 +200,8 @@ def column_weights(rows: Values) -> Values:
     """Standard deviation of each column over that of a Gaussian with the same middle 90% (D), from 1 to 10.
 
     Where a few values far out make the standard deviation, it says little of the others. A column that has one value
-    in half of the rows or more has no middle to speak of, and its weight is 1.
+    in half of the rows or more has no middle to speak of, and its weight is 1. The weight of a constant column is the
+    root of N: a value that less than one in N rows has gives a 0-1 column a deviation of 1 / sqrt(N) at most.
 
     Args:
         rows: N x D.
@@ -211,7 +213,9 @@ def column_weights(rows: Values) -> Values:
     half = len(rows) // 2
     dominated = (ordered[half:] == ordered[: len(rows) - half]).any(0)
     plain = dominated | (scale <= 0)
-    return np.where(plain, 1.0, deviation / np.where(plain, 1.0, scale))
+    weights = np.where(plain, 1.0, deviation / np.where(plain, 1.0, scale))
+    constant = rows.max(0) == rows.min(0)
+    return np.where(constant, math.sqrt(len(rows)), weights)
 
 
 def shrinkage(rows: Values) -> float:
