@@ -52,7 +52,7 @@ def test_each_field_says_what_it_means(field):
     assert field.metadata["help"].endswith(".")
     for name in field.metadata["choices"]:
         # A network of features takes a Gaussian likelihood.
-        likelihood = {"likelihood": "gaussian"} if name == "mlp" else {}
+        likelihood = {"likelihood": "gaussian"} if name in ("mlp", "linear") else {}
         assert getattr(RunConfig(data="mnist", **{field.name: name, **likelihood}), field.name) == name
 
 

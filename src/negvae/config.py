@@ -78,6 +78,8 @@ class RunConfig:
             computes in it. Scores are computed in float32 unless `negvae calibrate` is asked for another precision.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         limit: number of images to train on, the first ones of the data set; None for all.
+        embed: path of an ONNX encoder that makes rows of features of the images, for a network that takes them; None
+            for images as they are. The run's folder keeps the SHA-256 of the file.
         calibration: fraction of the inliers that is held out from training to calibrate p-values and the threshold; 0,
             as in the paper, trains on all of them.
 
@@ -150,6 +152,10 @@ class RunConfig:
     limit: int | None = field(
         default=None, metadata=_shown("Data", "Train on the first so many images, instead of on all.", "images")
     )
+    embed: str | None = field(
+        default=None,
+        metadata=_shown("Data", "An ONNX encoder: train on its embeddings of the images.", "path"),
+    )
     calibration: float = field(
         default=0.0,
         metadata=_shown(
@@ -187,6 +193,11 @@ class RunConfig:
             raise ValueError(
                 f"network {network.name} takes {network.takes}, which likelihood {likelihood.name} does not describe;"
                 f" these do: {right}"
+            )
+        if self.embed is not None and network.takes != "features":
+            right = ", ".join(name for name in NETWORKS if NETWORKS[name].takes == "features")
+            raise ValueError(
+                f"embed makes rows of features of images, which network {network.name} does not take; these do: {right}"
             )
         if self.learn_sigma and "learn_sigma" not in likelihood.needs:
             right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)

@@ -164,6 +164,9 @@ NETWORKS = Table(
         ),
         NetworkEntry(name="deep", meaning="pyramid with more layers", target="negvae.model.networks:deep"),
         NetworkEntry(name="mlp", meaning="rows of features", target="negvae.model.networks:mlp", takes="features"),
+        NetworkEntry(
+            name="linear", meaning="few rows of features", target="negvae.model.networks:linear", takes="features"
+        ),
     ),
 )
 

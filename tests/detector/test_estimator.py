@@ -107,7 +107,7 @@ def test_fresh_inliers_alarm_at_the_asked_rate_over_many_splits(on_rows):
         for _ in range(60):
             order = randomness.permutation(scores)
             held_out, fresh = np.sort(order[:100].astype(float)), order[100:200]
-            split = dataclasses.replace(calibration, scores={"combined": held_out}).decide_by(target_fpr=rate)
+            split = dataclasses.replace(calibration, scores={calibration.score: held_out}).decide_by(target_fpr=rate)
             counts.append(split.is_outlier(fresh).sum())
         rank = int(rate * 101 + 1e-9)
         mean, variance = betabinom.stats(100, rank, 101 - rank)
@@ -182,12 +182,14 @@ def test_rows_come_back_in_their_own_units():
 
 def test_small_data_gets_steps_enough():
     def plan(count, features, **parameters):
-        return NegVAEDetector(**parameters)._config("x", count, features, 0, "none")
+        shape = (count, 4, 1, 1) if features else (count, 1, 28, 28)
+        return NegVAEDetector(**parameters)._config("x", shape, 0, "none")
 
     tiny, large = plan(30, True), plan(100_000, True)
     assert (tiny.batch_size, large.batch_size) == (16, 128)
-    assert tiny.epochs * (24 // 16) >= 1000
-    assert large.epochs == 50
+    assert tiny.epochs * (24 // 16) >= 500
+    assert large.epochs == 2  # of 390 steps
+    assert (tiny.network, large.network) == ("linear", "mlp")
     assert plan(5000, False).epochs * (4000 // 128) >= 1000
     assert (plan(30, True, epochs=7).epochs, plan(3000, True, batch_size=5).batch_size) == (7, 5)
     assert plan(100, False).likelihood == "bernoulli"

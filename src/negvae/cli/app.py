@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from negvae.cli import data, evaluate, paper, score, train, watch
+from negvae.cli import clean, data, evaluate, paper, score, train, watch
 
 app = typer.Typer(
     help="Train variational autoencoders that detect out-of-distribution images, test them and use them.",
@@ -23,7 +23,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make a model": (train.train, evaluate.evaluate, evaluate.calibrate),
     "Use a model": (score.score, watch.watch, score.report, score.export),
-    "Data and paper": (paper.demo,),
+    "Data and paper": (clean.clean, paper.demo),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:

@@ -88,6 +88,10 @@ Confidence = Annotated[
     float | None,
     option("Confidence with which that rate is to hold, such as 0.95.", "probability", show_default="on average"),
 ]
+Embed = Annotated[
+    Path | None,
+    option("The ONNX encoder that the model was trained with.", "path", show_default="where it was then"),
+]
 Resize = Annotated[bool, typer.Option("--resize", help="Resize images of another size.")]
 Cluster = Annotated[
     str | None,

@@ -12,6 +12,7 @@ from negvae.cli.common import (
     Cluster,
     Confidence,
     Device,
+    Embed,
     Inputs,
     Model,
     Precision,
@@ -89,6 +90,7 @@ def score(
     ] = None,
     resize: Resize = False,
     max_pixels: Annotated[int, option("Refuse images that claim more than this.", "pixels")] = 64_000_000,
+    embed: Embed = None,
     batch_size: Annotated[int, option("Images read at once.", "images")] = 512,
     precision: Precision = None,
     device: Device = "auto",
@@ -113,7 +115,8 @@ def score(
     log = printer(console)
     options: dict[str, Any] = dict(
         names=score or (), target_fpr=target_fpr, confidence=confidence, groups=groups, resize=resize,
-        max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision, log=log,
+        max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision, embed=embed,
+        log=log,
     )  # fmt: skip
     with row_progress(console) as on_rows:
         if cluster is None:
@@ -147,6 +150,7 @@ def report(
     confidence: Confidence = None,
     top: Annotated[int, option("How many of the most and of the least typical images to show.", "images")] = 40,
     resize: Resize = False,
+    embed: Embed = None,
     precision: Precision = None,
     device: Device = "auto",
 ) -> None:
@@ -160,7 +164,7 @@ def report(
     with row_progress(console) as on_rows:
         found = write_report(
             directory, inputs, out, score=score, target_fpr=target_fpr, confidence=confidence, resize=resize, top=top,
-            precision=precision, device=device, on_rows=on_rows,
+            precision=precision, embed=embed, device=device, on_rows=on_rows,
         )  # fmt: skip
     done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
     printer(console)(f"{done}: {out}")

@@ -148,7 +148,12 @@ def _described(out: Path, preset: str | None, asked: dict[str, Any], resume: boo
         return resumed_config(out, {**named, **asked})
     if "data" not in asked:
         raise ValueError("--data is missing: name a data set or give a path")
-    return configs.preset(preset or configs.default_preset(asked.get("negatives")), **asked)
+    from negvae.data.rows import holds_rows
+
+    if preset is None:
+        rows = "embed" in asked or holds_rows(asked["data"])
+        preset = "features" if rows else configs.default_preset(asked.get("negatives"))
+    return configs.preset(preset, **asked)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -370,13 +370,13 @@ def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
     for row, (path, _, source) in enumerate(chunk):
         try:
             pixels, _ = decode_image(source, path, spec.max_pixels)
-            images[row] = _fitted(pixels.transpose(2, 0, 1)[None], spec)[0]
+            images[row] = fitted(pixels.transpose(2, 0, 1)[None], spec)[0]
         except Exception as error:  # whatever a decoder makes of a broken file
             errors[row] = _failed(path, None, error, spec).errors[0]
     return Batch([path for path, _, _ in chunk], [index for _, index, _ in chunk], errors, images)
 
 
-def _fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
+def fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
     """Images (N x C x H x W) with the channels and the size that are wanted.
 
     Raises:
@@ -423,7 +423,7 @@ def _array_rows(path: str, part: NDArray[Any], spec: InputSpec, start: int) -> B
     if spec.features:
         images = _features(part, spec, errors, path)
     else:
-        images = _fitted(as_images(_unit_floats(part, errors), path).images, spec)
+        images = fitted(as_images(_unit_floats(part, errors), path).images, spec)
     return Batch([path] * len(part), list(range(start, start + len(part))), errors, images)
 
 

@@ -7,7 +7,7 @@ import math
 import sys
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -24,6 +24,7 @@ from torch import Tensor
 from negvae.config import PRESETS, RENAMED, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
+from negvae.detector.cleaning import cross_fit
 from negvae.detector.inputs import as_array
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
@@ -45,7 +46,7 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe, hold_out
+from negvae.runs.resolve import describe, hold_out, silent
 from negvae.runs.train import LEAST_STEPS
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
@@ -63,6 +64,14 @@ _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
     "learning_rate", "batch_size", "epochs", "precision",
 )  # fmt: skip
+
+
+ROWS_A_COLUMN = 10
+"""With fewer training rows for each column the network is linear."""
+ROW_STEPS = 500
+"""Training steps on rows of features: their score does not wait for the network."""
+ROWS_TO_SCALE = 400
+"""Rows of features that are enough to measure scales on."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +110,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             None takes those of the preset `unsupervised`, which need no data: transformed images, or rows with their
             features shuffled, spread or drawn from a box.
         decision_score: what decides, one of `negvae.scoring.SCORES` by name, or a function that was registered
-            (`negvae.register_score`); "combined" is the largest of several.
+            (`negvae.register_score`). None takes "neighbors" for rows, and for images "combined", the largest of
+            several.
         contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
             share of the data lies above it; 0, clean data, is the usual case and leaves that to `target_fpr`.
         target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
@@ -109,7 +119,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         confidence: with which this detector's own rate is at most `target_fpr`, such as 0.95: a certificate
             (see `negvae.scoring.certificates`), for which `fit` refuses too few held-out inliers. None lets the rate
             hold on average over held-out sets.
-        calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1).
+        calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1). None
+            takes a fifth; of more than 500 rows of features more, up to half, since their score loses nothing by it.
+        trim: share of X, up to 0.5, that is left out before the fit (`left_out_`), where X is thought to be mixed: the
+            least usual by p-values from detectors of the other thirds of X (`negvae.detector.cleaning`). It takes
+            the time of three more fits; what inliers are left out with it is missing in what p-values promise.
         preset: a starting point from `negvae.config.PRESETS`. None is "features" for rows; for images "unsupervised",
             or "general" where negatives are given, here or to `fit`.
         network: a name or the object itself; see `negvae.RunConfig` for this and the following. None for the preset's
@@ -137,17 +151,19 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         n_features_in_: numbers in one row or image.
         feature_names_in_: of the columns, where X has names.
         seed_: what `random_state` came to.
+        left_out_: which rows of X were left out because of `trim` (N).
     """
 
     def __init__(
         self,
         negatives: str | NegativeSource | None = None,
         *,
-        decision_score: str | Score | ScoreFunction = "combined",
+        decision_score: str | Score | ScoreFunction | None = None,
         contamination: float = 0.0,
         target_fpr: float | None = TARGET_FPR,
         confidence: float | None = None,
-        calibration_fraction: float = 0.2,
+        calibration_fraction: float | None = None,
+        trim: float = 0.0,
         preset: str | None = None,
         network: str | BuildNetworks | None = None,
         likelihood: str | BuildLikelihood | Likelihood | None = None,
@@ -171,6 +187,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.target_fpr = target_fpr
         self.confidence = confidence
         self.calibration_fraction = calibration_fraction
+        self.trim = trim
         self.preset = preset
         self.network = network
         self.likelihood = likelihood
@@ -222,11 +239,15 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             text, negatives = negatives, None
         elif _is_source(negatives):
             text = f"given:{described(negatives)}"
-        config = self._config(name, len(stored), features, int(seed), text)
         labels = _labels(groups)
         if calibration is None:
             check_labels(labels, len(stored))
-            rows = hold_out(torch.arange(len(stored)), config.calibration, config.seed)[1]
+        self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
+        kept = np.flatnonzero(~self.left_out_)
+        stored = stored[torch.from_numpy(kept)]
+        config = self._config(name, tuple(stored.shape), int(seed), text)
+        if calibration is None:
+            rows = hold_out(torch.from_numpy(kept), config.calibration, config.seed)[1]
             labels = None if labels is None else [labels[row] for row in rows]
             training, held_out = hold_out(stored, config.calibration, config.seed)
         else:
@@ -253,8 +274,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return self
 
     def _check_parameters(self) -> None:
-        score = score_of(self.decision_score)
-        if "ensemble" in score.needs:
+        if self.decision_score is not None and "ensemble" in (score := score_of(self.decision_score)).needs:
             raise ValueError(
                 f"score {score.name} takes an ensemble, and a detector is one model: negvae.scoring.Scorer takes more"
             )
@@ -268,8 +288,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             raise ValueError(f"confidence is {sure!r}: it must lie between 0 and 1, or be None")
         if sure is not None and (rate is None or self.contamination):
             raise ValueError("confidence is that of target_fpr: give a target_fpr with it, and no contamination")
-        if not isinstance(self.calibration_fraction, Real) or not 0 < self.calibration_fraction < 1:
-            raise ValueError(f"calibration_fraction is {self.calibration_fraction!r}: it must lie between 0 and 1")
+        if not isinstance(self.trim, Real) or not 0 <= self.trim <= 0.5:
+            raise ValueError(f"trim is {self.trim!r}: it must lie between 0 (X is clean) and 0.5")
+        part = self.calibration_fraction
+        if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
+            raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
 
     def _rate(self, held_out: int) -> tuple[float | None, float | None]:
         """The target FPR and its confidence; None where so few held-out inliers cannot promise a rate on average."""
@@ -287,23 +310,37 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             return None, None
         return self.target_fpr, None
 
-    def _config(self, name: str, count: int, features: bool, seed: int, negatives: str | None) -> RunConfig:
-        """The run that the parameters describe on `count` rows, with what was left open filled in."""
+    def _least_usual(self, stored: Tensor) -> NDArray[np.bool_]:
+        """Which inputs of mixed data are left out (N)."""
+        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+        data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
+        # Outliers that lie together are neighbors of one another: so their share is given.
+        plain = {"trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
+        found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
+        return found.least_usual(self.trim)
+
+    def _config(self, name: str, size: tuple[int, ...], seed: int, negatives: str | None) -> RunConfig:
+        """The run that the parameters describe on so many inputs (N, C, H, W), with what was left open filled in."""
+        count, columns, features = size[0], size[1], size[2:] == (1, 1)
         usual = "features" if features else default_preset(negatives)
         kind = usual if self.preset is None else choose("preset", self.preset, PRESETS)
         if negatives is None:
             negatives = PRESETS[kind].get("negatives", "augmented")
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
-        calibration = float(self.calibration_fraction)
+        calibration = self.calibration_fraction
+        if calibration is None:
+            calibration = held_out_rows(count) / count if features else PRESETS[kind].get("calibration", 0.2)
         plain = preset(
-            kind, name, negatives=negatives, calibration=calibration, seed=seed, device=self.device, **values
+            kind, name, negatives=negatives, calibration=float(calibration), seed=seed, device=self.device, **values
         )
         training = count - max(round(calibration * count), 1)
+        if features and self.network is None and training < ROWS_A_COLUMN * columns:
+            plain = dataclasses.replace(plain, network="linear")
         batch = plain.batch_size if self.batch_size else min(plain.batch_size, max(training // 8, 16))
         steps = max(training // min(batch, max(training, 1)), 1)
         epochs = plain.epochs
         if self.epochs is None:
-            epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
+            epochs = math.ceil(ROW_STEPS / steps) if features else max(epochs, math.ceil(LEAST_STEPS / steps))
         return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
@@ -323,7 +360,13 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             if update.row is not None:
                 print(update.describe(), file=sys.stderr, flush=True)
 
-        result = train(config, training, source, on_progress=show if self.verbose else None)
+        threads = torch.get_num_threads()
+        if training.is_floating_point():
+            torch.set_num_threads(1)  # steps of such networks are so short that threads wait for one another
+        try:
+            result = train(config, training, source, on_progress=show if self.verbose else None)
+        finally:
+            torch.set_num_threads(threads)
         if result.stopped_by != "finished":
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result
@@ -367,7 +410,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
                 raise ValueError(f"negatives must be finite numbers, N x {expected[0]}, as the inliers are")
         else:
             rows = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1)
-        return name, torch.tensor(rows).reshape(len(rows), -1, 1, 1)
+        return name, torch.tensor(np.ascontiguousarray(rows)).reshape(len(rows), -1, 1, 1)
 
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
         images = as_images(array, "X").images
@@ -652,7 +695,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _named_parameters(self) -> dict[str, Any]:
         """The parameters, a score given as an object by its name."""
         parameters: dict[str, Any] = self.get_params(deep=False)
-        return {**parameters, "decision_score": score_of(self.decision_score).name}
+        score = self.decision_score
+        return {**parameters, "decision_score": None if score is None else score_of(score).name}
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "auto") -> Self:
@@ -719,6 +763,11 @@ def _warn_of_small_groups(calibration: Calibration) -> None:
 def _is_source(value: Any) -> bool:
     """Whether this is a `NegativeSource`; a data frame has a method `sample` too."""
     return hasattr(value, "sample") and hasattr(value, "adversarial")
+
+
+def held_out_rows(count: int) -> int:
+    """How many of so many rows of features are held out: a fifth, or what 400 leave over, up to half."""
+    return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
 
 
 def _translated(parameters: dict[str, Any]) -> dict[str, Any]:

@@ -42,7 +42,8 @@ class PyODNegVAE(BaseDetector):  # type: ignore[misc]
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit on X, images or rows of features (see `NegVAEDetector`); y is ignored."""
         self._set_n_classes(None)
-        self.detector_ = NegVAEDetector(**self.parameters).fit(X)
+        # Said to the detector too: outliers that lie together are neighbors of one another.
+        self.detector_ = NegVAEDetector(**{"contamination": self.contamination, **self.parameters}).fit(X)
         self.decision_scores_ = self.decision_function(X)
         self._process_decision_scores()
         return self

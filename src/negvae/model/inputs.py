@@ -47,8 +47,9 @@ class Features(nn.Module):
         values = rows.double()
         mean, scale = values.mean(0), values.std(0, correction=0)
         self.mean.copy_(mean)
-        # Rounding leaves a constant feature a deviation of a few units in the last place.
-        self.scale.copy_(torch.where(scale > 1e-12 * mean.abs().clamp_min(1e-12), scale, torch.ones_like(scale)))
+        # By equal values: rounding leaves a constant feature a deviation of a few units in the last place.
+        varies = values.amax(0) > values.amin(0)
+        self.scale.copy_(torch.where(varies & (scale > 0), scale, torch.ones_like(scale)))
 
     def forward(self, rows: Tensor) -> Tensor:
         """(x - mean) / scale, in float64."""

@@ -226,3 +226,13 @@ def mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
         nn.Linear(units, features), nn.Unflatten(1, shape),
     )  # fmt: skip
     return encoder, decoder
+
+
+def linear(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """One linear layer each way, for few rows: probabilistic PCA with a learned posterior (Tipping & Bishop 1999)."""
+    if shape[1:] != (1, 1):
+        raise ValueError(
+            f"network linear takes rows of features, these are {'x'.join(map(str, shape))} images (C x H x W)"
+        )
+    encoder = nn.Sequential(nn.Flatten(), PosteriorHead(shape[0], latent_size))
+    return encoder, nn.Sequential(nn.Linear(latent_size, shape[0]), nn.Unflatten(1, shape))

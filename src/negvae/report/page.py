@@ -18,12 +18,14 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.data.streams import Batch, InputSpec, stream
+from negvae.data.embedding import Encoder
+from negvae.data.streams import Batch, stream
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact, trained_sha256
+from negvae.runs.embed import encoder_of, spec_of
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
@@ -124,6 +126,7 @@ def write_report(
     top: int = TOP,
     batch_size: int = 500,
     precision: str | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Findings:
@@ -140,6 +143,7 @@ def write_report(
         top: number of the most and of the least typical images to show.
         batch_size: number of images that are scored at once.
         precision: "float32" or "bfloat16"; None for the precision in which the run was calibrated.
+        embed: path of the encoder that the model was trained with; None for the path that it had then.
         device: device to score on; see `negvae.runs.artifact.load_artifact`.
         on_rows: called after every batch with the number of rows done so far.
 
@@ -159,7 +163,8 @@ def write_report(
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
     calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
-    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, on_rows)
+    encoder = encoder_of(artifact, embed)
+    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, on_rows, encoder)
     if findings.failed == findings.rows:
         reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""
         raise ValueError(f"{', '.join(map(str, inputs))}: no image that can be scored{reason}")
@@ -176,9 +181,9 @@ def examine(
     batch_size: int = 500,
     precision: str | None = None,
     on_rows: Callable[[int], None] = lambda rows: None,
+    encoder: Encoder | None = None,
 ) -> Findings:
     """Stream the inputs through the model and return what the page shows; for the arguments see `write_report`."""
-    model = artifact.model
     scorer = artifact.scorer(precision)
     names = shown_scores(calibration)
     scorer.check(names)
@@ -187,8 +192,8 @@ def examine(
     # Pillow warns of large images before they are refused by their size.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for batch in stream(inputs, InputSpec(model.shape, model.takes_features, resize), batch_size=batch_size):
-            _take(findings, batch, scorer, names, calibration, draw)
+        for batch in stream(inputs, spec_of(artifact, encoder, resize), batch_size=batch_size):
+            _take(findings, batch, scorer, names, calibration, draw, encoder)
             on_rows(findings.rows)
     return findings
 
@@ -205,6 +210,7 @@ def _take(
     names: Sequence[str],
     calibration: Calibration,
     draw: np.random.Generator,
+    encoder: Encoder | None,
 ) -> None:
     findings.rows += len(batch)
     for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
@@ -216,7 +222,8 @@ def _take(
     if not len(good):
         return
     images = batch.images[good]
-    scores = scorer(torch.from_numpy(images), names)
+    inputs = images if encoder is None else encoder.rows(images)
+    scores = scorer(torch.from_numpy(inputs), names)
     decisive = scores[names[0]]
     p_values, called = calibration.p_values(decisive), calibration.is_outlier(decisive)
     findings.outliers += int(called.sum())
@@ -232,7 +239,7 @@ def _take(
     findings.most.offer(-decisive, extreme)
     # The rows with the largest of random keys are an even sample of all rows.
     findings.sample.offer(
-        draw.random(len(good)), lambda rows: {"codes": latent_means(scorer.model, images[rows]), **numbers(rows)}
+        draw.random(len(good)), lambda rows: {"codes": latent_means(scorer.model, inputs[rows]), **numbers(rows)}
     )
 
 
@@ -345,6 +352,9 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
                 document.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
             )
         ]
+    elif columns["images"].dtype == np.uint8:  # which an encoder made rows of
+        shown_images = _viewable(columns["images"])
+        blocks = [document.image_grid(shown_images, columns=8, caption="The images.")]
     table = DataTable(
         ["file", "outlier", "p-value", *names], rows, align="lcr" + "r" * len(names),
         caption=f"The first {len(rows)} of them. Larger scores mean farther from the training data.",

@@ -29,6 +29,7 @@ from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
+from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
@@ -252,6 +253,8 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
     Both are without the fields that a run may change on its way.
     """
     values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
+    if values["embed"] is None:
+        del values["embed"]  # which earlier versions did not have
     before = {name: new_to_old.get(values[name], values[name]) for name, new_to_old in _FORMER.items()}
     return [
         hashlib.sha256(json.dumps([fields, list(shape)], sort_keys=True).encode()).hexdigest()
@@ -269,6 +272,9 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
     tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.scales.items()}
     tensors |= {f"fitted.{name}": torch.from_numpy(values) for name, values in calibration.reference.fitted.items()}
+    if calibration.reference.neighbors is not None:
+        arrays = calibration.reference.neighbors.arrays()
+        tensors |= {f"neighbors.{name}": torch.from_numpy(values) for name, values in arrays.items()}
     tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
     if calibration.columns is not None:
         tensors["columns.held_out"] = torch.from_numpy(calibration.columns)
@@ -313,14 +319,8 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
         if read_section(directory, "calibration"):
             raise FileNotFoundError(f"{directory} has no {CALIBRATION}, which {CONFIG} tells of; {_REMEDY}")
         return None
-    parts: dict[str, dict[str, Any]] = {
-        "held_out": {},
-        "reference": {},
-        "fitted": {},
-        "int8": {},
-        "columns": {},
-        "group": {},
-    }
+    kinds = ("held_out", "reference", "fitted", "neighbors", "int8", "columns", "group")
+    parts: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
@@ -335,7 +335,9 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             float(rule["threshold"]),
             None if rule["target_fpr"] is None else float(rule["target_fpr"]),
             float(rule["contamination"]),
-            References(parts["reference"], parts["fitted"]),
+            References(
+                parts["reference"], parts["fitted"], Neighbors(**parts["neighbors"]) if parts["neighbors"] else None
+            ),
             "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
             None if rule.get("confidence") is None else float(rule["confidence"]),

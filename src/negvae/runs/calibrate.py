@@ -58,7 +58,7 @@ def calibrate_run(
         directory: of the run.
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
-        score: the decision score; None for "combined", in int8 for "kl".
+        score: the decision score; None for `negvae.scoring.scorer.default_score`, in int8 for "kl".
         target_fpr: false-positive rate of the threshold.
         confidence: with which that rate is to hold; None for on average over held-out sets.
         groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all together.
@@ -107,7 +107,7 @@ def calibrate_run(
         log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
     calibration = calibrate(
         scorer, training, held_out,
-        score=score or "combined", components=score_components(config), target_fpr=target_fpr,
+        score=score, components=score_components(config), target_fpr=target_fpr,
         confidence=confidence, groups=labels,
     )  # fmt: skip
     if calibration.small:

@@ -60,6 +60,10 @@ def evaluate_run(
     config, calibration = artifact.config, artifact.calibration
     if not artifact.finished:
         log(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
+    if artifact.model.takes_features:
+        raise ValueError(
+            f"{directory} takes rows of features: `negvae score` scores them, and evaluate has no test sets"
+        )
     test = load_test_set(config, shape=artifact.model.shape, limit=limit, log=log)
     log(f"inliers: {describe(test)}")
     outliers = {name: _outliers(name, artifact, limit, log) for name in dict.fromkeys(ood)}

@@ -58,6 +58,8 @@ class Export:
     def describe(self) -> str:
         """One line for people."""
         parts = "encoder only" if self.encoder_only else "encoder and decoder"
+        if "features" in SCORES[self.calibration.score].needs:
+            parts = "reference rows and no network"
         return (
             f"{self.calibration.describe()}; {parts}, {self.path.stat().st_size / 1e6:.2f} MB; scores within"
             f" {self.difference:.1g} of the library's on {self.compared} images"

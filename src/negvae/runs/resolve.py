@@ -36,12 +36,14 @@ class Inliers:
         held_out: those that are kept to calibrate on, M x C x H x W; M may be 0.
         description: one line on the set that both come from.
         sha256: of that set's pixels.
+        encoder: path, sha256 and images of the encoder that made rows of them; None where there is none.
     """
 
     training: Tensor
     held_out: Tensor
     description: str
     sha256: str
+    encoder: dict[str, str] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -89,6 +91,7 @@ def resolve(config: RunConfig, log: Log = silent) -> ResolvedRun:
     inliers = load_inliers(config, log=log)
     log(f"inliers: {inliers.description}")
     data, hashes = {"inliers": inliers.description}, {"inliers": inliers.sha256}
+    encoder = {} if inliers.encoder is None else {"encoder": inliers.encoder}
     everything = torch.cat([inliers.training, inliers.held_out])
 
     def load_auxiliary(name: str) -> Tensor:
@@ -102,7 +105,7 @@ def resolve(config: RunConfig, log: Log = silent) -> ResolvedRun:
         return negatives.to(device)
 
     source = build_source(config.negatives, load_auxiliary)
-    return ResolvedRun(config, device, inliers, source, {"data": data, "data_sha256": hashes})
+    return ResolvedRun(config, device, inliers, source, {"data": data, "data_sha256": hashes, **encoder})
 
 
 def load_inliers(
@@ -127,6 +130,8 @@ def load_inliers(
         ValueError: the data is not what the run was trained with, so that nobody can tell which images were held out;
             or too few would be left to train on.
     """
+    if config.takes_features:
+        return _rows(config, sha256)
     found = load(
         config.data, "train", fetch=fetch, limit=config.limit, shape=shape, disjoint_from_train=True, log=log
     )  # fmt: skip
@@ -137,6 +142,18 @@ def load_inliers(
         )
     training, held_out = hold_out(torch.from_numpy(found.images), config.calibration, config.seed)
     return Inliers(training, held_out, describe(found), found.sha256)
+
+
+def _rows(config: RunConfig, sha256: str | None) -> Inliers:
+    """`load_inliers` for rows of features, from a file or from images by an encoder."""
+    from negvae.runs.embed import training_rows
+
+    rows, description, found, encoder = training_rows(config)
+    if sha256 is not None and found != sha256:
+        raise ValueError(f"{config.data}, or the encoder, has changed since the run was trained")
+    training, held_out = hold_out(rows, config.calibration, config.seed)
+    facts = None if encoder is None else {"sha256": encoder.sha256, "describes": encoder.describe()}
+    return Inliers(training, held_out, description, found, facts)
 
 
 def load_test_set(

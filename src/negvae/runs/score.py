@@ -19,11 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.embed import encoder_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.scorer import Scorer
@@ -77,6 +79,7 @@ def score_files(
     batch_size: int = BATCH_SIZE,
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     on_rows: Callable[[int], None] = lambda rows: None,
     log: Callable[[str], None] = lambda text: None,
@@ -101,6 +104,7 @@ def score_files(
         ensemble: folders of further models, for the score "waic".
         precision: "float32", "bfloat16" or "int8"; a calibrated model takes only the one in which it
             was calibrated, which is also meant by None.
+        embed: the encoder that the model was trained with; None for where it was then.
         device: see `negvae.runs.artifact.load_artifact`.
         on_rows: called after every batch with the number of rows done so far.
         log: called with each line that the user should see.
@@ -115,9 +119,9 @@ def score_files(
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     scoring = open_scoring(
-        directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr,
-        resize=resize, max_pixels=max_pixels,
-        batch_size=batch_size, ensemble=ensemble, precision=precision, device=device, log=log,
+        directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
+        max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed,
+        device=device, log=log,
     )  # fmt: skip
     calibration = scoring.calibration
     batches = stream(inputs, scoring.wanted, batch_size=batch_size)
@@ -150,6 +154,7 @@ class Scoring:
         wanted: what the images must be.
         decide: whether rows are decided one by one, or all together when they are known.
         grouped: whether the folder above each file names its group.
+        encoder: makes rows of features of the images; None where the model takes what is read.
     """
 
     scorer: Scorer
@@ -158,6 +163,7 @@ class Scoring:
     wanted: InputSpec
     decide: bool
     grouped: bool = False
+    encoder: Encoder | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """The rows of the batches, with columns path, index, scores, p_value, is_outlier, error."""
@@ -165,16 +171,13 @@ class Scoring:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             for batch in batches:
-                yield self._table(batch)
+                yield _table(batch, self)
 
     def no_rows(self) -> pa.RecordBatch:
         """The same columns without a row."""
         kind = np.float64 if self.wanted.features else np.uint8
         empty = Batch([], [], [], np.zeros((0, *self.wanted.shape), kind))
-        return self._table(empty)
-
-    def _table(self, batch: Batch) -> pa.RecordBatch:
-        return _table(batch, self.scorer, self.names, self.calibration, self.decide, self.grouped)
+        return _table(empty, self)
 
 
 def open_scoring(
@@ -190,6 +193,7 @@ def open_scoring(
     batch_size: int = BATCH_SIZE,
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     log: Callable[[str], None] = lambda text: None,
 ) -> Scoring:
@@ -212,9 +216,9 @@ def open_scoring(
                 f"{directory} is calibrated without groups: `negvae calibrate --groups folders` makes them"
             )
     calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
-    model = artifact.model
-    wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, decide=fdr is None, grouped=groups is not None)
+    encoder = encoder_of(artifact, embed)
+    wanted = spec_of(artifact, encoder, resize, max_pixels)
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder)
 
 
 @dataclass
@@ -279,19 +283,15 @@ def _decision(
     return calibration
 
 
-def _table(
-    batch: Batch,
-    scorer: Scorer,
-    names: Sequence[str],
-    calibration: Calibration | None,
-    decide: bool,
-    grouped: bool = False,
-) -> pa.RecordBatch:
+def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     """Score a batch; rows with errors get nulls."""
+    names, calibration = scoring.names, scoring.calibration
     failed = np.array([bool(error) for error in batch.errors])
     good = np.flatnonzero(~failed)
     images = batch.images if len(good) == len(batch) else batch.images[good]
-    scores = scorer(torch.from_numpy(images), names) if len(good) else {}
+    if scoring.encoder is not None:
+        images = scoring.encoder.rows(images)
+    scores = scoring.scorer(torch.from_numpy(images), names) if len(good) else {}
 
     def column(values: Any, kind: Any) -> pa.Array:
         if values is None or not len(good):
@@ -303,9 +303,9 @@ def _table(
     p = outlier = None
     if calibration is not None and len(good):
         known = calibration.thresholds
-        labels = [group_of(batch.paths[row], known) for row in good] if grouped else None
+        labels = [group_of(batch.paths[row], known) for row in good] if scoring.grouped else None
         p = calibration.p_values(scores[names[0]], labels)
-        outlier = calibration.is_outlier(scores[names[0]], labels) if decide else None
+        outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     return pa.RecordBatch.from_pydict(
         {
             "path": pa.array(batch.paths, pa.string()),

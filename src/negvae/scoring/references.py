@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from negvae.scoring.neighbors import Neighbors
 
 Values = NDArray[np.float64]
 
@@ -18,10 +22,12 @@ class References:
     Attributes:
         scales: 5% quantile, median, 95% quantile and mean of a score on training images, by the score's name.
         fitted: what the fit of a score gave (`negvae.scoring.table.Score.fit`), by the score's name.
+        neighbors: the reference rows of the score of this name; None where images are scored.
     """
 
     scales: Mapping[str, Values] = field(default_factory=dict)
     fitted: Mapping[str, Values] = field(default_factory=dict)
+    neighbors: Neighbors | None = None
 
     @property
     def components(self) -> list[str]:
@@ -30,6 +36,8 @@ class References:
 
     def has(self, name: str, fitted: bool) -> bool:
         """Whether they were measured, and where a score is `fitted`, its fit too."""
+        if name == "neighbors":
+            return self.neighbors is not None
         return name in self.fitted if fitted else bool(self.scales)
 
 

@@ -109,6 +109,8 @@ class Scorer:
                 raise ValueError(
                     f"score {score.name} takes an ensemble: name further models trained alike with other seeds"
                 )
+            if "features" in score.needs and not self.model.takes_features:
+                raise ValueError(f"score {score.name} is for rows of features: this model takes images")
             if "pixels" in score.needs and self.model.takes_features:
                 raise ValueError(f"score {score.name} is for images: rows of features have no pixels")
 
@@ -123,7 +125,7 @@ def calibrate(
     training: Tensor,
     held_out: Tensor,
     *,
-    score: str | Score | ScoreFunction = "combined",
+    score: str | Score | ScoreFunction | None = None,
     names: Sequence[str] | None = None,
     components: Sequence[str] = ("dose", "prior_ratio"),
     contamination: float = 0.0,
@@ -138,7 +140,7 @@ def calibrate(
         training: images that the model was trained on; up to 5,000 of them, evenly taken, give the statistics
             that "combined", "dose" and "typicality" are measured against.
         held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
-        score: the decision score, by name or as the function that was registered.
+        score: the decision score, by name or as the function that was registered; None for `default_score`.
         names: further scores to calibrate; None for those that the table says; in int8 those of the encoder alone.
         components: the scores that "combined" is made of; a model without negatives has no use for "prior_ratio".
         contamination: share of outliers among training and held-out images together; where it is above 0, or
@@ -154,17 +156,24 @@ def calibrate(
         target_fpr = None
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
-    decisive = score_of(score).name
-    names = [decisive, *(names_of(lambda entry: entry.calibrated) if names is None else names)]
+    features = scorer.model.takes_features
+    decisive = score_of(default_score(scorer.model) if score is None else score).name
+    other = "pixels" if features else "features"
+    names = names_of(lambda entry: entry.calibrated and other not in entry.needs) if names is None else names
+    names = [decisive, *names]
+    apart: dict[str, NDArray[np.float32]] = {}
     references = References()
     if scorer.quantized is None:
         step = max(len(training) // REFERENCE_IMAGES, 1)
         references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
+        if features:
+            references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
     else:
         names = [name for name in names if not SCORES[name].needs]
     measured = replace(scorer, references=references)
     names = list(dict.fromkeys(names))
-    found = {name: values.astype(np.float64) for name, values in measured(held_out, names).items()}
+    raw = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}
+    found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
     if target_fpr is not None and confidence is not None:
         threshold = certified_threshold(scores[decisive], target_fpr, confidence)
@@ -172,7 +181,10 @@ def calibrate(
         threshold = fpr_threshold(scores[decisive], target_fpr)
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
-        everything: list[NDArray[Any]] = [scores[decisive], measured(training, [decisive])[decisive]]
+        everything: list[NDArray[Any]] = [
+            measured(held_out, [decisive])[decisive] if contamination else scores[decisive],
+            measured(training, [decisive])[decisive],
+        ]
         threshold = contamination_threshold(np.concatenate(everything), contamination)
     rounding = None
     if scorer.quantized is not None:
@@ -185,6 +197,22 @@ def calibrate(
     if groups is None:
         return calibration
     return calibration.with_groups({name: split(values, groups) for name, values in found.items()})
+
+
+def default_score(model: VAE) -> str:
+    """What decides where nobody asks for another: for rows of features the distance to their neighbors."""
+    return "neighbors" if model.takes_features else "combined"
+
+
+def _with_neighbors(
+    model: VAE, references: References, training: Tensor, held_out: Tensor, contamination: float
+) -> tuple[References, dict[str, NDArray[np.float32]]]:
+    """Add the reference rows, and give the held-out rows' scores against the others."""
+    from negvae.scoring.neighbors import fit_neighbors
+
+    rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]
+    fitted, scores = fit_neighbors(rows[0], rows[1], contamination)
+    return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

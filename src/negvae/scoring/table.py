@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ScoreFunction = Callable[["Pass"], "Tensor"]
 """A score: from one pass over N inputs to N numbers, larger = more out-of-distribution."""
 Function = TypeVar("Function", bound="ScoreFunction")
-Need = Literal["decoder", "reference", "ensemble", "pixels"]
+Need = Literal["decoder", "reference", "ensemble", "pixels", "features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,7 @@ class Score(Entry[ScoreFunction]):
     Attributes:
         unit: what it is counted in.
         needs: beyond the encoder: "decoder"; "reference", statistics of training images; "ensemble", further models
-            trained alike; "pixels", images and not rows of features.
+            trained alike; "pixels", images and not rows of features; "features", rows of features and not images.
         label: its name in tables and charts.
         citation: where it was described.
         calibrated: whether held-out inliers are scored with it by default.
@@ -97,6 +97,11 @@ SCORES: Table[Score] = Table(
             name="combined", meaning="the most conspicuous of several scores, on the training images' scale",
             unit="1 = where the most extreme 5% of the training data begin", needs=("decoder", "reference"),
             calibrated=True, target="negvae.scoring.combination:combined",
+        ),
+        Score(
+            name="neighbors", meaning="distance to the nearest inliers in two spaces, as -log of its tail probability",
+            unit="nats", needs=("reference", "features"), calibrated=True,
+            target="negvae.scoring.neighbors:neighbors",
         ),
         Score(
             name="dose", meaning="how unusual the model's statistics are, all together",

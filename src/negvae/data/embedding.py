@@ -1,0 +1,197 @@
+"""Images as rows of features: the embeddings that any ONNX encoder gives.
+
+An encoder takes one batch of images and gives N x D numbers, or a map of patches, N x D x h x w (N x T x D for tokens),
+of which the mean over the patches is taken. It runs in onnxruntime, one image after the other and each in one thread,
+so that an embedding is a function of the image alone. The model's SHA-256 says which encoder it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data.catalog import Shape
+from negvae.files import need
+
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Mean and standard deviation of pixels in [0, 1], which most encoders of color images are trained with."""
+SIDE = 224
+"""Of images, where the encoder takes any size."""
+_EXTRA = "onnx"
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An ONNX model that turns images into rows of features.
+
+    Attributes:
+        path: of the file.
+        sha256: of the file and of the files of weights beside it that it names.
+        shape: C, H, W of the images that it is given.
+        size: D, the numbers in a row.
+        channels_last: whether it takes N x H x W x C.
+        mean: subtracted from pixels in [0, 1], for each channel; empty where the encoder takes uint8.
+        std: by which the difference is divided.
+        output: name of the output that rows are made of.
+    """
+
+    path: Path
+    sha256: str
+    shape: Shape
+    size: int
+    channels_last: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    output: str
+    _session: Any = field(repr=False, compare=False)
+
+    def rows(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Embeddings of images (uint8, N x C x H x W) as they are stored: N x D x 1 x 1.
+
+        Raises:
+            ValueError: images of another shape, or an embedding that is not finite.
+        """
+        found = np.stack(list(self._each(images))) if len(images) else np.zeros((0, self.size))
+        if not np.isfinite(found).all():
+            raise ValueError(f"{self.path}: the embedding of an image is not finite")
+        return found.reshape(len(images), self.size, 1, 1)
+
+    def _each(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:
+        if images.dtype != np.uint8 or images.shape[1:] != self.shape:
+            found, wanted = ("x".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
+            raise ValueError(
+                f"{self.path} takes uint8 images of {wanted} (C x H x W), these are {images.dtype} {found}"
+            )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        with ThreadPoolExecutor(min(cores, 8), "negvae-embedding") as pool:
+            yield from pool.map(self._one, images)
+
+    def _one(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        given: NDArray[Any] = image
+        if self.mean:
+            mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
+            given = (image.astype(np.float32) / np.float32(255) - mean) / std
+        given = given.transpose(1, 2, 0) if self.channels_last else given
+        feed = {self._session.get_inputs()[0].name: np.ascontiguousarray(given)[None]}
+        return _pooled(self._session.run([self.output], feed)[0])
+
+    def describe(self) -> str:
+        """One line for people."""
+        shape = "x".join(map(str, self.shape))
+        return f"{self.path.name} (sha256 {self.sha256[:16]}), images of {shape} to rows of {self.size:,} numbers"
+
+
+def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
+    """Load an encoder.
+
+    Float images are pixels in [0, 1], less "mean" and divided by "std" of the model's metadata (numbers with commas
+    between them, one for each channel); without them color images by ImageNet's, and others as they are.
+
+    Args:
+        path: of the .onnx file.
+        sha256: that the file must have; None for any.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ImportError: the extra "onnx" is not installed.
+        ValueError: not an ONNX model, not the one that is meant, or not one that takes images and gives features.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; --embed takes an encoder as an .onnx file")
+    found = _sha256(path)
+    if sha256 is not None and found != sha256:
+        raise ValueError(
+            f"{path} is another encoder than the one that the detector was trained with: its sha256 is {found[:16]},"
+            f" not {sha256[:16]}"
+        )
+    runtime = need("onnxruntime", _EXTRA)
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has exceptions of its own for every kind of fault
+        raise ValueError(f"{path}: not an ONNX model that onnxruntime runs ({_line(error)})") from None
+    shape, channels_last, kind = _images_of(path, session)
+    mean, std = _normalization(path, session, shape[0]) if kind != "tensor(uint8)" else ((), ())
+    output = min(session.get_outputs(), key=lambda each: abs(len(each.shape or []) - 2)).name
+    draft = Encoder(path, found, shape, 0, channels_last, mean, std, output, session)
+    try:
+        size = draft._one(np.zeros(shape, np.uint8)).size
+    except Exception as error:  # as above
+        raise ValueError(f"{path}: does not encode an image ({_line(error)})") from None
+    return Encoder(path, found, shape, size, channels_last, mean, std, output, session)
+
+
+def _sha256(path: Path) -> str:
+    """Of a model's file, followed by the files beside it that hold its weights.
+
+    Raises:
+        ValueError: it is no ONNX model, or names a file that is not there.
+    """
+    onnx = need("onnx", _EXTRA)
+    try:
+        model = onnx.load(path, load_external_data=False)
+        places = {
+            entry.value
+            for tensor in model.graph.initializer
+            for entry in tensor.external_data
+            if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
+        }
+        digest = hashlib.sha256()
+        for each in (path, *(path.parent / place for place in sorted(places))):
+            with each.open("rb") as file:
+                while part := file.read(1 << 20):
+                    digest.update(part)
+    except Exception as error:  # protobuf has exceptions of its own
+        raise ValueError(f"{path}: not an ONNX model with its weights ({_line(error)})") from None
+    return digest.hexdigest()
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _images_of(path: Path, session: Any) -> tuple[Shape, bool, str]:
+    """C, H, W of the images that a model takes, whether channels come last, and the type of its numbers."""
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
+        found = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
+        raise ValueError(f"{path}: takes {found}; an encoder takes one batch of float or uint8 images, N x C x H x W")
+    batch, *sizes = (size if isinstance(size, int) else None for size in inputs[0].shape)
+    if batch not in (None, 1):
+        raise ValueError(f"{path}: takes batches of exactly {batch}; export it with a free batch size, or with 1")
+    channels_last = sizes[2] in (1, 3) and sizes[0] not in (1, 3)
+    channels, height, width = (sizes[2], *sizes[:2]) if channels_last else sizes
+    return (channels or 3, height or SIDE, width or SIDE), channels_last, inputs[0].type
+
+
+def _normalization(path: Path, session: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel."""
+    properties = session.get_modelmeta().custom_metadata_map
+    if "mean" not in properties and "std" not in properties:
+        return IMAGENET if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
+    try:
+        mean, std = (tuple(float(part) for part in properties[name].split(",")) for name in ("mean", "std"))
+    except (KeyError, ValueError):
+        mean = std = ()
+    if len(mean) != channels or len(std) != channels or not all(value > 0 for value in std):
+        raise ValueError(f"{path}: its metadata must have mean and std, {channels} numbers each, with commas between")
+    return mean, std
+
+
+def _pooled(output: Any) -> NDArray[np.float64]:
+    """One row (D) from what an encoder gives for one image: 1 x D, patches 1 x D x h x w or tokens 1 x T x D."""
+    values: NDArray[np.float64] = np.asarray(output, np.float64)[0]
+    patches = {3: (1, 2), 2: (0,)}.get(values.ndim)
+    pooled: NDArray[np.float64] = values.ravel() if patches is None else values.mean(patches)
+    return pooled

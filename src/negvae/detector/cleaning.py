@@ -1,0 +1,164 @@
+"""Mixed, unlabeled data: how unusual each row is among the others, by detectors that have not seen it.
+
+The data is divided into folds. A detector fitted to the other folds gives each row of a fold its conformal p-value, so
+that no row is judged by a model that was trained on it. Outliers among the held-out rows raise the p-values of others,
+so that the order says more than the p-values themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data import load
+from negvae.data.formats.folder import IMAGE_ENDINGS, walk
+from negvae.data.rows import holds_rows, load_rows
+from negvae.files import replacing
+
+FOLDS = 3
+
+
+@dataclass(frozen=True)
+class CrossFitted:
+    """What detectors that have not seen it say of each row.
+
+    Attributes:
+        p_values: N conformal p-values.
+        scores: N decision scores; of the fold's detector.
+        folds: which fold each row was in (N).
+    """
+
+    p_values: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    folds: NDArray[np.int64]
+
+    @property
+    def order(self) -> NDArray[np.int64]:
+        """The rows, the least usual first: by p-value, and where those tie by score."""
+        return np.lexsort((-self.scores, self.p_values))
+
+    def least_usual(self, share: float) -> NDArray[np.bool_]:
+        """Which rows belong to this share of them, the least usual ones (N)."""
+        chosen = np.zeros(len(self.p_values), bool)
+        chosen[self.order[: round(share * len(chosen))]] = True
+        return chosen
+
+
+def cross_fit(
+    make: Callable[[], Any], data: NDArray[Any], folds: int = FOLDS, seed: int = 0, log: Callable[[str], None] = print
+) -> CrossFitted:
+    """Judge every row by a detector that was fitted to the other folds.
+
+    Args:
+        make: gives a new `NegVAEDetector`.
+        data: N images or rows of features.
+        folds: 2 or more.
+        seed: of the division.
+        log: is called with one line after each fold.
+
+    Raises:
+        ValueError: fewer than 2 folds, or fewer than 3 rows for each.
+    """
+    if folds < 2 or len(data) < 3 * folds:
+        raise ValueError(f"{len(data)} rows in {folds} folds: cross-fitting takes 2 folds or more, of 3 rows at least")
+    fold = np.random.default_rng(seed).permutation(np.arange(len(data)) % folds)
+    p_values, scores = np.ones(len(data)), np.zeros(len(data))
+    for number in range(folds):
+        chosen = fold == number
+        detector = make().fit(data[~chosen])
+        scores[chosen] = detector.ood_score(data[chosen])
+        p_values[chosen] = detector.calibration_.p_values(scores[chosen])
+        log(f"fold {number + 1} of {folds}: {chosen.sum():,} judged by a detector of the other {(~chosen).sum():,}")
+    return CrossFitted(p_values, scores, fold)
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What `clean` found.
+
+    Attributes:
+        rows: in all.
+        path: of the list.
+    """
+
+    rows: int
+    path: Path
+
+
+def clean(
+    data: str,
+    out: Path,
+    *,
+    folds: int = FOLDS,
+    limit: int | None = None,
+    log: Callable[[str], None] = print,
+    **parameters: Any,
+) -> Cleaned:
+    """Rank the rows of a mixed, unlabeled set and write the list; nothing else is changed.
+
+    The list has one line for each row, the least usual first: rank, path, index, p_value, score.
+
+    Args:
+        data: images by name or path, or rows of features in an .npy or .npz file.
+        out: .csv file to write.
+        folds: see `cross_fit`.
+        limit: look at the first so many rows.
+        log: is called with one line on every step.
+        parameters: of `negvae.NegVAEDetector`.
+
+    Raises:
+        FileNotFoundError: the data, or the folder to write to, is not there.
+        ValueError: data that cannot be used, or too little of it.
+    """
+    import csv
+
+    from negvae.detector.estimator import NegVAEDetector
+
+    if out.suffix.lower() != ".csv":
+        raise ValueError(f"--out {out}: the list is written as .csv")
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    rows, places = rows_of(data, limit)
+    log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
+    found = cross_fit(
+        lambda: NegVAEDetector(**{"target_fpr": None, **parameters}),
+        rows,
+        folds,
+        int(parameters.get("random_state", 0)),
+        log,
+    )
+    with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["rank", "path", "index", "p_value", "score"])
+        for rank, row in enumerate(found.order, 1):
+            path, index = places[row]
+            values = repr(float(found.p_values[row])), repr(float(found.scores[row]))
+            writer.writerow([rank, path, index, *values])
+    return Cleaned(len(rows), out)
+
+
+def rows_of(data: str, limit: int | None = None) -> tuple[NDArray[Any], list[tuple[str, int]]]:
+    """Images (uint8, N x C x H x W) or rows of features (N x D), and for each its file and its row there.
+
+    Args:
+        data: see `clean`.
+        limit: the first so many.
+
+    Raises:
+        FileNotFoundError: the data is not there.
+        ValueError: it is damaged or of another kind.
+    """
+    if holds_rows(data):
+        rows: NDArray[Any] = load_rows(data, limit)
+        return rows, [(data, index) for index in range(len(rows))]
+    images = load(data, "train", limit=limit).images
+    files = list(walk(data, IMAGE_ENDINGS)) if Path(data).is_dir() else []
+    # A folder that is not read as a folder of image files (one with parts, or with Parquet files) has rows only.
+    if len(files) >= len(images) and (limit is not None or len(files) == len(images)):
+        return images, [(file, 0) for file in files[: len(images)]]
+    return images, [(data, index) for index in range(len(images))]

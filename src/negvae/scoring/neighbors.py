@@ -1,0 +1,341 @@
+"""Rows of features: how far the nearest reference rows are, in two spaces, on the scale of tail probabilities.
+
+A reference row is an inlier that the score keeps. Distances to the nearest of them are taken in the standardized space
+and in the space whitened by the shrunk second moments: the first finds what lies far out in some column, the second
+what breaks the relations between columns. Each distance becomes -log of its tail probability among inliers, and the
+score is the larger of the two, in nats. No network is asked.
+
+Why the p-values are valid although held-out rows are reference rows too
+------------------------------------------------------------------------
+Center, scale, ridge and tails are measured on the training part T alone. Reference rows are T and the held-out rows
+H together, and the whitening is that of A = ridge I + sum of z z' over all of them. With another row among the
+reference rows, a nearest distance can only fall; and with another term in A, every distance z' A^-1 z can only fall,
+as A^-1 can. So the score of a held-out row against all others without the new row, which is what calibration stores,
+is at least what it would be with the new row among the others; and with the new row among them, the scores of H and
+of the new row are exchangeable. So p-values from the stored scores are valid for every number of rows (they are never
+smaller than those of full conformal prediction; Vovk et al., "Algorithmic learning in a random world", 2005), while
+no row is lost to calibration. Held-out rows are scored against the others by a rank-one update: with G = Z A^-1 Z',
+
+    d_ij^2 without i in A = G_ii - 2 G_ij + G_jj + (G_ii - G_ij)^2 / (1 - G_ii)          (Sherman & Morrison 1950)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from negvae.scoring.passes import Pass
+
+Values = NDArray[np.float64]
+
+NEIGHBORS = 3
+"""Over how many nearest reference rows a distance is averaged."""
+MOST_NEIGHBORS = 100
+"""The same, where some of the reference rows are outliers that may lie together."""
+REFERENCE_ROWS, REFERENCE_NUMBERS = 4096, 2**22
+"""At most so many rows, of so many numbers together, are kept twice: 64 MB, and 32 MB at most to whiten by."""
+TAIL, LEAST_EXCEEDING = 0.95, 10
+"""A tail is exponential beyond this quantile, or beyond a lower one that so many rows exceed; empirical below it."""
+KNOTS = 17
+"""Of the empirical part of a tail."""
+NARROWEST = 0.1
+"""The least scale of a column, in units of its standard deviation."""
+COPY = 1e-11
+"""Two rows are copies where their squared distance is less than this share of their squared lengths."""
+SHRINKAGE = 1e-4, 0.999
+"""Bounds of the intensity with which second moments are shrunk to a multiple of the identity."""
+_CHUNK = 512
+
+
+@dataclass(frozen=True)
+class Neighbors:
+    """What is measured on inliers.
+
+    Attributes:
+        weights: of the standardized columns, more than 1 where a few rows far out make the standard deviation, or
+            where all have one value (D).
+        rows: reference rows, standardized and weighted (R x D), or none (0 x D) where only the whitened space counts.
+        basis: eigenvectors of their second moments, as columns (D x K).
+        damping: which share whitening takes away along each of them (K).
+        unit: what whitening divides by (1).
+        whitened: reference rows, whitened (R x D).
+        tails: for each space the knots' distances, then -log of their tail probabilities (S x 2 x KNOTS).
+        excess: mean distance by which inliers exceed the last knot, for each space (S).
+        count: over how many nearest reference rows a distance is averaged (1).
+    """
+
+    weights: Values
+    rows: Values
+    basis: Values
+    damping: Values
+    unit: Values
+    whitened: Values
+    tails: Values
+    excess: Values
+    count: Values
+
+    def __post_init__(self) -> None:
+        """Refuse arrays that do not belong together.
+
+        Raises:
+            ValueError: a shape is wrong, or a number is not finite.
+        """
+        columns, rows, directions = len(self.weights), len(self.whitened), len(self.damping)
+        spaces = 2 if len(self.rows) else 1
+        expected = {
+            "weights": (columns,), "rows": (rows * (spaces - 1), columns), "basis": (columns, directions),
+            "damping": (directions,), "unit": (1,), "whitened": (rows, columns), "tails": (spaces, 2, KNOTS),
+            "excess": (spaces,), "count": (1,),
+        }  # fmt: skip
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array.shape != shape or not np.isfinite(array).all():
+                raise ValueError(f"neighbors: {name} has the shape {array.shape}, expected finite numbers {shape}")
+        if rows < 2 or not 1 <= self.nearest < rows or not (self.excess > 0).all() or not (self.unit > 0).all():
+            raise ValueError("neighbors: there are fewer than 2 reference rows, or a scale or number is out of range")
+
+    @property
+    def nearest(self) -> int:
+        """Over how many nearest reference rows a distance is averaged."""
+        return int(self.count[0])
+
+    def arrays(self) -> dict[str, Values]:
+        """All attributes by name."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+        """The same for `neighbor_score`."""
+        return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in self.arrays().items()}
+
+
+def neighbors(x: Pass) -> Tensor:
+    """How unusually far the nearest reference rows are, in nats (N): see `neighbor_score`.
+
+    Raises:
+        ValueError: no reference rows were kept.
+    """
+    if x.references.neighbors is None:
+        raise ValueError("score neighbors has no reference rows here: NegVAEDetector.fit keeps them")
+    found = x.references.neighbors
+    return neighbor_score(x.images.double().flatten(1), found.tensors(x.images.device), found.nearest)
+
+
+def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Tensor:
+    """How unusually far the nearest reference rows are: the larger -log tail probability of two spaces.
+
+    A reference row that is a copy of the row itself is passed over once: a training row is not its own neighbor.
+
+    Args:
+        rows: standardized rows (N x D, float64).
+        fitted: what `Neighbors.tensors` gives.
+        count: over how many nearest reference rows a distance is averaged.
+
+    Returns:
+        N values in nats, larger = farther out of distribution.
+    """
+    weighted = rows * fitted["weights"]
+    whitened = whiten(weighted, fitted["basis"], fitted["damping"], fitted["unit"])
+    distances = [_nearest(whitened, fitted["whitened"], count)]
+    if len(fitted["rows"]):
+        distances.insert(0, _nearest(weighted, fitted["rows"], count))
+    return larger_tail(distances, fitted["tails"], fitted["excess"])
+
+
+def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0) -> tuple[Neighbors, Values]:
+    """Measure inliers.
+
+    Args:
+        training: standardized rows T (N x D, N at least 2): weights, ridge and tails are theirs.
+        held_out: standardized rows H (M x D). They become reference rows too, unless T and H together are more than
+            are kept; then the reference rows are of T alone, evenly taken.
+        contamination: share of outliers in both. They may lie together and be neighbors of one another, so that
+            distances are averaged over as many rows, up to `MOST_NEIGHBORS`.
+
+    Returns:
+        What is kept, and the scores of the held-out rows against the other reference rows (M).
+
+    Raises:
+        ValueError: there are too few rows.
+    """
+    if len(training) < 2:
+        raise ValueError(f"there are {len(training)} training rows: neighbors take 2 at least")
+    most = min(REFERENCE_ROWS, max(REFERENCE_NUMBERS // training.shape[1], 2))
+    together = len(training) + len(held_out) <= most
+    if not together:
+        training = training[:: math.ceil(len(training) / most)]
+    joined = np.concatenate([training, held_out]) if together else training
+    weights = column_weights(training)
+    own, rows = training * weights, joined * weights
+    power, intensity = float(np.square(own).mean()), shrinkage(own)
+    basis, damping, unit = whitening(rows, power, intensity * len(own) / len(rows))
+    whitened = whiten(rows, basis, damping, np.array([unit]))
+    count = _count(len(rows), contamination)
+    of_own = whiten(own, *(np.asarray(part) for part in whitening(own, power, intensity)))
+    # With as many columns as rows, a few directions of large variance decide all plain distances.
+    spaces = slice(0 if rows.shape[1] < len(rows) else 1, 2)
+    distances = among(own, of_own, np.arange(len(own)), count)[spaces]
+    usual = max(math.floor((1 - contamination) * len(own)), 2)
+    tails, excess = zip(*(_tail(np.sort(found)[:usual]) for found in distances), strict=True)
+    kept = rows if len(tails) == 2 else rows[:0]
+    fitted = Neighbors(
+        weights, kept, basis, damping, np.array([unit]), whitened, np.array(tails), np.array(excess),
+        np.array([float(count)]),
+    )  # fmt: skip
+    tensors = fitted.tensors()
+    if not together:
+        return fitted, neighbor_score(torch.from_numpy(held_out), tensors, count).numpy()
+    distances = among(rows, whitened, np.arange(len(training), len(rows)), count)[spaces]
+    scores = larger_tail(list(map(torch.from_numpy, distances)), tensors["tails"], tensors["excess"])
+    return fitted, scores.numpy()
+
+
+def column_weights(rows: Values) -> Values:
+    """Standard deviation of each column over that of a Gaussian with the same middle 90% (D), from 1 to 10.
+
+    Where a few values far out make the standard deviation, it says little of the others. A column that has one value
+    in half of the rows or more has no middle to speak of, and its weight is 1. The weight of a constant column is the
+    root of N: a value that less than one in N rows has gives a 0-1 column a deviation of 1 / sqrt(N) at most.
+
+    Args:
+        rows: N x D.
+    """
+    deviation = rows.std(0)
+    low, high = np.quantile(rows, (0.05, 0.95), axis=0)
+    scale = np.clip((high - low) / 3.29, NARROWEST * deviation, deviation)
+    ordered = np.sort(rows, axis=0)
+    half = len(rows) // 2
+    dominated = (ordered[half:] == ordered[: len(rows) - half]).any(0)
+    plain = dominated | (scale <= 0)
+    weights = np.where(plain, 1.0, deviation / np.where(plain, 1.0, scale))
+    constant = rows.max(0) == rows.min(0)
+    return np.where(constant, math.sqrt(len(rows)), weights)
+
+
+def shrinkage(rows: Values) -> float:
+    """The best intensity of shrinking second moments to a multiple of the identity (Ledoit & Wolf 2004)."""
+    from sklearn.covariance import ledoit_wolf_shrinkage
+
+    return float(np.clip(ledoit_wolf_shrinkage(rows, assume_centered=True), *SHRINKAGE))
+
+
+def odds(intensity: float) -> float:
+    """The ridge that shrinks to this intensity, in units of the mean second moment."""
+    return intensity / (1 - intensity)
+
+
+def whitening(rows: Values, power: float, intensity: float) -> tuple[Values, Values, float]:
+    """Whitening by shrunk second moments: x -> (x - V diag(damping) V' x) / unit.
+
+    The squared length of the result is N x' A^-1 x with A = ridge I + sum of z z' over N rows, where
+    ridge = N power intensity / (1 - intensity).
+
+    Args:
+        rows: N x D.
+        power: mean of their squares.
+        intensity: of the shrinkage, above 0 and below 1.
+
+    Returns:
+        V (D x K), damping (K) and unit.
+    """
+    count, columns = rows.shape
+    ridge = max(count * power * odds(intensity), 1e-12)
+    if count < columns:
+        values, left = np.linalg.eigh(rows @ rows.T)
+        kept = values > 1e-12 * values.max()
+        values, basis = values[kept], rows.T @ (left[:, kept] / np.sqrt(values[kept]))
+    else:
+        values, basis = np.linalg.eigh(rows.T @ rows)
+        values = np.maximum(values, 0)
+    return np.ascontiguousarray(basis), 1 - np.sqrt(ridge / (values + ridge)), math.sqrt(ridge / count)
+
+
+def whiten(rows: Any, basis: Any, damping: Any, unit: Any) -> Any:
+    """What `whitening` describes, of rows (N x D); arrays or tensors."""
+    return (rows - ((rows @ basis) * damping) @ basis.T) / unit
+
+
+def _count(references: int, contamination: float) -> int:
+    """Over how many neighbors is averaged: one row is left out, and one may be a copy."""
+    together = min(NEIGHBORS + math.ceil(contamination * references), MOST_NEIGHBORS)
+    return max(min(together if contamination else NEIGHBORS, references - 2), 1)
+
+
+def _nearest(rows: Tensor, references: Tensor, count: int) -> Tensor:
+    """Mean distance to the nearest references but one copy (N)."""
+    lengths, theirs = rows.square().sum(1).unsqueeze(1), references.square().sum(1).unsqueeze(0)
+    squared = lengths + theirs - 2 * (rows @ references.T)
+    return _mean_distance(squared, COPY * (lengths + theirs), count)
+
+
+def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
+    """Mean of the smallest distances, one copy left out (N).
+
+    Args:
+        squared: distances (N x R), with rounding errors.
+        copies: below which a squared distance is none (N x R).
+        count: of how many.
+    """
+    squared = torch.where(squared < copies, 0.0, squared)
+    smallest = squared.topk(min(count + 1, squared.shape[1]), dim=1, largest=False, sorted=True).values
+    if smallest.shape[1] <= count:
+        return smallest.sqrt().mean(1)
+    nearest = torch.where(smallest[:, :1] == 0, smallest[:, 1:], smallest[:, :-1])
+    return nearest.sqrt().sum(1) / count
+
+
+def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int) -> tuple[Values, Values]:
+    """Distances of chosen rows to the others, in both spaces, as if the row itself were in none of the sums.
+
+    Args:
+        rows: N x D.
+        whitened: the same rows, whitened by their own second moments.
+        chosen: indices of M rows.
+        count: over how many nearest rows a distance is averaged.
+    """
+    found: list[tuple[Values, Values]] = []
+    total = len(rows)
+    lengths, products = np.square(rows).sum(1), np.square(whitened).sum(1) / total
+    for part in np.array_split(chosen, math.ceil(len(chosen) / _CHUNK)):
+        plain = lengths[part, None] + lengths - 2 * rows[part] @ rows.T
+        inner = whitened[part] @ whitened.T / total  # G = Z A^-1 Z'
+        own = products[part, None]
+        left = np.maximum(1 - own, 1e-9)
+        squared = total * (own + products - 2 * inner + np.square(own - inner) / left)
+        copies = COPY * (lengths[part, None] + lengths), COPY * total * (own + products) / left
+        means = []
+        for matrix, limits in zip((plain, squared), copies, strict=True):
+            matrix[np.arange(len(part)), part] = np.inf
+            means.append(_mean_distance(torch.from_numpy(matrix), torch.from_numpy(limits), count).numpy())
+        found.append((means[0], means[1]))
+    first, second = zip(*found, strict=True)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def _tail(distances: Values) -> tuple[Values, float]:
+    """The tail probabilities of distances: knots (2 x KNOTS), and the mean excess over the last of them."""
+    quantile = min(TAIL, max(1 - LEAST_EXCEEDING / len(distances), 0.5))
+    levels = np.linspace(0, quantile, KNOTS)
+    knots = np.quantile(distances, levels)
+    knots[0] = 0.0
+    beyond = distances[distances > knots[-1]] - knots[-1]
+    # Where inliers are copies of one another there is no excess to speak of, and any distance counts.
+    least = max(1e-3 * float(distances.mean()), 1e-9)
+    return np.stack([knots, -np.log1p(-levels)]), max(float(beyond.mean()) if len(beyond) else 0.0, least)
+
+
+def larger_tail(distances: Sequence[Tensor], tails: Tensor, excess: Tensor) -> Tensor:
+    """The larger -log tail probability of distances in each space (N)."""
+    values = []
+    for distance, (knots, levels), scale in zip(distances, tails, excess, strict=True):
+        steps = (knots[1:] - knots[:-1]).clamp_min(1e-300)
+        shares = ((distance.unsqueeze(1) - knots[:-1]) / steps).clamp(0, 1)
+        inside = (shares * (levels[1:] - levels[:-1])).sum(1)
+        values.append(inside + (distance - knots[-1]).clamp_min(0) / scale)
+    return torch.stack(values).amax(0)
