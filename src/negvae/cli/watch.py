@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from negvae.cli.common import Confidence, Device, Model, Resize, TargetFPR, option, printer, score_help
+from negvae.cli.common import Confidence, Device, Embed, Model, Resize, TargetFPR, option, printer, score_help
 
 STREAM = "Stream"
 
@@ -56,6 +56,7 @@ def watch(
         bool, typer.Option("--once", help="Stop when all that is there is scored.", rich_help_panel=STREAM)
     ] = False,
     resize: Resize = False,
+    embed: Embed = None,
     device: Device = "auto",
 ) -> None:
     """Score images as they arrive in a folder, with a page that shows it; stop with Ctrl-C and start again any time."""
@@ -70,7 +71,7 @@ def watch(
         watched = run_watch(
             directory, source, out, score=score, target_fpr=target_fpr, confidence=confidence, alarm_rate=alarm_rate,
             fdr=fdr, window=window, groups=groups, interval=interval, settle=settle, once=once, resize=resize,
-            device=device, on_update=update, should_stop=should_stop, log=log,
+            embed=embed, device=device, on_update=update, should_stop=should_stop, log=log,
         )  # fmt: skip
     write_page(out, watched, ended=True)
     log(f"{watched.describe()}: {out / PAGE}")

@@ -25,11 +25,13 @@ from typing import IO, Any
 import numpy as np
 import torch
 
+from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import locked, write_text
 from negvae.registry import choose
 from negvae.runs.artifact import load_artifact
+from negvae.runs.embed import encoder_of, spec_of
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.groups import GROUPS, group_of
@@ -92,6 +94,7 @@ def watch(
     once: bool = False,
     resize: bool = False,
     max_pixels: int = MAX_PIXELS,
+    embed: Path | str | None = None,
     device: str = "auto",
     on_update: Callable[[Watch], None] = lambda watched: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -115,6 +118,7 @@ def watch(
         once: Whether to stop when all that is there has been scored.
         resize: Whether to resize images of another size; else they are errors.
         max_pixels: The most an encoded image may claim.
+        embed: Path of the ONNX encoder that the model was trained with; None for the path that it had then.
         device: See `negvae.runs.artifact.load_artifact`.
         on_update: Is called with the watch after every commit and when it begins.
         should_stop: Is asked between files.
@@ -142,8 +146,8 @@ def watch(
             raise ValueError(
                 "groups take a calibration with groups (`negvae calibrate --groups folders`) and no window"
             )
-    scorer, model = artifact.scorer(), artifact.model
-    wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
+    scorer, encoder = artifact.scorer(), encoder_of(artifact, embed)
+    wanted = spec_of(artifact, encoder, resize, max_pixels)
     options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK) as mine:
@@ -159,7 +163,7 @@ def watch(
         with (out / ROWS).open("ab") as rows:
             _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off
             for places in arrivals(known, should_stop):
-                _turn(places, wanted, scorer, watched, rows, log)
+                _turn(places, wanted, scorer, encoder, watched, rows, log)
                 _commit(out, watched, rows, calibration)
                 on_update(watched)
     return watched
@@ -168,13 +172,21 @@ def watch(
 # --- one turn -----
 
 
-def _turn(places: list[Place], wanted: InputSpec, scorer: Scorer, watched: Watch, rows: IO[bytes], log: Log) -> None:
+def _turn(
+    places: list[Place],
+    wanted: InputSpec,
+    scorer: Scorer,
+    encoder: Encoder | None,
+    watched: Watch,
+    rows: IO[bytes],
+    log: Log,
+) -> None:
     """Score some files and write their rows."""
     changed = dict(places)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of large images before they are refused by their size
         for batch in read([Span(path) for path, _ in places], wanted):
-            for row in _rows(batch, scorer, watched):
+            for row in _rows(batch, scorer, encoder, watched):
                 row["mtime_ns"] = changed.get(row["path"], 0)
                 rows.write((json.dumps(row, ensure_ascii=True) + "\n").encode())
                 if row["change"]:
@@ -183,10 +195,13 @@ def _turn(places: list[Place], wanted: InputSpec, scorer: Scorer, watched: Watch
                     watched.latest = [*watched.latest, row][-LATEST:]
 
 
-def _rows(batch: Batch, scorer: Scorer, watched: Watch) -> Iterator[dict[str, Any]]:
+def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
     name = watched.monitor.calibration.score
     good = [index for index, error in enumerate(batch.errors) if not error]
-    scores = scorer(torch.from_numpy(batch.images[good]), [name])[name] if good else np.empty(0)
+    scores = np.empty(0)
+    if good:
+        inputs = batch.images[good] if encoder is None else encoder.rows(batch.images[good])
+        scores = scorer(torch.from_numpy(inputs), [name])[name]
     known = watched.monitor.calibration.thresholds
     groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
     judged = watched.monitor.update(scores, groups)
