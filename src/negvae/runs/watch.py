@@ -24,6 +24,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
@@ -198,7 +199,7 @@ def _turn(
 def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
     name = watched.monitor.calibration.score
     good = [index for index, error in enumerate(batch.errors) if not error]
-    scores = np.empty(0)
+    scores: NDArray[Any] = np.empty(0)
     if good:
         inputs = batch.images[good] if encoder is None else encoder.rows(batch.images[good])
         scores = scorer(torch.from_numpy(inputs), [name])[name]
