@@ -28,11 +28,16 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/negvae demo $(if $(QUICK),--quick)
 
+# The packages whose docstrings pydoclint checks.
+DOCUMENTED := $(addprefix src/negvae/,cluster fast training negatives report) \
+	$(addprefix src/negvae/,registry.py parts.py files.py device.py config.py) benchmarks/bench
+
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pydoclint --quiet $(DOCUMENTED)
 
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile

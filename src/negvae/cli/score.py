@@ -113,16 +113,15 @@ def score(
     log = printer(console)
     options: dict[str, Any] = dict(
         names=score or (), target_fpr=target_fpr, confidence=confidence, groups=groups, resize=resize,
-        max_pixels=max_pixels, batch_size=batch_size,
-        ensemble=ensemble or (), precision=precision, say=log,
+        max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision, log=log,
     )  # fmt: skip
-    with row_progress(console) as watch:
+    with row_progress(console) as on_rows:
         if cluster is None:
             only_with_cluster(gpus=gpus, shard_rows=shard_rows, resume=resume or None)
             from negvae.runs.score import score_files
 
             file = None if out is None else Path(out)
-            done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, watch=watch, **options)
+            done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, on_rows=on_rows, **options)
             line = done.describe()
         else:
             for name in given(format=format, fdr=fdr, device=device if device != "auto" else None):
@@ -133,7 +132,7 @@ def score(
             from negvae.cluster.score import score_on_cluster
 
             line = score_on_cluster(
-                directory, inputs, out, address=cluster, resume=resume, watch=watch,
+                directory, inputs, out, address=cluster, resume=resume, on_rows=on_rows,
                 **given(shard_rows=shard_rows, gpus=gpus), **options,
             ).describe()  # fmt: skip
     log(line if out is None else f"{line}: {out}")
@@ -158,11 +157,10 @@ def report(
     from negvae.report.page import write_report
 
     console = Console(stderr=True)
-    with row_progress(console) as watch:
+    with row_progress(console) as on_rows:
         found = write_report(
             directory, inputs, out, score=score, target_fpr=target_fpr, confidence=confidence, resize=resize, top=top,
-            precision=precision,
-            device=device, watch=watch,
+            precision=precision, device=device, on_rows=on_rows,
         )  # fmt: skip
     done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
     printer(console)(f"{done}: {out}")

@@ -57,7 +57,7 @@ from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.training.checkpoint import Progress
 from negvae.training.history import read_metrics, write_metrics
 from negvae.training.loop import TrainingResult, train
-from negvae.training.progress import ProgressUpdate
+from negvae.training.reporting import ProgressUpdate
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",

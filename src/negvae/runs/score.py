@@ -78,8 +78,8 @@ def score_files(
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
     device: str = "auto",
-    watch: Callable[[int], None] = lambda rows: None,
-    say: Callable[[str], None] = lambda text: None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Score every image of the inputs and write one row for each: path, index, scores, p_value, is_outlier, error.
 
@@ -102,8 +102,8 @@ def score_files(
         precision: "float32", "bfloat16" or "int8"; a calibrated model takes only the one in which it
             was calibrated, which is also meant by None.
         device: see `negvae.runs.artifact.load_artifact`.
-        watch: told the number of rows done, batch by batch.
-        say: told what the user should know.
+        on_rows: called after every batch with the number of rows done so far.
+        log: called with each line that the user should see.
 
     Raises:
         FileNotFoundError: the model or an input is not there.
@@ -117,7 +117,7 @@ def score_files(
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr,
         resize=resize, max_pixels=max_pixels,
-        batch_size=batch_size, ensemble=ensemble, precision=precision, device=device, say=say,
+        batch_size=batch_size, ensemble=ensemble, precision=precision, device=device, log=log,
     )  # fmt: skip
     calibration = scoring.calibration
     batches = stream(inputs, scoring.wanted, batch_size=batch_size)
@@ -125,7 +125,7 @@ def score_files(
     tables = scoring.tables(batches)
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
     with place as path, _writer(form, path) as write:
-        counts = _Counts(watch)
+        counts = _Counts(on_rows)
         if fdr is None or calibration is None:
             for table in tables:
                 write(table)
@@ -191,7 +191,7 @@ def open_scoring(
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
     device: str = "auto",
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Scoring:
     """Load a model to score with; see `score_files` for the arguments and for what is raised."""
     if batch_size < 1:
@@ -211,7 +211,7 @@ def open_scoring(
             raise ValueError(
                 f"{directory} is calibrated without groups: `negvae calibrate --groups folders` makes them"
             )
-    calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, say)
+    calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     model = artifact.model
     wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
     return Scoring(scorer, tuple(names), calibration, wanted, decide=fdr is None, grouped=groups is not None)
@@ -219,7 +219,7 @@ def open_scoring(
 
 @dataclass
 class _Counts:
-    watch: Callable[[int], None]
+    on_rows: Callable[[int], None]
     rows: int = 0
     errors: int = 0
     outliers: int = 0
@@ -227,7 +227,7 @@ class _Counts:
     def add(self, table: pa.RecordBatch) -> None:
         rows, errors, outliers = count_rows(table)
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
-        self.watch(self.rows)
+        self.on_rows(self.rows)
 
 
 def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
@@ -262,7 +262,7 @@ def _decision(
     target_fpr: float | None,
     confidence: float | None,
     fdr: float | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Calibration | None:
     """The calibration of the decision score; None, and a word about it, where there is none."""
     calibration = artifact.calibration
@@ -271,11 +271,11 @@ def _decision(
         text = f"{artifact.directory}: {missing}, run `negvae calibrate {artifact.directory} --score {score}`"
         if target_fpr is not None or confidence is not None or fdr is not None:
             raise ValueError(f"{text} before asking for a rate")
-        say(f"{text} for p-values and decisions")
+        log(f"{text} for p-values and decisions")
         return None
     calibration = calibration.decide_by(score, target_fpr, confidence)
     if fdr is None:
-        say(f"outliers: {calibration.describe()}")
+        log(f"outliers: {calibration.describe()}")
     return calibration
 
 
@@ -332,7 +332,7 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
             writer.write_batch(table)
             p = table.column("p_value").drop_null().to_numpy(zero_copy_only=False)
             occurred.update(dict(zip(*(part.tolist() for part in np.unique(p, return_counts=True)), strict=True)))
-            counts.watch(counts.rows + len(table))
+            counts.on_rows(counts.rows + len(table))
         if writer is None:
             return
         writer.close()
