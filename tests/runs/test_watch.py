@@ -31,13 +31,14 @@ def model(tmp_path_factory):
 
 
 def put(folder, images, first=0):
-    """Write images in the order of their names and times."""
+    """Write images in the order of their names and times; each appears whole, with the time that it keeps."""
     folder.mkdir(exist_ok=True)
     now = time.time() - 1_000
     for number, image in enumerate(images, first):
-        path = folder / f"{number:04d}.png"
+        path = folder / f".{number:04d}.png"
         Image.fromarray(image[0]).save(path)
         os.utime(path, (now + number, now + number))
+        path.rename(folder / path.name[1:])
 
 
 def rows_of(out):
