@@ -21,8 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy import-linter pydoclint jaxtyping \
-		beartype pre-commit types-PyYAML
+		--editable '.[onnx,pyod,ray,watch]' crepes mapie pytest pytest-timeout pytest-xdist ruff mypy import-linter pydoclint \
+		jaxtyping beartype pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)

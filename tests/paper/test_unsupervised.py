@@ -62,6 +62,7 @@ def test_gray_sets_are_framed_for_color_models():
 @pytest.fixture
 def plan(tmp_path, gray_sets, monkeypatch):
     monkeypatch.setattr(beyond, "OTHERS", ("uniform-noise",))
+    monkeypatch.setattr("negvae.scoring.regret.STEPS", 2)  # thirty take most of this file's time
     runs = tuple(
         planned(beyond.settings(("fashion-mnist-unsupervised", "fashion-mnist-plain")), "2", PROFILES["smoke"])
     )

@@ -10,6 +10,7 @@ import typer
 from negvae.cli.common import (
     CALIBRATED,
     Cluster,
+    Confidence,
     Device,
     Inputs,
     Model,
@@ -67,6 +68,19 @@ def score(
             show_default="the calibrated threshold",
         ),
     ] = None,
+    confidence: Annotated[
+        float | None,
+        option("Confidence with which --target-fpr is to hold.", "probability", DECISION, show_default="on average"),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        option(
+            "folders: decide by the group that a folder above each file is named after.",
+            "name",
+            DECISION,
+            show_default="the largest p-value over groups, where there are any",
+        ),
+    ] = None,
     fdr: Annotated[
         float | None, option("Decide over all rows together, at this false-discovery rate.", "rate", DECISION)
     ] = None,
@@ -98,7 +112,8 @@ def score(
     console = Console(stderr=True)
     log = printer(console)
     options: dict[str, Any] = dict(
-        names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
+        names=score or (), target_fpr=target_fpr, confidence=confidence, groups=groups, resize=resize,
+        max_pixels=max_pixels, batch_size=batch_size,
         ensemble=ensemble or (), precision=precision, say=log,
     )  # fmt: skip
     with row_progress(console) as watch:
@@ -130,6 +145,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     score: Decides = None,
     target_fpr: TargetFPR = None,
+    confidence: Confidence = None,
     top: Annotated[int, option("How many of the most and of the least typical images to show.", "images")] = 40,
     resize: Resize = False,
     precision: Precision = None,
@@ -144,7 +160,8 @@ def report(
     console = Console(stderr=True)
     with row_progress(console) as watch:
         found = write_report(
-            directory, inputs, out, score=score, target_fpr=target_fpr, resize=resize, top=top, precision=precision,
+            directory, inputs, out, score=score, target_fpr=target_fpr, confidence=confidence, resize=resize, top=top,
+            precision=precision,
             device=device, watch=watch,
         )  # fmt: skip
     done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
@@ -157,11 +174,12 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="DIRECTORY/model.onnx")] = None,
     score: Decides = None,
     target_fpr: TargetFPR = None,
+    confidence: Confidence = None,
 ) -> None:
     """Write one file that takes images and returns score, p-value and decision."""
     from negvae.registry import choose
     from negvae.runs.export import FORMATS, export_onnx
 
     choose("format", format, FORMATS)
-    written = export_onnx(directory, out, score=score, target_fpr=target_fpr)
+    written = export_onnx(directory, out, score=score, target_fpr=target_fpr, confidence=confidence)
     printer(make_console())(f"{written.path}: {written.describe()}")

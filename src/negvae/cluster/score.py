@@ -90,7 +90,8 @@ def score_on_cluster(
         batch_size: images scored at once.
         watch: told the number of rows done by this command.
         say: told what the user should know.
-        options: `names`, `target_fpr`, `resize`, `max_pixels`, `ensemble` and `precision` of `score_files`.
+        options: `names`, `target_fpr`, `confidence`, `groups`, `resize`, `max_pixels`, `ensemble` and `precision` of
+            `score_files`.
 
     Raises:
         FileNotFoundError: the model or an input is not there, here or on a node.
@@ -149,7 +150,8 @@ def _settings(
     wanted = {name: getattr(scoring.wanted, name) for name in ("resize", "max_pixels")}
     return {
         "inputs": list(inputs), "models": models, "scores": list(scoring.names),
-        "target_fpr": options.get("target_fpr"), **wanted, "precision": options["precision"], "shard_rows": shard_rows,
+        "target_fpr": options.get("target_fpr"), "confidence": options.get("confidence"),
+        "groups": options.get("groups"), **wanted, "precision": options["precision"], "shard_rows": shard_rows,
     }  # fmt: skip
 
 

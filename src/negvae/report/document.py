@@ -56,9 +56,18 @@ def render(template: str, **values: Any) -> Markup:
     return Markup(templates().get_template(f"{template}.html.j2").render(values))
 
 
-def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "") -> str:
-    """Make one complete document; from four sections on, links to them stand at its top."""
-    return str(render("page", title=title, sections=sections, subtitle=subtitle, footer=footer, policy=POLICY))
+def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "", refresh: int = 0) -> str:
+    """Make one complete document; from four sections on, links to them stand at its top.
+
+    Args:
+        title: Plain text.
+        sections: Of the page.
+        subtitle: Plain text below the title.
+        footer: Plain text at the end.
+        refresh: Seconds after which a browser loads the page anew; 0 for never.
+    """
+    values = {"title": title, "sections": sections, "subtitle": subtitle, "footer": footer, "refresh": refresh}
+    return str(render("page", **values, policy=POLICY))
 
 
 def write(path: Path, html: str) -> None:

@@ -27,6 +27,7 @@ from negvae.runs.provenance import provenance
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
 
@@ -111,6 +112,7 @@ def write_report(
     *,
     score: str | None = None,
     target_fpr: float | None = None,
+    confidence: float | None = None,
     resize: bool = False,
     top: int = TOP,
     batch_size: int = 500,
@@ -126,6 +128,7 @@ def write_report(
         out: the page.
         score: another of the calibrated scores to decide by.
         target_fpr: another false-positive rate for the threshold.
+        confidence: with which that rate is to hold; None for on average.
         resize: resize images of another size; else they are errors.
         top: how many of the most and of the least typical to show.
         batch_size: images scored at once.
@@ -145,7 +148,7 @@ def write_report(
     artifact = load_artifact(directory, device)
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
-    calibration = artifact.calibration.decide_by(score, target_fpr)
+    calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
     findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, watch)
     if findings.failed == findings.rows:
         reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""
@@ -293,6 +296,10 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
     rate = calibration.false_alarm_rate
+    certified = "no rate is certified, since the threshold was set by a share of the data"
+    if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
     rows = [
         ("rows", f"{findings.rows:,}", ""),
         ("scored", f"{scored:,}", ""),
@@ -301,7 +308,7 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
         (
             "expected, were all of them inliers",
             f"{rate * scored:,.1f}",
-            f"at most {rate:.2%}, from {calibration.size:,} held-out inliers",
+            f"at most {rate:.2%} on average, from {calibration.size:,} held-out inliers; {certified}",
         ),
     ]
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
