@@ -21,18 +21,23 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy import-linter pydoclint jaxtyping \
-		beartype pre-commit types-PyYAML
+		--editable '.[onnx,pyod,ray,watch]' crepes mapie pytest pytest-timeout pytest-xdist ruff mypy import-linter pydoclint \
+		jaxtyping beartype pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/negvae demo $(if $(QUICK),--quick)
+
+# The packages whose docstrings pydoclint checks.
+DOCUMENTED := $(addprefix src/negvae/,cluster fast training negatives report) \
+	$(addprefix src/negvae/,registry.py parts.py files.py device.py config.py) benchmarks/bench
 
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/pydoclint --quiet $(DOCUMENTED)
 
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile

@@ -58,7 +58,7 @@ def one_round(cores: list[int], model: Path, images: str, out: Path, shard_rows:
     try:
         summary = score_on_cluster(
             model, [images], str(out), address=cluster.address, shard_rows=shard_rows, precision="float32",
-            watch=lambda rows: reached.append((time.monotonic(), rows)),
+            on_rows=lambda rows: reached.append((time.monotonic(), rows)),
         )  # fmt: skip
     finally:
         cluster.shutdown()

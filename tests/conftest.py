@@ -17,6 +17,10 @@ SHAPES = {
     "gray": (1, 28, 28),
     "gray-paper": (1, 28, 28),
     "color": (3, 32, 32),
+    "color-authors": (3, 32, 32),
+    "color-authors-affine": (3, 32, 32),
+    "color-authors-spectral": (3, 32, 32),
+    "color-authors-spectral-norm": (3, 32, 32),
     "pyramid": (3, 18, 25),
     "deep": (2, 20, 33),
 }

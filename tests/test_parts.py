@@ -26,7 +26,7 @@ WITHIN = [
     if NETWORKS[network].takes in LIKELIHOODS[likelihood].takes
     for learned in ([False, True] if "learn_sigma" in LIKELIHOODS[likelihood].needs else [False])
 ]
-ARGUMENTS = {"nothing": "", "data set": ":others", "number": ":0.5", "names": "", "text": ":text"}
+ARGUMENTS = {"nothing": "", "data set": ":others", "number": ":1", "names": "", "text": ":text"}
 
 
 def generator(seed=0):

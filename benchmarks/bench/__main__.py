@@ -1,4 +1,4 @@
-"""`python -m benchmarks.bench`: speed beside peers and the machine's own limit."""
+"""`python -m benchmarks.bench`: speed in comparison with peers and with the machine's own limit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def main(
     pyod: Annotated[Path | None, typer.Option(help="A Python interpreter that has PyOD and torch.")] = None,
     table: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace.")] = None,
 ) -> None:
-    """Measure training and scoring beside their peers and this machine's matrix-product rate."""
+    """Measure training and scoring in comparison with peers and this machine's matrix-product rate."""
     pythons = {name: path for name, path in (("pythae", pythae), ("pyod", pyod)) if path is not None}
     well = run_bench(
         out, quick=quick, only=only or (), profile=profile or (), device=device, pythons=pythons, table=table,
@@ -35,7 +35,7 @@ def main(
 
 
 def run() -> None:
-    """Run the command; bad input ends with one line and exit code 2."""
+    """Run the command; bad input ends it with one line and exit code 2."""
     try:
         typer.run(main)
     except (ValueError, FileNotFoundError) as error:

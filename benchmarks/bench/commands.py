@@ -1,4 +1,4 @@
-"""Subjects that are whole commands: how soon they answer, and how fast and how large they run."""
+"""Subjects that are whole commands: how soon they answer, and how fast they run with how much memory."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from typing import Any
 from benchmarks.bench.rounds import SubjectError
 
 NEGVAE = (sys.executable, "-P", "-c", "from negvae.cli import main; main()")
-"""The command line, as its script starts it."""
+"""The command that starts negvae's command line as its script does."""
 
 
 class Start:
-    """A fresh process in each round: the seconds until its first row of data, or until it ends.
+    """A subject that starts a new process in each round: the seconds until its first row of data, or until it ends.
 
     Args:
-        command: to start.
-        first_row: stop the clock, and the process, at the first row of CSV or JSON lines that it prints.
+        command: command to start, as a list of arguments.
+        first_row: whether to stop the clock, and the process, at the first row of CSV or JSON lines that it prints.
     """
 
     def __init__(self, command: Sequence[str], *, first_row: bool = False) -> None:
@@ -32,7 +32,7 @@ class Start:
         self.round()  # brings the files into memory; what is measured is a new process, not a cold disk
 
     def round(self) -> float:
-        """Seconds."""
+        """Measure one start, in seconds."""
         started = time.perf_counter()
         with _Running(self._command) as running:
             if self._first_row:
@@ -42,16 +42,16 @@ class Start:
             return time.perf_counter() - started
 
     def close(self) -> None:
-        """Nothing is left running between rounds."""
+        """Do nothing, because no process is left between rounds."""
 
 
 class Streaming:
-    """One command that prints a row for each image; a round is some thousand rows of it, in between it is halted.
+    """A subject that is one command, which prints a row for each image; it is halted between rounds.
 
     Args:
-        command: to start.
-        rows: that it prints in all.
-        rounds: into which the rows after the first are cut.
+        command: command to start, as a list of arguments.
+        rows: number of rows that the command prints in all.
+        rounds: number of rounds into which the rows after the first are divided.
     """
 
     def __init__(self, command: Sequence[str], rows: int, rounds: int) -> None:
@@ -62,7 +62,7 @@ class Streaming:
         self._rows = (rows - 1) // rounds
 
     def round(self) -> float:
-        """Rows per second."""
+        """Measure one round, in rows per second."""
         self._running.go_on()
         started = time.perf_counter()
         done = self._running.read_rows(self._rows)
@@ -71,11 +71,11 @@ class Streaming:
         return done / seconds
 
     def finish(self) -> dict[str, float]:
-        """Let the command end by itself.
+        """Let the command run to its end.
 
         Returns:
             Its peak memory in MB: peak_rss as the system counts it (with the pages of mapped files, which the
-            system takes back when it needs them), peak_own without those.
+            system takes back when it needs them), and peak_own without those.
         """
         self._running.go_on()
         return self._running.finish()
@@ -86,7 +86,7 @@ class Streaming:
 
 
 class _Running:
-    """A process in a group of its own, whose rows are counted as they come."""
+    """A process in a group of its own, whose rows are counted as they are printed."""
 
     def __init__(self, command: Sequence[str]) -> None:
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
@@ -109,10 +109,13 @@ class _Running:
         self.close()
 
     def read_rows(self, count: int) -> int:
-        """Read until so many rows more have come.
+        """Read until `count` more rows have been printed.
+
+        Args:
+            count: number of rows to wait for; rows that are read beyond them count for the next call.
 
         Returns:
-            How many came; what was read beyond `count` is counted with the next call.
+            The number of rows, which is `count`.
         """
         assert self._process.stdout is not None
         got = self._surplus
@@ -129,10 +132,13 @@ class _Running:
         return count
 
     def finish(self) -> dict[str, float]:
-        """Read to the end, wait for it, and give its peak memory in MB.
+        """Read to the end of the output and wait for the process.
+
+        Returns:
+            Its peak memory in MB; see `Streaming.finish`.
 
         Raises:
-            SubjectError: it failed.
+            SubjectError: if the process failed.
         """
         assert self._process.stdout is not None
         while os.read(self._process.stdout.fileno(), 1 << 16):
@@ -165,7 +171,7 @@ class _Running:
 
 
 def _own_memory(process: int) -> float:
-    """Memory in MB that is the process's own, without mapped files; 0 where the system does not tell."""
+    """Return a process's memory in MB without mapped files, or 0 if the system does not report it."""
     try:
         lines = Path(f"/proc/{process}/status").read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""negvae's own side of the bench, and the roofline: processes that take turns (see `benchmarks.bench.peers.protocol`).
+"""negvae's own subjects of the bench, and the roofline: processes that take turns (`benchmarks.bench.peers.protocol`).
 
 Training rounds are epochs of `negvae.training.loop.train`, scoring rounds calls of
-`negvae.scoring.compute_scores`: what users run, not a copy of it.
+`negvae.scoring.compute_scores`: the code that users run, not a copy of it.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from negvae.negatives import build_source
 from negvae.runs.artifact import load_artifact
 from negvae.scoring import compute_scores
 from negvae.training.loop import train
-from negvae.training.progress import OnProgress, ProgressUpdate
+from negvae.training.reporting import OnProgress, ProgressUpdate
 
 ENDLESS = 1_000_000_000
 
 
 def training(spec: dict[str, Any]) -> None:
-    """One epoch of the training loop in a round.
+    """Train for one epoch in each round.
 
     Args:
-        spec: run (preset and fields of RunConfig), images, negatives (a file, for auxiliary ones), seconds.
+        spec: `run` (preset and fields of RunConfig), `images` (a file), `negatives` (a file, for auxiliary ones) and
+            `seconds`.
     """
     config = preset(**spec["run"], data=spec["images"], device=spec["device"])
     device = resolve_device(config.device)
@@ -52,11 +53,11 @@ def training(spec: dict[str, Any]) -> None:
 
 
 def scoring(spec: dict[str, Any]) -> None:
-    """One score of all images, in memory, in a round.
+    """Compute one score of all images, in memory, in each round.
 
     Args:
-        spec: score, images, seconds; model (an artifact's folder) or run (of which the weights are untrained); int8,
-            whether the encoder is quantized.
+        spec: `score`, `images` (a file) and `seconds`; `model` (an artifact's folder) or `run` (with untrained
+            weights); and `int8`, whether the encoder is quantized.
     """
     device = resolve_device(spec["device"])
     images = np.load(spec["images"], mmap_mode="r")[: spec.get("most", ENDLESS)]
@@ -81,10 +82,10 @@ def scoring(spec: dict[str, Any]) -> None:
 
 
 def roofline(spec: dict[str, Any]) -> None:
-    """Products of square matrices, for some time, in a round; the units are multiply-adds.
+    """Multiply square matrices for some seconds in each round; the units are multiply-adds.
 
     Args:
-        spec: precision, seconds.
+        spec: `precision` and `seconds`.
     """
     device = resolve_device(spec["device"])
     precision = resolve_precision(spec["precision"], device)
@@ -106,7 +107,7 @@ def roofline(spec: dict[str, Any]) -> None:
 
 
 def _at_epochs(act: Callable[[], None]) -> OnProgress:
-    """What the loop is to call: `act` at the end of each epoch."""
+    """Return a callback for the training loop that calls `act` at the end of each epoch."""
 
     def on_progress(update: ProgressUpdate) -> None:
         if update.row is not None:

@@ -1,4 +1,4 @@
-"""Results of the bench as tables."""
+"""Tables of the bench's results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLUMNS = ("work", "ours", "peer or roofline", "ratio [quartiles]", "target", "r
 
 
 def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
-    """One line of cells for each comparison of the results' rows, and one for each row that has none."""
+    """Return a line of cells for each comparison of the results' rows, and one for each row that has none."""
     table: list[tuple[str, ...]] = []
     for row in rows:
         work = row["work"] if row["device"] in ("cpu", "auto") else f"{row['work']} ({row['device']})"
@@ -39,7 +39,7 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def markdown(results: Mapping[str, Any]) -> str:
-    """The table, what it was measured on, and where the time goes in the rows that miss a target."""
+    """Return the table, the machine and versions, and the profiles of the rows that miss a target, in Markdown."""
     origin = results["provenance"]
     text = [
         f"Measured {origin['written']} on {origin['device']}, {origin['cores']} cores, torch {origin['torch']},"
@@ -60,13 +60,13 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 
 def rich_table(rows: Sequence[Mapping[str, Any]]) -> rich.table.Table:
-    """The table for a terminal, without the marks of Markdown."""
+    """Return the table for a terminal, without the marks of Markdown."""
     plain = [[cell.replace("`", "").replace("**", "") for cell in cells] for cells in lines(rows)]
     return tables.terminal(_left(COLUMNS, plain))
 
 
 def operator_table(row: Mapping[str, Any]) -> rich.table.Table:
-    """Where a row's time goes, for a terminal."""
+    """Return a row's time by operator as a table for a terminal."""
     cells = [
         (item["operator"], f"{item['share']:.1%}", f"{item['seconds']:.3f}", f"{item['calls']:,}")
         for item in row["operators"]

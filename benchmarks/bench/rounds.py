@@ -1,4 +1,4 @@
-"""Rounds in turn: subjects are asked one after the other, again and again, and each sleeps while others work."""
+"""Interleaved rounds: subjects work one after the other, again and again, and each sleeps while others work."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 PAUSE = 0.25
-"""Seconds between two rounds: idle OpenMP threads spin for a while before they sleep."""
+"""The seconds between two rounds, because idle OpenMP threads spin for a while before they sleep."""
 
 
 class SubjectError(RuntimeError):
-    """A subject ended, or said what it should not."""
+    """The error that a subject ended or gave an answer that is not part of the protocol."""
 
 
 class Interval(NamedTuple):
@@ -29,7 +29,11 @@ class Interval(NamedTuple):
 
 
 def spread(values: Sequence[float]) -> Interval:
-    """Median and quartiles (linear interpolation) of one or more values."""
+    """Return median and quartiles (linear interpolation) of one or more values.
+
+    >>> spread([1.0, 2.0, 3.0, 4.0, 5.0])
+    Interval(median=3.0, low=2.0, high=4.0)
+    """
     if len(values) == 1:
         return Interval(values[0], values[0], values[0])
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
@@ -37,24 +41,28 @@ def spread(values: Sequence[float]) -> Interval:
 
 
 class Subject(Protocol):
-    """What is measured."""
+    """A program that is measured."""
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What it says of itself: precision, threads, versions."""
+        """Return what the subject reports of itself: precision, threads, versions."""
 
     def round(self) -> float:
-        """Work one round; the rate in units per second, or the seconds, as the row says."""
+        """Work for one round, and return the rate in units per second, or the seconds, as the row's unit says."""
 
     def close(self) -> None:
-        """Let it end."""
+        """End the subject."""
 
 
 def interleave(subjects: Mapping[str, Subject], rounds: int) -> dict[str, list[float]]:
-    """Ask every subject once in each round, in order.
+    """Let every subject work once in each round, in order.
+
+    Args:
+        subjects: subjects by name.
+        rounds: number of rounds.
 
     Returns:
-        For each subject, one value a round.
+        The values of each subject by name, one for each round.
     """
     values: dict[str, list[float]] = {name: [] for name in subjects}
     for _ in range(rounds):
@@ -65,15 +73,15 @@ def interleave(subjects: Mapping[str, Subject], rounds: int) -> dict[str, list[f
 
 
 class Worker:
-    """A process that speaks `benchmarks.bench.peers.protocol`, from its start to being ready.
+    """A process that follows `benchmarks.bench.peers.protocol`; it is made when the process is ready.
 
     Args:
-        command: to start, without its specification.
-        spec: what it is to do.
-        directory: in which it runs; peers leave files behind.
+        command: command to start, without its specification.
+        spec: specification of the work, sent as JSON.
+        directory: working folder of the process; peers leave files there.
 
     Raises:
-        SubjectError: it ended before it was ready; the message is the last line it wrote.
+        SubjectError: if the process ended before it was ready; the message is the last line that it wrote.
     """
 
     def __init__(self, command: Sequence[str], spec: Mapping[str, Any], directory: Path) -> None:
@@ -89,12 +97,12 @@ class Worker:
         self.facts: dict[str, Any] = self._read("ready")["ready"]
 
     def round(self) -> float:
-        """Units per second of one round."""
+        """Measure one round, in units per second."""
         done = self._ask("round", "units")
         return float(done["units"] / done["seconds"])
 
     def profile(self) -> list[dict[str, Any]]:
-        """The operators of one round that took the most time."""
+        """Return the operators of one round that took the most time."""
         operators: list[dict[str, Any]] = self._ask("profile", "operators")["operators"]
         return operators
 
@@ -119,7 +127,7 @@ class Worker:
         return self._read(key)
 
     def _read(self, key: str) -> dict[str, Any]:
-        """The next answer, which must have `key`."""
+        """Return the next answer, which must have `key`."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         try:

@@ -1,4 +1,4 @@
-"""What is measured: one row for each kind of work, its subjects and its targets."""
+"""The rows of the bench: one for each kind of work, with its subjects and targets."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PEERS = {"pythae": "benchmarks.bench.peers.pythae_vae", "pyod": "benchmarks.benc
 
 
 class UnavailableError(SubjectError):
-    """A subject that this machine, or this version, does not have."""
+    """The error that this machine, or this version, does not have a subject."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +37,11 @@ class PeerComparison:
 
     Args:
         other: subject that `ours` is divided by; None for the value of `ours` itself.
-        target: that the figure should reach.
-        at_most: whether the figure should be no larger than the target, rather than no smaller.
-        work: what one of our units costs in units of the other: multiply-adds per image, for a roofline.
-        inverse: whether the figure is other / ours: a cost, where both are speeds.
-        ours: subject that is looked at.
+        target: value that the figure should reach; None for no target.
+        at_most: whether the figure should be at most the target, instead of at least.
+        work: number of the other subject's units in one of ours, such as multiply-adds per image for a roofline.
+        inverse: whether the figure is other / ours, which is a cost if both are speeds.
+        ours: subject that is compared.
     """
 
     other: str | None
@@ -52,7 +52,7 @@ class PeerComparison:
     ours: str = OURS
 
     def figures(self, values: Mapping[str, list[float]]) -> list[float]:
-        """One figure for each round, from the subjects' values."""
+        """Return one figure for each round, from the subjects' values."""
         if self.other is None:
             return list(values[self.ours])
         pairs = zip(values[self.ours], values[self.other], strict=True)
@@ -60,7 +60,7 @@ class PeerComparison:
         return [1 / ratio for ratio in ratios] if self.inverse else ratios
 
     def reached(self, figure: float) -> bool | None:
-        """Whether `figure` reaches the target; None where there is none."""
+        """Return whether `figure` reaches the target, or None if there is no target."""
         if self.target is None:
             return None
         return figure <= self.target if self.at_most else figure >= self.target
@@ -71,13 +71,13 @@ class Row:
     """One kind of work.
 
     Args:
-        key: its short name.
-        work: what is done, for people.
-        unit: of the subjects' values.
-        device: on which.
-        subjects: how to start each; starting may raise `SubjectError`. Ours come first.
-        comparisons: the figures.
-        after: further values under names of their own, once the rounds are over.
+        key: short name for the command line.
+        work: description of the work for readers.
+        unit: unit of the subjects' values.
+        device: device that the work runs on.
+        subjects: function that starts each subject, by name, and may raise `SubjectError`; ours come first.
+        comparisons: figures to compute from the subjects' values.
+        after: function that measures further values, by name, when the rounds are over.
     """
 
     key: str
@@ -91,14 +91,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Place:
-    """Where and how long to measure.
+    """The settings of a measurement: where and how long to measure.
 
     Attributes:
-        folder: for temporary files.
-        rounds: of each subject.
-        seconds: that a round of work should take.
-        pythons: interpreters that have a peer, by the peer's name.
-        rows_on_disk: images in the large file to score, and in the small one to compare memory with.
+        folder: folder for temporary files.
+        rounds: number of rounds of each subject.
+        seconds: number of seconds that a round of work should take.
+        pythons: interpreter of each peer, by the peer's name.
+        rows_on_disk: number of images in the large file to score, and in the small file to compare memory with.
     """
 
     folder: Path
@@ -108,7 +108,7 @@ class Place:
     rows_on_disk: tuple[int, int] = (1_000_000, 100_000)
 
     def images(self, name: str, count: int, shape: tuple[int, ...], seed: int = 0) -> Path:
-        """A file of random images (uint8, count x shape) in blocks of 4 x 4 pixels, made on first use."""
+        """Return a file of random images (uint8, count x shape) in blocks of 4 x 4 pixels, made on first use."""
         path = self.folder / f"{name}.npy"
         if not path.exists():
             randomness = np.random.default_rng(seed)
@@ -127,10 +127,19 @@ class Place:
         return Worker(command, {"work": work, "seconds": self.seconds, **spec}, self.folder)
 
     def peer(self, name: str, module: str, **spec: Any) -> Worker:
-        """Start a peer with its interpreter; it sees nothing of negvae but the folder of the peers.
+        """Start a peer with its interpreter, which can import only the folder of the peers.
+
+        Further keywords are its specification.
+
+        Args:
+            name: name of the peer.
+            module: module of the peer in that folder.
+
+        Returns:
+            The process, when it is ready.
 
         Raises:
-            UnavailableError: no interpreter was given.
+            UnavailableError: if no interpreter was given for the peer.
         """
         if name not in self.pythons:
             raise UnavailableError(f"no interpreter that has it was given (--{name})")
@@ -139,14 +148,14 @@ class Place:
 
 
 def _module(folder: Path, name: str) -> list[str]:
-    """Arguments by which an interpreter runs a module of a folder that it does not have on its path."""
+    """Return the arguments by which an interpreter runs a module of a folder that is not on its path."""
     # At the end of the path: nothing in the folder may hide another module.
     start = f"import sys, runpy; sys.path.append({str(folder)!r}); runpy.run_module({name!r}, run_name='__main__')"
     return ["-P", "-c", start]
 
 
 def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:
-    """All rows, in the order of the table; training is measured on each device."""
+    """Return all rows, in the order of the table; training is measured on each device."""
     return [
         *(row for device in devices for row in _training_rows(place, device)),
         *_scoring_rows(place),
@@ -162,17 +171,17 @@ def _training_rows(place: Place, device: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class _TrainingRows:
-    """Makes the rows about training on one device."""
+    """The rows about training on one device."""
 
     place: Place
     device: str
 
     def target(self, value: float) -> float | None:
-        """Set for a CPU; on other devices the figures stand alone."""
+        """Return the target on a CPU, and None on other devices, for which no targets are set."""
         return value if self.device == "cpu" else None
 
     def name(self, row: str) -> str:
-        """The row's name, with the device where it is not a CPU."""
+        """Return the row's name, with the device if it is not a CPU."""
         return row if self.device == "cpu" else f"{row}@{self.device}"
 
     def ours(self, network: str, negatives: str = "none", **fields: Any) -> Callable[[], Subject]:
@@ -189,7 +198,7 @@ class _TrainingRows:
         return functools.partial(_roofline, self.place, self.device)
 
     def beside_peers(self) -> list[Row]:
-        """Without negatives, for two batch sizes."""
+        """Return the rows without negatives, for two batch sizes."""
         rows = []
         for batch in (50, 256):
             spec = dict(_peer_spec(self.place, self.device), batch=batch)
@@ -214,7 +223,7 @@ class _TrainingRows:
         return rows
 
     def with_negatives(self) -> list[Row]:
-        """What auxiliary negatives cost, and the simultaneous update with generated ones."""
+        """Return the rows about the cost of auxiliary negatives and of the simultaneous update with generated ones."""
         auxiliary = str(self.place.images("negatives", 4000, SHAPES["gray"], seed=1))
         model = _model("gray")
         share = training_multiply_adds(model, negatives=True) / training_multiply_adds(model)
@@ -238,7 +247,7 @@ class _TrainingRows:
         ]  # fmt: skip
 
     def beside_the_roofline(self, network: str) -> Row:
-        """Another network beside the machine's rate of matrix products."""
+        """Return the row that compares another network with the machine's rate of matrix products."""
         work = training_multiply_adds(_model(network))
         return Row(
             self.name(f"train-{network}"), f"training, `{network}`, batch 50", "images/s", self.device,
@@ -306,11 +315,11 @@ def _command_rows(place: Place) -> list[Row]:
 
     @functools.cache
     def scored(count: int) -> list[str]:
-        """The command that scores a file of `count` images, with its model, made on first use."""
+        """Return the command that scores a file of `count` images, and make its model on first use."""
         return [*_score_command(place), str(place.images(f"random-{count}", count, (28, 28), seed=2))]
 
     def memory(subjects: Mapping[str, Subject]) -> dict[str, list[float]]:
-        """Peaks in MB while scoring the large file and the small one."""
+        """Return the peak memory in MB while scoring the large file and the small one."""
         large = subjects[OURS]
         assert isinstance(large, Streaming)
         small = Streaming(scored(few), few, 1)
@@ -358,11 +367,11 @@ def _command_rows(place: Place) -> list[Row]:
 
 
 def _score_command(place: Place) -> list[str]:
-    """`negvae score` with a small model, made on first use; what to score is to be added.
+    """Return `negvae score` with a small model, which is made on first use, to be completed by what to score.
 
     Raises:
-        UnavailableError: there is no such command.
-        SubjectError: the model could not be made.
+        UnavailableError: if there is no such command.
+        SubjectError: if the model could not be made.
     """
     usage = subprocess.run([*NEGVAE, "score", "--help"], capture_output=True, text=True)
     if usage.returncode:

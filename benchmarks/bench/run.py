@@ -1,4 +1,4 @@
-"""The whole bench: measure the rows, keep the results, print the tables."""
+"""The whole bench: measure the rows, save the results, print the tables."""
 
 from __future__ import annotations
 
@@ -39,24 +39,24 @@ def run_bench(
     table: Path | None = None,
     console: Console,
 ) -> bool:
-    """Measure and report.
+    """Measure all rows that are asked for, and report.
 
     Args:
-        out: folder of the results' JSON file, named after the day and the machine.
-        quick: fewer and shorter rounds, to see that it runs.
-        only: keys of rows; all where empty.
-        profile: keys of rows to measure and profile; rows that miss a target are profiled in any case.
-        device: "cpu", "cuda", or "all" that are here; for training.
-        pythons: interpreters with a peer, by the peer's name ("pythae", "pyod").
-        table: Markdown file whose table is to be replaced.
-        console: where to print.
+        out: folder for the results' JSON file, which is named after the day and the machine.
+        quick: whether to measure fewer and shorter rounds, to see that everything runs.
+        only: keys of the rows to measure; all rows if empty.
+        profile: keys of the rows to measure and profile; rows that miss a target are profiled in any case.
+        device: device to train on: "cpu", "cuda", or "all" that this machine has.
+        pythons: interpreter of each peer, by the peer's name ("pythae", "pyod").
+        table: Markdown file whose table is replaced; None to replace none.
+        console: console to print to.
 
     Returns:
-        Whether every subject that is here did its work.
+        Whether every subject that this machine has did its work.
 
     Raises:
-        ValueError: an unknown row or device, or a table that would be incomplete.
-        FileNotFoundError: an interpreter or the table's file is not there.
+        ValueError: if a row or device is unknown, or a table would be incomplete.
+        FileNotFoundError: if an interpreter or the table's file does not exist.
     """
     if table is not None and (quick or only or profile):
         raise ValueError("--table takes a full run: leave out --quick, --only and --profile")
@@ -108,12 +108,15 @@ def run_bench(
 
 
 def measure(row: Row, rounds: int, *, profile: bool = False) -> tuple[dict[str, Any], bool]:
-    """One row's result as plain values, and whether all its subjects that are here did their work.
+    """Measure one row.
 
     Args:
-        row: what to measure.
-        rounds: of each subject.
-        profile: whether to profile ours in any case; else where it misses a target.
+        row: row to measure.
+        rounds: number of rounds of each subject.
+        profile: whether to profile our subject in any case, and not only if it misses a target.
+
+    Returns:
+        The row's result as plain values, and whether all its subjects that this machine has did their work.
     """
     subjects: dict[str, Subject] = {}
     absent: dict[str, str] = {}
@@ -159,7 +162,7 @@ def _compare(
     absent: Mapping[str, str],
     subjects: Mapping[str, Subject],
 ) -> dict[str, Any]:
-    """One comparison as plain values; `figure` is None, with the reason, where a subject was not measured."""
+    """Return one comparison as plain values; if a subject was not measured, `figure` is None, with the reason."""
     result: dict[str, Any] = {
         "ours": item.ours, "other": item.other, "label": item.other, "target": item.target, "at_most": item.at_most,
         "figure": None, "reached": None,
@@ -198,7 +201,7 @@ def _origin(devices: Sequence[str]) -> dict[str, Any]:
 
 
 def _machine(origin: Mapping[str, Any]) -> str:
-    """A short name of the machine for a file: its processor, cores and GPU."""
+    """Return a short name of the machine for a file: its processor, cores and GPU."""
     processor = str(origin["device"]).rpartition(" (")[0]
     text = f"{processor} {origin['cores']} cores {origin.get('gpu', '')}"
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""How many multiply-adds a model costs, counted from its layers."""
+"""The multiply-adds of a model, counted from its layers."""
 
 from __future__ import annotations
 
@@ -11,21 +11,29 @@ from negvae.model.networks import Shape
 
 
 def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
-    """Multiply-adds of one forward pass over one image or code.
+    """Count the multiply-adds of one forward pass over one image or code.
 
     A convolution costs output positions x kernel x inputs x outputs, a transposed one input positions x the
     same, a linear layer inputs x outputs. Padding counts as if it were image; biases, norms and activations
     count nothing.
 
     Args:
-        network: whose layers follow one another in the order in which it holds them.
-        size: height and width of the input; without meaning where a linear layer comes first.
+        network: layers that follow one another in the order in which the network holds them.
+        size: height and width of the input; without meaning if a linear layer comes first.
+
+    Returns:
+        The number of multiply-adds.
 
     Raises:
-        ValueError: a layer with weights that this count does not know.
+        ValueError: if a layer with weights is of a type that is not known here.
+
+    >>> multiply_adds(nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 4 * 4, 2)), (4, 4))
+    1408
     """
     total = 0
-    for layer in network.modules():
+    for name, layer in network.named_modules():
+        if "parametrizations" in name.split("."):  # what a weight is computed from, once a batch
+            continue
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             taps = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
             before, size = size, _output_size(layer, size)
@@ -34,23 +42,28 @@ def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
             total += layer.in_features * layer.out_features
         elif isinstance(layer, nn.Unflatten):
             size = layer.unflattened_size[-2:]  # type: ignore[assignment]
+        elif isinstance(layer, nn.ZeroPad2d):
+            left, right, top, bottom = layer.padding
+            size = (size[0] + top + bottom, size[1] + left + right)
+        elif isinstance(layer, nn.Upsample):
+            size = (int(size[0] * layer.scale_factor), int(size[1] * layer.scale_factor))  # type: ignore[arg-type,operator]
         elif list(layer.parameters(recurse=False)) and not isinstance(layer, nn.BatchNorm2d):
             raise ValueError(f"the multiply-adds of a {type(layer).__name__} are not known")
     return total
 
 
 def training_multiply_adds(model: VAE, *, negatives: bool = False) -> int:
-    """Multiply-adds of a training step for each image: three times the forward pass.
+    """Count the multiply-adds of a training step for each image: three times the forward pass.
 
-    Forward once, backward twice (by the inputs and by the weights); that the first layer needs no gradient by
-    its inputs is not taken off. With negatives, as many of them as images pass through the encoder too.
+    There is one forward pass and two backward passes (by the inputs and by the weights); that the first layer needs no
+    gradient by its inputs is ignored. With negatives, as many of them as images pass through the encoder too.
     """
     encoder, decoder = _parts(model)
     return 3 * (encoder * (2 if negatives else 1) + decoder)
 
 
 def scoring_multiply_adds(model: VAE, score: str) -> int:
-    """Multiply-adds of a score ("kl": the encoder; "bpd": both networks) for each image."""
+    """Count the multiply-adds of a score ("kl": the encoder; "bpd": both networks) for each image."""
     encoder, decoder = _parts(model)
     return encoder + (decoder if score == "bpd" else 0)
 
@@ -61,7 +74,7 @@ def _parts(model: VAE) -> tuple[int, int]:
 
 
 def _output_size(layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width after a layer without dilation."""
+    """Return height and width after a layer without dilation."""
     sides = []
     for axis, side in enumerate(size):
         kernel, stride, padding = layer.kernel_size[axis], layer.stride[axis], int(layer.padding[axis])

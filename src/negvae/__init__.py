@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from negvae.config import RunConfig
     from negvae.data import load as load_images
     from negvae.data import register_dataset
-    from negvae.detector import NegVAEDetector, as_pyod, as_pytorch_ood
+    from negvae.detector import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, as_pyod, as_pytorch_ood
     from negvae.model import VAE, build_vae
     from negvae.parts import register_likelihood, register_network, register_source, register_transformation
     from negvae.runs.artifact import load_artifact, save_artifact
@@ -21,6 +21,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "VAE",
+    "CrossConformalDetector",
+    "NegVAEClassifier",
     "NegVAEDetector",
     "RunConfig",
     "__version__",
@@ -40,6 +42,8 @@ __all__ = [
 ]
 
 _MODULES = {
+    "CrossConformalDetector": "negvae.detector",
+    "NegVAEClassifier": "negvae.detector",
     "NegVAEDetector": "negvae.detector",
     "RunConfig": "negvae.config",
     "VAE": "negvae.model",

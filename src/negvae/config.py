@@ -1,4 +1,4 @@
-"""The description of one run, and the presets it starts from. Nothing here imports torch."""
+"""The configuration of one run, and the presets. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
     from negvae.model.networks import BuildNetworks
 
 PRECISIONS = ("auto", "bfloat16", "float32")
-"""Of training."""
+"""The choices for the precision of training."""
 SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 FORMAT = 3
-"""Of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has both, and
-names from before `RENAMED`."""
+"""The format of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has
+both, and names from before `RENAMED`."""
 RENAMED = {"network": {"auto": "pyramid"}}
-"""What names that formats before 3 have are called now, by field."""
+"""The present names for those in formats before 3, by field."""
 
 
 def _shown(panel: str, help: str, unit: str = "", choices: Iterable[str] = ()) -> dict[str, Any]:
-    """Metadata of a field: how the command line shows it, what its value is counted in or names, and which names."""
+    """Return a field's metadata: its panel and help on the command line, the unit of its value, and its choices."""
     return {"panel": panel, "help": help, "unit": unit, "choices": choices}
 
 
@@ -49,39 +49,46 @@ def _shown(panel: str, help: str, unit: str = "", choices: Iterable[str] = ()) -
 class RunConfig:
     """Everything that determines a training run, as plain values.
 
-    The metadata of each field say how the command line shows it: in which `panel`, with which `help`, `unit` and
-    `choices`. Likelihood and network may also be given as the objects themselves; those that are registered become
-    their names, and others train but cannot be saved.
+    The metadata of each field say how the command line shows it: its `panel`, `help`, `unit` and `choices`. Likelihood
+    and network may also be given as objects; a registered object becomes its name, and a run with any other object
+    trains but cannot be saved.
 
     Attributes:
-        data: name of the inlier data set, or a path.
-        negatives: where negative samples come from, in the notation of `negvae.negatives.parse`.
+        data: name or path of the inlier data set.
+        negatives: source of negative samples, in the notation of `negvae.negatives.parse`.
         likelihood: observation model p(x|z): a name in `negvae.parts.LIKELIHOODS`, a class or function that makes a
-            `negvae.model.Likelihood`, or one of those.
-        sigma: standard deviation of the Gaussian likelihoods, in units of the [0, 1] pixel range;
-            where it is learned, its starting value.
+            `negvae.model.Likelihood`, or a likelihood.
+        sigma: standard deviation of the Gaussian likelihoods, in units of the [0, 1] pixel range; the starting value if
+            it is learned.
         learn_sigma: whether one scalar sigma is trained with the decoder.
         network: encoder and decoder: a name in `negvae.parts.NETWORKS`, or a function (shape, latent_size) -> (encoder,
             decoder).
-        initialization: of the weights, a name in `negvae.parts.INITIALIZATIONS`.
-        latent_size: dimensions of z.
+        initialization: name in `negvae.parts.INITIALIZATIONS` of how the weights are drawn.
+        latent_size: number of dimensions of the latent code z.
         negative_shift: c in the negative prior N(c 1, I).
-        negative_weight: factor on KL(q(z|negative) || negative prior); 1 in the paper.
-        update: a name in `negvae.parts.UPDATES`: whether the generator's pull on generated negatives is taken after
+        negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; 1 in the paper.
+        update: name in `negvae.parts.UPDATES`: whether the generator's term for generated negatives is evaluated after
             the encoder's step, as in the paper, or at the same weights (see `negvae.training.objectives`).
-        optimizer: a name in `negvae.parts.OPTIMIZERS`; the encoder and the decoder have one each.
-        learning_rate: of both optimizers.
-        batch_size: images per step, and negatives per step.
-        epochs: passes over the training images; the last incomplete batch of each pass is left out.
-        seed: of weights, order, posterior noise and negatives.
-        precision: of training: "bfloat16" autocast, "float32", or "auto", which is bfloat16 where the device computes
-            in it. Scores are computed in float32 unless `negvae calibrate` is asked for another precision.
-        device: "auto", "cpu", "cuda" or "cuda:N".
-        limit: train on the first so many images only; None for all.
-        embed: an ONNX encoder that makes rows of features of the images, for a network that takes them; None for
-            images as they are. The path of its file, whose SHA-256 the run's folder keeps.
-        calibration: fraction of the inliers that is not trained on but kept to calibrate p-values and the
-            threshold; 0, as in the paper, trains on all of them.
+        optimizer: name in `negvae.parts.OPTIMIZERS`; the encoder and the decoder have one optimizer each.
+        learning_rate: learning rate of both optimizers.
+        batch_size: number of images, and of negatives, in each step.
+        epochs: number of passes over the training images; the last incomplete batch of each pass is left out.
+        seed: seed of the weights, the order of images, the posterior noise and the negatives.
+        precision: precision of training: "bfloat16" (autocast), "float32", or "auto", which is bfloat16 if the device
+            computes in it. Scores are computed in float32 unless `negvae calibrate` is asked for another precision.
+        device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
+        limit: number of images to train on, the first ones of the data set; None for all.
+        embed: path of an ONNX encoder that makes rows of features of the images, for a network that takes them; None
+            for images as they are. The run's folder keeps the SHA-256 of the file.
+        calibration: fraction of the inliers that is held out from training to calibrate p-values and the threshold; 0,
+            as in the paper, trains on all of them.
+
+    >>> config = RunConfig(data="fashion-mnist", epochs=2)
+    >>> config.latent_size, config.negative_shift
+    (32, 8.0)
+    >>> RunConfig(data="fashion-mnist", epochs=0)
+    Traceback (most recent call last):
+    ValueError: epochs is 0: it must be a whole number of at least 1
     """
 
     data: str = field(metadata=_shown("Data", "The inliers: a data set's name, or a path.", "name or path"))
@@ -159,7 +166,7 @@ class RunConfig:
     )
 
     def __post_init__(self) -> None:
-        """Refuse values that cannot be meant, with one line that says what would be right."""
+        """Refuse values that make no sense, with one line that says what would be right."""
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _typed(each.name, getattr(self, each.name), str(each.type)))
         likelihood, network = self._parts()
@@ -197,7 +204,7 @@ class RunConfig:
             raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
 
     def _parts(self) -> tuple[LikelihoodEntry, NetworkEntry]:
-        """The entries of likelihood and network; objects that are registered become their names."""
+        """Return the entries of likelihood and network; registered objects become their names."""
         for name, table in (("likelihood", LIKELIHOODS), ("network", NETWORKS)):
             part = getattr(self, name)
             if not isinstance(part, str) and (registered := table.name_of(part)) is not None:
@@ -208,14 +215,17 @@ class RunConfig:
 
     @property
     def takes_features(self) -> bool:
-        """Whether the network takes rows of features (N x D x 1 x 1) and not images."""
+        """Return whether the network takes rows of features (N x D x 1 x 1) instead of images."""
         return network_entry(self.network).takes == "features"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, in order.
+        """Return the fields as plain values, in order.
+
+        Returns:
+            A value for the name of each field.
 
         Raises:
-            ValueError: likelihood or network is an object that is not registered.
+            ValueError: if likelihood or network is an object that is not registered.
         """
         values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
         for name in ("likelihood", "network"):
@@ -228,10 +238,17 @@ class RunConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> RunConfig:
-        """The inverse of `to_dict`.
+        """Make a configuration from the values that `to_dict` returns.
+
+        Args:
+            values: value for the name of each field; fields that are left out have their default.
+            where: file that the values come from, for the message.
+
+        Returns:
+            The configuration.
 
         Raises:
-            ValueError: a field is unknown, missing or has a value of the wrong kind.
+            ValueError: if a field is unknown, is missing or has a value of the wrong kind.
         """
         known = {each.name for each in dataclasses.fields(cls)}
         for name in values:
@@ -242,21 +259,33 @@ class RunConfig:
         return cls(**values)
 
     def to_yaml(self) -> str:
-        """The fields as YAML; `from_yaml` reads it back to an equal object."""
+        """Return the fields as YAML, which `from_yaml` reads back to an equal object.
+
+        >>> config = preset("gray", "fashion-mnist", negatives="kmnist")
+        >>> RunConfig.from_yaml(config.to_yaml()) == config
+        True
+        """
         return yaml.safe_dump(self.to_dict(), sort_keys=False)
 
     @classmethod
     def from_yaml(cls, text: str, where: str = "config") -> RunConfig:
-        """The inverse of `to_yaml`.
+        """Make a configuration from the text that `to_yaml` returns.
+
+        Args:
+            text: YAML text.
+            where: file that the text comes from, for the message.
+
+        Returns:
+            The configuration.
 
         Raises:
-            ValueError: the text is not YAML, not a mapping, or `from_dict` refuses it.
+            ValueError: if the text is not YAML or not a mapping, or if `from_dict` refuses it.
         """
         return cls.from_dict(read_yaml_mapping(text, where), where)
 
 
 def translated(values: dict[str, Any], version: object) -> dict[str, Any]:
-    """The fields of a run that a file of some format describes, with the names of today."""
+    """Return the fields of a run from a file of this format version, with the names that are used today."""
     if not isinstance(version, int) or version >= FORMAT:
         return values
     return {
@@ -303,25 +332,49 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def default_preset(negatives: str | None) -> str:
-    """The preset for images where none is named: "unsupervised", which brings its negatives, unless some are given."""
+    """Return the preset for images if none is named: "unsupervised", unless negatives are given.
+
+    >>> default_preset(None), default_preset("kmnist")
+    ('unsupervised', 'general')
+    """
     return "unsupervised" if negatives is None else "general"
 
 
 def preset(name: str, data: str, **overrides: Any) -> RunConfig:
-    """The run that preset `name` describes on `data`, with any field overridden.
+    """Return the configuration of a preset for a data set; further keywords override any of its fields.
+
+    Args:
+        name: name in `PRESETS`.
+        data: name or path of the inlier data set.
+
+    Returns:
+        The configuration.
 
     Raises:
-        ValueError: the preset or a field is unknown, or a value is refused.
+        ValueError: if the preset or a field is unknown, or a value is refused.
+
+    >>> preset("color", "cifar10", seed=3).negative_shift
+    25.0
     """
     values = PRESETS[choose("preset", name, PRESETS)]
     return RunConfig.from_dict({"data": data, **values, **overrides}, where=f"preset {name}")
 
 
 def read_yaml_mapping(text: str, where: str) -> dict[str, Any]:
-    """Parse YAML that must be a mapping with string keys.
+    """Read YAML text that must be a mapping with string keys.
+
+    Args:
+        text: YAML text.
+        where: file that the text comes from, for the message.
+
+    Returns:
+        The mapping.
 
     Raises:
-        ValueError: with the place of the fault, in one line.
+        ValueError: if the text is something else; the message says in one line where the error is.
+
+    >>> read_yaml_mapping("epochs: 3", "run.yaml")
+    {'epochs': 3}
     """
     try:
         values = yaml.safe_load(text)

@@ -1,4 +1,4 @@
-"""Devices and the arithmetic to use on them."""
+"""Devices and the precision of the arithmetic on them."""
 
 from __future__ import annotations
 
@@ -10,10 +10,19 @@ import torch
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`; "auto" is the first GPU, else the CPU.
+    """Return the device with this name.
+
+    Args:
+        name: "cpu", "cuda", "cuda:N", or "auto" for the first GPU if there is one, and the CPU otherwise.
+
+    Returns:
+        The device.
 
     Raises:
-        ValueError: there is no such device here.
+        ValueError: if this machine has no such device.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -25,9 +34,10 @@ def resolve_device(name: str) -> torch.device:
 
 @functools.cache
 def runs_bfloat16(device: torch.device) -> bool:
-    """Whether the device has kernels for networks in bfloat16, native or emulated: a small convolution is tried.
+    """Return whether the device has kernels for networks in bfloat16, native or emulated.
 
-    What a processor is said to have and what torch's kernels may use can differ, so nothing but a trial tells.
+    A small convolution is tried, because the instructions that a processor reports and those that torch's kernels may
+    use can differ.
     """
     x = torch.ones(1, 16, 8, 8, dtype=torch.bfloat16, device=device)
     try:
@@ -42,7 +52,7 @@ def runs_bfloat16(device: torch.device) -> bool:
 
 @functools.cache
 def computes_in_bfloat16(device: torch.device) -> bool:
-    """Whether the device has bfloat16 matrix arithmetic, not merely an emulation of it."""
+    """Return whether the device has matrix arithmetic in bfloat16, and not only an emulation of it."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device)[0] >= 8
     # Before torch 2.8 the second name is missing; AMX implies the first.
@@ -55,10 +65,20 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 def resolve_precision(name: str, device: torch.device) -> str:
-    """Turn "auto" into "bfloat16" or "float32" for the device.
+    """Return the precision to use on a device.
+
+    Args:
+        name: "bfloat16", "float32", or "auto", which is bfloat16 if the device computes in it.
+        device: device that the networks run on.
+
+    Returns:
+        "bfloat16" or "float32".
 
     Raises:
-        ValueError: bfloat16 is asked for, and networks do not run in it here.
+        ValueError: if bfloat16 is asked for and networks cannot run in it on this device.
+
+    >>> resolve_precision("float32", torch.device("cpu"))
+    'float32'
     """
     if name == "auto":
         return "bfloat16" if computes_in_bfloat16(device) else "float32"
@@ -71,16 +91,27 @@ def resolve_precision(name: str, device: torch.device) -> str:
 
 
 def autocast(precision: str, device: torch.device) -> AbstractContextManager[None]:
-    """The context in which networks run: bfloat16 autocast, or nothing for float32; "auto" is resolved.
+    """Return the context in which networks run: bfloat16 autocast, or an empty context for float32.
+
+    Args:
+        precision: "bfloat16", "float32" or "auto"; see `resolve_precision`.
+        device: device that the networks run on.
+
+    Returns:
+        The context manager.
 
     Raises:
-        ValueError: see `resolve_precision`.
+        ValueError: if bfloat16 is asked for and networks cannot run in it on this device.
+
+    >>> with autocast("float32", torch.device("cpu")):
+    ...     torch.nn.Linear(2, 1)(torch.ones(3, 2)).dtype
+    torch.float32
     """
     enabled = resolve_precision(precision, device) == "bfloat16"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=enabled)
 
 
 def autocast_dtype(inputs: torch.Tensor) -> torch.dtype:
-    """What the autocast around the caller computes in on the inputs' device; their own type outside of one."""
+    """Return the type in which the surrounding autocast computes on the inputs' device, or else their own."""
     device = inputs.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else inputs.dtype

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks between processes, and packages that not everybody needs."""
+"""Files that are written whole or not at all, locks between processes, and packages that are optional."""
 
 from __future__ import annotations
 
@@ -19,14 +19,28 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; what is written there takes its place when the block ends well.
+    """Provide a temporary file beside `path` that takes the place of `path` when the block ends without an error.
 
-    The new content is on the disk before it takes the place of the old, whose permissions it keeps; a new file has
-    those that the user's umask gives. Links are followed. What is neither a file nor nothing, such as a pipe or a
-    device, is written through instead of being replaced.
+    The new content is on the disk before it replaces the old, whose permissions it keeps; a new file has the
+    permissions that the user's umask gives. Symbolic links are followed. A pipe or a device is written to instead of
+    being replaced.
+
+    Args:
+        path: file to write.
+
+    Yields:
+        The path of the temporary file.
 
     Raises:
-        OSError: the folder is missing, full or not writable, or `path` is a folder.
+        OSError: if the folder is missing, full or not writable, or if `path` is a folder.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "result.txt"
+    ...     with replacing(path) as temporary:
+    ...         _ = temporary.write_text("42")
+    ...     path.read_text(), len(list(Path(folder).iterdir()))
+    ('42', 1)
     """
     target = Path(os.path.realpath(path))
     if target.is_dir():
@@ -51,7 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _flush(path: Path) -> None:
-    """Bring a file or a folder's entries to the disk, where the system can."""
+    """Write a file, or the entries of a folder, to the disk, if the system can."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # Windows opens no folders, and a file may be readable by nobody
@@ -66,7 +80,13 @@ def _flush(path: Path) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[bool]:
-    """Hold a lock file, or give False where another process does; the system frees the locks of dead processes."""
+    """Hold a lock file, and yield False if another process holds it; the system frees the locks of dead processes.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder) / "run.lock") as held:
+    ...     held
+    True
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
@@ -81,16 +101,26 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text to a file, whole or not at all."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def need(module: str, extra: str) -> Any:
-    """Import a module of an extra.
+    """Import a module that belongs to an extra of this package.
+
+    Args:
+        module: name of the module.
+        extra: name of the extra that installs it.
+
+    Returns:
+        The module.
 
     Raises:
-        ImportError: it is not installed; the message says how to install it.
+        ImportError: if the module is not installed; the message says how to install it.
+
+    >>> need("json", "hub").dumps([1])
+    '[1]'
     """
     try:
         return import_module(module)

@@ -1,7 +1,7 @@
-"""The tables of named parts of a model and its training, and the functions that register further ones.
+"""The tables of named parts of a model and its training, and the functions that register further parts.
 
-An entry says what its part means and what it needs; the part itself is imported where it is used, so that help texts
-and the validation of a run's description import no torch. Data sets have their table in `negvae.data.catalog`.
+An entry says what its part means and what it needs; the part itself is imported when it is used, so that help texts
+and the validation of a run's configuration import no torch. Data sets have their table in `negvae.data.catalog`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,20 @@ if TYPE_CHECKING:
 Takes = Literal["images", "features"]
 """Images are N x C x H x W, rows of features N x D x 1 x 1."""
 Argument = Literal["nothing", "data set", "number", "names", "text"]
-"""What may follow a source's name and a colon."""
+"""The kind of a source's argument, which follows its name and a colon."""
 SETTINGS = ("sigma", "learn_sigma", "bounded")
-"""What a likelihood may be built with; see `LikelihoodEntry`."""
+"""The keyword arguments that a likelihood may be built with; see `LikelihoodEntry`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LikelihoodEntry(Entry["BuildLikelihood"]):
-    """An observation model p(x|z); its target is a class or function that makes one.
+    """An observation model p(x|z); the target is a class or function that makes one.
 
     Attributes:
-        needs: the keyword arguments of the target, of: `sigma`, a standard deviation; `learn_sigma`, whether that is
-            trained; `bounded`, whether values lie in [0, 1], as pixels do and standardized features do not.
-        takes: what kinds of data it describes.
+        needs: keyword arguments that the target takes, among `sigma` (a standard deviation), `learn_sigma` (whether
+            sigma is trained) and `bounded` (whether values lie in [0, 1], as those of pixels do and those of
+            standardized features do not).
+        takes: kinds of data that the likelihood describes.
     """
 
     needs: tuple[str, ...] = ()
@@ -47,10 +48,10 @@ class LikelihoodEntry(Entry["BuildLikelihood"]):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkEntry(Entry["BuildNetworks"]):
-    """An encoder and a decoder; its target makes both from the shape (C, H, W) of the data and the size of the code.
+    """An encoder and a decoder; the target makes both from the shape (C, H, W) of the data and the size of the code.
 
     Attributes:
-        takes: the kind of data that they are made for.
+        takes: kind of data that the networks are made for.
     """
 
     takes: Takes = "images"
@@ -58,12 +59,15 @@ class NetworkEntry(Entry["BuildNetworks"]):
 
 @dataclass(frozen=True, kw_only=True)
 class SourceEntry(Entry["BuildSource"]):
-    """A source of negative samples; its target makes one, from the argument where there is one.
+    """A source of negative samples; the target makes one, from the source's argument if it has one.
 
     Attributes:
-        argument: what may follow the name and a colon: a data set, which must be named and whose images (uint8,
-            M x C x H x W) the target is given; or a number, names, or text, which may be left out.
-        placeholder: what stands for the argument in help texts.
+        argument: kind of the argument that follows the name and a colon. A "data set" is required, and the target gets
+            its images (uint8, M x C x H x W); a "number", "names" and "text" are optional.
+        placeholder: word that stands for the argument in help texts.
+
+    >>> SOURCES["added-noise"].notation
+    'added-noise[:SIGMA]'
     """
 
     argument: Argument = "nothing"
@@ -71,7 +75,7 @@ class SourceEntry(Entry["BuildSource"]):
 
     @property
     def notation(self) -> str:
-        """How the source is written, as in "added-noise[:SIGMA]"."""
+        """Return how the source is written, as in "added-noise[:SIGMA]"."""
         if self.argument == "nothing":
             return self.name
         shown = f":{self.placeholder or self.argument.upper().replace(' ', '-')}"
@@ -80,11 +84,11 @@ class SourceEntry(Entry["BuildSource"]):
 
 @dataclass(frozen=True, kw_only=True)
 class TransformationEntry(Entry["Transformation"]):
-    """A change of inliers into negatives; its target takes images and a random generator.
+    """A change of inliers into negatives; the target takes images and a random generator.
 
     Attributes:
-        takes: the kind of data that it changes.
-        default: whether source "augmented" takes it where it names none.
+        takes: kind of data that the transformation changes.
+        default: whether the source "augmented" uses the transformation when it names none.
     """
 
     takes: Takes = "images"
@@ -112,6 +116,12 @@ LIKELIHOODS = Table(
             target="negvae.model.likelihoods:QuantizedGaussian",
             needs=SETTINGS,
         ),
+        LikelihoodEntry(
+            name="dequantized-gaussian",
+            meaning="the same, and the encoder sees the noise",
+            target="negvae.model.authors:DequantizedGaussian",
+            needs=SETTINGS,
+        ),
     ),
 )
 
@@ -127,6 +137,26 @@ NETWORKS = Table(
             target="negvae.model.networks:gray_paper",
         ),
         NetworkEntry(name="color", meaning="3x32x32: the paper's", target="negvae.model.networks:color"),
+        NetworkEntry(
+            name="color-authors",
+            meaning="the authors', with batch norm",
+            target="negvae.model.authors:color_authors",
+        ),
+        NetworkEntry(
+            name="color-authors-affine",
+            meaning="with a factor and an offset for each channel",
+            target="negvae.model.authors:color_authors_affine",
+        ),
+        NetworkEntry(
+            name="color-authors-spectral",
+            meaning="with spectral norm in the encoder",
+            target="negvae.model.authors:color_authors_spectral",
+        ),
+        NetworkEntry(
+            name="color-authors-spectral-norm",
+            meaning="with batch norm in the decoder besides",
+            target="negvae.model.authors:color_authors_spectral_norm",
+        ),
         NetworkEntry(
             name="pyramid",
             meaning="images from 16x16 to 128x128",
@@ -164,7 +194,13 @@ SOURCES = Table(
             argument="number",
             placeholder="SIGMA",
         ),
-        SourceEntry(name="uniform-noise", meaning="uniform pixels", target="negvae.negatives.sources:UniformNoise"),
+        SourceEntry(
+            name="uniform-noise",
+            meaning="uniform pixels",
+            target="negvae.negatives.sources:UniformNoise",
+            argument="number",
+            placeholder="LARGEST",
+        ),
         SourceEntry(name="generated", meaning="the model's own samples", target="negvae.negatives.sources:Generated"),
         SourceEntry(
             name="augmented",
@@ -229,6 +265,11 @@ OPTIMIZERS: Table[Entry[BuildOptimizer]] = Table(
     "optimizer",
     (
         Entry(name="rmsprop", meaning="the paper's, for gray images", target="negvae.training.optimizers:rmsprop"),
+        Entry(
+            name="rmsprop-authors",
+            meaning="its authors' form of it",
+            target="negvae.training.optimizers:rmsprop_authors",
+        ),
         Entry(name="adam", meaning="the paper's, for color images", target="negvae.training.optimizers:adam"),
     ),
 )
@@ -242,15 +283,18 @@ SomeTransformation = TypeVar("SomeTransformation", bound="Transformation")
 def register_likelihood(name: str, meaning: str = "") -> Callable[[SomeLikelihood], SomeLikelihood]:
     """Decorate a class (or function) that makes a `negvae.model.Likelihood`, so that it can be named.
 
-    Its constructor may have the arguments `sigma`, `learn_sigma` and `bounded`, which then come from the run; one with
-    `bounded` describes rows of features too.
+    Its constructor may have the arguments `sigma`, `learn_sigma` and `bounded`, whose values then come from the run's
+    configuration; a likelihood with `bounded` describes rows of features too.
 
     Args:
-        name: by which YAML, command line and saved folders know it.
-        meaning: one phrase for help texts.
+        name: name of the likelihood in YAML files, on the command line and in saved folders.
+        meaning: phrase that explains the likelihood in help texts.
+
+    Returns:
+        A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: if the name is taken.
     """
 
     def register(part: SomeLikelihood) -> SomeLikelihood:
@@ -266,12 +310,15 @@ def register_network(
     """Decorate a function (shape, latent_size) -> (encoder, decoder), so that it can be named.
 
     Args:
-        name: by which YAML, command line and saved folders know it.
-        meaning: one phrase for help texts.
-        takes: "images" or "features", rows of which are N x D x 1 x 1.
+        name: name of the network in YAML files, on the command line and in saved folders.
+        meaning: phrase that explains the network in help texts.
+        takes: kind of data, "images" (N x C x H x W) or "features" (rows, N x D x 1 x 1).
+
+    Returns:
+        A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: if the name is taken.
     """
 
     def register(part: SomeNetworks) -> SomeNetworks:
@@ -287,14 +334,17 @@ def register_source(
     """Decorate a class (or function) that makes a `negvae.negatives.NegativeSource`, so that it can be named.
 
     Args:
-        name: by which YAML, command line and saved folders know it.
-        meaning: one phrase for help texts.
-        argument: what may follow the name and a colon, and is passed to the class: "nothing"; a "data set", whose
-            images it is given (uint8, M x C x H x W) and keeps as its attribute `images`; a "number"; "names", as a
-            tuple; or "text".
+        name: name of the source in YAML files, on the command line and in saved folders.
+        meaning: phrase that explains the source in help texts.
+        argument: kind of the argument that follows the name and a colon and is passed to the class: "nothing"; a
+            "data set", of which the class gets the images (uint8, M x C x H x W) and keeps them as its attribute
+            `images`; a "number"; "names", as a tuple; or "text".
+
+    Returns:
+        A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: if the name is taken.
     """
 
     def register(part: SomeSource) -> SomeSource:
@@ -310,12 +360,15 @@ def register_transformation(
     """Decorate a function (images, generator) -> images, so that negatives can be written `augmented:NAME`.
 
     Args:
-        name: by which YAML, command line and saved folders know it.
-        meaning: one phrase for help texts.
-        takes: "images" (N x C x H x W, floats in [0, 1]) or standardized "features" (N x D x 1 x 1).
+        name: name of the transformation in YAML files, on the command line and in saved folders.
+        meaning: phrase that explains the transformation in help texts.
+        takes: kind of data, "images" (N x C x H x W, floats in [0, 1]) or standardized "features" (N x D x 1 x 1).
+
+    Returns:
+        A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: if the name is taken.
     """
 
     def register(part: SomeTransformation) -> SomeTransformation:
@@ -326,10 +379,20 @@ def register_transformation(
 
 
 def likelihood_entry(part: str | BuildLikelihood | Likelihood) -> LikelihoodEntry:
-    """The entry of a likelihood, given by name, as a class or function, or as an object, of which copies are made.
+    """Return the entry of a likelihood, which may be an object that is not registered.
+
+    Args:
+        part: name of the likelihood, a class or function that makes one, or a likelihood, which the entry's target
+            copies.
+
+    Returns:
+        The registered entry, or a new one without registration.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: if no likelihood has this name.
+
+    >>> likelihood_entry("gaussian").needs
+    ('sigma', 'learn_sigma', 'bounded')
     """
     if isinstance(part, str):
         return LIKELIHOODS[part]
@@ -342,16 +405,26 @@ def likelihood_entry(part: str | BuildLikelihood | Likelihood) -> LikelihoodEntr
 
 
 def network_entry(part: str | BuildNetworks) -> NetworkEntry:
-    """The entry of a network, given by name or as the object itself, which takes images unless it is registered.
+    """Return the entry of a network, which may be a function that is not registered.
+
+    Args:
+        part: name of the network, or the function that makes encoder and decoder, which takes images unless its entry
+            says otherwise.
+
+    Returns:
+        The registered entry, or a new one without registration.
 
     Raises:
-        ValueError: there is none of this name.
+        ValueError: if no network has this name.
+
+    >>> network_entry("mlp").takes
+    'features'
     """
     return NETWORKS[part] if isinstance(part, str) else NetworkEntry(name=described(part), meaning="", target=part)
 
 
 def described(part: object) -> str:
-    """What to call an object in messages."""
+    """Return a text by which messages refer to an object: the name of a class or function, or of an object's class."""
     return str(getattr(part, "__qualname__", type(part).__qualname__))
 
 
@@ -363,10 +436,14 @@ def _likelihood(name: str, meaning: str, part: BuildLikelihood) -> LikelihoodEnt
 
 
 def require_names(values: dict[str, Any], where: str) -> None:
-    """Check that the parts which a saved run names are registered; nothing from its folder is run.
+    """Check that the parts that a saved run names are registered; no code from its folder is run.
+
+    Args:
+        values: fields of the run's configuration.
+        where: file or folder that the fields come from, for the message.
 
     Raises:
-        ValueError: one is not; the message says what to do.
+        ValueError: if a part is not registered; the message says how to register it.
     """
     for field, table in (("likelihood", LIKELIHOODS), ("network", NETWORKS)):
         name = values.get(field)

@@ -23,12 +23,15 @@ Part = TypeVar("Part", bound="Entry[Any]")
 
 @dataclass(frozen=True, kw_only=True)
 class Entry(Generic[Target]):
-    """One named part.
+    """A named part.
 
     Attributes:
-        name: by which YAML, command line and saved folders know it.
-        meaning: one phrase for help texts and reports.
-        target: the part itself, or where it is, as "module:attribute": then nothing is imported before it is used.
+        name: name of the part in YAML files, on the command line and in saved folders.
+        meaning: phrase that explains the part in help texts and reports.
+        target: the part itself, or its place as "module:attribute", which is imported when the part is first used.
+
+    >>> Entry(name="sqrt", meaning="the square root", target="math:sqrt").load()(9.0)
+    3.0
     """
 
     name: str
@@ -36,7 +39,7 @@ class Entry(Generic[Target]):
     target: Target | str
 
     def load(self) -> Target:
-        """The part, imported where that has not been done."""
+        """Return the part itself, and import it first if that has not been done."""
         return cast(Target, _imported(self.target)) if isinstance(self.target, str) else self.target
 
 
@@ -44,11 +47,19 @@ class Table(Generic[Part]):
     """The named parts of one kind, in the order in which they were registered.
 
     Args:
-        kind: what they are called in messages, such as "score".
-        entries: the library's own.
+        kind: word for such a part in messages, such as "score".
+        entries: parts to register at once.
 
     Raises:
-        ValueError: two entries have one name.
+        ValueError: if two entries have the same name.
+
+    >>> colors = Table("color", [Entry(name="red", meaning="a warm color", target=0xFF0000)])
+    >>> colors.add(Entry(name="blue", meaning="a cold color", target=0x0000FF))
+    >>> list(colors), colors["blue"].meaning
+    (['red', 'blue'], 'a cold color')
+    >>> colors["bleu"]
+    Traceback (most recent call last):
+    ValueError: unknown color 'bleu': did you mean blue? Known: red, blue
     """
 
     def __init__(self, kind: str, entries: Iterable[Part] = ()) -> None:
@@ -60,19 +71,30 @@ class Table(Generic[Part]):
     def add(self, entry: Part) -> None:
         """Register a part.
 
+        Args:
+            entry: the part, with a name that no other part of the table has.
+
         Raises:
-            ValueError: its name is taken.
+            ValueError: if the name is taken.
         """
         if entry.name in self._entries:
             raise ValueError(f"{self.kind} {entry.name!r} is registered already: choose another name")
         self._entries[entry.name] = entry
 
     def __getitem__(self, name: str) -> Part:
-        """The part of this name; installed plugins are imported where it is not known without them.
+        """Return the part with this name; installed plugins are imported if it is not known without them.
+
+        A saved folder cannot bring a part along, because loading a folder runs none of its content: the package that
+        registers the part has to be installed.
+
+        Args:
+            name: name of the part.
+
+        Returns:
+            The part's entry.
 
         Raises:
-            ValueError: there is none; the message names the nearest and lists all. Nothing from a saved folder is
-                run, so a folder that names a part of somebody's own needs the package that registers it.
+            ValueError: if no part has this name; the message gives the nearest name and lists all of them.
         """
         found = self.get(name)
         if found is None:
@@ -80,36 +102,36 @@ class Table(Generic[Part]):
         return self._entries[name]
 
     def get(self, name: str) -> Part | None:
-        """The part of this name, or None; installed plugins are imported where it is not known without them."""
+        """Return the part with this name, or None; installed plugins are imported if it is not known without them."""
         if name not in self._entries:
             _import_plugins()
         return self._entries.get(name)
 
     def name_of(self, part: object) -> str | None:
-        """The name under which an object is registered; None where it is not."""
+        """Return the name under which an object is registered, or None if it is not registered."""
         where = f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', '')}"
         return next((each.name for each in self.entries() if each.target is part or each.target == where), None)
 
     def __contains__(self, name: object) -> bool:
-        """Whether a part of this name is registered, plugins that were not imported yet aside."""
+        """Return whether a part with this name is registered; plugins that are not imported yet do not count."""
         return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
-        """The names, in order."""
+        """Iterate over the names, in the order of registration."""
         return iter(self._entries)
 
     def __len__(self) -> int:
-        """How many parts there are."""
+        """Return the number of parts."""
         return len(self._entries)
 
     def entries(self) -> list[Part]:
-        """All parts, in order."""
+        """Return the entries of all parts, in the order of registration."""
         return list(self._entries.values())
 
 
 @cache
 def _imported(path: str) -> Any:
-    """What "module:attribute" names; it is looked up once, since parts are loaded in inner loops."""
+    """Return what "module:attribute" names; the result is cached, because parts are loaded in inner loops."""
     module, _, attribute = path.partition(":")
     return getattr(import_module(module), attribute)
 
@@ -119,7 +141,7 @@ def _import_plugins() -> None:
     """Import the installed packages of the entry-point group, once; importing them registers their parts.
 
     Raises:
-        ImportError: one of them fails, in whatever way.
+        ImportError: if one of them cannot be imported, for whatever reason.
     """
     from importlib.metadata import entry_points  # here, since the command line's help is quicker without it
 
@@ -133,10 +155,24 @@ def _import_plugins() -> None:
 
 
 def choose(what: str, name: str, known: Iterable[str]) -> str:
-    """Return `name` if it is known.
+    """Return `name` if it is among the known names.
+
+    Args:
+        what: word for the thing that is named, for the message, such as "preset".
+        name: name to look for.
+        known: all names that are allowed.
+
+    Returns:
+        The name, unchanged.
 
     Raises:
-        ValueError: it is not; the message names the nearest known name and lists all.
+        ValueError: if the name is unknown; the message gives the nearest known name and lists all of them.
+
+    >>> choose("preset", "gray", ["gray", "color"])
+    'gray'
+    >>> choose("preset", "grey", ["gray", "color"])
+    Traceback (most recent call last):
+    ValueError: unknown preset 'grey': did you mean gray? Known: gray, color
     """
     names = list(known)
     if name in names:

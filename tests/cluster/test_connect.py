@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from negvae.cluster.connect import Desk, enter, joined, refuse_other_versions, surroundings, versions
+from negvae.cluster.connect import Mailbox, enter, joined, refuse_other_versions, surroundings, versions
 from tests.cli.test_commands import call
 
 
@@ -78,11 +78,11 @@ def test_options_that_need_a_cluster_or_do_without(capsys, blob_files, model, tm
 
 
 def test_a_desk_keeps_word_until_it_is_taken():
-    desk = Desk()
-    assert desk.tell("a", "b") == ""
-    desk.stop("SIGINT")
-    assert desk.tell("c") == "SIGINT"
-    assert (desk.take(), desk.take()) == (["a", "b", "c"], [])
+    mailbox = Mailbox()
+    assert mailbox.tell("a", "b") == ""
+    mailbox.stop("SIGINT")
+    assert mailbox.tell("c") == "SIGINT"
+    assert (mailbox.take(), mailbox.take()) == (["a", "b", "c"], [])
 
 
 def test_ray_is_imported_for_clusters_only():

@@ -47,7 +47,7 @@ def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
     options = {"names": ["combined", "bpd", "kl"], "precision": "float32"}
     alone = score_files(model, inputs, one, batch_size=16, **options)
     out, seen = tmp_path / "out", []
-    summary = score(nodes, model, inputs, out, shard_rows=24, watch=seen.append, **options)
+    summary = score(nodes, model, inputs, out, shard_rows=24, on_rows=seen.append, **options)
     assert (summary.rows, summary.errors, summary.outliers) == (alone.rows, alone.errors, alone.outliers)
     assert summary.errors == 2 + 1 + 1 + 2
     wanted, found = pq.read_table(one), pq.read_table(out)
@@ -94,7 +94,7 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
     config = dataclasses.replace(config, data=str(tmp_path / "in.npy"), negatives=negatives)
     alone = run(config, tmp_path / "alone")
     said, updates = [], []
-    team = Team(2, nodes.address, say=said.append)
+    team = Team(2, nodes.address, log=said.append)
     first = dataclasses.replace(config, epochs=2)
     run(first, tmp_path / "shared", trainer=team, on_progress=updates.append)
     assert said == ["training on 2 workers"]

@@ -50,13 +50,13 @@ def test_scoring_outlives_a_node(nodes, model, many, tmp_path):
     inputs, wanted = many
     killed, said = [], []
 
-    def watch(rows):
+    def on_rows(rows):
         if rows > 400 and not killed:
             killed.append(rows)
             nodes.kill()
 
     summary = score(
-        nodes, model, [inputs], tmp_path / "out", shard_rows=100, precision="float32", watch=watch, say=said.append
+        nodes, model, [inputs], tmp_path / "out", shard_rows=100, precision="float32", on_rows=on_rows, log=said.append
     )
     assert killed
     assert killed[0] < 3000
@@ -102,7 +102,7 @@ def test_training_outlives_a_node(nodes, tmp_path, monkeypatch):
             killed.append(update.epoch)
             nodes.kill()
 
-    team = Team(2, nodes.address, say=said.append)
+    team = Team(2, nodes.address, log=said.append)
     result = run(config, tmp_path / "shared", trainer=team, on_progress=on_progress, checkpoint_seconds=2.0)
     assert killed
     assert said[0] == "training on 2 workers"

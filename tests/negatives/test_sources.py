@@ -87,6 +87,8 @@ def test_noise_sources():
     added = sample(AddedNoise(0.1), positives).images
     assert (added - positives).std().item() == pytest.approx(0.1, abs=0.005)
     uniform = sample(UniformNoise(), positives).images * 255
+    dimmer = sample(build_source("uniform-noise:3", lambda _: None), positives).images * 255
+    assert dimmer.round().unique().tolist() == [0, 1, 2, 3]
     torch.testing.assert_close(uniform, uniform.round(), atol=1e-4, rtol=0)
     assert uniform.mean().item() == pytest.approx(127.5, abs=1)
 
@@ -114,9 +116,11 @@ def test_notation():
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("augmented:jigsew", "jigsaw"), ("added-noise:lots", "sigma"), ("added-noise:-1", "above 0"),
+        ("augmented:jigsew", "jigsaw"), ("added-noise:lots", "not a number"), ("added-noise:-1", "above 0"),
         ("x*generated", "weight"), ("0*generated+augmented", "above 0"), ("none+generated", "mixture"),
         ("auxiliary:", "missing"), ("zoomed:", "missing"), ("generated:3", "no argument"),
+        ("uniform-noise:x", "takes one"), ("uniform-noise:0", "from 1 to 255"),
+        ("uniform-noise:256", "from 1 to"), ("uniform-noise:2.5", "whole number"),
     ],
 )  # fmt: skip
 def test_bad_notation_says_what_is_wrong(text, word):

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from negvae.paper.board import Board, Event, runs_progress
 from negvae.paper.published import settings
-from negvae.training.progress import ProgressUpdate
+from negvae.training.reporting import ProgressUpdate
 
 GRAY, OTHER, COLOR = (
     settings()[name] for name in ("fashion-mnist-bernoulli-none", "mnist-bernoulli-none", "cifar10-bernoulli-none")

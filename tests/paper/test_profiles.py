@@ -4,7 +4,7 @@ import pytest
 
 from negvae.config import preset
 from negvae.paper.profiles import PROFILES, choose_profile, parse_seeds
-from negvae.paper.published import cells, settings
+from negvae.paper.published import ENLARGED, cells, settings
 
 
 def test_paper_is_the_recipe_of_the_paper():
@@ -22,6 +22,30 @@ def test_paper_is_the_recipe_of_the_paper():
     assert color == preset("color", "cifar10", negatives="imagenet32", likelihood="quantized-gaussian")
     assert (color.optimizer, color.learning_rate, color.batch_size, color.epochs) == ("adam", 1e-4, 50, 100)
     assert profile.seeds == 5
+
+
+def test_long_is_the_recipe_that_the_authors_ran_with_a_light_decoder():
+    profile = PROFILES["long"]
+    gray = profile.config(cells()["table5/uniform-noise"].setting)
+    assert gray == preset(
+        "gray", "fashion-mnist", negatives="uniform-noise:254", optimizer="rmsprop-authors", epochs=30
+    )
+    assert (gray.learning_rate, gray.batch_size) == (1e-4, 50)
+    color = profile.config(cells()["table4/quantized-gaussian/imagenet32"].setting)
+    fields = dict(network="color-authors", epochs=30)
+    assert color == preset("color", "cifar10", negatives="imagenet32", likelihood="dequantized-gaussian", **fields)
+    assert profile.config(cells()["table4/gaussian/generated"].setting).network == "color-authors-spectral"
+    assert profile.config(cells()["table2/svhn/bernoulli"].setting).epochs == 100
+    assert {profile.seeds_of(setting) for setting in settings().values()} == {3}
+
+
+def test_images_as_they_are_and_enlarged_have_names_of_their_own():
+    for profile in PROFILES.values():
+        plain, enlarged = (
+            profile.config(cells()[f"table4/gaussian/{negatives}"].setting).negatives
+            for negatives in ("imagenet32", ENLARGED)
+        )
+        assert (plain, enlarged) == ("imagenet32", "imagenet32+zoomed:imagenet32")
 
 
 def test_learned_sigma():
@@ -58,5 +82,5 @@ def test_bad_seeds(text):
 
 
 def test_unknown_profile():
-    with pytest.raises(ValueError, match="Known: paper, cpu, smoke"):
+    with pytest.raises(ValueError, match="Known: paper, cpu, long, smoke"):
         choose_profile("gpu")

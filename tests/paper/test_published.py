@@ -34,8 +34,8 @@ def test_powers_of_ten():
 
 
 def test_runs_are_shared_between_tables():
-    assert len(cells()) == 28
-    assert len(settings()) == 23
+    assert len(cells()) == 31
+    assert len(settings()) == 26
     shared = [
         cells()[name].setting for name in ("table3/bernoulli/none", "table5/none", "table1/fashion-mnist/bernoulli")
     ]
@@ -55,7 +55,7 @@ def test_names_mean_something():
 def test_selection():
     assert [table.name for table in select_tables("all")] == list(TABLES)
     assert select_settings("all")[0] == cells()["table3/bernoulli/none"].setting
-    assert len(select_settings("all")) == 23
+    assert len(select_settings("all")) == 26
     assert [s.negatives for s in select_settings("table5", ["table5/kmnist"])] == ["kmnist"]
     run = "fashion-mnist-bernoulli-kmnist"
     assert [s.name for s in select_settings("table5", ["table5/kmnist", run])] == [run]

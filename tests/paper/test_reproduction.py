@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from negvae.paper import claims as reading
-from negvae.paper.claims import CLAIMS, Check, Claim, explanation, judge
+from negvae.paper.claims import CLAIMS, Check, Claim, borne_out, explanation, judge
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import ROWS, TABLES, cells, settings
 from negvae.paper.reproduction import data_table, page, write_report
@@ -146,12 +146,17 @@ def test_claims_name_cells_that_exist():
         assert not isinstance(check.bound, str) or check.bound in cells()
 
 
-def test_the_paper_s_own_figures_bear_the_claims():
-    for claim in CLAIMS:
-        for check in claim.checks:
-            value = cells()[check.cell].paper[check.row].mean
-            bound = check.bound if not isinstance(check.bound, str) else cells()[check.bound].paper[check.row].mean
-            assert value < bound if check.sign == "<" else value > bound, (claim.text, check)
+def test_some_claims_are_not_borne_out_by_the_paper_s_own_figures(results):
+    found = gather(TABLES.values(), SMOKE, results)
+    against = [claim.text for claim in CLAIMS if not borne_out(claim, found)]
+    assert len(against) == 4
+    for text, words in zip(against, ("diminishes", "alike", "notably higher", "consistently"), strict=True):
+        assert words in text
+
+
+def test_explanations_hold_no_measured_figures():
+    for texts in reading.EXPLANATIONS.values():
+        assert not any(re.search(r"[0-9]\.[0-9]", text) for text in texts.values())
 
 
 def test_explanations(results, monkeypatch):

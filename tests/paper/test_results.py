@@ -2,6 +2,7 @@ import json
 import math
 
 import pytest
+import scipy.stats
 
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import cells, settings
@@ -92,3 +93,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         write_result(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_welch_interval_by_hand():
+    """Ours 1, 2, 3 against five runs of mean 4 and spread 1: t of 4.34 degrees of freedom times sqrt(1/3 + 1/5)."""
+    figure = Figure("auc_bpd", 2.0, 1.0, 4.0, 1.0, (1.0, 2.0, 3.0))
+    low, high = figure.welch
+    assert (low + high) / 2 == pytest.approx(-2)
+    expected = scipy.stats.ttest_ind_from_stats(2.0, 1.0, 3, 4.0, 1.0, 5, equal_var=False)
+    half = scipy.stats.t.ppf(0.975, 4.339) * math.sqrt(1 / 3 + 1 / 5)
+    assert high - low == pytest.approx(2 * half, rel=1e-3)
+    assert (low < 0 < high) == (expected.pvalue > 0.05)
+    assert Figure("auc_bpd", 2.0, None, 4.0, 1.0, (2.0,)).welch is None
+    assert Figure("auc_bpd", 2.0, 0.0, 4.0, 0.0, (2.0, 2.0)).welch == (-2, -2)

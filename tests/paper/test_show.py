@@ -44,13 +44,16 @@ def test_json_list(tmp_path):
     for seed, area in enumerate((0.4, 0.6)):
         fake_result(tmp_path, SMOKE, RUN, seed, (area, 0.5, 0.3, math.inf))
     entries = as_json(gather(TABLES.values(), SMOKE, tmp_path), SMOKE)
-    assert len(entries) == 28 * 4
+    assert len(entries) == 31 * 4
     first = next(e for e in entries if e["table"] == "table3")
     assert first == {
         "table": "table3", "row": "auc_bpd", "train": "fashion-mnist", "ood": "mnist", "likelihood": "bernoulli",
         "negatives": "none", "paper": {"mean": 0.46, "std": 0.05},
         "ours": {
             "mean": 0.5, "std": pytest.approx(math.sqrt(0.02)), "seeds": [0, 1], "profile": "smoke",
+            "values": [0.4, 0.6], "difference": pytest.approx(0.04), "within": True, "run_negatives": "none",
+            "combined_spread": pytest.approx(math.hypot(math.sqrt(0.02), 0.05, 0.005, 0.005)),
+            "welch_95": pytest.approx([-1.00944, 1.08944], abs=1e-4),
             "data_notes": ["fashion-mnist train: a stand-in & 50% of it"],
         },
     }  # fmt: skip
@@ -111,7 +114,7 @@ def test_commands(capsys, tmp_path):
     assert sum("1 of 1" in line for line in out.splitlines()) == 3
     for arguments, hint in (
         (["show", "tabel3"], "did you mean table3"),
-        (["show", "all", "--profile", "gpu"], "Known: paper, cpu, smoke"),
+        (["show", "all", "--profile", "gpu"], "Known: paper, cpu, long, smoke"),
         (["run", "table3", "--only", "table5/kmnist"], "Known: table3/bernoulli/none"),
         (["run", "table3", "--seeds", "x"], "a count such as 3"),
         (["report", "--results", tmp_path / "none"], "has no results"),

@@ -62,6 +62,7 @@ def test_gray_sets_are_framed_for_color_models():
 @pytest.fixture
 def plan(tmp_path, gray_sets, monkeypatch):
     monkeypatch.setattr(beyond, "OTHERS", ("uniform-noise",))
+    monkeypatch.setattr("negvae.scoring.regret.STEPS", 2)  # thirty take most of this file's time
     runs = tuple(
         planned(beyond.settings(("fashion-mnist-unsupervised", "fashion-mnist-plain")), "2", PROFILES["smoke"])
     )
@@ -93,6 +94,9 @@ def test_a_run_is_tested_against_every_set_and_proxy(plan):
     assert list(main["proxies"]) == list(PROXIES)
     assert "auc_prior_ratio" not in plain["evaluation"]["mnist"]
     assert main["ensemble"] == plain["ensemble"] == 2
+    kept = main["quantiles"]["uniform-noise"]["dose"]
+    assert kept["inliers"] == sorted(kept["inliers"])
+    assert kept["ood"][0] > kept["inliers"][0]
     assert 0.9 < main["evaluation"]["uniform-noise"]["auc_combined, ensemble"] <= 1
     assert "auc_waic" in plain["evaluation"]["uniform-noise"]
     assert "auc_combined, ensemble" not in plain["evaluation"]["uniform-noise"]

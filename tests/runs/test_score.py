@@ -62,7 +62,7 @@ def test_rows_are_the_scores(trained, tmp_path, form):
         names=["combined", "kl", "bpd"],
         precision="float32",
         batch_size=25,
-        watch=seen.append,
+        on_rows=seen.append,
     )
     artifact = load_artifact(directory)
     expected = artifact.scorer("float32")(images, ["combined", "kl", "bpd"])
@@ -184,7 +184,7 @@ def test_calibrate_afterwards_and_anew(capsys, blob_files, tmp_path):
     assert load_artifact(directory).calibration is None
     out = tmp_path / "s.csv"
     said = []
-    score_files(directory, [str(blob_files["in"])], out, say=said.append)
+    score_files(directory, [str(blob_files["in"])], out, log=said.append)
     assert "negvae calibrate" in said[0]
     row = rows_of(out)[0]
     assert row["kl"] > 0

@@ -1,4 +1,4 @@
-"""The `gray` networks in plain layers, for the peers; a test holds them to negvae's own."""
+"""The `gray` networks in plain layers, for the peers; a test compares them with negvae's own."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ FEATURES = 64 * 4 * 4
 
 
 def gray_encoder() -> nn.Sequential:
-    """Images (N x 1 x 28 x 28) to features (N x 1024), without the posterior's heads."""
+    """Make the layers from images (N x 1 x 28 x 28) to features (N x 1024), without the posterior's heads."""
     layers: list[nn.Module] = []
     channels = 1
     for filters, stride in ((8, 2), (16, 1), (32, 2), (64, 1), (64, 2)):
@@ -18,7 +18,7 @@ def gray_encoder() -> nn.Sequential:
 
 
 def gray_decoder(latent_size: int) -> nn.Sequential:
-    """Codes (N x L) to logits of pixels (N x 1 x 28 x 28)."""
+    """Make the layers from codes (N x L) to logits of pixels (N x 1 x 28 x 28)."""
     return nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7),
         nn.Unflatten(1, (64, 7, 7)),

@@ -1,7 +1,7 @@
-"""One end of the bench's pipe: a process that works a round when it is asked to, and sleeps in between.
+"""The worker's end of the bench's pipe: a process that works a round when it is asked to, and sleeps in between.
 
-Lines of JSON go out, words come in. The process prepares itself, warms up and says `{"ready": FACTS}`. Then it
-waits for a word: `round` is answered with `{"units": DONE, "seconds": TAKEN}`, `profile` with
+The process writes lines of JSON and reads single words. It prepares itself, warms up and writes `{"ready": FACTS}`.
+Then it waits for a word: `round` is answered with `{"units": DONE, "seconds": TAKEN}`, `profile` with
 `{"operators": ...}` of one round, and `stop`, or the end of the pipe, ends it.
 """
 
@@ -22,17 +22,18 @@ TOP_OPERATORS = 12
 
 
 def specification() -> dict[str, Any]:
-    """What the asker wants of this process: one JSON object, the last argument."""
+    """Read the specification of the work: one JSON object, the last argument of the command line."""
     values: dict[str, Any] = json.loads(sys.argv[-1])
     return values
 
 
 class Turns:
-    """Whose turn it is: `take` gives it back to the asker and returns when the next round is wanted.
+    """The process's turns: `take` ends one, and returns when the next round is asked for.
+
+    Further keywords are plain values to report with `ready`.
 
     Args:
-        device: on which the work runs, "cpu" or "cuda"; the clock waits for it.
-        facts: plain values to report with `ready`.
+        device: device that the work runs on, "cpu" or "cuda", for which the clock waits.
     """
 
     def __init__(self, device: str = "cpu", **facts: Any) -> None:
@@ -44,12 +45,12 @@ class Turns:
         self._profiler: Any = None
 
     def take(self, units: float) -> None:
-        """Report the round that has just ended, and wait for the word to begin the next.
+        """Report the round that has just ended, and wait until the next is asked for.
 
-        The first call reports that the process is ready. Does not return when the asker is done.
+        The first call reports that the process is ready. The last call does not return.
 
         Args:
-            units: of work in the round.
+            units: number of units of work in the round.
         """
         if self._device == "cuda":
             import torch
@@ -74,7 +75,7 @@ class Turns:
         self._started = time.perf_counter()
 
     def serve(self, work: Callable[[], float]) -> None:
-        """Take turns for good with a function that does one round of work and returns its units."""
+        """Take turns without end with a function that does one round of work and returns its units."""
         units = work()
         while True:
             self.take(units)
@@ -82,20 +83,26 @@ class Turns:
 
 
 def images_for(images: npt.NDArray[np.uint8], rate: float, seconds: float, batch: int) -> npt.NDArray[np.uint8]:
-    """As many images as take about `seconds`, in whole batches; they repeat where there are too few.
+    """Return as many images as take about `seconds`, in whole batches; they repeat if there are too few.
 
     Args:
-        images: N x C x H x W.
-        rate: images per second.
-        seconds: that a round should take.
-        batch: images per step; there are at least four steps and 256 images.
+        images: images, N x C x H x W.
+        rate: speed in images per second.
+        seconds: number of seconds that a round should take.
+        batch: number of images in a step; there are at least four steps and 256 images.
+
+    Returns:
+        The images of a round.
+
+    >>> images_for(np.zeros((10, 1, 2, 2), np.uint8), rate=1000.0, seconds=2.0, batch=50).shape
+    (2000, 1, 2, 2)
     """
     count = batch * max(4, math.ceil(256 / batch), round(rate * seconds / batch))
     return np.resize(images, (count, *images.shape[1:]))
 
 
 def rate_of(epoch: Callable[[npt.NDArray[np.uint8]], None], images: npt.NDArray[np.uint8], batch: int) -> float:
-    """Images per second of `epoch`, a function of images, measured on a few batches after as many to warm up."""
+    """Measure the images per second of `epoch`, a function of images, on a few batches after as many to warm up."""
     few = images_for(images, 0, 0, batch)
     epoch(few)
     started = time.perf_counter()
@@ -110,7 +117,7 @@ def _profiler(device: str) -> Any:
 
 
 def _operators(profiler: Any, device: str, seconds: float) -> list[dict[str, Any]]:
-    """The operators that took the most time themselves, as shares of the round, and what is outside of all."""
+    """Return the operators that took the most time themselves, as shares of the round, and the time outside of all."""
     field = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
     rows = [(event.key, getattr(event, field) / 1e6, event.count) for event in profiler.key_averages()]
     rows.append(("outside of operators", max(0.0, seconds - sum(taken for _, taken, _ in rows)), 1))

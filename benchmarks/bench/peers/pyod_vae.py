@@ -1,4 +1,4 @@
-"""PyOD's VAE, scoring the same images flattened; its networks are its own defaults (fully connected)."""
+"""PyOD's VAE, which scores the same images flattened; its networks are its own defaults (fully connected)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .protocol import Turns, images_for, rate_of, specification
 
 
 def main() -> None:
-    """Run `decision_function` over all images in a round."""
+    """Run `decision_function` over all images in each round."""
     spec = specification()
     images, batch = np.load(spec["images"]), spec["batch"]
     detector = VAE(epoch_num=1, batch_size=batch, verbose=0, device=spec["device"])

@@ -22,7 +22,7 @@ from .protocol import Turns, images_for, rate_of, specification
 
 
 class Encoder(BaseEncoder):
-    """The shared layers as pythae wants them."""
+    """The shared layers with pythae's interface."""
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
@@ -31,32 +31,32 @@ class Encoder(BaseEncoder):
         self.log_var = nn.Linear(FEATURES, latent_size)
 
     def forward(self, x: Tensor) -> ModelOutput:
-        """Posterior of images."""
+        """Compute the posterior of images."""
         features = self.layers(x)
         return ModelOutput(embedding=self.mean(features), log_covariance=self.log_var(features))
 
 
 class Decoder(BaseDecoder):
-    """The shared layers as pythae wants them; its Bernoulli loss takes probabilities."""
+    """The shared layers with pythae's interface; its Bernoulli loss takes probabilities."""
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
         self.layers = gray_decoder(latent_size)
 
     def forward(self, z: Tensor) -> ModelOutput:
-        """Mean images of codes."""
+        """Compute the mean images of codes."""
         return ModelOutput(reconstruction=torch.sigmoid(self.layers(z)))
 
 
 class Rounds(TrainingCallback):
-    """One epoch of the trainer is one round."""
+    """A callback that makes each epoch of the trainer one round."""
 
     def __init__(self, turns: Turns, images: int) -> None:
         super().__init__()
         self.turns, self.images = turns, images
 
     def on_epoch_end(self, training_config: Any, **_: Any) -> None:
-        """Give the turn back."""
+        """End the round."""
         self.turns.take(self.images)
 
 
@@ -75,19 +75,19 @@ def _trainer(spec: dict[str, Any], images: Any, epochs: int, callback: TrainingC
 
 
 class Stopwatch(TrainingCallback):
-    """When each epoch ended."""
+    """A callback that records when each epoch ended."""
 
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
 
     def on_epoch_end(self, training_config: Any, **_: Any) -> None:
-        """Note the time."""
+        """Record the time."""
         self.times.append(time.perf_counter())
 
 
 def main() -> None:
-    """Train for one epoch, or run the forward pass over all images, in a round."""
+    """Train for one epoch, or run the forward pass over all images, in each round."""
     spec = specification()
     logging.disable(logging.INFO)
     images = np.load(spec["images"])

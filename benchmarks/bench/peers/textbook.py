@@ -1,7 +1,7 @@
 """The VAE as tutorials write it: float32, contiguous, a DataLoader, one optimizer, the loss read every step.
 
-With generated negatives, the paper's two updates as they are written down: an encoder step, then a decoder step,
-each with forward passes of its own.
+With generated negatives, it makes the paper's two updates as they are written down: an encoder step, then a decoder
+step, each with forward passes of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .protocol import Turns, images_for, rate_of, specification
 
 
 class TextbookVAE(nn.Module):
-    """Encoder, two heads, decoder."""
+    """A VAE of an encoder, two heads and a decoder."""
 
     def __init__(self, latent_size: int) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class TextbookVAE(nn.Module):
         self.decoder = gray_decoder(latent_size)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits of the pixels, and the posterior's mean and log-variance."""
+        """Compute the logits of the pixels, and the posterior's mean and log-variance."""
         features = self.encoder(x)
         mean, log_var = self.mean(features), self.log_var(features)
         z = mean + torch.exp(0.5 * log_var) * torch.randn_like(mean)
@@ -36,21 +36,21 @@ class TextbookVAE(nn.Module):
 
 
 def loss_function(x: Tensor, logits: Tensor, mean: Tensor, log_var: Tensor) -> Tensor:
-    """Negative ELBO in nats per image, averaged over the batch."""
+    """Return the negative ELBO in nats per image, averaged over the batch."""
     reconstruction = functional.binary_cross_entropy_with_logits(logits, x, reduction="sum")
     kl = -0.5 * torch.sum(1 + log_var - mean.pow(2) - log_var.exp())
     return (reconstruction + kl) / len(x)
 
 
 def kl(mean: Tensor, log_var: Tensor, shift: float = 0.0) -> Tensor:
-    """KL to N(shift 1, I) in nats per image, averaged over the batch."""
+    """Return the KL divergence to N(shift 1, I) in nats per image, averaged over the batch."""
     return 0.5 * torch.sum((mean - shift) ** 2 + log_var.exp() - log_var - 1) / len(mean)
 
 
 def adversarial_step(
     model: TextbookVAE, encoder: torch.optim.Optimizer, decoder: torch.optim.Optimizer, x: Tensor, shift: float
 ) -> float:
-    """One step of the encoder against generated negatives, then one of the decoder."""
+    """Take one step of the encoder against generated negatives, then one of the decoder."""
     codes = torch.randn(len(x), model.mean.out_features, device=x.device)
     features = model.encoder(x)
     mean, log_var = model.mean(features), model.log_var(features)
@@ -71,7 +71,7 @@ def adversarial_step(
 
 
 def main() -> None:
-    """Train for one epoch in a round."""
+    """Train for one epoch in each round."""
     spec = specification()
     device, batch = spec["device"], spec["batch"]
     model = TextbookVAE(spec["latent_size"]).to(device)

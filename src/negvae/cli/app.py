@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from negvae.cli import clean, data, evaluate, paper, score, train
+from negvae.cli import clean, data, evaluate, paper, score, train, watch
 
 app = typer.Typer(
     help="Train variational autoencoders that detect out-of-distribution images, test them and use them.",
@@ -22,7 +22,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make a model": (train.train, evaluate.evaluate, evaluate.calibrate),
-    "Use a model": (score.score, score.report, score.export),
+    "Use a model": (score.score, watch.watch, score.report, score.export),
     "Data and paper": (clean.clean, paper.demo),
 }
 for panel, commands in COMMANDS.items():

@@ -84,6 +84,10 @@ Precision = Annotated[
 TargetFPR = Annotated[
     float | None, option("Set the threshold for this rate of false alarms.", "rate", show_default=CALIBRATED)
 ]
+Confidence = Annotated[
+    float | None,
+    option("Confidence with which that rate is to hold, such as 0.95.", "probability", show_default="on average"),
+]
 Embed = Annotated[
     Path | None,
     option("The ONNX encoder that the model was trained with.", "path", show_default="where it was then"),

@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from negvae.cli.common import Device, Model, Precision, make_console, one_of, option, printer, score_help, set_names
+from negvae.cli.common import (
+    Confidence,
+    Device,
+    Model,
+    Precision,
+    make_console,
+    one_of,
+    option,
+    printer,
+    score_help,
+    set_names,
+)
 from negvae.config import SCORE_PRECISIONS
 
 
@@ -45,6 +56,11 @@ def calibrate(
         option(f"The score that decides. {score_help()}", "name", show_default="combined; kl in int8"),
     ] = None,
     target_fpr: Annotated[float, option("Rate of false alarms that the threshold is set for.", "rate")] = 0.05,
+    confidence: Confidence = None,
+    groups: Annotated[
+        str | None,
+        option("folders: p-values and a threshold for each subfolder of --data.", "name", show_default="none"),
+    ] = None,
     limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,
     precision: Annotated[
         str,
@@ -63,6 +79,15 @@ def calibrate(
 
     log = printer(make_console())
     calibration = calibrate_run(
-        directory, data, score=score, target_fpr=target_fpr, precision=precision, limit=limit, device=device, log=log
+        directory,
+        data,
+        score=score,
+        target_fpr=target_fpr,
+        confidence=confidence,
+        groups=groups,
+        precision=precision,
+        limit=limit,
+        device=device,
+        log=log,
     )
     log(f"{directory}: {calibration.describe()}")

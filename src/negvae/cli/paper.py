@@ -78,7 +78,8 @@ def show(
     profile: ProfileName = "cpu",
     results: Results = RESULTS,
     page: Annotated[
-        Path | None, typer.Option(help=f"Markdown file in which to replace the tables of {beyond.TABLE}.")
+        Path | None,
+        typer.Option(help=f"Markdown file: with all, written anew; with {beyond.TABLE}, its tables are replaced."),
     ] = None,
 ) -> None:
     """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
@@ -87,10 +88,17 @@ def show(
     if table == beyond.TABLE:
         _show_beyond(choose_profile(profile), results, as_json, page)
         return
-    if page is not None:
-        raise ValueError(f"--page goes with {beyond.TABLE}: negvae paper report writes the paper's tables")
+    if page is not None and (table != "all" or as_json):
+        raise ValueError(f"--page goes with all or {beyond.TABLE}, and not with --json: a page holds all tables")
     recipe, tables = choose_profile(profile), select_tables(table)
     found = show.gather(tables, recipe, results)
+    if page is not None:
+        from negvae.files import write_text
+        from negvae.paper.pages import results_page
+
+        write_text(page, results_page(found, recipe))
+        printer(make_console())(f"written: {page}")
+        return
     if as_json:
         print(json.dumps(show.as_json(found, recipe), indent=1))
         return

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from negvae.training.progress import OnProgress, ProgressUpdate
+from negvae.training.reporting import OnProgress, ProgressUpdate
 
 PLAIN_SECONDS = 10.0
 

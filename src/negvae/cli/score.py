@@ -10,6 +10,7 @@ import typer
 from negvae.cli.common import (
     CALIBRATED,
     Cluster,
+    Confidence,
     Device,
     Embed,
     Inputs,
@@ -68,6 +69,19 @@ def score(
             show_default="the calibrated threshold",
         ),
     ] = None,
+    confidence: Annotated[
+        float | None,
+        option("Confidence with which --target-fpr is to hold.", "probability", DECISION, show_default="on average"),
+    ] = None,
+    groups: Annotated[
+        str | None,
+        option(
+            "folders: decide by the group that a folder above each file is named after.",
+            "name",
+            DECISION,
+            show_default="the largest p-value over groups, where there are any",
+        ),
+    ] = None,
     fdr: Annotated[
         float | None, option("Decide over all rows together, at this false-discovery rate.", "rate", DECISION)
     ] = None,
@@ -100,16 +114,17 @@ def score(
     console = Console(stderr=True)
     log = printer(console)
     options: dict[str, Any] = dict(
-        names=score or (), target_fpr=target_fpr, resize=resize, max_pixels=max_pixels, batch_size=batch_size,
-        ensemble=ensemble or (), precision=precision, embed=embed, say=log,
+        names=score or (), target_fpr=target_fpr, confidence=confidence, groups=groups, resize=resize,
+        max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision, embed=embed,
+        log=log,
     )  # fmt: skip
-    with row_progress(console) as watch:
+    with row_progress(console) as on_rows:
         if cluster is None:
             only_with_cluster(gpus=gpus, shard_rows=shard_rows, resume=resume or None)
             from negvae.runs.score import score_files
 
             file = None if out is None else Path(out)
-            done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, watch=watch, **options)
+            done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, on_rows=on_rows, **options)
             line = done.describe()
         else:
             for name in given(format=format, fdr=fdr, device=device if device != "auto" else None):
@@ -120,7 +135,7 @@ def score(
             from negvae.cluster.score import score_on_cluster
 
             line = score_on_cluster(
-                directory, inputs, out, address=cluster, resume=resume, watch=watch,
+                directory, inputs, out, address=cluster, resume=resume, on_rows=on_rows,
                 **given(shard_rows=shard_rows, gpus=gpus), **options,
             ).describe()  # fmt: skip
     log(line if out is None else f"{line}: {out}")
@@ -132,6 +147,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     score: Decides = None,
     target_fpr: TargetFPR = None,
+    confidence: Confidence = None,
     top: Annotated[int, option("How many of the most and of the least typical images to show.", "images")] = 40,
     resize: Resize = False,
     embed: Embed = None,
@@ -145,10 +161,10 @@ def report(
     from negvae.report.page import write_report
 
     console = Console(stderr=True)
-    with row_progress(console) as watch:
+    with row_progress(console) as on_rows:
         found = write_report(
-            directory, inputs, out, score=score, target_fpr=target_fpr, resize=resize, top=top, precision=precision,
-            embed=embed, device=device, watch=watch,
+            directory, inputs, out, score=score, target_fpr=target_fpr, confidence=confidence, resize=resize, top=top,
+            precision=precision, embed=embed, device=device, on_rows=on_rows,
         )  # fmt: skip
     done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
     printer(console)(f"{done}: {out}")
@@ -160,11 +176,12 @@ def export(
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="DIRECTORY/model.onnx")] = None,
     score: Decides = None,
     target_fpr: TargetFPR = None,
+    confidence: Confidence = None,
 ) -> None:
     """Write one file that takes images and returns score, p-value and decision."""
     from negvae.registry import choose
     from negvae.runs.export import FORMATS, export_onnx
 
     choose("format", format, FORMATS)
-    written = export_onnx(directory, out, score=score, target_fpr=target_fpr)
+    written = export_onnx(directory, out, score=score, target_fpr=target_fpr, confidence=confidence)
     printer(make_console())(f"{written.path}: {written.describe()}")

@@ -127,7 +127,7 @@ def train(
             from negvae.cluster.train import Team
 
             connection.enter_context(joined(cluster))  # before anything is written
-            team = {"trainer": Team(address=cluster, say=log, **given(workers=workers, cpus=cpus_per_worker))}
+            team = {"trainer": Team(address=cluster, log=log, **given(workers=workers, cpus=cpus_per_worker))}
         else:
             only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
         on_progress = connection.enter_context(training_progress(console))

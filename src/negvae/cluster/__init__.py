@@ -1,1 +1,1 @@
-"""The same jobs on many machines, with Ray: scoring, the paper's runs, data-parallel training (extra `ray`)."""
+"""Scoring, the paper's runs and data-parallel training on many machines, with Ray (extra `ray`)."""

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster, or starting one on this machine, and how workers talk to the command that waits for them."""
+"""Connections to a Ray cluster, and messages between its workers and the command that waits for them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,20 @@ PACKAGES = ("negvae", "torch", "numpy", "ray")
 
 @contextmanager
 def joined(address: str = "auto") -> Iterator[Any]:
-    """Be connected to a Ray cluster.
+    """Connect to a Ray cluster for the length of the block.
 
     Args:
-        address: "auto": the Ray that runs on this machine (or that RAY_ADDRESS names), else a new one on all its
-            cores, which ends with the block; "local": always a new one; HOST:PORT of a cluster that this machine is
-            part of. A connection that this process already has is used as it is.
+        address: "auto" for the Ray that runs on this machine (or that RAY_ADDRESS names), or else a new one on all of
+            its cores, which ends with the block; "local" for a new one in any case; or HOST:PORT of a cluster that this
+            machine is a node of. A connection that this process already has is used as it is.
 
     Yields:
         The module `ray`.
 
     Raises:
-        ImportError: Ray is not installed.
-        ValueError: nothing answers at the address, or it cannot be joined: another version, or not a node of it.
+        ImportError: if Ray is not installed.
+        ValueError: if nothing answers at the address, or if the cluster cannot be joined, because its version differs
+            or this machine is not a node of it.
     """
     # No figures are sent to anyone, and workers see the GPUs of their node also where they asked for none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -62,7 +63,7 @@ def joined(address: str = "auto") -> Iterator[Any]:
 
 
 def _knock(address: str) -> None:
-    """See whether anything answers at HOST:PORT, since Ray itself tries for minutes."""
+    """Check that something answers at HOST:PORT, because Ray itself tries for minutes."""
     host, colon, port = address.rpartition(":")
     if address.startswith("ray://") or not colon or not port.isdigit():
         raise ValueError(
@@ -75,7 +76,11 @@ def _knock(address: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What must be equal on all nodes for results to be so."""
+    """Return the versions that must be equal on all nodes for results to be equal, by package.
+
+    >>> sorted(versions())[0]
+    'negvae'
+    """
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
     for name in PACKAGES:
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -84,35 +89,42 @@ def versions() -> dict[str, str]:
 
 
 def refuse_other_versions(wanted: dict[str, str]) -> None:
-    """Refuse to work where versions differ from the command's.
+    """Refuse to work on a node whose versions differ from the command's.
+
+    Args:
+        wanted: versions of the command, as `versions` returns them.
 
     Raises:
-        ValueError: they do.
+        ValueError: if any version differs; the message lists those that do.
+
+    >>> refuse_other_versions(versions())
     """
     here = versions()
     if here != wanted:
         differing = [n for n in {**wanted, **here} if wanted.get(n) != here.get(n)]
-        told = "; ".join(f"{n} {here.get(n, 'missing')}, the command has {wanted.get(n, 'none')}" for n in differing)
-        raise ValueError(f"node {platform.node()} has other versions: {told}; install the same on all nodes")
+        differences = "; ".join(
+            f"{n} {here.get(n, 'missing')}, the command has {wanted.get(n, 'none')}" for n in differing
+        )
+        raise ValueError(f"node {platform.node()} has other versions: {differences}; install the same on all nodes")
 
 
 def surroundings() -> dict[str, Any]:
-    """Where the command stands and where it looks for data, for `enter`."""
+    """Return the command's working folder, its variables that say where data is, and its versions, for `enter`."""
     names = ("NEGVAE_DATA", "NEGVAE_CACHE", "NEGVAE_DEBUG")
     environment = {name: os.environ[name] for name in names if name in os.environ}
     return {"folder": os.getcwd(), "environment": environment, "versions": versions()}
 
 
 def enter(command: dict[str, Any], *, needed: Sequence[str] = ()) -> None:
-    """Put a worker where the command is, so that relative paths and names of data sets mean the same.
+    """Give a worker the working folder and variables of the command, so that paths and data-set names mean the same.
 
     Args:
-        command: its `surroundings`.
-        needed: paths that must be there, relative ones included.
+        command: what `surroundings` returned in the command.
+        needed: paths, absolute or relative, that the node must see.
 
     Raises:
-        FileNotFoundError: one of them is not.
-        ValueError: this node has other versions than the command.
+        FileNotFoundError: if the node does not see one of the paths.
+        ValueError: if this node has other versions than the command.
     """
     refuse_other_versions(command["versions"])
     os.environ.update(command["environment"])
@@ -123,37 +135,47 @@ def enter(command: dict[str, Any], *, needed: Sequence[str] = ()) -> None:
             raise FileNotFoundError(f"node {platform.node()} has no {path}: put it where all nodes see it")
 
 
-class Desk:
-    """An actor on the command's machine: workers leave word there and hear whether they are to stop."""
+class Mailbox:
+    """An actor on the command's machine that collects messages from workers and tells them when to stop.
+
+    >>> mailbox = Mailbox()
+    >>> mailbox.tell("step 1", "step 2")
+    ''
+    >>> mailbox.take(), mailbox.take()
+    (['step 1', 'step 2'], [])
+    >>> mailbox.stop("SIGINT")
+    >>> mailbox.tell()
+    'SIGINT'
+    """
 
     def __init__(self) -> None:
-        self._told: list[Any] = []
+        self._messages: list[Any] = []
         self._stop = ""
 
     def tell(self, *items: Any) -> str:
-        """Leave word; the answer is the reason to stop, or ""."""
-        self._told += items
+        """Leave messages, and return the reason to stop, or "" to go on."""
+        self._messages += items
         return self._stop
 
     def take(self) -> list[Any]:
-        """What has been left since the last time."""
-        told, self._told = self._told, []
-        return told
+        """Return the messages that have arrived since the last call."""
+        messages, self._messages = self._messages, []
+        return messages
 
     def stop(self, reason: str) -> None:
-        """Tell everyone who asks from now on to stop."""
+        """Answer every later `tell` with this reason to stop."""
         self._stop = reason
 
 
-def open_desk(ray: Any) -> Any:
-    """Put a desk on this machine, where no other node's loss can reach it."""
+def open_mailbox(ray: Any) -> Any:
+    """Start a mailbox on this machine, where the loss of another node cannot affect it."""
     strategies = need("ray.util.scheduling_strategies", "ray")
     here = strategies.NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Desk).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
 
 
-def room(ray: Any, cpus: float, gpus: float) -> int:
-    """How many workers of that size all nodes together have room for."""
+def worker_capacity(ray: Any, cpus: float, gpus: float) -> int:
+    """Return the number of workers of this size that the living nodes have resources for."""
     count = 0
     for node in ray.nodes():
         if node["Alive"]:
@@ -164,6 +186,6 @@ def room(ray: Any, cpus: float, gpus: float) -> int:
 
 
 def lost_errors(ray: Any) -> tuple[type[Exception], ...]:
-    """What `ray.get` raises where the worker, and not the work, has failed."""
+    """Return the exceptions that `ray.get` raises if a worker was lost, as opposed to an error in its work."""
     e = ray.exceptions
     return (e.RayActorError, e.WorkerCrashedError, e.NodeDiedError, e.OutOfMemoryError, e.ObjectLostError)

@@ -1,9 +1,9 @@
-"""`negvae score` on many machines: shards of the stream, scored by actors into one file each.
+"""`negvae score` on many machines: actors score shards of the stream and write one file for each.
 
-Ray Data is not used: a block that was handed to an actor of a lost node waits there until the actor has a new
-place, so a job hangs where none is left (measured with Ray 2.60), and its files are not named by what they hold.
-Here a shard belongs to an actor only while that works on it. A part appears whole, under a name that depends on its
-shard alone, and scoring a shard twice gives the same part: nothing is lost, and nothing doubled.
+Ray Data is not used: a block that was handed to an actor of a lost node waits until the actor has a new place, so a job
+hangs if there is none (measured with Ray 2.60), and its files are not named by their content. Here a shard belongs to
+an actor only while the actor works on it. A part file appears whole, under a name that depends on its shard alone, and
+scoring a shard twice gives the same part file: nothing is lost, and nothing is counted twice.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from negvae.cluster.connect import enter, joined, lost_errors, room, surroundings, versions
+from negvae.cluster.connect import enter, joined, lost_errors, surroundings, versions, worker_capacity
 from negvae.data import stores
 from negvae.data.streams import Span, read, shards, spans
 from negvae.runs.provenance import source_commit
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 
 MANIFEST = "_manifest.json"
-"""Readers of folders of Parquet files pass over names that begin so."""
+"""The settings and the outcome; readers of folders of Parquet files skip names that begin with an underscore."""
 SHARD_ROWS = 10_000
 KEY = b"negvae.shard"
 STORE_THREADS = 16
-"""That read and decode images from a store: they wait for it far longer than they work."""
+"""The number of threads that read and decode images from a store: they mostly wait for it."""
 LOSSES = 3
-"""So many workers may be lost at one shard before it is given up."""
+"""The number of lost workers at which a shard, and with it the command, is given up."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A shard's file.
+    """The file of one shard.
 
     Attributes:
-        file: its name in the folder.
-        shard: SHA-256 of what is in the shard: files and rows.
-        rows: in all.
-        errors: rows that could not be scored.
-        outliers: rows called outliers.
+        file: name of the file in the folder.
+        shard: SHA-256 of the shard's files and rows.
+        rows: number of rows in all.
+        errors: number of rows that could not be scored.
+        outliers: number of rows that are called outliers.
     """
 
     file: str
@@ -69,38 +69,42 @@ def score_on_cluster(
     cpus: float = 1.0,
     gpus: float = 0.0,
     batch_size: int = 500,
-    watch: Callable[[int], None] = lambda rows: None,
-    say: Callable[[str], None] = lambda text: None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    log: Callable[[str], None] = lambda text: None,
     **options: Any,
 ) -> Summary:
     """Score every image of the inputs on all nodes of a Ray cluster, into a folder of Parquet files.
 
-    The rows and columns are those of `negvae.runs.score.score_files`, in its order when the parts are read in the order
-    of their names, which is how readers of such folders do it. `_manifest.json` says what was asked and what came out.
+    The rows and columns are those of `negvae.runs.score.score_files`, in the same order if the parts are read in the
+    order of their names, as readers of such folders do. `_manifest.json` holds the settings and the outcome. Further
+    keywords are `names`, `target_fpr`, `confidence`, `groups`, `resize`, `max_pixels`, `ensemble` and `precision` of
+    `score_files`.
 
     Args:
-        directory: of a trained model, where all nodes see it.
-        inputs: see `negvae.data.streams.stream`; where all nodes see them.
+        directory: folder of a trained model, which all nodes see.
+        inputs: files, folders and URIs to score, which all nodes see; see `negvae.data.streams.stream`.
         out: folder to write to, new or empty unless `resume`; a path that all nodes see, or a URI.
-        address: see `negvae.cluster.connect.joined`.
-        resume: keep the parts that are there and make the others.
-        shard_rows: the most rows of a part, where files can be cut so; part of what `resume` must find unchanged.
-        cpus: of each actor.
-        gpus: of each actor, or a fraction of one.
-        batch_size: images scored at once.
-        watch: told the number of rows done by this command.
-        say: told what the user should know.
-        options: `names`, `target_fpr`, `resize`, `max_pixels`, `ensemble` and `precision` of `score_files`.
+        address: address of the cluster; see `negvae.cluster.connect.joined`.
+        resume: whether to keep the parts that exist and to make the others only.
+        shard_rows: largest number of rows in a part, where a file can be cut; `resume` requires the same number.
+        cpus: number of processor cores for each actor.
+        gpus: number of GPUs for each actor, which may be a fraction.
+        batch_size: number of images that are scored at once.
+        on_rows: called with the number of rows that this command has done so far.
+        log: called with each line that the user should see.
+
+    Returns:
+        The number of rows, errors and outliers, and the seconds taken.
 
     Raises:
-        FileNotFoundError: the model or an input is not there, here or on a node.
-        ImportError: Ray is not installed.
-        ValueError: an option is refused, or `out` holds other parts than would be made.
+        FileNotFoundError: if the model or an input does not exist, here or on a node.
+        ImportError: if Ray is not installed.
+        ValueError: if an option is refused, or `out` holds parts of other inputs or settings.
     """
     for name, value, least in (("shard rows", shard_rows, 1), ("cpus", cpus, 0.01), ("gpus", gpus, 0)):
         if value < least:
             raise ValueError(f"{name} is {value:g}: it must be at least {least:g}")
-    scoring = open_scoring(directory, batch_size=batch_size, device="cpu", say=say, **options)
+    scoring = open_scoring(directory, batch_size=batch_size, device="cpu", log=log, **options)
     precision = "int8" if scoring.scorer.quantized is not None else scoring.scorer.precision
     options = {**options, "names": scoring.names, "precision": precision, "batch_size": batch_size}
     options["device"] = "cuda" if gpus else "cpu"
@@ -118,10 +122,10 @@ def score_on_cluster(
         done |= _open_folder(folder, settings, resume)
         arguments = (surroundings(), needed, str(directory), folder, options, max(int(cpus), 1))
         rows = 0
-        for part in _scored(ray, todo, arguments, cpus, gpus, say):
+        for part in _scored(ray, todo, arguments, cpus, gpus, log):
             parts.append(part)
             rows += part.rows
-            watch(rows)
+            on_rows(rows)
     if done:
         raise ValueError(f"{folder}/{min(done)} belongs to no input: inputs have been removed; take another --out")
     parts.sort(key=lambda part: part.file)
@@ -140,7 +144,7 @@ def score_on_cluster(
 def _settings(
     directory: Path, inputs: Sequence[str], scoring: Scoring, shard_rows: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """What decides which rows come out."""
+    """Return the settings that decide which rows come out."""
     models = {}
     for place in (directory, *options.get("ensemble", ())):
         for name in ("weights.safetensors", "calibration.safetensors"):
@@ -149,12 +153,13 @@ def _settings(
     wanted = {name: getattr(scoring.wanted, name) for name in ("resize", "max_pixels")}
     return {
         "inputs": list(inputs), "models": models, "scores": list(scoring.names),
-        "target_fpr": options.get("target_fpr"), **wanted, "precision": options["precision"], "shard_rows": shard_rows,
+        "target_fpr": options.get("target_fpr"), "confidence": options.get("confidence"),
+        "groups": options.get("groups"), **wanted, "precision": options["precision"], "shard_rows": shard_rows,
     }  # fmt: skip
 
 
 def _digest(shard: tuple[Span, ...]) -> str:
-    """SHA-256 of a shard's files and rows."""
+    """Return the SHA-256 of a shard's files and rows."""
     described = json.dumps([[span.path, span.start, span.stop] for span in shard])
     return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -163,7 +168,7 @@ def _digest(shard: tuple[Span, ...]) -> str:
 
 
 def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[str, Part]:
-    """Begin a folder, or find the parts that are there."""
+    """Start a folder of parts, or return the parts that it has, by file."""
     if stores.is_uri(folder):
         try:
             names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]
@@ -218,15 +223,15 @@ def _write_manifest(folder: str, settings: dict[str, Any], state: str, outcome: 
 
 
 class Actor:
-    """Lives on a node and holds the model.
+    """A Ray actor that holds the model on a node and scores shards.
 
     Args:
-        command: its surroundings.
+        command: what `surroundings` returned in the command.
         needed: paths that the node must see.
-        directory: of the model.
-        folder: where parts go.
-        options: of `open_scoring`.
-        threads: for torch, and for decoding.
+        directory: folder of the model.
+        folder: folder or URI that part files are written to.
+        options: keyword arguments of `open_scoring`.
+        threads: number of threads for torch, and for decoding images.
     """
 
     def __init__(
@@ -244,11 +249,11 @@ class Actor:
             self.refusal = str(error)
 
     def ready(self) -> str:
-        """Why this node cannot take part; "" where it can."""
+        """Return the reason why this node cannot take part, or "" if it can."""
         return self.refusal
 
     def score(self, file: str, digest: str, shard: tuple[Span, ...]) -> Part:
-        """Score a shard and write its part."""
+        """Score a shard, write its file and return the part."""
         threads = STORE_THREADS if shard and stores.is_uri(shard[0].path) else self.threads
         batches = read(shard, self.scoring.wanted, batch_size=self.batch_size, threads=threads)
         tables = list(self.scoring.tables(batches)) or [self.scoring.no_rows()]
@@ -260,20 +265,20 @@ class Actor:
 
 
 def _to_do(
-    wanted: Iterable[tuple[Span, ...]], folder: str, done: dict[str, Part], parts: list[Part]
+    all_shards: Iterable[tuple[Span, ...]], folder: str, done: dict[str, Part], parts: list[Part]
 ) -> Iterator[tuple[str, str, tuple[Span, ...]]]:
-    """File, digest and content of each shard that is not done yet.
+    """Yield the file, digest and content of each shard that is not done yet.
 
     Args:
-        wanted: all shards, in order.
-        folder: where the parts lie.
-        done: parts that are there, by file; those that belong to a shard are taken out of it.
-        parts: gets the parts that were taken out.
+        all_shards: files and rows of each shard, in order.
+        folder: folder or URI of the parts.
+        done: existing parts, by file; those that belong to a shard are removed from it.
+        parts: list to which the removed parts are added.
 
     Raises:
-        ValueError: a part holds other images than its shard.
+        ValueError: if a part holds other images than its shard.
     """
-    for number, shard in enumerate(wanted):
+    for number, shard in enumerate(all_shards):
         file, digest = f"part-{number:07d}.parquet", _digest(shard)
         if (part := done.pop(file, None)) is None:
             yield file, digest, shard
@@ -289,9 +294,9 @@ def _scored(
     arguments: tuple[Any, ...],
     cpus: float,
     gpus: float,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Iterator[Part]:
-    """Parts as they are finished by as many actors as the cluster has room for, nodes that come later included."""
+    """Yield parts as they are finished by as many actors as the cluster can hold, including nodes that join later."""
     new = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Actor).remote
     again: deque[tuple[str, str, tuple[Span, ...]]] = deque()
     losses: dict[str, int] = {}
@@ -301,7 +306,7 @@ def _scored(
     try:
         while following is not None or again or any(job for _, job in working.values()):
             if time.monotonic() - looked > 5:
-                looked, size = time.monotonic(), max(room(ray, cpus, gpus), 1)
+                looked, size = time.monotonic(), max(worker_capacity(ray, cpus, gpus), 1)
             while (following is not None or again) and len(working) < size:
                 actor = new(*arguments)
                 working[actor.ready.remote()] = (actor, None)
@@ -318,7 +323,7 @@ def _scored(
                             raise ValueError(
                                 f"{job[0]}: {LOSSES} workers were lost at it, the last: {reason}"
                             ) from None
-                        say(f"a worker was lost at {job[0]}: another one takes it")
+                        log(f"a worker was lost at {job[0]}: another one takes it")
                         again.append(job)
                     continue
                 except ray.exceptions.RayTaskError as error:

@@ -1,8 +1,8 @@
 """`negvae train` by several workers of a Ray cluster, with Ray Train.
 
-Ray Train starts the workers, connects them (gloo on CPUs, nccl on GPUs) and starts them again, as many as there is
-room for, when one is lost. What they do is the one training loop, each on its share of every batch
-(`negvae.training.workers`), so DDP's wrapper is not needed: a network's gradients are one vector already.
+Ray Train starts the workers, connects them (gloo on CPUs, nccl on GPUs) and, when one is lost, starts as many again as
+the cluster can hold. Each worker runs the one training loop on its share of every batch (`negvae.training.workers`), so
+DDP's wrapper is not needed: a network's gradients are one vector already.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negvae.cluster.connect import enter, joined, open_desk, surroundings
+from negvae.cluster.connect import enter, joined, open_mailbox, surroundings
 from negvae.config import RunConfig
 from negvae.files import need
 from negvae.model import build_vae
@@ -28,32 +28,36 @@ from negvae.paper.runner import sigterm_interrupts
 from negvae.training.checkpoint import load_checkpoint
 from negvae.training.history import read_metrics
 from negvae.training.loop import TrainingResult, train
-from negvae.training.progress import OnProgress, ProgressUpdate
+from negvae.training.reporting import OnProgress, ProgressUpdate
 from negvae.training.run import TrainingDivergedError
 from negvae.training.workers import Peers
 
 FAILURES = 20
-"""So often a run may lose workers."""
+"""The number of times that a run may lose workers and be restarted."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Team:
-    """Trains in place of `negvae.training.loop.train_seeds`; give it to `negvae.runs.train.run` as its `trainer`.
+    """A replacement for `negvae.training.loop.train_seeds` that trains on a cluster; `negvae.runs.train.run` takes it.
 
     Attributes:
-        workers: the most that train together; fewer where there is no room for them.
-        address: see `negvae.cluster.connect.joined`.
-        cpus: of each worker.
-        say: told what the user should know.
+        workers: largest number of workers that train together; there are fewer if the cluster cannot hold them.
+        address: address of the cluster; see `negvae.cluster.connect.joined`.
+        cpus: number of processor cores for each worker.
+        log: called with each line that the user should see.
+
+    >>> Team(workers=0)
+    Traceback (most recent call last):
+    ValueError: workers is 0: it must be at least 1
     """
 
     workers: int = 2
     address: str = "auto"
     cpus: int = 1
-    say: Callable[[str], None] = lambda text: None
+    log: Callable[[str], None] = lambda text: None
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be meant."""
+        """Refuse sizes that make no sense."""
         for name, value in (("workers", self.workers), ("cpus", self.cpus)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
@@ -70,11 +74,25 @@ class Team:
         checkpoint_seconds: float = 60.0,
         on_progress: OnProgress | None = None,
     ) -> list[TrainingResult]:
-        """Train one run; the arguments and what is raised are those of `train_seeds`.
+        """Train one run; arguments, result and exceptions are those of `train_seeds`.
+
+        Args:
+            configs: the one run to train.
+            images: inliers, uint8, N x C x H x W, or rows of features, floats, N x D x 1 x 1.
+            source: source of negatives; None for the baseline VAE.
+            directories: folder of the run, which all nodes share.
+            resume: whether the folder may hold a checkpoint; the workers continue from it if there is one.
+            budget: number of seconds after which to stop with a checkpoint; None for no limit.
+            checkpoint_seconds: number of seconds between checkpoints.
+            on_progress: called with an update every few steps.
+
+        Returns:
+            The trained model with its history, as a list of one.
 
         Raises:
-            ImportError: Ray is not installed.
-            ValueError: also where the cluster cannot be joined or lost workers too often.
+            ImportError: if Ray is not installed.
+            ValueError: if `train_seeds` refuses the arguments, the cluster cannot be joined or it lost workers too
+                often.
         """
         (config,), (directory,) = configs, directories
         if self.workers > (least := min(config.batch_size, len(images))):
@@ -96,12 +114,12 @@ class Team:
         self, ray: Any, config: RunConfig, images: Tensor, source: NegativeSource | None, directory: Path,
         deadline: float | None, checkpoint_seconds: float, on_progress: OnProgress | None,
     ) -> str:  # fmt: skip
-        """Let Ray Train carry it out and pass on what the workers tell; why it ended."""
-        desk = open_desk(ray)
+        """Let Ray Train carry out the job and pass on its messages; return why the job ended."""
+        mailbox = open_mailbox(ray)
         job = {
             "config": config.to_dict(), "directory": str(directory), "command": surroundings(),
             "images": ray.put(images.cpu().numpy()), "others": [ray.put(o.cpu().numpy()) for o in _auxiliary(source)],
-            "deadline": deadline, "checkpoint_seconds": checkpoint_seconds, "cpus": self.cpus, "desk": desk,
+            "deadline": deadline, "checkpoint_seconds": checkpoint_seconds, "cpus": self.cpus, "mailbox": mailbox,
         }  # fmt: skip
         place = directory / ".ray"
         trainer = self._trainer(job, place, config.device.startswith("cuda"))
@@ -116,7 +134,7 @@ class Team:
         thread = threading.Thread(target=fit, name="ray-train", daemon=True)
         thread.start()
         try:
-            ending = self._follow(ray, desk, thread, on_progress)
+            ending = self._follow(ray, mailbox, thread, on_progress)
         finally:
             shutil.rmtree(place, ignore_errors=True)
         if not ending:
@@ -125,7 +143,7 @@ class Team:
         return ending
 
     def _trainer(self, job: dict[str, Any], place: Path, gpu: bool) -> Any:
-        """What lets Ray's workers carry out the job, and starts them again where one fails."""
+        """Return the trainer of Ray Train that runs the job's workers and restarts them after a failure."""
         ray_train, ray_torch = need("ray.train", "ray"), need("ray.train.torch", "ray")
         return ray_torch.TorchTrainer(
             train_share,
@@ -141,19 +159,19 @@ class Team:
             ),
         )
 
-    def _follow(self, ray: Any, desk: Any, thread: threading.Thread, on_progress: OnProgress | None) -> str:
-        """Pass on what the workers tell until they end; why they ended, or nothing where they did not tell."""
+    def _follow(self, ray: Any, mailbox: Any, thread: threading.Thread, on_progress: OnProgress | None) -> str:
+        """Pass on the workers' messages until they end; return why they ended, or "" if no message said so."""
         ending, sizes = "", list[int]()
         while thread.is_alive() or not ending:
             try:
                 alive = thread.is_alive()
-                for kind, what in ray.get(desk.take.remote()):
+                for kind, what in ray.get(mailbox.take.remote()):
                     if kind == "progress" and on_progress is not None:
                         on_progress(what)
                     elif kind == "size":
                         again = " again, from the last checkpoint" if sizes else ""
                         sizes.append(what)
-                        self.say(f"training on {what} worker{'s' * (what > 1)}{again}")
+                        self.log(f"training on {what} worker{'s' * (what > 1)}{again}")
                     elif kind == "refused":
                         raise ValueError(what)
                     elif kind == "diverged":
@@ -164,12 +182,12 @@ class Team:
                     break
                 thread.join(0.3)
             except KeyboardInterrupt as signaled:  # calmly: the workers write a checkpoint first
-                ray.get(desk.stop.remote(str(signaled) or "SIGINT"))
+                ray.get(mailbox.stop.remote(str(signaled) or "SIGINT"))
         return ending
 
 
 def _auxiliary(source: NegativeSource | None) -> list[Tensor]:
-    """The images of the data sets that a source draws on, each once, in the order in which they are named."""
+    """Return the images of the data sets that a source draws on, each once, in the order in which they are named."""
     if isinstance(source, Mixture):
         found = [images for part in source.sources for images in _auxiliary(part)]
         return list({id(images): images for images in found}.values())
@@ -178,17 +196,17 @@ def _auxiliary(source: NegativeSource | None) -> list[Tensor]:
 
 
 def train_share(job: dict[str, Any]) -> None:
-    """What each worker does: the training loop on its share of every batch; the first one speaks with the desk."""
+    """Run the training loop on a worker's share of every batch; the first worker reports to the mailbox."""
     import ray
     import ray.train.torch
 
-    context, desk = ray.train.get_context(), job["desk"]
+    context, mailbox = ray.train.get_context(), job["mailbox"]
     rank, size = context.get_world_rank(), context.get_world_size()
     stop = ""
 
     def tell(kind: str, what: Any) -> None:
         nonlocal stop
-        stop = ray.get(desk.tell.remote((kind, what))) or stop
+        stop = ray.get(mailbox.tell.remote((kind, what))) or stop
 
     def on_progress(update: ProgressUpdate) -> None:
         if rank == 0:

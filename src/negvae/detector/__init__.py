@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from negvae.detector.classifier import NegVAEClassifier
+from negvae.detector.crossconformal import CrossConformalDetector
 from negvae.detector.estimator import Drift, NegVAEDetector
 from negvae.files import need
 
-__all__ = ["Drift", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
+__all__ = ["CrossConformalDetector", "Drift", "NegVAEClassifier", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
 
 
 def as_pyod(contamination: float = 0.1, **parameters: Any) -> Any:

@@ -26,6 +26,8 @@ from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.inputs import as_array
+from negvae.detector.shifted import ShiftedPValues
+from negvae.detector.stream import DetectorMonitor
 from negvae.device import resolve_device
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
@@ -47,13 +49,16 @@ from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out, silent
 from negvae.runs.train import LEAST_STEPS
 from negvae.scoring.blocks import mapped
-from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
+from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
+from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
+from negvae.scoring.drift import Movement, columns_of, movements
+from negvae.scoring.groups import check_labels, split
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.training.checkpoint import Progress
 from negvae.training.history import read_metrics, write_metrics
 from negvae.training.loop import TrainingResult, train
-from negvae.training.progress import ProgressUpdate
+from negvae.training.reporting import ProgressUpdate
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
@@ -77,11 +82,16 @@ class Drift:
         typicality: |mean bpd of the batch - mean bpd of the training data|.
         threshold: what a batch of inliers of this size exceeds at the asked rate.
         alarm: whether the batch exceeds it.
+        moved: each calibrated score, and of rows of features each column, compared with the held-out inliers; the most
+            significant first.
+        furthest: the rows of the batch that score highest, up to ten, the highest first.
     """
 
     typicality: float
     threshold: float
     alarm: bool
+    moved: tuple[Movement, ...] = ()
+    furthest: tuple[int, ...] = ()
 
 
 class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -106,6 +116,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             share of the data lies above it; 0, clean data, is the usual case and leaves that to `target_fpr`.
         target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
             puts the threshold above all of the data.
+        confidence: with which this detector's own rate is at most `target_fpr`, such as 0.95: a certificate
+            (see `negvae.scoring.certificates`), for which `fit` refuses too few held-out inliers. None lets the rate
+            hold on average over held-out sets.
         calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1). None
             takes a fifth; of more than 500 rows of features more, up to half, since their score loses nothing by it.
         trim: share of X, up to 0.5, that is left out before the fit (`left_out_`), where X is thought to be mixed: the
@@ -148,6 +161,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         decision_score: str | Score | ScoreFunction | None = None,
         contamination: float = 0.0,
         target_fpr: float | None = TARGET_FPR,
+        confidence: float | None = None,
         calibration_fraction: float | None = None,
         trim: float = 0.0,
         preset: str | None = None,
@@ -171,6 +185,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.decision_score = decision_score
         self.contamination = contamination
         self.target_fpr = target_fpr
+        self.confidence = confidence
         self.calibration_fraction = calibration_fraction
         self.trim = trim
         self.preset = preset
@@ -192,7 +207,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     # --- fitting -----
 
-    def fit(self, X: Any, y: Any = None, negatives: Any = None) -> Self:
+    def fit(self, X: Any, y: Any = None, negatives: Any = None, *, calibration: Any = None, groups: Any = None) -> Self:
         """Train on inliers, hold some out, and set the threshold.
 
         Args:
@@ -200,6 +215,10 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             y: ignored; there for scikit-learn.
             negatives: data to serve as negatives, in any form that X may have, or what the parameter takes; in its
                 place.
+            calibration: inliers to hold out, in any form that X may have; all of X is then trained on. None holds out
+                `calibration_fraction` of X.
+            groups: the group, such as a product, of each row of X (of `calibration`, where that is given), N texts:
+                each group gets a threshold and p-values of its own. None for no groups.
 
         Returns:
             The detector.
@@ -220,22 +239,36 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             text, negatives = negatives, None
         elif _is_source(negatives):
             text = f"given:{described(negatives)}"
+        labels = _labels(groups)
+        if calibration is None:
+            check_labels(labels, len(stored))
         self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
-        stored = stored[torch.from_numpy(~self.left_out_)]
+        kept = np.flatnonzero(~self.left_out_)
+        stored = stored[torch.from_numpy(kept)]
         config = self._config(name, tuple(stored.shape), int(seed), text)
-        training, held_out = hold_out(stored, config.calibration, config.seed)
+        if calibration is None:
+            rows = hold_out(torch.from_numpy(kept), config.calibration, config.seed)[1]
+            labels = None if labels is None else [labels[row] for row in rows]
+            training, held_out = hold_out(stored, config.calibration, config.seed)
+        else:
+            training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
+            check_labels(labels, len(held_out))
+        rate, confidence = self._rate(len(held_out))
         source = self._source(stored, config.negatives, negatives)
         result = self._train(config, training, source)
         if features:
             result.model.double()
-        calibration = calibrated(
-            config, result, training, held_out,
-            score=self.decision_score, contamination=self.contamination, target_fpr=self._rate(len(held_out)),
+        measured = calibrated(
+            config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
+            target_fpr=rate, confidence=confidence, groups=labels,
         )  # fmt: skip
+        if features:
+            measured = dataclasses.replace(measured, columns=columns_of(held_out.flatten(1)))
+        _warn_of_small_groups(measured)
         data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
         artifact = Artifact(
             Path(), config, result.model, {**provenance(config), "data": data},
-            result.progress.epoch, result.progress.finished, calibration,
+            result.progress.epoch, result.progress.finished, measured,
         )  # fmt: skip
         self._take(artifact, result.history)
         return self
@@ -250,24 +283,32 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         rate = self.target_fpr
         if rate is not None and (not isinstance(rate, Real) or not 0 < rate < 1):
             raise ValueError(f"target_fpr is {rate!r}: it must lie between 0 and 1, or be None")
+        sure = self.confidence
+        if sure is not None and (not isinstance(sure, Real) or not 0 < sure < 1):
+            raise ValueError(f"confidence is {sure!r}: it must lie between 0 and 1, or be None")
+        if sure is not None and (rate is None or self.contamination):
+            raise ValueError("confidence is that of target_fpr: give a target_fpr with it, and no contamination")
         if not isinstance(self.trim, Real) or not 0 <= self.trim <= 0.5:
             raise ValueError(f"trim is {self.trim!r}: it must lie between 0 (X is clean) and 0.5")
         part = self.calibration_fraction
         if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
             raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
 
-    def _rate(self, held_out: int) -> float | None:
-        """The target FPR, or None where so few held-out inliers cannot promise it."""
+    def _rate(self, held_out: int) -> tuple[float | None, float | None]:
+        """The target FPR and its confidence; None where so few held-out inliers cannot promise a rate on average."""
         if self.contamination or self.target_fpr is None:
-            return None
+            return None, None
+        if self.confidence is not None:
+            certified_rank(held_out, self.target_fpr, self.confidence)  # refuses before anything is trained
+            return self.target_fpr, self.confidence
         if held_out < least_held_out(self.target_fpr):
             warnings.warn(
                 f"target_fpr {self.target_fpr:g} needs {least_held_out(self.target_fpr)} held-out inliers, there are"
                 f" {held_out}: the threshold lies above all of X; give more data, or raise calibration_fraction",
                 stacklevel=3,
             )
-            return None
-        return self.target_fpr
+            return None, None
+        return self.target_fpr, None
 
     def _least_usual(self, stored: Tensor) -> NDArray[np.bool_]:
         """Which inputs of mixed data are left out (N)."""
@@ -337,7 +378,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.model_ = artifact.model
         self.calibration_ = artifact.calibration
         self.config_ = artifact.config
-        self.offset_ = -artifact.calibration.threshold
+        self.offset_ = -artifact.calibration.cut
         self.n_features_in_ = artifact.model.dimensions
         self.seed_ = artifact.config.seed
         self._artifact, self._history = artifact, history
@@ -413,35 +454,172 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         result: NDArray[np.float64] = self.score_samples(X) - self.offset_
         return result
 
-    def predict(self, X: Any) -> NDArray[np.int64]:
-        """+1 for inliers, -1 for outliers (N)."""
-        return np.where(self.decision_function(X) < 0, -1, 1)
+    def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
+        """+1 for inliers, -1 for outliers (N).
 
-    def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Conformal p-values (N): how likely an inlier is to look this odd (Bates et al. 2021)."""
+        Args:
+            X: see the class.
+            groups: as of `p_values`; without, what lies above the highest threshold of the groups is an outlier.
+        """
         scores = self.ood_score(X)
-        return self.calibration_.p_values(scores)
+        return np.where(self.calibration_.is_outlier(scores, _labels(groups)), -1, 1)
 
-    def predict_fdr(self, X: Any, fdr: float = 0.1) -> NDArray[np.int64]:
+    def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
+        """Conformal p-values (N): how likely an inlier is to look this odd (Bates et al. 2021).
+
+        Args:
+            X: see the class.
+            groups: of each row, where the detector was calibrated with groups: N texts, "" where a group is not known,
+                which takes the largest p-value over the groups. None where no group is known.
+        """
+        scores = self.ood_score(X)
+        return self.calibration_.p_values(scores, _labels(groups))
+
+    def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
         """+1 and -1 for a batch as a whole, so that of the outliers called at most `fdr` are expected to be inliers.
 
         Benjamini-Hochberg on `p_values`. It takes held-out inliers in number: no p-value is below
         1 / (held out + 1).
         """
-        return np.where(benjamini_hochberg(self.p_values(X), fdr), -1, 1)
+        return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> Drift:
-        """Whether a batch, of one image or more, is typical as a whole (Nalisnick et al. 2019).
+        """Whether a batch, of one image or more, is typical as a whole, and what of it has moved.
+
+        Typicality (Nalisnick et al. 2019) looks at the mean of `bpd`; the movements look at each calibrated score and,
+        of rows of features, at each column, one by one (see `negvae.scoring.drift`).
 
         Args:
             X: the batch.
-            target_fpr: rate of false alarms among batches of inliers of this size.
+            target_fpr: rate of false alarms among batches of inliers of this size, of the typicality and of all
+                movements together.
         """
-        bpd = self.ood_score(X, "bpd")
-        calibration = self.calibration_
+        check_is_fitted(self, "model_")
+        calibration, scorer = self.calibration_, self._artifact.scorer()
+        stored = self._read(X, "test", fitting=False)[1]
+        scores = scorer(stored, list(dict.fromkeys([*calibration.scores, "bpd"])))
+        bpd = scores["bpd"]
         value = batch_typicality(bpd, calibration.reference)
         limit = batch_typicality_threshold(calibration.scores["bpd"], calibration.reference, len(bpd), target_fpr)
-        return Drift(value, limit, value > limit)
+        held_out, batch = dict(calibration.scores), {name: scores[name] for name in calibration.scores}
+        if calibration.columns is not None:
+            names = self._column_names()
+            held_out |= dict(zip(names, calibration.columns.T, strict=True))
+            batch |= dict(zip(names, stored.flatten(1).numpy().T, strict=True))
+        order = np.argsort(-scores[calibration.score], kind="stable")[:10]
+        moved = movements(held_out, batch, target_fpr)
+        return Drift(value, limit, value > limit, moved, tuple(order.tolist()))
+
+    def _column_names(self) -> list[str]:
+        names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(self.n_features_in_)])
+        return [f"column {name}" for name in names]
+
+    # --- guarantees -----
+
+    def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
+        """Bounds on the rate of false alarms of the threshold as it is set; of groups see `calibration_.group_bounds`.
+
+        Args:
+            confidence: of each bound, over the draw of the held-out inliers.
+        """
+        check_is_fitted(self, "model_")
+        return self.calibration_.fpr_bounds(confidence)
+
+    def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> NDArray[np.float64]:
+        """Upper bounds on the share of inliers among what is called, for every cut of a batch at once (N).
+
+        Args:
+            X: the batch.
+            confidence: with which all of them hold together, over held-out inliers and batch.
+
+        Returns:
+            For each row, the bound for calling it and all that score at least as high.
+        """
+        scores = self.ood_score(X)
+        return false_discovery_bounds(self.calibration_.scores[self.calibration_.score], scores, confidence)
+
+    def recalibrate(
+        self, X: Any, *, groups: Any = None, target_fpr: float | None = None, confidence: float | None = None
+    ) -> Self:
+        """Take p-values and threshold from new inliers, without training.
+
+        The model, and what its scores are measured against, stay as they are; the new inliers take the place of the
+        held-out ones, and every promise is from then on about images from where they came from.
+
+        Args:
+            X: inliers that the model was not trained on, in any form that X of `fit` may have.
+            groups: of each; see `fit`.
+            target_fpr: another rate; None for the present rule.
+            confidence: with which it is to hold; None keeps it, unless a rate is given.
+
+        Raises:
+            ValueError: too few inliers for the rate, or a calibration by contamination and no rate.
+        """
+        check_is_fitted(self, "model_")
+        before = self.calibration_
+        if before.contamination and target_fpr is None:
+            raise ValueError("the threshold was set by a contamination of the training data: give a target_fpr")
+        stored, labels = self._read(X, "test", fitting=False)[1], _labels(groups)
+        check_labels(labels, len(stored))
+        scores = {
+            name: values.astype(np.float64)
+            for name, values in self._artifact.scorer()(stored, list(before.scores)).items()
+        }
+        fresh = dataclasses.replace(
+            before, scores={name: np.sort(values) for name, values in scores.items()}, groups={}, thresholds={},
+            small=(), columns=None if before.columns is None else columns_of(stored.flatten(1)),
+        )  # fmt: skip
+        if target_fpr is not None:
+            fresh = dataclasses.replace(fresh, contamination=0.0, target_fpr=target_fpr, confidence=confidence)
+        elif confidence is not None:
+            fresh = fresh.decide_by(confidence=confidence)
+        fresh = fresh.with_thresholds()
+        if labels is not None:
+            fresh = fresh.with_groups({name: split(values, labels) for name, values in scores.items()})
+        _warn_of_small_groups(fresh)
+        self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history)
+        return self
+
+    def monitor(
+        self,
+        state: Path | str | None = None,
+        *,
+        alarm_rate: float = 0.01,
+        fdr: float | None = None,
+        window: int = 0,
+    ) -> DetectorMonitor:
+        """Watch a stream of batches: p-values, decisions, and alarms when the stream changes.
+
+        Args:
+            state: file that the state is kept in, as JSON, after every batch; where it exists the stream goes on from
+                it. None keeps none.
+            alarm_rate: probability of a false alarm about a change, from one start of the test martingale to the next.
+            fdr: false-discovery rate of online control by the library online-fdr; None for none.
+            window: take p-values and threshold from so many of the latest scores; 0 for the held-out ones.
+
+        Raises:
+            ValueError: an option is out of range, or the state is of another detector or damaged.
+            ImportError: `fdr` is given and the extra "watch" is not installed.
+        """
+        check_is_fitted(self, "model_")
+        path = None if state is None else Path(state)
+        options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
+        return DetectorMonitor.open(self, self.calibration_, path, options)
+
+    def shifted(self, new_inliers: Any, inliers: Any) -> ShiftedPValues:
+        """Weighted conformal p-values for a new place, from a few inliers of it (Tibshirani et al. 2019).
+
+        Where many inliers of the new place are at hand, `recalibrate` is simpler and promises more.
+
+        Args:
+            new_inliers: of the new place, 10 at least; they must be inliers.
+            inliers: from where the training data came from, not trained on, many: they are what is weighted.
+
+        Returns:
+            What gives p-values, and says how far the weights carry; it warns where they do not.
+        """
+        check_is_fitted(self, "model_")
+        return ShiftedPValues.of(self, new_inliers, inliers)
 
     # --- the model -----
 
@@ -566,6 +744,20 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _labels(groups: Any) -> list[str] | None:
+    """Groups as texts."""
+    return None if groups is None else [str(name) for name in np.asarray(groups, dtype=object).reshape(-1)]
+
+
+def _warn_of_small_groups(calibration: Calibration) -> None:
+    if calibration.small:
+        warnings.warn(
+            f"too few held-out inliers for the rate in {len(calibration.small)} of {len(calibration.thresholds)} groups"
+            f" ({', '.join(calibration.small)}): their thresholds lie above all of them; give more data of theirs",
+            stacklevel=3,
+        )
 
 
 def _is_source(value: Any) -> bool:

@@ -1,1 +1,1 @@
-"""How layers and tensors run quickly on a CPU or GPU. A leaf: it knows no VAE."""
+"""Fast ways to run layers and tensors on a CPU or GPU. This package imports nothing else of negvae and knows no VAE."""

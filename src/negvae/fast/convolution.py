@@ -1,22 +1,24 @@
 """The networks' layers on a CPU, arranged as its kernels run them best; the same functions as torch's own.
 
-What these small networks lose to a library's general kernels, and what is done about it:
+Where a library's general kernels lose time on these small networks, and what is done about it:
 
-- The sum for a bias's gradient, inside the kernel for the weight's gradient, takes as long as the rest of it.
-  It is taken outside.
+- The sum for a bias's gradient, inside the kernel for the weight's gradient, takes as long as the rest of that kernel.
+  It is computed outside of it.
 - A weight's gradient is itself a convolution, with images and channels exchanged. For many channels and few
-  pixels the forward kernel computes it quicker than the kernel meant for it.
-- A layer with a handful of output channels leaves most of a vector register empty. In the *phase layout*, where
+  pixels the forward kernel computes it faster than the kernel meant for it.
+- A layer with very few output channels leaves most of a vector register empty. In the *phase layout*, where
   the four pixels of each 2x2 block become channels, a transposed convolution of stride 2 is a convolution of
-  stride 1 with four times the channels, and a 5x5 convolution becomes a 3x3 one. So does the gradient of a
-  convolution of stride 2 by its input.
+  stride 1 with four times the channels, and a 5x5 convolution becomes a 3x3 one. The same holds for the gradient of a
+  convolution of stride 2 with respect to its input.
+- Nearest-neighbor upsampling and the 4x4 convolution after it are one 3x3 convolution in the phase layout, of the image
+  before it is enlarged: several taps of the kernel meet the same pixel, and are added up.
 - A layer from many channels to one is a matrix product followed by a sum over shifted copies.
-- The ReLU after a convolution is taken while its output is still in a register.
+- The ReLU after a convolution is applied while the convolution's output is still in a register.
 
-Outside of training, matrix products get rows and columns in multiples of 16, filled up with zeros. Kernels for the rest
-of a division round differently from row to row, and then an image's output depends on its place in the batch.
+Outside of training, matrix products get rows and columns in multiples of 16, filled up with zeros. Kernels for the
+remainder of a division round differently from row to row, and an image's output would depend on its place in the batch.
 
-`run` applies a network this way. `tests/fast/test_convolution.py` holds it to the plain layers.
+`run` applies a network this way. `tests/fast/test_convolution.py` compares it with the plain layers.
 """
 
 from __future__ import annotations
@@ -34,26 +36,37 @@ from torch.nn.functional import fold, linear, pad, pixel_shuffle
 from negvae.device import autocast_dtype
 
 FEW_CHANNELS = 16
-"""Below so many output channels a layer is worth rearranging: a vector register holds 16 or 32 numbers."""
+"""The number of output channels below which rearranging pays: a vector register holds 16 or 32 numbers."""
 TILE = 16
-"""Products of matrices whose sides are multiples of this come out the same for every row, on all processors tried."""
+"""Matrix products whose sides are multiples of this round every row alike, on all processors that were tried."""
 
 
 def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
-    """Apply a network on the CPU, in the precision of the autocast around it.
+    """Apply a network on the CPU, in the precision of the surrounding autocast.
 
     Args:
-        network: any `nn.Sequential`; layers that are not known here run as they are.
-        inputs: what its first layer takes.
+        network: layers in order; types of layers that are not known here run as they are.
+        inputs: input of the first layer.
 
     Returns:
         What `network(inputs)` returns, up to rounding.
+
+    >>> network = nn.Sequential(nn.Conv2d(1, 4, 5, stride=2, padding=2), nn.ReLU()).eval()
+    >>> images = torch.rand(2, 1, 28, 28)
+    >>> torch.allclose(run(network, images), network(images), atol=1e-5)
+    True
     """
     dtype = autocast_dtype(inputs)
     layers = list(network)
     x, index = inputs, 0
     while index < len(layers):
         layer = layers[index]
+        if dtype != torch.float64 and (enlarged := _enlarged_first(layers[index : index + 3])) is not None:
+            relu = isinstance(_at(layers, index + 3), nn.ReLU)
+            kernel = _enlarging_in_phases(enlarged.weight)
+            x = pixel_shuffle(_phased(_in_layout(x, dtype), kernel, enlarged.bias, relu), 2)
+            index += 4 if relu else 3
+            continue
         if not _is_plain(layer) or dtype == torch.float64:  # for which there are no such kernels
             x = _linear(x, layer) if isinstance(layer, nn.Linear) and not _trains(layer) else layer(x)
             if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
@@ -81,7 +94,7 @@ def _trains(layer: nn.Module) -> bool:
 
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    """A linear layer as a product of matrices whose sides are multiples of `TILE`; x is N x inputs."""
+    """Apply a linear layer to x (N x inputs) as a product of matrices whose sides are multiples of `TILE`."""
     outputs, inputs = layer.weight.shape
     more_outputs, more_inputs = -outputs % TILE, -inputs % TILE
     weight = pad(layer.weight, (0, more_inputs, 0, more_outputs))
@@ -94,7 +107,7 @@ def _at(layers: list[nn.Module], index: int) -> nn.Module | None:
 
 
 def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.ConvTranspose2d]:
-    """Whether this is a convolution without groups, dilation or padding of a special kind."""
+    """Return whether this is a convolution without groups, dilation or a special kind of padding."""
     if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         return False
     kinds = (layer.groups, layer.dilation, layer.padding_mode)
@@ -102,15 +115,28 @@ def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.ConvTranspose
 
 
 def _keeps_size(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
-    """Whether this is a 5x5 convolution of stride 1 from which an image comes as large as it went in."""
+    """Return whether this is a 5x5 convolution of stride 1 whose output has the size of its input."""
     shapes = ((5, 5), (1, 1), (2, 2))
     return (
         isinstance(layer, nn.Conv2d) and _is_plain(layer) and (layer.kernel_size, layer.stride, layer.padding) == shapes
     )
 
 
+def _enlarged_first(layers: Sequence[nn.Module]) -> nn.Conv2d | None:
+    """The 4x4 convolution that keeps the size, where upsampling to twice the height and width comes before it."""
+    if len(layers) < 3:
+        return None
+    upsampling, padding, layer = layers
+    if not isinstance(upsampling, nn.Upsample) or not isinstance(padding, nn.ZeroPad2d):
+        return None
+    doubles = upsampling.mode == "nearest" and upsampling.size is None and upsampling.scale_factor == 2
+    if not (doubles and padding.padding == (1, 2, 1, 2) and _is_plain(layer) and isinstance(layer, nn.Conv2d)):
+        return None
+    return layer if (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (1, 1), (0, 0)) else None
+
+
 def _ends_in_phases(last: nn.Module | None, before: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether an upsampling layer and the convolution after it are both too narrow for all but the phase layout."""
+    """Return whether an upsampling layer and the next convolution are both too narrow for all but the phase layout."""
     return (
         isinstance(before, nn.ConvTranspose2d)
         and _Geometry.of(before).doubles(before.kernel_size)
@@ -131,7 +157,7 @@ def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geom
 
 
 class _Geometry(NamedTuple):
-    """How a convolution's kernel moves; pairs are (vertical, horizontal)."""
+    """The movement of a convolution's kernel; pairs are (vertical, horizontal)."""
 
     stride: tuple[int, ...]
     padding: tuple[int, ...]
@@ -144,18 +170,18 @@ class _Geometry(NamedTuple):
         return cls(layer.stride, padding, isinstance(layer, nn.ConvTranspose2d), layer.output_padding)
 
     def doubles(self, kernel: Sequence[int]) -> bool:
-        """Whether this is a transposed convolution to twice the height and width, its kernel 4 or 5 wide."""
+        """Return whether this is a transposed convolution to twice the height and width with a kernel 4 or 5 wide."""
         shapes = {(5, 5): ((2, 2), (2, 2), True, (1, 1)), (4, 4): ((2, 2), (1, 1), True, (0, 0))}
         return tuple(self) == shapes.get((kernel[0], kernel[1]))
 
     def gradient_doubles(self, kernel: Sequence[int], x: Tensor, gradient: Tensor) -> bool:
-        """Whether the gradient of x is such a transposed convolution of the output's gradient."""
+        """Return whether the gradient of x is such a transposed convolution of the output's gradient."""
         padded = (1, 1) if kernel[0] == 5 else (0, 0)
         even = all(2 * small == large for small, large in zip(gradient.shape[2:], x.shape[2:], strict=True))
         return even and not self.transposed and self._replace(transposed=True, output_padding=padded).doubles(kernel)
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-        """The convolution; through phases where it has few output channels (its gradient is quicker without)."""
+        """Apply the convolution; with few output channels, in the phase layout (the gradient is faster without it)."""
         if weight.shape[1] < FEW_CHANNELS and self.doubles(weight.shape[2:]):
             return pixel_shuffle(_phased(x, _transposed_in_phases(weight), bias, relu), 2)
         if relu and not self.transposed and _fuses_relu():
@@ -169,7 +195,7 @@ class _Geometry(NamedTuple):
         return y.relu_() if relu else y
 
     def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor | None]:
-        """Gradients of x and of the weight, where wanted."""
+        """Return the gradients of x and of the weight, each if `wanted` asks for it."""
         if wanted[0] and weight.shape[1] <= FEW_CHANNELS and self.gradient_doubles(weight.shape[2:], x, gradient):
             by_x = pixel_shuffle(_phased(gradient, _transposed_in_phases(weight), None, False), 2)
             by_weight = self.backward(gradient, x, weight, [False, True])[1] if wanted[1] else None
@@ -188,8 +214,8 @@ _only_by_input: ContextVar[bool] = ContextVar("only_by_input", default=False)
 def gradients_by_input_only() -> Iterator[None]:
     """Let this thread's backward passes in this block skip the gradients of convolutions' weights and biases.
 
-    Autograd tells a function of Python's only what may ever be asked of it, not what a pass asks for. On the CPU a
-    backward pass runs in the thread that asks for it, so that other threads' passes notice nothing.
+    Autograd tells a Python function which gradients it may ever be asked for, not which ones a pass asks for. On the
+    CPU a backward pass runs in the thread that asks for it, so that passes of other threads are not affected.
     """
     token = _only_by_input.set(True)
     try:
@@ -199,7 +225,7 @@ def gradients_by_input_only() -> Iterator[None]:
 
 
 class _Convolution(torch.autograd.Function):
-    """Convolution, bias and ReLU in one, with the backward pass described at the top of this module."""
+    """Convolution, bias and ReLU as one function, with the backward pass described at the top of this module."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, relu: bool) -> Tensor:
@@ -231,14 +257,17 @@ class _Convolution(torch.autograd.Function):
 
 
 def _exchange_pays(geometry: _Geometry, kernel: Tensor, gradient: Tensor) -> bool:
-    """Measured on AVX-512 machines; the choice depends on nothing but the layer, so results repeat."""
+    """Return whether a weight's gradient is faster with images and channels exchanged, as measured on AVX-512 machines.
+
+    The choice depends on the layer alone, so that results can be reproduced.
+    """
     outputs, inputs = kernel.shape[:2]
     few_pixels = max(gradient.shape[2:]) <= 7 and min(outputs, inputs) >= 32
     return not geometry.transposed and (few_pixels or (inputs == 1 and geometry.stride == (2, 2)))
 
 
 def _weight_gradient_by_exchange(geometry: _Geometry, gradient: Tensor, x: Tensor, kernel: Tensor) -> Tensor:
-    """A weight's gradient as a convolution of x with the output's gradient, images in the place of channels."""
+    """Return a weight's gradient as a convolution of x with the output's gradient, images in the place of channels."""
     n, channels, height, width = x.shape
     # As a matrix first: transposing one is quicker than walking over four axes.
     matrix = x.permute(0, 2, 3, 1).reshape(n, -1).t().contiguous()
@@ -251,30 +280,50 @@ def _weight_gradient_by_exchange(geometry: _Geometry, gradient: Tensor, x: Tenso
 
 
 def _phased(x: Tensor, kernel: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
-    """A 3x3 convolution whose output is in the phase layout."""
+    """Apply a 3x3 convolution whose output is in the phase layout."""
     kernel = kernel.to(x.dtype).contiguous(memory_format=torch.channels_last)
     return _convolution(x, kernel, None if bias is None else bias.repeat_interleave(4), _Geometry((1, 1), (1, 1)), relu)
 
 
 def _transposed_in_phases(weight: Tensor) -> Tensor:
-    """The 3x3 kernel (4 outputs x inputs) of a transposed convolution of stride 2 (inputs x outputs x k x k)."""
+    """Return the 3x3 kernel (4 outputs x inputs) of a transposed convolution of stride 2 (inputs x outputs x k x k)."""
     return _gathered(weight, *_transposed_index(*weight.shape[:3]))
 
 
 def _convolution_in_phases(weight: Tensor) -> Tensor:
-    """The 3x3 kernel (4 outputs x 4 inputs) of a 5x5 convolution, both sides in the phase layout."""
+    """Return the 3x3 kernel (4 outputs x 4 inputs) of a 5x5 convolution, both sides in the phase layout."""
     return _gathered(weight, *_convolution_index(*weight.shape[:2]))
 
 
+def _enlarging_in_phases(weight: Tensor) -> Tensor:
+    """The 3x3 kernel (4 outputs x inputs) of upsampling and a 4x4 convolution with one pixel of padding before.
+
+    The convolution's tap k at pixel 2Y + r of the enlarged image meets its pixel 2Y + r - 1 + k, which is the copy of
+    pixel Y + floor((r - 1 + k) / 2): taps 0, 1 and 2, and 3 fall together for r = 0, 0 and 1, and 2 and 3 for r = 1.
+    """
+    by_row = _phase_sums(weight.float(), 2)  # outputs x r x inputs x a x columns
+    kernel = _phase_sums(by_row, 4)  # outputs x s x r x inputs x a x b
+    return kernel.transpose(1, 2).flatten(0, 2)
+
+
+def _phase_sums(weight: Tensor, dim: int) -> Tensor:
+    """The sums of four taps along a dimension that meet pixels Y - 1, Y and Y + 1, for r = 0 and 1 in a new dim 1."""
+    a, b, c, d = weight.unbind(dim)
+    return torch.stack([torch.stack([a, b + c, d], dim), torch.stack([torch.zeros_like(a), a + b, c + d], dim)], 1)
+
+
 def _gathered(weight: Tensor, index: Tensor, shape: torch.Size) -> Tensor:
-    """Entries of a weight by position; the one past the last is zero. In float32, so that gradients add up well."""
+    """Return entries of a weight by position (zero past the last), in float32 so that gradients add up well."""
     return pad(weight.float().flatten(), (0, 1)).index_select(0, index).view(shape)
 
 
 @functools.cache
 @torch.inference_mode(False)  # kept for training, even where scoring asks first
 def _transposed_index(inputs: int, outputs: int, size: int) -> tuple[Tensor, torch.Size]:
-    """Output pixel 2Y + r takes input pixel Y + a, a in -1..1, with the kernel's row 3 - r - 2a of six."""
+    """Return the position in the weight of each entry of a transposed convolution's 3x3 kernel, and its shape.
+
+    Output pixel 2Y + r takes input pixel Y + a, a in -1..1, with row 3 - r - 2a of the kernel's six.
+    """
     before = 5 - size
     rows = _positions(inputs, outputs, size, before, 6 - size - before).flip(2, 3)
     blocks = rows.view(inputs, outputs, 3, 2, 3, 2).flip(3, 5)  # ..., a + 1, r, b + 1, s
@@ -285,7 +334,10 @@ def _transposed_index(inputs: int, outputs: int, size: int) -> tuple[Tensor, tor
 @functools.cache
 @torch.inference_mode(False)  # kept for training, even where scoring asks first
 def _convolution_index(outputs: int, inputs: int) -> tuple[Tensor, torch.Size]:
-    """Output pixel 2Y + r takes input pixel 2(Y + a) + u with the kernel's row 2a + u - r + 2."""
+    """Return the position in the weight of each entry of a 5x5 convolution's 3x3 kernel, and its shape.
+
+    Output pixel 2Y + r takes input pixel 2(Y + a) + u with row 2a + u - r + 2 of the kernel.
+    """
     rows = _positions(outputs, inputs, 5, 1, 1)
     phases = []
     for r in (0, 1):
@@ -297,13 +349,13 @@ def _convolution_index(outputs: int, inputs: int) -> tuple[Tensor, torch.Size]:
 
 
 def _positions(outer: int, inner: int, size: int, before: int, after: int) -> Tensor:
-    """Where each entry of a square kernel stands in it, flat; the rows and columns around it point past the last."""
+    """Return the flat position of each entry of a square kernel; the rows and columns around it point past the last."""
     count = outer * inner * size * size
     return pad(torch.arange(count).view(outer, inner, size, size), (before, after, before, after), value=count)
 
 
 def _to_one_channel(x: Tensor, layer: nn.Conv2d) -> Tensor:
-    """A 5x5 convolution to one channel: at each pixel its 25 products, then their sum over shifted copies."""
+    """Apply a 5x5 convolution to one channel: 25 products at each pixel, then their sum over shifted copies."""
     n, channels, height, width = x.shape
     # Output pixel y sums tap k over input y + k - 2: what input i gives to y is tap i - y + 2, as in `fold`.
     taps = layer.weight.to(x.dtype).view(channels, 25).flip(1)
@@ -316,7 +368,7 @@ def _to_one_channel(x: Tensor, layer: nn.Conv2d) -> Tensor:
 
 @functools.cache
 def _fuses_relu() -> bool:
-    """Whether this build of torch has the CPU kernel that takes a ReLU with the convolution."""
+    """Return whether this build of torch has the CPU kernel that computes a ReLU together with the convolution."""
     return torch.backends.mkldnn.is_available() and hasattr(  # type: ignore[no-untyped-call]
         torch.ops.mkldnn, "_convolution_pointwise"
     )

@@ -1,8 +1,8 @@
-"""Epochs on a GPU without the host: the step of every session captured once as a CUDA graph, then replayed.
+"""Training steps on a GPU that do not wait for the host: captured once as a CUDA graph, then replayed.
 
-These networks are so small that launching a step's kernels one by one takes far longer than running them. A graph
-is launched as one. Several sessions (the seeds of one cell) are branches of the same graph, on streams of their own:
-their kernels run side by side and fill the GPU, and each is exactly the step that the session takes alone.
+These networks are so small that launching a step's kernels one by one takes far longer than running them. A graph is
+launched as one. Several sessions (such as the seeds of one experiment) are branches of the same graph, on streams of
+their own: their kernels run side by side and fill the GPU, and each takes exactly the step that it takes alone.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Protocol
 import torch
 
 WARM_UP = 3
-"""Steps taken eagerly before the capture: libraries choose their kernels and optimizers make their states in them."""
+"""The number of steps before the capture, in which libraries choose kernels and optimizers make their states."""
 
 
 class Session(Protocol):
-    """What takes steps, with nothing of the host in them.
+    """An object whose steps run on the device alone.
 
     Attributes:
-        randomness: the generator that the steps draw from.
+        randomness: random generator that the steps draw from.
     """
 
     randomness: torch.Generator
@@ -30,11 +30,11 @@ class Session(Protocol):
 
 
 class CapturedSteps:
-    """Take steps of several sessions together, from a graph as soon as it is captured.
+    """The steps of several sessions together, replayed from a graph as soon as it is captured.
 
     Args:
-        sessions: on one CUDA device, with equally many steps in an epoch.
-        device: that device.
+        sessions: sessions on one CUDA device, with the same number of steps in an epoch.
+        device: the CUDA device.
     """
 
     def __init__(self, sessions: Sequence[Session], device: torch.device) -> None:
@@ -45,7 +45,7 @@ class CapturedSteps:
         self._eager = 0
 
     def step(self) -> None:
-        """One step of every session."""
+        """Take one step of every session."""
         if self.graph is not None:
             self.graph.replay()
             return
@@ -55,7 +55,7 @@ class CapturedSteps:
             self.graph = self._capture()
 
     def _branches(self) -> None:
-        """Every session's step on its stream, all between what came before and what comes after."""
+        """Take every session's step on its own stream, after all earlier and before all later work."""
         main = torch.cuda.current_stream(self.device)
         for session, stream in zip(self.sessions, self.streams, strict=True):
             stream.wait_stream(main)

@@ -1,13 +1,13 @@
-"""The encoder in 8-bit integers, on a CPU: the scores that need no decoder, quicker than in bfloat16.
+"""The encoder in 8-bit integers on a CPU, for scores that need no decoder; faster than in bfloat16.
 
-Weights are signed integers with a scale for each output channel, activations unsigned ones with a scale for each
-layer; zero is zero in both, for what goes in is pixels or comes out of a ReLU. A convolution is then one of integers,
-and its exact result is rounded to the next layer's integers (Jacob et al., "Quantization and training of neural
-networks for efficient integer-arithmetic-only inference", 2018, section 2). Images are integers already: uint8 in
-units of 1/255. The head has two integers for each weight.
+Weights are signed integers with a scale for each output channel, and activations are unsigned integers with a scale for
+each layer; zero is zero in both, because the inputs are pixels or outputs of a ReLU. A convolution is then one of
+integers, and its exact result is rounded to the next layer's integers (Jacob et al., "Quantization and training of
+neural networks for efficient integer-arithmetic-only inference", 2018, section 2). Images are integers already: uint8
+in units of 1/255. The last, linear layer has two integers for each weight.
 
-`quantize` takes the largest activations and the rounding of weights from training images. As all sums are of
-integers, an image's result is the same to the last bit, in whatever batch it comes.
+`quantize` takes the largest activations and the rounding of weights from training images. Because all sums are of
+integers, an image's result is the same to the last bit in any batch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torch.nn.functional import conv2d, unfold
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 ACTIVATIONS, WEIGHTS = 255, 127
-"""The largest integers of each kind."""
+"""The largest integer of an activation, and of a weight."""
 IMAGES = 1000
-"""So many images, at most, say how to round."""
+"""The largest number of images by which weights are rounded."""
 _PART = 50
 _DAMPING = 0.01
 _SMALLEST = 1e-8  # no scale is zero, not even a dead layer's
 
 
 class _Layer(NamedTuple):
-    """A convolution of integers, to integers through a ReLU, or to floats without."""
+    """A convolution of integers whose output is integers after a ReLU, or floats without one."""
 
     kernel: Tensor  # as the CPU's own wants it
     scales: Tensor  # of the weights, one for each output channel
@@ -62,16 +62,16 @@ class _Layer(NamedTuple):
 
 
 class QuantizedEncoder:
-    """A trained encoder computed in 8-bit integers.
+    """A trained encoder that computes in 8-bit integers.
 
     Args:
-        encoder: convolutions, each followed by a ReLU or by batch norm and ReLU, then a linear layer to 2L numbers; in
-            evaluation mode, on the CPU. Later changes of its weights are not followed.
-        rounding: what `quantize` found: "ranges", the largest activation after each convolution, and "kernel.0" and
-            so on, the rounded weights (int8).
+        encoder: convolutions, each followed by a ReLU or by batch norm and ReLU, then a linear layer with 2L outputs;
+            in evaluation mode and on the CPU. Later changes of its weights have no effect.
+        rounding: result of `quantize`: "ranges", the largest activation after each convolution, and "kernel.0" and so
+            on, the rounded weights (int8).
 
     Raises:
-        ValueError: see `refuse`; or the rounding is not of this model.
+        ValueError: if `refuse` refuses the encoder, or the rounding belongs to another model.
     """
 
     @torch.inference_mode()
@@ -97,7 +97,7 @@ class QuantizedEncoder:
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and log-variances of q(z|x), each N x L in float32, of stored images (uint8, N x C x H x W)."""
+        """Return means and log-variances of q(z|x), each N x L in float32, for stored images (uint8, N x C x H x W)."""
         x = images.cpu().contiguous(memory_format=torch.channels_last)
         for layer in self._layers:
             x = layer(x)
@@ -108,14 +108,23 @@ class QuantizedEncoder:
 
 @torch.inference_mode()
 def quantize(encoder: nn.Sequential, images: Tensor) -> QuantizedEncoder:
-    """An encoder in int8.
+    """Return the encoder in 8-bit integers.
 
     Args:
-        encoder: see `QuantizedEncoder`.
-        images: training images, uint8, N x C x H x W, one at least; up to `IMAGES` of them, evenly taken, are used.
+        encoder: trained encoder; `QuantizedEncoder` says which layers it may have.
+        images: training images, uint8, N x C x H x W with N >= 1, of which up to `IMAGES`, evenly spaced, are used.
+
+    Returns:
+        The quantized encoder, with its rounding.
 
     Raises:
-        ValueError: see `refuse`; or the encoder gives no finite numbers.
+        ValueError: if `refuse` refuses the encoder, or its activations are not finite.
+
+    >>> encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 3 * 3, 4)).eval()
+    >>> images = torch.arange(10 * 64).remainder(256).to(torch.uint8).view(10, 1, 8, 8)
+    >>> if multiplies_integers():
+    ...     mean, log_var = quantize(encoder, images)(images)
+    ...     assert mean.shape == log_var.shape == (10, 2)
     """
     refuse(encoder)
     x = images[:: max(len(images) // IMAGES, 1)][:IMAGES].cpu()
@@ -137,11 +146,11 @@ def quantize(encoder: nn.Sequential, images: Tensor) -> QuantizedEncoder:
 
 
 def _rounded(layer: nn.Conv2d, x: Tensor) -> Tensor:
-    """A convolution's weights as int8, rounded so that its outputs for x change least.
+    """Return a convolution's weights as int8, rounded so that its outputs for x change least.
 
-    One tap after the other; what a tap's rounding does to the outputs, the taps after it make good as far as they
-    can: Frantar et al., "GPTQ: accurate post-training quantization for generative pre-trained transformers", 2023,
-    section 3, equation 2.
+    The weights at one position of the kernel are rounded after the other, and the weights that follow compensate for
+    the change of the outputs as far as they can (Frantar et al., "GPTQ: accurate post-training quantization for
+    generative pre-trained transformers", 2023, section 3, equation 2).
     """
     assert isinstance(layer.padding, tuple)
     taps = layer.weight[0].numel()
@@ -162,7 +171,7 @@ def _rounded(layer: nn.Conv2d, x: Tensor) -> Tensor:
 
 
 def _head(head: nn.Module, channels: int, unit: float) -> _Layer:
-    """The head as a convolution of 1x1 pixels with two integers for each weight, w ~ s (128 q_1 + q_2)."""
+    """Return the head as a convolution of 1x1 pixels with two integers for each weight, w ~ s (128 q_1 + q_2)."""
     assert isinstance(head, nn.Linear)
     # Features in the order in which the convolutions leave them in memory: channels last.
     weight = head.weight.double().view(head.out_features, channels, -1).transpose(1, 2).flatten(1)
@@ -176,10 +185,13 @@ def _head(head: nn.Module, channels: int, unit: float) -> _Layer:
 
 
 def refuse(encoder: nn.Sequential) -> None:
-    """Refuse an encoder, a device or a machine that int8 is not for.
+    """Refuse an encoder, a device or a machine for which there is no int8 arithmetic here.
+
+    Args:
+        encoder: trained encoder.
 
     Raises:
-        ValueError: the message says which.
+        ValueError: if the encoder's layers, its device or this machine do not allow it; the message says which.
     """
     if not isinstance(encoder[0], nn.Conv2d):
         raise ValueError(
@@ -197,7 +209,7 @@ def refuse(encoder: nn.Sequential) -> None:
 
 
 def _refuse_layers(layers: list[nn.Module]) -> None:
-    """Refuse what is not convolutions with a ReLU each, batch norm before it or not, and a linear layer at the end."""
+    """Refuse layers other than convolutions, each with an optional batch norm and a ReLU, and a final linear layer."""
     for index, layer in enumerate(layers[:-1]):
         known = isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.Flatten)
         if isinstance(layer, nn.Conv2d):
@@ -217,7 +229,7 @@ def _refuse_layers(layers: list[nn.Module]) -> None:
 
 @functools.cache
 def multiplies_integers() -> bool:
-    """Whether torch's 8-bit convolution is here, and exact: on older processors, sums of products overflow 16 bits."""
+    """Return whether torch's 8-bit convolution is available and exact: older processors overflow 16-bit sums."""
     randomness = torch.Generator().manual_seed(0)
     x = torch.randint(200, 256, (1, 16, 5, 5), dtype=torch.uint8, generator=randomness)
     weight = torch.randint(100, 128, (8, 16, 3, 3), generator=randomness)
@@ -232,7 +244,7 @@ def multiplies_integers() -> bool:
 
 
 def _convolutions(encoder: nn.Sequential) -> list[nn.Conv2d]:
-    """The encoder's convolutions, each followed by a ReLU; batch norms are part of them."""
+    """Return the encoder's convolutions, each followed by a ReLU; batch norms are merged into them."""
     layers = list(encoder)
     return [
         fuse_conv_bn_eval(layer, following) if isinstance(following, nn.BatchNorm2d) else layer
@@ -242,7 +254,7 @@ def _convolutions(encoder: nn.Sequential) -> list[nn.Conv2d]:
 
 
 def _units(ranges: Tensor) -> list[float]:
-    """What 1 means in the images and after each convolution."""
+    """Return the value of the integer 1 in the images and after each convolution."""
     return [1 / 255, *(ranges.double().clamp_min(_SMALLEST) / ACTIVATIONS).tolist()]
 
 

@@ -1,4 +1,4 @@
-"""Memory of the C library."""
+"""Settings of the C library's memory allocation."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import functools
 
 @functools.cache
 def keep_freed_memory() -> None:
-    """Let the C library keep freed memory for the next step instead of giving it back to the system.
+    """Let the C library keep freed memory for the next step instead of returning it to the system.
 
-    A training step on the CPU frees and asks again for the same megabytes; the page faults of getting them anew
-    take up to half of its time. Does nothing where the C library is not glibc. The process grows no larger than it
-    was at its largest.
+    A training step on the CPU frees and allocates the same megabytes again; the page faults of getting them anew take
+    up to half of its time. This does nothing if the C library is not glibc. The process grows no larger than its
+    earlier peak.
+
+    >>> keep_freed_memory()
     """
     try:
         adjust = ctypes.CDLL(None).mallopt

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from negvae.model.networks import PosteriorHead
+from negvae.model.reparametrized import learned_weight
 from negvae.parts import INITIALIZATIONS
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
@@ -22,7 +24,8 @@ Initialize = Callable[[Layer, torch.Generator], None]
 def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> None:
     """Draw every weight of `module` anew from `generator`; norms start as the identity, biases at zero.
 
-    A layer that the schemes do not know sets its own parameters and buffers in a method `initialize(generator)`.
+    Where a layer's weight is computed from a learned one, that is drawn. A layer that the schemes do not know sets its
+    own parameters and buffers in a method `initialize(generator)`.
 
     Args:
         module: network to initialize in place.
@@ -40,6 +43,8 @@ def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> No
             draw(layer, generator)
         elif isinstance(layer, Norm):
             layer.reset_parameters()
+        elif isinstance(layer, ParametrizationList):
+            continue  # what it holds was drawn with the layer that it is of
         elif any(True for _ in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))):
             own = getattr(layer, "initialize", None)
             if own is None:
@@ -58,7 +63,7 @@ def normal(layer: Layer, generator: torch.Generator) -> None:
     if isinstance(layer, nn.Linear):
         glorot(layer, generator)
         return
-    nn.init.normal_(layer.weight, 0, math.sqrt(0.02), generator=generator)
+    nn.init.normal_(learned_weight(layer), 0, math.sqrt(0.02), generator=generator)
     if layer.bias is not None:
         nn.init.normal_(layer.bias, 0, math.sqrt(0.02), generator=generator)
 
@@ -66,7 +71,8 @@ def normal(layer: Layer, generator: torch.Generator) -> None:
 def glorot(layer: Layer, generator: torch.Generator) -> None:
     """Draw a weight Glorot uniform: the default of the authors' framework, for the color networks."""
     # The posterior's two heads share one layer, but each is initialized as its own.
-    for part in layer.weight.chunk(2) if isinstance(layer, PosteriorHead) else (layer.weight,):
+    weight = learned_weight(layer)
+    for part in weight.chunk(2) if isinstance(layer, PosteriorHead) else (weight,):
         nn.init.xavier_uniform_(part, generator=generator)
 
 
@@ -75,7 +81,7 @@ def he(layer: Layer, generator: torch.Generator) -> None:
 
     So it starts near the prior: with full-size heads, exp(log-variance) can overflow in the first steps.
     """
-    nn.init.normal_(layer.weight, 0, math.sqrt(2 / _inputs_per_output(layer)), generator=generator)
+    nn.init.normal_(learned_weight(layer), 0, math.sqrt(2 / _inputs_per_output(layer)), generator=generator)
     if isinstance(layer, PosteriorHead):
         with torch.no_grad():
             layer.weight.mul_(0.1)

@@ -26,7 +26,10 @@ def wide(values: Tensor) -> Tensor:
 
 
 class Likelihood(Protocol):
-    """What the model asks of an observation model, an `nn.Module` whose parameters train with the decoder."""
+    """What the model asks of an observation model, an `nn.Module` whose parameters train with the decoder.
+
+    Where it has an attribute `encodes_noise` that is true, the encoder sees the target in training, and not the images.
+    """
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """What is trained; `nn.Module` has it."""

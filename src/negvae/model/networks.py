@@ -86,7 +86,12 @@ def _upsample(channels: int, filters: int) -> nn.ConvTranspose2d:
     return nn.ConvTranspose2d(channels, filters, 5, stride=2, padding=2, output_padding=1)
 
 
-def _require(name: str, shape: Shape, wanted: Shape) -> None:
+def require(name: str, shape: Shape, wanted: Shape) -> None:
+    """Refuse images that network `name` is not made for.
+
+    Raises:
+        ValueError: the shape is not the wanted one.
+    """
     if shape != wanted:
         made_for, given = ("x".join(map(str, s)) for s in (wanted, shape))
         raise ValueError(
@@ -96,7 +101,7 @@ def _require(name: str, shape: Shape, wanted: Shape) -> None:
 
 def gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and a light decoder with the encoder's filters in reverse."""
-    _require("gray", shape, (1, 28, 28))
+    require("gray", shape, (1, 28, 28))
     decoder = nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)), nn.ReLU(),
         nn.Conv2d(64, 64, 5, padding=2), nn.ReLU(),
@@ -110,7 +115,7 @@ def gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 def gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and the decoder of Nalisnick et al. (2018)."""
-    _require("gray-paper", shape, (1, 28, 28))
+    require("gray-paper", shape, (1, 28, 28))
     decoder = nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)),
         _upsample(64, 32), nn.ReLU(),
@@ -124,7 +129,7 @@ def gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequen
 
 def color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Appendix A.2.2: 4x4 Conv-BatchNorm-ReLU, filters 32-64-128 and 128-64-image."""
-    _require("color", shape, (3, 32, 32))
+    require("color", shape, (3, 32, 32))
 
     def down(channels: int, filters: int) -> list[nn.Module]:
         conv = nn.Conv2d(channels, filters, 4, stride=2, padding=1, bias=False)

@@ -1,4 +1,4 @@
-"""Where negative samples come from."""
+"""Sources of negative samples."""
 
 from negvae.negatives.notation import Spec, auxiliary_names, build_source, parse
 from negvae.negatives.overlap import refuse_overlap

@@ -1,15 +1,15 @@
-"""The text by which run descriptions and the command line name a source of negatives.
+"""The text by which run configurations and the command line name a source of negatives.
 
 none                          no negatives: the baseline VAE
 emnist-letters                another data set, by name or path; also auxiliary:emnist-letters
-zoomed:imagenet32             random parts of its images, enlarged: more variety where a set is small
+zoomed:imagenet32             random parts of its images, enlarged: more variety if a set is small
 added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
-uniform-noise                 uniform integer pixels
+uniform-noise[:LARGEST]       uniform integer pixels from 0 to LARGEST (255)
 generated                     the model's own samples; the decoder is trained against the encoder
 augmented[:NAME,NAME...]      transformations of the inliers (`negvae.parts.TRANSFORMATIONS`)
 0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
 
-Further sources are written as their entries in `negvae.parts.SOURCES` say.
+Sources that are registered later are written as their entries in `negvae.parts.SOURCES` say.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from negvae.parts import SOURCES
 
 
 class Spec(NamedTuple):
-    """One parsed part of a source's text: its kind, its argument and its weight in the mixture."""
+    """One source in the notation: its name, its argument and its weight in the mixture."""
 
     kind: str
     argument: str
@@ -33,12 +33,24 @@ class Spec(NamedTuple):
 
 
 def parse(text: str) -> list[Spec]:
-    """Read the notation at the top of this module; "none" gives an empty list.
+    """Read the notation at the top of this module, without looking up whether a named data set exists.
 
-    Whether a data set of that name exists is not looked up here.
+    Args:
+        text: sources in this notation.
+
+    Returns:
+        One entry for each source of the mixture; "none" gives an empty list.
 
     Raises:
-        ValueError: a part is malformed; the message says which and how.
+        ValueError: if a part is malformed; the message says which and how.
+
+    >>> parse("0.7*augmented:jigsaw+0.3*generated")
+    [Spec(kind='augmented', argument='jigsaw', weight=0.7), Spec(kind='generated', argument='', weight=0.3)]
+    >>> parse("none")
+    []
+    >>> parse("generated:kmnist")
+    Traceback (most recent call last):
+    ValueError: negatives 'generated:kmnist': generated takes no argument, got 'kmnist'
     """
     if text.strip() == "none":
         return []
@@ -64,12 +76,12 @@ def parse(text: str) -> list[Spec]:
 
 
 def _is_source(kind: str, text: str) -> bool:
-    """Whether `kind` is a source; plugins are looked for where `text` is not known as a data set or path either."""
+    """Return whether `kind` is a source; plugins are imported only if `text` is no known data set or path either."""
     return kind in SOURCES or (text not in DATASETS and not is_path(text) and SOURCES.get(kind) is not None)
 
 
 def _value(spec: Spec, images: Mapping[str, Tensor]) -> tuple[()] | tuple[object]:
-    """What a source is made from: nothing, or its argument."""
+    """Return the positional arguments from which a source is made: none, or the argument that the text gives."""
     entry = SOURCES[spec.kind]
     if not spec.argument:
         return ()
@@ -77,8 +89,7 @@ def _value(spec: Spec, images: Mapping[str, Tensor]) -> tuple[()] | tuple[object
         try:
             return (float(spec.argument),)
         except ValueError:
-            wanted = entry.placeholder.lower() or "number"
-            raise ValueError(f"negatives: {spec.argument!r} is not a {wanted}, as in {entry.name}:0.25") from None
+            raise ValueError(f"negatives: {spec.argument!r} is not a number: {entry.notation} takes one") from None
     readers: dict[str, Callable[[str], object]] = {
         "data set": images.__getitem__,
         "names": lambda text: tuple(name.strip() for name in text.split(",")),
@@ -88,21 +99,34 @@ def _value(spec: Spec, images: Mapping[str, Tensor]) -> tuple[()] | tuple[object
 
 
 def auxiliary_names(text: str) -> list[str]:
-    """The data sets that a source's text draws on, each once."""
+    """Return the data sets that a source's text names, each once.
+
+    >>> auxiliary_names("kmnist+zoomed:kmnist+generated")
+    ['kmnist']
+    """
     specs = parse(text)
     return list(dict.fromkeys(spec.argument for spec in specs if SOURCES[spec.kind].argument == "data set"))
 
 
 def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> NegativeSource | None:
-    """The source that `text` describes; None for "none".
+    """Return the source of negatives that a text describes.
 
     Args:
-        text: in the notation of this module.
-        load_auxiliary: gives a data set's images (uint8, M x C x H x W, on the training device) by name or path; it is
-            called once for each set, in the order of `auxiliary_names`.
+        text: source in the notation of this module.
+        load_auxiliary: function that returns a data set's images (uint8, M x C x H x W, on the training device) by name
+            or path; it is called once for each set, in the order of `auxiliary_names`.
+
+    Returns:
+        The source; None for "none".
 
     Raises:
-        ValueError: the text or one of its arguments is refused.
+        ValueError: if the text or one of its arguments is refused.
+
+    >>> import torch
+    >>> images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
+    >>> source = build_source("0.5*kmnist+0.5*added-noise:0.1", lambda name: images)
+    >>> source.weights, source.sources[1]
+    ((0.5, 0.5), AddedNoise(sigma=0.1))
     """
     specs = parse(text)
     images = {name: load_auxiliary(name) for name in auxiliary_names(text)}

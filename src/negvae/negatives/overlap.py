@@ -1,4 +1,4 @@
-"""Check that no image is both an inlier and a negative."""
+"""The check that no image is both an inlier and a negative."""
 
 from __future__ import annotations
 
@@ -9,16 +9,23 @@ from torch import Tensor
 
 
 def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxiliary_name: str) -> None:
-    """Check that no image is both an inlier and a negative.
+    """Refuse auxiliary negatives if any of their images is an inlier too.
 
     Args:
-        inliers: uint8, N x C x H x W.
-        auxiliary: uint8, M x C x H x W.
-        inlier_name: for the message.
-        auxiliary_name: for the message.
+        inliers: inlier images, uint8, N x C x H x W.
+        auxiliary: negative images, uint8, M x C x H x W.
+        inlier_name: name of the inliers in the message.
+        auxiliary_name: name of the negatives in the message.
 
     Raises:
-        ValueError: the shapes differ, or an image stands in both sets.
+        ValueError: if the shapes differ, or if an image is in both sets.
+
+    >>> import torch
+    >>> black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    >>> refuse_overlap(black, black + 1, "a", "b")
+    >>> refuse_overlap(black, black[:1], "a", "b")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: negatives b overlap the inliers a: 1 of 1 images are identical ...
     """
     shapes = ["x".join(map(str, images.shape[1:])) for images in (inliers, auxiliary)]
     if shapes[0] != shapes[1]:
@@ -37,6 +44,6 @@ def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxilia
 
 
 def _digests(images: Tensor) -> Sequence[bytes]:
-    """One 128-bit hash for each image's pixels."""
+    """Return a 128-bit hash of each image's pixels."""
     rows = images.cpu().flatten(1).numpy()
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

@@ -1,4 +1,4 @@
-"""Where negative samples come from: each source gives a batch, made from the positives, the model and a generator."""
+"""Sources of negatives: each makes a batch from the positives, the model and a random generator."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from negvae.negatives.transformations import Transformation, box, zoom
 from negvae.parts import TRANSFORMATIONS, Takes
 
 DEFAULT_NOISE = 0.25
+LARGEST = 255
 EVERY = slice(None)
 
 
@@ -22,9 +23,9 @@ class NegativeBatch(NamedTuple):
     """One batch of negatives.
 
     Attributes:
-        given: images from outside the model (K x C x H x W, in [0, 1]); None where there are none.
-        generated: images from the generator (M x C x H x W), with the gradient to the decoder attached, so that it
-            can be trained to pull them back; None where there are none.
+        given: images that do not come from the model, K x C x H x W, in [0, 1]; None if there are none.
+        generated: images from the generator, M x C x H x W, with the gradient to the decoder attached, so that the
+            decoder can be trained against the encoder; None if there are none.
     """
 
     given: Tensor | None
@@ -32,41 +33,41 @@ class NegativeBatch(NamedTuple):
 
     @property
     def images(self) -> Tensor:
-        """What the encoder sends to the negative prior (K + M x C x H x W), without gradient."""
+        """Return all images of the batch (K + M x C x H x W), without gradient, as the encoder gets them."""
         parts = [part.detach() for part in self if part is not None]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     @property
     def size(self) -> int:
-        """K + M."""
+        """Return the number of images, K + M."""
         return sum(len(part) for part in self if part is not None)
 
 
 class NegativeSource(Protocol):
-    """What the training loop asks of a source of negatives."""
+    """A source of negatives, as the training loop uses it."""
 
     @property
     def adversarial(self) -> bool:
-        """Whether the generator network is trained against this source's negatives."""
+        """Return whether the generator network is trained against this source's negatives."""
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """As many negatives as there are positives (B x C x H x W, in [0, 1]), or the given rows of them.
+        """Return as many negatives as there are positives (B x C x H x W, in [0, 1]), or only the given rows of them.
 
         The same random numbers are drawn for some of the rows as for all.
         """
 
 
 BuildSource = Callable[..., NegativeSource]
-"""Makes a source, from its argument where it has one."""
+"""A function that makes a source, from its argument if it has one."""
 
 
 @dataclass(frozen=True)
 class Auxiliary:
-    """Random images of another data set.
+    """Random images of another data set (section 4.2 of the paper).
 
     Args:
-        images: the whole set as it is stored (uint8, M x C x H x W), on the training device.
-        change: what is done to those that are drawn.
+        images: all images of the set as they are stored (uint8, M x C x H x W), on the training device.
+        change: transformation of the images that are drawn; None leaves them as they are.
     """
 
     images: Tensor
@@ -74,7 +75,7 @@ class Auxiliary:
     adversarial = False
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """Rows drawn uniformly with replacement, each changed anew."""
+        """Draw images uniformly with replacement, and transform each anew."""
         size, device = (len(positives),), self.images.device
         chosen = torch.randint(len(self.images), size, generator=generator, device=device)
         if self.change is None:
@@ -83,7 +84,7 @@ class Auxiliary:
 
 
 def zoomed(images: Tensor) -> Auxiliary:
-    """Random parts of another data set's images, enlarged by 1 to 4 and some of them mirrored; see `Auxiliary`."""
+    """Return a source of random parts of another data set's images, enlarged by 1 to 4 and half of them mirrored."""
     return Auxiliary(images, partial(zoom, least=1.0))
 
 
@@ -92,18 +93,26 @@ class AddedNoise:
     """The inliers with isotropic Gaussian noise, clipped to [0, 1] (section 4.3 of the paper).
 
     Rows of features are standardized and have no bounds: their noise is not clipped.
+
+    Args:
+        sigma: standard deviation of the noise, in units of the [0, 1] pixel range or of the features' standard
+            deviation.
+
+    >>> positives = torch.full((4, 1, 8, 8), 0.5)
+    >>> AddedNoise(0.1).sample(positives, model=None, generator=torch.Generator()).given.shape
+    torch.Size([4, 1, 8, 8])
     """
 
     sigma: float = DEFAULT_NOISE
     adversarial = False
 
     def __post_init__(self) -> None:
-        """Refuse a sigma that adds nothing."""
+        """Refuse a sigma that adds no noise."""
         if not 0 < self.sigma < float("inf"):
             raise ValueError(f"added-noise: sigma is {self.sigma}: it must be a finite number above 0")
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """One noisy copy of each positive."""
+        """Return one noisy copy of each positive."""
         noise = torch.empty_like(positives).normal_(0, self.sigma, generator=generator)
         noisy = (positives + noise)[rows]
         return NegativeBatch(noisy if _are_rows(positives) else noisy.clamp_(0, 1))
@@ -111,21 +120,36 @@ class AddedNoise:
 
 @dataclass(frozen=True)
 class UniformNoise:
-    """Each pixel a uniform integer in 0..255 (Table 5, "random"); rows of features: uniform in a box around them."""
+    """Uniform integer pixels (Table 5, "random"); for rows of features, values in a box around them.
 
+    Args:
+        largest: intensity of the range 0..largest, a whole number; 254 in the authors' runs.
+    """
+
+    largest: float = LARGEST
     adversarial = False
 
+    def __post_init__(self) -> None:
+        """Refuse what is no intensity above 0."""
+        if self.largest not in range(1, LARGEST + 1):
+            raise ValueError(
+                f"uniform-noise: the largest intensity is {self.largest:g}: it must be a whole number, from 1 to"
+                f" {LARGEST}"
+            )
+
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """Fresh noise for every batch."""
+        """Draw new noise for every batch."""
         if _are_rows(positives):
             return NegativeBatch(box(positives, generator)[rows])
-        noise = torch.randint(256, positives.shape, generator=generator, device=positives.device)[rows]
+        noise = torch.randint(int(self.largest) + 1, positives.shape, generator=generator, device=positives.device)[
+            rows
+        ]
         return NegativeBatch(noise.to(positives.dtype).div_(255))
 
 
 @dataclass(frozen=True)
 class Generated:
-    """G(z), z ~ N(0, I): the model's own samples, the paper's fully unsupervised variant (section 3).
+    """The model's own samples G(z), z ~ N(0, I): the paper's fully unsupervised variant (section 3).
 
     The encoder sends them to the negative prior, with the gradient stopped at the image; the generator is
     trained to bring them back to the positive one.
@@ -134,7 +158,7 @@ class Generated:
     adversarial = True
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """Mean images of fresh codes."""
+        """Return the mean images of new codes."""
         z = model.prior.sample(len(positives), generator, positives.device)
         images = model.generate(z[rows])
         return NegativeBatch(None, images)
@@ -147,13 +171,17 @@ class Augmented:
     Args:
         transformations: functions of images and a random generator, or names in `negvae.parts.TRANSFORMATIONS`; None
             for those that are the default for the kind of data.
+
+    >>> positives = torch.rand(6, 1, 8, 8)
+    >>> Augmented(("jigsaw", "mixup")).sample(positives, model=None, generator=torch.Generator()).size
+    6
     """
 
     transformations: tuple[str | Transformation, ...] | None = None
     adversarial = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown or no transformations."""
+        """Refuse unknown transformations, and an empty list of them."""
         if self.transformations is None:
             return
         if not self.transformations:
@@ -163,7 +191,7 @@ class Augmented:
                 TRANSFORMATIONS[each]
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """One transformed copy of each positive."""
+        """Return one transformed copy of each positive."""
         chosen = _applying(self.transformations, "features" if _are_rows(positives) else "images")
         # Some transformations mix images, so a share is two images at least.
         if len(positives) < 2 * len(chosen):
@@ -176,7 +204,7 @@ class Augmented:
 
 
 def _applying(chosen: tuple[str | Transformation, ...] | None, kind: Takes) -> list[Transformation]:
-    """The transformations themselves; those that are named must be for this kind of data."""
+    """Return the transformations themselves, and refuse names that are not for this kind of data."""
     known = {entry.name: entry for entry in TRANSFORMATIONS.entries() if entry.takes == kind}
     if chosen is None:
         return [entry.load() for entry in known.values() if entry.default]
@@ -188,17 +216,21 @@ def _applying(chosen: tuple[str | Transformation, ...] | None, kind: Takes) -> l
 
 
 def _are_rows(prepared: Tensor) -> bool:
-    """Whether these are rows of features, N x D x 1 x 1, and not images."""
+    """Return whether these are rows of features, N x D x 1 x 1, instead of images."""
     return prepared.shape[2:] == (1, 1)
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """Several sources, each giving a fixed share of every batch.
+    """Several sources, each with a fixed share of every batch.
 
     Args:
-        sources: the parts.
-        weights: their shares, positive; they need not sum to one.
+        sources: sources of the mixture.
+        weights: share of each source, positive; the sum need not be 1.
+
+    >>> mixture = Mixture((AddedNoise(0.1), UniformNoise()), (3.0, 1.0))
+    >>> mixture.adversarial, mixture.sample(torch.rand(8, 1, 4, 4), None, torch.Generator()).size
+    (False, 8)
     """
 
     sources: tuple[NegativeSource, ...]
@@ -213,11 +245,11 @@ class Mixture:
 
     @property
     def adversarial(self) -> bool:
-        """Whether any part is."""
+        """Return whether the generator network is trained against any of the sources."""
         return any(source.adversarial for source in self.sources)
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """The parts' batches one after the other, over consecutive shares of the (shuffled) positives."""
+        """Return the sources' batches one after the other, over consecutive shares of the (shuffled) positives."""
         cumulative, total = 0.0, sum(self.weights)
         cuts = []
         for weight in self.weights[:-1]:

@@ -1,8 +1,12 @@
-"""Label-free transformations that turn a batch of inliers into near-manifold negatives.
+"""Label-free transformations that turn a batch of inliers into negatives close to the inliers.
 
 Each takes images (N x C x H x W, floats in [0, 1], N >= 2) and a random generator on their device, and returns
 as many images of the same shape and range. None keeps state or waits for the device. `shuffled`, `box` and `spread`
 take rows of standardized features (N x D x 1 x 1, any range) instead. Names are in `negvae.parts.TRANSFORMATIONS`.
+
+>>> images = torch.rand(4, 3, 32, 32)
+>>> sketch(jigsaw(images, torch.Generator()), torch.Generator()).shape
+torch.Size([4, 3, 32, 32])
 """
 
 from __future__ import annotations
@@ -19,13 +23,19 @@ Transformation = Callable[[Tensor, torch.Generator], Tensor]
 
 
 def uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """One number an image, shaped N x 1 x 1 x 1."""
+    """Draw one number for each image, uniform between `low` and `high`, N x 1 x 1 x 1."""
     values = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
     return low + (high - low) * values
 
 
 def jigsaw(images: Tensor, generator: torch.Generator, grid: int = 4) -> Tensor:
-    """Cut each image into grid x grid tiles and shuffle them; a remainder at the right and bottom edge stays."""
+    """Cut each image into grid x grid tiles and shuffle them; a remainder at the right and bottom edge stays.
+
+    >>> images = torch.rand(2, 1, 8, 8)
+    >>> tiled = jigsaw(images, torch.Generator(), grid=2)
+    >>> torch.equal(tiled.flatten(1).sort().values, images.flatten(1).sort().values)
+    True
+    """
     n, channels, height, width = images.shape
     th, tw = height // grid, width // grid
     tiles = images[:, :, : th * grid, : tw * grid].reshape(n, channels, grid, th, grid, tw)
@@ -39,7 +49,7 @@ def jigsaw(images: Tensor, generator: torch.Generator, grid: int = 4) -> Tensor:
 
 
 def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Paste a rectangle of the next image of the batch: sides between 0.4 and 0.8 of the image's."""
+    """Paste a rectangle of the next image of the batch, with sides between 0.4 and 0.8 of the image's."""
     height, width = images.shape[2:]
     inside = []
     for size, shape in ((height, (1, 1, height, 1)), (width, (1, 1, 1, width))):
@@ -57,7 +67,7 @@ def mixup(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turn by 90, 180 or 270 degrees; images that are not square, by 180."""
+    """Rotate by 90, 180 or 270 degrees; images that are not square, by 180."""
     half = images.rot90(2, (2, 3))
     if images.shape[2] != images.shape[3]:
         return half
@@ -67,7 +77,7 @@ def rotation(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def sketch(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Edges: the Sobel gradient's magnitude for each channel, stretched to [0, 1] image by image."""
+    """Replace images by their edges: the Sobel gradient's magnitude per channel, scaled to [0, 1] for each image."""
     rows = images.flatten(0, 1)[:, None]
     gradient = conv2d(pad(rows, (1, 1, 1, 1), mode="replicate"), _sobel(images.device, images.dtype))
     magnitude = gradient.square().sum(1).sqrt().reshape(images.shape)
@@ -77,18 +87,18 @@ def sketch(images: Tensor, generator: torch.Generator) -> Tensor:
 @functools.cache
 @torch.inference_mode(False)  # kept for training, even where a picture asks first
 def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Both Sobel kernels (2 x 1 x 3 x 3), brought to the device once."""
+    """Return both Sobel kernels (2 x 1 x 3 x 3), which are copied to the device once."""
     kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
     return torch.stack([kernel, kernel.T])[:, None].to(device, dtype)
 
 
 def sketched_jigsaw(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Edges of the shuffled tiles: texture and strokes without the inliers' layout."""
+    """Replace images by the edges of their shuffled tiles: texture and strokes without the inliers' layout."""
     return sketch(jigsaw(images, generator), generator)
 
 
 def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Procedural drawings: thin level sets of smooth random fields, on each image's median color."""
+    """Draw thin level sets of smooth random fields on each image's median color."""
     n, channels, height, width = images.shape
     coarse = torch.randn(n, 1, 5, 5, generator=generator, device=images.device)
     field = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
@@ -110,13 +120,13 @@ def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Each feature permuted across the rows by itself: the product of the marginals, dependence gone."""
+    """Permute each feature across the rows on its own: samples of the product of the marginals, without dependence."""
     order = torch.rand(rows.shape, generator=generator, device=rows.device).argsort(0)
     return rows.gather(0, order)
 
 
 def box(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Uniform in the rows' bounding box, made twice as wide around its center."""
+    """Draw uniformly from the rows' bounding box, made twice as wide around its center."""
     low, high = rows.amin(0), rows.amax(0)
     # A feature without any spread still gets values to either side.
     half = ((high - low) / 2).clamp_min(0.5)
@@ -125,15 +135,15 @@ def box(rows: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def spread(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Each row plus Gaussian noise of 0.5 to 3 standard deviations, drawn row by row; rows are standardized."""
+    """Add Gaussian noise of 0.5 to 3 standard deviations, drawn for each row, to standardized rows."""
     noise = torch.empty_like(rows).normal_(generator=generator)
     return rows + uniform(rows, 0.5, 3, generator) * noise
 
 
 def zoom(images: Tensor, generator: torch.Generator, least: float = 1.5, most: float = 4.0) -> Tensor:
-    """A random part of each image, enlarged by `least` to `most` (log-uniform, bilinear); every other one mirrored.
+    """Enlarge a random part of each image by `least` to `most` (log-uniform, bilinear), and mirror half of the images.
 
-    Much less than 1.5 would leave many inliers what they are: negatives that are inliers.
+    With factors much below 1.5, many results would still be inliers.
     """
     n = len(images)
     share = torch.exp(

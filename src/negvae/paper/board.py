@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from negvae.paper.published import Setting
-from negvae.training.progress import ProgressUpdate
+from negvae.training.reporting import ProgressUpdate
 
 PLAIN_SECONDS = 30.0
 

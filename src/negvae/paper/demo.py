@@ -29,7 +29,7 @@ from negvae.runs.resolve import describe
 from negvae.runs.train import run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve
-from negvae.training.progress import OnProgress
+from negvae.training.reporting import OnProgress
 
 TRAIN, OOD = "fashion-mnist", "mnist"
 LETTERS = ("emnist-letters", "kmnist")

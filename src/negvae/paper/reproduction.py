@@ -174,9 +174,9 @@ def _reading(found: CellResults) -> Section:
     judgments = [judge(claim, found) for claim in CLAIMS]
     words = {True: "yes", False: "no", None: "results missing"}
     claims = DataTable(
-        ["What the paper says", "Holds here", "Our figures"],
-        [[j.claim.text, words[j.holds], j.evidence or "-"] for j in judgments],
-        align="lll",
+        ["What the paper says", "Holds by its own figures", "Holds here", "Our figures"],
+        [[j.claim.text, words[j.published], words[j.holds], j.evidence or "-"] for j in judgments],
+        align="llll",
     )
     counted = (
         f"{sum(j.holds is True for j in judgments)} of {len(judgments)} claims hold."

@@ -25,12 +25,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import stdtrit
+
 from negvae.config import RunConfig
 from negvae.files import write_text
 from negvae.paper.profiles import Profile
 from negvae.paper.published import ROWS, Cell, Setting
 
 Result = dict[str, Any]
+PAPER_SEEDS = 5
+"""Runs behind each published figure."""
+
+
+QUANTILES = 401
+"""Order statistics that are kept of a score."""
+
+
+def order_statistics(scores: NDArray[Any]) -> list[float]:
+    """Evenly spaced order statistics of scores (N), to five digits; all of them where they are fewer."""
+    ordered = np.sort(scores)
+    chosen = np.unique(np.linspace(0, len(ordered) - 1, QUANTILES).round().astype(int))
+    return [float(f"{value:.5g}") for value in ordered[chosen]]
 
 
 def run_name(setting: Setting, seed: int) -> str:
@@ -106,6 +123,7 @@ class Figure:
         std: ours, with n - 1 in the denominator; None for a single seed.
         paper_mean: published; None where the paper prints none.
         paper_std: published.
+        values: ours, of each seed in order.
     """
 
     row: str
@@ -113,6 +131,7 @@ class Figure:
     std: float | None
     paper_mean: float | None
     paper_std: float | None
+    values: tuple[float, ...] = ()
 
     @property
     def difference(self) -> float | None:
@@ -125,6 +144,24 @@ class Figure:
         if self.paper_std is None:
             return None
         return math.hypot(self.std or 0.0, self.paper_std, 0.005, 0.005)
+
+    @property
+    def welch(self) -> tuple[float, float] | None:
+        """Welch's 95% interval of the difference between the means over seeds, the paper's being of `PAPER_SEEDS` runs.
+
+        None without a published figure or a spread of ours. Published spreads are rounded to 0.01: one printed as 0.00
+        counts as 0, and the interval is then ours alone.
+        """
+        ours, theirs, count = self.std, self.paper_std, len(self.values)
+        if self.difference is None or ours is None or theirs is None or count < 2:
+            return None
+        shares = ours**2 / count, theirs**2 / PAPER_SEEDS
+        error = math.sqrt(sum(shares))
+        if not 0 < error < math.inf:
+            return (self.difference, self.difference) if error == 0 else None
+        freedom = error**4 / (shares[0] ** 2 / (count - 1) + shares[1] ** 2 / (PAPER_SEEDS - 1))
+        half = float(stdtrit(freedom, 0.975)) * error
+        return self.difference - half, self.difference + half
 
     @property
     def within(self) -> bool | None:
@@ -187,7 +224,12 @@ def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
         values = [float(result["evaluation"][cell.ood][row]) for result in good]
         published = cell.paper.get(row)
         figures[row] = Figure(
-            row, _mean(values), _std(values), published and published.mean, published and published.std
+            row,
+            _mean(values),
+            _std(values),
+            published and published.mean,
+            published and published.std,
+            tuple(values),
         )
     return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures)
 

@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import Tensor
@@ -34,7 +33,7 @@ from negvae.negatives import auxiliary_names
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.published import OOD, Setting
-from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
+from negvae.paper.results import Result, order_statistics, result_path, run_name, same_run, up_to_date, write_result
 from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
@@ -47,12 +46,11 @@ from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.checkpoint import read_progress
 from negvae.training.history import read_metrics
 from negvae.training.loop import TrainingResult
-from negvae.training.progress import ProgressUpdate
+from negvae.training.reporting import ProgressUpdate
 from negvae.training.run import TrainingDivergedError
 
 SHOWN = 8
 """Pictures of each kind kept for seed 0."""
-QUANTILES = 401
 CURVE = ("auc_bpd", "auc_kl", "auc_prior_ratio", "nats_per_dim_test", "nats_per_dim_ood")
 
 
@@ -403,16 +401,11 @@ def _evaluation(
 
 
 def _quantiles(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
-    """Evenly spaced order statistics of every score, to five digits; all scores where there are fewer."""
     sides = {"inliers": comparison.inlier_scores, "ood": comparison.ood_scores}
-    values: dict[str, dict[str, list[float]]] = {}
-    for score in ("bpd", "kl"):
-        values[score] = {}
-        for side, scores in sides.items():
-            ordered = np.sort(scores[score].double().numpy())
-            chosen = np.unique(np.linspace(0, len(ordered) - 1, QUANTILES).round().astype(int))
-            values[score][side] = [float(f"{value:.5g}") for value in ordered[chosen]]
-    return values
+    return {
+        score: {side: order_statistics(scores[score].double().numpy()) for side, scores in sides.items()}
+        for score in ("bpd", "kl")
+    }
 
 
 def _notes(config: RunConfig, *tests: ImageSet) -> list[str]:

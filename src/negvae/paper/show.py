@@ -10,7 +10,7 @@ from typing import Any
 import rich.table
 
 from negvae.paper.profiles import Profile
-from negvae.paper.published import LEARNED, ROWS, Cell, PaperTable, Published, cells
+from negvae.paper.published import ENLARGED, LEARNED, ROWS, Cell, PaperTable, Published, cells
 from negvae.paper.results import CellResult, Figure, collect
 from negvae.report.tables import DataTable, terminal
 
@@ -19,6 +19,7 @@ LABELS = {
     "bernoulli": "Bernoulli", "gaussian": "Gaussian", "quantized-gaussian": "Q. Gaussian",
     LEARNED: "Gaussian, learned sigma",
     "none": "no negatives", "emnist-letters": "EMNIST-Letters", "kmnist": "KMNIST", "imagenet32": "ImageNet 32x32",
+    ENLARGED: "ImageNet 32x32, half enlarged",
     "uniform-noise": "uniform noise", "added-noise:0.25": "added noise", "generated": "generated",
 }  # fmt: skip
 """Names of sets, likelihoods and negatives as people write them."""
@@ -144,8 +145,13 @@ def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, An
             figure, published = result.figures.get(row), cell.paper.get(row)
             ours = None
             if figure is not None:
+                welch = figure.welch
                 ours = {"mean": _json(figure.mean), "std": _json(figure.std), "seeds": result.seeds,
-                        "profile": profile.name, "data_notes": result.notes}  # fmt: skip
+                        "values": [_json(value) for value in figure.values], "profile": profile.name,
+                        "difference": _json(figure.difference), "combined_spread": _json(figure.combined_spread),
+                        "welch_95": welch and [_json(end) for end in welch], "within": figure.within,
+                        "run_negatives": result.results[0]["config"]["negatives"],
+                        "data_notes": result.notes}  # fmt: skip
             entries.append({
                 "table": cell.table, "row": row, "train": cell.setting.data, "ood": cell.ood,
                 "likelihood": cell.setting.likelihood, "negatives": cell.setting.negatives,

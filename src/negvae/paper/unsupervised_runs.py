@@ -18,6 +18,7 @@ from negvae.data import ImageSet, load
 from negvae.paper import unsupervised as beyond
 from negvae.paper.proxies import PROXIES
 from negvae.paper.published import Setting
+from negvae.paper.results import order_statistics
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.resolve import hold_out
 from negvae.scoring.metrics import auroc
@@ -46,7 +47,8 @@ def evaluate(
         limit: of images for the proxies, and of those in `likelihood_regret`.
 
     Returns:
-        For the result file: "evaluation" (by set: AUROC of every score, with intervals), "proxies" (by proxy),
+        For the result file: "evaluation" (by set: AUROC of every score, with intervals), "quantiles" (by set and score:
+        order statistics of both sides), "proxies" (by proxy),
         "nats_per_dim_test", "false_alarms" (share of the test set that alarms at the calibrated threshold),
         "ensemble" (models behind "waic" and "combined, ensemble") and "score_seconds".
     """
@@ -71,12 +73,13 @@ def evaluate(
         return scores
 
     inliers = measured(torch.from_numpy(test.images))
+    outliers = {name: measured(torch.from_numpy(images.images)) for name, images in others.items()}
     content: dict[str, Any] = {
         "evaluation": {
-            name: _areas(inliers, measured(torch.from_numpy(images.images)))
-            | {"count": min(len(images.images), TEST_IMAGES)}
+            name: _areas(inliers, outliers[name]) | {"count": min(len(images.images), TEST_IMAGES)}
             for name, images in others.items()
         },
+        "quantiles": {name: _quantiles(inliers, scores) for name, scores in outliers.items()},
         "nats_per_dim_test": float(inliers["bpd"].astype(np.float64).mean() * math.log(2)),
         "false_alarms": float(calibration.is_outlier(inliers[calibration.score]).mean()),
         "target_fpr": calibration.target_fpr,
@@ -132,6 +135,11 @@ def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str,
         scores = scorer((proxy(made_strange, randomness) * 255).round().byte(), names)
         areas[name] = {score: round(auroc(usual[score], scores[score])[0], 5) for score in names}
     return areas
+
+
+def _quantiles(inliers: ScoreArrays, outliers: ScoreArrays) -> dict[str, dict[str, list[float]]]:
+    sides = {"inliers": inliers, "ood": outliers}
+    return {name: {side: order_statistics(scores[name]) for side, scores in sides.items()} for name in inliers}
 
 
 def _areas(inliers: ScoreArrays, outliers: ScoreArrays) -> dict[str, Any]:

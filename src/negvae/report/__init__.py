@@ -1,1 +1,1 @@
-"""Pages, charts, tables and image strips. Each module is imported where it is used: this package imports nothing."""
+"""Pages, charts, tables and image strips. Each module is imported when it is used: this package imports nothing."""

@@ -44,7 +44,7 @@ class Section:
 
 @cache
 def templates() -> jinja2.Environment:
-    """Load the templates of this package, which escape every value they are given and refuse to miss one."""
+    """Load the templates of this package, which escape all values and raise an error if one is missing."""
     return jinja2.Environment(
         loader=jinja2.PackageLoader("negvae.report"), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
@@ -52,17 +52,36 @@ def templates() -> jinja2.Environment:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """Fill the template of this name."""
+    """Fill the template with this name.
+
+    >>> render("facts", pairs={"commit": "<none>"}).count("&lt;none&gt;")
+    1
+    """
     return Markup(templates().get_template(f"{template}.html.j2").render(values))
 
 
-def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "") -> str:
-    """Make one complete document; from four sections on, links to them stand at its top."""
-    return str(render("page", title=title, sections=sections, subtitle=subtitle, footer=footer, policy=POLICY))
+def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer: str = "", refresh: int = 0) -> str:
+    """Make a complete HTML document, which starts with links to its sections if there are four or more.
+
+    >>> page("Scores", [Section("Counts", facts({"rows": "10"}))]).lower().startswith("<!doctype html>")
+    True
+
+    Args:
+        title: title in plain text.
+        sections: sections of the page, in order.
+        subtitle: plain text below the title.
+        footer: plain text at the end.
+        refresh: seconds after which a browser loads the page again; 0 for never.
+
+    Returns:
+        The document.
+    """
+    values = {"title": title, "sections": sections, "subtitle": subtitle, "footer": footer, "refresh": refresh}
+    return str(render("page", **values, policy=POLICY))
 
 
 def write(path: Path, html: str) -> None:
-    """Write a page whole or not at all, making the folders it needs."""
+    """Write a page, whole or not at all, and make the folders that it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         # File names can hold lone surrogates, which UTF-8 has no bytes for.
@@ -70,17 +89,17 @@ def write(path: Path, html: str) -> None:
 
 
 def chart(figure: Figure, title: str = "") -> Markup:
-    """Put a chart below its title."""
+    """Place a chart below its title."""
     return render("chart", title=title, svg=svg(figure))
 
 
 def row(*figures: Markup) -> Markup:
-    """Put charts and grids side by side; they wrap where the screen is narrow."""
+    """Place charts and grids side by side; they wrap if the screen is narrow."""
     return render("row", figures=figures)
 
 
 def facts(pairs: Mapping[str, str]) -> Markup:
-    """List names and what they stand for, such as where results come from."""
+    """Render names and their values as a list, such as the provenance of results."""
     return render("facts", pairs=pairs)
 
 
@@ -92,10 +111,13 @@ def image_grid(images: NDArray[Any], *, columns: int = 10, scale: int = 2, capti
         columns: The number of images in a line.
         scale: The number of screen pixels for each image pixel.
         caption: Plain text below.
-        alt: What a reader who cannot see the images should know; the caption by default.
+        alt: A description for readers who cannot see the images; the caption by default.
+
+    Returns:
+        Safe HTML.
 
     Raises:
-        ValueError: The array is something else or empty, or `columns` or `scale` is below 1.
+        ValueError: If the array is something else or empty, or `columns` or `scale` is below 1.
     """
     if scale < 1:
         raise ValueError(f"image grid: scale {scale} should be 1 or more")

@@ -38,7 +38,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", INK)
 DASHES: tuple[Any, ...] = ("-", (0, (3.7, 1.6)), (0, (1, 1.4)), (0, (4.7, 1.6, 1, 1.6)))
 VARIABLES = {color: f"var(--c{number})" for number, color in enumerate(COLORS)}
 VARIABLES |= {INK: "var(--ink)", SOFT: "var(--soft)", RULE: "var(--rule)"}
-"""What stands in a page for each color of a figure; `templates/style.css` gives both their values, light and dark."""
+"""The page's variable for each color of a figure; `templates/style.css` has its light and its dark value."""
 
 WIDTH, HEIGHT, SQUARE = 5.0, 3.3, 4.6  # inches, the heights without legend and notes
 PERCENTS = (1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
@@ -66,18 +66,25 @@ def histogram(
 ) -> Figure:
     """Draw the distributions of scores over one another: the share of each series that falls into each bin.
 
-    Values beyond the axis, infinities too, are gathered in an outer bar on its side. Where one peak would flatten
+    Values beyond the axis, including infinities, are counted in an outer bar on their side. If one peak would flatten
     the others, the vertical axis is a square-root scale. The figure says all of this.
 
     Args:
         series: The numbers, in arrays of any shape, by the name in the legend. NaN are left out and counted in a note.
-        xlabel: What the numbers are, with their unit.
-        bins: The number of bins, apart from the outer bars; `negvae.report.scales.binned` says where they lie.
-        log_x: Whether the horizontal axis is logarithmic; None lets the numbers decide.
+        xlabel: The label of the horizontal axis, with the unit.
+        bins: The number of bins, apart from the outer bars; `negvae.report.scales.binned` chooses their edges.
+        log_x: Whether the horizontal axis is logarithmic; None chooses by the numbers.
         marks: Vertical lines, such as a threshold, by the name in the legend. One beyond the axis is drawn on its edge.
 
+    Returns:
+        The figure.
+
     Raises:
-        ValueError: There is no series, one is empty, or `bins` is below 1.
+        ValueError: If there is no series, one is empty, or `bins` is below 1.
+
+    >>> figure = histogram({"inliers": np.arange(10.0), "outliers": np.arange(5.0, 20.0)}, xlabel="score (nats)")
+    >>> figure.axes[0].get_xlabel()
+    'score (nats)'
     """
     arrays = {name: np.asarray(values, np.float64).reshape(-1) for name, values in series.items()}
     if empty := [name for name, values in arrays.items() if not values.size]:
@@ -124,8 +131,11 @@ def roc(curves: Mapping[str, tuple[Array, Array]]) -> Figure:
         curves: The rates of false and of true positives (two arrays of n >= 2, all within 0 to 1), by the name in
             the legend, which may state the area under the curve.
 
+    Returns:
+        The figure.
+
     Raises:
-        ValueError: There is no curve, or one is not such a pair.
+        ValueError: If there is no curve, or one is not such a pair.
     """
     if not curves:
         raise ValueError("ROC: there is no curve")
@@ -152,16 +162,19 @@ def lines(
     ylabel: str,
     bands: Mapping[str, tuple[Array, Array]] | None = None,
 ) -> Figure:
-    """Draw lines over a common axis, such as a metric over epochs; they break where a value is not finite.
+    """Draw lines over a common axis, such as a metric over epochs; they break at values that are not finite.
 
     Args:
         series: The x and the y of each line (two arrays of n), by the name in the legend.
-        xlabel: What x is, with its unit.
-        ylabel: What y is, with its unit.
+        xlabel: The label of the x axis, with the unit.
+        ylabel: The label of the y axis, with the unit.
         bands: The lower and the upper ends (two arrays of n) of shaded bands, by the name of their series.
 
+    Returns:
+        The figure.
+
     Raises:
-        ValueError: Lengths differ, a band has no series, or there is no finite point at all.
+        ValueError: If lengths differ, a band has no series, or there is no finite point at all.
     """
     bands = bands or {}
     if unknown := [name for name in bands if name not in series]:
@@ -197,11 +210,14 @@ def scatter(series: Mapping[str, tuple[Array, Array]], *, xlabel: str, ylabel: s
 
     Args:
         series: The x and the y of the points (two arrays of n), by the name in the legend.
-        xlabel: What x is.
-        ylabel: What y is.
+        xlabel: The label of the x axis.
+        ylabel: The label of the y axis.
+
+    Returns:
+        The figure.
 
     Raises:
-        ValueError: Lengths differ, or there is no finite point at all.
+        ValueError: If lengths differ, or there is no finite point at all.
     """
     data = {name: _pair("scatter", name, pair) for name, pair in series.items()}
     kept = {name: points[:, (np.abs(points) <= LARGEST).all(0)] for name, points in data.items()}
@@ -221,8 +237,11 @@ def scatter(series: Mapping[str, tuple[Array, Array]], *, xlabel: str, ylabel: s
 def svg(figure: Figure) -> Markup:
     """Render a figure as an <svg> element for a page.
 
-    The same figure gives the same bytes. Text stays text, in the page's font; colors are the page's variables, so
-    that they follow its light or dark style; nothing in it refers to anything elsewhere.
+    The same figure gives the same bytes. Text remains text, in the page's font; colors are the page's variables, so
+    that they follow its light or dark style; the element refers to nothing outside of it.
+
+    >>> svg(lines({"loss": ([1, 2], [0.4, 0.3])}, xlabel="epoch", ylabel="nats")).startswith("<svg")
+    True
     """
     buffer = io.BytesIO()
     with _style():
@@ -274,7 +293,7 @@ def save(figure: Figure, path: Path) -> list[Path]:
 
 @contextmanager
 def _style() -> Iterator[None]:
-    """Our settings on top of matplotlib's own defaults, whatever the host program's are, which come back after."""
+    """Apply our settings on top of matplotlib's defaults, and restore the host program's settings after the block."""
     with _LOCK, matplotlib.style.context(STYLE, after_reset=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # a browser has more fonts
         yield
@@ -289,7 +308,7 @@ def _axes(xlabel: str, ylabel: str, height: float = HEIGHT) -> tuple[Figure, Axe
 
 
 def _finish(figure: Figure, handles: Sequence[Artist], names: Sequence[str], note: str = "") -> None:
-    """Add the legend above and the note below, and the room that they take."""
+    """Add the legend above and the note below, and make the figure higher by their size."""
     columns = 2 if max(map(len, names)) <= 20 else 1
     # Set afterwards: matplotlib leaves out names that start with an underscore.
     legend = figure.legend(handles, ["-"] * len(names), loc="outside upper left", ncols=columns, borderaxespad=0)
@@ -307,7 +326,7 @@ def _finish(figure: Figure, handles: Sequence[Artist], names: Sequence[str], not
 
 
 def _look(index: int) -> dict[str, Any]:
-    """Color and dashes of a line: seven colors and four dashes make 28 that differ."""
+    """Return color and dashes of a line: seven colors and four dashes make 28 that differ."""
     return {"color": COLORS[index % len(COLORS)], "linestyle": _dash(index)}
 
 
@@ -316,13 +335,13 @@ def _dash(index: int) -> Any:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Any text in lines of this width, without the characters that no font has."""
+    """Break a text into lines of this width, and remove the characters that no font has."""
     return "\n".join(textwrap.wrap("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text), width,
                                    break_on_hyphens=False))  # fmt: skip
 
 
 def _pair(what: str, name: str, arrays: Sequence[Array]) -> Floats:
-    """Arrays of n as one array (arrays x n)."""
+    """Return arrays of n as one array (arrays x n)."""
     rows = [np.asarray(values, np.float64) for values in arrays]
     if any(values.ndim != 1 or values.shape != rows[0].shape for values in rows):
         raise ValueError(f"{what}: arrays of {name!r} are {[v.shape for v in rows]}, not of one length")
@@ -330,14 +349,14 @@ def _pair(what: str, name: str, arrays: Sequence[Array]) -> Floats:
 
 
 def _thinned(curve: Floats, most: int) -> Floats:
-    """At most so many points of a curve (2 x n), evenly spread over its length, from the first to the last."""
+    """Return at most `most` points of a curve (2 x n), evenly spaced over its length, with the first and the last."""
     travelled = np.cumsum(np.r_[0, np.abs(np.diff(curve)).sum(0)])
     at = np.searchsorted(travelled, np.linspace(0, travelled[-1], most))
     return curve if curve.shape[1] <= most else curve[:, np.unique(np.r_[at[:-1], curve.shape[1] - 1])]
 
 
 def _edges(found: Bins) -> tuple[Floats, dict[str, float]]:
-    """Edges of the outer bars, of the gaps beside them and of all bins, and where the outer bars in use stand.
+    """Return the edges of all bins, outer bars and the gaps beside them, and the positions of the outer bars in use.
 
     Returns:
         bins + 5 edges, and the middles of the outer bars by their side: "low", "high".
@@ -352,7 +371,7 @@ def _edges(found: Bins) -> tuple[Floats, dict[str, float]]:
 
 
 def _suffix(found: Bins) -> str:
-    """What the label of the axis adds."""
+    """Return the addition to the label of an axis that is logarithmic."""
     unit = found.scale.unit
     if not unit:
         return ""
@@ -360,7 +379,7 @@ def _suffix(found: Bins) -> str:
 
 
 def _set_ticks(axes: Axes, found: Bins, outer: Mapping[str, float]) -> None:
-    """Round numbers, and below the outer bars the ends of the axis, which have precedence where labels crowd."""
+    """Label round numbers and, below the outer bars, the ends of the axis, which take precedence if labels overlap."""
     low, high = found.places[[0, -1]]
     shown = {side: ("<" if side == "low" else ">") + short(float(found.scale.inverse(low if side == "low" else high)))
              for side in outer}  # fmt: skip
@@ -376,7 +395,7 @@ def _set_ticks(axes: Axes, found: Bins, outer: Mapping[str, float]) -> None:
 
 
 def _round_numbers(scale: Scale, low: float, high: float) -> list[float]:
-    """About six round numbers within two places of a scale."""
+    """Return about six round numbers between two places of a scale."""
     ends = scale.inverse([low, high])
     factors = (1.0,) if high - low > 2.5 else (1.0, 2.0, 5.0)
     even = MaxNLocator(6, steps=[1, 2, 5, 10])
@@ -391,7 +410,7 @@ def _round_numbers(scale: Scale, low: float, high: float) -> list[float]:
 
 
 def _percents(top: float) -> list[float]:
-    """Shares up to the largest that stand apart on a square-root scale."""
+    """Return the shares up to the largest whose labels do not overlap on a square-root scale."""
     kept = [0.0]
     for share in PERCENTS:
         if share <= top and all(abs(share**0.5 - other**0.5) > 0.1 * top**0.5 for other in kept):
@@ -400,7 +419,7 @@ def _percents(top: float) -> list[float]:
 
 
 def _not_shown(arrays: Mapping[str, Floats]) -> list[str]:
-    """What a histogram says of the values that are not finite."""
+    """Return the notes of a histogram about values that are not finite."""
     notes = []
     for name, values in arrays.items():
         lost, endless = int(np.isnan(values).sum()), int(np.isinf(values).sum())
@@ -414,14 +433,14 @@ def _local(name: str) -> str:
 
 
 def _compact(places: str) -> str:
-    """Places, or a path, in tenths of a pixel; small round marks in hundredths."""
+    """Write coordinates, or a path, in tenths of a pixel, and small round marks in hundredths."""
     mark = re.search("[CQ]", places)
     text = re.sub(r"-?\d+\.\d+", lambda m: f"{round(float(m[0]), 2 if mark else 1):.9g}", " ".join(places.split()))
     return text if mark else re.sub(r"(?<=\d) ?L ", " ", text)  # a line is what follows if nothing else is said
 
 
 def _share_style(root: ElementTree.Element) -> None:
-    """Put the style that all marks of a group have upon the group: a map has thousands of them."""
+    """Move the style that all marks of a group have to the group: a map has thousands of them."""
     for group in root.iter():
         styles = {mark.get("style") if _local(mark.tag) == "use" else None for mark in group}
         if len(styles) == 1 and (style := styles.pop()):
@@ -431,7 +450,7 @@ def _share_style(root: ElementTree.Element) -> None:
 
 
 def _page_style(style: str) -> str:
-    """A style of matplotlib's in the page's font and colors."""
+    """Translate a style of matplotlib's into the page's font and colors."""
     said = dict(part.strip().split(": ", 1) for part in style.split(";") if ": " in part)
     said.pop("font-family", None)
     if font := said.pop("font", None):  # older matplotlib writes it all in one
@@ -440,7 +459,7 @@ def _page_style(style: str) -> str:
 
 
 def _described(figure: Figure) -> str:
-    """What a figure shows, in words, for those who cannot see it."""
+    """Describe in words what a figure shows, for readers who cannot see it."""
     axes = figure.axes[0]
     names = [text.get_text() for legend in figure.legends for text in legend.get_texts()]
     return " ".join(f"{axes.get_ylabel()} over {axes.get_xlabel()}: {', '.join(names)}".split())

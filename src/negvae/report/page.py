@@ -1,6 +1,7 @@
-"""One page about what a detector says of some images: counts, extremes, scores, latent space, reconstructions.
+"""A page about what a detector finds in some images: counts, extremes, scores, latent space, reconstructions.
 
-The images are streamed. What is kept of them has a fixed size: the most and the least typical, and an even sample.
+The images are streamed. The part of them that is kept has a fixed size: the most and the least typical, and an even
+sample.
 """
 
 from __future__ import annotations
@@ -29,30 +30,37 @@ from negvae.runs.provenance import provenance
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
 
 TOP = 40
-"""The most and the least typical to show."""
+"""The number of the most and of the least typical images to show."""
 SAMPLE = 5_000
-"""Rows that histograms and the map are drawn from."""
+"""The number of rows that histograms and the map are drawn from."""
 MAPPED = 1_500
-"""Points of each kind on the map: more hide one another."""
+"""The number of points of each kind on the map; more would hide one another."""
 ERRORS = 10
 LARGEST_SIDE = 64
-"""Larger images are shown smaller: a page is sent by mail."""
+"""The largest side in pixels of a shown image, so that a page is small enough to be sent by mail."""
 
 Columns = dict[str, NDArray[Any]]
 
 
 @dataclass
 class Kept:
-    """The rows with the largest keys of all that were offered.
+    """The rows with the largest keys among all rows that were offered.
 
     Attributes:
-        size: how many to keep.
-        keys: of those kept, in the order of arrival.
-        columns: what is known of them, each with one entry for a row.
+        size: largest number of rows to keep.
+        keys: keys of the rows kept, in the order of arrival.
+        columns: values of the rows kept, an array for each name.
+
+    >>> kept = Kept(2)
+    >>> values = np.array(["a", "b", "c"])
+    >>> kept.offer(np.array([1.0, 3.0, 2.0]), lambda rows: {"name": values[rows]})
+    >>> kept.ordered()["name"].tolist()
+    ['b', 'c']
     """
 
     size: int
@@ -60,11 +68,11 @@ class Kept:
     columns: Columns = field(default_factory=dict)
 
     def offer(self, keys: NDArray[Any], columns: Callable[[NDArray[np.int64]], Columns]) -> None:
-        """Take the rows of a batch that belong to the largest so far.
+        """Keep those rows of a batch whose keys are among the largest so far.
 
         Args:
-            keys: one for each row.
-            columns: asked for what is known of the chosen rows, by their numbers.
+            keys: key of each row.
+            columns: function that returns the values of rows, given their numbers in the batch.
         """
         merged = np.concatenate([self.keys, np.asarray(keys, np.float64)])
         best = np.sort(np.argsort(-merged, kind="stable")[: self.size])
@@ -78,23 +86,23 @@ class Kept:
             }
 
     def ordered(self) -> Columns:
-        """The columns in descending order of the keys."""
+        """Return the columns in descending order of the keys."""
         order = np.argsort(-self.keys, kind="stable")
         return {name: values[order] for name, values in self.columns.items()}
 
 
 @dataclass
 class Findings:
-    """What is kept of a stream of images.
+    """The results that are kept of a stream of images.
 
     Attributes:
-        rows: in all.
-        failed: rows that could not be scored.
-        outliers: rows called outliers.
-        errors: the first rows that could not be scored: path and reason.
-        least: the rows with the highest scores: path, index, images, p-value and every score.
-        most: the rows with the lowest scores.
-        sample: an even sample: p-value, decision, latent code and every score.
+        rows: number of rows in all.
+        failed: number of rows that could not be scored.
+        outliers: number of rows that are called outliers.
+        errors: path and reason of the first rows that could not be scored.
+        least: rows with the highest scores: path, index, images, p-value and every score.
+        most: rows with the lowest scores, with the same columns.
+        sample: even sample of the rows: p-value, decision, latent code and every score.
     """
 
     rows: int = 0
@@ -113,33 +121,38 @@ def write_report(
     *,
     score: str | None = None,
     target_fpr: float | None = None,
+    confidence: float | None = None,
     resize: bool = False,
     top: int = TOP,
     batch_size: int = 500,
     precision: str | None = None,
     embed: Path | str | None = None,
     device: str = "auto",
-    watch: Callable[[int], None] = lambda rows: None,
+    on_rows: Callable[[int], None] = lambda rows: None,
 ) -> Findings:
     """Score every image of the inputs and write one HTML page about them.
 
     Args:
-        directory: of a calibrated model.
-        inputs: see `negvae.data.streams.stream`.
-        out: the page.
-        score: another of the calibrated scores to decide by.
-        target_fpr: another false-positive rate for the threshold.
-        resize: resize images of another size; else they are errors.
-        top: how many of the most and of the least typical to show.
-        batch_size: images scored at once.
-        precision: "float32" or "bfloat16"; None for the one in which the run was calibrated.
-        embed: the encoder that the model was trained with; None for where it was then.
-        device: see `negvae.runs.artifact.load_artifact`.
-        watch: told the number of rows done, batch by batch.
+        directory: folder of a calibrated model.
+        inputs: files, folders and URIs to score; see `negvae.data.streams.stream`.
+        out: file to write the page to.
+        score: calibrated score to decide by; None for the model's decision score.
+        target_fpr: false-positive rate for the threshold; None for the one of the calibration.
+        confidence: confidence with which that rate holds; None where it holds on average.
+        resize: whether to resize images of another size, which are errors otherwise.
+        top: number of the most and of the least typical images to show.
+        batch_size: number of images that are scored at once.
+        precision: "float32" or "bfloat16"; None for the precision in which the run was calibrated.
+        embed: path of the encoder that the model was trained with; None for the path that it had then.
+        device: device to score on; see `negvae.runs.artifact.load_artifact`.
+        on_rows: called after every batch with the number of rows done so far.
+
+    Returns:
+        The results that the page shows.
 
     Raises:
-        FileNotFoundError: the model, an input or the folder to write to is not there.
-        ValueError: an option is refused, the model is not calibrated, or there is no image that can be scored.
+        FileNotFoundError: if the model, an input or the folder to write to does not exist.
+        ValueError: if an option is refused, the model is not calibrated, or no image can be scored.
     """
     out = Path(out)
     if not out.absolute().parent.is_dir():
@@ -149,9 +162,9 @@ def write_report(
     artifact = load_artifact(directory, device)
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
-    calibration = artifact.calibration.decide_by(score, target_fpr)
+    calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
     encoder = encoder_of(artifact, embed)
-    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, watch, encoder)
+    findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, on_rows, encoder)
     if findings.failed == findings.rows:
         reason = f": {findings.errors[0][0]}: {findings.errors[0][1]}" if findings.errors else ""
         raise ValueError(f"{', '.join(map(str, inputs))}: no image that can be scored{reason}")
@@ -167,10 +180,10 @@ def examine(
     top: int = TOP,
     batch_size: int = 500,
     precision: str | None = None,
-    watch: Callable[[int], None] = lambda rows: None,
+    on_rows: Callable[[int], None] = lambda rows: None,
     encoder: Encoder | None = None,
 ) -> Findings:
-    """Stream the inputs through the model and keep what the page shows; arguments as of `write_report`."""
+    """Stream the inputs through the model and return what the page shows; for the arguments see `write_report`."""
     scorer = artifact.scorer(precision)
     names = shown_scores(calibration)
     scorer.check(names)
@@ -181,12 +194,12 @@ def examine(
         warnings.simplefilter("ignore")
         for batch in stream(inputs, spec_of(artifact, encoder, resize), batch_size=batch_size):
             _take(findings, batch, scorer, names, calibration, draw, encoder)
-            watch(findings.rows)
+            on_rows(findings.rows)
     return findings
 
 
 def shown_scores(calibration: Calibration) -> list[str]:
-    """The decision score, then those that are measured against training images."""
+    """Return the decision score and the scores that are combined with reference statistics of training images."""
     return list(dict.fromkeys([calibration.score, *calibration.reference.scales]))
 
 
@@ -231,17 +244,17 @@ def _take(
 
 
 def _place(path: str, index: int | None) -> str:
-    """A file, and the row in it where it holds more than one."""
+    """Return a text for a file, with the row in it if the file holds more than one."""
     return path if index is None or not path.lower().endswith((".npy", ".npz", ".parquet")) else f"{path} [{index}]"
 
 
 def latent_means(model: VAE, images: NDArray[Any]) -> NDArray[np.float64]:
-    """Means of q(z|x) in float32 (N x L)."""
+    """Return the means of q(z|x) in float64, computed in float32 (N x L)."""
     return mapped(model, torch.from_numpy(images), lambda x: model.encode(x).mean).double().numpy()
 
 
 def reconstructions(model: VAE, images: NDArray[Any]) -> NDArray[Any]:
-    """E[x|z] at the mean of q(z|x), as the images are stored."""
+    """Return E[x|z] at the mean of q(z|x), in the form in which the images are stored."""
 
     def reconstruct(x: Tensor) -> Tensor:
         return model.inputs.restore(model.generate(model.encode(x).mean))
@@ -251,7 +264,7 @@ def reconstructions(model: VAE, images: NDArray[Any]) -> NDArray[Any]:
 
 
 def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
-    """Inliers from the model's training data set and what they are, where it is on this machine; else None."""
+    """Return inliers of the model's training data set and a text that says which, or None if this machine has none."""
     config = artifact.config
     if artifact.model.takes_features:
         return None
@@ -300,6 +313,10 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
     rate = calibration.false_alarm_rate
+    certified = "no rate is certified, since the threshold was set by a share of the data"
+    if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
     rows = [
         ("rows", f"{findings.rows:,}", ""),
         ("scored", f"{scored:,}", ""),
@@ -308,7 +325,7 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
         (
             "expected, were all of them inliers",
             f"{rate * scored:,.1f}",
-            f"at most {rate:.2%}, from {calibration.size:,} held-out inliers",
+            f"at most {rate:.2%} on average, from {calibration.size:,} held-out inliers; {certified}",
         ),
     ]
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
@@ -346,7 +363,7 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
 
 
 def _viewable(images: NDArray[Any]) -> NDArray[np.uint8]:
-    """One or three channels (the mean where there are others), thinned out to a size for a page."""
+    """Return images with one or three channels (the mean of any other number), reduced to a size for a page."""
     if images.shape[1] not in (1, 3):
         images = images.mean(1, keepdims=True).round().astype(np.uint8)
     step = -(-max(images.shape[2:]) // LARGEST_SIDE)
@@ -376,7 +393,7 @@ def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -
 
 
 def _map(artifact: Artifact, findings: Findings, sample: Columns) -> Section:
-    """Means of q(z|x) on the two directions of their largest variance."""
+    """Plot the means of q(z|x) on the two directions of their largest variance."""
     inliers = training_inliers(artifact)
     codes = sample["codes"][:MAPPED]
     called = sample["called"][:MAPPED]

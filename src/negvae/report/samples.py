@@ -1,4 +1,4 @@
-"""What a trained model does to images, as pictures: inliers, outliers, negatives, reconstructions and samples."""
+"""Pictures of what a trained model does to images: inliers, outliers, negatives, reconstructions and samples."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ Pictures = NDArray[np.uint8]
 
 @torch.inference_mode()
 def pictures(model: VAE, config: RunConfig, test: Tensor, ood: Tensor, count: int = 16) -> dict[str, Pictures]:
-    """The first images of both sets with their reconstructions, generated images, and negatives where there are any.
+    """Return the first images of both sets with reconstructions, generated images, and negatives if there are any.
 
     Args:
         model: trained VAE in evaluation mode.
-        config: its run; auxiliary negatives are loaded from the local folders.
+        config: configuration of the run; auxiliary negatives are loaded from the local folders.
         test: inliers, uint8, n x C x H x W.
         ood: outliers, uint8, m x C x H x W.
-        count: images of each kind.
+        count: number of images of each kind.
 
     Returns:
         uint8 images, count x C x H x W, by caption.
@@ -54,11 +54,18 @@ def pictures(model: VAE, config: RunConfig, test: Tensor, ood: Tensor, count: in
 
 
 def write_strips(path: Path, strips: Mapping[str, Pictures]) -> None:
-    """Write pictures as one PNG, a line of images for each caption; `read_strips` takes them apart again.
+    """Write pictures as one PNG, a line of images for each caption; `read_strips` reads it.
 
     Args:
-        path: of the PNG.
-        strips: uint8 images, n x C x H x W with C 1 or 3, all of one shape.
+        path: PNG file to write.
+        strips: images by caption, uint8, n x C x H x W with C 1 or 3, all of one shape.
+
+    >>> import tempfile
+    >>> strips = {"black": np.zeros((3, 1, 4, 4), np.uint8), "white": np.full((3, 1, 4, 4), 255, np.uint8)}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_strips(Path(folder) / "strips.png", strips)
+    ...     read_strips(Path(folder) / "strips.png", ["black", "white"], 3)["white"].shape
+    (3, 1, 4, 4)
     """
     lines = [np.concatenate(list(images), axis=2) for images in strips.values()]  # C x H x nW each
     canvas = np.concatenate(lines, axis=1).transpose(1, 2, 0)
@@ -67,16 +74,19 @@ def write_strips(path: Path, strips: Mapping[str, Pictures]) -> None:
 
 
 def read_strips(path: Path, captions: Sequence[str], count: int) -> dict[str, Pictures]:
-    """The inverse of `write_strips`.
+    """Read the pictures that `write_strips` wrote.
 
     Args:
-        path: of the PNG.
-        captions: of its lines, from the top.
-        count: images in a line.
+        path: PNG file to read.
+        captions: caption of each line, from the top.
+        count: number of images in a line.
+
+    Returns:
+        uint8 images, count x C x H x W, by caption.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no picture, or does not divide into so many lines and images.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no picture, or cannot be divided into so many lines and images.
     """
     try:
         canvas = np.asarray(Image.open(path))
@@ -107,7 +117,10 @@ def mosaic(images: NDArray[Any], columns: int) -> Pictures:
         One picture, uint8, height x width x (C + 1); the last channel is opacity.
 
     Raises:
-        ValueError: The array is something else or empty, or `columns` is below 1.
+        ValueError: If the array is something else or empty, or `columns` is below 1.
+
+    >>> mosaic(np.zeros((6, 1, 4, 4), np.uint8), columns=3).shape
+    (9, 14, 2)
     """
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or not images.size:
         what = f"images are {images.dtype} {images.shape}"

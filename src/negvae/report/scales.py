@@ -1,4 +1,4 @@
-"""Where histograms put their axis and their bins: pure functions of the numbers, robust to any of them."""
+"""The axis and the bins of histograms: pure functions that are robust to any numbers."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 
 LARGEST = 1e200
-"""Finite values are held within this, so that no arithmetic on them overflows."""
+"""The limit to which finite values are clipped, so that no arithmetic on them overflows."""
 SMALLEST = 1e-80
-"""Series whose quantiles all exceed this count as positive."""
+"""The number that all quantiles of a series must exceed for it to count as positive."""
 MINUS, TIMES = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A scale is linear where its unit is 0; else it is linear up to +-unit and logarithmic (base 10) beyond.
+    """A scale that is linear if its unit is 0, and otherwise linear up to +-unit and logarithmic (base 10) beyond.
 
     With a unit it equals matplotlib's "symlog" with `linthresh=unit` and `linscale=0.9`.
+
+    >>> Scale(unit=1.0).forward([0.5, 10.0, -100.0]).tolist()
+    [0.5, 2.0, -3.0]
     """
 
     unit: float = 0.0
@@ -55,7 +58,7 @@ class Bins:
         scale: The scale of the axis.
         places: The edges of the bins (bins + 1), as `scale.forward` places them.
         shares: The part of each series in each bin (series x bins + 2). The first and the last hold what lies
-            beyond the edges; a row adds up to 1, or to 0 where a series holds nothing but NaN.
+            beyond the edges; a row adds up to 1, or to 0 if a series holds nothing but NaN.
     """
 
     scale: Scale
@@ -66,13 +69,20 @@ class Bins:
 def binned(series: Sequence[Floats], bins: int, log_x: bool | None = None) -> Bins:
     """Choose an axis for all series and count each into its bins.
 
-    The axis runs from the lowest 0.5% to the highest 99.5% quantile of any series, and on to the extremes where
-    those are near. Where a series would vanish into a bin or two it turns logarithmic.
+    The axis runs from the lowest 0.5% to the highest 99.5% quantile of any series, and on to the extremes if
+    those are near. It becomes logarithmic if a series would otherwise fall into a bin or two.
 
     Args:
         series: The numbers, as flat float64 arrays; NaN are left out.
         bins: The number of bins on the axis.
-        log_x: Whether the axis is logarithmic; None lets the numbers decide.
+        log_x: Whether the axis is logarithmic; None chooses by the numbers.
+
+    Returns:
+        The scale, the edges of the bins and the share of each series in each bin.
+
+    >>> found = binned([np.arange(100.0)], bins=4)
+    >>> found.shares.round(2).tolist()
+    [[0.0, 0.25, 0.25, 0.25, 0.25, 0.0]]
     """
     held = [np.where(np.isfinite(v), np.clip(v, -LARGEST, LARGEST), v)[~np.isnan(v)] for v in series]
     finite = [v[np.isfinite(v)] for v in held]
@@ -95,7 +105,7 @@ def binned(series: Sequence[Floats], bins: int, log_x: bool | None = None) -> Bi
 
 
 def _chosen(quantiles: Floats, log_x: bool | None) -> Scale:
-    """The scale on which every series can be seen, given four quantiles of each (series x 4)."""
+    """Return the scale on which every series can be seen, given four quantiles of each (series x 4)."""
     spreads = quantiles[:, 2] - quantiles[:, 1]
     # The logarithm over all if all is positive; else from about the width of the narrowest series on.
     positive = bool(quantiles.min() > SMALLEST)
@@ -103,7 +113,7 @@ def _chosen(quantiles: Floats, log_x: bool | None) -> Scale:
     bent = Scale(10.0 ** math.floor(math.log10(max(smallest, 1e-90))))
 
     def legible(scale: Scale) -> float:
-        """The part of the axis that the middle 80% of the narrowest series takes."""
+        """Return the part of the axis that the middle 80% of the narrowest series takes."""
         places = scale.forward(quantiles)
         return float((places[:, 2] - places[:, 1])[spreads > 0].min() / (np.ptp(places) or 1.0))
 
@@ -113,14 +123,22 @@ def _chosen(quantiles: Floats, log_x: bool | None) -> Scale:
 
 
 def widened(low: float, high: float) -> tuple[float, float]:
-    """Return the range itself, or one around it where it is too narrow to divide."""
+    """Return the range itself, or one around it if it is too narrow to divide.
+
+    >>> widened(2.0, 2.0)
+    (1.0, 3.0)
+    """
     largest = max(abs(low), abs(high))
     pad = 0.0 if high - low > max(1e-9 * largest, 1e-150) else 0.5 * largest if largest > 1e-140 else 0.5
     return float(low - pad), float(high + pad)
 
 
 def even_labels(ticks: Sequence[float]) -> list[str]:
-    """Label evenly spaced ticks, all with the same decimals."""
+    """Label evenly spaced ticks, all with the same decimals.
+
+    >>> even_labels([0.0, 0.5, 1.0])
+    ['0', '0.5', '1.0']
+    """
     largest = max(map(abs, ticks), default=0.0) or 1.0
     step = ticks[1] - ticks[0] if len(ticks) > 1 else largest
     exponent = math.floor(math.log10(largest) + 1e-9)
@@ -130,7 +148,11 @@ def even_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def short(value: float) -> str:
-    """Write a number of any size in three digits, such as 0.25, 12,346 or 10⁻⁹."""
+    """Write a number of any size in three digits, such as 0.25, 12,346 or 10⁻⁹.
+
+    >>> short(12345.6), short(1e-9)
+    ('12,346', '10⁻⁹')
+    """
     exponent = math.floor(math.log10(abs(value)) + 1e-9) if value else 0
     if not -3 <= exponent < 5:
         return _scientific(value)
@@ -139,7 +161,7 @@ def short(value: float) -> str:
 
 
 def log_labels(ticks: Sequence[float]) -> list[str]:
-    """Label the ticks of a logarithmic axis, as powers of ten where some are very large or very small."""
+    """Label the ticks of a logarithmic axis, as powers of ten if some are very large or very small."""
     plain = all(t == 0 or 1e-3 < abs(t) * 1.001 < 2e4 for t in ticks)
     return [short(t) if plain else _scientific(t) for t in ticks]
 

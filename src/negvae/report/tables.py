@@ -1,4 +1,4 @@
-"""The one table: plain data, rendered as Markdown, HTML, LaTeX or for a terminal. Imports no torch."""
+"""Tables as plain data, and their rendering as Markdown, HTML, LaTeX or for a terminal. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -34,16 +34,25 @@ class DataTable:
 
     Attributes:
         header: One name for each column.
-        rows: The cells. Text stays as it is; the floats of a column get the same number of decimals.
+        rows: The cells. Text is shown as it is; the floats of a column get the same number of decimals.
         title: Plain text above.
         caption: Plain text below.
-        align: A letter for each column, l(eft), r(ight) or c(enter); left out, columns of numbers are set right.
-        highlight: The numbers, from 0, of the rows that a page and a terminal set off.
+        align: A letter for each column, l(eft), r(ight) or c(enter); by default, columns of numbers are right-aligned.
+        highlight: The numbers, from 0, of the rows that a page and a terminal highlight.
         groups: The numbers of the rows that begin a new group. A rule separates it from the one before, except in
             Markdown, which has no such rule.
 
     Raises:
-        ValueError: A row or `align` does not fit the header, or `highlight` or `groups` names no row.
+        ValueError: If a row or `align` does not fit the header, or `highlight` or `groups` names no row.
+
+    >>> table = DataTable(["negatives", "AUROC"], [["none", 0.3512], ["kmnist", 0.9984]])
+    >>> print(markdown(table), end="")
+    | negatives | AUROC |
+    | --- | --: |
+    | none | 0.3512 |
+    | kmnist | 0.9984 |
+    >>> latex(table).count("midrule")
+    1
     """
 
     header: Sequence[str]
@@ -55,7 +64,7 @@ class DataTable:
     groups: Sequence[int] = ()
 
     def __post_init__(self) -> None:
-        """Refuse what does not fit."""
+        """Refuse rows, alignments and row numbers that do not fit the table."""
         for index, row in enumerate(self.rows):
             if len(row) != len(self.header):
                 raise ValueError(f"table: row {index} has {len(row)} cells, the header {len(self.header)}")
@@ -71,7 +80,7 @@ class DataTable:
         return [list(row) for row in zip(*columns, strict=True)]
 
     def sides(self) -> str:
-        """Return the alignment of each column, as a letter each, chosen where `align` is left out."""
+        """Return the alignment of each column, as a letter each, chosen by the cells if `align` is empty."""
         texts, numbers = self.texts(), range(len(self.header))
         return self.align or "".join("r" if _numeric([row[number] for row in texts]) else "l" for number in numbers)
 
@@ -89,7 +98,7 @@ def markdown(table: DataTable) -> str:
 
 
 def html(table: DataTable) -> Markup:
-    """Render a table for a page; it scrolls within its own frame where the screen is narrow."""
+    """Render a table for a page; it scrolls within its own frame if the screen is narrow."""
     from negvae.report.document import render
 
     sides = [SIDES[side][0] for side in table.sides()]
@@ -138,6 +147,9 @@ def terminal(table: DataTable, whole: Container[int] = ()) -> TerminalTable:
     Args:
         table: The table.
         whole: The numbers of the columns whose cells are never broken.
+
+    Returns:
+        The table for rich's console.
     """
     shown = TerminalTable(title=Text(table.title) if table.title else None, caption=Text(table.caption) or None)
     for number, (name, side) in enumerate(zip(table.header, table.sides(), strict=True)):
@@ -149,7 +161,11 @@ def terminal(table: DataTable, whole: Container[int] = ()) -> TerminalTable:
 
 
 def tex(text: str) -> str:
-    """Escape plain text for LaTeX, with powers of ten such as 1.0x10^18 and minus signs as mathematics."""
+    r"""Escape plain text for LaTeX, with powers of ten such as 1.0x10^18 and minus signs as mathematics.
+
+    >>> print(tex("95% of 10^6"))
+    95\% of $10^{6}$
+    """
 
     def plain(piece: str) -> str:
         escaped = "".join(TEX.get(c, c) for c in piece)
@@ -164,11 +180,17 @@ def tex(text: str) -> str:
 
 
 def replace_table(path: Path, begin: str, end: str, text: str) -> None:
-    """Put `text` between two markers of a Markdown file, and leave the rest as it is.
+    """Replace the text between two markers of a Markdown file, and leave the rest as it is.
+
+    Args:
+        path: The Markdown file.
+        begin: The marker before the table.
+        end: The marker after the table.
+        text: The new table.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It has not both markers, in order.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it does not have both markers, in order.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is not there: it must be a Markdown file with the lines {begin} and {end}")
@@ -180,7 +202,7 @@ def replace_table(path: Path, begin: str, end: str, text: str) -> None:
 
 
 def _column(cells: Sequence[str | float]) -> list[str]:
-    """The cells as text, floats with the decimals that give the largest of them four digits."""
+    """Return the cells as text, floats with the decimals that give the largest of them four digits."""
     exact = (str, Integral)
     sizes = [abs(float(c)) for c in cells if not isinstance(c, exact) and math.isfinite(c)]
     decimals = min(6, max(0, 3 - math.floor(math.log10(max(sizes, default=0.0) or 1.0))))
@@ -194,6 +216,6 @@ def _column(cells: Sequence[str | float]) -> list[str]:
 
 
 def _numeric(cells: Sequence[str]) -> bool:
-    """Whether all cells are numbers, but for some that stand in for one."""
-    told = [cell for cell in map(str.strip, cells) if cell not in NO_NUMBER]
-    return bool(told) and all(NUMBER.fullmatch(cell) for cell in told)
+    """Return whether all cells that are not empty or a dash are numbers, and there is at least one."""
+    given = [cell for cell in map(str.strip, cells) if cell not in NO_NUMBER]
+    return bool(given) and all(NUMBER.fullmatch(cell) for cell in given)

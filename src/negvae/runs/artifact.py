@@ -28,6 +28,7 @@ from negvae.files import replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
@@ -275,11 +276,27 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         arrays = calibration.reference.neighbors.arrays()
         tensors |= {f"neighbors.{name}": torch.from_numpy(values) for name, values in arrays.items()}
     tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
-    fields = ("score", "threshold", "target_fpr", "contamination", "precision")
+    if calibration.columns is not None:
+        tensors["columns.held_out"] = torch.from_numpy(calibration.columns)
+    names = list(calibration.thresholds)
+    for score, by_group in calibration.groups.items():
+        tensors |= {f"group.{names.index(group)}.{score}": torch.from_numpy(by_group[group]) for group in names}
+    fields = ("score", "threshold", "target_fpr", "contamination", "precision", "confidence")
     rule = {name: getattr(calibration, name) for name in fields}
+    header = {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)}
+    if names:
+        header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
     with replacing(directory / CALIBRATION) as temporary:
-        save_file(tensors, temporary, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)})
+        save_file(tensors, temporary, header)
     description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
+    if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        description["false_alarm_bound"] = {"at_most": bounds.high, "confidence": bounds.confidence}
+    if names and not calibration.contamination:
+        description["groups"] = {
+            group: {"threshold": calibration.thresholds[group], "held_out": each.held_out, "at_most": each.high}
+            for group, each in calibration.group_bounds().items()
+        }
     write_section(directory, "calibration", description)
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""
@@ -302,7 +319,8 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
         if read_section(directory, "calibration"):
             raise FileNotFoundError(f"{directory} has no {CALIBRATION}, which {CONFIG} tells of; {_REMEDY}")
         return None
-    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}, "fitted": {}, "neighbors": {}, "int8": {}}
+    kinds = ("held_out", "reference", "fitted", "neighbors", "int8", "columns", "group")
+    parts: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
@@ -322,6 +340,9 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             ),
             "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
+            None if rule.get("confidence") is None else float(rule["confidence"]),
+            columns=parts["columns"].get("held_out"),
+            **_groups(parts["group"], json.loads(header.get("groups", "{}"))),
         )
         if calibration.precision not in SCORE_PRECISIONS:
             raise ValueError(f"its precision is {calibration.precision}")
@@ -340,6 +361,24 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
     if "weights" in header and header["weights"] != _file_digest(directory / WEIGHTS):
         raise ValueError(f"{directory}: {CALIBRATION} belongs to other weights; {_REMEDY}")
     return calibration
+
+
+def _groups(tensors: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a calibration that concern groups, from what `save_calibration` wrote.
+
+    Raises:
+        ValueError: scores of a group are missing.
+    """
+    if not kept:
+        return {}
+    thresholds = {str(name): float(value) for name, value in kept["thresholds"].items()}
+    groups: dict[str, dict[str, Any]] = {}
+    for key, scores in tensors.items():
+        index, score = key.split(".", 1)
+        groups.setdefault(score, {})[list(thresholds)[int(index)]] = scores
+    if any(by_group.keys() != thresholds.keys() for by_group in groups.values()):
+        raise ValueError("scores of a group are missing")
+    return {"groups": groups, "thresholds": thresholds, "small": tuple(kept["small"])}
 
 
 _VERSION_0_1 = {"held_out.auto": "held_out.combined", "reference.statistics": "fitted.dose"}
@@ -378,8 +417,7 @@ def _calibration_card(calibration: Calibration) -> str:
         f"- Calibration: {calibration.size:,} inliers that the model was not trained on. A p-value is"
         " (1 + the number of them that score at least as high) / (their number + 1); the smallest possible is"
         f" {1 / (calibration.size + 1):.2g}.",
-        "- The rate of false alarms holds for new images from where the training images came from, on average over"
-        " calibration sets; it says nothing about how many outliers are found.",
+        *_promise(calibration),
         f"- Calibrated scores: {', '.join(calibration.scores)}",
         f"- Precision of the scores: {calibration.precision}"
         + (", of the encoder alone, on a CPU" if calibration.precision == "int8" else ""),
@@ -396,6 +434,26 @@ def _calibration_card(calibration: Calibration) -> str:
             " training images alone."
         )
     return "\n".join(lines) + "\n"
+
+
+def _promise(calibration: Calibration) -> list[str]:
+    """What is certified about false alarms, line by line."""
+    if calibration.contamination:
+        return ["- The threshold was set by a share of the data, and no rate of false alarms is certified."]
+    bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+    lines = [
+        f"- Certificate: with {bounds.confidence:.4g} confidence, the rate of false alarms is at most {bounds.high:.3g}"
+        f" (Beta quantile, {bounds.held_out:,} held-out inliers, {bounds.rate:.3g} of them above the threshold). It is"
+        " about new images from where the held-out inliers came from, and says nothing about how many outliers are"
+        " found.",
+    ]
+    for group, each in calibration.group_bounds(bounds.confidence).items():
+        small = ", too few for the rate" if group in calibration.small else ""
+        lines.append(
+            f"- Group {group}: threshold {calibration.thresholds[group]:.6g}, {each.held_out:,} held-out"
+            f" inliers{small}, false alarms at most {each.high:.3g}"
+        )
+    return lines
 
 
 def _card(config: RunConfig, result: TrainingResult, provenance: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
+from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.device import resolve_precision
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.model import VAE
@@ -18,6 +19,7 @@ from negvae.runs.artifact import load_artifact, save_calibration, trained_sha256
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.compute import compute_scores
+from negvae.scoring.groups import GROUPS
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.training.loop import TrainingResult
 
@@ -43,6 +45,8 @@ def calibrate_run(
     *,
     score: str | None = None,
     target_fpr: float = TARGET_FPR,
+    confidence: float | None = None,
+    groups: str | None = None,
     precision: str = "float32",
     limit: int | None = None,
     device: str = "auto",
@@ -56,6 +60,8 @@ def calibrate_run(
             nothing, the test split of its data set.
         score: the decision score; None for `negvae.scoring.scorer.default_score`, in int8 for "kl".
         target_fpr: false-positive rate of the threshold.
+        confidence: with which that rate is to hold; None for on average over held-out sets.
+        groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all together.
         precision: in which scores are computed from then on: "float32", the default, which every processor has;
             "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
         limit: use the first so many inliers.
@@ -83,6 +89,10 @@ def calibrate_run(
         held_out = torch.from_numpy(found.images)
     else:
         log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+    labels = None
+    if groups is not None:
+        choose("groups", groups, GROUPS)
+        labels = _subfolders(data)[:limit]
     held_out = held_out[:limit]
     # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
     training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
@@ -98,9 +108,29 @@ def calibrate_run(
     calibration = calibrate(
         scorer, training, held_out,
         score=score, components=score_components(config), target_fpr=target_fpr,
+        confidence=confidence, groups=labels,
     )  # fmt: skip
+    if calibration.small:
+        log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
     save_calibration(directory, calibration)
     return calibration
+
+
+def _subfolders(data: str | None) -> list[str]:
+    """The subfolder of each image of a folder, in the order in which the folder is loaded.
+
+    Raises:
+        ValueError: there is no folder, or an image lies in no subfolder.
+    """
+    place = Path(data or "").expanduser()
+    if data is None or not place.is_dir():
+        raise ValueError(
+            "groups folders takes a folder of inliers with a subfolder for each group: name it with --data"
+        )
+    below = [Path(file).relative_to(place).parts for file in walk(str(place), IMAGE_ENDINGS)]
+    if loose := [parts[0] for parts in below if len(parts) == 1]:
+        raise ValueError(f"{place}: {loose[0]} lies in no subfolder, and groups folders takes one for each group")
+    return [parts[0] for parts in below]
 
 
 def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:

@@ -6,6 +6,7 @@ constants in it, so an image gets the same answer wherever the file runs.
 
 from __future__ import annotations
 
+import json
 import logging
 import warnings
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from negvae.model.likelihoods import Bernoulli
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.scorer import LARGEST
 from negvae.scoring.table import SCORES, names_of
@@ -65,7 +67,12 @@ class Export:
 
 
 def export_onnx(
-    directory: Path | str, out: Path | str | None = None, *, score: str | None = None, target_fpr: float | None = None
+    directory: Path | str,
+    out: Path | str | None = None,
+    *,
+    score: str | None = None,
+    target_fpr: float | None = None,
+    confidence: float | None = None,
 ) -> Export:
     """Write a calibrated detector as an ONNX file and compare it with the library.
 
@@ -79,6 +86,7 @@ def export_onnx(
         out: file to write; by default "model.onnx" in the directory.
         score: another of the calibrated scores to decide by.
         target_fpr: another false-positive rate for the threshold.
+        confidence: with which that rate is to hold; None for on average.
 
     Raises:
         FileNotFoundError: no such detector, or no folder to write to.
@@ -93,7 +101,7 @@ def export_onnx(
     artifact = load_artifact(directory, "cpu")
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
-    calibration = _calibration(artifact, score, target_fpr)
+    calibration = _calibration(artifact, score, target_fpr, confidence)
     graph = _Graph(artifact.model, calibration).eval()
     model = _traced(graph)
     _strip(model)
@@ -106,7 +114,9 @@ def export_onnx(
     return Export(path, calibration, not graph.decodes, difference, compared)
 
 
-def _calibration(artifact: Artifact, score: str | None, target_fpr: float | None) -> Calibration:
+def _calibration(
+    artifact: Artifact, score: str | None, target_fpr: float | None, confidence: float | None
+) -> Calibration:
     calibration = artifact.calibration
     if score is not None:
         SCORES[score]  # an unknown name is refused before anything else is said of the folder
@@ -121,7 +131,7 @@ def _calibration(artifact: Artifact, score: str | None, target_fpr: float | None
     if why := SCORES[name].not_exported:
         able = ", ".join(names_of(lambda entry: not entry.not_exported))
         raise ValueError(f"score {name} cannot be exported, {why}; these can: {able}")
-    return calibration.decide_by(score, target_fpr)
+    return calibration.decide_by(score, target_fpr, confidence)
 
 
 class _Graph(nn.Module):
@@ -139,8 +149,10 @@ class _Graph(nn.Module):
         self.model.plain = True
         self.draws = SharedDraws()
         # Scores are float32. A bound in float64 is moved to the next float32 on the side that changes no comparison.
-        self.held_out = torch.from_numpy(-_floor32(-calibration.scores[self.score.name]))
-        self.threshold = float(_floor32(np.array(calibration.threshold)))
+        # With groups, which a graph is not told, the largest p-value over them counts, and the highest threshold.
+        held_out = calibration.groups.get(self.score.name, {"": calibration.scores[self.score.name]}).values()
+        self.held_out = [torch.from_numpy(-_floor32(-scores)) for scores in held_out]
+        self.threshold = float(_floor32(np.array(calibration.cut)))
         # Before it is traced, since random numbers are constants in the graph; and a decoder is kept if it is used.
         with torch.no_grad():
             once = self._over(_example(model, 2))
@@ -158,8 +170,10 @@ class _Graph(nn.Module):
         score = self.score.read(self._over(stored))
         # As the library has it: what is not a number counts as the most conspicuous of all.
         score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
-        at_least = (self.held_out >= score.unsqueeze(1)).sum(1)
-        p_value = (1 + at_least).double() / (len(self.held_out) + 1)
+        p_values = [
+            (1 + (scores >= score.unsqueeze(1)).sum(1)).double() / (len(scores) + 1) for scores in self.held_out
+        ]
+        p_value = p_values[0] if len(p_values) == 1 else torch.stack(p_values).amax(0)
         return score, p_value, score > self.threshold
 
 
@@ -262,6 +276,13 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
     shape = "x".join(map(str, model.shape[:1] if model.takes_features else model.shape))
     what = "float64 rows, N x D, as given to fit" if model.takes_features else "uint8 intensities, N x C x H x W"
     rule = "contamination" if calibration.target_fpr is None else "target_fpr"
+    promised = {}
+    if not calibration.contamination:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        promised = {"false_alarm_bound": repr(bounds.high), "false_alarm_bound_confidence": repr(bounds.confidence)}
+    if calibration.thresholds:
+        promised["group_thresholds"] = json.dumps(calibration.thresholds)
+        promised["groups"] = "the largest p-value over groups, and the highest of their thresholds"
     return {
         "negvae": negvae.__version__,
         "commit": str(now["commit"]),
@@ -273,7 +294,8 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "score": calibration.score,
         "score_meaning": f"{SCORES[calibration.score].meaning}; larger = more out-of-distribution",
         "units": SCORES[calibration.score].unit,
-        "threshold": repr(calibration.threshold),
+        "threshold": repr(calibration.cut),
+        **promised,
         rule: repr(getattr(calibration, rule)),
         "calibration_size": str(calibration.size),
         "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
@@ -296,7 +318,7 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
     wanted = artifact.scorer("float32")(stored, [calibration.score])[calibration.score]
     score, p_value, called = run_onnx(content, stored.flatten(1).numpy() if model.takes_features else stored.numpy())
     difference = relative_difference(score, wanted)
-    clear = np.abs(wanted - calibration.threshold) > TOLERANCE * max(abs(calibration.threshold), 1e-3)
+    clear = np.abs(wanted - calibration.cut) > TOLERANCE * max(abs(calibration.cut), 1e-3)
     decided = (called == calibration.is_outlier(wanted))[clear].all()
     if difference > TOLERANCE or not decided or not np.array_equal(p_value, calibration.p_values(score)):
         raise ValueError(

@@ -59,10 +59,14 @@ def source_commit() -> str:
 
 
 def _cpu() -> str:
-    """The processor's name and the number of cores in use."""
+    """The processor's name, its model where the system tells it, and the number of threads in use."""
     info = Path("/proc/cpuinfo")
-    name = platform.processor() or platform.machine()
+    name, model = platform.processor() or platform.machine(), ""
     if info.exists():
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
-    return f"{name} ({torch.get_num_threads()} threads)"
+        pairs = (line.partition(":") for line in lines)
+        facts = {key.strip(): value.strip() for key, _, value in pairs}
+        name = facts.get("model name", name)
+        known = [f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts]
+        model = f"{', '.join(known)}; " if known else ""
+    return f"{name} ({model}{torch.get_num_threads()} threads)"

@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -22,9 +23,11 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing
+from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
+from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.scorer import Scorer
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -68,6 +71,8 @@ def score_files(
     names: Sequence[str] = (),
     form: str | None = None,
     target_fpr: float | None = None,
+    confidence: float | None = None,
+    groups: str | None = None,
     fdr: float | None = None,
     resize: bool = False,
     max_pixels: int = MAX_PIXELS,
@@ -76,8 +81,8 @@ def score_files(
     precision: str | None = None,
     embed: Path | str | None = None,
     device: str = "auto",
-    watch: Callable[[int], None] = lambda rows: None,
-    say: Callable[[str], None] = lambda text: None,
+    on_rows: Callable[[int], None] = lambda rows: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Summary:
     """Score every image of the inputs and write one row for each: path, index, scores, p_value, is_outlier, error.
 
@@ -89,6 +94,9 @@ def score_files(
             score, or "kl" for a model that was not calibrated.
         form: one of `FORMATS`; by the ending of `out` if left out, and "jsonl" on standard output.
         target_fpr: decide by this false-positive rate in place of the calibration's threshold.
+        confidence: with which that rate is to hold; None for on average.
+        groups: "folders" decides by the group that a folder above each file is named after, where the model is
+            calibrated with groups; None by none, which takes the largest p-value over all groups.
         fdr: decide by Benjamini-Hochberg over all rows at this false-discovery rate; takes a file to write to.
         resize: resize images of another size; else they are errors.
         max_pixels: the most an encoded image may claim.
@@ -98,8 +106,8 @@ def score_files(
             was calibrated, which is also meant by None.
         embed: the encoder that the model was trained with; None for where it was then.
         device: see `negvae.runs.artifact.load_artifact`.
-        watch: told the number of rows done, batch by batch.
-        say: told what the user should know.
+        on_rows: called after every batch with the number of rows done so far.
+        log: called with each line that the user should see.
 
     Raises:
         FileNotFoundError: the model or an input is not there.
@@ -111,8 +119,9 @@ def score_files(
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     scoring = open_scoring(
-        directory, names=names, target_fpr=target_fpr, fdr=fdr, resize=resize, max_pixels=max_pixels,
-        batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed, device=device, say=say,
+        directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
+        max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed,
+        device=device, log=log,
     )  # fmt: skip
     calibration = scoring.calibration
     batches = stream(inputs, scoring.wanted, batch_size=batch_size)
@@ -120,13 +129,13 @@ def score_files(
     tables = scoring.tables(batches)
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
     with place as path, _writer(form, path) as write:
-        counts = _Counts(watch)
+        counts = _Counts(on_rows)
         if fdr is None or calibration is None:
             for table in tables:
                 write(table)
                 counts.add(table)
         else:
-            for table in _decided(tables, calibration, fdr, counts, Path(out or ".").absolute().parent):
+            for table in _decided(tables, fdr, counts, Path(out or ".").absolute().parent):
                 write(table)
         if not counts.rows:
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
@@ -144,6 +153,7 @@ class Scoring:
         calibration: behind p-values and decisions; None where there are none.
         wanted: what the images must be.
         decide: whether rows are decided one by one, or all together when they are known.
+        grouped: whether the folder above each file names its group.
         encoder: makes rows of features of the images; None where the model takes what is read.
     """
 
@@ -152,6 +162,7 @@ class Scoring:
     calibration: Calibration | None
     wanted: InputSpec
     decide: bool
+    grouped: bool = False
     encoder: Encoder | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
@@ -174,6 +185,8 @@ def open_scoring(
     *,
     names: Sequence[str] = (),
     target_fpr: float | None = None,
+    confidence: float | None = None,
+    groups: str | None = None,
     fdr: float | None = None,
     resize: bool = False,
     max_pixels: int = MAX_PIXELS,
@@ -182,7 +195,7 @@ def open_scoring(
     precision: str | None = None,
     embed: Path | str | None = None,
     device: str = "auto",
-    say: Callable[[str], None] = lambda text: None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Scoring:
     """Load a model to score with; see `score_files` for the arguments and for what is raised."""
     if batch_size < 1:
@@ -196,15 +209,21 @@ def open_scoring(
     names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
     scorer = artifact.scorer(precision, others)
     scorer.check(names)
-    calibration = _decision(artifact, names[0], target_fpr, fdr, say)
+    if groups is not None:
+        choose("groups", groups, GROUPS)
+        if artifact.calibration is None or not artifact.calibration.groups:
+            raise ValueError(
+                f"{directory} is calibrated without groups: `negvae calibrate --groups folders` makes them"
+            )
+    calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     encoder = encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, encoder)
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder)
 
 
 @dataclass
 class _Counts:
-    watch: Callable[[int], None]
+    on_rows: Callable[[int], None]
     rows: int = 0
     errors: int = 0
     outliers: int = 0
@@ -212,7 +231,7 @@ class _Counts:
     def add(self, table: pa.RecordBatch) -> None:
         rows, errors, outliers = count_rows(table)
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
-        self.watch(self.rows)
+        self.on_rows(self.rows)
 
 
 def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
@@ -222,8 +241,6 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
 
 
 def _form(out: Path | None, form: str | None) -> str:
-    from negvae.registry import choose
-
     ending = out.suffix.lower().removeprefix(".") if out is not None else "jsonl"
     if form is None and ending not in FORMATS:
         raise ValueError(
@@ -244,20 +261,25 @@ def _member(directory: Path, artifact: Artifact, device: str) -> Any:
 
 
 def _decision(
-    artifact: Artifact, score: str, target_fpr: float | None, fdr: float | None, say: Callable[[str], None]
+    artifact: Artifact,
+    score: str,
+    target_fpr: float | None,
+    confidence: float | None,
+    fdr: float | None,
+    log: Callable[[str], None],
 ) -> Calibration | None:
     """The calibration of the decision score; None, and a word about it, where there is none."""
     calibration = artifact.calibration
     if calibration is None or score not in calibration.scores:
         missing = "it was not calibrated" if calibration is None else f"score {score} was not calibrated"
         text = f"{artifact.directory}: {missing}, run `negvae calibrate {artifact.directory} --score {score}`"
-        if target_fpr is not None or fdr is not None:
+        if target_fpr is not None or confidence is not None or fdr is not None:
             raise ValueError(f"{text} before asking for a rate")
-        say(f"{text} for p-values and decisions")
+        log(f"{text} for p-values and decisions")
         return None
-    calibration = calibration.decide_by(score, target_fpr)
+    calibration = calibration.decide_by(score, target_fpr, confidence)
     if fdr is None:
-        say(f"outliers: {calibration.describe()}")
+        log(f"outliers: {calibration.describe()}")
     return calibration
 
 
@@ -280,8 +302,10 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
 
     p = outlier = None
     if calibration is not None and len(good):
-        p = calibration.p_values(scores[names[0]])
-        outlier = calibration.is_outlier(scores[names[0]]) if scoring.decide else None
+        known = calibration.thresholds
+        labels = [group_of(batch.paths[row], known) for row in good] if scoring.grouped else None
+        p = calibration.p_values(scores[names[0]], labels)
+        outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     return pa.RecordBatch.from_pydict(
         {
             "path": pa.array(batch.paths, pa.string()),
@@ -294,12 +318,9 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     )
 
 
-def _decided(
-    tables: Iterator[pa.RecordBatch], calibration: Calibration, fdr: float, counts: _Counts, folder: Path
-) -> Iterator[pa.RecordBatch]:
+def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, folder: Path) -> Iterator[pa.RecordBatch]:
     """The same rows with decisions by Benjamini-Hochberg, after all have waited in a temporary file."""
-    levels = (1 + np.arange(calibration.size + 1)) / (calibration.size + 1)
-    occurred = np.zeros(len(levels), np.int64)
+    occurred: Counter[float] = Counter()  # conformal p-values are n + 1 levels, of each group if there are any
     with tempfile.TemporaryDirectory(prefix=".negvae-", dir=folder) as place:
         path = Path(place) / "rows.arrow"
         schema = None
@@ -310,12 +331,13 @@ def _decided(
                 writer = pa.ipc.new_file(str(path), schema)
             writer.write_batch(table)
             p = table.column("p_value").drop_null().to_numpy(zero_copy_only=False)
-            occurred += np.bincount(np.rint(p * len(levels)).astype(np.int64) - 1, minlength=len(levels))
-            counts.watch(counts.rows + len(table))
+            occurred.update(dict(zip(*(part.tolist() for part in np.unique(p, return_counts=True)), strict=True)))
+            counts.on_rows(counts.rows + len(table))
         if writer is None:
             return
         writer.close()
-        level = discovery_level(levels, occurred, fdr)
+        levels = sorted(occurred)
+        level = discovery_level(levels, [occurred[each] for each in levels], fdr)
         with pa.OSFile(str(path)) as file, pa.ipc.open_file(file) as reader:
             for index in range(reader.num_record_batches):
                 table = reader.get_batch(index)

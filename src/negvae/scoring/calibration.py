@@ -1,4 +1,4 @@
-"""From scores to decisions: conformal p-values, thresholds and false-discovery control. Needs NumPy only.
+"""From scores to decisions: conformal p-values, thresholds and false-discovery control. Needs NumPy and SciPy only.
 
 Everything rests on scores of inliers that the model was not trained on. Where a new image is one more inlier,
 its score is as likely to take any rank among theirs as any other: that alone makes the p-values valid, whatever
@@ -8,12 +8,15 @@ the score and however few the inliers (Bates et al., "Testing for outliers with 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_threshold, fpr_bounds
+from negvae.scoring.groups import group_thresholds, largest_by_group, threshold_of
 from negvae.scoring.references import References, Values
 
 TARGET_FPR = 0.05
@@ -149,6 +152,14 @@ class Calibration:
             the same: scores of another precision have another distribution, and ranks among these say less.
         rounding: where the scores are of the int8 encoder, the numbers that make it, by name
             (see `negvae.fast.int8.QuantizedEncoder`); None where they are not.
+        confidence: with which the threshold's rate is at most `target_fpr` (see `negvae.scoring.certificates`); None
+            where the rate holds on average over held-out sets.
+        groups: where inliers come in groups, such as products: by the score's name, the scores of each group's
+            held-out inliers, each ascending. `scores` holds them all together.
+        thresholds: of each group, by its name.
+        small: the groups that have too few held-out inliers for the rate; their thresholds lie above all of them.
+        columns: of rows of features: the values of up to 1,000 held-out inliers, each column ascending by
+            itself, for `drift` to compare with; None for images.
     """
 
     scores: dict[str, Values]
@@ -159,6 +170,16 @@ class Calibration:
     reference: References = field(default_factory=References)
     precision: str = "float32"
     rounding: dict[str, NDArray[Any]] | None = None
+    confidence: float | None = None
+    groups: dict[str, dict[str, Values]] = field(default_factory=dict)
+    thresholds: dict[str, float] = field(default_factory=dict)
+    small: tuple[str, ...] = ()
+    columns: Values | None = None
+
+    @property
+    def cut(self) -> float:
+        """What lies above it is called an outlier whatever its group: the threshold, or the highest of the groups'."""
+        return max(self.thresholds.values(), default=self.threshold)
 
     @property
     def size(self) -> int:
@@ -174,50 +195,114 @@ class Calibration:
         above = int((self.scores[self.score] > self.threshold).sum())
         return (1 + above) / (self.size + 1)
 
-    def p_values(self, scores: ArrayLike) -> Values:
-        """Conformal p-values of decision scores (see the function of this name)."""
+    def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
+        """Bounds on the rate of false alarms of the threshold as it is set; of groups see `group_bounds`.
+
+        Args:
+            confidence: of each bound.
+
+        Raises:
+            ValueError: the threshold was set by a contamination, so that it depends on the held-out scores in another
+                way than bounds allow for.
+        """
+        if self.contamination:
+            raise ValueError("the threshold was set by a share of the data (contamination): no rate is certified")
+        return fpr_bounds(self.scores[self.score], self.threshold, confidence)
+
+    def group_bounds(self, confidence: float = CONFIDENCE) -> dict[str, Bounds]:
+        """Bounds on the rate of false alarms within each group; each has the confidence by itself."""
+        held_out = self.groups.get(self.score, {})
+        return {name: fpr_bounds(scores, self.thresholds[name], confidence) for name, scores in held_out.items()}
+
+    def p_values(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Values:
+        """Conformal p-values of decision scores (see the function of this name).
+
+        Args:
+            scores: m of them.
+            groups: of each image, "" where its group is not known, which takes the largest p-value over all groups;
+                None where no group is known.
+
+        Raises:
+            ValueError: groups that were not calibrated.
+        """
+        if self._by_group(groups):
+            return largest_by_group(self.groups[self.score], scores, groups, p_values)
         return p_values(self.scores[self.score], scores)
 
-    def is_outlier(self, scores: ArrayLike) -> NDArray[np.bool_]:
-        """Which decision scores lie above the threshold."""
-        return np.asarray(scores, np.float64) > self.threshold
+    def is_outlier(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> NDArray[np.bool_]:
+        """Which decision scores lie above the threshold; arguments as of `p_values`."""
+        values = np.asarray(scores, np.float64)
+        if self._by_group(groups):
+            return values > threshold_of(self.thresholds, groups, len(values))
+        return values > self.threshold
 
-    def decide_by(self, score: str | None = None, target_fpr: float | None = None) -> Calibration:
+    def _by_group(self, groups: Sequence[str] | None) -> bool:
+        if groups is not None and not self.groups:
+            raise ValueError("this model is calibrated without groups: calibrate it with groups, or leave them out")
+        return bool(self.groups)
+
+    def threshold_for(self, scores: ArrayLike) -> float:
+        """The threshold that the calibration's rule draws from the scores of held-out inliers.
+
+        Raises:
+            ValueError: there are too few of them for the rate.
+        """
+        if self.target_fpr is None:
+            return contamination_threshold(scores, self.contamination)
+        if self.confidence is None:
+            return fpr_threshold(scores, self.target_fpr)
+        return certified_threshold(scores, self.target_fpr, self.confidence)
+
+    def decide_by(
+        self, score: str | None = None, target_fpr: float | None = None, confidence: float | None = None
+    ) -> Calibration:
         """The same held-out inliers with another decision score or false-positive rate.
 
         Args:
             score: another of `scores`; None to keep it.
             target_fpr: of the new threshold; None to keep the present rule.
+            confidence: with which the rate is to hold; None keeps it, unless a rate is given, which then holds on
+                average.
 
         Raises:
-            ValueError: the score was not calibrated, or the rate cannot be promised.
+            ValueError: the score was not calibrated, the rate cannot be promised, or a confidence has no rate.
         """
         name = score or self.score
         if name not in self.scores:
             known = ", ".join(self.scores)
             raise ValueError(f"score {name} was not calibrated; calibrated are: {known} (negvae calibrate adds one)")
-        if name == self.score and target_fpr is None:
+        if name == self.score and target_fpr is None and confidence is None:
             return self
         rate = self.target_fpr if target_fpr is None else target_fpr
-        if rate is None:
-            threshold = contamination_threshold(self.scores[name], self.contamination)
-        else:
-            threshold = fpr_threshold(self.scores[name], rate)
-        return replace(
-            self,
-            score=name,
-            threshold=threshold,
-            target_fpr=rate,
-            contamination=0.0 if rate is not None else self.contamination,
-        )
+        if rate is None and confidence is not None:
+            raise ValueError("a confidence is that of a rate: give target_fpr with it")
+        sure = confidence if target_fpr is not None or confidence is not None else self.confidence
+        contamination = 0.0 if rate is not None else self.contamination
+        rule = replace(self, score=name, target_fpr=rate, contamination=contamination, confidence=sure)
+        return rule.with_thresholds()
+
+    def with_thresholds(self) -> Calibration:
+        """The same rule with the thresholds that it draws from the held-out scores, over all and for each group."""
+        changed = replace(self, threshold=self.threshold_for(self.scores[self.score]))
+        return changed.with_groups(self.groups) if self.groups else changed
+
+    def with_groups(self, groups: dict[str, dict[str, Values]]) -> Calibration:
+        """The same calibration with the scores of each group, by the score's name, and a threshold for each."""
+        grouped = replace(self, groups=groups)
+        thresholds, small = group_thresholds(groups[self.score], self.threshold_for, contamination_threshold)
+        return replace(grouped, thresholds=thresholds, small=small)
 
     def describe(self) -> str:
         """One line on the decision: score, threshold, how it was chosen, and what rate follows."""
         rule = f"contamination {self.contamination:g}" if self.target_fpr is None else f"target FPR {self.target_fpr:g}"
+        if self.confidence is not None:
+            rule += f" with {self.confidence:.4g} confidence"
         bound = "about" if self.contamination else "at most"
+        by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
+        by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""
         return (
             f"{self.score} > {self.threshold:.6g} ({rule}; {self.size:,} held-out inliers,"
-            f" false alarms {bound} {self.false_alarm_rate:.3g})"
+            f" false alarms {bound} {self.false_alarm_rate:.3g} on average{by_group})"
         )
 
 

@@ -15,7 +15,9 @@ from negvae.device import resolve_precision
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE
 from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
+from negvae.scoring.certificates import certified_threshold
 from negvae.scoring.compute import compute_scores, over_blocks, refuse_decoder
+from negvae.scoring.groups import split
 from negvae.scoring.passes import SharedDraws
 from negvae.scoring.references import References, scale
 from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
@@ -128,6 +130,8 @@ def calibrate(
     components: Sequence[str] = ("dose", "prior_ratio"),
     contamination: float = 0.0,
     target_fpr: float | None = None,
+    confidence: float | None = None,
+    groups: Sequence[str] | None = None,
 ) -> Calibration:
     """Learn from inliers what their scores are, and set the threshold.
 
@@ -142,6 +146,8 @@ def calibrate(
         contamination: share of outliers among training and held-out images together; where it is above 0, or
             there is no `target_fpr`, the threshold leaves this share of them above it, and at 0 none.
         target_fpr: false-positive rate of the threshold, from the held-out inliers alone, for clean data.
+        confidence: with which that rate is to hold; None for on average over held-out sets.
+        groups: of each held-out inlier, where p-values and thresholds are to be those of its group.
 
     Raises:
         ValueError: no held-out inliers, or too few for the rate.
@@ -166,9 +172,12 @@ def calibrate(
         names = [name for name in names if not SCORES[name].needs]
     measured = replace(scorer, references=references)
     names = list(dict.fromkeys(names))
-    found = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}
-    scores = {name: np.sort(values.astype(np.float64)) for name, values in found.items()}
-    if target_fpr is not None:
+    raw = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}
+    found = {name: values.astype(np.float64) for name, values in raw.items()}
+    scores = {name: np.sort(values) for name, values in found.items()}
+    if target_fpr is not None and confidence is not None:
+        threshold = certified_threshold(scores[decisive], target_fpr, confidence)
+    elif target_fpr is not None:
         threshold = fpr_threshold(scores[decisive], target_fpr)
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
@@ -181,7 +190,13 @@ def calibrate(
     if scorer.quantized is not None:
         rounding = {name: values.numpy() for name, values in scorer.quantized.rounding.items()}
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
-    return Calibration(scores, decisive, threshold, target_fpr, contamination, references, precision, rounding)
+    calibration = Calibration(
+        scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
+        confidence=None if target_fpr is None else confidence,
+    )  # fmt: skip
+    if groups is None:
+        return calibration
+    return calibration.with_groups({name: split(values, groups) for name, values in found.items()})
 
 
 def default_score(model: VAE) -> str:

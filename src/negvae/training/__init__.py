@@ -1,1 +1,1 @@
-"""Losses as pure functions, one loop, exact resume."""
+"""The paper's losses as pure functions, one training loop, and exact resumption from checkpoints."""

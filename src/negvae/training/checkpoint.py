@@ -1,7 +1,7 @@
-"""Checkpoints from which training goes on exactly as if it had never stopped.
+"""Checkpoints from which training continues exactly as if it had never stopped.
 
-One safetensors file: weights, optimizer states and the random generator as tensors, everything else as JSON
-in the header. Loading it runs no code.
+A checkpoint is one safetensors file: weights, optimizer states and the random generator's states as tensors, everything
+else as JSON in the header. Loading it runs no code.
 """
 
 from __future__ import annotations
@@ -27,15 +27,18 @@ FILE = "checkpoint.safetensors"
 
 @dataclass
 class Progress:
-    """How far a run has come.
+    """The progress of a run.
 
     Attributes:
-        epoch: epochs completed.
-        step: steps taken in the current epoch.
-        sums: of each loss part over those steps, in nats per image.
-        seconds: trained so far, over all sittings.
-        epoch_seconds: of those, in the current epoch.
-        finished: whether all epochs are done.
+        epoch: number of completed epochs.
+        step: number of steps taken in the current epoch.
+        sums: sum of each loss part over the steps of the current epoch, in nats per image.
+        seconds: seconds of training so far, over all calls.
+        epoch_seconds: seconds of training in the current epoch.
+        finished: whether all epochs are completed.
+
+    >>> Progress(epoch=3).finished
+    False
     """
 
     epoch: int = 0
@@ -53,14 +56,14 @@ def save_checkpoint(
     generators: dict[str, Tensor],
     progress: Progress,
 ) -> None:
-    """Write the checkpoint whole or not at all.
+    """Write the checkpoint of a run, whole or not at all.
 
     Args:
-        directory: of the run.
-        model: its weights and buffers are stored.
-        optimizers: by name.
-        generators: states of random generators by name (uint8).
-        progress: stored in the header.
+        directory: folder of the run.
+        model: VAE whose weights and buffers are saved.
+        optimizers: optimizers by name.
+        generators: states of random generators (uint8) by name.
+        progress: progress of the run.
     """
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"generator.{name}": state for name, state in generators.items()}
@@ -77,13 +80,18 @@ def save_checkpoint(
 def load_checkpoint(
     directory: Path, model: VAE, optimizers: dict[str, Optimizer]
 ) -> tuple[Progress, dict[str, Tensor]] | None:
-    """Restore weights and optimizer states in place.
+    """Restore the weights of the model and the states of the optimizers in place.
+
+    Args:
+        directory: folder of the run.
+        model: VAE of the same architecture.
+        optimizers: optimizers by the names under which they were saved.
 
     Returns:
-        The progress and the generators' states, or None where the run has no checkpoint yet.
+        The progress and the generators' states, or None if the run has no checkpoint yet.
 
     Raises:
-        ValueError: the file is damaged or belongs to another model.
+        ValueError: if the file is damaged or belongs to another model.
     """
     path = directory / FILE
     if not path.exists():
@@ -102,10 +110,19 @@ def load_checkpoint(
 
 
 def read_progress(directory: Path) -> Progress:
-    """How far a directory's run has come: nowhere, where it has no checkpoint.
+    """Read the progress of a run from its checkpoint.
+
+    Args:
+        directory: folder of the run.
+
+    Returns:
+        The progress, which is that of a new run if there is no checkpoint.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: if the file is damaged.
+
+    >>> read_progress(Path("no-such-run"))
+    Progress(epoch=0, step=0, sums={}, seconds=0.0, epoch_seconds=0.0, finished=False)
     """
     path = directory / FILE
     if not path.exists():
@@ -116,7 +133,7 @@ def read_progress(directory: Path) -> Progress:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turn whatever a damaged file raises into one line."""
+    """Turn every exception that a damaged file can raise into a ValueError of one line."""
     try:
         yield
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
@@ -124,7 +141,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The entries below `prefix.`, without it."""
+    """Return the entries below `prefix.`, without the prefix."""
     start = len(prefix) + 1
     return {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(prefix + ".")}
 

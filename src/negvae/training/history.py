@@ -20,11 +20,16 @@ Row = dict[str, Any]
 
 
 class History:
-    """The rows so far, in memory and, where there is a folder, in its metrics.jsonl.
+    """The rows so far, in memory and, if there is a folder, in its metrics.jsonl.
 
     Args:
-        rows: the epochs already completed; a folder's file is written anew with them.
-        directory: the run's folder; None keeps the rows in memory only.
+        rows: rows of the epochs already completed, with which a folder's file is rewritten.
+        directory: folder of the run; None keeps the rows in memory only.
+
+    >>> history = History()
+    >>> history.append({"epoch": 1, "nats_per_dim": 0.36, "seconds": 2.5})
+    >>> len(history.rows)
+    1
     """
 
     def __init__(self, rows: Iterable[Row] = (), directory: Path | None = None) -> None:
@@ -33,7 +38,7 @@ class History:
             write_metrics(directory, self.rows)
 
     def append(self, row: Row) -> None:
-        """Add an epoch's row."""
+        """Add the row of an epoch."""
         self.rows.append(row)
         if self.directory is not None:
             with (self.directory / METRICS).open("a", encoding="utf-8") as file:
@@ -41,7 +46,15 @@ class History:
 
 
 def read_metrics(directory: Path) -> list[Row]:
-    """Read the rows of a run's metrics.jsonl, one for each epoch, as far as they are whole."""
+    """Read the rows of a run's metrics.jsonl, one for each epoch, up to the first row that is incomplete.
+
+    >>> import tempfile
+    >>> row = {"epoch": 1, "nats_per_dim": 0.36, "seconds": 2.5}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_metrics(Path(folder), [row])
+    ...     read_metrics(Path(folder)) == [row]
+    True
+    """
     rows = []
     path = directory / METRICS
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
@@ -61,13 +74,16 @@ def write_metrics(directory: Path, rows: Iterable[Row]) -> None:
 
 
 def epoch_row(progress: Progress, config: RunConfig, images: int, model: VAE) -> Row:
-    """Summarize an epoch that has just ended: means over its steps, in nats per image unless named otherwise.
+    """Summarize an epoch that has just ended, as means over its steps, in nats per image unless named otherwise.
 
     Args:
-        progress: at the epoch's end.
-        config: the run.
-        images: how many were trained on in the epoch.
-        model: the VAE; its learned sigma, in units of the [0, 1] pixel range, joins the row.
+        progress: progress of the run at the end of the epoch.
+        config: configuration of the run.
+        images: number of images that were trained on in the epoch.
+        model: the VAE, whose learned sigma, in units of the [0, 1] pixel range, is added to the row.
+
+    Returns:
+        The row for metrics.jsonl.
     """
     means = {name: total / progress.step for name, total in progress.sums.items()}
     row: Row = {"epoch": progress.epoch + 1, **means}

@@ -1,4 +1,4 @@
-"""The one training loop: every objective, every source of negatives."""
+"""The one training loop, for every objective and every source of negatives."""
 
 from __future__ import annotations
 
@@ -17,25 +17,26 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
-from negvae.training.progress import Clock, OnProgress, ProgressUpdate
+from negvae.training.reporting import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
 from negvae.training.step import Learner
 from negvae.training.stopping import BUDGET, StopConditions
 from negvae.training.workers import Peers
 
 STEPS_PER_UPDATE = 25
-"""On a CPU, losses are checked and shown once in so many steps; on a GPU once in an epoch."""
+"""The number of steps after which losses are checked and shown on a CPU; on a GPU they are once in an epoch."""
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a call of `train` leaves.
+    """The result of training one model.
 
     Attributes:
-        model: in evaluation mode, on the training device.
-        progress: how far it came.
-        stopped_by: "finished", "budget", the signal's name, or what the caller's `should_stop` said.
-        history: the rows of metrics.jsonl, one for each epoch.
+        model: the trained VAE, in evaluation mode, on the training device.
+        progress: progress of the run when training ended.
+        stopped_by: reason why training ended: "finished", "budget", the name of a signal, or what the caller's
+            `should_stop` returned.
+        history: rows of metrics.jsonl, one for each epoch.
     """
 
     model: VAE
@@ -52,7 +53,14 @@ def train(
     directory: Path | None = None,
     **options: Any,
 ) -> TrainingResult:
-    """Train the model that `config` describes: `train_seeds` with one seed, and the same options."""
+    """Train the model that `config` describes: `train_seeds` with one seed, and the same options.
+
+    >>> from negvae.config import preset
+    >>> rows = torch.randn(64, 4, 1, 1, generator=torch.Generator().manual_seed(0))
+    >>> result = train(preset("features", "rows", epochs=2, batch_size=16, device="cpu"), rows)
+    >>> result.stopped_by, [row["epoch"] for row in result.history]
+    ('finished', [1, 2])
+    """
     return train_seeds([config], images, source, directories=[directory], **options)[0]
 
 
@@ -72,32 +80,34 @@ def train_seeds(
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
 
-    Each comes out as if trained alone. On a GPU they fill the device together (`negvae.fast.graph`) and an
-    epoch runs without waiting for the host, so stops and updates come between epochs; on a CPU they take turns.
+    Each model comes out as if it were trained alone. On a GPU they fill the device together (`negvae.fast.graph`) and
+    an epoch runs without waiting for the host, so that stops and updates come between epochs; on a CPU they take turns.
 
     Args:
-        configs: the runs; their `data` and `negatives` were resolved by the caller into the next two.
-        images: inliers, uint8, N x C x H x W (for a network of features, rows of floats, N x D x 1 x 1); moved to the
-            training device whole.
-        source: of negatives, its images already on that device; None for the baseline VAE.
-        directories: where each run's metrics.jsonl and checkpoint go; None keeps everything in memory.
-        resume: go on from the directories' checkpoints, if they have any, exactly as if never stopped.
-        budget: seconds after which to stop with a checkpoint.
-        checkpoint_seconds: between checkpoints; there is always one after an epoch.
-        on_progress: called every few steps; its losses are means over the seeds, its row the first seed's.
-        after_epoch: called with each model in evaluation mode, its run and the number of epochs completed; the plain
-            values it returns join the epoch's row. It must draw from no generator but its own, or resume is not exact.
-        should_stop: asked after every step; the reason to stop, with a checkpoint, or "" to go on.
-        peers: the workers that call this alike and train together (`negvae.training.workers`); None where there is one.
+        configs: configurations of the runs; `images` and `source` replace their `data` and `negatives`.
+        images: inliers, uint8, N x C x H x W (for a network of features, rows of floats, N x D x 1 x 1); all of them
+            are moved to the training device.
+        source: source of negatives, whose images are on the training device already; None for the baseline VAE.
+        directories: folder of each run for its metrics.jsonl and checkpoint; None keeps everything in memory.
+        resume: whether to continue from the folders' checkpoints, if there are any, exactly as if never stopped.
+        budget: number of seconds after which to stop with a checkpoint; None for no limit.
+        checkpoint_seconds: number of seconds between checkpoints; each epoch ends with one in any case.
+        on_progress: called every few steps; its losses are means over the seeds, its row is that of the first seed.
+        after_epoch: called with each model in evaluation mode, its configuration and the number of completed epochs;
+            the plain values that it returns are added to the epoch's row. It must draw from no generator but its own,
+            because resumption would not be exact otherwise.
+        should_stop: called after every step; returns the reason to stop, with a checkpoint, or "" to go on.
+        peers: connection to the other workers that make the same call to train together (`negvae.training.workers`);
+            None if there is one worker.
 
     Returns:
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
 
     Raises:
-        ValueError: images are not uint8 N x C x H x W (or rows of features), fewer than two, or not what the
-            network is made for; a checkpoint is damaged; the configs differ in more than the seed, or their
-            checkpoints in their place.
-        TrainingDivergedError: a loss is not finite; names the step and the last good checkpoint.
+        ValueError: if images are not uint8 N x C x H x W (or rows of features), are fewer than two or do not fit the
+            network; if a checkpoint is damaged; or if the configurations differ in more than the seed, or their
+            checkpoints in the number of steps.
+        TrainingDivergedError: if a loss is not finite; the message names the step and the last good checkpoint.
     """
     runs = _open(configs, images, source, directories, resume, peers)
     learners, steps = [run.learner for run in runs], runs[0].learner.steps
@@ -149,7 +159,7 @@ def _open(
     configs: Sequence[RunConfig], images: Tensor, source: NegativeSource | None,
     directories: Sequence[Path | None] | None, resume: bool, peers: Peers | None,
 ) -> list[TrainingRun]:  # fmt: skip
-    """Put the runs where they begin or go on."""
+    """Return the runs, each at its start or at its checkpoint."""
     _check(configs, images)
     data = images.to(resolve_device(configs[0].device))
     folders = [None] * len(configs) if directories is None else directories
@@ -190,7 +200,7 @@ def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
 
 
 def _check_places(runs: Sequence[TrainingRun], peers: Peers | None) -> None:
-    """Refuse runs that do not stand at one step, and workers that do not do the same thing."""
+    """Refuse runs that are not at the same step, and workers that do not train the same run."""
     if len({(run.progress.epoch, run.progress.step) for run in runs}) > 1:
         raise ValueError("these runs stand at different steps: train them one by one until they are level")
     if peers is None:
@@ -206,7 +216,7 @@ def _check_places(runs: Sequence[TrainingRun], peers: Peers | None) -> None:
 
 
 def _update(runs: Sequence[TrainingRun], row: dict[str, Any] | None = None) -> ProgressUpdate:
-    """What there is to report: means over the runs."""
+    """Return an update for `on_progress`, with means over the runs."""
     progress, learner = runs[0].progress, runs[0].learner
     epochs, done = learner.config.epochs, max(progress.step, 1)
     seconds = max(progress.epoch_seconds, 1e-9)

@@ -3,14 +3,16 @@
 Section 3 of the paper, all weights 1 and every term in nats per image, averaged over the batch:
 
     encoder:  -E log p(x|z) + KL(q(z|x) || N(0, I)) + KL(q(z|negative) || N(c 1, I))
-    decoder:  -E log p(x|z) [+ KL(q(z|G(z')) || N(0, I)) where negatives are generated, z' ~ N(0, I)]
+    decoder:  -E log p(x|z) [+ KL(q(z|G(z')) || N(0, I)) if negatives are generated, z' ~ N(0, I)]
 
-Both use the same z, drawn before either network moves, and KL(q(z|x) || N(0, I)) has no gradient for the decoder; so
-one backward pass of the encoder's loss gives the decoder its gradient of the reconstruction as well. Only the term in
-brackets, the generator's pull, is the decoder's alone:
+Both use the same z, drawn before either network is updated, and KL(q(z|x) || N(0, I)) has no gradient for the decoder;
+so one backward pass of the encoder's loss gives the decoder its gradient of the reconstruction as well. Only the term
+in brackets, the generator's loss, belongs to the decoder alone:
 
-    alternating   The pull is evaluated after the encoder's step, as in the paper, with a forward and a backward pass.
-    simultaneous  The pull is evaluated at the same weights as the rest and shares the encoder's forward pass.
+    alternating   The generator's loss is evaluated after the encoder's step, as in the paper, with a forward and a
+                  backward pass of its own.
+    simultaneous  The generator's loss is evaluated at the same weights as the rest and shares the encoder's forward
+                  pass.
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ from negvae.training.weights import Weights
 
 
 class Losses(NamedTuple):
-    """Loss parts in nats per image, each a scalar tensor averaged over the batch.
+    """The parts of the loss, each a scalar tensor in nats per image, averaged over the batch.
 
     Attributes:
-        reconstruction: -log p(x|z), one posterior sample.
+        reconstruction: -log p(x|z) for one sample z of the posterior.
         kl: KL(q(z|x) || positive prior).
         negative_kl: KL(q(z|negative) || negative prior); 0 without negatives.
-        generator_kl: KL(q(z|G(z)) || positive prior), by which the generator pulls its samples back, weighted by
-            the generated share of the negatives; 0 where the generator is not trained against them.
+        generator_kl: KL(q(z|G(z)) || positive prior), the generator's loss, weighted by the generated share of the
+            negatives; 0 if the generator is not trained against the negatives.
     """
 
     reconstruction: Tensor
@@ -47,13 +49,13 @@ class Losses(NamedTuple):
 
 
 class TrainingBatch(NamedTuple):
-    """What a step is taken on.
+    """The tensors of one training step.
 
     Attributes:
         images: positives, B x C x H x W, in [0, 1].
-        target: the pixels whose likelihood is asked for, same shape (`Likelihood.target`).
-        negatives: from a source; None for the baseline VAE.
-        noise: standard normal, B x L; the posterior sample is mean + sigma * noise.
+        target: pixels whose likelihood is evaluated, B x C x H x W (`Likelihood.target`).
+        negatives: batch of negatives from a source; None for the baseline VAE.
+        noise: standard normal noise, B x L; the posterior sample is mean + sigma * noise.
     """
 
     images: Tensor
@@ -63,11 +65,25 @@ class TrainingBatch(NamedTuple):
 
 
 TakeStep = Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]
-"""Takes a step of both networks on a batch, given the weight of the negatives' loss."""
+"""A function that takes a step of both networks on a batch, given the weight of the negatives' loss."""
 
 
 def encoder_loss(losses: Losses, negative_weight: float = 1.0) -> Tensor:
-    """Return -E log p(x|z) + KL(q(z|x) || N(0, I)) + weight * KL(q(z|negative) || N(c 1, I)), a scalar in nats."""
+    """Return the encoder's loss (section 3 of the paper), a scalar in nats per image.
+
+    It is -E log p(x|z) + KL(q(z|x) || N(0, I)) + weight * KL(q(z|negative) || N(c 1, I)).
+
+    Args:
+        losses: parts of the loss.
+        negative_weight: weight of the negatives' term; 1 in the paper.
+
+    Returns:
+        The loss, with the gradients of its parts.
+
+    >>> losses = Losses(*torch.tensor([100.0, 12.0, 3.0, 0.0]))
+    >>> encoder_loss(losses), encoder_loss(losses, negative_weight=2.0)
+    (tensor(115.), tensor(118.))
+    """
     return losses.reconstruction + losses.kl + negative_weight * losses.negative_kl
 
 
@@ -77,12 +93,12 @@ def shared_losses(model: VAE, images: Tensor, target: Tensor, negatives: Tensor 
     Args:
         model: the VAE.
         images: positives, B x C x H x W, in [0, 1].
-        target: the pixels whose likelihood is asked for, same shape (`Likelihood.target`).
-        negatives: M x C x H x W, without gradient; None for the baseline VAE.
-        noise: standard normal, B x L; the posterior sample is mean + sigma * noise.
+        target: pixels whose likelihood is evaluated, B x C x H x W (`Likelihood.target`).
+        negatives: negatives, M x C x H x W, without gradient; None for the baseline VAE.
+        noise: standard normal noise, B x L; the posterior sample is mean + sigma * noise.
 
     Returns:
-        The parts, with generator_kl zero.
+        The parts of the loss, with generator_kl zero.
     """
     # One pass over both: faster, and batch norm sees what it will see when it scores a mixed stream.
     posterior = model.encode(images if negatives is None else torch.cat([images, negatives]))
@@ -90,7 +106,7 @@ def shared_losses(model: VAE, images: Tensor, target: Tensor, negatives: Tensor 
 
 
 def _losses(model: VAE, posterior: Posterior, target: Tensor, noise: Tensor, generated: int) -> Losses:
-    """The parts from one posterior over positives, then negatives, of which the last `generated` pull back."""
+    """Return the loss parts from one posterior over positives, then negatives, of which the last are generated."""
     batch = len(target)
     positive = Posterior(posterior.mean[:batch], posterior.log_var[:batch])
     negative = Posterior(posterior.mean[batch:], posterior.log_var[batch:])
@@ -105,12 +121,15 @@ def _losses(model: VAE, posterior: Posterior, target: Tensor, noise: Tensor, gen
 
 
 def generator_loss(model: VAE, generated: Tensor, negatives: int) -> Tensor:
-    """Return KL(q(z|G(z)) || N(0, I)) in nats per negative (scalar), with gradients for the generator only.
+    """Return KL(q(z|G(z)) || N(0, I)) in nats per negative (a scalar), with gradients for the generator only.
 
     Args:
-        model: the VAE, its encoder already stepped.
-        generated: G(z), M x C x H x W, with the decoder's graph attached.
-        negatives: how many negatives the batch has in all; the sum is divided by it.
+        model: the VAE, after the encoder's step.
+        generated: generated images G(z), M x C x H x W, with the decoder's graph attached.
+        negatives: number of all negatives in the batch, by which the sum is divided.
+
+    Returns:
+        The generator's loss.
     """
     with _frozen(model.encoder):
         return model.prior.kl(*model.encode(generated)).sum() / negatives
@@ -118,7 +137,7 @@ def generator_loss(model: VAE, generated: Tensor, negatives: int) -> Tensor:
 
 @contextmanager
 def _frozen(network: torch.nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without reaching it, its batch norms with their running statistics."""
+    """Let gradients pass through a network without changing its own; its batch norms use their running statistics."""
     training = [(module, module.training) for module in network.modules()]
     trained = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     network.eval().requires_grad_(False)
@@ -147,20 +166,20 @@ def train_step(
 
     Args:
         model: the VAE, in training mode.
-        encoder: the encoder's weights and their optimizer.
-        decoder: those of p(x|z) (`VAE.generator_parameters`).
+        encoder: weights of the encoder with their optimizer.
+        decoder: weights of p(x|z) with their optimizer (`VAE.generator_parameters`).
         images: positives, B x C x H x W, in [0, 1].
-        target: see `shared_losses`.
-        negatives: from a source; None for the baseline.
-        noise: see `shared_losses`.
-        negative_weight: factor on the negative KL.
-        update: a name in `negvae.parts.UPDATES`. They differ where negatives are generated.
+        target: pixels whose likelihood is evaluated, B x C x H x W (`Likelihood.target`).
+        negatives: batch of negatives from a source; None for the baseline VAE.
+        noise: standard normal noise, B x L; the posterior sample is mean + sigma * noise.
+        negative_weight: factor of the negatives' KL divergence in the encoder's loss.
+        update: name in `negvae.parts.UPDATES`; the updates differ if negatives are generated.
 
     Returns:
-        The parts at the weights at which each was evaluated, detached and unweighted.
+        The loss parts, detached and unweighted, each at the weights at which it was evaluated.
 
     Raises:
-        ValueError: there is no such update.
+        ValueError: if there is no such update.
     """
     take = UPDATES[update].load()
     losses = take(model, encoder, decoder, TrainingBatch(images, target, negatives, noise), negative_weight)
@@ -168,7 +187,7 @@ def train_step(
 
 
 def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float) -> Losses:
-    """Step the encoder, then pull the generator towards the encoder that has moved, as in the paper."""
+    """Step the encoder, then train the generator against the updated encoder, as in the paper."""
     images, target, negatives, noise = batch
     losses = shared_losses(model, images, target, None if negatives is None else negatives.images, noise)
     encoder_loss(losses, negative_weight).backward()  # type: ignore[no-untyped-call]
@@ -201,7 +220,7 @@ def simultaneous(
 
 
 def _posterior(model: VAE, others: Tensor, generated: Tensor) -> Posterior:
-    """The posterior over both, in two passes where that is the same: then the pull's backward pass is a short one."""
+    """Return the posterior over both, in two passes if images are independent, for a short backward pass."""
     if model.couples_images:
         return model.encode(torch.cat([others, generated]))
     apart = model.encode(others), model.encode(generated)

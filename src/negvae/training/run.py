@@ -1,4 +1,4 @@
-"""One run in training: its learner, its place, its history and its files."""
+"""One run in training: its learner, its place in the epochs, its history and its files."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from negvae.training.objectives import Losses
 from negvae.training.step import Learner
 
 AfterEpoch = Callable[[VAE, RunConfig, int], dict[str, Any]]
-"""Called with a model in evaluation mode, its run and the number of epochs completed; its values join the row."""
+"""A function of a model in evaluation mode, its configuration and the completed epochs, whose values join the row."""
 
 
 class TrainingDivergedError(ValueError):
-    """A loss became infinite or not a number."""
+    """The error that a loss became infinite or not a number."""
 
 
 class TrainingRun:
-    """A learner on its way through the epochs.
+    """A learner that is trained epoch by epoch, with its progress, history and files.
 
     Args:
-        learner: the model and what it learns from.
-        directory: where metrics.jsonl and the checkpoint go; None keeps everything in memory.
-        resume: go on from the directory's checkpoint, if it has one.
-        writes: whether this process writes the files; of several workers, the first one does.
+        learner: model in training, with its data.
+        directory: folder for metrics.jsonl and the checkpoint; None keeps everything in memory.
+        resume: whether to continue from the folder's checkpoint, if it has one.
+        writes: whether this process writes the files; of several workers, only the first one does.
 
     Attributes:
-        progress: how far it has come.
-        history: one row for each epoch.
+        progress: progress of the run.
+        history: rows of metrics.jsonl, one for each epoch.
 
     Raises:
-        ValueError: the checkpoint is damaged or belongs to another model.
+        ValueError: if the checkpoint is damaged or belongs to another model.
     """
 
     def __init__(self, learner: Learner, directory: Path | None, *, resume: bool, writes: bool) -> None:
@@ -51,7 +51,7 @@ class TrainingRun:
         self.history = History(rows, self._folder)
 
     def _restore(self, directory: Path) -> list[dict[str, Any]]:
-        """Go to where the checkpoint left off, if there is one; the rows of the epochs until there."""
+        """Restore the checkpoint, if there is one, and return the rows of the epochs before it."""
         learner = self.learner
         with learner.exact():
             restored = load_checkpoint(directory, learner.model, learner.optimizers)
@@ -64,17 +64,17 @@ class TrainingRun:
         return read_metrics(directory)[: self.progress.epoch]
 
     def begin_epoch(self) -> None:
-        """Draw the epoch's order and go to where the run stands in it."""
+        """Draw the order of the epoch's images and go to the run's place in it."""
         self.learner.begin_epoch(self._epoch_start, self.progress.step)
 
     def read_losses(self, taken: int) -> None:
-        """Bring the losses since the last reading to the host, check them and add them up in the order of the steps.
+        """Copy the losses since the last call to the host, check them and add them up in the order of the steps.
 
         Args:
-            taken: steps of the epoch taken so far.
+            taken: number of steps of the epoch taken so far.
 
         Raises:
-            TrainingDivergedError: a loss is not finite.
+            TrainingDivergedError: if a loss is not finite.
         """
         first = self.progress.step
         trace = self.learner.trace[first:taken]
@@ -93,7 +93,7 @@ class TrainingRun:
         self.progress.epoch_seconds += seconds
 
     def end_epoch(self, after: AfterEpoch | None) -> dict[str, Any]:
-        """Add the epoch's row to the history."""
+        """Add the epoch's row to the history and return it."""
         learner = self.learner
         row = epoch_row(self.progress, learner.config, learner.steps * learner.batch, learner.model)
         if after is not None:
@@ -110,7 +110,7 @@ class TrainingRun:
         self._epoch_start = self.learner.randomness.get_state()
 
     def save(self) -> None:
-        """Write the checkpoint, where there is a folder."""
+        """Write the checkpoint, if there is a folder."""
         if self._folder is None:
             return
         learner = self.learner

@@ -1,6 +1,6 @@
 """One model in training: its weights and optimizers, its random numbers, and how it takes a step.
 
-Everything a step reads or writes lies on the training device, the place in the epoch included, so that on a GPU the
+Everything that a step reads or writes is on the training device, including the place in the epoch, so that on a GPU the
 steps of an epoch follow one another without the host (`negvae.fast.graph`).
 """
 
@@ -18,7 +18,7 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, NegativeSource
+from negvae.negatives import EVERY, NegativeBatch, NegativeSource
 from negvae.parts import OPTIMIZERS
 from negvae.training.objectives import Losses, train_step
 from negvae.training.weights import Weights
@@ -26,20 +26,21 @@ from negvae.training.workers import Peers
 
 
 class Learner:
-    """A model in training on data that lies on its device.
+    """A model in training on data that is on its device.
 
     Args:
-        config: the run.
+        config: configuration of the run.
         data: inliers as they are stored (uint8 images or rows of features), N x C x H x W, on the training device.
-        source: of negatives; None for the baseline VAE.
-        peers: the workers that share each batch; None where there is one.
+        source: source of negatives; None for the baseline VAE.
+        peers: connection to the other workers that share each batch; None if there is one worker.
 
     Attributes:
-        model: the VAE; between `exact` blocks its layers hold what they compute with, which may be bfloat16.
-        encoder: its weights and their optimizer.
-        decoder: those of p(x|z).
-        randomness: generator of order, noise and negatives.
-        steps: in an epoch.
+        model: the VAE; outside of `exact` blocks its layers hold the weights that they compute with, which may be
+            bfloat16.
+        encoder: weights of the encoder with their optimizer.
+        decoder: weights of p(x|z) with their optimizer.
+        randomness: random generator of the order of images, the noise and the negatives.
+        steps: number of steps in an epoch.
         trace: losses of the epoch's steps so far, steps x parts, in nats per image.
     """
 
@@ -69,16 +70,16 @@ class Learner:
 
     @property
     def optimizers(self) -> dict[str, Optimizer]:
-        """The optimizers by the name of their network."""
+        """Return the optimizers by the name of their network."""
         return {"encoder": self.encoder.optimizer, "decoder": self.decoder.optimizer}
 
     def begin_epoch(self, start: Tensor, step: int) -> None:
-        """Draw the epoch's order and go to a place in it.
+        """Draw the order of the epoch's images and go to a place in it.
 
         Args:
-            start: the random generator's state at the epoch's start, from which the order is derived anew, so that
-                a checkpoint need not hold it.
-            step: steps of the epoch already taken.
+            start: state of the random generator at the start of the epoch, from which the order is drawn again, so that
+                a checkpoint need not store it.
+            step: number of steps of the epoch already taken.
         """
         now = self.randomness.get_state()
         self.randomness.set_state(start)
@@ -89,7 +90,7 @@ class Learner:
             self.randomness.set_state(now)
 
     def step(self) -> None:
-        """Take the next step of the epoch; its losses go to `trace`."""
+        """Take the next step of the epoch and store its losses in `trace`."""
         config, model, device = self.config, self.model, self.data.device
         rows = self._order[self._place * self.batch + self._within]
         own = EVERY if self.peers is None else self.peers.rows
@@ -99,6 +100,8 @@ class Learner:
             target = model.likelihood.target(positives, self.randomness)
             noise = torch.randn(self.batch, config.latent_size, generator=self.randomness, device=device)
             positives, target, noise = positives[own], target[own], noise[own]
+            if getattr(model.likelihood, "encodes_noise", False):
+                positives, negatives = _noisy(positives, target, negatives)
             losses = train_step(
                 model, self.encoder, self.decoder, positives, target, negatives, noise,
                 negative_weight=config.negative_weight, update=config.update,
@@ -109,7 +112,7 @@ class Learner:
             self._share_statistics()
 
     def average(self, means: Tensor) -> None:
-        """Turn means over this worker's rows in place into means over the batch; nothing where there is one worker."""
+        """Turn means over this worker's rows into means over the batch, in place, if there are other workers."""
         if self.peers is not None:
             self.peers.average(means, self.batch)
 
@@ -127,7 +130,7 @@ class Learner:
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """Give the model its float32 weights, to be saved, loaded or scored; also in evaluation mode."""
+        """Give the model its float32 weights and evaluation mode within the block, to save, load or score it."""
         with self.encoder.exact(), self.decoder.exact():
             self.model.eval()
             try:
@@ -136,7 +139,7 @@ class Learner:
                 self.model.train()
 
     def close(self) -> None:
-        """Leave the model alone with its float32 weights, in evaluation mode."""
+        """Leave the model in evaluation mode with float32 weights of its own."""
         self.encoder.release()
         self.decoder.release()
         self.model.eval()
@@ -144,3 +147,11 @@ class Learner:
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
         build = OPTIMIZERS[self.config.optimizer].load()
         return build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")
+
+
+def _noisy(positives: Tensor, target: Tensor, negatives: NegativeBatch | None) -> tuple[Tensor, NegativeBatch | None]:
+    """What the encoder sees where it sees the likelihood's noise: given negatives get that of the positives beside."""
+    if negatives is None or negatives.given is None:
+        return target, negatives
+    added = (target - positives)[: len(negatives.given)]
+    return target, negatives._replace(given=negatives.given + added)

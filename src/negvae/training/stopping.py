@@ -1,4 +1,4 @@
-"""Why training ends before its last epoch."""
+"""Reasons to end training before the last epoch."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any
 
-from negvae.training.progress import Clock
+from negvae.training.reporting import Clock
 
 BUDGET = "budget"
-"""The reason where the time is spent."""
+"""The reason to stop when the budget of time is spent."""
 
 
 class StopConditions:
-    """A signal, a caller who asks for it, or a spent budget.
+    """The conditions that end training early: a signal, a caller's request or a spent budget.
 
     Within its `with` block, in the main thread, a SIGINT or SIGTERM is kept as a reason instead of ending the program;
     a second one ends it as usual.
 
     Args:
-        should_stop: gives the reason to stop, or "" to go on.
-        budget: seconds from now after which to stop; None for no end.
+        should_stop: called at each check; returns the reason to stop, or "" to go on.
+        budget: number of seconds from now after which to stop; None for no limit.
+
+    >>> with StopConditions(lambda: "", budget=3600.0) as stop:
+    ...     stop.reason()
+    ''
+    >>> StopConditions(lambda: "", budget=0.0).reason()
+    'budget'
     """
 
     def __init__(self, should_stop: Callable[[], str], budget: float | None) -> None:
@@ -31,9 +37,9 @@ class StopConditions:
         self._handlers: dict[signal.Signals, Any] = {}
 
     def reason(self) -> str:
-        """Say why to stop now: a signal's name, what the caller says, or "budget"; "" to go on.
+        """Return the reason to stop now (a signal's name, the caller's reason or "budget"), or "" to go on.
 
-        A signal or the caller's wish, once heard, stays the answer.
+        A signal or a caller's reason remains the answer of every later call.
         """
         if wish := self._should_stop():
             self._keep(wish)
@@ -42,7 +48,7 @@ class StopConditions:
         return BUDGET if self._budget is not None and self._clock.seconds() >= self._budget else ""
 
     def __enter__(self) -> StopConditions:
-        """Begin to listen to signals."""
+        """Begin to receive signals."""
         if threading.current_thread() is threading.main_thread():
             self._handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
             for number in self._handlers:
@@ -52,7 +58,7 @@ class StopConditions:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave the signals to whoever handled them before."""
+        """Restore the earlier signal handlers."""
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 

@@ -1,4 +1,4 @@
-"""A network's parameters as one vector: one optimizer update for all of them, and bfloat16 copies to compute with.
+"""A network's parameters as one vector, with one optimizer update for all of them and bfloat16 copies to compute with.
 
 Small networks have two dozen parameters of a few kilobytes; updating them one by one takes longer than the
 arithmetic. Here they are views of one float32 vector, the *master weights*. Under bfloat16 autocast the layers'
@@ -16,14 +16,15 @@ from torch.optim import Optimizer
 
 
 class Weights:
-    """Master weights of one network, what its layers compute with, and their optimizer.
+    """The master weights of one network, the copy that its layers compute with, and their optimizer.
 
     Args:
-        network: owner of the parameters, in which those of convolutions and linear layers may be kept in `dtype`.
-        extra: further parameters to train along, kept in float32.
-        dtype: float32, or bfloat16 for autocast.
-        build_optimizer: makes the optimizer over the one master parameter.
-        reduce: turns the gradient, one vector, in place into that of all workers; None where there is one.
+        network: network that owns the parameters; those of its convolutions and linear layers may be kept in `dtype`.
+        extra: further parameters to train with the network's, kept in float32.
+        dtype: type that the layers compute with: float32, or bfloat16 for autocast.
+        build_optimizer: function that makes the optimizer of the one master parameter.
+        reduce: called with the gradient, one vector, to average it over all workers in place; None if there is one
+            worker.
     """
 
     def __init__(
@@ -36,7 +37,8 @@ class Weights:
     ) -> None:
         self.reduce = reduce
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
-        castable = {id(p) for layer in layers for p in layer.parameters()}
+        # What a weight is computed from is kept in float32; the layer rounds the result.
+        castable = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
         self.parameters = [*network.parameters(), *extra]
         total = sum(p.numel() for p in self.parameters)
         device = self.parameters[0].device
@@ -60,14 +62,14 @@ class Weights:
         self.refresh()
 
     def refresh(self) -> None:
-        """Let the layers compute with the master weights as they are now."""
+        """Copy the master weights to the layers."""
         if self._copy is not None:
             self._copy.copy_(self.master.detach())
         for p, working in zip(self.parameters, self._working, strict=True):
             p.data = working
 
     def step(self) -> None:
-        """Update from the parameters' gradients, which are then forgotten."""
+        """Update the weights by the parameters' gradients, and clear the gradients."""
         for p, gradient in zip(self.parameters, self._gradients, strict=True):
             if p.grad is None:
                 gradient.zero_()
@@ -82,7 +84,7 @@ class Weights:
 
     @contextmanager
     def exact(self) -> Iterator[None]:
-        """Give the parameters their float32 values, to be read or written."""
+        """Give the parameters their float32 values within the block, to read or write them."""
         for p, exact in zip(self.parameters, self._exact, strict=True):
             p.data = exact
         try:
@@ -91,11 +93,11 @@ class Weights:
             self.refresh()
 
     def release(self) -> None:
-        """Leave the parameters with float32 values of their own."""
+        """Give the parameters float32 values of their own."""
         for p, exact in zip(self.parameters, self._exact, strict=True):
             p.data = exact.clone(memory_format=torch.preserve_format)
 
 
 def _view(vector: Tensor, like: Tensor) -> Tensor:
-    """A stretch of a vector with a parameter's shape and memory layout."""
+    """Return a part of a vector as a view with a parameter's shape and memory layout."""
     return vector.as_strided(like.shape, like.stride(), vector.storage_offset())

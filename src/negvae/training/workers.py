@@ -2,10 +2,10 @@
 
 Every worker draws the random numbers of the whole batch and computes its share of the rows with them: rows rank,
 rank + size, and so on, of the positives and of the negatives. Its gradients and losses are means over its rows;
-weighted by the rows' number and added up over the workers they are the means over the batch. So the run is the one
-that a single process would make, whatever the number of workers, which may change between checkpoints.
+weighted by the number of rows and added up over the workers they are the means over the batch. So the result is that of
+a single process, whatever the number of workers, which may change between checkpoints.
 
-Batch norm alone is not shared out: each worker normalizes by the statistics of its own rows, as is usual. The running
+Batch norm alone is an exception: each worker normalizes by the statistics of its own rows, as is usual. The running
 statistics are averaged over the workers after every step.
 """
 
@@ -20,12 +20,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Peers:
-    """One of the workers, and how it speaks with the others.
+    """One of the workers, with its connection to the others.
 
     Attributes:
-        rank: its number, from 0; the first one writes the files.
-        size: the number of workers.
-        add: adds a tensor up over all workers, in place; all of them must call it alike.
+        rank: number of this worker, from 0; the first one writes the files.
+        size: number of workers.
+        add: function that adds a tensor up over all workers, in place; all of them must call it in the same order.
+
+    >>> list(range(7))[Peers(1, 3, add=lambda tensor: None).rows]
+    [1, 4]
     """
 
     rank: int
@@ -34,21 +37,21 @@ class Peers:
 
     @property
     def rows(self) -> slice:
-        """Its share of a batch."""
+        """Return this worker's share of a batch, as a slice of its rows."""
         return slice(self.rank, None, self.size)
 
     def average(self, means: Tensor, batch: int) -> None:
-        """Turn means over this worker's rows in place into means over the batch."""
+        """Turn means over this worker's rows into means over the batch, in place."""
         self.add(means.mul_(len(range(batch)[self.rows]) / batch))
 
     def any(self, *flags: bool) -> list[bool]:
-        """Which flags are set at any worker."""
+        """Return for each flag whether it is set at any worker."""
         counts = torch.tensor(flags, dtype=torch.float32)
         self.add(counts)
         return [count > 0 for count in counts.tolist()]
 
     def agree(self, *values: float) -> bool:
-        """Whether all workers have the same values."""
+        """Return whether all workers have the same values."""
         table = torch.zeros(self.size, len(values), dtype=torch.float64)
         table[self.rank] = torch.tensor(values, dtype=torch.float64)
         self.add(table)

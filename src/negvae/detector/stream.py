@@ -1,0 +1,71 @@
+"""Watch a stream of batches with a fitted detector."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.files import write_text
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.monitor import Judged, Monitor
+
+
+class Scores(Protocol):
+    """What is asked of a detector."""
+
+    def ood_score(self, X: Any) -> NDArray[Any]:
+        """The decision scores of a batch."""
+
+
+@dataclass
+class DetectorMonitor:
+    """A stream that is being watched; made by `negvae.NegVAEDetector.monitor`.
+
+    Attributes:
+        detector: Gives the scores.
+        monitor: What is kept of the stream: counts, changes, the wealth of the martingale.
+        path: File that the state is kept in; None for none.
+    """
+
+    detector: Scores
+    monitor: Monitor
+    path: Path | None = None
+
+    @classmethod
+    def open(cls, detector: Scores, calibration: Calibration, path: Path | None, options: dict[str, Any]) -> Self:
+        """Begin, or go on from the state in a file; see `negvae.NegVAEDetector.monitor`."""
+        if path is None or not path.exists():
+            return cls(detector, Monitor.start(calibration, **options), path)
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            held_out = np.asarray(state["scores"], np.float64)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path}: not the state of a stream ({error})") from None
+        if not np.array_equal(held_out, calibration.scores[calibration.score]):
+            raise ValueError(f"{path}: the stream was watched with another detector or calibration")
+        monitor = Monitor.restore(calibration, state["monitor"])
+        kept = {"alarm_rate": monitor.martingale.alarm_rate, "fdr": monitor.fdr, "window": monitor.window}
+        for name, value in options.items():
+            if kept[name] != value:
+                raise ValueError(f"{path}: the stream was watched with {name} {kept[name]}, not {value}")
+        return cls(detector, monitor, path)
+
+    def update(self, X: Any, groups: Sequence[str] | None = None) -> Judged:
+        """Judge the next images of the stream, in their order, and keep the state.
+
+        Args:
+            X: In any form that the detector takes.
+            groups: Of each row, where the detector was calibrated with groups; see `NegVAEDetector.p_values`.
+        """
+        judged = self.monitor.update(self.detector.ood_score(X), groups)
+        if self.path is not None:
+            calibration = self.monitor.calibration
+            scores = calibration.scores[calibration.score].tolist()
+            write_text(self.path, json.dumps({"scores": scores, "monitor": self.monitor.state()}))
+        return judged

@@ -1,0 +1,84 @@
+"""What the curves over the epochs say about a figure that misses the paper's: sentences made from result files.
+
+Whoever explains a miss says why; the figures that bear it out are taken from here, so that they are the files' own.
+Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from negvae.paper.published import ROWS
+from negvae.paper.results import CellResult, Figure
+
+FAR = 1000.0
+"""Nats: a mean KL divergence over the first epoch beyond which a start is called far from the prior."""
+
+
+def curve(cell: CellResult, row: str) -> list[list[float]]:
+    """A figure after each epoch, seed by seed; not a number where a scores' pass gave none."""
+    return [[float(epoch.get(row, math.nan)) for epoch in result["curve"]] for result in cell.results]
+
+
+def movement(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
+    """What the last epoch changed: the mean over the seeds and its spread; None for fewer than two epochs or seeds."""
+    steps = [values[-1] - values[-2] for values in curves if len(values) > 1]
+    steps = [step for step in steps if math.isfinite(step)]
+    return (statistics.fmean(steps), statistics.stdev(steps)) if len(steps) > 1 else None
+
+
+def still_moves(curves: Sequence[Sequence[float]], gap: float) -> bool:
+    """Whether the last epoch moved every seed towards the paper's figure.
+
+    Args:
+        curves: of each seed.
+        gap: the paper's figure minus ours.
+    """
+    steps = [values[-1] - values[-2] for values in curves if len(values) > 1]
+    return bool(steps) and all(step * gap > 0 for step in steps)
+
+
+def sentence(cell: CellResult, figure: Figure) -> str:
+    """How a figure went over the epochs, and whether it still moved towards the paper's when training ended."""
+    curves = curve(cell, figure.row)
+    moved = movement(curves)
+    if moved is None or figure.difference is None:
+        return ""
+    change, spread = moved
+    means = [statistics.fmean(values) for values in zip(*curves, strict=False)]
+    shown = _thinned(means)
+    every = "in every seed" if still_moves(curves, -figure.difference) else "not in every seed"
+    epochs = len(means)
+    images = cell.results[0]["curve_images"]
+    return (
+        f"{ROWS[figure.row]}: {', '.join(shown)} over {epochs} epochs (means over the seeds, {images:,} images of each"
+        f" test set); the last epoch changed it by {change:+.3f} ({spread:.3f}), {every} towards the paper's figure."
+    )
+
+
+def _thinned(means: Sequence[float], most: int = 6) -> list[str]:
+    """At most so many of them, the first and the last included."""
+    count = min(len(means), most)
+    places = [round(step * (len(means) - 1) / max(count - 1, 1)) for step in range(count)]
+    return [f"{means[place]:.3f}" for place in places]
+
+
+def starts(cell: CellResult) -> str:
+    """Which seeds began far from the prior, in a sentence; nothing where none did."""
+    far = {
+        result["seed"]: float(result["curve"][0]["kl"])
+        for result in cell.results
+        if result["curve"] and float(result["curve"][0].get("kl", 0)) > FAR and not _negatives(result)
+    }
+    if not far or len(far) == len(cell.results):
+        return ""
+    listed = ", ".join(f"{seed} ({value:,.0f} nats)" for seed, value in far.items())
+    return f"Seed {listed} began far from the prior: the mean KL divergence of its first epoch."
+
+
+def _negatives(result: dict[str, object]) -> bool:
+    """Whether negatives of another set of color images, which are far from the prior by design, were trained with."""
+    config = result["config"]
+    return isinstance(config, dict) and config["negatives"] != "none" and str(config["network"]).startswith("color")

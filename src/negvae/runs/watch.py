@@ -1,0 +1,395 @@
+"""Watch a folder that images arrive in, or a pipe of their paths: score what is new, and say when the stream changes.
+
+Everything is in one folder: rows.jsonl, a line for each image; state.json, what it takes to go on; metrics.prom, the
+counts in Prometheus's text format. The state is replaced as a whole after the rows that it counts are on the disk, and
+says how long the file of rows was then: a run that is killed goes on from there, and what it had written beyond is
+written anew. So each image is counted once, whenever the process died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from negvae.data.formats import MAX_PIXELS
+from negvae.data.streams import Batch, InputSpec, Span, read, spans
+from negvae.files import locked, write_text
+from negvae.registry import choose
+from negvae.runs.artifact import load_artifact
+from negvae.runs.resolve import Log, silent
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.groups import GROUPS, group_of
+from negvae.scoring.monitor import Monitor
+from negvae.scoring.scorer import Scorer
+
+ROWS, STATE, METRICS, LOCK = "rows.jsonl", "state.json", "metrics.prom", ".lock"
+PIPE = "-"
+TURN = 256
+"""Files scored between two commits."""
+LATEST = 20
+Place = tuple[str, int]
+"""A file, and when it was last changed (nanoseconds)."""
+
+
+@dataclass
+class Watch:
+    """A stream that is being watched.
+
+    Attributes:
+        directory: Of the model.
+        source: The folder, or `PIPE`.
+        monitor: What is kept of the stream.
+        rows: So far.
+        errors: Rows that could not be scored.
+        latest: The last rows that were called outliers or discoveries, or at which the stream had changed.
+        grouped: Whether the folder above each file names its group.
+    """
+
+    directory: Path
+    source: str
+    monitor: Monitor
+    rows: int = 0
+    errors: int = 0
+    latest: list[dict[str, Any]] = field(default_factory=list)
+    grouped: bool = False
+
+    def describe(self) -> str:
+        """One line for people."""
+        monitor = self.monitor
+        found = f", {monitor.discoveries:,} discoveries" if monitor.online is not None else ""
+        changes = f"{len(monitor.changes)} change{'s' if len(monitor.changes) != 1 else ''} of the stream"
+        return f"{monitor.seen:,} scored, {monitor.outliers:,} outliers{found}, {changes}, {self.errors:,} errors"
+
+
+def watch(
+    directory: Path,
+    source: str,
+    out: Path,
+    *,
+    score: str | None = None,
+    target_fpr: float | None = None,
+    confidence: float | None = None,
+    alarm_rate: float = 0.01,
+    fdr: float | None = None,
+    window: int = 0,
+    groups: str | None = None,
+    interval: float = 2.0,
+    settle: float = 1.0,
+    once: bool = False,
+    resize: bool = False,
+    max_pixels: int = MAX_PIXELS,
+    device: str = "auto",
+    on_update: Callable[[Watch], None] = lambda watched: None,
+    should_stop: Callable[[], bool] = lambda: False,
+    log: Log = silent,
+) -> Watch:
+    """Score images as they arrive, until told to stop.
+
+    Args:
+        directory: Of a calibrated model.
+        source: A folder, with all below it; or "-" for standard input, a path a line, to its end.
+        out: Folder for rows, state and metrics; where it holds a state, the watch goes on from there.
+        score: Another of the calibrated scores to decide by.
+        target_fpr: Another rate of false alarms for the threshold.
+        confidence: With which it is to hold.
+        alarm_rate: See `negvae.scoring.monitor.Monitor.start` for this and the two that follow.
+        fdr: As there.
+        window: As there.
+        groups: "folders" decides by the group that a folder above each file is named after.
+        interval: Seconds between two looks at the folder.
+        settle: Seconds that a file must have been left alone, so that it is not read half-written.
+        once: Whether to stop when all that is there has been scored.
+        resize: Whether to resize images of another size; else they are errors.
+        max_pixels: The most an encoded image may claim.
+        device: See `negvae.runs.artifact.load_artifact`.
+        on_update: Is called with the watch after every commit and when it begins.
+        should_stop: Is asked between files.
+        log: Is called with one line on what happens.
+
+    Returns:
+        The watch as it ended.
+
+    Raises:
+        FileNotFoundError: The model or the folder is not there.
+        ValueError: An option is refused, the model is not calibrated, or the folder `out` is of another watch or in
+            use.
+    """
+    if interval <= 0 or settle < 0:
+        raise ValueError(f"interval is {interval:g} and settle {settle:g}: seconds above 0, and at least 0")
+    if source != PIPE and not Path(source).is_dir():
+        raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
+    artifact = load_artifact(directory, device)
+    if artifact.calibration is None:
+        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
+    calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
+    if groups is not None:
+        choose("groups", groups, GROUPS)
+        if not calibration.groups or window:
+            raise ValueError(
+                "groups take a calibration with groups (`negvae calibrate --groups folders`) and no window"
+            )
+    scorer, model = artifact.scorer(), artifact.model
+    wanted = InputSpec(model.shape, model.takes_features, resize, max_pixels)
+    options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out / LOCK) as mine:
+        if not mine:
+            raise ValueError(f"{out} is in use by another watch: take another folder")
+        watched, known = _begin(directory, source, out, calibration, options)
+        watched.grouped = groups is not None
+        log(f"outliers: {calibration.describe()}")
+        if known:
+            log(f"going on after {watched.rows:,} rows")
+        on_update(watched)
+        arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once)
+        with (out / ROWS).open("ab") as rows:
+            _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off
+            for places in arrivals(known, should_stop):
+                _turn(places, wanted, scorer, watched, rows, log)
+                _commit(out, watched, rows, calibration)
+                on_update(watched)
+    return watched
+
+
+# --- one turn -----
+
+
+def _turn(places: list[Place], wanted: InputSpec, scorer: Scorer, watched: Watch, rows: IO[bytes], log: Log) -> None:
+    """Score some files and write their rows."""
+    changed = dict(places)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of large images before they are refused by their size
+        for batch in read([Span(path) for path, _ in places], wanted):
+            for row in _rows(batch, scorer, watched):
+                row["mtime_ns"] = changed.get(row["path"], 0)
+                rows.write((json.dumps(row, ensure_ascii=True) + "\n").encode())
+                if row["change"]:
+                    log(f"the stream has changed: after {row['seen']:,} images, at {row['path']}")
+                if row["is_outlier"] or row["discovery"] or row["change"]:
+                    watched.latest = [*watched.latest, row][-LATEST:]
+
+
+def _rows(batch: Batch, scorer: Scorer, watched: Watch) -> Iterator[dict[str, Any]]:
+    name = watched.monitor.calibration.score
+    good = [index for index, error in enumerate(batch.errors) if not error]
+    scores = scorer(torch.from_numpy(batch.images[good]), [name])[name] if good else np.empty(0)
+    known = watched.monitor.calibration.thresholds
+    groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
+    judged = watched.monitor.update(scores, groups)
+    place = {index: at for at, index in enumerate(good)}
+    for index, (path, number, error) in enumerate(zip(batch.paths, batch.indices, batch.errors, strict=True)):
+        watched.rows += 1
+        row: dict[str, Any] = {"path": path, "index": number, name: None, "p_value": None, "is_outlier": None}
+        row |= {"discovery": None, "wealth": None, "change": None, "seen": None, "error": error or None}
+        if error:
+            watched.errors += 1
+        else:
+            at = place[index]
+            row |= {name: float(scores[at]), "p_value": float(judged.p_values[at])}
+            row |= {"is_outlier": bool(judged.outliers[at]), "discovery": bool(judged.discoveries[at])}
+            row |= {"wealth": float(judged.wealth[at]), "change": at in judged.changes, "seen": judged.seen + at + 1}
+        yield row
+
+
+# --- keeping -----
+
+
+def _begin(
+    directory: Path, source: str, out: Path, calibration: Calibration, options: dict[str, Any]
+) -> tuple[Watch, set[Place]]:
+    """A new watch, or the one whose state is in the folder, and the files that it has seen."""
+    path = out / STATE
+    if not path.exists():
+        if any(each.name != LOCK for each in out.iterdir()):
+            raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
+        return Watch(directory, source, Monitor.start(calibration, **options)), set()
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+        kept, length = state["options"], int(state["length"])
+        if state["calibration"] != _fingerprint(calibration):
+            raise ValueError(f"{out} watches with another model, calibration or rate: take another folder")
+        for name, value in options.items():
+            if kept[name] != value:
+                raise ValueError(f"{out} was started with {name} {kept[name]}, not {value}: take another folder")
+        watched = Watch(directory, source, Monitor.restore(calibration, state["monitor"]))
+        watched.rows, watched.errors, watched.latest = state["rows"], state["errors"], state["latest"]
+    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); take another folder") from None
+    if not (out / ROWS).is_file() or (out / ROWS).stat().st_size < length:
+        raise ValueError(f"{out / ROWS}: rows that {STATE} counts are missing; take another folder")
+    os.truncate(out / ROWS, length)
+    known = set()
+    with (out / ROWS).open("rb") as lines:
+        for line in lines:
+            row = json.loads(line)
+            known.add((row["path"], row["mtime_ns"]))
+    return watched, known
+
+
+def _commit(out: Path, watched: Watch, rows: IO[bytes], calibration: Calibration) -> None:
+    """Bring the rows to the disk, and then the state that counts them."""
+    rows.flush()
+    os.fsync(rows.fileno())
+    monitor = watched.monitor
+    state = {
+        "calibration": _fingerprint(calibration),
+        "options": {"alarm_rate": monitor.martingale.alarm_rate, "fdr": monitor.fdr, "window": monitor.window},
+        "length": rows.tell(),
+        "rows": watched.rows,
+        "errors": watched.errors,
+        "latest": watched.latest,
+        "monitor": monitor.state(),
+    }
+    write_text(out / STATE, json.dumps(state))
+    write_text(out / METRICS, prometheus(watched))
+
+
+def _fingerprint(calibration: Calibration) -> str:
+    digest = hashlib.sha256(np.ascontiguousarray(calibration.scores[calibration.score]).tobytes())
+    digest.update(
+        json.dumps([calibration.score, calibration.threshold, sorted(calibration.thresholds.items())]).encode()
+    )
+    return digest.hexdigest()
+
+
+def prometheus(watched: Watch) -> str:
+    """The counts in Prometheus's text format, for its node exporter's textfile collector or any scraper."""
+    monitor = watched.monitor
+    label = f"{{model={_quoted(str(watched.directory))},source={_quoted(watched.source)}}}"
+    metrics: list[tuple[str, str, str, float]] = [
+        ("negvae_rows_total", "counter", "Rows seen.", watched.rows),
+        ("negvae_errors_total", "counter", "Rows that could not be scored.", watched.errors),
+        ("negvae_outliers_total", "counter", "Rows called outliers.", monitor.outliers),
+        ("negvae_discoveries_total", "counter", "Discoveries of online FDR control.", monitor.discoveries),
+        ("negvae_changes_total", "counter", "Alarms of the test martingale.", len(monitor.changes)),
+        ("negvae_martingale_wealth", "gauge", "Wealth of the test martingale.", monitor.martingale.wealth),
+        ("negvae_martingale_alarm_wealth", "gauge", "Wealth that is an alarm.", 1 / monitor.martingale.alarm_rate),
+    ]
+    if not monitor.calibration.contamination:
+        bound = monitor.calibration.fpr_bounds().high
+        metrics.append(("negvae_false_alarm_bound", "gauge", "95% upper bound on the rate of false alarms.", bound))
+    lines = []
+    for name, kind, text, value in metrics:
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} {kind}", f"{name}{label} {value:.17g}"]
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+# --- what arrives -----
+
+Arrivals = Callable[[set[Place], Callable[[], bool]], Iterator[list[Place]]]
+
+
+def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: bool) -> Arrivals:
+    """What gives files of a folder that are not known yet, the oldest first, in turns of `TURN`."""
+
+    def arrivals(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[Place]]:
+        own = out.resolve()
+        while not should_stop():
+            now = time.time_ns()
+            found = [place for place in _places(folder, own) if place not in known]
+            # A file from the future is one that a clock elsewhere dates.
+            ready = [place for place in found if not 0 <= now - place[1] < settle * 1e9]
+            ready.sort(key=lambda place: (place[1], place[0]))
+            for start in range(0, len(ready), TURN):
+                turn = ready[start : start + TURN]
+                known.update(turn)
+                yield turn
+                if should_stop():
+                    return
+            if once and len(ready) == len(found):
+                return
+            _wait(interval if ready or not once else min(interval, settle or interval), should_stop)
+
+    return arrivals
+
+
+def _places(folder: Path, own: Path) -> Iterable[Place]:
+    """The files below a folder that may hold images, apart from those that the watch writes itself."""
+    for span in spans([str(folder)]):
+        path = Path(span.path)
+        try:
+            if own != folder.resolve() and own in path.resolve().parents:
+                continue
+            yield span.path, path.stat().st_mtime_ns
+        except OSError:  # it has gone again
+            continue
+
+
+def _piped(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[Place]]:
+    """Paths from standard input, as many at a time as there are."""
+    lines: queue.Queue[str | None] = queue.Queue(4 * TURN)
+
+    def pump() -> None:
+        for line in sys.stdin:
+            lines.put(line.rstrip("\r\n"))
+        lines.put(None)
+
+    threading.Thread(target=pump, daemon=True).start()
+    ended = False
+    while not ended and not should_stop():
+        turn: list[Place] = []
+        while len(turn) < TURN and not ended:
+            try:
+                line = lines.get(timeout=0.1) if not turn else lines.get_nowait()
+            except queue.Empty:
+                break
+            ended = line is None
+            if line:
+                place = _place(line)
+                if place not in known:
+                    known.add(place)
+                    turn.append(place)
+        if turn:
+            yield turn
+
+
+def _place(path: str) -> Place:
+    try:
+        return path, Path(path).stat().st_mtime_ns
+    except OSError:  # reading it gives a row with the error
+        return path, 0
+
+
+def _wait(seconds: float, should_stop: Callable[[], bool]) -> None:
+    end = time.monotonic() + seconds
+    while not should_stop() and (left := end - time.monotonic()) > 0:
+        time.sleep(min(left, 0.2))
+
+
+@contextmanager
+def refreshing(write: Callable[[Watch], None], seconds: float) -> Iterator[Callable[[Watch], None]]:
+    """A callback that writes at once, then at most every so many seconds, and once more at the end."""
+    last, pending = -np.inf, list[Watch]()
+
+    def update(watched: Watch) -> None:
+        nonlocal last
+        pending[:] = [watched]
+        if time.monotonic() - last >= seconds:
+            write(watched)
+            pending.clear()
+            last = time.monotonic()
+
+    try:
+        yield update
+    finally:
+        if pending:
+            write(pending[0])

@@ -1,0 +1,84 @@
+"""What has moved between the held-out inliers and a batch: which score, which column. Needs NumPy and SciPy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.stats import ks_2samp
+
+COLUMN_ROWS = 1_000
+"""Held-out rows whose columns are kept to compare with, at most."""
+_COLUMN_VALUES = 200_000
+
+
+def columns_of(rows: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
+    """The columns of some held-out rows, each ascending by itself, so that no row can be put together again.
+
+    Args:
+        rows: n x d numbers.
+        seed: Chooses the rows, where there are more than `COLUMN_ROWS`, or than 200,000 numbers hold.
+
+    Returns:
+        m x d numbers.
+    """
+    values = np.asarray(rows, np.float64)
+    most = min(COLUMN_ROWS, max(_COLUMN_VALUES // values.shape[1], 1))
+    chosen = np.random.default_rng(seed).permutation(len(values))[:most]
+    return np.asarray(np.sort(values[chosen], axis=0), np.float64)
+
+
+@dataclass(frozen=True)
+class Movement:
+    """How one quantity of a batch compares with that of the held-out inliers.
+
+    Attributes:
+        name: Of the score or column.
+        p_value: Of the two-sample Kolmogorov-Smirnov test, times the number of quantities looked at (Bonferroni), at
+            most 1.
+        higher: The probability that a value of the batch exceeds one of the held-out inliers, ties counting half: 0.5
+            where neither is higher, 1 where all of the batch is.
+        moved: Whether the p-value is at most the asked rate of false alarms.
+    """
+
+    name: str
+    p_value: float
+    higher: float
+    moved: bool
+
+    def describe(self) -> str:
+        """One line for people."""
+        return f"{self.name}: higher than held out with probability {self.higher:.2f} (p = {self.p_value:.2g})"
+
+
+def movements(
+    held_out: Mapping[str, ArrayLike], batch: Mapping[str, ArrayLike], false_alarms: float
+) -> tuple[Movement, ...]:
+    """Compare quantities of a batch with those of held-out inliers, one by one.
+
+    For a batch of inliers like those held out, the probability that any quantity is said to have moved is at most
+    `false_alarms`: the test is exact for continuous quantities, conservative with ties, and the p-values are corrected
+    for their number. The rate is over held-out sets and batches together.
+
+    Args:
+        held_out: n values of each quantity, in any order.
+        batch: m values of each.
+        false_alarms: The rate, above 0 and below 1.
+
+    Returns:
+        One entry for each quantity, the smallest p-value first.
+
+    Raises:
+        ValueError: The rate is out of range.
+    """
+    if not 0 < false_alarms < 1:
+        raise ValueError(f"the rate of false alarms is {false_alarms}: it must lie between 0 and 1")
+    found = []
+    for name, values in held_out.items():
+        old, new = np.sort(np.asarray(values, np.float64)), np.asarray(batch[name], np.float64)
+        p = min(float(ks_2samp(old, new).pvalue) * len(held_out), 1.0)
+        below = (np.searchsorted(old, new, "left") + np.searchsorted(old, new, "right")) / 2
+        found.append(Movement(name, p, float(below.mean() / len(old)), p <= false_alarms))
+    return tuple(sorted(found, key=lambda each: each.p_value))

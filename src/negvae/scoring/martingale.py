@@ -1,0 +1,187 @@
+"""A test of whether a stream has changed, one observation after another. Needs NumPy only.
+
+Two parts. `OnlineRanks` turns the scores of a stream into p-values that are independent and uniform while the stream is
+exchangeable with the held-out inliers: each score is ranked among the held-out ones and all earlier ones of the stream,
+with ties broken at random (Vovk, Nouretdinov and Gammerman, "Testing exchangeability on-line", 2003). P-values against
+a fixed held-out set are not: that set's own accidents show in all of them, and over a long stream any test finds those.
+
+`TestMartingale` bets against that uniformity. Its wealth is a nonnegative martingale that starts at 1, so that the
+probability that it ever reaches 1 / a is at most a while nothing has changed (Ville's inequality). After an alarm it
+starts anew with wealth 1; the p-values go on, so each new start has the same guarantee, whatever came before.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Floats = NDArray[np.float64]
+
+JUMP = 0.01
+"""The share of all accounts that is spread over all bets at each step, so that the best bet may change."""
+_POWERS = (0.25, 0.5)
+_SLOPES = (1.9, 1.0, -1.0, -1.9)
+_BENDS = (0.9, -0.9)
+
+
+@dataclass
+class OnlineRanks:
+    """P-values of a stream's scores among all before them, from state of a fixed size.
+
+    The held-out scores divide the line into n + 1 gaps. Under exchangeability a score falls into a gap with a
+    probability in proportion to 1 + the number of earlier scores in it (a Polya urn), and where it falls within the gap
+    is as if drawn uniformly. So counts by gap are all that needs to be kept of the stream, and nothing is lost: the
+    p-values are exactly uniform and independent, however long the stream and however few the held-out inliers.
+
+    Attributes:
+        edges: n scores of held-out inliers, ascending.
+        ties: A number drawn uniformly for each edge, ascending among equal edges: it orders equal scores.
+        weights: 1 + the number of earlier scores of the stream in each of the n + 1 gaps.
+    """
+
+    edges: Floats
+    ties: Floats
+    weights: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, held_out: ArrayLike, random: np.random.Generator) -> OnlineRanks:
+        """Start from the scores of held-out inliers, of any number from 0.
+
+        Raises:
+            ValueError: A score is not a number.
+        """
+        scores = np.asarray(held_out, np.float64).reshape(-1)
+        if np.isnan(scores).any():
+            raise ValueError("a held-out score is not a number")
+        ties = random.uniform(size=len(scores))
+        order = np.lexsort((ties, scores))
+        return cls(scores[order], ties[order], np.ones(len(scores) + 1, np.int64))
+
+    def p_value(self, score: float, random: np.random.Generator) -> float:
+        """The smoothed p-value of the next score of the stream, which is counted from then on.
+
+        Args:
+            score: Larger = more out-of-distribution; not a number counts as the largest of all.
+            random: Breaks ties and places the score within its gap.
+
+        Returns:
+            A number in (0, 1): small where few scores so far are as large.
+        """
+        value = np.inf if np.isnan(score) else score
+        tie, within = random.uniform(size=2)
+        gap = int(np.searchsorted(self.edges, value, side="left"))
+        last = int(np.searchsorted(self.edges, value, side="right"))
+        if last > gap:
+            gap += int(np.searchsorted(self.ties[gap:last], tie))
+        above = int(self.weights[gap + 1 :].sum())
+        own, total = int(self.weights[gap]), int(self.weights.sum())
+        self.weights[gap] += 1
+        return float((above + (1 - within) * own) / total)
+
+
+@dataclass
+class TestMartingale:
+    """Wealth from bets against uniform p-values.
+
+    The bets are densities on [0, 1]: a constant; powers k p^(k - 1), for a few very small p-values; slopes, for
+    p-values that are smaller, or larger, than before; bends, for p-values that lie more, or less, in the middle. The
+    money is in one account for each bet and in a reserve. At step t the reserve goes from 1 / t to 1 / (t + 1), and
+    what leaves it is spread over all bets (a mixture over the time of the change); a share `JUMP` of all accounts is
+    spread as well (the simple jumper of Vovk, Gammerman and Shafer, "Algorithmic learning in a random world", 2nd
+    edition, 2022, section 8.2). So a change after t quiet steps costs about 2 log t more to find than one at the
+    start, and not a multiple of t.
+
+    Attributes:
+        alarm_rate: The probability with which a start that sees no change ever alarms is at most this.
+        accounts: The money of each bet.
+        steps: Since the last start.
+        starts: How often it has started; each alarm starts it anew.
+        peak: The largest wealth since the last start.
+    """
+
+    __test__ = False  # pytest collects classes whose names begin with Test
+
+    alarm_rate: float = 0.01
+    accounts: Floats = field(default_factory=lambda: np.zeros(1 + len(_POWERS) + len(_SLOPES) + len(_BENDS)))
+    steps: int = 0
+    starts: int = 1
+    peak: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Refuse a rate that is none."""
+        if not 0 < self.alarm_rate < 1:
+            raise ValueError(f"alarm_rate is {self.alarm_rate}: it must lie between 0 and 1")
+
+    @property
+    def wealth(self) -> float:
+        """The money in all accounts and in the reserve: 1 at the start."""
+        return float(self.accounts.sum() + 1 / (self.steps + 1))
+
+    def update(self, p: float) -> bool:
+        """Bet on the next p-value.
+
+        Args:
+            p: Uniform on [0, 1] and independent of those before it, while nothing has changed.
+
+        Returns:
+            Whether the wealth has reached 1 / `alarm_rate`; the martingale has then started anew.
+        """
+        accounts, self.steps = step(self.accounts, self.steps, np.array(p)), self.steps + 1
+        self.accounts = accounts
+        wealth = self.wealth
+        self.peak = max(self.peak, wealth)
+        if wealth < 1 / self.alarm_rate:
+            return False
+        self.accounts, self.steps, self.peak = np.zeros_like(accounts), 0, 1.0
+        self.starts += 1
+        return True
+
+    def state(self) -> dict[str, Any]:
+        """What `TestMartingale(**state)` needs to go on, as plain values."""
+        return {
+            "alarm_rate": self.alarm_rate,
+            "accounts": self.accounts.tolist(),
+            "steps": self.steps,
+            "starts": self.starts,
+            "peak": self.peak,
+        }
+
+
+def bets(p: ArrayLike) -> Floats:
+    """The payoff of each bet: densities on [0, 1] at p.
+
+    Args:
+        p: p-values of any shape.
+
+    Returns:
+        The same shape with an axis of the bets added at the end.
+    """
+    values = np.clip(np.asarray(p, np.float64), 1e-12, 1)[..., None]
+    powers, slopes, bends = map(np.array, (_POWERS, _SLOPES, _BENDS))
+    middle = values - 0.5
+    return np.concatenate(
+        [
+            np.ones_like(values),
+            powers * values ** (powers - 1),
+            1 - slopes * middle,
+            1 + bends * (6 * middle**2 - 0.5),
+        ],
+        axis=-1,
+    )
+
+
+def step(accounts: Floats, steps: int, p: Floats) -> Floats:
+    """The accounts after one more p-value; a pure function, for one stream or for many side by side.
+
+    Args:
+        accounts: ... x bets.
+        steps: Taken before this one.
+        p: The p-values, of the shape of the accounts without their last axis.
+    """
+    count = accounts.shape[-1]
+    from_reserve = 1 / (steps + 1) - 1 / (steps + 2)
+    spread = (JUMP * accounts.sum(-1, keepdims=True) + from_reserve) / count
+    return np.asarray(((1 - JUMP) * accounts + spread) * bets(p), np.float64)

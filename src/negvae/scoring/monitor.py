@@ -1,0 +1,266 @@
+"""What is kept of a stream of scores while it is watched, and what is said of each score. Needs NumPy and SciPy only.
+
+The state has a fixed size, however long the stream, and goes to plain values and back, so that a stream can be watched
+across restarts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from negvae.files import need
+from negvae.scoring.calibration import Calibration, p_values
+from negvae.scoring.martingale import OnlineRanks, TestMartingale
+
+Floats = NDArray[np.float64]
+
+FORMAT = 1
+"""Of the state."""
+HISTORY = 400
+"""Points of the wealth's course that are kept; with twice as many, every second one is dropped."""
+
+
+class OnlineTest(Protocol):
+    """What the library online-fdr offers for one procedure."""
+
+    def test_one(self, p_val: float, /) -> bool:
+        """Whether the next p-value is a discovery."""
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that it takes to go on, as plain values."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of some scores, in their order.
+
+    Attributes:
+        p_values: Conformal p-values: among the held-out inliers, or with a window among the latest scores.
+        outliers: Whether each is called an outlier by the calibration's rule.
+        discoveries: Whether each is a discovery of the online procedure; all False without one.
+        changes: Positions at which the test martingale said that the stream has changed.
+        wealth: Of the martingale after each score; what an alarm had reached stands at its position.
+        seen: Scores of the stream before these.
+    """
+
+    p_values: Floats
+    outliers: NDArray[np.bool_]
+    discoveries: NDArray[np.bool_]
+    changes: tuple[int, ...]
+    wealth: Floats
+    seen: int = 0
+
+
+@dataclass
+class Monitor:
+    """Watches the decision scores of a stream.
+
+    Attributes:
+        calibration: Held-out scores, threshold and rule.
+        ranks: P-values for the martingale.
+        martingale: The test for a change.
+        online: The procedure of online false-discovery control; None for none.
+        fdr: Its rate.
+        window: How many of the latest scores p-values and threshold are taken from; 0 for the held-out ones always.
+        latest: With a window: its scores, the oldest first.
+        random: Breaks ties.
+        seen: Scores so far.
+        outliers: Called outliers so far.
+        discoveries: So far.
+        changes: The number of scores after which each alarm of the martingale came.
+        history: (scores so far, wealth) every `every` scores.
+        every: See `history`.
+    """
+
+    calibration: Calibration
+    ranks: OnlineRanks
+    martingale: TestMartingale
+    online: OnlineTest | None = None
+    fdr: float | None = None
+    window: int = 0
+    latest: Floats = field(default_factory=lambda: np.empty(0))
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+    seen: int = 0
+    outliers: int = 0
+    discoveries: int = 0
+    changes: list[int] = field(default_factory=list)
+    history: list[tuple[int, float]] = field(default_factory=list)
+    every: int = 1
+
+    @classmethod
+    def start(
+        cls,
+        calibration: Calibration,
+        *,
+        alarm_rate: float = 0.01,
+        fdr: float | None = None,
+        window: int = 0,
+        seed: int = 0,
+    ) -> Monitor:
+        """Watch a stream from its beginning.
+
+        Args:
+            calibration: Of the detector.
+            alarm_rate: The probability of a false alarm about a change, from one start of the martingale to the next.
+            fdr: The false-discovery rate of the online procedure, LOND; None for none.
+            window: Take p-values and threshold from so many of the latest scores; 0 for the held-out ones.
+            seed: Of what breaks ties.
+
+        Raises:
+            ValueError: A rate is out of range, or the window is too small for the calibration's rate.
+            ImportError: The extra "watch" is not installed, and `fdr` asks for it.
+        """
+        if window < 0:
+            raise ValueError(f"window is {window}: it must be a number of scores, or 0 for none")
+        random = np.random.default_rng(seed)
+        held_out = calibration.scores[calibration.score]
+        latest = random.permutation(held_out)[-window:] if window else np.empty(0)
+        if window:
+            calibration.threshold_for(np.zeros(window))  # refuses a window that is too small for the rate
+        return cls(
+            calibration, OnlineRanks.of(held_out, random), TestMartingale(alarm_rate), _procedure(fdr), fdr, window,
+            latest, random,
+        )  # fmt: skip
+
+    def update(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Judged:
+        """Judge the next scores of the stream, in their order.
+
+        Args:
+            scores: m decision scores, larger = more out-of-distribution.
+            groups: of each, as of `Calibration.p_values`; the martingale looks at all groups together, and takes their
+                mixture to be that of the held-out inliers.
+
+        Raises:
+            ValueError: groups that were not calibrated, or groups and a window.
+        """
+        if groups is not None and self.window:
+            raise ValueError("a window is of all groups together: watch without a window, or without groups")
+        values = np.asarray(scores, np.float64).reshape(-1)
+        values = np.where(np.isnan(values), np.inf, values)
+        before_these = self.seen
+        p, called = self._decide(values, groups)
+        discovered = np.zeros(len(values), bool)
+        if self.online is not None:
+            ranked = p if not self.window else self.calibration.p_values(values)
+            discovered = np.array([self.online.test_one(float(each)) for each in ranked], bool)
+        changes, wealth = [], np.empty(len(values))
+        for index, score in enumerate(values):
+            self.seen += 1
+            before = self.martingale.starts
+            uniform = self.ranks.p_value(float(score), self.random)
+            alarmed = self.martingale.update(uniform)
+            wealth[index] = 1 / self.martingale.alarm_rate if alarmed else self.martingale.wealth
+            if self.martingale.starts > before:
+                changes.append(index)
+                self.changes.append(self.seen)
+            self._remember(float(wealth[index]))
+        self.outliers += int(called.sum())
+        self.discoveries += int(discovered.sum())
+        return Judged(p, called, discovered, tuple(changes), wealth, before_these)
+
+    @property
+    def _held_out(self) -> Floats:
+        return self.calibration.scores[self.calibration.score]
+
+    def _decide(self, values: Floats, groups: Sequence[str] | None) -> tuple[Floats, NDArray[np.bool_]]:
+        """P-values and decisions; with a window, each score is judged by those before it and then joins them."""
+        if not self.window:
+            return self.calibration.p_values(values, groups), self.calibration.is_outlier(values, groups)
+        p, called = np.empty(len(values)), np.empty(len(values), bool)
+        for index, value in enumerate(values):
+            p[index] = p_values(self.latest, [value])[0]
+            called[index] = value > self.calibration.threshold_for(self.latest)
+            self.latest = np.append(self.latest, value)[-self.window :]
+        return p, called
+
+    def _remember(self, wealth: float) -> None:
+        if self.seen % self.every == 0 or wealth >= 1 / self.martingale.alarm_rate:
+            self.history.append((self.seen, wealth))
+        if len(self.history) >= 2 * HISTORY:
+            self.history = self.history[::2]
+            self.every *= 2
+
+    def can_discover(self) -> bool:
+        """Whether the next score could be a discovery, however large it is.
+
+        The level of the online procedure shrinks as the stream goes on without discoveries, and no p-value is below
+        1 / (n + 1): with few held-out inliers a time comes from which nothing is found any more.
+        """
+        if self.online is None:
+            return False
+        trial = _procedure(self.fdr, self.online.snapshot())
+        assert trial is not None
+        return trial.test_one(1 / (len(self._held_out) + 1))
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on, as plain values for JSON."""
+        return {
+            "format": FORMAT,
+            "held_out": len(self._held_out),
+            "weights": self.ranks.weights.tolist(),
+            "ties": self.ranks.ties.tolist(),
+            "martingale": self.martingale.state(),
+            "online": None if self.online is None else self.online.snapshot(),
+            "fdr": self.fdr,
+            "window": self.window,
+            "latest": self.latest.tolist(),
+            "random": self.random.bit_generator.state,
+            "seen": self.seen,
+            "outliers": self.outliers,
+            "discoveries": self.discoveries,
+            "changes": self.changes,
+            "history": self.history,
+            "every": self.every,
+        }
+
+    @classmethod
+    def restore(cls, calibration: Calibration, state: dict[str, Any]) -> Monitor:
+        """Go on where a state was taken.
+
+        Args:
+            calibration: The one that the stream was watched with.
+            state: What `state` gave.
+
+        Raises:
+            ValueError: The state is of another calibration or of a later version, or a part of it is missing.
+            ImportError: The extra "watch" is not installed, and the state is of an online procedure.
+        """
+        try:
+            if state["format"] > FORMAT:
+                raise ValueError(f"its format is {state['format']}: upgrade negvae")
+            edges = np.sort(calibration.scores[calibration.score])
+            ties, weights = np.array(state["ties"], np.float64), np.array(state["weights"], np.int64)
+            if len(edges) != state["held_out"] or len(weights) != len(edges) + 1:
+                raise ValueError(f"it is of {state['held_out']} held-out inliers, the calibration has {len(edges)}")
+            random = np.random.default_rng()
+            random.bit_generator.state = state["random"]
+            martingale = {**state["martingale"], "accounts": np.array(state["martingale"]["accounts"], np.float64)}
+            return cls(
+                calibration, OnlineRanks(edges, ties, weights), TestMartingale(**martingale),
+                _procedure(state["fdr"], state["online"]), state["fdr"], state["window"],
+                np.array(state["latest"], np.float64), random, state["seen"], state["outliers"], state["discoveries"],
+                list(state["changes"]), [(int(at), float(wealth)) for at, wealth in state["history"]], state["every"],
+            )  # fmt: skip
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"the state of the stream is damaged ({error})") from None
+
+
+def _procedure(fdr: float | None, snapshot: dict[str, Any] | None = None) -> OnlineTest | None:
+    """LOND of the library online-fdr, new or as it was.
+
+    Conformal p-values of one held-out set depend on one another, in the positive way (PRDS) under which LOND controls
+    the false-discovery rate at every time (Javanmard and Montanari 2015; Zrnic, Ramdas and Jordan, "Asynchronous online
+    testing of multiple hypotheses", 2021); of LORD, SAFFRON and ADDIS that is known for independent p-values only.
+    """
+    if fdr is None:
+        return None
+    if not 0 < fdr < 1:
+        raise ValueError(f"fdr is {fdr}: it must lie between 0 and 1")
+    procedure = need("online_fdr.p_values", "watch").Lond
+    made: OnlineTest = procedure(alpha=fdr) if snapshot is None else procedure.from_snapshot(snapshot)
+    return made

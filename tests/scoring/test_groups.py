@@ -1,0 +1,70 @@
+"""P-values and thresholds within groups."""
+
+import numpy as np
+import pytest
+from benchmarks.simulations import marginal_and_groups
+
+from negvae.scoring.calibration import Calibration, fpr_threshold, p_values
+from negvae.scoring.groups import check_labels, largest_by_group, split
+
+
+def grouped(rate=0.1, confidence=None):
+    random = np.random.default_rng(0)
+    labels = np.array(["wide"] * 200 + ["narrow"] * 100 + ["tiny"] * 5)
+    scores = random.standard_normal(305) * np.where(labels == "wide", 3, 1)
+    plain = Calibration({"kl": np.sort(scores)}, "kl", 0.0, target_fpr=rate, confidence=confidence)
+    return plain.with_groups({"kl": split(scores, labels)}), scores, labels
+
+
+def test_rates_hold_within_groups_and_not_when_they_are_pooled():
+    rows = marginal_and_groups(17_000)
+    assert all(row.holds() for row in rows), rows
+    pooled = {row.what[-22:-19]: row.rate for row in rows if row.bound is None}
+    assert max(pooled.values()) > 0.1  # the wide group alarms at more than twice the rate
+
+
+def test_each_group_has_its_own_ranks_and_threshold():
+    calibration, scores, labels = grouped()
+    assert list(calibration.groups["kl"]) == ["narrow", "tiny", "wide"]
+    for name in ("narrow", "wide"):
+        own = scores[labels == name]
+        assert calibration.thresholds[name] == fpr_threshold(own, 0.1)
+        np.testing.assert_array_equal(calibration.p_values([2.0, 0.1], [name] * 2), p_values(own, [2.0, 0.1]))
+    assert calibration.small == ("tiny",)
+    assert calibration.thresholds["tiny"] > scores[labels == "tiny"].max()
+    assert "too small for the rate: tiny" in calibration.describe()
+
+
+def test_without_a_group_the_largest_p_value_counts():
+    calibration, _, _ = grouped()
+    values = np.linspace(-4, 12, 50)
+    each = [calibration.p_values(values, [name] * 50) for name in ("wide", "narrow", "tiny")]
+    np.testing.assert_array_equal(calibration.p_values(values), np.max(each, axis=0))
+    np.testing.assert_array_equal(calibration.p_values(values, [""] * 50), np.max(each, axis=0))
+    called = calibration.is_outlier(values)
+    np.testing.assert_array_equal(called, values > max(calibration.thresholds.values()))
+    mixed = calibration.is_outlier([2.5, 2.5, 2.5], ["narrow", "wide", ""])
+    assert mixed.tolist() == [True, False, False]
+
+
+def test_groups_keep_their_rule_with_another_rate_or_confidence():
+    calibration, scores, labels = grouped()
+    sure = calibration.decide_by(target_fpr=0.1, confidence=0.95)
+    for name in ("narrow", "wide"):
+        assert sure.group_bounds()[name].high <= 0.1
+        assert sure.thresholds[name] > fpr_threshold(scores[labels == name], 0.1)
+    assert calibration.group_bounds()["narrow"].high > 0.1
+
+
+def test_labels_that_do_not_fit_are_refused():
+    calibration, _, _ = grouped()
+    with pytest.raises(ValueError, match="no held-out inliers of group other; calibrated are narrow, tiny, wide"):
+        calibration.p_values([1.0], ["other"])
+    with pytest.raises(ValueError, match="2 groups for 1 rows"):
+        calibration.is_outlier([1.0], ["wide", "wide"])
+    with pytest.raises(ValueError, match="calibrated without groups"):
+        Calibration({"kl": np.arange(9.0)}, "kl", 8.0).p_values([1.0], ["wide"])
+    with pytest.raises(ValueError, match="1 held-out inliers have no group"):
+        split([1.0, 2.0], ["a", ""])
+    check_labels(None, 3)
+    assert largest_by_group({"a": [1.0]}, [], [], p_values).shape == (0,)
