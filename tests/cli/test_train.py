@@ -26,7 +26,8 @@ def test_each_field_has_an_option(capsys, blob_files, tmp_path):
         update="simultaneous", optimizer="rmsprop", learning_rate=0.002, batch_size=9, epochs=1, seed=7,
         precision="float32", device="cpu", limit=30, calibration=0.25,
     )  # fmt: skip
-    assert values.keys() == {field.name for field in dataclasses.fields(RunConfig)}
+    # embed takes an encoder and a network for features: tests/runs/test_embed.py
+    assert {*values, "embed"} == {field.name for field in dataclasses.fields(RunConfig)}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name != "learn_sigma"]
     assert trained(capsys, tmp_path / "run", *options, "--learn-sigma") == RunConfig(**values)
 

@@ -281,5 +281,5 @@ def test_rows_of_features_are_scored_from_files(tmp_path):
     np.save(tmp_path / "rows.npy", rows[:40])
     score_files(tmp_path / "kept", [str(tmp_path / "rows.npy")], tmp_path / "s.csv")
     written = rows_of(tmp_path / "s.csv")
-    np.testing.assert_allclose([row["combined"] for row in written], detector.ood_score(rows[:40]), rtol=1e-6)
+    np.testing.assert_allclose([row["neighbors"] for row in written], detector.ood_score(rows[:40]), rtol=1e-6)
     assert [row["is_outlier"] for row in written] == (detector.predict(rows[:40]) == -1).tolist()
