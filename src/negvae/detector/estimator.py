@@ -24,6 +24,7 @@ from torch import Tensor
 from negvae.config import PRESETS, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split
 from negvae.data.formats import as_images
+from negvae.data.streams import InputSpec, fitted
 from negvae.detector.inputs import as_array
 from negvae.device import resolve_device
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
@@ -337,6 +338,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
         images = as_images(array, "X").images
         expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
+        if expected and images.shape[2:] == expected[1:] and {images.shape[1], expected[0]} == {1, 3}:
+            images = fitted(images, InputSpec((expected[0], expected[1], expected[2])))  # as `negvae score` does
         if expected and images.shape[1:] != expected:
             given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], expected))
             raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")

@@ -20,8 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-Source = str | bytes | None
-"""An encoded image: the path or URI of its file, its bytes, or None where a row should have one and has not."""
+Source = str | bytes | Image.Image | None
+"""An image: the path or URI of its file, its bytes, one that Pillow holds, or None where there should be one."""
 
 # What damaged or foreign files make the standard readers raise. MemoryError: a header may claim any size.
 READ_ERRORS = (
