@@ -153,13 +153,14 @@ def test_the_fast_bfloat16_step_is_near_the_plain_float32_step(network, source):
     assert relative_error(decoder.seen, plain_decoder.seen) < 0.12
 
 
+@pytest.mark.parametrize("network", ["gray", "color"])
 @pytest.mark.parametrize("source", ["generated", "augmented+generated"])
-def test_simultaneous_gradients_are_both_taken_at_the_first_weights(source):
+def test_simultaneous_gradients_are_both_taken_at_the_first_weights(network, source):
     """The encoder's is that of the alternating update; the decoder's differs by where the pull is taken only."""
     rates = {}
     for update in ("alternating", "simultaneous"):
         # With encoder weights that do not move, the two updates are one.
-        rates[update] = take_step("gray", "bernoulli", False, source, update=update)
+        rates[update] = take_step(network, "bernoulli", False, source, update=update)
     (_, losses, encoder, decoder, _), (_, other, other_encoder, other_decoder, _) = rates.values()
     torch.testing.assert_close(torch.stack(losses), torch.stack(other))
     assert relative_error(encoder.seen, other_encoder.seen) < 1e-5

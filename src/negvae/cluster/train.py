@@ -23,7 +23,7 @@ from negvae.cluster.connect import enter, joined, open_desk, surroundings
 from negvae.config import RunConfig
 from negvae.files import need
 from negvae.model import build_vae
-from negvae.negatives import Auxiliary, Mixture, NegativeSource, build_source
+from negvae.negatives import Mixture, NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts
 from negvae.training.checkpoint import load_checkpoint
 from negvae.training.history import read_metrics
@@ -164,7 +164,8 @@ def _auxiliary(source: NegativeSource | None) -> list[Tensor]:
     """The images of the data sets that a source draws on, in the order in which they are named."""
     if isinstance(source, Mixture):
         return [images for part in source.sources for images in _auxiliary(part)]
-    return [source.images] if isinstance(source, Auxiliary) else []
+    images = getattr(source, "images", None)  # of whatever source draws on a data set
+    return [] if images is None else [images]
 
 
 def train_share(job: dict[str, Any]) -> None:
