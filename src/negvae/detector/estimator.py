@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import sys
 import tempfile
 import warnings
@@ -22,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from negvae.config import PRESETS, RunConfig, default_preset, preset
-from negvae.data import ImageSet, Split
+from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
 from negvae.detector.inputs import as_array
@@ -40,8 +38,8 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe, hold_out
-from negvae.runs.train import LEAST_STEPS
+from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
+from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
@@ -213,7 +211,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         if isinstance(negatives, str):
             text, negatives = negatives, None
         config = self._config(name, len(stored), features, int(seed), text)
-        training, held_out = hold_out(stored, config.calibration, config.seed)
+        rows = held_out_rows(len(stored), config.calibration, config.seed)
+        training, held_out = divide(stored, rows)
         source = self._source(stored, config.negatives, negatives)
         result = self._train(config, training, source)
         if features:
@@ -227,7 +226,12 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             Path(), config, result.model, {**provenance(config), "data": data},
             result.progress.epoch, result.progress.finished, calibration,
         )  # fmt: skip
-        self._take(artifact, result.history)
+        source_of_data = _source_of(X)
+        recorded = Recorded(
+            data_sha256(stored.numpy()), source_of_data, tuple(rows.tolist()),
+            file_hashes(name) if source_of_data != MEMORY else {},
+        )  # fmt: skip
+        self._take(artifact, result.history, recorded)
         return self
 
     def _check_parameters(self) -> None:
@@ -267,12 +271,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             kind, name, negatives=negatives, calibration=calibration, seed=seed, device=self.device, **values
         )
         training = count - max(round(calibration * count), 1)
-        batch = plain.batch_size if self.batch_size else min(plain.batch_size, max(training // 8, 16))
-        steps = max(training // min(batch, max(training, 1)), 1)
-        epochs = plain.epochs
-        if self.epochs is None:
-            epochs = max(epochs, math.ceil(LEAST_STEPS / steps))
-        return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
+        left_open = [field for field in LEFT_OPEN if getattr(self, field) is None]
+        return fill_in(plain, training, left_open, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
         """Where negatives come from: data `given`, or what `text` says; checked against the inliers."""
@@ -294,7 +294,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result
 
-    def _take(self, artifact: Artifact, history: list[dict[str, Any]]) -> None:
+    def _take(self, artifact: Artifact, history: list[dict[str, Any]], recorded: Recorded) -> None:
         """Become the detector that this artifact holds."""
         if artifact.calibration is None:
             raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}`")
@@ -304,7 +304,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.offset_ = -artifact.calibration.threshold
         self.n_features_in_ = artifact.model.dimensions
         self.seed_ = artifact.config.seed
-        self._artifact, self._history = artifact, history
+        self._artifact, self._history, self._recorded = artifact, history, recorded
 
     # --- data -----
 
@@ -462,6 +462,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _write(self, directory: Path) -> None:
         artifact = self._artifact
         write_config(directory, artifact.config, artifact.model.shape, artifact.provenance)
+        write_recorded(directory, self._recorded)
         progress = Progress(epoch=artifact.epochs, finished=artifact.finished)
         progress.seconds = sum(row["seconds"] for row in self._history[-1:])
         write_metrics(directory, self._history)
@@ -492,7 +493,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return detector
 
     def _restore(self, directory: Path, device: str) -> None:
-        self._take(load_artifact(directory, device), read_metrics(directory))
+        artifact = load_artifact(directory, device)
+        self._take(artifact, read_metrics(directory), read_recorded(directory, artifact.provenance))
         names = read_section(directory, "detector").get("feature_names")
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
@@ -521,6 +523,19 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _source_of(data: Any) -> str:
+    """Where data came from, as `Recorded.source` has it."""
+    if isinstance(data, ImageSet):
+        return SPLIT
+    if isinstance(data, str | Path):
+        return WHOLE if is_path(str(data)) else SPLIT
+    return MEMORY
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
 
 
 def _is_plain(value: Any) -> bool:

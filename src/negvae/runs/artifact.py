@@ -91,8 +91,8 @@ class Artifact:
 
     def _calibrate(self, what: str, precision: str) -> str:
         """A line that says what is wrong with the calibration, and what makes another."""
-        option = "" if precision == "float32" else f" --precision {precision}"
-        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it so"
+        command = f"negvae calibrate {self.directory} --precision {precision}"
+        return f"{self.directory} {what}: `{command}` calibrates it so"
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
@@ -117,13 +117,6 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance must be a mapping")
     return RunConfig.from_dict(content["run"], str(path)), (shape[0], shape[1], shape[2]), provenance
-
-
-def trained_sha256(provenance: dict[str, Any]) -> str | None:
-    """The SHA-256 of the pixels that a run was trained with, from its provenance; None where that does not say."""
-    hashes = provenance.get("data_sha256")
-    found = hashes.get("inliers") if isinstance(hashes, dict) else None
-    return found if isinstance(found, str) else None
 
 
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:

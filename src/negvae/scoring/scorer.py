@@ -162,9 +162,10 @@ class Scorer:
 
 def calibrate(
     scorer: Scorer,
-    training: Tensor,
+    training: Tensor | None,
     held_out: Tensor,
     *,
+    references: Mapping[str, Scores] | None = None,
     score: str = "auto",
     names: Sequence[str] = CALIBRATED,
     components: Sequence[str] = ("dose", "prior_ratio"),
@@ -176,8 +177,9 @@ def calibrate(
     Args:
         scorer: of the trained model; its `references` are not used.
         training: images that the model was trained on; up to 5,000 of them, evenly taken, give the statistics
-            for "auto" and "typicality".
+            for "auto" and "typicality". None where they are not kept.
         held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
+        references: those statistics, where the images are not kept.
         score: the decision score.
         names: further scores to calibrate; in int8 those of the encoder alone.
         components: the scores that "auto" is made of; a model without negatives has no use for "prior_ratio".
@@ -192,10 +194,11 @@ def calibrate(
         target_fpr = None
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
-    references = {}
+    references = dict(references or {})
     if scorer.quantized is None:
-        step = max(len(training) // REFERENCE_IMAGES, 1)
-        references = scorer.measure(training[::step][:REFERENCE_IMAGES], components)
+        if training is not None:
+            step = max(len(training) // REFERENCE_IMAGES, 1)
+            references = scorer.measure(training[::step][:REFERENCE_IMAGES], components)
     else:
         names = [name for name in names if name in ENCODER_SCORES]
     measured = replace(scorer, references=references)
@@ -205,7 +208,9 @@ def calibrate(
         threshold = fpr_threshold(scores[score], target_fpr)
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
-        everything: list[NDArray[Any]] = [scores[score], measured(training, [score])[score]]
+        everything: list[NDArray[Any]] = [scores[score]]
+        if training is not None:
+            everything.append(measured(training, [score])[score])
         threshold = contamination_threshold(np.concatenate(everything), contamination)
     rounding = None
     if scorer.quantized is not None:
