@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 import shutil
@@ -81,9 +82,33 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all."""
+    """Write UTF-8 text whole or not at all; of names that are not UTF-8 the odd bytes are written as backslash codes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(shown(text), encoding="utf-8")
+
+
+def shown(text: str) -> str:
+    """A text that may hold names of files as one that every output takes: bytes that are not UTF-8 become codes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
+
+
+def order_header(path: Path) -> None:
+    """Give a safetensors file the one header that its content has, so that equal files have equal bytes.
+
+    The library writes the entries of its metadata in an order of chance. Here they are sorted; the numbers stay where
+    they are.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
+        ordered = {**{name: dict(sorted(values.items())) for name, values in metadata.items()},
+                   **dict(sorted(header.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))}  # fmt: skip
+        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise ValueError(f"{path}: its header cannot be ordered")
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def need(module: str, extra: str) -> Any:

@@ -65,16 +65,15 @@ def calibrate(
     ] = None,
     limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,
     precision: Annotated[
-        str | None,
+        str,
         one_of(
             "precision",
             SCORE_PRECISIONS,
             "The arithmetic of the scores from then on. Every processor has float32; int8 is for kl, prior_ratio and"
             " latent_norm on a CPU.",
             panel="Machine",
-            show_default="the present one, else float32",
         ),
-    ] = None,
+    ] = "float32",
     device: Device = "auto",
 ) -> None:
     """Set a model's p-values and threshold by inliers that it was not trained on."""

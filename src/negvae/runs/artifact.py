@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
 from negvae.device import resolve_device, runs_bfloat16
 from negvae.fast.int8 import QuantizedEncoder
-from negvae.files import replacing, write_text
+from negvae.files import order_header, replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.combination import STATISTICS, auto_components
@@ -91,8 +91,8 @@ class Artifact:
 
     def _calibrate(self, what: str, precision: str) -> str:
         """A line that says what is wrong with the calibration, and what makes another."""
-        command = f"negvae calibrate {self.directory} --precision {precision}"
-        return f"{self.directory} {what}: `{command}` calibrates it so"
+        option = "" if precision == "float32" else f" --precision {precision}"
+        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it so"
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
@@ -183,6 +183,7 @@ def save_artifact(
         tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
     with replacing(directory / WEIGHTS) as temporary:
         save_file(tensors, temporary, header)
+        order_header(temporary)
     write_text(directory / CARD, _card(config, result, provenance))
     if calibration is not None:
         save_calibration(directory, calibration)
@@ -208,6 +209,7 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     if not path.is_file():
         raise FileNotFoundError(f"{directory} has no {WEIGHTS}: its training has not reached an end yet")
     model = build_vae(config, shape)
+    path.open("rb").close()  # safetensors says of a file that may not be read that it is not there
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -247,6 +249,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     rule = {name: getattr(calibration, name) for name in fields}
     with replacing(directory / CALIBRATION) as temporary:
         save_file(tensors, temporary, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)})
+        order_header(temporary)
     description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD

@@ -44,14 +44,14 @@ def calibrate_run(
     *,
     score: str | None = None,
     target_fpr: float | None = None,
-    precision: str | None = None,
+    precision: str = "float32",
     limit: int | None = None,
     device: str = "auto",
     log: Log = silent,
 ) -> Calibration:
     """Calibrate a trained model on inliers that it was not trained on, and keep the result in its folder.
 
-    What is left out stays as the model is calibrated: its decision score, its rule for the threshold, its precision.
+    What is left out stays as the model is calibrated: its decision score and its rule for the threshold.
 
     Args:
         directory: of the run.
@@ -60,7 +60,7 @@ def calibrate_run(
         score: the decision score; None for the present one, or "auto" (in int8 "kl") where there is none.
         target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 where there is none.
         precision: in which scores are computed from then on: "float32", which every processor has; "bfloat16"; or
-            "int8", for scores of the encoder alone, on a CPU. None for the present one, or "float32".
+            "int8", for scores of the encoder alone, on a CPU.
         limit: use the first so many inliers.
         device: see `negvae.runs.artifact.load_artifact`.
         log: is called with one line on what is loaded.
@@ -70,12 +70,11 @@ def calibrate_run(
         ValueError: images of another shape, or too few for the rate; data that the run may have been trained on;
             another precision, or int8 for a model, a score or a machine that it is not for.
     """
-    choose("precision", precision or "float32", SCORE_PRECISIONS)
+    choose("precision", precision, SCORE_PRECISIONS)
     artifact = _open(directory, device)
     before, config = artifact.calibration, artifact.config
     if artifact.model.takes_features:
         raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
-    precision = precision or (before.precision if before else "float32")
     training, held_out = _inliers(artifact, data, log)
     held_out = held_out[:limit]
     scorer, present = Scorer(artifact.model), before.score if before else None

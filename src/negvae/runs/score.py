@@ -20,7 +20,7 @@ import torch
 
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, stream
-from negvae.files import replacing
+from negvae.files import replacing, shown
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.scorer import Scorer
@@ -276,12 +276,12 @@ def _table(
         outlier = calibration.is_outlier(scores[names[0]]) if decide else None
     return pa.RecordBatch.from_pydict(
         {
-            "path": pa.array(batch.paths, pa.string()),
+            "path": pa.array(map(shown, batch.paths), pa.string()),
             "index": pa.array(batch.indices, pa.int64()),
             **{name: column(scores.get(name), pa.float32()) for name in names},
             "p_value": column(p, pa.float64()),
             "is_outlier": column(outlier, pa.bool_()),
-            "error": pa.array([error or None for error in batch.errors], pa.string()),
+            "error": pa.array([shown(error) or None for error in batch.errors], pa.string()),
         }
     )
 

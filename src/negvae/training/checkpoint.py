@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from negvae.files import replacing
+from negvae.files import order_header, replacing
 from negvae.model import VAE
 
 FILE = "checkpoint.safetensors"
@@ -72,6 +72,7 @@ def save_checkpoint(
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with replacing(directory / FILE) as temporary:
         save_file(contiguous, temporary, {"progress": json.dumps(asdict(progress))})
+        order_header(temporary)
 
 
 def load_checkpoint(
