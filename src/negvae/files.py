@@ -82,7 +82,7 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text whole or not at all; of names that are not UTF-8 the odd bytes are written as backslash codes."""
+    """Write UTF-8 text whole or not at all; odd bytes of names that are not UTF-8 become codes (see `shown`)."""
     with replacing(path) as temporary:
         temporary.write_text(shown(text), encoding="utf-8")
 

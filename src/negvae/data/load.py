@@ -246,8 +246,8 @@ def _refuse_rows_of_features(text: str, reader: Reader) -> None:
     probe = reader.probe()
     if probe.shape is not None and len(probe.shape) == 1 and probe.dtype is not None and probe.dtype.kind in "fiu":
         raise DataError(
-            f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images; train on rows in Python, with"
-            " NegVAEDetector().fit(rows).save(FOLDER), and then use `negvae score FOLDER`"
+            f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images; train on rows in Python,"
+            " with NegVAEDetector().fit(rows).save(FOLDER), and then use `negvae score FOLDER`"
         )
 
 

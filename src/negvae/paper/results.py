@@ -133,6 +133,7 @@ class CellResult:
         diverged: seeds whose training diverged; they have no figures.
         outdated: seeds whose result was made with other settings than the profile now has; they do not count.
         figures: by row; empty without results.
+        negatives: those that the runs are trained with, which a profile may vary; as `RunConfig.negatives` has them.
     """
 
     cell: Cell
@@ -140,6 +141,7 @@ class CellResult:
     diverged: tuple[int, ...]
     outdated: tuple[int, ...]
     figures: dict[str, Figure]
+    negatives: str
 
     @property
     def seeds(self) -> list[int]:
@@ -178,7 +180,8 @@ def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
         figures[row] = Figure(
             row, _mean(values), _std(values), published and published.mean, published and published.std
         )
-    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures)
+    own = profile.config(cell.setting).negatives
+    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures, own)
 
 
 def _mean(values: list[float]) -> float:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 import negvae
 from negvae.config import RunConfig
 from negvae.device import resolve_device, resolve_precision
+
+PACKAGES = ("negvae", "torch", "numpy", "ray")
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
@@ -66,3 +70,12 @@ def _cpu() -> str:
         lines = info.read_text(encoding="utf-8", errors="replace").splitlines()
         name = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), name)
     return f"{name} ({torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """What must be equal on all nodes for results to be so."""
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

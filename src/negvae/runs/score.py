@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import torch
 
 from negvae.data.formats import MAX_PIXELS
+from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing, shown
 from negvae.runs.artifact import Artifact, load_artifact
@@ -111,7 +112,9 @@ def score_files(
         batch_size=batch_size, ensemble=ensemble, precision=precision, device=device, say=say,
     )  # fmt: skip
     calibration = scoring.calibration
-    batches = stream(inputs, scoring.wanted, batch_size=batch_size)
+    left_out = LeftOut()
+    without = [] if out is None else [out]
+    batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
     tables = scoring.tables(batches)
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
@@ -126,6 +129,8 @@ def score_files(
                 write(table)
         if not counts.rows:
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
+    if left_out.counts:
+        say(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
     return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
 
