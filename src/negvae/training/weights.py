@@ -21,7 +21,7 @@ class Weights:
     Args:
         network: owner of the parameters, in which those of convolutions and linear layers may be kept in `dtype`.
         extra: further parameters to train along, kept in float32.
-        dtype: float32, or bfloat16 for autocast.
+        dtype: float32, or bfloat16 for autocast. The master weights have the parameters' own type.
         build_optimizer: makes the optimizer over the one master parameter.
         reduce: turns the gradient, one vector, in place into that of all workers; None where there is one.
     """
@@ -40,8 +40,8 @@ class Weights:
         self.parameters = [*network.parameters(), *extra]
         total = sum(p.numel() for p in self.parameters)
         device = self.parameters[0].device
-        self.master = nn.Parameter(torch.empty(total, device=device))
-        self.master.grad = torch.zeros_like(self.master)
+        self.master = nn.Parameter(torch.empty(total, device=device, dtype=self.parameters[0].dtype))
+        self.master.grad = torch.zeros_like(self.master.detach())
         self._copy = torch.empty(total, device=device, dtype=dtype) if dtype != torch.float32 else None
         self._exact: list[Tensor] = []
         self._gradients: list[Tensor] = []
