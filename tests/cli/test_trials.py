@@ -45,9 +45,10 @@ def commands(place):
 @pytest.mark.parametrize("name", list(commands(Path())))
 def test_a_full_disk_behind_standard_output_is_one_line(place, name, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["negvae", *map(str, commands(place)[name])])
-    with open(FULL, "w") as full, monkeypatch.context() as patch, pytest.raises(SystemExit) as stop:
+    with open(FULL, "w") as full, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", full)
-        cli.main()
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
     error = capsys.readouterr().err
     assert "Traceback" not in error
     if name != "report":  # whose standard output is empty

@@ -46,7 +46,8 @@ def test_parts_are_the_rows_of_one_file(model, inbox, tmp_path):
     score_files(model, [str(inbox)], tmp_path / "one.parquet", names=["kl", "bpd"])
     said, seen = [], []
     summary = score_to_folder(
-        model, [str(inbox)], str(tmp_path / "out"), names=["kl", "bpd"], shard_rows=8, watch=seen.append, say=said.append
+        model, [str(inbox)], str(tmp_path / "out"), names=["kl", "bpd"], shard_rows=8, watch=seen.append,
+        say=said.append,
     )  # fmt: skip
     one, many = (pq.read_table(tmp_path / name) for name in ("one.parquet", "out"))
     assert many.schema.remove_metadata() == one.schema.remove_metadata()

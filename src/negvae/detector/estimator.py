@@ -24,7 +24,7 @@ from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
 from negvae.detector.inputs import as_array
-from negvae.device import resolve_device
+from negvae.device import autocast, own_state, resolve_device
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
 from negvae.registry import choose
 from negvae.runs.artifact import (
@@ -185,6 +185,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     # --- fitting -----
 
+    @own_state()
     def fit(self, X: Any, y: Any = None, negatives: Any = None) -> Self:
         """Train on inliers, hold some out, and set the threshold.
 
@@ -333,7 +334,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
                 raise ValueError(f"negatives must be finite numbers, N x {expected[0]}, as the inliers are")
         else:
             rows = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1)
-        return name, torch.tensor(rows).reshape(len(rows), -1, 1, 1)
+        return name, torch.tensor(rows, device="cpu").reshape(len(rows), -1, 1, 1)
 
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
         images = as_images(array, "X").images
@@ -348,10 +349,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         if fitting and hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         # A copy of its own: the caller's array may be read-only, or change.
-        return torch.tensor(images)
+        return torch.tensor(images, device="cpu")
 
     # --- scores and decisions -----
 
+    @own_state()
     def ood_score(self, X: Any, score: str | None = None) -> NDArray[np.float32]:
         """The library's own scores (N): larger = more out-of-distribution.
 
@@ -410,6 +412,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     # --- the model -----
 
+    @own_state()
     def transform(self, X: Any) -> NDArray[np.float64]:
         """Means of q(z|x): the latent code of every row (N x L)."""
         check_is_fitted(self, "model_")
@@ -417,12 +420,14 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         codes: NDArray[np.float64] = mapped(self.model_, stored, lambda x: self.model_.encode(x).mean).double().numpy()
         return codes
 
+    @own_state()
     def reconstruct(self, X: Any) -> NDArray[Any]:
         """E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
         check_is_fitted(self, "model_")
         stored = self._read(X, "test", fitting=False)[1]
         return self._shown(mapped(self.model_, stored, lambda x: self.model_.generate(self.model_.encode(x).mean)))
 
+    @own_state()
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> NDArray[Any]:
         """Mean images (or rows of features) of codes drawn from the prior; as of `reconstruct`."""
         check_is_fitted(self, "model_")
@@ -430,7 +435,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             raise ValueError(f"n_samples is {n_samples}: it must be at least 1")
         codes = check_random_state(random_state).standard_normal((n_samples, self.model_.latent_size))
         weights = next(self.model_.parameters())
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast("float32", self.model_.device):
             parts = [self.model_.generate(part.to(weights)) for part in torch.from_numpy(codes).split(500)]  # type: ignore[no-untyped-call]
         return self._shown(torch.cat(parts))
 

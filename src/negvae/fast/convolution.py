@@ -299,7 +299,9 @@ def _convolution_index(outputs: int, inputs: int) -> tuple[Tensor, torch.Size]:
 def _positions(outer: int, inner: int, size: int, before: int, after: int) -> Tensor:
     """Where each entry of a square kernel stands in it, flat; the rows and columns around it point past the last."""
     count = outer * inner * size * size
-    return pad(torch.arange(count).view(outer, inner, size, size), (before, after, before, after), value=count)
+    return pad(
+        torch.arange(count, device="cpu").view(outer, inner, size, size), (before, after, before, after), value=count
+    )
 
 
 def _to_one_channel(x: Tensor, layer: nn.Conv2d) -> Tensor:

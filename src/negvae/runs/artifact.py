@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
-from negvae.device import resolve_device, runs_bfloat16
+from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.files import order_header, replacing, write_text
 from negvae.model import VAE, build_vae
@@ -191,6 +191,7 @@ def save_artifact(
         (directory / CALIBRATION).unlink(missing_ok=True)  # of an earlier stretch of training
 
 
+@own_state()
 def load_artifact(directory: Path | str, device: str = "auto", calibration: bool = True) -> Artifact:
     """Load a trained model.
 

@@ -57,7 +57,11 @@ def likelihood_regret(
     finally:
         for parameter, needed in zip(model.parameters(), frozen, strict=True):
             parameter.requires_grad_(needed)
-    return torch.cat(parts).float() / (model.dimensions * math.log(2)) if parts else torch.empty(0)
+    return (
+        torch.cat(parts).float() / (model.dimensions * math.log(2))
+        if parts
+        else torch.empty(0, dtype=torch.float32, device="cpu")
+    )
 
 
 def _regret(model: VAE, batch: Tensor, noise: Tensor, added: Tensor, steps: int) -> Tensor:

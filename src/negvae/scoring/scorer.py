@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.device import resolve_precision
+from negvae.device import own_state, resolve_precision
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE
 from negvae.registry import choose
@@ -62,6 +62,7 @@ class Scorer:
     seed: int = 0
     quantized: QuantizedEncoder | None = None
 
+    @own_state()
     def __call__(self, images: Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """Scores of stored images; what several of them need is computed once.
 
@@ -160,6 +161,7 @@ class Scorer:
         return {name: values.numpy() for name, values in scores.items()}
 
 
+@own_state()
 def calibrate(
     scorer: Scorer,
     training: Tensor | None,

@@ -127,8 +127,8 @@ class Draws(NamedTuple):
 def shared_draws(model: VAE, samples: int = 1, seed: int = 0) -> Draws:
     """The draws for `model` that belong to `seed`, on its device and in its precision."""
     randomness = torch.Generator().manual_seed(seed)
-    noise = torch.randn(samples, model.latent_size, generator=randomness)
-    added = model.likelihood.target(torch.zeros(samples, *model.shape), randomness)
+    noise = torch.randn(samples, model.latent_size, generator=randomness, dtype=torch.float32, device="cpu")
+    added = model.likelihood.target(torch.zeros(samples, *model.shape, dtype=torch.float32, device="cpu"), randomness)
     weights = next(model.parameters())
     return Draws(noise.to(weights), added.to(weights))
 
@@ -202,7 +202,7 @@ def compute_scores(
     return {
         name: torch.cat([part[name] for part in parts]).to(torch.float64 if name == STATISTICS else kind)
         if parts
-        else torch.empty(0)
+        else torch.empty(0, dtype=torch.float32, device="cpu")
         for name in names
     }
 
@@ -290,8 +290,10 @@ def importance_weighted(posterior: Posterior, codes: Tensor, likelihood: Tensor)
 def _own_draws(model: VAE, count: int, size: int, generator: torch.Generator) -> Draws:
     """One posterior sample's random numbers for each of `count` images, as rows of a block of `size` images."""
     weights = next(model.parameters())
-    noise = torch.randn(count, model.latent_size, generator=generator, device=model.device)
-    added = model.likelihood.target(torch.zeros(count, *model.shape, device=model.device), generator)
+    noise = torch.randn(count, model.latent_size, generator=generator, device=model.device, dtype=torch.float32)
+    added = model.likelihood.target(
+        torch.zeros(count, *model.shape, device=model.device, dtype=torch.float32), generator
+    )
     return Draws(filled(noise.to(weights), size), filled(added.to(weights), size))
 
 
