@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-avx2 test-sse41 test-cluster check bench clean
+.PHONY: demo test test-avx2 test-sse41 test-cluster test-wheel check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +12,7 @@ help:
 	@echo "make test    lint, types and tests (make test PYTHON=python3.12 for another interpreter, after make clean)"
 	@echo "make test-avx2, make test-sse41   the numerical tests as on an older processor, by one thread and by two"
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
+	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
 	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make clean   remove .venv and caches"
@@ -20,7 +21,8 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy import-linter pre-commit types-PyYAML
+		--editable '.[onnx,pyod,ray]' pytest pytest-timeout pytest-xdist ruff mypy import-linter pydoclint jaxtyping \
+		beartype pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -51,6 +53,10 @@ test-avx2 test-sse41: test-%: $(STAMP)
 # Nodes and drivers of a Ray cluster on this machine are killed in the middle of their jobs.
 test-cluster: $(STAMP)
 	$(BIN)/pytest -m cluster -v --durations=0 tests/cluster
+
+# The wheel, built and installed without extras into an environment of its own.
+test-wheel: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheel tests/test_wheel.py
 
 # The peers' environments: torch is pinned as ours, and neither peer asks for torchvision.
 .venv-%/.installed: benchmarks/%.txt

@@ -15,10 +15,13 @@ import os
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from negvae.scoring.calibration import Calibration, fpr_threshold
 
 SETTINGS = {
     "as it is, 2 threads": {"OMP_NUM_THREADS": "2"},
@@ -27,6 +30,7 @@ SETTINGS = {
     "AVX2, 2 threads": {"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "SSE4.1, 2 threads": {"OMP_NUM_THREADS": "2", "ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41"},
 }
+MIXED = "judged by float32's calibration (which negvae refuses), beside float32"
 IMAGES = 2000
 
 
@@ -66,18 +70,20 @@ def fitted(place: Path) -> dict[str, tuple[Path, Path, int]]:
     return {kind: (place / kind, place / f"{kind}.npy", count) for kind, count in inliers.items()}
 
 
-def compare(folder: Path, inliers: int, first: Path, other: Path) -> dict[str, float | str]:
-    """The largest changes between two processes' results."""
-    from negvae.runs.artifact import load_artifact
-
-    calibration = load_artifact(folder, "cpu").calibration
+def compare(
+    calibration: Calibration, inliers: int, first: Path, other: Path, score: str = ""
+) -> dict[str, float | str]:
+    """The largest changes between two processes' results, which one calibration judges by `score`, or by its own."""
     here, there = np.load(first), np.load(other)
+    if score:
+        limit = fpr_threshold(calibration.scores[score], calibration.target_fpr)
+        calibration = replace(calibration, score=score, threshold=limit)
     name = calibration.score
     p = [calibration.p_values(scores[name]) for scores in (here, there)]
     called = [calibration.is_outlier(scores[name]) for scores in (here, there)]
     changes = {
         key: float((np.abs(here[key] - there[key]) / np.maximum(np.abs(here[key]), np.median(np.abs(here[key])))).max())
-        for key in here.files
+        for key in set(here.files) & set(there.files)
     }
     worst = max(changes, key=changes.get)
     return {
@@ -88,10 +94,16 @@ def compare(folder: Path, inliers: int, first: Path, other: Path) -> dict[str, f
     }  # fmt: skip
 
 
+def refusal(printed: str, folder: Path) -> str:
+    """The line with which a process refused, without the place of its folder."""
+    return printed.strip().splitlines()[-1].removeprefix("ValueError: ").replace(str(folder), "RUN")
+
+
 def measure(place: Path) -> list[dict[str, object]]:
     """One row for each detector, precision and setting."""
     from negvae.device import runs_bfloat16
     from negvae.fast.int8 import multiplies_integers
+    from negvae.runs.artifact import load_artifact
     from negvae.runs.calibrate import calibrate_run
 
     available = {"float32": True, "bfloat16": runs_bfloat16(torch.device("cpu")), "int8": multiplies_integers()}
@@ -105,6 +117,7 @@ def measure(place: Path) -> list[dict[str, object]]:
                 continue
             if kind == "images":
                 calibrate_run(folder, precision=precision)
+            calibration = load_artifact(folder, "cpu").calibration
             first = None
             for number, (setting, variables) in enumerate(SETTINGS.items()):
                 out = place / f"{kind}-{precision}-{number}.npz"
@@ -114,11 +127,17 @@ def measure(place: Path) -> list[dict[str, object]]:
                 )  # fmt: skip
                 row = {"detector": kind, "precision": "float64" if kind == "rows" else precision, "setting": setting}
                 if done.returncode:
-                    rows.append({**row, "refused": done.stderr.strip().splitlines()[-1]})
+                    rows.append({**row, "refused": refusal(done.stderr, folder)})
                     continue
                 first = first or out
-                rows.append({**row, **compare(folder, inliers, first, out)})
+                rows.append({**row, **compare(calibration, inliers, first, out)})
                 print(rows[-1], file=sys.stderr)
+            if precision == "float32":
+                exact = calibration, first
+            else:
+                # What it would come to if a calibration judged scores of another precision, as negvae refuses to do.
+                row = {"detector": kind, "precision": precision, "setting": MIXED}
+                rows.append({**row, **compare(exact[0], inliers, exact[1], first, calibration.score)})
     return rows
 
 

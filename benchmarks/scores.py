@@ -18,7 +18,7 @@ import torch
 from negvae import NegVAEDetector, load_images
 from negvae.files import write_text
 from negvae.runs.provenance import provenance
-from negvae.scoring import ALL_SCORES, detection_metrics
+from negvae.scoring import SCORES, detection_metrics
 
 FEWER = {"likelihood_regret": 250, "iwae": 500}
 """Slow scores are measured on fewer images."""
@@ -49,8 +49,8 @@ def main() -> None:
     inliers = torch.from_numpy(load_images(options.train, "test", limit=options.count).images)
 
     alarms = [float((detector.predict(inliers) == -1).mean()) for detector in detectors]
-    found: dict[str, dict[str, list[float]]] = {name: {ood: [] for ood in sets} for name in ALL_SCORES}
-    for name in ALL_SCORES:
+    found: dict[str, dict[str, list[float]]] = {name: {ood: [] for ood in sets} for name in SCORES}
+    for name in SCORES:
         count = FEWER.get(name, options.count)
         for scorer in scorers if name != "waic" else scorers[:1]:
             low = scorer(inliers[:count], [name])[name]
@@ -75,8 +75,8 @@ def fitted(images: np.ndarray, seed: int, keep: Path | None) -> NegVAEDetector:
 
 def relative_costs(scorer, images: torch.Tensor, rounds: int) -> dict[str, float]:
     """Seconds for an image divided by those of "kl"."""
-    counts = {name: 64 if name in FEWER else 500 for name in ALL_SCORES}
-    seconds: dict[str, list[float]] = {name: [] for name in ALL_SCORES}
+    counts = {name: 64 if name in FEWER else 500 for name in SCORES}
+    seconds: dict[str, list[float]] = {name: [] for name in SCORES}
     for turn in range(rounds + 1):
         for name, count in counts.items():
             started = time.perf_counter()
@@ -97,7 +97,7 @@ def table(options, found, costs, alarms, detector) -> str:
         "| score | " + " | ".join(f"AUROC {ood}" for ood in options.ood) + " | cost, kl = 1 |",
         "|---|" + "---|" * len(options.ood) + "--:|",
     ]
-    for name in ALL_SCORES:
+    for name in SCORES:
         cells = [cell(values) for values in found[name].values()]
         lines.append(f"| {name} | {' | '.join(cells)} | {costs[name]:.3g} |")
     config = detector.config_

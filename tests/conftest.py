@@ -9,6 +9,9 @@ from torch import Tensor
 
 from negvae.config import RunConfig, preset
 from negvae.device import runs_bfloat16
+from tests.shapes import check_shapes
+
+check_shapes()
 
 SHAPES = {
     "gray": (1, 28, 28),

@@ -1,7 +1,7 @@
 """negvae's own side of the bench, and the roofline: processes that take turns (see `benchmarks.bench.peers.protocol`).
 
 Training rounds are epochs of `negvae.training.loop.train`, scoring rounds calls of
-`negvae.scoring.scores.compute_scores`: what users run, not a copy of it.
+`negvae.scoring.compute_scores`: what users run, not a copy of it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from negvae.fast.int8 import quantize
 from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.runs.artifact import load_artifact
-from negvae.scoring.scores import compute_scores
+from negvae.scoring import compute_scores
 from negvae.training.loop import train
 from negvae.training.progress import OnProgress, ProgressUpdate
 

@@ -20,7 +20,7 @@ class SubjectError(RuntimeError):
     """A subject ended, or said what it should not."""
 
 
-class Spread(NamedTuple):
+class Interval(NamedTuple):
     """Median and quartiles."""
 
     median: float
@@ -28,12 +28,12 @@ class Spread(NamedTuple):
     high: float
 
 
-def spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Interval:
     """Median and quartiles (linear interpolation) of one or more values."""
     if len(values) == 1:
-        return Spread(values[0], values[0], values[0])
+        return Interval(values[0], values[0], values[0])
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(middle, low, high)
+    return Interval(middle, low, high)
 
 
 class Subject(Protocol):

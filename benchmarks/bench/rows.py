@@ -32,7 +32,7 @@ class UnavailableError(SubjectError):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PeerComparison:
     """A figure of the table: a ratio of two subjects, or one subject's value itself.
 
     Args:
@@ -85,7 +85,7 @@ class Row:
     unit: str
     device: str
     subjects: Mapping[str, Callable[[], Subject]]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[PeerComparison, ...]
     after: Callable[[Mapping[str, Subject]], dict[str, list[float]]] = field(default=lambda subjects: {})
 
 
@@ -155,75 +155,96 @@ def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:
 
 
 def _training_rows(place: Place, device: str) -> list[Row]:
-    suffix = "" if device == "cpu" else f"@{device}"
-    on_cpu = device == "cpu"
+    make = _TrainingRows(place, device)
+    rows = [*make.beside_peers(), *make.with_negatives()]
+    return [*rows, *(make.beside_the_roofline(network) for network in ("gray-paper", "color"))]
 
-    def target(value: float) -> float | None:
+
+@dataclass(frozen=True)
+class _TrainingRows:
+    """Makes the rows about training on one device."""
+
+    place: Place
+    device: str
+
+    def target(self, value: float) -> float | None:
         """Set for a CPU; on other devices the figures stand alone."""
-        return value if on_cpu else None
+        return value if self.device == "cpu" else None
 
-    def ours(network: str, negatives: str = "none", **fields: Any) -> Callable[[], Subject]:
+    def name(self, row: str) -> str:
+        """The row's name, with the device where it is not a CPU."""
+        return row if self.device == "cpu" else f"{row}@{self.device}"
+
+    def ours(self, network: str, negatives: str = "none", **fields: Any) -> Callable[[], Subject]:
         run = {"name": network, "negatives": negatives, **fields}
-        return lambda: place.worker("training", run=run, images=str(_images(place, network)), device=device)
+        return lambda: self.place.worker(
+            "training", run=run, images=str(_images(self.place, network)), device=self.device
+        )
 
-    def roof(network: str) -> Callable[[], Subject]:
-        return functools.partial(_roofline, place, device)
+    def textbook(self, **options: Any) -> Callable[[], Subject]:
+        spec = {**_peer_spec(self.place, self.device), **options}
+        return functools.partial(self.place.peer, "textbook", "peers.textbook", **spec)
 
-    rows = []
-    for batch in (50, 256):
-        spec = dict(_peer_spec(place, device), batch=batch)
-        rows.append(
+    def roofline(self) -> Callable[[], Subject]:
+        return functools.partial(_roofline, self.place, self.device)
+
+    def beside_peers(self) -> list[Row]:
+        """Without negatives, for two batch sizes."""
+        rows = []
+        for batch in (50, 256):
+            spec = dict(_peer_spec(self.place, self.device), batch=batch)
+            rows.append(
+                Row(
+                    self.name(f"train-gray-{batch}"), f"training, `gray`, batch {batch}", "images/s", self.device,
+                    {
+                        OURS: self.ours("gray", batch_size=batch),
+                        "pythae": functools.partial(
+                            self.place.peer, "pythae", "peers.pythae_vae", work="train", **spec
+                        ),
+                        "textbook": self.textbook(batch=batch),
+                        ROOFLINE: self.roofline(),
+                    },
+                    (
+                        PeerComparison(ROOFLINE, self.target(0.75), work=training_multiply_adds(_model("gray"))),
+                        PeerComparison("pythae", self.target(2.0)),
+                        PeerComparison("textbook"),
+                    ),
+                )
+            )  # fmt: skip
+        return rows
+
+    def with_negatives(self) -> list[Row]:
+        """What auxiliary negatives cost, and the simultaneous update with generated ones."""
+        auxiliary = str(self.place.images("negatives", 4000, SHAPES["gray"], seed=1))
+        model = _model("gray")
+        share = training_multiply_adds(model, negatives=True) / training_multiply_adds(model)
+        return [
             Row(
-                f"train-gray-{batch}{suffix}", f"training, `gray`, batch {batch}", "images/s", device,
+                self.name("train-auxiliary"), f"training with auxiliary negatives, `gray`, batch 50: cost over none"
+                f" (multiply-adds: {share:.2f}x)", "images/s", self.device,
+                {OURS: self.ours("gray", f"auxiliary:{auxiliary}"), "no negatives": self.ours("gray")},
+                (PeerComparison("no negatives", self.target(1.35), at_most=True, inverse=True),),
+            ),
+            Row(
+                self.name("train-generated"),
+                "training with generated negatives, `gray`, batch 50: simultaneous update", "images/s", self.device,
                 {
-                    OURS: ours("gray", batch_size=batch),
-                    "pythae": functools.partial(place.peer, "pythae", "peers.pythae_vae", work="train", **spec),
-                    "textbook": functools.partial(place.peer, "textbook", "peers.textbook", **spec),
-                    ROOFLINE: roof("gray"),
+                    OURS: self.ours("gray", "generated", update="simultaneous"),
+                    "alternating": self.ours("gray", "generated", update="alternating"),
+                    "textbook": self.textbook(batch=50, negative_shift=PRESETS["gray"]["negative_shift"]),
                 },
-                (
-                    Comparison(ROOFLINE, target(0.75), work=training_multiply_adds(_model("gray"))),
-                    Comparison("pythae", target(2.0)),
-                    Comparison("textbook"),
-                ),
-            )
-        )  # fmt: skip
-    auxiliary = str(place.images("negatives", 4000, SHAPES["gray"], seed=1))
-    model = _model("gray")
-    share = training_multiply_adds(model, negatives=True) / training_multiply_adds(model)
-    rows.append(
-        Row(
-            f"train-auxiliary{suffix}", f"training with auxiliary negatives, `gray`, batch 50: cost over none"
-            f" (multiply-adds: {share:.2f}x)", "images/s", device,
-            {OURS: ours("gray", f"auxiliary:{auxiliary}"), "no negatives": ours("gray")},
-            (Comparison("no negatives", target(1.35), at_most=True, inverse=True),),
-        )
-    )  # fmt: skip
-    rows.append(
-        Row(
-            f"train-generated{suffix}", "training with generated negatives, `gray`, batch 50: simultaneous update",
-            "images/s", device,
-            {
-                OURS: ours("gray", "generated", update="simultaneous"),
-                "alternating": ours("gray", "generated", update="alternating"),
-                "textbook": functools.partial(
-                    place.peer, "textbook", "peers.textbook", **{**_peer_spec(place, device), "batch": 50},
-                    negative_shift=PRESETS["gray"]["negative_shift"],
-                ),
-            },
-            (Comparison("alternating", target(1.6)), Comparison("textbook")),
-        )
-    )  # fmt: skip
-    for network in ("gray-paper", "color"):
+                (PeerComparison("alternating", self.target(1.6)), PeerComparison("textbook")),
+            ),
+        ]  # fmt: skip
+
+    def beside_the_roofline(self, network: str) -> Row:
+        """Another network beside the machine's rate of matrix products."""
         work = training_multiply_adds(_model(network))
-        rows.append(
-            Row(
-                f"train-{network}{suffix}", f"training, `{network}`, batch 50", "images/s", device,
-                {OURS: ours(network), ROOFLINE: roof(network)},
-                (Comparison(ROOFLINE, target(0.7), work=work),),
-            )
+        return Row(
+            self.name(f"train-{network}"), f"training, `{network}`, batch 50", "images/s", self.device,
+            {OURS: self.ours(network), ROOFLINE: self.roofline()},
+            (PeerComparison(ROOFLINE, self.target(0.7), work=work),),
         )  # fmt: skip
-    return rows
 
 
 def _scoring_rows(place: Place) -> list[Row]:
@@ -250,9 +271,9 @@ def _scoring_rows(place: Place) -> list[Row]:
                 ROOFLINE: roof,
             },
             (
-                Comparison(ROOFLINE, 0.9, work=scoring_multiply_adds(model, "kl")),
-                Comparison("PyOD, batch 32", 1.0),
-                Comparison(f"PyOD, batch {BATCH_SIZE}", 1.0),
+                PeerComparison(ROOFLINE, 0.9, work=scoring_multiply_adds(model, "kl")),
+                PeerComparison("PyOD, batch 32", 1.0),
+                PeerComparison(f"PyOD, batch {BATCH_SIZE}", 1.0),
             ),
         ),
         Row(
@@ -262,7 +283,7 @@ def _scoring_rows(place: Place) -> list[Row]:
                 "not int8": ours("kl"),
                 f"PyOD, batch {BATCH_SIZE}": functools.partial(place.peer, "pyod", "peers.pyod_vae", **spec),
             },
-            (Comparison("not int8", 1.5), Comparison(f"PyOD, batch {BATCH_SIZE}", 1.0)),
+            (PeerComparison("not int8", 1.5), PeerComparison(f"PyOD, batch {BATCH_SIZE}", 1.0)),
         ),
         Row(
             "score-bpd", "BPD scoring, `gray`", "images/s", "cpu",
@@ -272,8 +293,8 @@ def _scoring_rows(place: Place) -> list[Row]:
                 ROOFLINE: roof,
             },
             (
-                Comparison("pythae", 2.0),
-                Comparison(ROOFLINE, work=scoring_multiply_adds(model, "bpd")),
+                PeerComparison("pythae", 2.0),
+                PeerComparison(ROOFLINE, work=scoring_multiply_adds(model, "bpd")),
             ),
         ),
     ]  # fmt: skip
@@ -305,7 +326,7 @@ def _command_rows(place: Place) -> list[Row]:
                 OURS: lambda: Start([*NEGVAE, "--help"]),
                 "bare Python": lambda: Start([sys.executable, "-c", "pass"]),
             },
-            (Comparison(None, 0.4, at_most=True), Comparison("bare Python")),
+            (PeerComparison(None, 0.4, at_most=True), PeerComparison("bare Python")),
         ),
         Row(
             "first-row", "first row of `negvae score`, new process", "s", device,
@@ -313,7 +334,7 @@ def _command_rows(place: Place) -> list[Row]:
                 OURS: lambda: Start(scored(few), first_row=True),
                 "import torch": lambda: Start([sys.executable, "-c", "import torch"]),
             },
-            (Comparison(None, 4.0, at_most=True), Comparison("import torch")),
+            (PeerComparison(None, 4.0, at_most=True), PeerComparison("import torch")),
         ),
         Row(
             "disk", f"KL scores of {many:,} images from disk (`negvae score`)", "images/s", device,
@@ -325,9 +346,9 @@ def _command_rows(place: Place) -> list[Row]:
                 ),
             },
             (
-                Comparison("in memory", 0.8),
+                PeerComparison("in memory", 0.8),
                 *(
-                    Comparison(f"{kind}, {few:,} images", 1.1, at_most=True, ours=f"{kind}, {many:,} images")
+                    PeerComparison(f"{kind}, {few:,} images", 1.1, at_most=True, ours=f"{kind}, {many:,} images")
                     for kind in ("peak memory", "peak memory without the mapped file")
                 ),
             ),

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.bench.report import BEGIN, END, markdown, operator_table, rich_table
 from benchmarks.bench.rounds import Subject, SubjectError, Worker, interleave, spread
-from benchmarks.bench.rows import OURS, ROOFLINE, Comparison, Place, Row, UnavailableError, rows
+from benchmarks.bench.rows import OURS, ROOFLINE, PeerComparison, Place, Row, UnavailableError, rows
 from negvae.config import preset
 from negvae.files import write_text
 from negvae.registry import choose
@@ -154,7 +154,7 @@ def measure(row: Row, rounds: int, *, profile: bool = False) -> tuple[dict[str, 
 
 def _compare(
     row: Row,
-    item: Comparison,
+    item: PeerComparison,
     values: Mapping[str, list[float]],
     absent: Mapping[str, str],
     subjects: Mapping[str, Subject],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from negvae.detector import NegVAEDetector, as_pyod, as_pytorch_ood
     from negvae.model import VAE, build_vae
     from negvae.runs.artifact import load_artifact, save_artifact
+    from negvae.scoring.table import register_score
     from negvae.training.loop import train
 
 __version__ = "0.1.0"
@@ -26,6 +27,7 @@ __all__ = [
     "build_vae",
     "load_artifact",
     "load_images",
+    "register_score",
     "save_artifact",
     "train",
 ]
@@ -39,6 +41,7 @@ _MODULES = {
     "build_vae": "negvae.model",
     "load_artifact": "negvae.runs.artifact",
     "load_images": "negvae.data",
+    "register_score": "negvae.scoring.table",
     "save_artifact": "negvae.runs.artifact",
     "train": "negvae.training.loop",
 }

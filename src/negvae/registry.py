@@ -37,10 +37,7 @@ class Entry(Generic[Target]):
 
     def load(self) -> Target:
         """The part, imported where that has not been done."""
-        if isinstance(self.target, str):
-            module, _, attribute = self.target.partition(":")
-            return cast(Target, getattr(import_module(module), attribute))
-        return self.target
+        return cast(Target, _imported(self.target)) if isinstance(self.target, str) else self.target
 
 
 class Table(Generic[Part]):
@@ -98,6 +95,13 @@ class Table(Generic[Part]):
     def entries(self) -> list[Part]:
         """All parts, in order."""
         return list(self._entries.values())
+
+
+@cache
+def _imported(path: str) -> Any:
+    """What "module:attribute" names; it is looked up once, since parts are loaded in inner loops."""
+    module, _, attribute = path.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 @cache

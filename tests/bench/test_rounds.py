@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from benchmarks.bench import commands, peers, rounds
 from benchmarks.bench.commands import Start, Streaming
-from benchmarks.bench.rounds import Spread, SubjectError, Worker, interleave, spread
+from benchmarks.bench.rounds import Interval, SubjectError, Worker, interleave, spread
 
 SUBJECT = """
 import sys
@@ -36,8 +36,8 @@ def fake(tmp_path, name="fake", **spec):
 
 
 def test_spread():
-    assert spread([3.0]) == Spread(3, 3, 3)
-    assert spread([1.0, 2.0, 3.0, 4.0, 100.0]) == Spread(3, 2, 4)
+    assert spread([3.0]) == Interval(3, 3, 3)
+    assert spread([1.0, 2.0, 3.0, 4.0, 100.0]) == Interval(3, 2, 4)
 
 
 def test_a_worker_takes_turns(tmp_path):

@@ -8,7 +8,7 @@ from benchmarks.bench import __main__ as command
 from benchmarks.bench import rounds, run
 from benchmarks.bench.report import BEGIN, END, lines, markdown
 from benchmarks.bench.rounds import SubjectError
-from benchmarks.bench.rows import OURS, Comparison, Place, Row, UnavailableError, rows
+from benchmarks.bench.rows import OURS, PeerComparison, Place, Row, UnavailableError, rows
 from benchmarks.bench.run import measure, run_bench
 from rich.console import Console
 
@@ -46,14 +46,14 @@ def row(subjects, *comparisons, **fields):
 
 def test_figures():
     values = {OURS: [10.0, 30.0], "peer": [5.0, 10.0], "roofline": [100.0, 100.0]}
-    assert Comparison("peer").figures(values) == [2, 3]
-    assert Comparison("roofline", work=5).figures(values) == [0.5, 1.5]
-    assert Comparison("peer", inverse=True).figures(values) == [0.5, 1 / 3]
-    assert Comparison(None).figures(values) == [10, 30]
-    assert Comparison(None, ours="peer").figures(values) == [5, 10]
-    assert [Comparison("peer", 2.0).reached(x) for x in (1.9, 2.0)] == [False, True]
-    assert [Comparison("peer", 2.0, at_most=True).reached(x) for x in (2.0, 2.1)] == [True, False]
-    assert Comparison("peer").reached(1.0) is None
+    assert PeerComparison("peer").figures(values) == [2, 3]
+    assert PeerComparison("roofline", work=5).figures(values) == [0.5, 1.5]
+    assert PeerComparison("peer", inverse=True).figures(values) == [0.5, 1 / 3]
+    assert PeerComparison(None).figures(values) == [10, 30]
+    assert PeerComparison(None, ours="peer").figures(values) == [5, 10]
+    assert [PeerComparison("peer", 2.0).reached(x) for x in (1.9, 2.0)] == [False, True]
+    assert [PeerComparison("peer", 2.0, at_most=True).reached(x) for x in (2.0, 2.1)] == [True, False]
+    assert PeerComparison("peer").reached(1.0) is None
 
 
 def test_measured_row():
@@ -61,9 +61,9 @@ def test_measured_row():
     result, well = measure(
         row(
             {OURS: lambda: ours, "peer": lambda: peer},
-            Comparison("peer", 2.5),
-            Comparison(None, 25.0, at_most=True),
-            Comparison("size", 1.0, ours="size"),
+            PeerComparison("peer", 2.5),
+            PeerComparison(None, 25.0, at_most=True),
+            PeerComparison("size", 1.0, ours="size"),
             after=lambda subjects: {"size": [float(len(subjects))]},
         ),
         3,
@@ -83,7 +83,7 @@ def test_measured_row():
 
 
 def test_what_is_not_here_is_said():
-    peer = Comparison("peer", 2.0)
+    peer = PeerComparison("peer", 2.0)
     result, well = measure(row({OURS: lambda: Fixed(1.0), "peer": absent(UnavailableError("none given"))}, peer), 1)
     assert well
     assert lines([result]) == [("some `work`", "", "peer", "not measured: none given", "at least 2", "")]

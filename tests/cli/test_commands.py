@@ -174,10 +174,10 @@ def test_a_calibrated_run_is_tested_by_the_score_it_decides_by(capsys, blob_file
     )
     code, table, _ = call(capsys, "evaluate", run, "--ood", "uniform-noise")
     assert code == 0
-    assert "AUC auto" in " ".join(table.split())
+    assert "AUC combined" in " ".join(table.split())
     content = json.loads((run / "evaluation.json").read_text())
-    assert (content["score"], content["target_fpr"]) == ("auto", None)  # 10 held out are too few for 5%
+    assert (content["score"], content["target_fpr"]) == ("combined", None)  # 10 held out are too few for 5%
     (row,) = content["rows"]
-    assert row["auc_auto"] > 0.9
-    assert row["metrics"]["auto"]["auroc"] == row["auc_auto"]
+    assert row["auc_combined"] > 0.9
+    assert row["metrics"]["combined"]["auroc"] == row["auc_combined"]
     assert 0 <= row["alarms_test"] < row["alarms_ood"] <= 1

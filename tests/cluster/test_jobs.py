@@ -44,7 +44,7 @@ def mixed(tmp_path):
 
 def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
     one, inputs = tmp_path / "one.parquet", [str(mixed), str(mixed / "b.npy")]
-    options = {"names": ["auto", "bpd", "kl"], "precision": "float32"}
+    options = {"names": ["combined", "bpd", "kl"], "precision": "float32"}
     alone = score_files(model, inputs, one, batch_size=16, **options)
     out, seen = tmp_path / "out", []
     summary = score(nodes, model, inputs, out, shard_rows=24, watch=seen.append, **options)
@@ -54,7 +54,7 @@ def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
     assert found.schema.equals(wanted.schema)
     for name in ("path", "index", "is_outlier", "error"):
         assert found[name].to_pylist() == wanted[name].to_pylist()
-    for name in ("auto", "bpd", "kl", "p_value"):
+    for name in ("combined", "bpd", "kl", "p_value"):
         assert found[name].to_pylist() == wanted[name].to_pylist()
     assert len(parts(out)) > 6
     assert seen == sorted(seen)
@@ -67,7 +67,7 @@ def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
     stored = score(nodes, model, [mixed.as_uri()], (tmp_path / "stored").as_uri(), shard_rows=50, **options)
     assert stored.rows == summary.rows - 60
     found = pq.read_table(tmp_path / "stored")
-    assert found["auto"].to_pylist() == wanted["auto"].to_pylist()[: stored.rows]
+    assert found["combined"].to_pylist() == wanted["auto"].to_pylist()[: stored.rows]
     refused = [
         ({}, "add --resume"),
         ({"resume": True, "shard_rows": 25}, "was begun with shard_rows 24, not 25"),
@@ -108,7 +108,7 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
             # Equal but for rounding (tests/training/test_workers.py), which Adam lets grow from step to step.
             assert row[name] == pytest.approx(expected[name], rel=2e-3)
     mine, whole = (load_artifact(tmp_path / name) for name in ("shared", "alone"))
-    # Not of "auto": the Gaussian that "dose" fits to 36 images makes much of little.
+    # Not of "combined": the Gaussian that "dose" fits to 36 images makes much of little.
     np.testing.assert_allclose(mine.calibration.scores["kl"], whole.calibration.scores["kl"], rtol=1e-2)
     weights = [torch.cat([p.flatten() for p in each.model.parameters()]) for each in (mine, whole)]
     assert (weights[0] - weights[1]).norm() < 0.01 * weights[1].norm()

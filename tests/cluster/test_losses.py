@@ -38,7 +38,7 @@ def many(tmp_path_factory, model):
 def check_rows(out, wanted):
     found = pq.read_table(out)
     assert found["index"].to_pylist() == wanted["index"].to_pylist()
-    np.testing.assert_allclose(found["auto"].to_numpy(), wanted["auto"].to_numpy(), rtol=1e-5)
+    np.testing.assert_allclose(found["combined"].to_numpy(), wanted["combined"].to_numpy(), rtol=1e-5)
     manifest = json.loads((out / "_manifest.json").read_text())
     assert (manifest["state"], manifest["rows"]) == ("complete", len(wanted))
     assert [part["file"] for part in manifest["parts"]] == [path.name for path in parts(out)]

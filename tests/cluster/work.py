@@ -1,9 +1,9 @@
 """Work for the cluster, small."""
 
 from negvae.cluster.score import score_on_cluster
+from negvae.paper.published import settings
 from negvae.paper.results import read_result, result_path
 from negvae.paper.runner import Plan
-from negvae.paper.tables import settings
 from tests.conftest import blobs
 from tests.paper.conftest import write_idx
 

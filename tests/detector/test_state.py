@@ -13,7 +13,7 @@ from tests.conftest import blobs
 IMAGES = blobs(40, (1, 16, 16)).numpy()
 ROWS = np.random.default_rng(0).normal(size=(60, 5))
 OPTIONS = {"epochs": 1, "batch_size": 16, "precision": "float32", "device": "cpu", "target_fpr": 0.4}
-SCORES = ["auto", "dose", "bpd", "kl", "iwae", "typicality"]
+SCORES = ["combined", "dose", "bpd", "kl", "iwae", "typicality"]
 KINDS = {
     "unsupervised": (IMAGES, {}),
     "generated": (IMAGES, {"preset": "auto", "negatives": "0.5*generated+0.2*added-noise+0.3*uniform-noise"}),

@@ -91,7 +91,7 @@ def test_dead_layers_and_blank_images_are_no_trouble():
         model,
         blobs(5, SHAPES["gray"]),
         quantized=quantize(model.encoder, torch.zeros_like(blobs(3, SHAPES["gray"]))),
-        names=["kl"],
+        scores=["kl"],
     )
     assert scores["kl"].isfinite().all()
     assert (scores["kl"] == scores["kl"][0]).all()

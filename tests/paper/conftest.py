@@ -8,8 +8,8 @@ import pytest
 
 from negvae.data.fetch import failed
 from negvae.paper.profiles import PROFILES
+from negvae.paper.published import OOD, settings
 from negvae.paper.results import result_path, write_result
-from negvae.paper.tables import OOD, settings
 from tests.conftest import blobs
 
 TRAIN, TEST = 96, 40

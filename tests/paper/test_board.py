@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from negvae.paper.board import Board, Event, runs_progress
-from negvae.paper.tables import settings
+from negvae.paper.published import settings
 from negvae.training.progress import ProgressUpdate
 
 GRAY, OTHER, COLOR = (

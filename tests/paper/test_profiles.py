@@ -4,7 +4,7 @@ import pytest
 
 from negvae.config import preset
 from negvae.paper.profiles import PROFILES, choose_profile, parse_seeds
-from negvae.paper.tables import cells, settings
+from negvae.paper.published import cells, settings
 
 
 def test_paper_is_the_recipe_of_the_paper():

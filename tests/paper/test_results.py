@@ -4,8 +4,8 @@ import math
 import pytest
 
 from negvae.paper.profiles import PROFILES
+from negvae.paper.published import cells, settings
 from negvae.paper.results import Figure, collect, read_result, same_run, up_to_date, write_result
-from negvae.paper.tables import cells, settings
 from tests.paper.conftest import fake_result
 
 RUN = "fashion-mnist-bernoulli-none"

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from negvae.data.fetch import failed
 from negvae.paper import runner
+from negvae.paper.published import settings
 from negvae.paper.results import read_result, result_path
 from negvae.paper.runner import Plan, run_plan
-from negvae.paper.tables import settings
 from negvae.report.samples import read_strips
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from tests.cli.test_commands import call

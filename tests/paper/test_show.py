@@ -7,9 +7,9 @@ import pytest
 from rich.console import Console
 
 from negvae.paper.profiles import PROFILES
+from negvae.paper.published import TABLES, Published
 from negvae.paper.results import Figure
 from negvae.paper.show import as_json, as_printed, difference, gather, measured_on, remarks, show_table, with_spread
-from negvae.paper.tables import TABLES, Published
 from tests.cli.test_commands import call
 from tests.paper.conftest import fake_result
 
@@ -123,7 +123,7 @@ def test_commands(capsys, tmp_path):
 
 def test_lists_and_shows_without_torch():
     code = (
-        "import sys; import negvae.paper.show, negvae.paper.tables, negvae.paper.profiles, negvae.paper.results;"
+        "import sys; import negvae.paper.show, negvae.paper.published, negvae.paper.profiles, negvae.paper.results;"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -8,10 +8,10 @@ import yaml
 from rich.console import Console
 
 from negvae.paper.profiles import PROFILES
-from negvae.paper.report import data_table, latex, markdown
+from negvae.paper.published import TABLES, settings
+from negvae.paper.reproduction import data_table, latex, markdown
 from negvae.paper.runner import Plan, run_plan
 from negvae.paper.show import as_json, gather, label, negatives_label, remarks, show_table
-from negvae.paper.tables import TABLES, settings
 
 BASELINE = settings()["fashion-mnist-bernoulli-none"]
 

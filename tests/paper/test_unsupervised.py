@@ -88,21 +88,21 @@ def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
         for v in (beyond.MAIN, beyond.PLAIN)
     )
     assert list(main["evaluation"]) == ["mnist", *beyond.OTHERS]
-    assert {"auc_auto", "auc_dose", "auc_prior_ratio", "auc_input_complexity"} <= main["evaluation"]["mnist"].keys()
-    assert main["evaluation"]["uniform-noise"]["auc_auto"] > 0.9
+    assert {"auc_combined", "auc_dose", "auc_prior_ratio", "auc_input_complexity"} <= main["evaluation"]["mnist"].keys()
+    assert main["evaluation"]["uniform-noise"]["auc_combined"] > 0.9
     assert list(main["proxies"]) == list(PROXIES)
     assert "auc_prior_ratio" not in plain["evaluation"]["mnist"]
     assert main["ensemble"] == plain["ensemble"] == 2
-    assert 0.9 < main["evaluation"]["uniform-noise"]["auc_auto, ensemble"] <= 1
+    assert 0.9 < main["evaluation"]["uniform-noise"]["auc_combined, ensemble"] <= 1
     assert "auc_waic" in plain["evaluation"]["uniform-noise"]
-    assert "auc_auto, ensemble" not in plain["evaluation"]["uniform-noise"]
+    assert "auc_combined, ensemble" not in plain["evaluation"]["uniform-noise"]
     assert all("auc_bpd" not in row for row in main["curve"])  # no stranger is looked at while training
     found = beyond_show.gather(plan.recipe, plan.results)
     goal = beyond_show.goals(found).rows[0]
     assert goal[:2] == ("fashion-mnist > mnist", "0.88 (0.07)")
     path = result_path(plan.results, plan.recipe, beyond.make("fashion-mnist", beyond.MAIN), 0)
     first = json.loads(path.read_text())
-    assert goal[3] == f"{first['evaluation']['mnist']['auc_auto']:.3f}"  # profile smoke has one seed
+    assert goal[3] == f"{first['evaluation']['mnist']['auc_combined']:.3f}"  # profile smoke has one seed
     for sheet in beyond_show.sheets(found):
         assert tables.terminal(sheet).row_count == len(sheet.rows)
         assert tables.markdown(sheet).count("\n|") == len(sheet.rows) + 2

@@ -23,7 +23,7 @@ from tests.conftest import SHAPES, blobs
 
 RECORD = Path(__file__).parent / "training.json"
 STEPS = dict(epochs=1, limit=None, batch_size=8, calibration=0.0, device="cpu")
-SCORES = ("auto", "dose", "bpd", "kl", "prior_ratio", "iwae")
+SCORES = ("combined", "dose", "bpd", "kl", "prior_ratio", "iwae")
 PRESETS = {
     "gray": SHAPES["gray"],
     "gray-paper": SHAPES["gray-paper"],

@@ -56,13 +56,13 @@ def test_findings_agree_with_the_detector(detector: Path, mixed: Path) -> None:
     found = examine(artifact, artifact.calibration, [str(mixed)], top=5, batch_size=7, precision="float32")
     images = np.load(mixed / "a.npy")
     stored, model = torch.from_numpy(images), artifact.model
-    scores = artifact.scorer("float32")(stored, ["auto"])["auto"]
+    scores = artifact.scorer("float32")(stored, ["combined"])["combined"]
     assert (found.rows, found.failed) == (41, 1)
     assert found.outliers == int((scores > artifact.calibration.threshold).sum()) >= 5
     assert {place.split("[")[1] for place in found.least.ordered()["place"]} == {"0]", "9]", "18]", "27]", "36]"}
-    np.testing.assert_allclose(found.most.ordered()["auto"], np.sort(scores)[:5], rtol=1e-4)
-    np.testing.assert_allclose(np.sort(found.sample.columns["auto"]), np.sort(scores), rtol=1e-4)
-    codes = found.sample.columns["codes"][np.argsort(found.sample.columns["auto"])]
+    np.testing.assert_allclose(found.most.ordered()["combined"], np.sort(scores)[:5], rtol=1e-4)
+    np.testing.assert_allclose(np.sort(found.sample.columns["combined"]), np.sort(scores), rtol=1e-4)
+    codes = found.sample.columns["codes"][np.argsort(found.sample.columns["combined"])]
     with torch.inference_mode():
         wanted = model.encode(model.prepare(stored)).mean.numpy()[np.argsort(scores)]
     np.testing.assert_allclose(codes, wanted, rtol=1e-3, atol=1e-3)

@@ -8,12 +8,15 @@ from negvae.cli import main
 from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
 from negvae.runs.export import _floor32, export_onnx, relative_difference, run_onnx
+from negvae.scoring import SCORES, calibrate
+from negvae.scoring.table import names_of
 from tests.conftest import blobs
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 SHAPES = {"gray": (1, 28, 28), "color": (3, 32, 32), "quantized": (2, 18, 25)}
+EXPORTED = names_of(lambda score: not score.not_exported)
 OPTIONS = {
     "gray": {"preset": "gray"},
     # Trained a little: until KLs of 30,000 nats differ by hundreds, float32 has few digits for `prior_ratio`.
@@ -58,7 +61,13 @@ def _two_channels(directory: Path, images: torch.Tensor) -> Path:
 
 @pytest.mark.parametrize(
     ("fitted", "score"),
-    [("gray", "auto"), ("gray", "kl"), ("color", "auto"), ("quantized", "bpd"), ("rows", "auto"), ("rows", "kl")],
+    [
+        *(("gray", name) for name in EXPORTED if SCORES[name].calibrated),
+        ("color", "combined"),
+        ("quantized", "bpd"),
+        ("rows", "combined"),
+        ("rows", "kl"),
+    ],
     indirect=["fitted"],
 )
 def test_a_file_scores_and_decides_as_the_library(
@@ -84,7 +93,7 @@ def test_a_file_scores_and_decides_as_the_library(
     model = onnx.load(written.path)
     names = [tensor.name for tensor in model.graph.initializer]
     assert any("encoder" in name for name in names)
-    assert any("decoder" in name for name in names) == (score != "kl") == (not written.encoder_only)
+    assert any("decoder" in name for name in names) == bool(SCORES[score].needs) == (not written.encoder_only)
     properties = {item.key: item.value for item in model.metadata_props}
     assert properties["score"] == score
     assert float(properties["threshold"]) == calibration.threshold
@@ -93,11 +102,11 @@ def test_a_file_scores_and_decides_as_the_library(
 
 
 @pytest.mark.parametrize(
-    ("fitted", "score"), [("gray", "prior_ratio"), ("gray", "typicality"), ("rows", "iwae")], indirect=["fitted"]
+    ("fitted", "score"),
+    [("rows", "iwae"), *(("gray", name) for name in EXPORTED if not SCORES[name].calibrated)],
+    indirect=["fitted"],
 )
 def test_further_scores_and_another_rate(fitted: tuple[Path, torch.Tensor], score: str, tmp_path: Path) -> None:
-    from negvae.scoring import calibrate
-
     source, stored = fitted
     artifact = load_artifact(source, "cpu")
     calibration = calibrate(artifact.scorer("float32"), stored[:20], stored[:32], score=score, target_fpr=0.1)

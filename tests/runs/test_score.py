@@ -21,7 +21,7 @@ from negvae.runs.calibrate import calibrate_run
 from negvae.runs.resolve import hold_out
 from negvae.runs.score import score_files
 from negvae.runs.train import run
-from negvae.scoring import benjamini_hochberg
+from negvae.scoring import Scorer, benjamini_hochberg
 from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
 
@@ -56,16 +56,22 @@ def test_rows_are_the_scores(trained, tmp_path, form):
     out = tmp_path / f"scores.{form}"
     seen = []
     summary = score_files(
-        directory, [str(path)], out, names=["auto", "kl", "bpd"], precision="float32", batch_size=25, watch=seen.append
+        directory,
+        [str(path)],
+        out,
+        names=["combined", "kl", "bpd"],
+        precision="float32",
+        batch_size=25,
+        watch=seen.append,
     )
     artifact = load_artifact(directory)
-    expected = artifact.scorer("float32")(images, ["auto", "kl", "bpd"])
+    expected = artifact.scorer("float32")(images, ["combined", "kl", "bpd"])
     rows = rows_of(out)
-    assert list(rows[0]) == ["path", "index", "auto", "kl", "bpd", "p_value", "is_outlier", "error"]
+    assert list(rows[0]) == ["path", "index", "combined", "kl", "bpd", "p_value", "is_outlier", "error"]
     assert [row["index"] for row in rows] == list(range(60))
     for name, values in expected.items():
         np.testing.assert_allclose([row[name] for row in rows], values, rtol=1e-4)
-    scores = np.array([row["auto"] for row in rows])
+    scores = np.array([row["combined"] for row in rows])
     np.testing.assert_allclose(
         [row["p_value"] for row in rows], artifact.calibration.p_values(scores.astype(np.float32))
     )
@@ -79,7 +85,9 @@ def test_rows_are_the_scores(trained, tmp_path, form):
 def test_another_rate_another_score_and_false_discoveries(trained, tmp_path):
     directory, path, _ = trained
     calibration = load_artifact(directory).calibration
-    score_files(directory, [str(path)], tmp_path / "a.csv", names=["kl", "auto"], target_fpr=0.2, precision="float32")
+    score_files(
+        directory, [str(path)], tmp_path / "a.csv", names=["kl", "combined"], target_fpr=0.2, precision="float32"
+    )
     rows = rows_of(tmp_path / "a.csv")
     assert [r["is_outlier"] for r in rows] == [r["p_value"] <= 0.2 for r in rows]
     np.testing.assert_allclose(
@@ -126,7 +134,7 @@ def test_the_command_prints_rows_and_says_what_it_decided(trained):
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["index"] for row in rows] == list(range(60))
-    assert "outliers: auto >" in done.stderr
+    assert "outliers: combined >" in done.stderr
     assert "60 scored" in done.stderr.splitlines()[-1]
 
 
@@ -183,8 +191,9 @@ def test_calibrate_afterwards_and_anew(capsys, blob_files, tmp_path):
     assert row["p_value"] is None or row["p_value"] == ""
     # Without a held-out part, the run's own test split: every fifth of these 60 images.
     calibration = calibrate_run(directory, target_fpr=0.2)
-    assert (calibration.size, calibration.score, calibration.target_fpr) == (12, "auto", 0.2)
-    assert list(calibration.reference) == ["bpd", "dose", "statistics"]  # no negatives, no prior ratio
+    assert (calibration.size, calibration.score, calibration.target_fpr) == (12, "combined", 0.2)
+    assert list(calibration.reference.scales) == ["bpd", "dose"]  # no negatives, no prior ratio
+    assert list(calibration.reference.fitted) == ["dose"]
     loaded = load_artifact(directory).calibration
     for name, scores in calibration.scores.items():
         np.testing.assert_array_equal(loaded.scores[name], scores)
@@ -218,10 +227,10 @@ def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path):
     calibration = artifact.calibration
     assert set(calibration.scores) == {"kl", "prior_ratio", "latent_norm"}
     expected = artifact.scorer()(images, ["kl"])["kl"]
-    exact = load_artifact(trained[0]).scorer()(images, ["kl"])["kl"]
+    exact = Scorer(artifact.model)(images, ["kl"])["kl"]
     inliers = slice(0, 40)
     assert 0 < np.abs(expected - exact)[inliers].max() < 0.1 * exact[inliers].std()
-    assert expected[40:].min() > 2 * expected[inliers].max()  # strangers far beyond the ranges stay strange
+    assert expected[40:].min() > 2 * expected[inliers].max()  # outliers far beyond the ranges stay strange
     found = []
     for size, options in ((7, []), (40, ["--precision", "int8"])):
         out = tmp_path / f"{size}.jsonl"
@@ -231,12 +240,15 @@ def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path):
     np.testing.assert_array_equal(np.float32([row["kl"] for row in found[0]]), expected)
     np.testing.assert_allclose([row["p_value"] for row in found[0]], calibration.p_values(expected))
     np.testing.assert_array_equal(NegVAEDetector.load(directory).ood_score(images.numpy()), expected)
-    for score in ("bpd", "auto"):
+    for score in ("bpd", "combined"):
         for command in (("score", directory, path), ("calibrate", directory, "--precision", "int8")):
             code, _, error = call(capsys, *command, "--score", score)
             assert code == 2
             assert f"score {score} needs the decoder" in error
             assert error.count("\n") == 1
+    code, _, error = call(capsys, "score", directory, path, "--precision", "float32")
+    assert code == 2
+    assert "int8" in error
     broken = {**calibration.rounding, "kernel.0": calibration.rounding["kernel.0"][:4]}
     save_calibration(directory, dataclasses.replace(calibration, rounding=broken))
     code, _, error = call(capsys, "score", directory, path)
@@ -269,5 +281,5 @@ def test_rows_of_features_are_scored_from_files(tmp_path):
     np.save(tmp_path / "rows.npy", rows[:40])
     score_files(tmp_path / "kept", [str(tmp_path / "rows.npy")], tmp_path / "s.csv")
     written = rows_of(tmp_path / "s.csv")
-    np.testing.assert_allclose([row["auto"] for row in written], detector.ood_score(rows[:40]), rtol=1e-6)
+    np.testing.assert_allclose([row["combined"] for row in written], detector.ood_score(rows[:40]), rtol=1e-6)
     assert [row["is_outlier"] for row in written] == (detector.predict(rows[:40]) == -1).tolist()

@@ -43,7 +43,7 @@ def by_path(place):
 
 @pytest.fixture(scope="module")
 def by_array(place):
-    NegVAEDetector(**FIT, target_fpr=0.1, score="kl").fit(blobs(96, SHAPE)).save(place / "by-array")
+    NegVAEDetector(**FIT, target_fpr=0.1, decision_score="kl").fit(blobs(96, SHAPE)).save(place / "by-array")
     return place / "by-array"
 
 
@@ -85,8 +85,8 @@ def test_a_detector_fitted_on_an_array_is_calibrated_and_evaluated_with_data(by_
     assert code == 0
     calibration = load_artifact(by_array).calibration
     assert (calibration.score, calibration.target_fpr, calibration.size) == ("kl", 0.1, 40)
-    for name, values in reference.items():
-        np.testing.assert_array_equal(calibration.reference[name], values)
+    for name, values in reference.scales.items():
+        np.testing.assert_array_equal(calibration.reference.scales[name], values)
     code, _, error = call(capsys, "calibrate", by_array, "--data", more, "--precision", "int8")
     assert code == 2
     assert error.count("\n") == 1
@@ -95,9 +95,9 @@ def test_a_detector_fitted_on_an_array_is_calibrated_and_evaluated_with_data(by_
 @pytest.mark.parametrize(
     ("rule", "kept"),
     [
-        ({"score": "kl", "target_fpr": 0.2}, ("kl", 0.2, 0.0)),
-        ({"score": "bpd", "contamination": 0.1}, ("bpd", None, 0.1)),
-        ({"score": "bpd", "target_fpr": None}, ("bpd", None, 0.0)),
+        ({"decision_score": "kl", "target_fpr": 0.2}, ("kl", 0.2, 0.0)),
+        ({"decision_score": "bpd", "contamination": 0.1}, ("bpd", None, 0.1)),
+        ({"decision_score": "bpd", "target_fpr": None}, ("bpd", None, 0.0)),
     ],
 )
 def test_calibrating_anew_keeps_the_rule(place, tmp_path, rule, kept):

@@ -99,14 +99,14 @@ def test_false_discoveries_stay_at_the_asked_rate():
 
 def test_another_decision_from_the_same_inliers():
     randomness = np.random.default_rng(2)
-    scores = {name: np.sort(randomness.normal(size=200)) for name in ("auto", "kl")}
-    first = Calibration(scores, "auto", fpr_threshold(scores["auto"], 0.05), 0.05)
+    scores = {name: np.sort(randomness.normal(size=200)) for name in ("combined", "kl")}
+    first = Calibration(scores, "combined", fpr_threshold(scores["combined"], 0.05), 0.05)
     assert first.decide_by() is first
     by_kl = first.decide_by("kl")
     assert (by_kl.score, by_kl.target_fpr, by_kl.threshold) == ("kl", 0.05, fpr_threshold(scores["kl"], 0.05))
-    assert first.decide_by(target_fpr=0.01).threshold == scores["auto"][-2]
+    assert first.decide_by(target_fpr=0.01).threshold == scores["combined"][-2]
     assert first.false_alarm_rate == pytest.approx(10 / 201)
-    above_all = Calibration(scores, "auto", contamination_threshold(scores["auto"]), None)
+    above_all = Calibration(scores, "combined", contamination_threshold(scores["combined"]), None)
     assert above_all.decide_by("kl").threshold > scores["kl"][-1]
     assert above_all.false_alarm_rate == pytest.approx(1 / 201)
     with pytest.raises(ValueError, match="bpd was not calibrated"):

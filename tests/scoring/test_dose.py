@@ -6,9 +6,7 @@ from scipy.spatial.distance import mahalanobis
 from negvae.model import build_vae
 from negvae.model.likelihoods import Bernoulli, Gaussian
 from negvae.scoring import dose
-from negvae.scoring.combination import STATISTICS, auto_components
 from negvae.scoring.scorer import Scorer, calibrate
-from negvae.scoring.scores import compute_scores, shared_draws
 from tests.conftest import blobs, small_run
 
 
@@ -28,6 +26,10 @@ def test_noise_is_longer_to_code_than_blobs():
     assert (dose.predictive_code(noise)[0] > 2 * dose.predictive_code(smooth)[0]).all()
 
 
+def distance(points, fitted):
+    return dose.distance(torch.tensor(points, dtype=torch.float64), torch.from_numpy(fitted)).numpy()
+
+
 def test_dose_is_the_squared_mahalanobis_distance():
     randomness = np.random.default_rng(0)
     training = randomness.normal(size=(5000, 3)) @ randomness.normal(size=(3, 3)) + [5, -3, 100]
@@ -36,16 +38,15 @@ def test_dose_is_the_squared_mahalanobis_distance():
     points = randomness.normal(size=(7, 3)) * 5
     inverse = np.linalg.inv(np.cov(training, rowvar=False))
     wanted = [mahalanobis(point, training.mean(0), inverse) ** 2 for point in points]
-    np.testing.assert_allclose(dose.dose(points, fitted), wanted, rtol=0.05)  # up to the ridge
-    np.testing.assert_allclose(dose.dose_tensor(torch.from_numpy(points), fitted), dose.dose(points, fitted))
+    np.testing.assert_allclose(distance(points, fitted), wanted, rtol=0.05)  # up to the ridge
 
 
 def test_columns_that_never_change_or_say_the_same_do_no_harm():
     column = np.random.default_rng(0).normal(size=(500, 1))
     fitted = dose.fit(np.hstack([column, column, np.ones_like(column)]))
-    assert np.isfinite(dose.dose([[0.0, 0.0, 1.0], [3.0, 3.0, 1.0]], fitted)).all()
-    assert dose.dose([[3.0, 3.0, 1.0]], fitted) < 20
-    assert dose.dose([[0.0, 0.0, 2.0]], fitted) > 1000
+    assert np.isfinite(distance([[0.0, 0.0, 1.0], [3.0, 3.0, 1.0]], fitted)).all()
+    assert distance([[3.0, 3.0, 1.0]], fitted) < 20
+    assert distance([[0.0, 0.0, 2.0]], fitted) > 1000
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.3)])
@@ -62,26 +63,16 @@ def test_excess_is_what_an_output_loses_against_the_best(likelihood):
     assert (likelihood.excess(best, binary) > 0).all()
 
 
-def test_statistics_are_those_of_the_other_scores():
-    model = build_vae(small_run("auto"), (3, 18, 25)).eval()
-    images = blobs(6, (3, 18, 25))
-    draws = shared_draws(model)
-    scores = compute_scores(model, images, [STATISTICS, "kl", "bpd"], draws=draws, precision="float32")
-    assert scores[STATISTICS].shape == (6, len(dose.STATISTICS))
-    torch.testing.assert_close(scores[STATISTICS][:, 0].float(), (scores["kl"] + 1e-3).log())
-    torch.testing.assert_close(scores[STATISTICS][:, 2].float(), scores["bpd"])
-
-
-def test_scorer_measures_dose_and_auto_holds_it():
+def test_scorer_measures_dose_and_combined_holds_it():
     model = build_vae(small_run("deep"), (2, 20, 33)).eval()
     images = blobs(80, (2, 20, 33))
     with pytest.raises(ValueError, match="score dose is measured against training images"):
         Scorer(model)(images, ["dose"])
     calibration = calibrate(Scorer(model), images[:60], images[60:], components=("dose", "prior_ratio"))
-    assert auto_components(calibration.reference) == ["dose", "prior_ratio"]
+    assert calibration.reference.components == ["dose", "prior_ratio"]
     scorer = Scorer(model, calibration.reference)
     noise = torch.randint(256, (20, 2, 20, 33), dtype=torch.uint8)
-    usual, strange = scorer(images[60:], ["dose", "auto"]), scorer(noise, ["dose", "auto"])
-    for name in ("dose", "auto"):
+    usual, strange = scorer(images[60:], ["dose", "combined"]), scorer(noise, ["dose", "combined"])
+    for name in ("dose", "combined"):
         assert usual[name].max() < strange[name].min()
     assert np.array_equal(scorer(images[:1], ["dose"])["dose"], scorer(images[:30], ["dose"])["dose"][:1])

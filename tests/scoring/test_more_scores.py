@@ -11,19 +11,14 @@ from torch.distributions import MultivariateNormal
 
 from negvae.config import preset
 from negvae.model import build_vae
-from negvae.scoring import (
-    ALL_SCORES,
-    Scorer,
-    calibrate,
-    compute_scores,
-    input_complexity,
-    iwae,
-    likelihood_regret,
-    waic,
-)
-from negvae.scoring.combination import auto, batch_typicality, batch_typicality_threshold, reference, typicality
+from negvae.scoring import References, Scorer, SharedDraws, calibrate, compute_scores
+from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.complexity import compressed_bits_per_dim
-from negvae.scoring.scores import shared_draws
+from negvae.scoring.compute import over_blocks
+from negvae.scoring.passes import shared_draws
+from negvae.scoring.references import scale
+from negvae.scoring.regret import regret
+from negvae.scoring.table import names_of
 from tests.conftest import SHAPES, blobs, small_run
 
 IMAGES = blobs(23, SHAPES["gray"])
@@ -63,16 +58,22 @@ def test_iwae_is_the_likelihood_where_the_posterior_is_exact():
     expected = -exact.log_prob(rows) / (3 * math.log(2))
     # With q(z|x) = p(z|x) every importance weight is p(x), whatever the draw.
     for samples in (1, 5):
-        torch.testing.assert_close(iwae(model, rows[:, :, None, None], samples=samples, precision="float32"), expected)
+        found = compute_scores(model, rows[:, :, None, None], ["iwae"], samples=samples)
+        torch.testing.assert_close(found["iwae"], expected)
 
 
 def test_regret_is_nothing_at_the_optimum_and_found_away_from_it():
     model = linear_model()[0]
     rows = torch.randn(12, 3, generator=torch.Generator().manual_seed(0)).double()[:, :, None, None]
-    at_best = likelihood_regret(model, rows, samples=16, precision="float32")
+
+    def fitted(steps):
+        gain = over_blocks(model, rows, {"nats": lambda x: regret(x, steps, 16)}, draws=SharedDraws())["nats"]
+        return gain / (3 * math.log(2))
+
+    at_best = fitted(30)
     with torch.no_grad():
         model.encoder[1].bias[:2] += 1.0
-    away = likelihood_regret(model, rows, samples=16, steps=80, precision="float32")
+    away = fitted(80)
     assert (at_best >= 0).all()
     assert at_best.max() < 0.2
     # The encoder's mistake costs KL(shifted posterior || true posterior) = sum of 1 / (2 variance).
@@ -91,42 +92,11 @@ def test_compressed_size_is_the_png_and_texture_costs_more():
     assert compressed_bits_per_dim(np.zeros((2, 5, 8, 8), np.uint8)).shape == (2,)
 
 
-def test_input_complexity_is_the_difference(model):
-    expected = compute_scores(model, IMAGES, ["bpd"], precision="float32")["bpd"] - torch.from_numpy(
-        compressed_bits_per_dim(IMAGES.numpy())
-    )
-    torch.testing.assert_close(input_complexity(model, IMAGES, precision="float32"), expected)
-
-
-def test_waic_is_mean_and_variance_over_the_ensemble(model):
-    other = build_vae(small_run("gray", initialization="he", seed=1), SHAPES["gray"]).eval()
-    nats = []
-    for member in (model, other):
-        scores = compute_scores(member, IMAGES, ["bpd"], draws=shared_draws(member), precision="float32")
-        nats.append(scores["bpd"].double() * 784 * math.log(2))
-    mean, variance = (nats[0] + nats[1]) / 2, (nats[0] - nats[1]).square() / 2
-    torch.testing.assert_close(waic([model, other], IMAGES, precision="float32"), mean + variance, rtol=1e-4, atol=0)
-    torch.testing.assert_close(waic([model, model], IMAGES, precision="float32"), nats[0], rtol=1e-5, atol=0)
-    with pytest.raises(ValueError, match="two models"):
-        waic([model], IMAGES)
-
-
-def test_auto_is_the_most_conspicuous_on_the_training_scale():
-    training = {"bpd": np.linspace(0, 10, 101), "kl": np.linspace(100, 200, 101)}
-    references = {name: reference(values) for name, values in training.items()}
-    scores = {"bpd": [5.0, 9.5, 0.5, 5.0, 14.0], "kl": [150.0, 150.0, 150.0, 105.0, 285.0]}
-    # Distances at which the extreme 5% begin: 4.5 and 45. A small KL is not conspicuous, a small bpd is.
-    np.testing.assert_allclose(auto(scores, references), [0, 1, 1, 0, 3])
-    constant = {"kl": reference(np.full(5, 3.0))}
-    assert np.isfinite(auto({"kl": [3.0, 4.0]}, constant)).all()
-
-
-def test_typicality_of_one_and_of_many():
+def test_typicality_of_a_batch():
     randomness = np.random.default_rng(0)
     training, held_out = randomness.normal(3, 1, 5000), randomness.normal(3, 1, 2000)
-    references = {"bpd": reference(training)}
-    np.testing.assert_allclose(typicality([training.mean() - 2, training.mean() + 1], references), [2, 1])
-    assert batch_typicality([5.0], references) == pytest.approx(typicality([5.0], references)[0])
+    references = References({"bpd": scale(training)})
+    assert batch_typicality([5.0], references) == pytest.approx(5 - training.mean())
     limits = {size: batch_typicality_threshold(held_out, references, size, 0.05) for size in (1, 25, 100)}
     # Quantiles of |N(0, 1)| / sqrt(size).
     assert limits[1] == pytest.approx(1.96, rel=0.1)
@@ -147,35 +117,31 @@ def test_typicality_of_one_and_of_many():
         batch_typicality_threshold(held_out, references, 0)
 
 
-def test_one_scorer_gives_them_all(model):
-    other = build_vae(small_run("gray", initialization="he", seed=1), SHAPES["gray"]).eval()
-    calibration = calibrate(Scorer(model, precision="float32"), IMAGES, blobs(30, SHAPES["gray"], 1), target_fpr=0.1)
-    scorer = Scorer(model, calibration.reference, (other,), precision="float32")
-    together = scorer(IMAGES, tuple(ALL_SCORES))
-    assert list(together) == list(ALL_SCORES)
-    assert all(values.shape == (23,) and values.dtype == np.float32 for values in together.values())
+def test_calibration_is_of_the_scores_that_the_table_says(model):
+    calibration = calibrate(Scorer(model), IMAGES, blobs(30, SHAPES["gray"], 1), target_fpr=0.1)
     assert calibration.size == 30
-    assert calibration.threshold == calibration.scores["auto"][-3]
+    assert calibration.threshold == calibration.scores["combined"][-3]
+    assert set(calibration.scores) == set(names_of(lambda score: score.calibrated))
 
 
 def test_draws_are_shared_also_where_pixels_are_dequantized():
     model = build_vae(small_run("gray", initialization="he", likelihood="quantized-gaussian"), SHAPES["gray"]).eval()
-    scores = compute_scores(model, IMAGES, ["bpd"], draws=shared_draws(model, 3), precision="float32")["bpd"]
-    reverse = compute_scores(model, IMAGES.flip(0), ["bpd"], draws=shared_draws(model, 3), precision="float32")["bpd"]
+    scores = compute_scores(model, IMAGES, ["bpd"], draws=lambda model, _: shared_draws(model, 3))["bpd"]
+    reverse = compute_scores(model, IMAGES.flip(0), ["bpd"], draws=lambda model, _: shared_draws(model, 3))["bpd"]
     torch.testing.assert_close(scores, reverse.flip(0))
     own = compute_scores(model, IMAGES, ["bpd"], samples=40, precision="float32")["bpd"]
-    many = compute_scores(model, IMAGES, ["bpd"], draws=shared_draws(model, 40), precision="float32")["bpd"]
+    many = compute_scores(model, IMAGES, ["bpd"], draws=lambda model, _: shared_draws(model, 40))["bpd"]
     torch.testing.assert_close(own, many, rtol=2e-2, atol=0)
 
 
 def test_scores_that_cannot_be_had_say_why(model):
     with pytest.raises(ValueError, match="negvae calibrate"):
-        Scorer(model)(IMAGES, ["auto"])
+        Scorer(model)(IMAGES, ["combined"])
     with pytest.raises(ValueError, match="ensemble"):
         Scorer(model)(IMAGES, ["waic"])
     with pytest.raises(ValueError, match="did you mean typicality"):
         Scorer(model)(IMAGES, ["typicalty"])
-    with pytest.raises(ValueError, match="no PNG"):
+    with pytest.raises(ValueError, match="no pixels"):
         Scorer(linear_model()[0])(torch.zeros(2, 3, 1, 1), ["input_complexity"])
     with pytest.raises(ValueError, match="no inliers are held out"):
         calibrate(Scorer(model), IMAGES, IMAGES[:0])

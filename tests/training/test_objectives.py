@@ -11,7 +11,7 @@ from negvae import config
 from negvae.fast.convolution import gradients_by_input_only, run
 from negvae.model import build_vae
 from negvae.negatives import build_source
-from negvae.training.objectives import UPDATES, shared_losses, train_step
+from negvae.training.objectives import UPDATES, generator_loss, shared_losses, train_step
 from negvae.training.optimizers import OPTIMIZERS
 from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, needs_bfloat16, small_run
@@ -186,6 +186,18 @@ def test_the_generator_is_pulled_by_the_encoder_already_moved():
     after = model.prior.kl(*model.encode(negatives.images)).mean()
     torch.testing.assert_close(losses.generator_kl, after.detach())
     assert not torch.isclose(before, after)
+
+
+def test_the_pull_meets_the_encoder_that_will_score():
+    """Its batch norms use their running statistics, and these do not move."""
+    shape = SHAPES["color"]
+    model = build_vae(small_run("color"), shape).train()
+    model.encode(blobs(6, shape) / 255)
+    images = 1 - blobs(6, shape, 1) / 255
+    before = model.encoder[1].running_mean.clone()
+    pull = generator_loss(model, images, 6)
+    assert torch.equal(model.encoder[1].running_mean, before)
+    torch.testing.assert_close(pull, model.prior.kl(*model.eval().encode(images)).mean())
 
 
 def test_negative_weight_scales_the_encoders_gradient_only():

@@ -10,6 +10,7 @@ import typer
 
 from negvae.config import SCORE_PRECISIONS
 from negvae.registry import choose
+from negvae.scoring.table import SCORES
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,10 +47,7 @@ def listed(names: Iterable[str]) -> str:
 
 def score_help() -> str:
     """The scores that --score takes, for help texts."""
-    return (
-        "One of: auto, dose, bpd, kl, prior_ratio, reconstruction, latent_norm, iwae, typicality, input_complexity,"
-        " likelihood_regret, waic."
-    )
+    return listed(SCORES)
 
 
 def _set_names(incomplete: str) -> list[str]:

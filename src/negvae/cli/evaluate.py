@@ -54,7 +54,7 @@ def calibrate(
     score: Annotated[
         str | None,
         option(
-            f"The score that decides. {score_help()}", "name", show_default="the present one, else auto; kl in int8"
+            f"The score that decides. {score_help()}", "name", show_default="the present one, else combined; kl in int8"
         ),
     ] = None,
     target_fpr: Annotated[

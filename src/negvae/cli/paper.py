@@ -22,7 +22,7 @@ from negvae.cli.common import (
 )
 from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import PROFILES, Profile, choose_profile, planned
-from negvae.paper.tables import TABLES, cells, select_settings, select_tables
+from negvae.paper.published import TABLES, cells, select_settings, select_tables
 
 if TYPE_CHECKING:
     from negvae.paper.runner import Outcome
@@ -205,7 +205,7 @@ def report(
     results: Results = RESULTS,
 ) -> None:
     """Write one page with tables, charts and pictures; tables as Markdown and LaTeX, charts as PDF and PNG too."""
-    from negvae.paper.report import write_report
+    from negvae.paper.reproduction import write_report
 
     log = printer(make_console())
     for path in write_report(out, choose_profile(profile), results):

@@ -16,6 +16,7 @@ from negvae.cli.common import (
     Precision,
     Resize,
     TargetFPR,
+    completing,
     given,
     make_console,
     only_with_cluster,
@@ -23,8 +24,14 @@ from negvae.cli.common import (
     printer,
     score_help,
 )
+from negvae.scoring.table import SCORES
 
-Decides = Annotated[str | None, option(f"The score that decides. {score_help()}", "name", show_default=CALIBRATED)]
+Decides = Annotated[
+    str | None,
+    option(
+        f"The score that decides. {score_help()}", "name", show_default=CALIBRATED, autocompletion=completing(SCORES)
+    ),
+]
 DECISION = "Scores and decision"
 
 
@@ -50,6 +57,7 @@ def score(
             "name",
             DECISION,
             show_default=CALIBRATED,
+            autocompletion=completing(SCORES),
         ),
     ] = None,
     target_fpr: Annotated[

@@ -15,9 +15,9 @@ import torch
 
 from negvae.cluster.connect import enter, joined, lost_errors, open_desk, surroundings
 from negvae.paper.board import Event
+from negvae.paper.published import Setting
 from negvae.paper.results import run_name
 from negvae.paper.runner import Plan, Tell, work
-from negvae.paper.tables import Setting
 
 LOSSES = 5
 """So often the worker of one run may be lost."""

@@ -97,16 +97,37 @@ class Team:
         deadline: float | None, checkpoint_seconds: float, on_progress: OnProgress | None,
     ) -> str:  # fmt: skip
         """Let Ray Train carry it out and pass on what the workers tell; why it ended."""
-        ray_train, ray_torch = need("ray.train", "ray"), need("ray.train.torch", "ray")
         desk = open_desk(ray)
-        gpu = config.device.startswith("cuda")
         job = {
             "config": config.to_dict(), "directory": str(directory), "command": surroundings(),
             "images": ray.put(images.cpu().numpy()), "others": [ray.put(o.cpu().numpy()) for o in _auxiliary(source)],
             "deadline": deadline, "checkpoint_seconds": checkpoint_seconds, "cpus": self.cpus, "desk": desk,
         }  # fmt: skip
         place = directory / ".ray"
-        trainer = ray_torch.TorchTrainer(
+        trainer = self._trainer(job, place, config.device.startswith("cuda"))
+        failure: list[BaseException] = []
+
+        def fit() -> None:
+            try:
+                trainer.fit()
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+        thread.start()
+        try:
+            ending = self._follow(ray, desk, thread, on_progress)
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
+        if not ending:
+            reason = " ".join(str(failure[0] if failure else "the workers ended without a word").split())[-300:]
+            raise ValueError(f"{directory}: training on the cluster failed: {reason}")
+        return ending
+
+    def _trainer(self, job: dict[str, Any], place: Path, gpu: bool) -> Any:
+        """What lets Ray's workers carry out the job, and starts them again where one fails."""
+        ray_train, ray_torch = need("ray.train", "ray"), need("ray.train.torch", "ray")
+        return ray_torch.TorchTrainer(
             train_share,
             train_loop_config=job,
             torch_config=ray_torch.TorchConfig(backend="nccl" if gpu else "gloo"),
@@ -119,44 +140,31 @@ class Team:
                 name="train", storage_path=str(place), failure_config=ray_train.FailureConfig(max_failures=FAILURES)
             ),
         )
-        failure: list[BaseException] = []
 
-        def fit() -> None:
-            try:
-                trainer.fit()
-            except BaseException as error:
-                failure.append(error)
-
-        thread = threading.Thread(target=fit, name="ray-train", daemon=True)
-        thread.start()
+    def _follow(self, ray: Any, desk: Any, thread: threading.Thread, on_progress: OnProgress | None) -> str:
+        """Pass on what the workers tell until they end; why they ended, or nothing where they did not tell."""
         ending, sizes = "", list[int]()
-        try:
-            while thread.is_alive() or not ending:
-                try:
-                    alive = thread.is_alive()
-                    for kind, what in ray.get(desk.take.remote()):
-                        if kind == "progress" and on_progress is not None:
-                            on_progress(what)
-                        elif kind == "size":
-                            again = " again, from the last checkpoint" if sizes else ""
-                            sizes.append(what)
-                            self.say(f"training on {what} worker{'s' * (what > 1)}{again}")
-                        elif kind == "refused":
-                            raise ValueError(what)
-                        elif kind == "diverged":
-                            raise TrainingDivergedError(what)
-                        elif kind == "ended":
-                            ending = what
-                    if not alive:
-                        break
-                    thread.join(0.3)
-                except KeyboardInterrupt as signaled:  # calmly: the workers write a checkpoint first
-                    ray.get(desk.stop.remote(str(signaled) or "SIGINT"))
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
-        if not ending:
-            reason = " ".join(str(failure[0] if failure else "the workers ended without a word").split())[-300:]
-            raise ValueError(f"{directory}: training on the cluster failed: {reason}")
+        while thread.is_alive() or not ending:
+            try:
+                alive = thread.is_alive()
+                for kind, what in ray.get(desk.take.remote()):
+                    if kind == "progress" and on_progress is not None:
+                        on_progress(what)
+                    elif kind == "size":
+                        again = " again, from the last checkpoint" if sizes else ""
+                        sizes.append(what)
+                        self.say(f"training on {what} worker{'s' * (what > 1)}{again}")
+                    elif kind == "refused":
+                        raise ValueError(what)
+                    elif kind == "diverged":
+                        raise TrainingDivergedError(what)
+                    elif kind == "ended":
+                        ending = what
+                if not alive:
+                    break
+                thread.join(0.3)
+            except KeyboardInterrupt as signaled:  # calmly: the workers write a checkpoint first
+                ray.get(desk.stop.remote(str(signaled) or "SIGINT"))
         return ending
 
 

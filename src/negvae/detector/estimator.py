@@ -43,7 +43,7 @@ from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_r
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
-from negvae.scoring.scorer import ALL_SCORES
+from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.training.checkpoint import Progress
 from negvae.training.history import read_metrics, write_metrics
 from negvae.training.loop import TrainingResult, train
@@ -70,16 +70,6 @@ class Drift:
     alarm: bool
 
 
-class _KeptAside:
-    """A parameter that is no attribute: it is stored with the others, and only there."""
-
-    def __set__(self, instance: Any, value: Any) -> None:
-        instance.__dict__["score"] = value
-
-    def __get__(self, instance: Any, owner: Any) -> Any:
-        raise AttributeError("score is a parameter: get_params()['score']; ood_score and score_samples give scores")
-
-
 class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Outlier detector: a variational autoencoder with negative sampling and a calibrated threshold.
 
@@ -95,8 +85,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         negatives: where negative samples come from, in the notation of `negvae.negatives`. None takes those of the
             preset `unsupervised`, which need no data: transformed images, or rows with their features shuffled,
             spread or drawn from a box.
-        score: what decides, one of `negvae.scoring.ALL_SCORES`; "auto" combines several. A parameter for
-            `get_params` and `set_params` only: as an attribute, scikit-learn takes the name for a method.
+        decision_score: what decides, one of `negvae.scoring.SCORES` by name, or a function that was registered
+            (`negvae.register_score`); "combined" is the largest of several.
         contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
             share of the data lies above it; 0, clean data, is the usual case and leaves that to `target_fpr`.
         target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
@@ -130,13 +120,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         seed_: what `random_state` came to.
     """
 
-    score = _KeptAside()
-
     def __init__(
         self,
         negatives: str | None = None,
         *,
-        score: str = "auto",
+        decision_score: str | Score | ScoreFunction = "combined",
         contamination: float = 0.0,
         target_fpr: float | None = TARGET_FPR,
         calibration_fraction: float = 0.2,
@@ -158,7 +146,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         verbose: bool = False,
     ) -> None:
         self.negatives = negatives
-        self.score = score
+        self.decision_score = decision_score
         self.contamination = contamination
         self.target_fpr = target_fpr
         self.calibration_fraction = calibration_fraction
@@ -178,10 +166,6 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
-
-    def get_params(self, deep: bool = True) -> dict[str, Any]:
-        """The parameters by name, as they were given."""
-        return {name: vars(self)[name] for name in self._get_param_names()}
 
     # --- fitting -----
 
@@ -220,7 +204,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             result.model.double()
         calibration = calibrated(
             config, result, training, held_out,
-            score=vars(self)["score"], contamination=self.contamination, target_fpr=self._rate(len(held_out)),
+            score=self.decision_score, contamination=self.contamination, target_fpr=self._rate(len(held_out)),
         )  # fmt: skip
         data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
         artifact = Artifact(
@@ -236,9 +220,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return self
 
     def _check_parameters(self) -> None:
-        score = choose("score", vars(self)["score"], ALL_SCORES)
-        if score == "waic":
-            raise ValueError("score waic takes an ensemble, and a detector is one model: see negvae.scoring.waic")
+        score = score_of(self.decision_score)
+        if "ensemble" in score.needs:
+            raise ValueError(
+                f"score {score.name} takes an ensemble, and a detector is one model: negvae.scoring.Scorer takes more"
+            )
         if not isinstance(self.contamination, Real) or not 0 <= self.contamination <= 0.5:
             raise ValueError(f"contamination is {self.contamination!r}: it must lie between 0 (clean data) and 0.5")
         rate = self.target_fpr
@@ -354,18 +340,19 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     # --- scores and decisions -----
 
     @own_state()
-    def ood_score(self, X: Any, score: str | None = None) -> NDArray[np.float32]:
+    def ood_score(self, X: Any, score: str | Score | ScoreFunction | None = None) -> NDArray[np.float32]:
         """The library's own scores (N): larger = more out-of-distribution.
 
         Args:
             X: see the class.
-            score: one of `negvae.scoring.ALL_SCORES`; None for the one that decides.
+            score: one of `negvae.scoring.SCORES`, by name or as the function that was registered; None for the one
+                that decides.
 
         Raises:
             ValueError: data or a score that cannot be used.
         """
         check_is_fitted(self, "model_")
-        name = score or self.calibration_.score
+        name = score_of(self.calibration_.score if score is None else score).name
         scorer = self._artifact.scorer()
         scorer.check([name])
         stored = self._read(X, "test", fitting=False)[1]
@@ -473,13 +460,18 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         write_metrics(directory, self._history)
         result = TrainingResult(artifact.model, progress, "finished", self._history)
         save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration)
-        parameters = {key: value for key, value in self.get_params(deep=False).items() if _is_plain(value)}
+        parameters = {key: value for key, value in self._named_parameters().items() if _is_plain(value)}
         names = getattr(self, "feature_names_in_", None)
         write_section(
             directory,
             "detector",
             {"parameters": parameters, "feature_names": None if names is None else names.tolist()},
         )
+
+    def _named_parameters(self) -> dict[str, Any]:
+        """The parameters, a score given as an object by its name."""
+        parameters: dict[str, Any] = self.get_params(deep=False)
+        return {**parameters, "decision_score": score_of(self.decision_score).name}
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "auto") -> Self:
@@ -493,7 +485,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         section = read_section(directory, "detector")
         detector = cls()
         parameters = section.get("parameters") or _parameters_of(read_config(directory)[0])
-        detector.set_params(**parameters)
+        detector.set_params(**_translated(parameters))
         detector._restore(directory, device)
         return detector
 
@@ -506,7 +498,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     def __getstate__(self) -> dict[str, Any]:
         """Parameters, and the artifact's files as bytes: nothing that unpickling could run is torch's."""
-        state: dict[str, Any] = {"parameters": self.get_params(deep=False), "files": None}
+        state: dict[str, Any] = {"parameters": self._named_parameters(), "files": None}
         if hasattr(self, "model_"):
             with tempfile.TemporaryDirectory() as place:
                 self._write(Path(place))
@@ -515,7 +507,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """The inverse of `__getstate__`."""
-        self.__init__(**state["parameters"])  # type: ignore[misc]
+        self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
         if state["files"] is not None:
             with tempfile.TemporaryDirectory() as place:
                 for name, content in state["files"].items():
@@ -545,6 +537,12 @@ def _warn(text: str) -> None:
 
 def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, str | bool | int | float)
+
+
+def _translated(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters as they are called today: version 0.1 had a parameter `score` with the default "auto"."""
+    named = {"decision_score" if name == "score" else name: value for name, value in parameters.items()}
+    return {**named, "decision_score": "combined"} if named.get("decision_score") == "auto" else named
 
 
 def _parameters_of(config: RunConfig) -> dict[str, Any]:

@@ -192,7 +192,7 @@ def refuse(encoder: nn.Sequential) -> None:
         raise ValueError(f"int8 runs on a CPU, and the model is on {device}: use device cpu, or another precision")
     if not multiplies_integers():
         raise ValueError(
-            f"int8 is not to be had here: torch {torch.__version__} and this processor have no exact 8-bit convolution;"
+            f"int8 is not available here: torch {torch.__version__} and this processor have no exact 8-bit convolution;"
             " use bfloat16 or float32"
         )
 

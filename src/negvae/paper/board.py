@@ -12,7 +12,7 @@ from typing import Literal
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from negvae.paper.tables import Setting
+from negvae.paper.published import Setting
 from negvae.training.progress import ProgressUpdate
 
 PLAIN_SECONDS = 30.0

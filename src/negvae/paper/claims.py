@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from negvae.paper.published import ROWS
 from negvae.paper.results import CellResult
 from negvae.paper.show import with_spread
-from negvae.paper.tables import ROWS
 
 _SHORT = (
     "Trained for 4 epochs with the light decoder, where the paper's models had 100 and the large one. The curves show"

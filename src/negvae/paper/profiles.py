@@ -11,7 +11,7 @@ from typing import Any
 
 from negvae.config import RunConfig, preset
 from negvae.paper import unsupervised as beyond
-from negvae.paper.tables import LEARNED, Setting
+from negvae.paper.published import LEARNED, Setting
 from negvae.registry import choose
 
 Fields = Mapping[str, Any]

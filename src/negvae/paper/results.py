@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,7 @@ from typing import Any
 from negvae.config import RunConfig
 from negvae.files import write_text
 from negvae.paper.profiles import Profile
-from negvae.paper.tables import ROWS, Cell, Setting
+from negvae.paper.published import ROWS, Cell, Setting
 
 Result = dict[str, Any]
 
@@ -62,7 +63,17 @@ def read_result(path: Path) -> Result | None:
         content = None
     if not isinstance(content, dict) or not {"config", "status", "seed"} <= content.keys():
         raise ValueError(f"{path}: not a result of `negvae paper run`; remove it, and that command makes it anew")
+    for section in ("evaluation", "proxies"):
+        if section in content:
+            content[section] = _named(content[section])
     return content
+
+
+def _named(content: Any) -> Any:
+    """Figures by the scores' names of today: version 0.1 called "combined" "auto"."""
+    if not isinstance(content, dict):
+        return content
+    return {re.sub("^(auc_)?auto(?![a-z])", r"\1combined", name): _named(value) for name, value in content.items()}
 
 
 def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:

@@ -17,11 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.data import ImageSet, load
@@ -31,9 +32,9 @@ from negvae.model import VAE
 from negvae.negatives import auxiliary_names
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
+from negvae.paper.published import OOD, Setting
 from negvae.paper.results import Result, result_path, run_name, same_run, up_to_date, write_result
-from negvae.paper.tables import OOD, Setting
-from negvae.paper.unsupervised import strangers
+from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
 from negvae.runs.artifact import CONFIG, read_config
@@ -248,9 +249,8 @@ def _carry_out(
 ) -> str | None:
     """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
     began = time.monotonic()
-    profile = plan.recipe
+    configs = [plan.recipe.config(setting, seed, plan.device) for seed in seeds]
     names = [run_name(setting, seed) for seed in seeds]
-    configs = [profile.config(setting, seed, plan.device) for seed in seeds]
     directories = [plan.work / plan.profile / name for name in names]
     for name in names:
         tell(Event("started", name))
@@ -258,33 +258,16 @@ def _carry_out(
     def say(text: str) -> None:
         tell(Event("say", "", text=text))
 
-    limit = profile.evaluation_limit
-    test = load(setting.data, "test", limit=limit, disjoint_from_train=True, log=say)
-    others = {
-        name: fitted(load(name, "test", limit=limit, shape=test.shape, log=say), test.shape)
-        for name in (strangers(setting.data) if setting.variant else (OOD[setting.data],))
-    }
-    other, ood = next(iter(others.items()))
-    few = [evenly(torch.from_numpy(images.images), profile.curve_images) for images in (test, ood)]
-
-    def after_epoch(model: VAE, config: RunConfig, epoch: int) -> dict[str, Any]:
-        if setting.variant:  # a curve on strangers would invite choosing by it
-            return {}
-        try:
-            row = compare(model, few[0], {other: few[1]}, seed=config.seed)[0].row()
-        except ValueError:  # scores that are not numbers: the curve has a gap there
-            return {}
-        return {key: row[key] for key in CURVE}
-
     def on_progress(update: ProgressUpdate) -> None:
         for name in names:
             tell(Event("progress", name, update))
 
+    sets = _test_sets(plan, setting, say)
     try:
         results: list[TrainingResult | TrainingDivergedError] = list(
             run_seeds(
                 configs, directories, resume=True, on_progress=on_progress, should_stop=should_stop,
-                after_epoch=after_epoch, log=say,
+                after_epoch=None if setting.variant else _curve(plan, sets), log=say,
                 budget=None if deadline is None else max(deadline - time.monotonic(), 1e-3),
             )
         )  # fmt: skip
@@ -298,22 +281,62 @@ def _carry_out(
     for config, directory, result in zip(configs, directories, results, strict=True):
         if isinstance(result, TrainingResult) and not result.progress.finished:
             return result.stopped_by
-        content = _content(plan, setting, config, directory, result, test, others)
+        content = _content(plan, setting, config, directory, result, sets.inliers, sets.others)
         if not setting.variant:
-            content["curve_images"] = min(map(len, few))
+            content["curve_images"] = min(map(len, _few(plan, sets)))
         content["provenance"]["commit"] = commit
         wall = max(time.monotonic() - began, content["provenance"]["train_seconds"]) / len(seeds)
         content["provenance"]["wall_seconds"] = round(wall, 1)
-        write_result(result_path(plan.results, profile, setting, config.seed), content)
+        write_result(result_path(plan.results, plan.recipe, setting, config.seed), content)
         (directory / CHECKPOINT).unlink(missing_ok=True)  # the model itself stays, for `negvae evaluate`
-        tell(
-            Event(
-                "finished" if content["status"] == "finished" else "diverged",
-                run_name(setting, config.seed),
-                text=str(round(wall, 1)),
-            )
-        )
+        kind: Literal["finished", "diverged"] = "finished" if content["status"] == "finished" else "diverged"
+        tell(Event(kind, run_name(setting, config.seed), text=str(round(wall, 1))))
     return None
+
+
+class _TestSets(NamedTuple):
+    """What a setting is tested on.
+
+    Attributes:
+        inliers: the test set.
+        others: out-of-distribution sets by name, of the inliers' shape.
+    """
+
+    inliers: ImageSet
+    others: dict[str, ImageSet]
+
+
+def _test_sets(plan: Plan, setting: Setting, log: Callable[[str], None]) -> _TestSets:
+    limit = plan.recipe.evaluation_limit
+    test = load(setting.data, "test", limit=limit, disjoint_from_train=True, log=log)
+    others = {
+        name: fitted(load(name, "test", limit=limit, shape=test.shape, log=log), test.shape)
+        for name in (ood_sets(setting.data) if setting.variant else (OOD[setting.data],))
+    }
+    return _TestSets(test, others)
+
+
+def _few(plan: Plan, sets: _TestSets) -> tuple[Tensor, Tensor]:
+    """The inliers and the images of the first other set that curves over the epochs are made of."""
+    first = next(iter(sets.others.values()))
+    inliers, outliers = (
+        evenly(torch.from_numpy(images.images), plan.recipe.curve_images) for images in (sets.inliers, first)
+    )
+    return inliers, outliers
+
+
+def _curve(plan: Plan, sets: _TestSets) -> Callable[[VAE, RunConfig, int], dict[str, Any]]:
+    """What measures a model after each epoch; not asked for by variants, where it would invite choosing by it."""
+    (inliers, outliers), name = _few(plan, sets), next(iter(sets.others))
+
+    def after_epoch(model: VAE, config: RunConfig, epoch: int) -> dict[str, Any]:
+        try:
+            row = compare(model, inliers, {name: outliers}, seed=config.seed)[0].row()
+        except ValueError:  # scores that are not numbers: the curve has a gap there
+            return {}
+        return {key: row[key] for key in CURVE}
+
+    return after_epoch
 
 
 def _content(

@@ -10,8 +10,8 @@ from typing import Any
 import rich.table
 
 from negvae.paper.profiles import Profile
+from negvae.paper.published import LEARNED, ROWS, PaperTable, Published, cells
 from negvae.paper.results import CellResult, Figure, collect
-from negvae.paper.tables import LEARNED, ROWS, Published, Table, cells
 from negvae.report.tables import DataTable, terminal
 
 LABELS = {
@@ -48,7 +48,7 @@ def negatives_label(text: str) -> str:
     )
 
 
-def gather(tables: Iterable[Table], profile: Profile, results: Path) -> dict[str, CellResult]:
+def gather(tables: Iterable[PaperTable], profile: Profile, results: Path) -> dict[str, CellResult]:
     """The results of all cells of some tables, by the cell's name.
 
     Raises:
@@ -127,7 +127,7 @@ def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
     return lines
 
 
-def show_table(table: Table, found: dict[str, CellResult]) -> rich.table.Table:
+def show_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Table:
     """One line for each figure of a table, ours beside the paper's."""
     header = ("trained on", "against", "likelihood", "negatives", "", "ours", "paper", "difference", "within",
               "ours, bits/dim", "paper, bits/dim")  # fmt: skip

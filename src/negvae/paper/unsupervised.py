@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from negvae.config import PRESETS
-from negvae.paper.tables import OOD, Setting
+from negvae.paper.published import OOD, Setting
 from negvae.registry import choose
 
 TABLE = "beyond"
+ENSEMBLE = "combined, ensemble"
+"""The mean of the score `combined` over models of several seeds."""
 
 MAIN, PLAIN = "unsupervised", "plain"
 
@@ -69,10 +71,10 @@ VARIANTS: dict[str, Variant] = {
 DATA = ("fashion-mnist", "mnist", "cifar10", "svhn")
 ABLATION_DATA = ("fashion-mnist", "cifar10")
 OTHERS = ("kmnist", "emnist-letters", "uniform-noise")
-"""Strangers of every set beside its counterpart in the paper."""
+"""Out-of-distribution sets of every set beside its counterpart in the paper."""
 
 
-def strangers(data: str) -> tuple[str, ...]:
+def ood_sets(data: str) -> tuple[str, ...]:
     """The sets that a run is tested against: its counterpart in the paper, then the others."""
     return OOD[data], *OTHERS
 
@@ -84,7 +86,7 @@ def is_color(data: str) -> bool:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure that was aimed at: mean AUROC of "auto".
+    """A figure that was aimed at: mean AUROC of "combined".
 
     Attributes:
         data: inlier set.

@@ -1,4 +1,4 @@
-"""What is measured of a run of the table `beyond`: every score against every stranger, and the proxies."""
+"""What is measured of a run of the table `beyond`: scores on every out-of-distribution set, and the proxies."""
 
 from __future__ import annotations
 
@@ -17,57 +17,55 @@ from torch import Tensor
 from negvae.data import ImageSet, load
 from negvae.paper import unsupervised as beyond
 from negvae.paper.proxies import PROXIES
-from negvae.paper.tables import Setting
+from negvae.paper.published import Setting
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.resolve import hold_out
 from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
 
-SCORES = ("auto", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity")
+MEASURED = ("combined", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity")
 """Measured on whole test sets; on the VAE without negatives `likelihood_regret` and `waic` too."""
-ENSEMBLE = "auto, ensemble"
-"""The mean of `auto` over models of several seeds."""
 TEST_IMAGES = 5000
 """Of each test set, at even distances."""
 REGRET_IMAGES = 200
 PROXY_IMAGES = 1000
 
-Scores = Mapping[str, NDArray[np.float32]]
+ScoreArrays = Mapping[str, NDArray[np.float32]]
 
 
 def evaluate(
     setting: Setting, directory: Path, test: ImageSet, others: Mapping[str, ImageSet], limit: int | None
 ) -> dict[str, Any]:
-    """Score the inlier test set and all strangers, and the proxies made of inliers that were held out.
+    """Score the inlier test set and all out-of-distribution sets, and the proxies made of inliers that were held out.
 
     Args:
         setting: of the run.
         directory: its folder, named after its seed; the folders of lower seeds beside it serve as its ensemble.
         test: inliers.
-        others: strangers by name, of the run's shape.
+        others: out-of-distribution sets by name, of the run's shape.
         limit: of images for the proxies, and of those in `likelihood_regret`.
 
     Returns:
-        For the result file: "evaluation" (by stranger: AUROC of every score, with intervals), "proxies" (by proxy),
+        For the result file: "evaluation" (by set: AUROC of every score, with intervals), "proxies" (by proxy),
         "nats_per_dim_test", "false_alarms" (share of the test set that alarms at the calibrated threshold),
-        "ensemble" (models behind "waic" and "auto, ensemble") and "score_seconds".
+        "ensemble" (models behind "waic" and "combined, ensemble") and "score_seconds".
     """
     began = time.monotonic()
     artifact = load_artifact(directory, "cpu")
     calibration = artifact.calibration
     assert calibration is not None  # the preset holds inliers out
     scorer = artifact.scorer()
-    names = tuple(name for name in SCORES if name != "prior_ratio" or setting.negatives != "none")
+    names = tuple(name for name in MEASURED if name != "prior_ratio" or setting.negatives != "none")
     others_like_it = () if beyond.VARIANTS[setting.variant].ablation else _lower_seeds(artifact)
     if others_like_it and setting.variant == beyond.PLAIN:
         names, scorer = (*names, "waic"), replace(scorer, ensemble=tuple(each.model for each in others_like_it))
 
-    def measured(images: Tensor) -> Scores:
+    def measured(images: Tensor) -> ScoreArrays:
         chosen = evenly(images, TEST_IMAGES)
         scores = dict(scorer(chosen, names))
         if others_like_it and setting.variant == beyond.MAIN:
-            further = [each.scorer()(chosen, ["auto"])["auto"] for each in others_like_it]
-            scores[ENSEMBLE] = np.mean([scores["auto"], *further], axis=0)
+            further = [each.scorer()(chosen, ["combined"])["combined"] for each in others_like_it]
+            scores[beyond.ENSEMBLE] = np.mean([scores["combined"], *further], axis=0)
         if setting.variant == beyond.PLAIN and artifact.config.seed == 0:
             scores |= scorer(evenly(images, min(limit or REGRET_IMAGES, REGRET_IMAGES)), ["likelihood_regret"])
         return scores
@@ -119,11 +117,13 @@ def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str,
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, fetch=False)
     held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)[1]
     half = min(len(held_out) // 2, limit or PROXY_IMAGES, PROXY_IMAGES)
-    # By turns, since a set sorted by class would make strangers of the second half.
+    # By turns, since a set sorted by class would make outliers of the second half.
     chosen = evenly(held_out, 2 * half)
     kept, made_strange = chosen[0::2], chosen[1::2].float() / 255
     names = [
-        name for name in ("auto", "dose", "prior_ratio", "kl") if name != "prior_ratio" or config.negatives != "none"
+        name
+        for name in ("combined", "dose", "prior_ratio", "kl")
+        if name != "prior_ratio" or config.negatives != "none"
     ]
     usual = scorer(kept, names)
     randomness = torch.Generator().manual_seed(0)
@@ -134,10 +134,10 @@ def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str,
     return areas
 
 
-def _areas(inliers: Scores, strangers: Scores) -> dict[str, Any]:
+def _areas(inliers: ScoreArrays, outliers: ScoreArrays) -> dict[str, Any]:
     areas: dict[str, Any] = {}
     for name, scores in inliers.items():
-        area, interval = auroc(scores, strangers[name])
+        area, interval = auroc(scores, outliers[name])
         areas[f"auc_{name}"] = area
         areas[f"auc_{name}_ci"] = list(interval)
     return areas

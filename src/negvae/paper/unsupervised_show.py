@@ -10,17 +10,14 @@ from typing import Any, NamedTuple
 
 from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import Profile
+from negvae.paper.published import OOD, Setting
 from negvae.paper.results import Result, result_path, up_to_date
-from negvae.paper.tables import OOD, Setting
 from negvae.report.tables import DataTable, markdown, replace_table
+from negvae.scoring.table import SCORES
 
 BEGIN, END = "<!-- beyond: begin (negvae paper show beyond --page FILE) -->", "<!-- beyond: end -->"
 GOALS_BEGIN, GOALS_END = BEGIN.replace("beyond:", "beyond goals:"), END.replace("beyond:", "beyond goals:")
-Found = dict[Setting, list[Result]]
-SCORES = (
-    "auto", "auto, ensemble", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity",
-    "likelihood_regret", "waic",
-)  # fmt: skip
+RunResults = dict[Setting, list[Result]]
 
 
 class Spread(NamedTuple):
@@ -41,13 +38,13 @@ class Spread(NamedTuple):
         return f"{self.mean:.3f}" + ("" if self.std is None else f" ({self.std:.3f})")
 
 
-def gather(profile: Profile, results: Path) -> Found:
+def gather(profile: Profile, results: Path) -> RunResults:
     """The finished, up-to-date results of every run of the table.
 
     Raises:
         ValueError: a result file is damaged.
     """
-    found: Found = {}
+    found: RunResults = {}
     for setting in beyond.settings():
         seeds = range(profile.seeds_of(setting))
         contents = [up_to_date(result_path(results, profile, setting, s), profile.config(setting, s)) for s in seeds]
@@ -62,7 +59,7 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def area(results: Sequence[Result], ood: str, score: str = "auto") -> Spread | None:
+def area(results: Sequence[Result], ood: str, score: str = "combined") -> Spread | None:
     """AUROC of a score over the seeds that have it; `ood` "others" is the mean over the further sets."""
     sets = beyond.OTHERS if ood == "others" else (ood,)
     key = f"auc_{score}"
@@ -73,7 +70,7 @@ def area(results: Sequence[Result], ood: str, score: str = "auto") -> Spread | N
     ])  # fmt: skip
 
 
-def likelihood_cost(found: Found, data: str) -> Spread | None:
+def likelihood_cost(found: RunResults, data: str) -> Spread | None:
     """How much more the test set costs than under the same VAE without negatives, as a share, seed by seed."""
     mine, plain = (
         {result["seed"]: result["nats_per_dim_test"] for result in found[beyond.make(data, variant)]}
@@ -82,12 +79,12 @@ def likelihood_cost(found: Found, data: str) -> Spread | None:
     return spread([mine[seed] / plain[seed] - 1 for seed in mine if seed in plain])
 
 
-def proxy_mean(result: Result, score: str = "auto") -> float:
+def proxy_mean(result: Result, score: str = "combined") -> float:
     """Mean AUROC over the proxies: what choices are judged by."""
     return statistics.fmean(areas[score] for areas in result["proxies"].values())
 
 
-def goals(found: Found) -> DataTable:
+def goals(found: RunResults) -> DataTable:
     """Ours beside what was aimed at and what the paper has."""
     lines: list[tuple[str, ...]] = []
     for goal in beyond.GOALS:
@@ -100,26 +97,26 @@ def goals(found: Found) -> DataTable:
         reached = "-" if cost is None else "yes" if cost.mean <= beyond.LIKELIHOOD_GOAL else "no"
         aim = f"at most +{100 * beyond.LIKELIHOOD_GOAL:g}%"
         lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached))
-    heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC auto", "seeds", "reached")
+    heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC combined", "seeds", "reached")
     return _sheet("Detection without outside data", heads, lines)
 
 
-def scores(found: Found, data: str) -> DataTable:
-    """Every score of both models against every stranger."""
-    heads = ("model", "score", *beyond.strangers(data), "mean of others")
+def scores(found: RunResults, data: str) -> DataTable:
+    """Every score of both models against every out-of-distribution set."""
+    heads = ("model", "score", *beyond.ood_sets(data), "mean of others")
     lines = []
     for variant in (beyond.MAIN, beyond.PLAIN):
         results = found[beyond.make(data, variant)]
-        for score in SCORES:
-            areas = [area(results, ood, score) for ood in (*beyond.strangers(data), "others")]
+        for score in ("combined", beyond.ENSEMBLE, *(name for name in SCORES if name != "combined")):
+            areas = [area(results, ood, score) for ood in (*beyond.ood_sets(data), "others")]
             if any(areas):
                 lines.append((beyond.VARIANTS[variant].changes, score, *map(_text, areas)))
     return _sheet(f"Trained on {data}: AUROC by score, mean (standard deviation over seeds)", heads, lines)
 
 
-def ablation(found: Found, data: str) -> DataTable:
-    """Each variant on a short run: proxies, by which it is judged, what it costs in likelihood, and one stranger."""
-    heads = ("variant", "proxies, auto", "proxies, prior_ratio", "nats/dim", f"{OOD[data]}, auto")
+def ablation(found: RunResults, data: str) -> DataTable:
+    """Each variant on a short run: proxies, by which it is judged, what it costs in likelihood, and one such set."""
+    heads = ("variant", "proxies, combined", "proxies, prior_ratio", "nats/dim", f"{OOD[data]}, combined")
     lines = []
     for variant in beyond.VARIANTS.values():
         if not variant.ablation:
@@ -128,25 +125,25 @@ def ablation(found: Found, data: str) -> DataTable:
         cells = ["-"] * 4
         if result is not None:
             ratio = "-" if result["config"]["negatives"] == "none" else f"{proxy_mean(result, 'prior_ratio'):.3f}"
-            stranger = _text(area([result], OOD[data]))
-            cells = [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}", stranger]
+            apart = _text(area([result], OOD[data]))
+            cells = [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}", apart]
         lines.append((variant.changes, *cells))
     title = f"Ablation, trained on {data} for a third to a half as long, one seed: mean AUROC over the proxies; AUROC"
     return _sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
 
 
-def proxies(found: Found) -> DataTable:
+def proxies(found: RunResults) -> DataTable:
     """Every proxy under the preset, all seeds."""
     mains = {data: found[beyond.make(data, beyond.MAIN)] for data in beyond.DATA}
     names = next((list(results[0]["proxies"]) for results in mains.values() if results), [])
     lines = [
-        (name, *(_text(spread([r["proxies"][name]["auto"] for r in results])) for results in mains.values()))
+        (name, *(_text(spread([r["proxies"][name]["combined"] for r in results])) for results in mains.values()))
         for name in names
     ]
-    return _sheet("Proxies: AUROC of auto against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
+    return _sheet("Proxies: AUROC of combined against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
 
 
-def published(found: Found) -> DataTable:
+def published(found: RunResults) -> DataTable:
     """Ours beside detectors as published."""
     pairs = [(data, OOD[data]) for data in ("cifar10", "svhn", "fashion-mnist", "mnist")]
     lines = [
@@ -154,7 +151,7 @@ def published(found: Found) -> DataTable:
         for name, figures in beyond.PUBLISHED.items()
     ]
     for label, variant, score in (
-        ("negvae, unsupervised, auto", beyond.MAIN, "auto"),
+        ("negvae, unsupervised, combined", beyond.MAIN, "combined"),
         ("negvae, no negatives, dose", beyond.PLAIN, "dose"),
         ("negvae, no negatives, likelihood regret", beyond.PLAIN, "likelihood_regret"),
         ("negvae, no negatives, input complexity", beyond.PLAIN, "input_complexity"),
@@ -167,7 +164,7 @@ def published(found: Found) -> DataTable:
     return _sheet("Beside published detectors (AUROC as the LPath paper's table has it)", heads, lines)
 
 
-def sheets(found: Found) -> list[DataTable]:
+def sheets(found: RunResults) -> list[DataTable]:
     """All tables, in the order in which they are shown."""
     return [
         goals(found),
@@ -178,7 +175,7 @@ def sheets(found: Found) -> list[DataTable]:
     ]
 
 
-def fill_page(path: Path, found: Found, profile: Profile) -> None:
+def fill_page(path: Path, found: RunResults, profile: Profile) -> None:
     """Write the tables and what they were measured on into a Markdown file that has their markers.
 
     Between `BEGIN` and `END` go all tables, between `GOALS_BEGIN` and `GOALS_END` the first one alone.
@@ -199,14 +196,14 @@ def fill_page(path: Path, found: Found, profile: Profile) -> None:
         replace_table(path, BEGIN, END, text(sheets(found)))
 
 
-def as_json(found: Found, profile: Profile) -> list[dict[str, Any]]:
+def as_json(found: RunResults, profile: Profile) -> list[dict[str, Any]]:
     """One entry for each goal: {"table", "train", "ood", "goal", "paper", "ours"}; "ours" is None without results."""
     entries = []
     for goal in beyond.GOALS:
         results = found[beyond.make(goal.data, beyond.MAIN)]
         ours = area(results, goal.ood)
         entries.append({
-            "table": beyond.TABLE, "train": goal.data, "ood": goal.ood, "score": "auto",
+            "table": beyond.TABLE, "train": goal.data, "ood": goal.ood, "score": "combined",
             "goal": {"auroc": goal.auroc, "spread": goal.spread}, "paper": goal.paper,
             "ours": ours and {"mean": ours.mean, "std": ours.std, "seeds": [r["seed"] for r in results],
                               "profile": profile.name, "data_notes": notes(results)},
@@ -219,7 +216,7 @@ def notes(results: Sequence[Result]) -> list[str]:
     return list(dict.fromkeys(note for result in results for note in result["notes"]))
 
 
-def remarks(found: Found, profile: Profile) -> list[str]:
+def remarks(found: RunResults, profile: Profile) -> list[str]:
     """What the figures were measured on, and which runs are not there."""
     results = [result for group in found.values() for result in group]
     devices = sorted({result["provenance"]["device"] for result in results})
@@ -227,7 +224,7 @@ def remarks(found: Found, profile: Profile) -> list[str]:
     lines = [f"profile {profile.name}; {' and '.join(devices)}; commit {', '.join(commits)}; {len(results)} of"
              f" {sum(profile.seeds_of(s) for s in found)} runs"]  # fmt: skip
     lines.append("at most 5,000 images of each test set, at even distances (likelihood_regret: 200, seed 0)")
-    lines.append("'auto, ensemble' and waic: each seed's model with those of all lower seeds, two to five")
+    lines.append("'combined, ensemble' and waic: each seed's model with those of all lower seeds, two to five")
     return [*lines, *notes(results)]
 
 

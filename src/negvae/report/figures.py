@@ -28,10 +28,9 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, MaxNLoca
 from numpy.typing import NDArray
 
 from negvae.files import replacing
-from negvae.report.scales import LARGEST, Bins, Scale, binned, even_labels, log_labels, short
+from negvae.report.scales import LARGEST, Bins, Floats, Scale, binned, even_labels, log_labels, short
 
 Array = NDArray[Any]
-Floats = NDArray[np.float64]
 
 # Okabe and Ito's palette, told apart with any color vision; its eighth color, yellow, is lost on white.
 INK, SOFT, RULE = "#1b1d20", "#5a6068", "#dde0e4"

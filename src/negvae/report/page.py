@@ -28,8 +28,8 @@ from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.combination import STATISTICS
-from negvae.scoring.scorer import ALL_SCORES, Scorer
+from negvae.scoring.scorer import Scorer
+from negvae.scoring.table import SCORES
 
 TOP = 40
 """The most and the least typical to show."""
@@ -183,7 +183,7 @@ def examine(
 
 def shown_scores(calibration: Calibration) -> list[str]:
     """The decision score, then those that are measured against training images."""
-    return list(dict.fromkeys([calibration.score, *(name for name in calibration.reference if name != STATISTICS)]))
+    return list(dict.fromkeys([calibration.score, *calibration.reference.scales]))
 
 
 def _take(
@@ -314,7 +314,7 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
 def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration) -> Section:
     lowest = title.startswith("Most")
     intro = f"The {len(columns['p'])} rows with the {'lowest' if lowest else 'highest'} {calibration.score}, in order."
-    names = [name for name in columns if name in ALL_SCORES]
+    names = [name for name in columns if name in SCORES]
     shown = slice(0, 12)
     rows = [
         [place, "yes" if called else "", f"{p:.4g}", *map(float, values)]
@@ -358,11 +358,12 @@ def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -
             series[f"held-out inliers ({calibration.size:,})"] = calibration.scores[name]
         series[f"input ({count:,})"] = sample[name]
         marks = {"threshold": calibration.threshold} if name == calibration.score else None
-        charts.append(document.chart(figures.histogram(series, xlabel=name, marks=marks), ALL_SCORES[name]))
+        score = SCORES[name]
+        charts.append(document.chart(figures.histogram(series, xlabel=score.axis, marks=marks), score.describe()))
     charts.append(
         document.chart(
             figures.histogram({"input": sample["p"]}, xlabel="p-value", bins=20, log_x=False),
-            "p-values: about level where all are inliers, a peak at the left is what strangers make",
+            "p-values: about level where all are inliers, a peak at the left is what outliers make",
         )
     )
     return Section("Scores", document.row(*charts), f"Larger = more out-of-distribution.{drawn}")

@@ -23,13 +23,13 @@ from safetensors.torch import save_file
 
 from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
 from negvae.device import own_state, resolve_device, runs_bfloat16
-from negvae.fast.int8 import QuantizedEncoder
+from negvae.fast.int8 import QuantizedEncoder, multiplies_integers
 from negvae.files import order_header, replacing, write_text
 from negvae.model import VAE, build_vae
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.combination import STATISTICS, auto_components
-from negvae.scoring.dose import is_fitted
-from negvae.scoring.scorer import ALL_SCORES, Scorer
+from negvae.scoring.references import References
+from negvae.scoring.scorer import Scorer
+from negvae.scoring.table import SCORES
 from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
@@ -77,11 +77,13 @@ class Artifact:
         if calibration is None:
             if precision == "int8":
                 raise ValueError(self._calibrate("is not calibrated in int8", "int8"))
-            return Scorer(self.model, {}, ensemble, "float32" if precision in (None, "auto") else precision)
+            return Scorer(self.model, References(), ensemble, "float32" if precision in (None, "auto") else precision)
         asked = precision if precision != "auto" and not self.model.takes_features else None
         if asked not in (None, calibration.precision):
             raise ValueError(self._calibrate(f"is calibrated in {calibration.precision}, not in {asked}", str(asked)))
         if calibration.rounding is not None:
+            if not multiplies_integers():
+                raise ValueError(self._calibrate("is calibrated in int8, which does not run here", "float32"))
             numbers = {name: torch.from_numpy(values) for name, values in calibration.rounding.items()}
             quantized = QuantizedEncoder(self.model.encoder, numbers)
             return Scorer(self.model, calibration.reference, ensemble, quantized=quantized)
@@ -92,7 +94,7 @@ class Artifact:
     def _calibrate(self, what: str, precision: str) -> str:
         """A line that says what is wrong with the calibration, and what makes another."""
         option = "" if precision == "float32" else f" --precision {precision}"
-        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it so"
+        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it in {precision}"
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
@@ -244,7 +246,8 @@ def _file_digest(path: Path) -> str:
 def save_calibration(directory: Path, calibration: Calibration) -> None:
     """Write or replace the calibration of a saved model, with its description in config.yaml and the model card."""
     tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
-    tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.items()}
+    tensors |= {f"reference.{name}": torch.from_numpy(values) for name, values in calibration.reference.scales.items()}
+    tensors |= {f"fitted.{name}": torch.from_numpy(values) for name, values in calibration.reference.fitted.items()}
     tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
     fields = ("score", "threshold", "target_fpr", "contamination", "precision")
     rule = {name: getattr(calibration, name) for name in fields}
@@ -274,22 +277,22 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
         if read_section(directory, "calibration"):
             raise FileNotFoundError(f"{directory} has no {CALIBRATION}, which {CONFIG} tells of; {_REMEDY}")
         return None
-    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}, "int8": {}}
+    parts: dict[str, dict[str, Any]] = {"held_out": {}, "reference": {}, "fitted": {}, "int8": {}}
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
             rule = json.loads(header["rule"])
             for key in file.keys():  # noqa: SIM118 - not a mapping
-                kind, name = key.split(".", 1)
+                kind, name = _VERSION_0_1.get(key, key).split(".", 1)
                 values = file.get_tensor(key)
                 parts[kind][name] = values if kind == "int8" else np.asarray(values, np.float64)
         calibration = Calibration(
             parts["held_out"],
-            rule["score"],
+            "combined" if rule["score"] == "auto" else rule["score"],
             float(rule["threshold"]),
             None if rule["target_fpr"] is None else float(rule["target_fpr"]),
             float(rule["contamination"]),
-            parts["reference"],
+            References(parts["reference"], parts["fitted"]),
             "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
         )
@@ -300,20 +303,41 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
         shapes = {scores.shape for scores in calibration.scores.values()}
         if calibration.size < 1 or shapes != {(calibration.size,)}:
             raise ValueError("its scores differ in number")
-        if any(
-            not (np.diff(scores) >= 0).all() or name not in ALL_SCORES for name, scores in calibration.scores.items()
-        ):
-            raise ValueError("unknown or unordered scores")
-        if any(
-            not is_fitted(values) if name == STATISTICS else values.shape != (4,)
-            for name, values in calibration.reference.items()
-        ):
-            raise ValueError("its reference is incomplete")
+        if not all((np.diff(scores) >= 0).all() for scores in calibration.scores.values()):
+            raise ValueError("its scores are not in order")
+        _check_references(calibration.reference)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); {_REMEDY}") from None
+    for name in calibration.scores:
+        _check_registered(directory, name)
     if "weights" in header and header["weights"] != _file_digest(directory / WEIGHTS):
         raise ValueError(f"{directory}: {CALIBRATION} belongs to other weights; {_REMEDY}")
     return calibration
+
+
+_VERSION_0_1 = {"held_out.auto": "held_out.combined", "reference.statistics": "fitted.dose"}
+"""What calibrations of version 0.1 call these."""
+
+
+def _check_references(references: References) -> None:
+    """Raise a ValueError where statistics of training images have not the form in which they were written."""
+    whole = all(values.shape == (4,) for values in references.scales.values())
+    for name, values in references.fitted.items():
+        fit = SCORES[name].load_fit()
+        whole = whole and fit is not None and fit.is_fitted(values)
+    if not whole:
+        raise ValueError("its reference is incomplete")
+
+
+def _check_registered(directory: Path, name: str) -> None:
+    """Raise a ValueError that says what is missing where a calibrated score is not registered."""
+    try:
+        SCORES[name]
+    except ValueError:
+        raise ValueError(
+            f"{directory} is calibrated for score {name!r}, which is not registered here: nothing from a saved folder"
+            " is run, so import the code that registers it, or install its package"
+        ) from None
 
 
 def _calibration_card(calibration: Calibration) -> str:
@@ -321,27 +345,27 @@ def _calibration_card(calibration: Calibration) -> str:
     lines = [
         _CARD_TITLE,
         "",
-        f"- Decision score: {calibration.score}: {ALL_SCORES[calibration.score]}",
+        f"- Decision score: {calibration.score}: {SCORES[calibration.score].describe()}",
         "- Larger scores mean farther from the training data.",
         f"- Threshold: {calibration.describe()}",
         f"- Calibration: {calibration.size:,} inliers that the model was not trained on. A p-value is"
         " (1 + the number of them that score at least as high) / (their number + 1); the smallest possible is"
         f" {1 / (calibration.size + 1):.2g}.",
         "- The rate of false alarms holds for new images from where the training images came from, on average over"
-        " calibration sets; it says nothing about how many strangers are found.",
+        " calibration sets; it says nothing about how many outliers are found.",
         f"- Calibrated scores: {', '.join(calibration.scores)}",
         f"- Precision of the scores: {calibration.precision}"
         + (", of the encoder alone, on a CPU" if calibration.precision == "int8" else ""),
     ]
-    if "auto" in calibration.scores:
+    if "combined" in calibration.scores:
         of = "; ".join(
             f"{name}: median {middle:.4g}, middle 90% {low:.4g} to {high:.4g}"
-            for name in auto_components(calibration.reference)
-            for low, middle, high, _ in [calibration.reference[name]]
+            for name in calibration.reference.components
+            for low, middle, high, _ in [calibration.reference.scales[name]]
         )
         lines.append(
-            "- auto is the largest of several scores, each as its distance from the training images' median, in units"
-            f" of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
+            "- combined is the largest of several scores, each as its distance from the training images' median, in"
+            f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
             " training images alone."
         )
     return "\n".join(lines) + "\n"

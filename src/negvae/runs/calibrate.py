@@ -18,8 +18,9 @@ from negvae.runs.artifact import Artifact, load_artifact, read_section, save_cal
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
-from negvae.scoring.scorer import CALIBRATED, REFERENCE_IMAGES, Scorer, calibrate
-from negvae.scoring.scores import ENCODER_SCORES, compute_scores
+from negvae.scoring.compute import compute_scores
+from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
+from negvae.scoring.table import SCORES
 from negvae.training.loop import TrainingResult
 
 
@@ -57,7 +58,7 @@ def calibrate_run(
         directory: of the run.
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
-        score: the decision score; None for the present one, or "auto" (in int8 "kl") where there is none.
+        score: the decision score; None for the present one, or "combined" (in int8 "kl") where there is none.
         target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 where there is none.
         precision: in which scores are computed from then on: "float32", which every processor has; "bfloat16"; or
             "int8", for scores of the encoder alone, on a CPU.
@@ -85,12 +86,12 @@ def calibrate_run(
             raise ValueError(f"{directory} was fitted on data in memory, which is not kept: int8 is rounded by it")
         quantized = quantize(artifact.model.encoder, training)
         scorer = Scorer(artifact.model, quantized=quantized)
-        score = score or (present if present in ENCODER_SCORES else "kl")
+        score = score or (present if present and not SCORES[present].needs else "kl")
         scorer.check([score])
         log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
     calibration = calibrate(
         scorer, training, held_out,
-        score=score or present or "auto", names=CALIBRATED, components=score_components(config),
+        score=score or present or "combined", components=score_components(config),
         references=before.reference if before and training is None else None,
         **_rule(artifact, target_fpr, len(held_out)),
     )  # fmt: skip
@@ -119,7 +120,7 @@ def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | N
         # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
         training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
     except (ValueError, FileNotFoundError):
-        if data is None or artifact.calibration is None or not artifact.calibration.reference:
+        if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
             raise
     if data is None and len(held_out):
         log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
@@ -156,6 +157,6 @@ def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
 
 
 def score_components(config: RunConfig) -> tuple[str, ...]:
-    """What "auto" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
+    """What "combined" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
     scores = ("bpd", "kl") if config.network == "mlp" else ("dose",)
     return scores if config.negatives == "none" else (*scores, "prior_ratio")

@@ -19,9 +19,9 @@ from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
 from negvae.runs.resolve import Log, describe, load_test_set, silent
 from negvae.scoring.comparison import Comparison, compare
+from negvae.scoring.table import SCORES, names_of
 
 FILE = "evaluation.json"
-TITLES = {"bpd": "BPD", "kl": "KL", "prior_ratio": "prior ratio"}
 
 
 def evaluate_run(
@@ -62,41 +62,22 @@ def evaluate_run(
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
     artifact = load_artifact(directory, device)
-    config = artifact.config
+    config, calibration = artifact.config, artifact.calibration
     if not artifact.finished:
         log(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
     test = _inliers(artifact, data, limit, log)
-    described = {"test": describe(test)}
-    outliers = {}
-    for name in dict.fromkeys(ood):
-        if name == config.data:
-            raise ValueError(f"--ood {name} is what the model was trained on: name another set")
-        images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
-        _refuse_shape(f"--ood {name}", images, artifact)
-        log(f"out-of-distribution: {describe(images)}")
-        described[f"ood {name}"] = describe(images)
-        outliers[name] = torch.from_numpy(images.images)
-    calibration = artifact.calibration
-    decides = calibration.score if calibration else "kl"
+    outliers = {name: _outliers(name, artifact, limit, log) for name in dict.fromkeys(ood)}
     scorer = artifact.scorer(precision)
+    decides = calibration.score if calibration else "kl"
     comparisons = compare(
         artifact.model,
         torch.from_numpy(test.images),
-        outliers,
+        {name: torch.from_numpy(images.images) for name, images in outliers.items()},
         samples=samples,
         precision=scorer.precision,
         seed=config.seed,
-        further=partial(scorer, names=[decides]) if calibration else None,
+        further=partial(scorer, scores=[decides]) if calibration else None,
     )
-
-    def row(comparison: Comparison) -> dict[str, Any]:
-        values = {**comparison.row(), "served_as_negatives": comparison.ood in served}
-        if calibration:
-            for part, scores in (("test", comparison.inlier_scores), ("ood", comparison.ood_scores)):
-                values[f"alarms_{part}"] = float(calibration.is_outlier(scores[decides].numpy()).mean())
-        return values
-
-    served = auxiliary_names(config.negatives)
     content = {
         "train": config.data,
         "negatives": config.negatives,
@@ -105,8 +86,8 @@ def evaluate_run(
         "finished": artifact.finished,
         "score": decides,
         "target_fpr": calibration.target_fpr if calibration else None,
-        "rows": [row(comparison) for comparison in comparisons],
-        "data": described,
+        "rows": [_row(comparison, artifact) for comparison in comparisons],
+        "data": {"test": describe(test), **{f"ood {name}": describe(images) for name, images in outliers.items()}},
         "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
     }
     write_text(directory / FILE, json.dumps(content, indent=1))
@@ -126,16 +107,37 @@ def _inliers(artifact: Artifact, data: str | None, limit: int | None, log: Log) 
     return test
 
 
+def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log) -> ImageSet:
+    """The test split of a set that the model was not trained on, in the model's shape."""
+    if name == artifact.config.data:
+        raise ValueError(f"--ood {name} is what the model was trained on: name another set")
+    images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
+    _refuse_shape(f"--ood {name}", images, artifact)
+    log(f"out-of-distribution: {describe(images)}")
+    return images
+
+
 def _refuse_shape(what: str, images: ImageSet, artifact: Artifact) -> None:
     if images.shape != artifact.model.shape:
         given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
         raise ValueError(f"{what} has {given} images, the model takes {wanted} (C x H x W)")
 
 
+def _row(comparison: Comparison, artifact: Artifact) -> dict[str, Any]:
+    """The figures of one set, and what the run's decisions come to on it."""
+    served = auxiliary_names(artifact.config.negatives)
+    values = {**comparison.row(), "served_as_negatives": comparison.ood in served}
+    if (calibration := artifact.calibration) is not None:
+        for part, scores in (("test", comparison.inlier_scores), ("ood", comparison.ood_scores)):
+            alarms = calibration.is_outlier(scores[calibration.score].numpy())
+            values[f"alarms_{part}"] = float(alarms.mean())
+    return values
+
+
 def evaluation_table(content: dict[str, Any]) -> Table:
     """The rows of `evaluate_run` for a terminal."""
     decides, rows = content["score"], content["rows"]
-    shown = [*([] if decides in TITLES else [decides]), *TITLES]
+    shown = list(dict.fromkeys([decides, *names_of(lambda score: score.evaluated)]))
     calibrated = bool(rows) and "alarms_test" in rows[0]
     caption = f"AUC with 95% interval; FPR95: of {decides}, where 95% of the outliers are found"
     if calibrated:
@@ -147,7 +149,7 @@ def evaluation_table(content: dict[str, Any]) -> Table:
     )
     table.add_column("OOD set", overflow="fold")
     alarms = ("alarms test", "alarms OOD") if calibrated else ()
-    areas = [f"AUC {TITLES.get(score, score)}" for score in shown]
+    areas = [f"AUC {SCORES[score].label}" for score in shown]
     for title in (*areas, "FPR95", *alarms, "nats/dim test", "nats/dim OOD"):
         table.add_column(title, justify="right", overflow="fold")
     for row in rows:

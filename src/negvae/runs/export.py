@@ -6,7 +6,6 @@ constants in it, so an image gets the same answer wherever the file runs.
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from collections.abc import Iterator
@@ -24,32 +23,16 @@ import negvae
 from negvae.files import need, replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
-from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.combination import STATISTICS, TWO_SIDED, Scores, auto_components
-from negvae.scoring.dose import dose_tensor
-from negvae.scoring.scorer import ALL_SCORES, IWAE_SAMPLES
-from negvae.scoring.scores import ENCODER_SCORES, Draws, pass_scores, shared, shared_draws
+from negvae.scoring.passes import Pass, SharedDraws
+from negvae.scoring.scorer import LARGEST
+from negvae.scoring.table import SCORES, names_of
 
 FORMATS = ("onnx",)
-UNITS = {
-    "bpd": "bits per dimension", "kl": "nats", "prior_ratio": "nats", "reconstruction": "nats",
-    "latent_norm": "squared standard deviations of the prior", "iwae": "bits per dimension",
-    "typicality": "bits per dimension", "dose": "squared Mahalanobis distance",
-    "auto": "1 = where the most extreme 5% of the training data begin",
-}  # fmt: skip
-"""Of the scores that can be exported."""
-OUTSIDE = {
-    "input_complexity": "it compresses every image as a PNG",
-    "likelihood_regret": "it fits a posterior to every image",
-    "waic": "it takes an ensemble",
-}
-"""Why the others cannot."""
 TOLERANCE = 1e-3
 """The largest relative difference from the library's own scores that an export may show."""
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -124,7 +107,7 @@ def export_onnx(
 def _calibration(artifact: Artifact, score: str | None, target_fpr: float | None) -> Calibration:
     calibration = artifact.calibration
     if score is not None:
-        choose("score", score, ALL_SCORES)
+        SCORES[score]  # an unknown name is refused before anything else is said of the folder
     if calibration is None:
         raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}` first")
     if calibration.precision != "float32":
@@ -133,8 +116,9 @@ def _calibration(artifact: Artifact, score: str | None, target_fpr: float | None
             f" `negvae calibrate {artifact.directory}` without --precision first"
         )
     name = score or calibration.score
-    if name in OUTSIDE:
-        raise ValueError(f"score {name} cannot be exported, {OUTSIDE[name]}; these can: {', '.join(UNITS)}")
+    if why := SCORES[name].not_exported:
+        able = ", ".join(names_of(lambda entry: not entry.not_exported))
+        raise ValueError(f"score {name} cannot be exported, {why}; these can: {able}")
     return calibration.decide_by(score, target_fpr)
 
 
@@ -143,39 +127,35 @@ class _Graph(nn.Module):
 
     def __init__(self, model: VAE, calibration: Calibration) -> None:
         super().__init__()
-        name = calibration.score
-        self.score = name
+        self.score = SCORES[calibration.score]
         self.references = calibration.reference
-        parts = auto_components(self.references) if name == "auto" else [{"typicality": "bpd"}.get(name, name)]
-        self.wanted = tuple(STATISTICS if part == "dose" else part for part in parts)
-        self.decodes = not set(self.wanted) <= set(ENCODER_SCORES)
         self.rows = model.takes_features
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
-        encoder, decoder = _plain(model.encoder), _plain(model.decoder) if self.decodes else nn.Sequential()
+        encoder, decoder = _plain(model.encoder), _plain(model.decoder)
         shift = model.negative_prior.shift
         self.model = VAE(encoder, decoder, likelihood, model.shape, model.latent_size, shift, model.inputs)
         self.model.plain = True
-        draws = shared_draws(model, IWAE_SAMPLES if name == "iwae" else 1)
-        self.noise, self.dequantization = draws
+        self.draws = SharedDraws()
         # Scores are float32. A bound in float64 is moved to the next float32 on the side that changes no comparison.
-        self.held_out = torch.from_numpy(-_floor32(-calibration.scores[name]))
+        self.held_out = torch.from_numpy(-_floor32(-calibration.scores[self.score.name]))
         self.threshold = float(_floor32(np.array(calibration.threshold)))
+        # Before it is traced, since random numbers are constants in the graph; and a decoder is kept if it is used.
+        with torch.no_grad():
+            once = self._over(_example(model, 2))
+            self.score.read(once)
+        self.decodes = once.decoded
+        if not self.decodes:
+            self.model.decoder = nn.Sequential()
+
+    def _over(self, stored: Tensor) -> Pass:
+        stored = stored.unsqueeze(2).unsqueeze(3) if self.rows else stored
+        return Pass(self.model, stored, draws=self.draws, references=self.references)
 
     def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Score, p-value and decision (N each)."""
-        prepared = self.model.prepare(stored.unsqueeze(2).unsqueeze(3) if self.rows else stored)
-        draw = functools.partial(shared, prepared, draws=Draws(self.noise, self.dequantization))
-        values = pass_scores(self.model, prepared, self.model.encode(prepared), self.wanted, draw)
-        if STATISTICS in values:
-            values["dose"] = dose_tensor(values[STATISTICS], self.references[STATISTICS])
-        if self.score == "auto":
-            score = _auto(values, self.references)
-        elif self.score == "typicality":
-            score = (values["bpd"].double() - float(self.references["bpd"][3])).abs()
-        else:
-            score = values[self.score]
+        score = self.score.read(self._over(stored))
         # As the library has it: what is not a number counts as the most conspicuous of all.
-        score = torch.where(score.isnan(), _LARGEST, score).clamp(-_LARGEST, _LARGEST).float()
+        score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
         at_least = (self.held_out >= score.unsqueeze(1)).sum(1)
         p_value = (1 + at_least).double() / (len(self.held_out) + 1)
         return score, p_value, score > self.threshold
@@ -210,20 +190,6 @@ class _StableBernoulli(Bernoulli):
         return logits.relu() + (1 + (-logits.abs()).exp()).log() - target * logits
 
 
-def _auto(values: dict[str, Tensor], references: dict[str, Scores]) -> Tensor:
-    """`negvae.scoring.combination.auto` with tensors (N, float64)."""
-    ratios = []
-    for name in auto_components(references):
-        low, median, high, _ = references[name]
-        distance = values[name].double() - float(median)
-        tiny = 1e-9 * max(abs(median), 1e-9)
-        ratio = distance / float(max(high - median, tiny))
-        if name in TWO_SIDED:
-            ratio = torch.maximum(ratio, -distance / float(max(median - low, tiny)))
-        ratios.append(ratio)
-    return torch.stack(ratios).amax(0)
-
-
 def _floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     """The largest float32 numbers that are not above the values."""
     with np.errstate(over="ignore"):
@@ -238,18 +204,28 @@ def _example(model: VAE, count: int) -> Tensor:
 
 
 def _traced(graph: _Graph) -> Any:
-    """The graph as an ONNX ModelProto."""
+    """The graph as an ONNX ModelProto.
+
+    Raises:
+        ValueError: it cannot be traced.
+    """
     batch = torch.export.Dim("batch")
-    with _quiet(), torch.no_grad():
-        program = torch.onnx.export(
-            graph,
-            (_example(graph.model, 2),),
-            dynamo=True,
-            input_names=["rows" if graph.rows else "images"],
-            output_names=["score", "p_value", "is_outlier"],
-            dynamic_shapes=({0: batch},),
-            verbose=False,
-        )
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                graph,
+                (_example(graph.model, 2),),
+                dynamo=True,
+                input_names=["rows" if graph.rows else "images"],
+                output_names=["score", "p_value", "is_outlier"],
+                dynamic_shapes=({0: batch},),
+                verbose=False,
+            )
+    except Exception as error:  # torch has many kinds, and the score may be anybody's function
+        raise ValueError(
+            f"score {graph.score.name} cannot be exported, it is not made of torch's functions alone"
+            f" ({str(error).strip().splitlines()[0]})"
+        ) from error
     assert program is not None  # it is where no file is named
     return program.model_proto
 
@@ -278,7 +254,7 @@ def _strip(model: Any) -> None:
 
 
 def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
-    """What a stranger to the file should know of it."""
+    """What someone who has only the file should know of it."""
     model = artifact.model
     now = provenance(artifact.config)
     shape = "x".join(map(str, model.shape[:1] if model.takes_features else model.shape))
@@ -293,8 +269,8 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "input": what,
         "shape": shape,
         "score": calibration.score,
-        "score_meaning": f"{ALL_SCORES[calibration.score]}; larger = more out-of-distribution",
-        "units": UNITS[calibration.score],
+        "score_meaning": f"{SCORES[calibration.score].meaning}; larger = more out-of-distribution",
+        "units": SCORES[calibration.score].unit,
         "threshold": repr(calibration.threshold),
         rule: repr(getattr(calibration, rule)),
         "calibration_size": str(calibration.size),

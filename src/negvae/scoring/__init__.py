@@ -1,54 +1,58 @@
-"""Scores (larger means more out-of-distribution), calibration, metrics and evaluation. Needs the model room only.
+"""Scores (larger means more out-of-distribution), their table, calibration, metrics and comparison.
 
-Metrics and the scores of modules of their own load on first use: scoring images should not wait for scikit-learn.
+Names load on first use: the table of scores needs no torch, and scoring images should not wait for scikit-learn.
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from negvae.scoring.calibration import Calibration, benjamini_hochberg, p_values
-from negvae.scoring.scorer import ALL_SCORES, Scorer, calibrate
-from negvae.scoring.scores import (
-    SCORES,
-    bits_per_dim,
-    compute_scores,
-    iwae,
-    kl,
-    latent_norm,
-    nats_per_dim,
-    prior_ratio,
-    reconstruction,
-)
-
-_HOMES = {
-    "Detection": "metrics",
-    "detection_metrics": "metrics",
-    "input_complexity": "complexity",
-    "likelihood_regret": "regret",
-    "waic": "ensemble",
-}
+if TYPE_CHECKING:
+    from negvae.scoring.calibration import Calibration, benjamini_hochberg, p_values
+    from negvae.scoring.compute import compute_scores
+    from negvae.scoring.metrics import Detection, detection_metrics
+    from negvae.scoring.passes import Draws, Pass, SharedDraws
+    from negvae.scoring.references import References
+    from negvae.scoring.scorer import Scorer, calibrate
+    from negvae.scoring.table import SCORES, Score, register_score
 
 __all__ = [
-    "ALL_SCORES",
     "SCORES",
     "Calibration",
+    "Detection",
+    "Draws",
+    "Pass",
+    "References",
+    "Score",
     "Scorer",
+    "SharedDraws",
     "benjamini_hochberg",
-    "bits_per_dim",
     "calibrate",
     "compute_scores",
-    "iwae",
-    "kl",
-    "latent_norm",
-    "nats_per_dim",
+    "detection_metrics",
     "p_values",
-    "prior_ratio",
-    "reconstruction",
-    *_HOMES,
+    "register_score",
 ]
+
+_MODULES = {
+    "SCORES": "table",
+    "Calibration": "calibration",
+    "Detection": "metrics",
+    "Draws": "passes",
+    "Pass": "passes",
+    "References": "references",
+    "Score": "table",
+    "Scorer": "scorer",
+    "SharedDraws": "passes",
+    "benjamini_hochberg": "calibration",
+    "calibrate": "scorer",
+    "compute_scores": "compute",
+    "detection_metrics": "metrics",
+    "p_values": "calibration",
+    "register_score": "table",
+}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'negvae.scoring' has no attribute {name!r}")
-    return getattr(import_module(f"negvae.scoring.{_HOMES[name]}"), name)
+    return getattr(import_module(f"negvae.scoring.{_MODULES[name]}"), name)

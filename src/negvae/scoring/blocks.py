@@ -22,8 +22,8 @@ from torch import Tensor
 from negvae.device import autocast
 from negvae.model import VAE
 
-Block = TypeVar("Block")
-Result = TypeVar("Result")
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
 
 IMAGES, ROWS, ON_GPU = 32, 256, 512
 """Inputs of a block: small enough for the latency of a single image, large enough for the kernels to run well."""
@@ -59,7 +59,7 @@ def filled(part: Tensor, size: int) -> Tensor:
     return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
 
-def map_blocks(function: Callable[[Block], Result], items: Iterable[Block], device: torch.device) -> list[Result]:
+def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], device: torch.device) -> list[Outcome]:
     """`function` of every item, in order; on a CPU by as many threads as torch may use, each computing alone.
 
     Items are taken from the iterable one after the other, when a thread is free, so that few of them exist at a time.
@@ -67,9 +67,9 @@ def map_blocks(function: Callable[[Block], Result], items: Iterable[Block], devi
     if device.type != "cpu":
         return [function(item) for item in items]
     numbered, lock, failed = enumerate(items), threading.Lock(), threading.Event()
-    results: dict[int, Result] = {}
+    results: dict[int, Outcome] = {}
 
-    def take() -> tuple[int, Block] | None:
+    def take() -> tuple[int, Item] | None:
         with lock:
             return None if failed.is_set() else next(numbered, None)
 

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-Scores = NDArray[np.float64]
+from negvae.scoring.references import References, Values
 
 TARGET_FPR = 0.05
 """The rate of false alarms that thresholds are set for where nobody asks for another."""
 
 
-def p_values(calibration: ArrayLike, scores: ArrayLike) -> Scores:
+def p_values(calibration: ArrayLike, scores: ArrayLike) -> Values:
     """Conformal p-values (Bates et al. 2021, equation 2): (1 + #{calibration >= s}) / (n + 1).
 
     Under the null "this image is one more inlier", P(p <= a) <= a for every a. The smallest is 1 / (n + 1).
@@ -144,20 +144,19 @@ class Calibration:
         target_fpr: the false-positive rate that the threshold was set for; None where it was set by
             contamination.
         contamination: the share of outliers in the data that the threshold was set for; 0 for clean data.
-        reference: statistics of training images that "auto" and "typicality" are measured against
-            (see `negvae.scoring.combination`), by score.
+        reference: statistics of training images, for the scores that are measured against them.
         precision: in which the scores were computed: "float32", "bfloat16" or "int8". Others are to be computed in
             the same: scores of another precision have another distribution, and ranks among these say less.
         rounding: where the scores are of the int8 encoder, the numbers that make it, by name
             (see `negvae.fast.int8.QuantizedEncoder`); None where they are not.
     """
 
-    scores: dict[str, Scores]
+    scores: dict[str, Values]
     score: str
     threshold: float
     target_fpr: float | None = None
     contamination: float = 0.0
-    reference: dict[str, Scores] = field(default_factory=dict)
+    reference: References = field(default_factory=References)
     precision: str = "float32"
     rounding: dict[str, NDArray[Any]] | None = None
 
@@ -175,7 +174,7 @@ class Calibration:
         above = int((self.scores[self.score] > self.threshold).sum())
         return (1 + above) / (self.size + 1)
 
-    def p_values(self, scores: ArrayLike) -> Scores:
+    def p_values(self, scores: ArrayLike) -> Values:
         """Conformal p-values of decision scores (see the function of this name)."""
         return p_values(self.scores[self.score], scores)
 
@@ -227,14 +226,14 @@ def _check_fdr(fdr: float) -> None:
         raise ValueError(f"fdr is {fdr}: it must lie between 0 and 1")
 
 
-def _numbers(values: ArrayLike, what: str) -> Scores:
+def _numbers(values: ArrayLike, what: str) -> Values:
     array = np.asarray(values, np.float64).reshape(-1)
     if np.isnan(array).any():
         raise ValueError(f"{int(np.isnan(array).sum())} of the {what} are not numbers")
     return array
 
 
-def _sorted(values: ArrayLike) -> Scores:
+def _sorted(values: ArrayLike) -> Values:
     array = np.sort(_numbers(values, "calibration scores"))
     if not array.size:
         raise ValueError("no calibration scores: at least one held-out inlier is needed")

@@ -1,78 +1,56 @@
-"""Scores that are measured against what training images score: "auto" and "typicality". Needs NumPy only."""
+"""Scores that are measured against what training images score: "combined", "typicality" and that of a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
 
-Scores = NDArray[np.float64]
+from negvae.scoring.passes import Pass
+from negvae.scoring.references import References
 
 TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
-STATISTICS = "statistics"
-"""What "dose" is made of: in what a pass gives, the columns; among references, what `negvae.scoring.dose.fit` gives."""
-
-
-def auto_components(references: Mapping[str, Scores]) -> list[str]:
-    """The scores that `auto` is the largest of: all that are referred to; with "dose", which holds them, not "bpd"."""
-    left_out = {STATISTICS, "bpd"} if "dose" in references else {STATISTICS}
-    return [name for name in references if name not in left_out]
-
-
-def reference(scores: ArrayLike) -> Scores:
-    """What `auto` and `typicality` need of the training images' scores: 5% quantile, median, 95% quantile, mean."""
-    values = np.asarray(scores, np.float64)
-    return np.array([*np.quantile(values, (0.05, 0.5, 0.95)), values.mean()])
-
-
-def auto(scores: Mapping[str, ArrayLike], references: Mapping[str, Scores]) -> Scores:
-    """The library's own choice of score: the most conspicuous of several, each on the training images' scale.
+def combined(x: Pass) -> Tensor:
+    """The most conspicuous of several scores, each on the training images' scale (N): the library's own choice.
 
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin; the largest of these ratios is the score, so 1 means "at the edge of
-    the usual" in one respect at least. Scores fail on different strangers, and what any of them sees, this sees.
-    "bpd" counts on both sides. Nothing but training images goes into it; which scores, `references` says.
-
-    Args:
-        scores: N values for each of `auto_components`.
-        references: `reference` of the training images, by score.
-
-    Returns:
-        N values, larger = more out-of-distribution.
+    the usual" in one respect at least. Scores fail on different outliers, and what any of them sees, this sees.
+    "bpd" counts on both sides. Nothing but training images goes into it; which scores, the references say.
     """
     ratios = []
-    for name in auto_components(references):
-        low, median, high, _ = references[name]
-        distance = np.asarray(scores[name], np.float64) - median
+    for name in x.references.components:
+        low, median, high, _ = x.scale(name)
+        distance = x.score(name) - median
         tiny = 1e-9 * max(abs(median), 1e-9)
         ratio = distance / max(high - median, tiny)
         if name in TWO_SIDED:
-            ratio = np.maximum(ratio, -distance / max(median - low, tiny))
+            ratio = torch.maximum(ratio, -distance / max(median - low, tiny))
         ratios.append(ratio)
-    result: Scores = np.max(ratios, axis=0)
-    return result
+    if not ratios:
+        raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
+    return torch.stack(ratios).amax(0)
 
 
-def typicality(bpd: ArrayLike, references: Mapping[str, Scores]) -> Scores:
+def typicality(x: Pass) -> Tensor:
     """|bpd - mean bpd of the training images| (N): Nalisnick et al. (2019), with batches of one image.
 
     "Detecting out-of-distribution inputs to deep generative models using typicality", equation 6; the ELBO
     stands in for the likelihood.
     """
-    distance: Scores = np.abs(np.asarray(bpd, np.float64) - references["bpd"][3])
-    return distance
+    return (x.score("bpd") - x.scale("bpd")[3]).abs()
 
 
-def batch_typicality(bpd: ArrayLike, references: Mapping[str, Scores]) -> float:
+def batch_typicality(bpd: ArrayLike, references: References) -> float:
     """|mean bpd of a batch - mean bpd of the training images|: the same for M images that came together.
 
     Args:
         bpd: of the batch (M).
-        references: `reference` of the training images, by score.
+        references: statistics of the training images.
 
     Raises:
         ValueError: the batch is empty.
@@ -80,12 +58,12 @@ def batch_typicality(bpd: ArrayLike, references: Mapping[str, Scores]) -> float:
     values = np.asarray(bpd, np.float64)
     if not values.size:
         raise ValueError("an empty batch has no typicality")
-    return float(abs(values.mean() - references["bpd"][3]))
+    return float(abs(values.mean() - references.scales["bpd"][3]))
 
 
 def batch_typicality_threshold(
     held_out_bpd: ArrayLike,
-    references: Mapping[str, Scores],
+    references: References,
     size: int,
     target_fpr: float = 0.01,
     *,
@@ -116,4 +94,4 @@ def batch_typicality_threshold(
     count = len(values)
     rows = (draw.integers(count, size=count)[draw.integers(count, size=size)] for _ in range(repeats))
     means = np.array([values[chosen].mean() for chosen in rows])
-    return float(np.quantile(np.abs(means - references["bpd"][3]), 1 - target_fpr))
+    return float(np.quantile(np.abs(means - references.scales["bpd"][3]), 1 - target_fpr))

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.model import VAE
+from negvae.scoring.compute import compute_scores
 from negvae.scoring.metrics import Detection, detection_metrics
-from negvae.scoring.scores import SCORES, compute_scores
+from negvae.scoring.table import names_of
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,8 @@ def compare(
         samples: posterior samples for "bpd"; one in the paper.
         precision: "float32", "bfloat16" or "auto".
         seed: of the posterior samples; every set gets the same, so its figures do not depend on the other sets.
-        further: gives images' scores by name that stand beside "bpd", "kl" and "prior_ratio", or in their place.
+        further: gives images' scores by name that stand beside those that the table of scores marks as evaluated, or
+            in their place.
 
     Raises:
         ValueError: images the model is not made for, or scores that are not numbers.
@@ -74,8 +76,9 @@ def compare(
     def scores(images: Tensor) -> dict[str, Tensor]:
         randomness = torch.Generator(model.device).manual_seed(seed)
         values = compute_scores(
-            model, images, tuple(SCORES), samples=samples, generator=randomness, precision=precision
-        )
+            model, images, names_of(lambda score: score.evaluated), samples=samples, generator=randomness,
+            precision=precision,
+        )  # fmt: skip
         if further is not None:
             values |= {name: torch.from_numpy(found) for name, found in further(images).items()}
         return values

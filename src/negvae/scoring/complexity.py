@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from negvae.model import VAE
-from negvae.scoring.scores import bits_per_dim
+from negvae.scoring.passes import Pass
 
 
 def compressed_bits_per_dim(images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -23,8 +22,11 @@ def compressed_bits_per_dim(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     Args:
         images: uint8, N x C x H x W.
     """
-    sizes = []
-    for image in images:
+    sizes: list[float] = []
+    for index, image in enumerate(images):
+        if index and np.array_equal(image, images[index - 1]):  # as in a block that is filled up with its last image
+            sizes.append(sizes[-1])
+            continue
         channels = len(image)
         pixels = image[0] if channels == 1 else image.transpose(1, 2, 0) if channels == 3 else np.hstack(list(image))
         buffer = io.BytesIO()
@@ -33,27 +35,10 @@ def compressed_bits_per_dim(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     return np.array(sizes, np.float64)
 
 
-def input_complexity(model: VAE, images: Tensor, *, samples: int = 1, precision: str = "float32") -> Tensor:
-    """bits_per_dim - compressed_bits_per_dim (N): Serra et al., equation 2.
+def input_complexity(x: Pass) -> Tensor:
+    """Bits per dimension of the model minus those of a lossless PNG (N): Serra et al., equation 2.
 
     "Input complexity and out-of-distribution detection with likelihood-based generative models", 2020. A simple
     image is likely under any model; what is left is how much better a universal coder does than this one.
-
-    Args:
-        model: trained VAE.
-        images: uint8, N x C x H x W.
-        samples: posterior samples.
-        precision: see `negvae.scoring.bits_per_dim`.
-
-    Raises:
-        ValueError: the model takes rows of features, which no image coder compresses.
     """
-    refuse_features(model)
-    complexity = torch.from_numpy(compressed_bits_per_dim(images.cpu().numpy()))
-    return bits_per_dim(model, images, samples=samples, precision=precision) - complexity
-
-
-def refuse_features(model: VAE) -> None:
-    """Raise a ValueError for a model that takes rows of features."""
-    if model.takes_features:
-        raise ValueError("score input_complexity is for images: rows of features have no PNG")
+    return x.bits_per_dim - torch.from_numpy(compressed_bits_per_dim(x.stored.cpu().numpy())).to(x.model.device)

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.nn.functional import pad
 
-STATISTICS = (
+from negvae.scoring.passes import Pass
+from negvae.scoring.references import Values
+from negvae.scoring.table import Fit
+
+COLUMNS = (
     "log KL(q(z|x) || N(0, I))",
     "log of the nats that reconstruction loses against the best possible output",
     "bits per dimension",
@@ -23,24 +27,24 @@ STATISTICS = (
     "share of pixels predicted exactly",
     "log mean prediction error",
 )
-"""The columns of `model_statistics` for images; rows of features have the first three."""
+"""Of `statistics` for images; rows of features have the first three."""
 
 _LEAST = 1e-3
 """Nats below which two images are alike: keeps logarithms finite."""
 
 
-def model_statistics(images: Tensor, kl: Tensor, loss: Tensor, bits_per_dim: Tensor) -> Tensor:
-    """What is measured of each image (N x 6, or N x 3 for rows of features; float64).
+def dose(x: Pass) -> Tensor:
+    """Squared Mahalanobis distance of an image's statistics from those of training images (N)."""
+    return distance(statistics(x), x.fitted("dose"))
 
-    Args:
-        images: as the networks see them, N x C x H x W, in [0, 1]; rows of features N x D x 1 x 1.
-        kl: KL(q(z|x) || N(0, I)) in nats (N).
-        loss: largest log p(x|z) that an output could have minus the one it has, in nats (N).
-        bits_per_dim: negative ELBO (N).
-    """
-    columns = [(kl.clamp_min(0) + _LEAST).log(), (loss.clamp_min(0) + _LEAST).log(), bits_per_dim]
-    if images.shape[2:] != (1, 1):
-        columns += predictive_code(images)
+
+def statistics(x: Pass) -> Tensor:
+    """What is measured of each image: `COLUMNS` (N x 6, or N x 3 for rows of features; float64)."""
+    drawn = x.sampled()
+    lost = x.model.likelihood.excess(drawn.output, drawn.target)
+    columns = [(x.kl.clamp_min(0) + _LEAST).log(), (lost.clamp_min(0) + _LEAST).log(), x.bits_per_dim]
+    if not x.model.takes_features:
+        columns += predictive_code(x.images)
     return torch.stack([column.double() for column in columns], 1)
 
 
@@ -67,14 +71,14 @@ def predictive_code(images: Tensor) -> list[Tensor]:
     ]
 
 
-def fit(statistics: ArrayLike) -> NDArray[np.float64]:
+def fit(statistics: ArrayLike) -> Values:
     """The Gaussian of training images' statistics: their mean (first row), then a matrix that whitens them.
 
     Args:
         statistics: N x K.
 
     Returns:
-        (1 + K) x K, for `dose`.
+        (1 + K) x K, for `distance`.
     """
     values = np.asarray(statistics, np.float64)
     mean = values.mean(0)
@@ -86,30 +90,16 @@ def fit(statistics: ArrayLike) -> NDArray[np.float64]:
     return np.ascontiguousarray(np.vstack([mean, whitening]))
 
 
-def dose(statistics: ArrayLike, fitted: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Squared Mahalanobis distance of statistics (N x K) from those that `fit` has seen (N)."""
-    centered, whitening = np.asarray(statistics, np.float64) - fitted[0], fitted[1:]
-    distance = np.zeros(len(centered))
-    # Column by column: a matrix product may round an image's distance differently in other company.
-    for column in whitening.T:
-        projection = np.zeros(len(centered))
-        for statistic, weight in zip(centered.T, column, strict=True):
-            projection += statistic * weight
-        distance += np.square(projection)
-    return distance
+def distance(statistics: Tensor, fitted: Tensor) -> Tensor:
+    """Squared Mahalanobis distance of statistics (N x K, float64) from those that `fit` has seen (N)."""
+    centered, whitening = statistics - fitted[0], fitted[1:]
+    # Not a matrix product, which may round an image's distance differently in another place of its batch.
+    return (centered.unsqueeze(2) * whitening).sum(1).square().sum(1)
 
 
-def dose_tensor(statistics: Tensor, fitted: NDArray[np.float64]) -> Tensor:
-    """`dose` with tensors, for export (N, float64)."""
-    table = torch.from_numpy(fitted).to(statistics.device)
-    return ((statistics.double() - table[0]) @ table[1:]).square().sum(1)
-
-
-def describe(fitted: NDArray[np.float64]) -> str:
-    """The statistics' means on training images, for people."""
-    return "; ".join(f"{name} {mean:.4g}" for name, mean in zip(STATISTICS, fitted[0], strict=False))
-
-
-def is_fitted(values: NDArray[np.float64]) -> bool:
+def is_fitted(values: Values) -> bool:
     """Whether an array has the form that `fit` gives."""
     return values.ndim == 2 and values.shape[0] == values.shape[1] + 1 and bool(np.isfinite(values).all())
+
+
+DENSITY = Fit(statistics=statistics, fit=fit, distance=distance, is_fitted=is_fitted)

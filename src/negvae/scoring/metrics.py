@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import norm, rankdata
 from sklearn.metrics import average_precision_score
 
-Scores = NDArray[np.float64]
+from negvae.scoring.references import Values
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ def fpr_at_tpr(inliers: ArrayLike, outliers: ArrayLike, tpr: float = 0.95) -> fl
     return float((low >= threshold).mean())
 
 
-def roc_curve(inliers: ArrayLike, outliers: ArrayLike) -> tuple[Scores, Scores]:
+def roc_curve(inliers: ArrayLike, outliers: ArrayLike) -> tuple[Values, Values]:
     """(false-positive rates, true-positive rates), from (0, 0) to (1, 1), one point for each distinct score."""
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     thresholds = np.unique(np.concatenate([low, high]))[::-1]
@@ -117,7 +117,7 @@ def _logistic(x: float) -> float:
     return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
 
 
-def _scores(values: ArrayLike, what: str) -> Scores:
+def _scores(values: ArrayLike, what: str) -> Values:
     array = np.asarray(values, np.float64).reshape(-1)
     if not array.size:
         raise ValueError(f"no scores of {what}: at least one is needed")

@@ -2,40 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.device import own_state, resolve_precision
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE
-from negvae.registry import choose
-from negvae.scoring import combination, dose
-from negvae.scoring.calibration import Calibration, Scores, contamination_threshold, fpr_threshold
-from negvae.scoring.combination import STATISTICS
-from negvae.scoring.scores import ENCODER_SCORES, PASS_SCORES, compute_scores, refuse_decoder, shared_draws
-
-ALL_SCORES = {
-    **PASS_SCORES,
-    "typicality": "|bpd - mean bpd of training images| (Nalisnick et al. 2019)",
-    "dose": "how unusual the model's statistics are, all together (Morningstar et al. 2021)",
-    "auto": "the most conspicuous of several scores, on the training images' scale",
-    "input_complexity": "bpd less the bits per dimension of a lossless PNG (Serra et al. 2020)",
-    "likelihood_regret": "gain of the ELBO by fitting the posterior to the image, bits per dim. (Xiao et al. 2020)",
-    "waic": "mean of -ELBO over an ensemble plus its variance, nats (Choi et al. 2018)",
-}
-REFERRED = ("auto", "typicality", "dose")
-"""Measured against training images."""
-CALIBRATED = ("auto", "bpd", "kl", "prior_ratio", "reconstruction", "latent_norm", "typicality", "dose")
-"""Calibrated by default: all come from one pass."""
+from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
+from negvae.scoring.compute import compute_scores, over_blocks, refuse_decoder
+from negvae.scoring.passes import SharedDraws
+from negvae.scoring.references import References, scale
+from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
 
 REFERENCE_IMAGES = 5_000
-IWAE_SAMPLES = 16
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
+"""What is not a number, or too large for float32, counts as this score: the most conspicuous of all."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +34,7 @@ class Scorer:
 
     Attributes:
         model: in evaluation mode.
-        references: statistics of training images by score, for "auto", "dose" and "typicality"
+        references: statistics of training images, for the scores that are measured against them
             (`Calibration.reference`).
         ensemble: further models trained alike, for "waic".
         precision: "float32", "bfloat16" or "auto"; a model of features is always scored in its own float64.
@@ -56,109 +43,78 @@ class Scorer:
     """
 
     model: VAE
-    references: Mapping[str, Scores] = field(default_factory=dict)
+    references: References = field(default_factory=References)
     ensemble: tuple[VAE, ...] = ()
     precision: str = "float32"
     seed: int = 0
     quantized: QuantizedEncoder | None = None
 
     @own_state()
-    def __call__(self, images: Tensor, names: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+    def __call__(self, images: Tensor, scores: Sequence[str | Score | ScoreFunction]) -> dict[str, NDArray[np.float32]]:
         """Scores of stored images; what several of them need is computed once.
 
         Args:
             images: uint8, N x C x H x W, or rows of features, N x D x 1 x 1.
-            names: keys of `ALL_SCORES`.
+            scores: of `negvae.scoring.SCORES`, by name or as the functions that were registered.
 
         Returns:
-            N float32 values for each name; what is too large for them is their largest number.
+            N float32 values for each score, by its name; what is too large for them is their largest number.
 
         Raises:
-            ValueError: an unknown name, a score that cannot be had from what is here, or images the model is
+            ValueError: an unknown score, one that cannot be had from what is here, or images the model is
                 not made for.
         """
-        self.check(names)
-        wanted = [name for name in PASS_SCORES if name in names]
-        parts = combination.auto_components(self.references) if "auto" in names else []
-        wanted += [name for name in parts if name != "dose"]
-        if "dose" in [*names, *parts]:
-            wanted.append(STATISTICS)
-        if "typicality" in names or "input_complexity" in names:
-            wanted.append("bpd")
-        wanted = [name for name in dict.fromkeys(wanted) if name != "iwae"]
-        self.model.check(images)
-        values: dict[str, NDArray[Any]] = {}
-        if wanted:
-            values |= self._pass(images, wanted, 1)
-        if "iwae" in names:
-            values |= self._pass(images, ["iwae"], IWAE_SAMPLES)
-        if STATISTICS in values:
-            values["dose"] = dose.dose(values[STATISTICS], self.references[STATISTICS])
-        if "auto" in names:
-            values["auto"] = combination.auto(values, self.references)
-        if "typicality" in names:
-            values["typicality"] = combination.typicality(values["bpd"], self.references)
-        if "input_complexity" in names:
-            from negvae.scoring.complexity import compressed_bits_per_dim
+        self.check(scores)
+        values = compute_scores(
+            self.model, images, scores, draws=SharedDraws(self.seed), references=self.references,
+            ensemble=self.ensemble, precision=self.computes_in, quantized=self.quantized,
+        )  # fmt: skip
+        return {name: _finite(value.numpy()) for name, value in values.items()}
 
-            values["input_complexity"] = values["bpd"] - compressed_bits_per_dim(images.cpu().numpy())
-        if "likelihood_regret" in names:
-            from negvae.scoring.regret import likelihood_regret
-
-            values["likelihood_regret"] = likelihood_regret(
-                self.model, images, seed=self.seed, precision=self.computes_in
-            ).numpy()
-        if "waic" in names:
-            from negvae.scoring.ensemble import waic
-
-            models = (self.model, *self.ensemble)
-            values["waic"] = waic(models, images, seed=self.seed, precision=self.computes_in).numpy()
-        return {name: _finite(values[name]) for name in names}
-
-    def measure(self, images: Tensor, components: Sequence[str]) -> dict[str, Scores]:
-        """The `references` that training images give.
+    def measure(self, images: Tensor, components: Sequence[str], fitted: Sequence[str] = ()) -> References:
+        """The references that training images give.
 
         Args:
             images: of the training set, as they are stored.
-            components: the scores that "auto" is to be made of.
+            components: the scores that "combined" is to be made of.
+            fitted: further scores to fit to the images, as far as they are of the kind that is fitted.
         """
-        names = dict.fromkeys(["bpd", *(name for name in components if name != "dose"), STATISTICS])
-        sample = self._pass(images, list(names), 1)
-        fitted = dose.fit(sample[STATISTICS])
-        sample["dose"] = dose.dose(sample[STATISTICS], fitted)
-        references = {name: combination.reference(sample[name]) for name in dict.fromkeys(["bpd", *components])}
-        return {**references, STATISTICS: fitted}
+        scaled = list(dict.fromkeys(["bpd", *components]))
+        fits = {name: fit for name in dict.fromkeys([*scaled, *fitted]) if (fit := SCORES[name].load_fit())}
+        functions: dict[str, ScoreFunction] = {name: SCORES[name].read for name in scaled if name not in fits}
+        functions |= {name: fit.statistics for name, fit in fits.items()}
+        found = over_blocks(
+            self.model, images, functions, draws=SharedDraws(self.seed), precision=self.computes_in,
+            quantized=self.quantized,
+        )  # fmt: skip
+        learned = {name: fit.fit(found[name].numpy()) for name, fit in fits.items()}
+        found |= {name: fit.distance(found[name], torch.from_numpy(learned[name])) for name, fit in fits.items()}
+        return References({name: scale(found[name].numpy()) for name in scaled}, learned)
 
-    def check(self, names: Sequence[str]) -> None:
-        """Refuse names of scores that are unknown or cannot be had from what is here.
+    def check(self, scores: Sequence[str | Score | ScoreFunction]) -> None:
+        """Refuse scores that are unknown or cannot be had from what is here.
 
         Raises:
             ValueError: the message says which and what is missing.
         """
-        for name in names:
-            choose("score", name, ALL_SCORES)
+        for score in map(score_of, scores):
             if self.quantized is not None:
-                refuse_decoder(name)
-            if name in REFERRED and (not self.references or (name == "dose" and STATISTICS not in self.references)):
-                raise ValueError(f"score {name} is measured against training images: run `negvae calibrate` first")
-            if name == "waic" and not self.ensemble:
-                raise ValueError("score waic takes an ensemble: name further models trained alike with other seeds")
-            if name == "input_complexity":
-                from negvae.scoring.complexity import refuse_features
-
-                refuse_features(self.model)
+                refuse_decoder(score)
+            if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
+                raise ValueError(
+                    f"score {score.name} is measured against training images: run `negvae calibrate` first"
+                )
+            if "ensemble" in score.needs and not self.ensemble:
+                raise ValueError(
+                    f"score {score.name} takes an ensemble: name further models trained alike with other seeds"
+                )
+            if "pixels" in score.needs and self.model.takes_features:
+                raise ValueError(f"score {score.name} is for images: rows of features have no pixels")
 
     @property
     def computes_in(self) -> str:
         """The precision that counts: a model of features has its own."""
         return "float32" if self.model.takes_features else self.precision
-
-    def _pass(self, images: Tensor, names: Sequence[str], samples: int) -> dict[str, NDArray[Any]]:
-        draws = shared_draws(self.model, samples, self.seed)
-        scores = compute_scores(
-            self.model, images, names, draws=draws, precision=self.computes_in, quantized=self.quantized
-        )
-        return {name: values.numpy() for name, values in scores.items()}
 
 
 @own_state()
@@ -167,9 +123,9 @@ def calibrate(
     training: Tensor | None,
     held_out: Tensor,
     *,
-    references: Mapping[str, Scores] | None = None,
-    score: str = "auto",
-    names: Sequence[str] = CALIBRATED,
+    references: References | None = None,
+    score: str | Score | ScoreFunction = "combined",
+    names: Sequence[str] | None = None,
     components: Sequence[str] = ("dose", "prior_ratio"),
     contamination: float = 0.0,
     target_fpr: float | None = None,
@@ -179,12 +135,12 @@ def calibrate(
     Args:
         scorer: of the trained model; its `references` are not used.
         training: images that the model was trained on; up to 5,000 of them, evenly taken, give the statistics
-            for "auto" and "typicality". None where they are not kept.
+            that "combined", "dose" and "typicality" are measured against. None where they are not kept.
         held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
         references: those statistics, where the images are not kept.
-        score: the decision score.
-        names: further scores to calibrate; in int8 those of the encoder alone.
-        components: the scores that "auto" is made of; a model without negatives has no use for "prior_ratio".
+        score: the decision score, by name or as the function that was registered.
+        names: further scores to calibrate; None for those that the table says; in int8 those of the encoder alone.
+        components: the scores that "combined" is made of; a model without negatives has no use for "prior_ratio".
         contamination: share of outliers among training and held-out images together; where it is above 0, or
             there is no `target_fpr`, the threshold leaves this share of them above it, and at 0 none.
         target_fpr: false-positive rate of the threshold, from the held-out inliers alone, for clean data.
@@ -196,31 +152,33 @@ def calibrate(
         target_fpr = None
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
-    references = dict(references or {})
+    decisive = score_of(score).name
+    names = [decisive, *(names_of(lambda entry: entry.calibrated) if names is None else names)]
+    references = References() if references is None else references
     if scorer.quantized is None:
         if training is not None:
             step = max(len(training) // REFERENCE_IMAGES, 1)
-            references = scorer.measure(training[::step][:REFERENCE_IMAGES], components)
+            references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
     else:
-        names = [name for name in names if name in ENCODER_SCORES]
+        names = [name for name in names if not SCORES[name].needs]
     measured = replace(scorer, references=references)
-    names = list(dict.fromkeys([score, *names]))
+    names = list(dict.fromkeys(names))
     scores = {name: np.sort(values.astype(np.float64)) for name, values in measured(held_out, names).items()}
     if target_fpr is not None:
-        threshold = fpr_threshold(scores[score], target_fpr)
+        threshold = fpr_threshold(scores[decisive], target_fpr)
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
-        everything: list[NDArray[Any]] = [scores[score]]
+        everything: list[NDArray[Any]] = [scores[decisive]]
         if training is not None:
-            everything.append(measured(training, [score])[score])
+            everything.append(measured(training, [decisive])[decisive])
         threshold = contamination_threshold(np.concatenate(everything), contamination)
     rounding = None
     if scorer.quantized is not None:
         rounding = {name: values.numpy() for name, values in scorer.quantized.rounding.items()}
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
-    return Calibration(scores, score, threshold, target_fpr, contamination, references, precision, rounding)
+    return Calibration(scores, decisive, threshold, target_fpr, contamination, references, precision, rounding)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
-    wide = np.nan_to_num(np.asarray(values, np.float64), nan=_LARGEST, posinf=_LARGEST, neginf=-_LARGEST)
-    return np.clip(wide, -_LARGEST, _LARGEST).astype(np.float32)
+    wide = np.nan_to_num(np.asarray(values, np.float64), nan=LARGEST, posinf=LARGEST, neginf=-LARGEST)
+    return np.clip(wide, -LARGEST, LARGEST).astype(np.float32)

@@ -47,7 +47,7 @@ class Losses(NamedTuple):
     generator_kl: Tensor
 
 
-class Batch(NamedTuple):
+class TrainingBatch(NamedTuple):
     """What a step is taken on.
 
     Attributes:
@@ -160,11 +160,11 @@ def train_step(
         ValueError: there is no such update.
     """
     take = UPDATES[choose("update", update, UPDATES)]
-    losses = take(model, encoder, decoder, Batch(images, target, negatives, noise), negative_weight)
+    losses = take(model, encoder, decoder, TrainingBatch(images, target, negatives, noise), negative_weight)
     return Losses(*(part.detach() for part in losses))
 
 
-def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, negative_weight: float) -> Losses:
+def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float) -> Losses:
     """Step the encoder, then pull the generator towards the encoder that has moved, as in the paper."""
     images, target, negatives, noise = batch
     losses = shared_losses(model, images, target, None if negatives is None else negatives.images, noise)
@@ -178,7 +178,9 @@ def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, ne
     return losses
 
 
-def simultaneous(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, negative_weight: float) -> Losses:
+def simultaneous(
+    model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float
+) -> Losses:
     """Step both networks by gradients at the same weights, from one forward pass of each over every image."""
     images, target, negatives, noise = batch
     if negatives is None or negatives.generated is None:  # without a pull there is nothing in which updates differ
@@ -206,7 +208,7 @@ def simultaneous(model: VAE, encoder: Weights, decoder: Weights, batch: Batch, n
     return losses
 
 
-UPDATES: dict[str, Callable[[VAE, Weights, Weights, Batch, float], Losses]] = {
+UPDATES: dict[str, Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]] = {
     "alternating": alternating,
     "simultaneous": simultaneous,
 }

@@ -2,7 +2,7 @@ import pytest
 
 from negvae.data import names
 from negvae.negatives import auxiliary_names, parse
-from negvae.paper.tables import OOD, ORDER, ROWS, TABLES, Published, cells, select_settings, select_tables, settings
+from negvae.paper.published import OOD, ORDER, ROWS, TABLES, Published, cells, select_settings, select_tables, settings
 
 
 def test_every_printed_figure_is_there():

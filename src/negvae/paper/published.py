@@ -85,7 +85,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Table:
+class PaperTable:
     """A table of the paper.
 
     Attributes:
@@ -103,7 +103,7 @@ OOD = {"fashion-mnist": "mnist", "mnist": "fashion-mnist", "cifar10": "svhn", "s
 """Each inlier set's counterpart in the paper."""
 
 
-def _table(name: str, title: str, varies: tuple[str, ...], columns: dict[tuple[str, str, str], str]) -> Table:
+def _table(name: str, title: str, varies: tuple[str, ...], columns: dict[tuple[str, str, str], str]) -> PaperTable:
     """Build a table from lines such as "0.46 (0.05), 0.61 (0.09)": one figure for each row, in the order of `ROWS`.
 
     Args:
@@ -118,7 +118,7 @@ def _table(name: str, title: str, varies: tuple[str, ...], columns: dict[tuple[s
         figures = [_published(part) for part in text.split(", ") if part]
         cell = "/".join([name, *(getattr(setting, field) for field in varies)])
         cells.append(Cell(name, cell, setting, OOD[setting.data], dict(zip(ROWS, figures, strict=False))))
-    return Table(name, title, tuple(cells))
+    return PaperTable(name, title, tuple(cells))
 
 
 def _published(text: str) -> Published:
@@ -132,7 +132,7 @@ _F, _M, _C, _S = "fashion-mnist", "mnist", "cifar10", "svhn"
 _B, _G, _Q = "bernoulli", "gaussian", "quantized-gaussian"
 _LETTERS, _IMAGENET = "emnist-letters", "imagenet32"
 
-TABLES: dict[str, Table] = {
+TABLES: dict[str, PaperTable] = {
     table.name: table
     for table in (
         _table("table1", "Table 1: Baseline VAEs, noise models, Fashion-MNIST and MNIST", ("data", "likelihood"), {
@@ -195,7 +195,7 @@ def settings() -> dict[str, Setting]:
     return {cell.setting.name: cell.setting for cell in cells().values()}
 
 
-def select_tables(name: str) -> list[Table]:
+def select_tables(name: str) -> list[PaperTable]:
     """The table of this name, or every table, in the paper's order, for "all".
 
     Raises:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from negvae.files import write_text
 from negvae.paper.claims import CLAIMS, explanation, judge
 from negvae.paper.profiles import Profile
+from negvae.paper.published import ROWS, TABLES, PaperTable, Setting
 from negvae.paper.results import CellResult
 from negvae.paper.show import (
     LABELS,
@@ -33,19 +34,18 @@ from negvae.paper.show import (
     remarks,
     with_spread,
 )  # fmt: skip
-from negvae.paper.tables import ROWS, TABLES, Setting, Table
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.samples import Pictures, read_strips
 from negvae.report.tables import DataTable
 from negvae.scoring.metrics import roc_curve
+from negvae.scoring.table import SCORES
 
-SCORES = {"bpd": "bits per dimension (negative ELBO)", "kl": "KL to the prior, nats"}
 EPOCHS = ("auc", "likelihood")
 """Names of the charts over the epochs."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 FILES = ("report.html", "tables.md", "tables.tex", "figures")
-Found = dict[str, CellResult]
+CellResults = dict[str, CellResult]
 
 
 def write_report(out: Path, profile: Profile, results: Path) -> list[Path]:
@@ -78,7 +78,7 @@ def write_report(out: Path, profile: Profile, results: Path) -> list[Path]:
     return paths
 
 
-def data_table(table: Table, found: Found) -> DataTable:
+def data_table(table: PaperTable, found: CellResults) -> DataTable:
     """A table in the paper's layout, each row as ours, the paper's and the difference; nats in bits as well."""
     rows: list[list[str]] = []
     ours: list[int] = []
@@ -102,7 +102,7 @@ def data_table(table: Table, found: Found) -> DataTable:
     return DataTable(header, rows, align="l" + "r" * len(table.cells), highlight=ours, groups=ours)
 
 
-def markdown(found: Found, profile: Profile) -> str:
+def markdown(found: CellResults, profile: Profile) -> str:
     """All tables as Markdown."""
     blocks = ["# The paper's tables, ours beside the published figures", _legend(found, profile)]
     for table in TABLES.values():
@@ -111,7 +111,7 @@ def markdown(found: Found, profile: Profile) -> str:
     return "\n\n".join(block for block in blocks if block) + "\n"
 
 
-def latex(found: Found, profile: Profile) -> str:
+def latex(found: CellResults, profile: Profile) -> str:
     """All tables as one LaTeX document that needs booktabs and geometry."""
     parts = [
         r"\documentclass{article}",
@@ -127,11 +127,11 @@ def latex(found: Found, profile: Profile) -> str:
     return "\n".join([*parts[:-1], parts[-1].rstrip("\n"), r"\end{document}", ""])
 
 
-def _remarks(table: Table, found: Found, profile: Profile) -> list[str]:
+def _remarks(table: PaperTable, found: CellResults, profile: Profile) -> list[str]:
     return remarks([found[cell.name] for cell in table.cells], profile)
 
 
-def page(found: Found, profile: Profile, results: Path, drawn: Mapping[Setting, Mapping[str, Figure]]) -> str:
+def page(found: CellResults, profile: Profile, results: Path, drawn: Mapping[Setting, Mapping[str, Figure]]) -> str:
     """The HTML page, with the charts of each run."""
     strips = {cell.cell.setting: _strips(cell, profile, results) for cell in found.values() if cell.results}
     sections = [_reading(found)]
@@ -158,7 +158,7 @@ def page(found: Found, profile: Profile, results: Path, drawn: Mapping[Setting, 
     )
 
 
-def _legend(found: Found, profile: Profile) -> str:
+def _legend(found: CellResults, profile: Profile) -> str:
     ours = measured_on(list(found.values()), profile)
     return f"Ours: {ours}. Standard deviations over seeds in parentheses. {SPREAD} {LOOSE} {UNIT}"
 
@@ -168,7 +168,7 @@ def _title(cell: CellResult) -> str:
     return ", ".join([LABELS[setting.data], LABELS[setting.likelihood], negatives_label(cell.negatives)])
 
 
-def _reading(found: Found) -> Section:
+def _reading(found: CellResults) -> Section:
     """What reproduces and what does not: the claims, and the count of figures."""
     figures = [figure for cell in found.values() for figure in cell.figures.values()]
     judged = [figure.within for figure in figures if figure.within is not None]
@@ -189,7 +189,7 @@ def _reading(found: Found) -> Section:
     return Section("What reproduces and what does not", tables.html(claims), counted)
 
 
-def _misses(found: Found, profile: Profile) -> Section:
+def _misses(found: CellResults, profile: Profile) -> Section:
     """The figures outside the combined spread, and what people have to say about them."""
     misses = [(c, figure) for c in found.values() for figure in c.figures.values() if figure.within is False]
     header = ["Cell", "Figure", "Ours", "Paper", "Difference", "Combined spread"]
@@ -218,7 +218,7 @@ def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pict
     return {}
 
 
-def _samples(table: Table, found: Found, strips: dict[Setting, dict[str, Pictures]]) -> Markup:
+def _samples(table: PaperTable, found: CellResults, strips: dict[Setting, dict[str, Pictures]]) -> Markup:
     """The last row of Table 5: what the sets and the negatives look like."""
     grids, sets = [], Markup()
     for cell in table.cells:
@@ -266,7 +266,7 @@ def charts(cell: CellResult) -> dict[str, Figure]:
     }
     histograms = {
         key: figures.histogram(
-            {f"{name} (inliers)": pair["inliers"], f"{other} (OOD)": pair["ood"]}, xlabel=SCORES[key], bins=40
+            {f"{name} (inliers)": pair["inliers"], f"{other} (OOD)": pair["ood"]}, xlabel=SCORES[key].axis, bins=40
         )
         for key, pair in scores.items()
     }

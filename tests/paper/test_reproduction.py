@@ -8,9 +8,9 @@ import pytest
 from negvae.paper import claims as reading
 from negvae.paper.claims import CLAIMS, Check, Claim, explanation, judge
 from negvae.paper.profiles import PROFILES
-from negvae.paper.report import data_table, page, write_report
+from negvae.paper.published import ROWS, TABLES, cells, settings
+from negvae.paper.reproduction import data_table, page, write_report
 from negvae.paper.show import gather
-from negvae.paper.tables import ROWS, TABLES, cells, settings
 from negvae.report.samples import write_strips
 from tests.cli.test_commands import call
 from tests.paper.conftest import fake_result

@@ -1,0 +1,156 @@
+"""Functions of passes over any number of images: in blocks, by as many threads as there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from negvae.device import autocast
+from negvae.fast.int8 import QuantizedEncoder
+from negvae.model import VAE
+from negvae.scoring.blocks import block_size, blocks, filled, map_blocks
+from negvae.scoring.passes import Drawing, Draws, Pass
+from negvae.scoring.references import References
+from negvae.scoring.table import Score, ScoreFunction, names_of, score_of
+
+
+def compute_scores(
+    model: VAE,
+    images: Tensor,
+    scores: Sequence[str | Score | ScoreFunction],
+    *,
+    samples: int = 1,
+    generator: torch.Generator | None = None,
+    draws: Drawing | None = None,
+    references: References | None = None,
+    ensemble: tuple[VAE, ...] = (),
+    precision: str = "float32",
+    quantized: QuantizedEncoder | None = None,
+) -> dict[str, Tensor]:
+    """Several scores from one pass of the encoder, and of the decoder where a score needs it.
+
+    With `draws`, or with scores of the encoder alone, an image's scores depend on the image alone, to the last bit,
+    on one machine (see `negvae.scoring.blocks`).
+
+    Args:
+        model: trained VAE, in evaluation mode.
+        images: uint8, N x C x H x W, or rows of features, N x D x 1 x 1; on any device.
+        scores: of `negvae.scoring.table.SCORES`, by name or as the functions that were registered.
+        samples: posterior samples of every score that decodes.
+        generator: of the posterior samples, on the model's device; None for one seeded with 0.
+        draws: samples shared by all images, as many as each score takes, in place of `samples` and `generator`.
+        references: statistics of training images, for scores that are measured against them.
+        ensemble: further models trained alike, for "waic".
+        precision: "float32", which is the same arithmetic on every processor, "bfloat16", or "auto" for bfloat16
+            where the device computes in it. What makes a score of the networks' output is in double precision.
+        quantized: the model's encoder in int8, used in place of its own; for scores of the encoder alone.
+
+    Returns:
+        N values (float32, or float64 for a model in float64; CPU) for each score by its name, in the order asked.
+
+    Raises:
+        ValueError: unknown name, no posterior samples, or images the model is not made for; a score of the decoder
+            in int8; bfloat16 where networks do not run in it.
+    """
+    entries = [score_of(score) for score in scores]
+    if quantized is not None:
+        for entry in entries:
+            refuse_decoder(entry)
+    if samples < 1:
+        raise ValueError(f"samples is {samples}: it must be at least 1")
+    block_draws = None
+    if draws is None and any("decoder" in entry.needs for entry in entries):
+        block_draws = _own_draws(model, samples, generator or torch.Generator(model.device).manual_seed(0))
+    values = over_blocks(
+        model, images, {entry.name: entry.read for entry in entries},
+        draws=draws or _no_draws, block_draws=block_draws, references=references, ensemble=ensemble,
+        precision=precision, quantized=quantized,
+    )  # fmt: skip
+    kind = next(model.parameters()).dtype
+    return {name: value.to(kind) for name, value in values.items()}
+
+
+def over_blocks(
+    model: VAE,
+    images: Tensor,
+    functions: Mapping[str, Callable[[Pass], Tensor]],
+    *,
+    draws: Drawing,
+    block_draws: Callable[[int], Drawing] | None = None,
+    references: References | None = None,
+    ensemble: tuple[VAE, ...] = (),
+    precision: str = "float32",
+    quantized: QuantizedEncoder | None = None,
+) -> dict[str, Tensor]:
+    """What functions of a pass give for any number of inputs, on the CPU; arguments as of `compute_scores`.
+
+    Args:
+        model: trained VAE.
+        images: N inputs as they are stored.
+        functions: from a pass over a block to one row for each input; all get the same pass.
+        draws: of posterior samples, for all inputs alike.
+        block_draws: gives the draws of a block with so many inputs of its own, in place of `draws`; it is asked in the
+            order of the inputs.
+        references: as there.
+        ensemble: as there.
+        precision: as there.
+        quantized: as there.
+
+    Returns:
+        What each function gave, N rows; an empty tensor where there are no inputs.
+    """
+
+    def drawn() -> Iterator[tuple[Tensor, int, Drawing]]:
+        for part, count in blocks(model, images):
+            yield part, count, draws if block_draws is None else block_draws(count)
+
+    def apply(block: tuple[Tensor, int, Drawing]) -> dict[str, Tensor]:
+        part, count, drawing = block
+        with torch.inference_mode(), autocast(precision, model.device):
+            x = Pass(model, part, draws=drawing, references=references, ensemble=ensemble, encode=quantized)
+            return {name: function(x)[:count].cpu() for name, function in functions.items()}
+
+    parts = map_blocks(apply, drawn(), model.device)
+    return {
+        name: torch.cat([part[name] for part in parts]) if parts else torch.empty(0, dtype=torch.float32, device="cpu")
+        for name in functions
+    }
+
+
+def refuse_decoder(score: Score) -> None:
+    """Refuse a score that int8 does not give.
+
+    Raises:
+        ValueError: it needs more than the encoder.
+    """
+    if score.needs:
+        *allowed, last = names_of(lambda entry: not entry.needs)
+        raise ValueError(
+            f"score {score.name} needs the decoder, and int8 is of the encoder alone: ask for"
+            f" {', '.join(allowed)} or {last}"
+        )
+
+
+def _own_draws(model: VAE, samples: int, generator: torch.Generator) -> Callable[[int], Drawing]:
+    """Random numbers of each input's own, drawn in the order of the inputs: for so many, as rows of a block."""
+    weights, size = next(model.parameters()), block_size(model)
+
+    def of_block(count: int) -> Drawing:
+        noises, additions = [], []
+        for _ in range(samples):
+            noise = torch.randn(count, model.latent_size, generator=generator, device=model.device, dtype=torch.float32)
+            added = model.likelihood.target(
+                torch.zeros(count, *model.shape, device=model.device, dtype=torch.float32), generator
+            )
+            noises.append(filled(noise.to(weights), size))
+            additions.append(filled(added.to(weights), size))
+        made = Draws(torch.stack(noises), torch.stack(additions))
+        return lambda model, samples: made
+
+    return of_block
+
+
+def _no_draws(model: VAE, samples: int) -> Draws:
+    raise ValueError("a score that was registered with needs=() is of the encoder alone, and this one decodes")

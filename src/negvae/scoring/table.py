@@ -1,0 +1,206 @@
+"""The table of scores: what each is called, means, is counted in and needs. Imports no torch.
+
+Everything that has to know of scores reads it: help texts and choices of the command line, the scorer, calibration,
+reports and export. `register_score` adds one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args
+
+from negvae.registry import Entry, Table, choose
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from torch import Tensor
+
+    from negvae.scoring.passes import Pass
+    from negvae.scoring.references import Values
+
+ScoreFunction = Callable[["Pass"], "Tensor"]
+"""A score: from one pass over N inputs to N numbers, larger = more out-of-distribution."""
+Function = TypeVar("Function", bound="ScoreFunction")
+Need = Literal["decoder", "reference", "ensemble", "pixels"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a score is fitted to training images.
+
+    Attributes:
+        statistics: of a pass over N inputs, N x K in float64.
+        fit: from those of training images (NumPy) to the array that saved folders keep.
+        distance: the score (N), from statistics (N x K) and from what was fitted.
+        is_fitted: whether an array has the form that `fit` gives.
+    """
+
+    statistics: ScoreFunction
+    fit: Callable[[ArrayLike], Values]
+    distance: Callable[[Tensor, Tensor], Tensor]
+    is_fitted: Callable[[Values], bool]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score(Entry[ScoreFunction]):
+    """One score; larger is always more out-of-distribution.
+
+    Attributes:
+        unit: what it is counted in.
+        needs: beyond the encoder: "decoder"; "reference", statistics of training images; "ensemble", further models
+            trained alike; "pixels", images and not rows of features.
+        label: its name in tables and charts.
+        citation: where it was described.
+        calibrated: whether held-out inliers are scored with it by default.
+        evaluated: whether `negvae evaluate` measures it whatever the decision score is.
+        not_exported: why it cannot be part of an ONNX graph; empty where it can.
+        fit: where it compares statistics of an image with those of training images, the `Fit` that says which, or
+            where it is, as "module:attribute".
+    """
+
+    unit: str
+    needs: tuple[Need, ...] = ("decoder",)
+    label: str = ""
+    citation: str = ""
+    calibrated: bool = False
+    evaluated: bool = False
+    not_exported: str = ""
+    fit: Fit | str | None = None
+
+    def __post_init__(self) -> None:
+        """Take the name for a label where none is given."""
+        object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
+
+    def read(self, x: Pass) -> Tensor:
+        """What a pass over N inputs gives for it (N, float64)."""
+        return x.score(self.name)
+
+    def load_fit(self) -> Fit | None:
+        """How it is fitted to training images, imported where that has not been done; None where it is not."""
+        return Entry(name=self.name, meaning=self.meaning, target=self.fit).load() if self.fit else None
+
+    def describe(self) -> str:
+        """Meaning, unit and source, for people."""
+        return f"{self.meaning} ({'; '.join(filter(None, (self.unit, self.citation)))})"
+
+    @property
+    def axis(self) -> str:
+        """Label and unit, for the axis of a chart."""
+        return f"{self.label}, {self.unit}"
+
+
+SCORES: Table[Score] = Table(
+    "score",
+    [
+        Score(
+            name="combined", meaning="the most conspicuous of several scores, on the training images' scale",
+            unit="1 = where the most extreme 5% of the training data begin", needs=("decoder", "reference"),
+            calibrated=True, target="negvae.scoring.combination:combined",
+        ),
+        Score(
+            name="dose", meaning="how unusual the model's statistics are, all together",
+            unit="squared Mahalanobis distance", needs=("decoder", "reference"), citation="Morningstar et al. 2021",
+            calibrated=True, target="negvae.scoring.dose:dose", fit="negvae.scoring.dose:DENSITY",
+        ),
+        Score(
+            name="bpd", label="BPD", meaning="negative ELBO", unit="bits per dimension", calibrated=True,
+            evaluated=True, target="negvae.scoring.scores:bpd",
+        ),
+        Score(
+            name="kl", label="KL", meaning="KL(q(z|x) || N(0, I))", unit="nats", needs=(), calibrated=True,
+            evaluated=True, target="negvae.scoring.scores:kl",
+        ),
+        Score(
+            name="prior_ratio", meaning="KL to the positive prior minus KL to the negative prior", unit="nats",
+            needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
+        ),
+        Score(
+            name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", citation="An & Cho 2015",
+            calibrated=True, target="negvae.scoring.scores:reconstruction",
+        ),
+        Score(
+            name="latent_norm", meaning="squared length of the posterior mean",
+            unit="squared standard deviations of the prior", needs=(), calibrated=True,
+            target="negvae.scoring.scores:latent_norm",
+        ),
+        Score(
+            name="iwae", label="IWAE", meaning="negative importance-weighted bound on log p(x)",
+            unit="bits per dimension", citation="Burda et al. 2016", target="negvae.scoring.scores:iwae",
+        ),
+        Score(
+            name="typicality", meaning="|bpd - mean bpd of training images|", unit="bits per dimension",
+            needs=("decoder", "reference"), citation="Nalisnick et al. 2019", calibrated=True,
+            target="negvae.scoring.combination:typicality",
+        ),
+        Score(
+            name="input_complexity", meaning="bpd less the size of a lossless PNG", unit="bits per dimension",
+            needs=("decoder", "pixels"), citation="Serra et al. 2020",
+            target="negvae.scoring.complexity:input_complexity",
+            not_exported="it compresses every image as a PNG",
+        ),
+        Score(
+            name="likelihood_regret", meaning="gain of the ELBO by fitting the posterior to the image",
+            unit="bits per dimension", citation="Xiao et al. 2020",
+            target="negvae.scoring.regret:likelihood_regret", not_exported="it fits a posterior to every image",
+        ),
+        Score(
+            name="waic", label="WAIC", meaning="mean of -ELBO over an ensemble plus its variance", unit="nats",
+            needs=("decoder", "ensemble"), citation="Choi et al. 2018", target="negvae.scoring.ensemble:waic",
+            not_exported="it takes an ensemble",
+        ),
+    ],
+)  # fmt: skip
+"""Every score that there is."""
+
+
+def names_of(keep: Callable[[Score], bool]) -> tuple[str, ...]:
+    """The names of the scores that `keep` says yes to, in the table's order."""
+    return tuple(score.name for score in SCORES.entries() if keep(score))
+
+
+def register_score(
+    name: str, *, unit: str, meaning: str = "", needs: Iterable[Need] = ("decoder",), citation: str = ""
+) -> Callable[[Function], Function]:
+    """Make a decorator that adds a function to the scores: for `fit`, calibration, saved folders, command line, ONNX.
+
+    Args:
+        name: by which saved folders and the command line know it.
+        unit: what it is counted in.
+        meaning: one phrase for help texts and reports; the first line of the function's docstring if left out.
+        needs: see `Score`; () for a score of the encoder alone.
+        citation: where it was described.
+
+    Returns:
+        A decorator that leaves the function as it is.
+
+    Raises:
+        ValueError: an unknown need; or, when the decorator is applied, the name is taken.
+    """
+    wanted = tuple(needs)
+    for need in wanted:
+        choose("need of a score", need, get_args(Need))
+
+    def add(function: Function) -> Function:
+        first = (function.__doc__ or name).strip().splitlines()[0].rstrip(".")
+        SCORES.add(
+            Score(name=name, meaning=meaning or first, unit=unit, needs=wanted, citation=citation, target=function)
+        )
+        return function
+
+    return add
+
+
+def score_of(wanted: str | Score | ScoreFunction) -> Score:
+    """The entry of a score that is given by name, as its entry or as the function that was registered.
+
+    Raises:
+        ValueError: there is none; the message says what would be right.
+    """
+    if isinstance(wanted, str):
+        return SCORES[wanted]
+    for score in SCORES.entries():
+        if wanted is score or wanted is score.target:
+            return score
+    name = getattr(wanted, "name", None) or getattr(wanted, "__name__", repr(wanted))
+    raise ValueError(f'score {name} is not registered: put @negvae.register_score("{name}", unit=...) above it')
