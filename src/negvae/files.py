@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     through = target.exists() and not target.is_file()
     folder = Path(tempfile.gettempdir()) if through else target.parent
-    temporary = folder / f".{target.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = _temporary(folder, target.name)
     try:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE((target if target.is_file() else temporary).stat().st_mode)
@@ -49,6 +52,66 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder below `parent`, which is gone when the block ends; what a killed process left goes too.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    place = _temporary(parent, name)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    """A name that no other process takes, beside those of whatever is to be written under `name`.
+
+    What was left under such a name by a process of this machine that is dead is removed: a kill leaves no time for it.
+    """
+    start = f".{name[:180]}.{_machine()}-"
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(start) and entry.name.endswith(".tmp"):
+                process = entry.name[len(start) :].partition("-")[0]
+                if process.isdigit() and not _is_alive(int(process)):
+                    _remove(entry)
+    return folder / f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+@functools.cache
+def _machine() -> str:
+    """Names this machine, and on Linux the container, within which numbers of processes mean the same."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine runs; where that cannot be asked, it may."""
+    if os.name == "nt":
+        return True  # there `os.kill` ends the process that it asks about
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+    else:
+        os.unlink(entry.path)
 
 
 def _flush(path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ import torch
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Batch, InputSpec, stream
-from negvae.files import replacing, shown
+from negvae.files import replacing, shown, temporary_folder
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.scorer import Scorer
@@ -297,8 +296,8 @@ def _decided(
     """The same rows with decisions by Benjamini-Hochberg, after all have waited in a temporary file."""
     levels = (1 + np.arange(calibration.size + 1)) / (calibration.size + 1)
     occurred = np.zeros(len(levels), np.int64)
-    with tempfile.TemporaryDirectory(prefix=".negvae-", dir=folder) as place:
-        path = Path(place) / "rows.arrow"
+    with temporary_folder(folder, "negvae-rows") as place:
+        path = place / "rows.arrow"
         schema = None
         writer: Any = None
         for table in tables:
