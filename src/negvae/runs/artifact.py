@@ -19,17 +19,17 @@ import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import QuantizedEncoder, multiplies_integers
-from negvae.files import order_header, replacing, write_text
+from negvae.files import write_text
 from negvae.model import VAE, build_vae
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.training.checkpoint import save_tensors
 from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
@@ -183,9 +183,7 @@ def save_artifact(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, _ in model.named_parameters():
         tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
-    with replacing(directory / WEIGHTS) as temporary:
-        save_file(tensors, temporary, header)
-        order_header(temporary)
+    save_tensors(directory / WEIGHTS, tensors, header)
     write_text(directory / CARD, _card(config, result, provenance))
     if calibration is not None:
         save_calibration(directory, calibration)
@@ -251,9 +249,9 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     tensors |= {f"int8.{name}": torch.from_numpy(values) for name, values in (calibration.rounding or {}).items()}
     fields = ("score", "threshold", "target_fpr", "contamination", "precision")
     rule = {name: getattr(calibration, name) for name in fields}
-    with replacing(directory / CALIBRATION) as temporary:
-        save_file(tensors, temporary, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)})
-        order_header(temporary)
+    save_tensors(
+        directory / CALIBRATION, tensors, {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)}
+    )
     description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     write_section(directory, "calibration", description)
     card = directory / CARD
