@@ -20,7 +20,7 @@ from negvae.config import RunConfig, preset
 from negvae.data import load
 from negvae.model import VAE
 from negvae.negatives import build_source
-from negvae.negatives.transformations import TRANSFORMATIONS
+from negvae.parts import TRANSFORMATIONS
 from negvae.scoring.comparison import compare
 from negvae.training.loop import train
 
@@ -48,7 +48,7 @@ def main(name: str) -> None:
     images = images[torch.randperm(len(images), generator=randomness)]
     inliers, other, training = images[:MEASURED], images[MEASURED : 2 * MEASURED], images[SET_ASIDE:]
     others = {
-        kind: (TRANSFORMATIONS[kind](other.float() / 255, randomness) * 255).round().byte()
+        kind: (TRANSFORMATIONS[kind].load()(other.float() / 255, randomness) * 255).round().byte()
         for kind in ("strokes", "sketch", "jigsaw", "cutmix")
     }
 
@@ -56,7 +56,7 @@ def main(name: str) -> None:
         found = torch.from_numpy(load(text).images)
         found = found[torch.randperm(len(found), generator=torch.Generator().manual_seed(9))]
         others["negatives"] = found[:MEASURED]
-        zoomed = TRANSFORMATIONS["zoom"](found[:MEASURED].float() / 255, torch.Generator().manual_seed(9))
+        zoomed = TRANSFORMATIONS["zoom"].load()(found[:MEASURED].float() / 255, torch.Generator().manual_seed(9))
         others["negatives, zoomed"] = (zoomed * 255).round().byte()
         return found[MEASURED:]
 

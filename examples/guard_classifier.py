@@ -30,7 +30,7 @@ def main() -> None:
 
     draw = np.random.default_rng(0)
     squares = test.reshape(-1, 8, 8)
-    strangers = {
+    outliers = {
         "turned by 90 degrees": np.rot90(squares, axes=(1, 2)).reshape(len(test), -1),
         "white on black swapped": 16 - test,
         "halves of two digits": np.concatenate([squares[:, :4], squares[::-1, 4:][:, ::-1]], axis=1).reshape(-1, 64),
@@ -38,7 +38,7 @@ def main() -> None:
         "noise": draw.uniform(0, 16, test.shape),
     }
     print(f"{'not digits':<24}{'classifier is 90% sure of':>28}{'guard stops':>14}")
-    for name, rows in strangers.items():
+    for name, rows in outliers.items():
         sure = classifier.predict_proba(rows / 16).max(axis=1) > 0.9
         stopped = guard.predict(rows) == -1
         print(f"{name:<24}{sure.mean():>28.0%}{stopped.mean():>14.0%}")

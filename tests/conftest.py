@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from negvae.config import RunConfig, preset
+from negvae.config import PRESETS, RunConfig, preset
 from negvae.device import runs_bfloat16
 from tests.shapes import check_shapes
 
@@ -17,7 +17,7 @@ SHAPES = {
     "gray": (1, 28, 28),
     "gray-paper": (1, 28, 28),
     "color": (3, 32, 32),
-    "auto": (3, 18, 25),
+    "pyramid": (3, 18, 25),
     "deep": (2, 20, 33),
 }
 
@@ -41,10 +41,10 @@ def blobs(count: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
     return torch.from_numpy((images * 255).round().astype(np.uint8))
 
 
-def small_run(network: str = "gray", **overrides: object) -> RunConfig:
+def small_run(network: object = "gray", **overrides: object) -> RunConfig:
     """A run of seconds."""
     values = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32", "device": "cpu"}
-    base = "auto" if network == "deep" else network
+    base = network if isinstance(network, str) and network in PRESETS else "general"
     return preset(base, "blobs", **{"network": network, **values, **overrides})
 
 

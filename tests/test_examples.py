@@ -34,8 +34,8 @@ def test_guard_classifier() -> None:
     assert shares["noise"] == shares["white on black swapped"] == 100
 
 
-def test_find_strangers() -> None:
-    printed = run("find_strangers.py")
+def test_find_outliers() -> None:
+    printed = run("find_outliers.py")
     called, found, planted = map(
         int, re.search(r"called outliers: (\d+); foreign among them: (\d+) of (\d+)", printed).groups()
     )

@@ -38,6 +38,24 @@ def test_unknown_and_duplicate_names_are_errors(table):
         table.add(Entry(name="red", meaning="", target=3))
 
 
+def test_objects_find_their_names(table):
+    table.add(Entry(name="root", meaning="", target="math:isqrt"))
+    assert [table.name_of(part) for part in (2, math.isqrt, math.sqrt, lambda: 0)] == ["blue", "root", None, None]
+
+
+def test_a_plugin_that_fails_is_named(table, monkeypatch, tmp_path):
+    (tmp_path / "negvae_broken.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "negvae_broken-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: negvae-broken\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[negvae]\nbad = negvae_broken\n")
+    registry._import_plugins.cache_clear()
+    with pytest.raises(ImportError, match=r"the plugin bad = negvae_broken .* cannot be imported: division by zero"):
+        table["green"]
+    assert table["red"].load() == 1
+
+
 def test_a_plugin_is_imported_only_where_a_name_is_not_known(table, monkeypatch, tmp_path):
     (tmp_path / "negvae_colors.py").write_text("import tests.test_registry as here\nhere.register()\n")
     monkeypatch.syspath_prepend(str(tmp_path))

@@ -69,7 +69,7 @@ def torture(count: Count, seeds: int) -> None:
     """Models of every network, images of every kind."""
     with tempfile.TemporaryDirectory(prefix="negvae-torture-") as text:
         place = Path(text)
-        for network in ("gray", "auto", "deep", "color"):
+        for network in ("gray", "pyramid", "deep", "color"):
             shape = (3, 20, 33) if network == "deep" else SHAPES[network]
             np.save(place / "in.npy", blobs(48, shape).numpy())
             config = small_run(network, epochs=2, batch_size=12, calibration=0.25, negatives="uniform-noise")

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from negvae.config import RunConfig
     from negvae.data import load as load_images
+    from negvae.data import register_dataset
     from negvae.detector import NegVAEDetector, as_pyod, as_pytorch_ood
     from negvae.model import VAE, build_vae
+    from negvae.parts import register_likelihood, register_network, register_source, register_transformation
     from negvae.runs.artifact import load_artifact, save_artifact
     from negvae.scoring.table import register_score
     from negvae.training.loop import train
@@ -27,7 +29,12 @@ __all__ = [
     "build_vae",
     "load_artifact",
     "load_images",
+    "register_dataset",
+    "register_likelihood",
+    "register_network",
     "register_score",
+    "register_source",
+    "register_transformation",
     "save_artifact",
     "train",
 ]
@@ -41,7 +48,12 @@ _MODULES = {
     "build_vae": "negvae.model",
     "load_artifact": "negvae.runs.artifact",
     "load_images": "negvae.data",
+    "register_dataset": "negvae.data",
+    "register_likelihood": "negvae.parts",
+    "register_network": "negvae.parts",
     "register_score": "negvae.scoring.table",
+    "register_source": "negvae.parts",
+    "register_transformation": "negvae.parts",
     "save_artifact": "negvae.runs.artifact",
     "train": "negvae.training.loop",
 }

@@ -3,49 +3,73 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from negvae.parts import (
+    INITIALIZATIONS,
+    LIKELIHOODS,
+    NETWORKS,
+    OPTIMIZERS,
+    SOURCES,
+    UPDATES,
+    LikelihoodEntry,
+    NetworkEntry,
+    described,
+    likelihood_entry,
+    network_entry,
+)
 from negvae.registry import choose
 
-LIKELIHOODS = ("bernoulli", "gaussian", "quantized-gaussian")
-NETWORKS = ("gray", "gray-paper", "color", "auto", "deep", "mlp")
-INITIALIZATIONS = ("normal", "glorot", "he")
-OPTIMIZERS = ("rmsprop", "adam")
-UPDATES = ("alternating", "simultaneous")
+if TYPE_CHECKING:
+    from negvae.model.likelihoods import BuildLikelihood, Likelihood
+    from negvae.model.networks import BuildNetworks
+
 PRECISIONS = ("auto", "bfloat16", "float32")
 """Of training."""
 SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
-def _shown(panel: str, help: str, unit: str = "") -> dict[str, str]:
-    """Metadata of a field: how the command line shows it, and what its value is counted in or names."""
-    return {"panel": panel, "help": help, "unit": unit}
+FORMAT = 3
+"""Of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has both, and
+names from before `RENAMED`."""
+RENAMED = {"network": {"auto": "pyramid"}}
+"""What names that formats before 3 have are called now, by field."""
+
+
+def _shown(panel: str, help: str, unit: str = "", choices: Iterable[str] = ()) -> dict[str, Any]:
+    """Metadata of a field: how the command line shows it, what its value is counted in or names, and which names."""
+    return {"panel": panel, "help": help, "unit": unit, "choices": choices}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
     """Everything that determines a training run, as plain values.
 
-    The metadata of each field say how the command line shows it: in which `panel`, with which `help` and `unit`.
+    The metadata of each field say how the command line shows it: in which `panel`, with which `help`, `unit` and
+    `choices`. Likelihood and network may also be given as the objects themselves; those that are registered become
+    their names, and others train but cannot be saved.
 
     Attributes:
         data: name of the inlier data set, or a path.
         negatives: where negative samples come from, in the notation of `negvae.negatives.parse`.
-        likelihood: observation model p(x|z), one of `LIKELIHOODS`.
+        likelihood: observation model p(x|z): a name in `negvae.parts.LIKELIHOODS`, a class or function that makes a
+            `negvae.model.Likelihood`, or one of those.
         sigma: standard deviation of the Gaussian likelihoods, in units of the [0, 1] pixel range;
             where it is learned, its starting value.
         learn_sigma: whether one scalar sigma is trained with the decoder.
-        network: encoder and decoder, one of `NETWORKS`; "mlp" takes rows of features of any range, the others images.
-        initialization: of the weights; one of `INITIALIZATIONS` (see `negvae.model.networks.initialize`).
+        network: encoder and decoder: a name in `negvae.parts.NETWORKS`, or a function (shape, latent_size) -> (encoder,
+            decoder).
+        initialization: of the weights, a name in `negvae.parts.INITIALIZATIONS`.
         latent_size: dimensions of z.
         negative_shift: c in the negative prior N(c 1, I).
         negative_weight: factor on KL(q(z|negative) || negative prior); 1 in the paper.
-        update: one of `UPDATES`: whether the generator's pull on generated negatives is taken after the encoder's
-            step, as in the paper, or at the same weights (see `negvae.training.objectives`).
-        optimizer: one of `OPTIMIZERS`; the encoder and the decoder have one each.
+        update: a name in `negvae.parts.UPDATES`: whether the generator's pull on generated negatives is taken after
+            the encoder's step, as in the paper, or at the same weights (see `negvae.training.objectives`).
+        optimizer: a name in `negvae.parts.OPTIMIZERS`; the encoder and the decoder have one each.
         learning_rate: of both optimizers.
         batch_size: images per step, and negatives per step.
         epochs: passes over the training images; the last incomplete batch of each pass is left out.
@@ -63,20 +87,27 @@ class RunConfig:
         default="none",
         metadata=_shown(
             "Negatives",
-            "Where negative samples come from: none, a data set's name or path, zoomed:NAME, added-noise[:SIGMA],"
-            " uniform-noise, generated, augmented[:NAME,...], or a mixture such as 0.7*augmented+0.3*generated.",
+            "Where negative samples come from: none, a data set's name or path, "
+            + "".join(f"{SOURCES[name].notation}, " for name in SOURCES)
+            + "or a mixture such as 0.7*augmented+0.3*generated.",
             "source",
         ),
     )
-    likelihood: str = field(default="bernoulli", metadata=_shown("Model", "The observation model p(x|z).", "name"))
+    likelihood: str | BuildLikelihood | Likelihood = field(
+        default="bernoulli", metadata=_shown("Model", "The observation model p(x|z).", "name", LIKELIHOODS)
+    )
     sigma: float = field(
         default=1.0, metadata=_shown("Model", "Standard deviation of the Gaussian likelihoods, for pixels from 0 to 1.")
     )
     learn_sigma: bool = field(
         default=False, metadata=_shown("Model", "Train sigma with the decoder, starting from --sigma.")
     )
-    network: str = field(default="auto", metadata=_shown("Model", "The encoder and the decoder.", "name"))
-    initialization: str = field(default="he", metadata=_shown("Model", "How the weights are drawn.", "name"))
+    network: str | BuildNetworks = field(
+        default="pyramid", metadata=_shown("Model", "The encoder and the decoder.", "name", NETWORKS)
+    )
+    initialization: str = field(
+        default="he", metadata=_shown("Model", "How the weights are drawn.", "name", INITIALIZATIONS)
+    )
     latent_size: int = field(default=32, metadata=_shown("Model", "Size of the latent code z.", "dimensions"))
     negative_shift: float = field(default=8.0, metadata=_shown("Negatives", "The c of the negatives' prior N(c 1, I)."))
     negative_weight: float = field(
@@ -84,9 +115,13 @@ class RunConfig:
     )
     update: str = field(
         default="alternating",
-        metadata=_shown("Negatives", "How generator and encoder are updated with generated negatives.", "name"),
+        metadata=_shown(
+            "Negatives", "How generator and encoder are updated with generated negatives.", "name", UPDATES
+        ),
     )
-    optimizer: str = field(default="adam", metadata=_shown("Training", "What updates encoder and decoder.", "name"))
+    optimizer: str = field(
+        default="adam", metadata=_shown("Training", "What updates encoder and decoder.", "name", OPTIMIZERS)
+    )
     learning_rate: float = field(default=1e-3, metadata=_shown("Training", "Learning rate of encoder and decoder."))
     batch_size: int = field(default=128, metadata=_shown("Training", "Inliers, and negatives, of each step.", "images"))
     epochs: int = field(
@@ -96,7 +131,10 @@ class RunConfig:
     precision: str = field(
         default="auto",
         metadata=_shown(
-            "Machine", "The arithmetic of training; auto takes bfloat16 where the device computes in it.", "name"
+            "Machine",
+            "The arithmetic of training; auto takes bfloat16 where the device computes in it.",
+            "name",
+            PRECISIONS,
         ),
     )
     device: str = field(
@@ -118,11 +156,10 @@ class RunConfig:
         """Refuse values that cannot be meant, with one line that says what would be right."""
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _typed(each.name, getattr(self, each.name), str(each.type)))
-        choose("likelihood", self.likelihood, LIKELIHOODS)
-        choose("network", self.network, NETWORKS)
-        choose("initialization", self.initialization, INITIALIZATIONS)
-        choose("update", self.update, UPDATES)
-        choose("optimizer", self.optimizer, OPTIMIZERS)
+        likelihood, network = self._parts()
+        INITIALIZATIONS[self.initialization]
+        OPTIMIZERS[self.optimizer]
+        UPDATES[self.update]
         choose("precision", self.precision, PRECISIONS)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ValueError(f"device is {self.device!r}: it must be auto, cpu, cuda or cuda:N")
@@ -138,16 +175,45 @@ class RunConfig:
                 raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
         if not 0 <= self.calibration < 1:
             raise ValueError(f"calibration is {self.calibration}: it must be a fraction of at least 0 and below 1")
-        if self.network == "mlp" and self.likelihood != "gaussian":
+        if network.takes not in likelihood.takes:
+            right = ", ".join(name for name in LIKELIHOODS if network.takes in LIKELIHOODS[name].takes)
             raise ValueError(
-                f"network mlp takes features of any range: its likelihood is gaussian, not {self.likelihood}"
+                f"network {network.name} takes {network.takes}, which likelihood {likelihood.name} does not describe;"
+                f" these do: {right}"
             )
-        if self.learn_sigma and self.likelihood == "bernoulli":
-            raise ValueError("learn_sigma needs a Gaussian likelihood: bernoulli has no sigma")
+        if self.learn_sigma and "learn_sigma" not in likelihood.needs:
+            right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)
+            raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
+
+    def _parts(self) -> tuple[LikelihoodEntry, NetworkEntry]:
+        """The entries of likelihood and network; objects that are registered become their names."""
+        for name, table in (("likelihood", LIKELIHOODS), ("network", NETWORKS)):
+            part = getattr(self, name)
+            if not isinstance(part, str) and (registered := table.name_of(part)) is not None:
+                object.__setattr__(self, name, registered)
+            elif not isinstance(part, str) and not callable(part) and not hasattr(part, "log_prob"):
+                raise ValueError(f"{name} is {part!r}: it must be text, or the {name} itself")
+        return likelihood_entry(self.likelihood), network_entry(self.network)
+
+    @property
+    def takes_features(self) -> bool:
+        """Whether the network takes rows of features (N x D x 1 x 1) and not images."""
+        return network_entry(self.network).takes == "features"
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values, in order."""
-        return dataclasses.asdict(self)
+        """The fields as plain values, in order.
+
+        Raises:
+            ValueError: likelihood or network is an object that is not registered.
+        """
+        values = {each.name: getattr(self, each.name) for each in dataclasses.fields(self)}
+        for name in ("likelihood", "network"):
+            if not isinstance(values[name], str):
+                raise ValueError(
+                    f"{name} {described(values[name])} has no name by which a saved run could know it: register it"
+                    f' with @negvae.register_{name}("...")'
+                )
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], where: str = "config") -> RunConfig:
@@ -178,17 +244,14 @@ class RunConfig:
         return cls.from_dict(read_yaml_mapping(text, where), where)
 
 
-def choices(name: str) -> tuple[str, ...]:
-    """The names that a field of `RunConfig` may have; empty for a field that takes other values."""
-    known = {
-        "likelihood": LIKELIHOODS,
-        "network": NETWORKS,
-        "initialization": INITIALIZATIONS,
-        "update": UPDATES,
-        "optimizer": OPTIMIZERS,
-        "precision": PRECISIONS,
+def translated(values: dict[str, Any], version: object) -> dict[str, Any]:
+    """The fields of a run that a file of some format describes, with the names of today."""
+    if not isinstance(version, int) or version >= FORMAT:
+        return values
+    return {
+        name: RENAMED[name].get(value, value) if name in RENAMED and isinstance(value, str) else value
+        for name, value in values.items()
     }
-    return known.get(name, ())
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -208,8 +271,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         optimizer="adam", learning_rate=1e-4, batch_size=50, epochs=100,
     ),
     # Any image size from 16x16 to 128x128; a recipe for a first look rather than for the paper's figures.
-    "auto": dict(
-        network="auto", initialization="he", latent_size=32, negative_shift=8.0,
+    "general": dict(
+        network="pyramid", initialization="he", latent_size=32, negative_shift=8.0,
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10, calibration=0.2,
     ),
     # The default where no negatives are named: nothing but the inliers, of any image size from 16x16 to 128x128. Chosen
@@ -230,7 +293,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def default_preset(negatives: str | None) -> str:
     """The preset for images where none is named: "unsupervised", which brings its negatives, unless some are given."""
-    return "unsupervised" if negatives is None else "auto"
+    return "unsupervised" if negatives is None else "general"
 
 
 def preset(name: str, data: str, **overrides: Any) -> RunConfig:
@@ -262,9 +325,11 @@ def read_yaml_mapping(text: str, where: str) -> dict[str, Any]:
 
 def _typed(name: str, value: Any, kind: str) -> Any:
     """Return `value` as the annotated `kind`, accepting only lossless conversions."""
-    base, _, optional = kind.partition(" | ")
-    if value is None and optional:
+    base, _, further = kind.partition(" | ")
+    if value is None and further == "None":
         return None
+    if further not in ("", "None") and not isinstance(value, bool | int | float | None):
+        return value  # the name of a part, or the part itself
     if base == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if base == "int" and isinstance(value, int) and not isinstance(value, bool):

@@ -74,11 +74,21 @@ class Table(Generic[Part]):
             ValueError: there is none; the message names the nearest and lists all. Nothing from a saved folder is
                 run, so a folder that names a part of somebody's own needs the package that registers it.
         """
-        if name not in self._entries:
-            _import_plugins()
-        if name not in self._entries:
+        found = self.get(name)
+        if found is None:
             choose(self.kind, name, self._entries)
         return self._entries[name]
+
+    def get(self, name: str) -> Part | None:
+        """The part of this name, or None; installed plugins are imported where it is not known without them."""
+        if name not in self._entries:
+            _import_plugins()
+        return self._entries.get(name)
+
+    def name_of(self, part: object) -> str | None:
+        """The name under which an object is registered; None where it is not."""
+        where = f"{getattr(part, '__module__', '')}:{getattr(part, '__qualname__', '')}"
+        return next((each.name for each in self.entries() if each.target is part or each.target == where), None)
 
     def __contains__(self, name: object) -> bool:
         """Whether a part of this name is registered, plugins that were not imported yet aside."""
@@ -106,11 +116,20 @@ def _imported(path: str) -> Any:
 
 @cache
 def _import_plugins() -> None:
-    """Import the installed packages of the entry-point group, once; importing them registers their parts."""
+    """Import the installed packages of the entry-point group, once; importing them registers their parts.
+
+    Raises:
+        ImportError: one of them fails, in whatever way.
+    """
     from importlib.metadata import entry_points  # here, since the command line's help is quicker without it
 
     for plugin in entry_points(group=GROUP):
-        plugin.load()
+        try:
+            plugin.load()
+        except Exception as error:
+            raise ImportError(
+                f"the plugin {plugin.name} = {plugin.value} (entry-point group {GROUP}) cannot be imported: {error}"
+            ) from error
 
 
 def choose(what: str, name: str, known: Iterable[str]) -> str:

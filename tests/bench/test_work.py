@@ -36,7 +36,7 @@ def test_gray_by_hand():
 def test_sizes_follow_the_layers(network):
     """The count's own idea of each convolution's output is what the layer gives."""
     shape = SHAPES[network]
-    model = build_vae(preset("auto", "x", network=network), shape)
+    model = build_vae(preset("general", "x", network=network), shape)
     counts = []
 
     def count(layer, inputs, output):

@@ -116,7 +116,7 @@ def test_help_shows_what_the_preset_gives(capsys):
     panels = ["Data", "Model", "Negatives", "Training", "Calibration", "Machine", "Cluster"]
     found = re.findall("(Data|Model|Negatives|Training|Calibration|Machine|Cluster) +-", usual)
     assert found == panels
-    assert "One of: bernoulli, gaussian, quantized-gaussian." in usual
+    assert "One of: bernoulli (cross-entropy of pixels as probabilities), gaussian (a Gaussian with one" in usual
 
 
 def complete(text):

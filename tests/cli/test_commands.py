@@ -69,7 +69,7 @@ def test_train_evaluate_resume(capsys, blob_files, tmp_path):
         (["train", "--data", "IN", "--out", "OUT", "--negatives", "IN"], ["inliers"]),
         (["train", "--data", "IN", "--out", "OUT", "--negatives", "OTHER"], ["1x20x20", "1x28x28"]),
         (["train", "--data", "IN", "--out", "OUT", "--preset", "grey"], ["did you mean gray"]),
-        (["train", "--data", "IN", "--out", "OUT", "--preset", "color"], ["3x32x32", "auto"]),
+        (["train", "--data", "IN", "--out", "OUT", "--preset", "color"], ["3x32x32", "pyramid"]),
         (["train", "--data", "IN", "--out", "OUT", "--likelihood", "gausian"], ["did you mean gaussian"]),
         (["train", "--data", "/no/such/folder", "--out", "OUT"], ["no such file"]),
         (["train", "--data", "IN", "--out", "OUT", "--budget", "0"], ["--budget"]),

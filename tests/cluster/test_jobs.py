@@ -67,7 +67,7 @@ def test_scores_are_those_of_one_machine(nodes, model, mixed, tmp_path):
     stored = score(nodes, model, [mixed.as_uri()], (tmp_path / "stored").as_uri(), shard_rows=50, **options)
     assert stored.rows == summary.rows - 60
     found = pq.read_table(tmp_path / "stored")
-    assert found["combined"].to_pylist() == wanted["auto"].to_pylist()[: stored.rows]
+    assert found["combined"].to_pylist() == wanted["combined"].to_pylist()[: stored.rows]
     refused = [
         ({}, "add --resume"),
         ({"resume": True, "shard_rows": 25}, "was begun with shard_rows 24, not 25"),

@@ -11,7 +11,7 @@ base = pytest.importorskip("pyod.models.base")
 
 @pytest.fixture(scope="module")
 def rows() -> np.ndarray:
-    """190 rows of one cluster, then 10 strangers."""
+    """190 rows of one cluster, then 10 outliers."""
     draw = np.random.default_rng(0)
     return np.concatenate([draw.normal(size=(190, 4)), draw.normal(8, 1, size=(10, 4))])
 

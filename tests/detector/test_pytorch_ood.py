@@ -15,12 +15,12 @@ OPTIONS = {"preset": "gray", "epochs": 2, "batch_size": 16, "device": "cpu"}
 
 def test_it_is_fitted_by_a_loader_and_scores_as_the_detector_does() -> None:
     inliers = blobs(120, (1, 28, 28))
-    strangers = 255 - blobs(20, (1, 28, 28), 3)
-    data = TensorDataset(torch.cat([inliers, strangers]), torch.tensor([0] * 120 + [-1] * 20))
+    outliers = 255 - blobs(20, (1, 28, 28), 3)
+    data = TensorDataset(torch.cat([inliers, outliers]), torch.tensor([0] * 120 + [-1] * 20))
     detector = as_pytorch_ood(**OPTIONS)
     assert isinstance(detector, api.Detector)
     assert detector.fit(DataLoader(data, batch_size=32)) is detector
-    fresh = torch.cat([blobs(20, (1, 28, 28), 9), strangers])
+    fresh = torch.cat([blobs(20, (1, 28, 28), 9), outliers])
     scores = detector.predict(fresh)
     assert isinstance(scores, torch.Tensor)
     assert scores.shape == (40,)

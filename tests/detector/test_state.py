@@ -16,10 +16,10 @@ OPTIONS = {"epochs": 1, "batch_size": 16, "precision": "float32", "device": "cpu
 SCORES = ["combined", "dose", "bpd", "kl", "iwae", "typicality"]
 KINDS = {
     "unsupervised": (IMAGES, {}),
-    "generated": (IMAGES, {"preset": "auto", "negatives": "0.5*generated+0.2*added-noise+0.3*uniform-noise"}),
+    "generated": (IMAGES, {"preset": "general", "negatives": "0.5*generated+0.2*added-noise+0.3*uniform-noise"}),
     "quantized": (
         IMAGES,
-        {"preset": "auto", "negatives": "none", "likelihood": "quantized-gaussian", "learn_sigma": True},
+        {"preset": "general", "negatives": "none", "likelihood": "quantized-gaussian", "learn_sigma": True},
     ),
     "rows": (ROWS, {}),
 }  # fmt: skip

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch import nn
 
 from negvae.config import preset
 from negvae.fast import int8 as quantized
@@ -35,7 +36,7 @@ def test_scores_are_those_of_float32_up_to_rounding(network):
         assert 0 < error < 0.05, (name, error)
 
 
-@pytest.mark.parametrize("network", ["gray", "auto"])
+@pytest.mark.parametrize("network", ["gray", "pyramid"])
 def test_a_score_depends_on_the_image_alone(network):
     model = model_of(network)
     encoder = quantize(model.encoder, blobs(50, SHAPES[network], seed=1))
@@ -106,7 +107,7 @@ def test_what_int8_is_not_for_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r"images are .*this model takes uint8"):
         compute_scores(model, images.float(), ["kl"], quantized=encoder)
     with pytest.raises(ValueError, match="not of this model"):
-        QuantizedEncoder(model_of("auto").encoder, encoder.rounding)
+        QuantizedEncoder(model_of("pyramid").encoder, encoder.rounding)
     rows = build_vae(preset("features", "rows"), (5, 1, 1)).eval()
     with pytest.raises(ValueError, match="rows of features"):
         quantize(rows.encoder, torch.zeros(4, 5, 1, 1))
@@ -117,6 +118,22 @@ def test_what_int8_is_not_for_is_refused(monkeypatch):
     monkeypatch.setattr(quantized, "multiplies_integers", lambda: False)
     with pytest.raises(ValueError, match="no exact 8-bit convolution"):
         quantize(model_of("gray").encoder, images)
+
+
+@pytest.mark.parametrize(
+    ("layers", "words"),
+    [
+        ([nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 6)], "Conv2d in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten()], "Conv2d in this"),
+        ([nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Flatten()], "Conv2d in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Sequential(nn.ReLU()), nn.Flatten()], "Sequential in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten()], "a linear layer as the encoder's last, not Flatten"),
+        ([nn.Conv2d(1, 4, 3)], "a linear layer as the encoder's last, not Conv2d"),
+    ],
+)
+def test_layers_it_does_not_know_are_refused(layers, words):
+    with pytest.raises(ValueError, match=words):
+        quantize(nn.Sequential(*layers), blobs(4, SHAPES["gray"]))
 
 
 def test_a_kernel_that_overflows_or_is_missing_is_noticed(monkeypatch):

@@ -40,13 +40,3 @@ def test_rows_train_an_mlp_and_images_do_not():
         train(small_run("gray"), rows)
     with pytest.raises(ValueError, match="takes floating-point N x 3x1x1"):
         result.model.check(torch.zeros(2, 3, 1, 1, dtype=torch.uint8))
-
-
-def test_double_precision_goes_all_the_way():
-    model = build_vae(preset("features", "rows"), (5, 1, 1)).double().eval()
-    rows = torch.randn(4, 5, 1, 1).double()
-    posterior = model.encode(model.prepare(rows))
-    assert posterior.mean.dtype == model.prior.kl(*posterior).dtype == torch.float64
-    output = model.decode(posterior.mean)
-    assert model.likelihood.log_prob(output, rows).dtype == torch.float64
-    assert torch.equal(model.generate(posterior.mean), output)  # the mean of features has no sigmoid

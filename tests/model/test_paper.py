@@ -11,7 +11,7 @@ from negvae.model import build_vae
 from negvae.model.likelihoods import build_likelihood
 from negvae.negatives import AddedNoise
 from negvae.training.objectives import Losses, encoder_loss, shared_losses
-from negvae.training.optimizers import OPTIMIZERS
+from negvae.training.optimizers import adam, rmsprop
 from tests.conftest import SHAPES, blobs, small_run
 
 CONVOLUTIONS = nn.Conv2d | nn.ConvTranspose2d
@@ -53,7 +53,7 @@ def test_networks_are_the_paper_s():
     assert norms == [32, 64, 128]
 
 
-@pytest.mark.parametrize("name", ["gray", "auto", "deep", "color"])
+@pytest.mark.parametrize("name", ["gray", "pyramid", "deep", "color"])
 def test_he_initialization_starts_near_the_prior(name):
     """The posterior's head has a tenth of the standard deviation that He normal gives."""
     model = build_vae(small_run(name, initialization="he"), SHAPES[name])
@@ -75,7 +75,7 @@ def test_optimizers_are_those_of_the_authors_framework(name):
     """Three steps by the formulas: RMSProp with decay 0.9 and epsilon 1e-10, Adam with 0.9 and 0.999."""
     start, gradients = 1.0, (1e-5, -3e-5, 2e-5)  # so small that an epsilon of 1e-6 would show
     parameter = nn.Parameter(torch.tensor([start], dtype=torch.float64))
-    optimizer = OPTIMIZERS[name]([parameter], 1e-2, capturable=False)
+    optimizer = {"adam": adam, "rmsprop": rmsprop}[name]([parameter], 1e-2, capturable=False)
     expected, mean, square = start, 0.0, 0.0
     for step, gradient in enumerate(gradients, 1):
         parameter.grad = torch.tensor([gradient], dtype=torch.float64)

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from negvae.config import PRESETS
-from negvae.negatives.transformations import TRANSFORMATIONS
 from negvae.paper.proxies import PROXIES
+from negvae.parts import TRANSFORMATIONS
 from tests.conftest import blobs
 
 
@@ -21,6 +21,6 @@ def test_proxies_are_other_images_of_the_same_kind(name, shape):
 
 
 def test_no_model_is_trained_against_a_proxy():
-    assert not PROXIES.keys() & TRANSFORMATIONS.keys()
+    assert not PROXIES.keys() & set(TRANSFORMATIONS)
     names = str(PRESETS["unsupervised"]["negatives"]).partition(":")[2].split(",")
-    assert set(names) <= TRANSFORMATIONS.keys()
+    assert set(names) <= set(TRANSFORMATIONS)

@@ -69,7 +69,7 @@ def plan(tmp_path, gray_sets, monkeypatch):
 
 
 def test_halves_of_a_sorted_set_are_alike(tmp_path, monkeypatch):
-    """Held-out inliers that come sorted by class are no strangers to one another."""
+    """Held-out inliers that come sorted by class are not out-of-distribution to one another."""
     images = np.concatenate([np.full((60, 1, 28, 28), level, np.uint8) for level in (0, 80, 160, 240)])
     np.save(tmp_path / "sorted.npy", images)
     config = preset("unsupervised", str(tmp_path / "sorted.npy"), epochs=1, batch_size=16)
@@ -80,7 +80,7 @@ def test_halves_of_a_sorted_set_are_alike(tmp_path, monkeypatch):
     assert areas["kl"] == pytest.approx(0.5, abs=0.1)
 
 
-def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
+def test_a_run_is_tested_against_every_set_and_proxy(plan):
     outcome = run_plan(plan, console=Console(quiet=True))
     assert outcome.done == 4, outcome
     main, plain = (
@@ -96,7 +96,7 @@ def test_a_run_is_tested_against_every_stranger_and_proxy(plan):
     assert 0.9 < main["evaluation"]["uniform-noise"]["auc_combined, ensemble"] <= 1
     assert "auc_waic" in plain["evaluation"]["uniform-noise"]
     assert "auc_combined, ensemble" not in plain["evaluation"]["uniform-noise"]
-    assert all("auc_bpd" not in row for row in main["curve"])  # no stranger is looked at while training
+    assert all("auc_bpd" not in row for row in main["curve"])  # no outlier is looked at while training
     found = beyond_show.gather(plan.recipe, plan.results)
     goal = beyond_show.goals(found).rows[0]
     assert goal[:2] == ("fashion-mnist > mnist", "0.88 (0.07)")

@@ -28,10 +28,12 @@ PRESETS = {
     "gray": SHAPES["gray"],
     "gray-paper": SHAPES["gray-paper"],
     "color": SHAPES["color"],
-    "auto": SHAPES["auto"],
+    "general": SHAPES["pyramid"],
     "unsupervised": SHAPES["deep"],
     "features": (6, 1, 1),
 }
+RECORDED = {"general": "auto"}
+"""What the record calls presets that have another name now."""
 NEGATIVES = {
     "generated, alternating": dict(negatives="generated", update="alternating"),
     "generated, simultaneous": dict(negatives="generated", update="simultaneous"),
@@ -45,7 +47,9 @@ NEGATIVES = {
 
 def cases() -> dict[str, tuple[str, dict[str, object]]]:
     """Preset and overrides of each case."""
-    found: dict[str, tuple[str, dict[str, object]]] = {f"preset {name}": (name, {}) for name in PRESETS}
+    found: dict[str, tuple[str, dict[str, object]]] = {
+        f"preset {RECORDED.get(name, name)}": (name, {}) for name in PRESETS
+    }
     for network in ("gray", "color"):
         found |= {f"{network}, {kind}": (network, fields) for kind, fields in NEGATIVES.items()}
     found["gray, quantized Gaussian of learned sigma"] = (

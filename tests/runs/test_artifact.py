@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from negvae.cli import main
-from negvae.config import preset
+from negvae.config import FORMAT, preset
 from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
 from negvae.runs.calibrate import calibrate_run
@@ -92,10 +92,10 @@ def test_a_new_calibration_heals(copy: Path, pair: tuple[Path, Path], how: str) 
 
 def test_a_folder_of_a_later_version_is_refused_and_of_version_0_1_read(copy: Path) -> None:
     text = (copy / CONFIG).read_text()
-    (copy / CONFIG).write_text(text.replace("format: 2", "format: 3"))
-    with pytest.raises(ValueError, match="reads formats up to 2: upgrade negvae"):
+    (copy / CONFIG).write_text(text.replace(f"format: {FORMAT}", f"format: {FORMAT + 1}"))
+    with pytest.raises(ValueError, match=f"reads formats up to {FORMAT}: upgrade negvae"):
         load_artifact(copy, "cpu")
-    (copy / CONFIG).write_text(text.replace("format: 2\n", "").removesuffix("...\n"))
+    (copy / CONFIG).write_text(text.replace(f"format: {FORMAT}\n", "").removesuffix("...\n"))
     assert load_artifact(copy, "cpu").calibration is not None
 
 

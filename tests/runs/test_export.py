@@ -51,7 +51,7 @@ def _two_channels(directory: Path, images: torch.Tensor) -> Path:
     from negvae.runs.calibrate import calibrated
     from negvae.training.loop import train
 
-    config = preset("auto", "blobs", epochs=1, batch_size=16, device="cpu", **OPTIONS["quantized"])
+    config = preset("general", "blobs", epochs=1, batch_size=16, device="cpu", **OPTIONS["quantized"])
     result = train(config, images[:64], None)
     calibration = calibrated(config, result, images[:64], images[64:], target_fpr=0.2)
     directory.mkdir()

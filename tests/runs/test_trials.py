@@ -142,7 +142,7 @@ def test_a_file_that_is_added_changed_or_gone_is_named(place, tmp_path):
 
 def test_few_images_get_enough_steps_by_every_door(place, tmp_path, monkeypatch):
     """Command line, detector and cluster ask the same function, and what a person has fixed stays."""
-    config = small_run("auto", epochs=6, batch_size=160)
+    config = small_run("pyramid", epochs=6, batch_size=160)
     assert fill_in(config, 160, ()) == config
     filled = fill_in(config, 160, ("batch_size", "epochs"))
     assert (filled.batch_size, filled.epochs) == (20, 125)
@@ -192,7 +192,7 @@ def test_what_a_person_fixed_and_is_too_little_is_warned_of(place, capsys):
 @pytest.mark.parametrize("fields", [{"network": "color"}, {"network": "gray-paper", "likelihood": "gaussian"}])
 def test_a_refused_run_leaves_nothing(tmp_path, fields):
     np.save(tmp_path / "x.npy", blobs(20, (1, 20, 20)).numpy())
-    config = dataclasses.replace(small_run("auto", epochs=1), data=str(tmp_path / "x.npy"))
+    config = dataclasses.replace(small_run("pyramid", epochs=1), data=str(tmp_path / "x.npy"))
     with pytest.raises(ValueError, match="made for"):
         run(dataclasses.replace(config, **fields), tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -14,7 +14,7 @@ from negvae.scoring.table import names_of
 from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
 CPU = torch.device("cpu")
-NETWORKS = ["gray", "color", "auto", "deep", "mlp"]
+NETWORKS = ["gray", "color", "pyramid", "deep", "mlp"]
 CHEAP = names_of(lambda score: score.calibrated)
 
 

@@ -1,4 +1,4 @@
-"""docs/extending-score.md, from fit over a saved folder to `negvae score` in another process and ONNX."""
+"""The score of docs/extending.md, from fit over a saved folder to `negvae score` in another process and ONNX."""
 
 import json
 import os
@@ -17,8 +17,8 @@ from negvae.scoring import SCORES, Scorer, compute_scores, register_score
 from tests.conftest import blobs
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs" / "extending-score.md").read_text()
-CODE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)[0]
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+CODE = re.findall(r"^## A score$.*?```python\n(.*?)```", PAGE, re.DOTALL | re.MULTILINE)[0]
 NAMES = ("largest_code", "worst_pixel")
 IMAGES = blobs(60, (1, 16, 16)).numpy()
 SEEN = np.concatenate([blobs(8, (1, 16, 16), 5).numpy(), 255 - blobs(8, (1, 16, 16), 6).numpy()])

@@ -1,4 +1,4 @@
-"""One property test over every likelihood, network and source; the losses against torch.distributions."""
+"""The step of training; its losses and gradients against torch.distributions."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
-from negvae import config
 from negvae.fast.convolution import gradients_by_input_only, run
 from negvae.model import build_vae
 from negvae.negatives import build_source
-from negvae.training.objectives import UPDATES, generator_loss, shared_losses, train_step
-from negvae.training.optimizers import OPTIMIZERS
+from negvae.parts import UPDATES
+from negvae.training.objectives import generator_loss, shared_losses, train_step
 from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, needs_bfloat16, small_run
 
@@ -25,7 +24,6 @@ SOURCES = [
     "augmented",
     "augmented+generated",
 ]
-LIKELIHOODS = [("bernoulli", False), ("gaussian", False), ("gaussian", True), ("quantized-gaussian", False)]
 
 
 class Recorder(Weights):
@@ -64,21 +62,7 @@ def take_step(
     return model, losses, encoder, decoder, (images, target, negatives, noise)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize(("likelihood", "learn_sigma"), LIKELIHOODS)
-@pytest.mark.parametrize("network", list(SHAPES))
-def test_every_combination_trains_what_it_should(network, likelihood, learn_sigma, source):
-    model, losses, encoder, decoder, _ = take_step(network, likelihood, learn_sigma, source)
-    assert all(part.dim() == 0 and torch.isfinite(part) for part in losses)
-    assert (losses.negative_kl > 0) == (source != "none")
-    assert (losses.generator_kl > 0) == ("generated" in source)
-    for optimizer in (encoder, decoder):
-        assert all(g is not None and torch.isfinite(g).all() and g.abs().sum() > 0 for g in optimizer.seen)
-    assert len(encoder.seen) + len(decoder.seen) == len(list(model.parameters()))
-    assert all(p.requires_grad for p in model.parameters())
-
-
-@pytest.mark.parametrize("network", ["gray", "auto", "color"])
+@pytest.mark.parametrize("network", ["gray", "pyramid", "color"])
 @pytest.mark.parametrize("source", ["none", "uniform-noise", "generated"])
 def test_gradients_equal_two_separate_passes(network, source):
     """The shared backward pass gives what the paper's two updates give, each computed on its own: in float64."""
@@ -293,8 +277,3 @@ def test_a_batch_is_divided_only_where_its_images_are_not_coupled(network):
 def test_an_unknown_update_is_refused():
     with pytest.raises(ValueError, match="unknown update 'alternate': did you mean alternating"):
         take_step("gray", "bernoulli", False, "none", update="alternate")
-
-
-def test_tables_hold_what_a_run_may_name():
-    assert tuple(UPDATES) == config.UPDATES
-    assert tuple(OPTIMIZERS) == config.OPTIMIZERS

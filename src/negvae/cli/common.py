@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negvae.config import SCORE_PRECISIONS
-from negvae.registry import choose
+from negvae.registry import Table, choose
 from negvae.scoring.table import SCORES
 
 if TYPE_CHECKING:
@@ -41,7 +41,9 @@ def one_of(what: str, names: Iterable[str], help: str, **more: Any) -> Any:
 
 
 def listed(names: Iterable[str]) -> str:
-    """A sentence for help texts."""
+    """A sentence for help texts; the parts of a table come with their meanings."""
+    if isinstance(names, Table):
+        names = (f"{entry.name} ({entry.meaning})" if entry.meaning else entry.name for entry in names.entries())
     return f"One of: {', '.join(names)}."
 
 

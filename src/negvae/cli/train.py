@@ -60,7 +60,7 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
     """The option of a field. `RunConfig` checks its value, and imports plugins where it does not know a name."""
-    kind, names = KINDS[str(field.type).partition(" | ")[0]], configs.choices(field.name)
+    kind, names = KINDS[str(field.type).partition(" | ")[0]], field.metadata["choices"]
     shown = typer.Option(
         None,
         f"--{field.name.replace('_', '-')}",
@@ -169,12 +169,13 @@ def _read(path: Path) -> dict[str, Any]:
         content = configs.read_yaml_mapping(path.read_text(encoding="utf-8"), str(path))
     except UnicodeDecodeError:
         raise ValueError(f"{path}: not a text file") from None
-    values = content.get("run", content)
+    values: Any = content.get("run", content)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: run is {values!r}: it must be a mapping of fields to values")
-    for name in values:
+    fields = configs.translated(values, content.get("format", 1 if "run" in content else configs.FORMAT))
+    for name in fields:
         choose(f"field in {path}", name, FIELDS)
-    return values
+    return fields
 
 
 def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Callable[[str], None]) -> None:

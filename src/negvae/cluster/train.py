@@ -169,11 +169,12 @@ class Team:
 
 
 def _auxiliary(source: NegativeSource | None) -> list[Tensor]:
-    """The images of the data sets that a source draws on, in the order in which they are named."""
+    """The images of the data sets that a source draws on, each once, in the order in which they are named."""
     if isinstance(source, Mixture):
-        return [images for part in source.sources for images in _auxiliary(part)]
-    images = getattr(source, "images", None)  # of whatever source draws on a data set
-    return [] if images is None else [images]
+        found = [images for part in source.sources for images in _auxiliary(part)]
+        return list({id(images): images for images in found}.values())
+    images = getattr(source, "images", None)
+    return [images] if isinstance(images, Tensor) else []
 
 
 def train_share(job: dict[str, Any]) -> None:

@@ -1,15 +1,16 @@
 """Images by name or path, as one uint8 array N x C x H x W.
 
-Of the rest of negvae this package imports `files` and `extras` only.
+Of the rest of negvae this package imports `files` and `registry` only.
 """
 
-from negvae.data.catalog import CATALOG, ImageSet, SetStatus, Shape, Split, names
+from negvae.data.catalog import CATALOG, DATASETS, ImageSet, SetStatus, Shape, Split, names, register_dataset
 from negvae.data.fetch import fetch
 from negvae.data.formats import pixel_sha256
 from negvae.data.load import is_path, list_sets, load, verify
 
 __all__ = [
     "CATALOG",
+    "DATASETS",
     "ImageSet",
     "SetStatus",
     "Shape",
@@ -20,5 +21,6 @@ __all__ = [
     "load",
     "names",
     "pixel_sha256",
+    "register_dataset",
     "verify",
 ]

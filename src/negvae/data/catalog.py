@@ -7,12 +7,20 @@ EMNIST is hashed upright, as it is served.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from functools import partial
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from negvae.registry import Entry, Table
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    MakeImages = Callable[["Split"], Tensor | tuple[Tensor, Tensor]]
 
 Split = Literal["train", "test"]
 State = Literal["complete", "unchecked", "partial", "stand-in", "missing", "damaged"]
@@ -461,23 +469,75 @@ CATALOG: dict[str, SetSpec] = {
 }
 
 
-def names() -> tuple[str, ...]:
-    """The names that `load` knows."""
-    return tuple(CATALOG)
+@dataclass(frozen=True, kw_only=True)
+class DatasetEntry(Entry["MakeImages"]):
+    """A data set with a name; its target gives the images of a split."""
+
+    @property
+    def origin(self) -> str:
+        """The module and the name of the function that makes it."""
+        target = self.load()
+        return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
-def lookup(name: str) -> SetSpec:
-    """The catalog entry of a name.
+def _from_files(name: str, split: Split) -> Tensor | tuple[Tensor, Tensor]:
+    """The images of a set of the catalog, with labels where it has them."""
+    import torch  # here, as is `load`, since the catalog takes neither
+
+    from negvae.data.load import load
+
+    found = load(name, split)
+    images = torch.from_numpy(found.images)
+    return images if found.labels is None else (images, torch.from_numpy(found.labels))
+
+
+DATASETS = Table(
+    "data set",
+    (DatasetEntry(name=name, meaning=spec.title, target=partial(_from_files, name)) for name, spec in CATALOG.items()),
+)
+"""The sets of the catalog, which are read from their files, and those that a registered function makes."""
+
+SomeImages = TypeVar("SomeImages", bound="MakeImages")
+
+
+def register_dataset(name: str, meaning: str = "") -> Callable[[SomeImages], SomeImages]:
+    """Decorate a function of a split, "train" or "test", that returns images, so that they can be named.
+
+    The function returns a uint8 tensor N x C x H x W, or a pair of that and integer labels (N).
+
+    Args:
+        name: by which YAML, command line and saved folders know it.
+        meaning: one phrase for overviews.
 
     Raises:
-        ValueError: The name is not in the catalog; the message names the nearest one.
+        ValueError: the name is taken.
     """
-    if name in CATALOG:
-        return CATALOG[name]
-    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), CATALOG, n=1, cutoff=0.5)
+
+    def register(part: SomeImages) -> SomeImages:
+        DATASETS.add(DatasetEntry(name=name, meaning=meaning, target=part))
+        return part
+
+    return register
+
+
+def names() -> tuple[str, ...]:
+    """The names that `load` knows."""
+    return tuple(DATASETS)
+
+
+def lookup(name: str) -> DatasetEntry:
+    """The entry of a name.
+
+    Raises:
+        ValueError: No data set has this name; the message names the nearest one.
+    """
+    found = DATASETS.get(name)
+    if found is not None:
+        return found
+    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), DATASETS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
-        f"unknown data set {name!r}: {hint}Known: {', '.join(CATALOG)}; "
+        f"unknown data set {name!r}: {hint}Known: {', '.join(DATASETS)}; "
         "a path to a folder of images or to a .npy, .npz or .parquet file is accepted too"
     )
 

@@ -56,8 +56,8 @@ def fetch(name: str, *, force: bool = False, log: Callable[[str], None] | None =
     """
     lookup(name)
     log = log or _log.info
-    if name == "uniform-noise":
-        log("uniform-noise is made on the spot; there is nothing to fetch")
+    if name == "uniform-noise" or name not in CATALOG:
+        log(f"{name} is made on the spot; there is nothing to fetch")
         return cache_folder()
     if not force:
         with suppress(ValueError):  # a damaged copy is a reason to fetch

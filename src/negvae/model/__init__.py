@@ -1,6 +1,7 @@
 """p(x|z), p(z) and the negative prior, q(z|x)."""
 
 from negvae.model.likelihoods import Bernoulli, Gaussian, Likelihood, QuantizedGaussian
+from negvae.model.networks import PosteriorHead
 from negvae.model.priors import GaussianPrior
 from negvae.model.vae import VAE, Posterior, build_vae
 
@@ -11,6 +12,7 @@ __all__ = [
     "GaussianPrior",
     "Likelihood",
     "Posterior",
+    "PosteriorHead",
     "QuantizedGaussian",
     "build_vae",
 ]

@@ -8,11 +8,14 @@ Log-probabilities are in nats, summed over an image's dimensions, and computed i
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from negvae.parts import likelihood_entry
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
@@ -23,7 +26,10 @@ def wide(values: Tensor) -> Tensor:
 
 
 class Likelihood(Protocol):
-    """What the model asks of an observation model; also an `nn.Module`, whose parameters train with the decoder."""
+    """What the model asks of an observation model, an `nn.Module` whose parameters train with the decoder."""
+
+    def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
+        """What is trained; `nn.Module` has it."""
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """The pixels whose density is asked for, given images (N x C x H x W, in [0, 1])."""
@@ -148,14 +154,30 @@ class QuantizedGaussian(Gaussian):
         return (super().sample(output, generator) * 255).floor() / 255
 
 
+BuildLikelihood = Callable[..., Likelihood]
+"""Makes a likelihood, from none or some of the keyword arguments sigma, learn_sigma and bounded."""
+
+
 def build_likelihood(
-    name: str, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True
-) -> Bernoulli | Gaussian:
-    """The likelihood with this name in `negvae.config.LIKELIHOODS`; arguments as of `Gaussian`.
+    part: str | BuildLikelihood | Likelihood, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True
+) -> Likelihood:
+    """Make a likelihood.
+
+    Args:
+        part: a name in `negvae.parts.LIKELIHOODS`, a class or function, or an object, which is copied.
+        sigma: passed on where it is needed, as are the following; see `Gaussian`.
+        learn_sigma: as there.
+        bounded: as there.
 
     Raises:
-        KeyError: there is none.
+        ValueError: there is none of this name.
+        TypeError: what was made is no likelihood.
     """
-    if name == "bernoulli":
-        return Bernoulli()
-    return {"gaussian": Gaussian, "quantized-gaussian": QuantizedGaussian}[name](sigma, learn_sigma, bounded)
+    entry = likelihood_entry(part)
+    settings = {"sigma": sigma, "learn_sigma": learn_sigma, "bounded": bounded}
+    made = entry.load()(**{name: settings[name] for name in entry.needs})
+    missing = [name for name in ("target", "log_prob", "excess", "mean", "sample") if not hasattr(made, name)]
+    if missing or not isinstance(made, nn.Module):
+        lacks = f"has no {', '.join(missing)}" if missing else "is no torch.nn.Module"
+        raise TypeError(f"likelihood {entry.name} {lacks}: see negvae.model.Likelihood")
+    return made

@@ -1,4 +1,4 @@
-"""Encoder and decoder networks by name.
+"""Encoder and decoder networks; `negvae.parts.NETWORKS` has their names.
 
 An encoder maps images (N x C x H x W) to N x 2L numbers: the posterior's means, then the logarithms of its
 variances. A decoder maps codes (N x L) to an output of the image's shape, which the likelihood interprets.
@@ -12,52 +12,56 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from negvae.parts import network_entry
+
 Shape = tuple[int, int, int]
 
 
-def build_networks(name: str, shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """The (encoder, decoder) called `name` for images of `shape` (C, H, W), not yet initialized.
-
-    Raises:
-        ValueError: the networks are not made for such images.
-    """
-    return _BUILDERS[name](shape, latent_size)
+BuildNetworks = Callable[[Shape, int], tuple[nn.Module, nn.Module]]
+"""Makes (encoder, decoder) for data of shape (C, H, W) and codes of a size."""
 
 
-def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> None:
-    """Draw every weight of `module` anew from `generator`; batch norms start as the identity.
+def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Make an (encoder, decoder), not yet initialized.
 
     Args:
-        module: network to initialize in place.
-        scheme: "normal": convolutions and their biases from N(0, 0.02), that is a standard deviation of 0.141,
-            linear layers Glorot uniform (the gray networks of Rosca et al., 2018); "glorot": Glorot uniform
-            throughout (the default of the authors' framework, for the color networks); "he": He normal for
-            the ReLU layers. Biases are zero where not said otherwise.
-        generator: source of randomness, on the CPU.
+        part: a name in `negvae.parts.NETWORKS`, or what makes both.
+        shape: (C, H, W) of the data.
+        latent_size: L; the encoder gives 2L numbers.
+
+    Raises:
+        ValueError: the networks are not made for such data.
+        TypeError: what was made are not two networks.
     """
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
-            weight = layer.weight
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
-            if scheme == "he":
-                nn.init.normal_(weight, 0, math.sqrt(2 / _inputs_per_output(layer)), generator=generator)
-            elif scheme == "glorot" or isinstance(layer, nn.Linear):
-                # The posterior's two heads share one layer, but each is initialized as its own.
-                for part in weight.chunk(2) if isinstance(layer, PosteriorHead) else (weight,):
-                    nn.init.xavier_uniform_(part, generator=generator)
-            else:
-                nn.init.normal_(weight, 0, math.sqrt(0.02), generator=generator)
-                if layer.bias is not None:
-                    nn.init.normal_(layer.bias, 0, math.sqrt(0.02), generator=generator)
-        elif isinstance(layer, nn.BatchNorm2d):
-            layer.reset_parameters()
-    if scheme == "he":
-        # Start near the prior: with full-size heads, exp(log-variance) can overflow in the first steps.
-        for layer in module.modules():
-            if isinstance(layer, PosteriorHead):
-                with torch.no_grad():
-                    layer.weight.mul_(0.1)
+    entry = network_entry(part)
+    made = entry.load()(shape, latent_size)
+    if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(each, nn.Module) for each in made)):
+        raise TypeError(f"network {entry.name} must make a pair (encoder, decoder) of torch.nn.Module, not {made!r}")
+    encoder, decoder = (each if isinstance(each, nn.Sequential) else nn.Sequential(each) for each in made)
+    return encoder, decoder
+
+
+def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_size: int) -> None:
+    """Check on two blank images that networks give what the model expects of them.
+
+    Raises:
+        ValueError: the encoder does not give N x 2L, or the decoder not N x C x H x W.
+    """
+    modes = encoder.training, decoder.training
+    try:
+        with torch.no_grad():
+            codes = encoder.eval()(torch.zeros(2, *shape))
+            output = decoder.eval()(torch.zeros(2, latent_size))
+    finally:
+        encoder.train(modes[0])
+        decoder.train(modes[1])
+    for what, given, wanted in (
+        ("encoder", codes, (2, 2 * latent_size)),
+        ("decoder", output, (2, *shape)),
+    ):
+        if tuple(given.shape) != wanted:
+            shown = ["x".join(map(str, each)) for each in (given.shape[1:], wanted[1:])]
+            raise ValueError(f"network {name}: the {what} gives N x {shown[0]}, expected N x {shown[1]}")
 
 
 class PosteriorHead(nn.Linear):
@@ -65,14 +69,6 @@ class PosteriorHead(nn.Linear):
 
     def __init__(self, features: int, latent_size: int) -> None:
         super().__init__(features, 2 * latent_size)
-
-
-def _inputs_per_output(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> float:
-    """How many inputs reach one output unit, on average where strides make it uneven."""
-    if isinstance(layer, nn.Linear):
-        return layer.in_features
-    taps = math.prod(layer.kernel_size) * layer.in_channels
-    return taps / math.prod(layer.stride) if isinstance(layer, nn.ConvTranspose2d) else taps
 
 
 def _gray_encoder(latent_size: int) -> nn.Sequential:
@@ -94,11 +90,11 @@ def _require(name: str, shape: Shape, wanted: Shape) -> None:
     if shape != wanted:
         made_for, given = ("x".join(map(str, s)) for s in (wanted, shape))
         raise ValueError(
-            f"network {name} is made for {made_for} images, these are {given} (C x H x W): use network auto"
+            f"network {name} is made for {made_for} images, these are {given} (C x H x W): use network pyramid"
         )
 
 
-def _gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+def gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and a light decoder with the encoder's filters in reverse."""
     _require("gray", shape, (1, 28, 28))
     decoder = nn.Sequential(
@@ -112,7 +108,7 @@ def _gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
     return _gray_encoder(latent_size), decoder
 
 
-def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+def gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """The paper's encoder and the decoder of Nalisnick et al. (2018)."""
     _require("gray-paper", shape, (1, 28, 28))
     decoder = nn.Sequential(
@@ -126,7 +122,7 @@ def _gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Seque
     return _gray_encoder(latent_size), decoder
 
 
-def _color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+def color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Appendix A.2.2: 4x4 Conv-BatchNorm-ReLU, filters 32-64-128 and 128-64-image."""
     _require("color", shape, (3, 32, 32))
 
@@ -148,12 +144,12 @@ def _color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential
     return encoder, decoder
 
 
-def _auto(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+def pyramid(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Halve height and width until the shorter side is below 8, doubling the filters from 32 up to 256.
 
     No batch norm: it would couple the inliers of a batch with the negatives beside them.
     """
-    sizes, filters = _pyramid("auto", shape)
+    sizes, filters = _levels("pyramid", shape)
     down: list[nn.Module] = []
     for level in range(len(sizes) - 1):
         down += [nn.Conv2d(filters[level], filters[level + 1], 4, stride=2, padding=1), nn.ReLU()]
@@ -177,7 +173,7 @@ def _auto(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
     return encoder, decoder
 
 
-def _pyramid(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
+def _levels(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
     """Sizes from the image's down to below 8, and the filters at each; at the first the image's channels."""
     channels, height, width = shape
     if not (16 <= height <= 128 and 16 <= width <= 128):
@@ -192,12 +188,12 @@ def _pyramid(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]
     return sizes, [channels, *(min(32 * 2**level, 256) for level in range(len(sizes) - 1))]
 
 
-def _deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """The decoder of `auto`, and an encoder that looks at every pixel before it halves the image, and between.
+def deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """The decoder of `pyramid`, and an encoder that looks at every pixel before it halves the image, and between.
 
     What tells a transformed inlier from an inlier is often fine: how sharp edges are, how smooth the areas between.
     """
-    sizes, filters = _pyramid("deep", shape)
+    sizes, filters = _levels("deep", shape)
     layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU()]
     channels = 16
     for width in filters[1:]:
@@ -205,10 +201,10 @@ def _deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
                    nn.Conv2d(width, width, 3, padding=1), nn.ReLU()]  # fmt: skip
         channels = width
     head = PosteriorHead(channels * math.prod(sizes[-1]), latent_size)
-    return nn.Sequential(*layers, nn.Flatten(), head), _auto(shape, latent_size)[1]
+    return nn.Sequential(*layers, nn.Flatten(), head), pyramid(shape, latent_size)[1]
 
 
-def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+def mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Two hidden layers of twice as many units as there are features, 64 to 512."""
     features = shape[0]
     if shape[1:] != (1, 1):
@@ -225,13 +221,3 @@ def _mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
         nn.Linear(units, features), nn.Unflatten(1, shape),
     )  # fmt: skip
     return encoder, decoder
-
-
-_BUILDERS: dict[str, Callable[[Shape, int], tuple[nn.Sequential, nn.Sequential]]] = {
-    "gray": _gray,
-    "gray-paper": _gray_paper,
-    "color": _color,
-    "auto": _auto,
-    "deep": _deep,
-    "mlp": _mlp,
-}

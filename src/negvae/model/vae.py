@@ -10,10 +10,12 @@ from torch import Tensor, nn
 from negvae.config import RunConfig
 from negvae.device import own_state
 from negvae.fast import convolution
+from negvae.model.initialization import initialize
 from negvae.model.inputs import Features, Pixels
-from negvae.model.likelihoods import Bernoulli, Gaussian, build_likelihood, wide
-from negvae.model.networks import Shape, build_networks, initialize
+from negvae.model.likelihoods import Likelihood, build_likelihood, wide
+from negvae.model.networks import Shape, build_networks, check_networks
 from negvae.model.priors import GaussianPrior
+from negvae.parts import network_entry
 
 
 class Posterior(NamedTuple):
@@ -48,7 +50,7 @@ class VAE(nn.Module):
         self,
         encoder: nn.Sequential,
         decoder: nn.Sequential,
-        likelihood: Bernoulli | Gaussian,
+        likelihood: Likelihood,
         shape: Shape,
         latent_size: int,
         negative_shift: float,
@@ -141,7 +143,9 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     Weights are drawn from a generator seeded by `config.seed`; the same config gives the same weights.
 
     Raises:
-        ValueError: the network is not made for such images.
+        ValueError: the network is not made for such images, has a layer that the initialization does not
+            know, or gives something of another shape.
+        TypeError: network or likelihood is no such thing.
     """
     # Made without storage first: the layers' own initialization would draw from the global random state.
     with torch.device("meta"):
@@ -151,7 +155,10 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)
-    features = config.network == "mlp"
+    entry = network_entry(config.network)
+    if not isinstance(entry.target, str):  # the library's own are known to fit
+        check_networks(entry.name, encoder, decoder, shape, config.latent_size)
+    features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     inputs = Features(shape[0]) if features else Pixels()
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs)

@@ -1,6 +1,6 @@
 """Where negative samples come from."""
 
-from negvae.negatives.notation import SOURCES, Spec, auxiliary_names, build_source, parse
+from negvae.negatives.notation import Spec, auxiliary_names, build_source, parse
 from negvae.negatives.overlap import refuse_overlap
 from negvae.negatives.sources import (
     EVERY,
@@ -12,12 +12,10 @@ from negvae.negatives.sources import (
     NegativeBatch,
     NegativeSource,
     UniformNoise,
-    Zoomed,
 )
 
 __all__ = [
     "EVERY",
-    "SOURCES",
     "AddedNoise",
     "Augmented",
     "Auxiliary",
@@ -27,7 +25,6 @@ __all__ = [
     "NegativeSource",
     "Spec",
     "UniformNoise",
-    "Zoomed",
     "auxiliary_names",
     "build_source",
     "parse",

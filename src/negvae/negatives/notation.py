@@ -6,34 +6,26 @@ zoomed:imagenet32             random parts of its images, enlarged: more variety
 added-noise[:SIGMA]           the inliers plus Gaussian noise (sigma 0.25)
 uniform-noise                 uniform integer pixels
 generated                     the model's own samples; the decoder is trained against the encoder
-augmented[:NAME,NAME...]      transformations of the inliers (`negvae.negatives.transformations`)
+augmented[:NAME,NAME...]      transformations of the inliers (`negvae.parts.TRANSFORMATIONS`)
 0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
 
 What exists as a path is a path, whatever its name looks like. In a mixture a path that holds + or * stands in quotes:
 0.5*'./C++ parts'+0.5*augmented
+
+Further sources are written as their entries in `negvae.parts.SOURCES` say.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from torch import Tensor
 
-from negvae.negatives.sources import (
-    DEFAULT_NOISE,
-    AddedNoise,
-    Augmented,
-    Auxiliary,
-    Generated,
-    Mixture,
-    NegativeSource,
-    UniformNoise,
-    Zoomed,
-)
-
-SOURCES = ("none", "auxiliary", "zoomed", "added-noise", "uniform-noise", "generated", "augmented")
+from negvae.data import DATASETS, is_path
+from negvae.negatives.sources import Mixture, NegativeSource
+from negvae.parts import SOURCES
 
 
 class Spec(NamedTuple):
@@ -67,18 +59,13 @@ def parse(text: str) -> list[Spec]:
         argument = _unquoted(argument)
         if kind == "none":
             raise ValueError(f"negatives {text!r}: none cannot be part of a mixture")
-        if kind not in SOURCES:  # a data set's name, or a path that may hold a colon
+        if not _is_source(kind, rest.strip()):  # a data set's name, or a path that may hold a colon
             kind, argument = "auxiliary", _unquoted(rest.strip())
-        if kind in ("auxiliary", "zoomed") and not argument:
+        entry = SOURCES[kind]
+        if entry.argument == "data set" and not argument:
             raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in {kind}:kmnist")
-        if kind in ("generated", "uniform-noise") and argument:
+        if entry.argument == "nothing" and argument:
             raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
-        if kind == "added-noise" and argument:
-            try:
-                float(argument)
-            except ValueError:
-                message = f"negatives {text!r}: {argument!r} is not a sigma, as in added-noise:0.25"
-                raise ValueError(message) from None
         specs.append(Spec(kind, argument, share))
     return specs
 
@@ -125,9 +112,34 @@ def _unquoted(text: str) -> str:
     return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
+def _is_source(kind: str, text: str) -> bool:
+    """Whether `kind` is a source; plugins are looked for where `text` is not known as a data set or path either."""
+    return kind in SOURCES or (text not in DATASETS and not is_path(text) and SOURCES.get(kind) is not None)
+
+
+def _value(spec: Spec, images: Mapping[str, Tensor]) -> tuple[()] | tuple[object]:
+    """What a source is made from: nothing, or its argument."""
+    entry = SOURCES[spec.kind]
+    if not spec.argument:
+        return ()
+    if entry.argument == "number":
+        try:
+            return (float(spec.argument),)
+        except ValueError:
+            wanted = entry.placeholder.lower() or "number"
+            raise ValueError(f"negatives: {spec.argument!r} is not a {wanted}, as in {entry.name}:0.25") from None
+    readers: dict[str, Callable[[str], object]] = {
+        "data set": images.__getitem__,
+        "names": lambda text: tuple(name.strip() for name in text.split(",")),
+        "text": str,
+    }
+    return (readers[entry.argument](spec.argument),)
+
+
 def auxiliary_names(text: str) -> list[str]:
     """The data sets that a source's text draws on, each once."""
-    return list(dict.fromkeys(spec.argument for spec in parse(text) if spec.kind in ("auxiliary", "zoomed")))
+    specs = parse(text)
+    return list(dict.fromkeys(spec.argument for spec in specs if SOURCES[spec.kind].argument == "data set"))
 
 
 def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> NegativeSource | None:
@@ -135,27 +147,15 @@ def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> Negative
 
     Args:
         text: in the notation of this module.
-        load_auxiliary: gives a data set's images (uint8, M x C x H x W, on the training device) by name or path.
+        load_auxiliary: gives a data set's images (uint8, M x C x H x W, on the training device) by name or path; it is
+            called once for each set, in the order of `auxiliary_names`.
 
     Raises:
         ValueError: the text or one of its arguments is refused.
     """
-    sources: list[NegativeSource] = []
     specs = parse(text)
-    for spec in specs:
-        if spec.kind == "auxiliary":
-            sources.append(Auxiliary(load_auxiliary(spec.argument)))
-        elif spec.kind == "zoomed":
-            sources.append(Zoomed(load_auxiliary(spec.argument)))
-        elif spec.kind == "added-noise":
-            sources.append(AddedNoise(float(spec.argument or DEFAULT_NOISE)))
-        elif spec.kind == "uniform-noise":
-            sources.append(UniformNoise())
-        elif spec.kind == "generated":
-            sources.append(Generated())
-        else:
-            names = tuple(name.strip() for name in spec.argument.split(",")) if spec.argument else None
-            sources.append(Augmented(names) if names else Augmented())
+    images = {name: load_auxiliary(name) for name in auxiliary_names(text)}
+    sources = [SOURCES[spec.kind].load()(*_value(spec, images)) for spec in specs]
     if len(sources) < 2:
         return sources[0] if sources else None
     return Mixture(tuple(sources), tuple(spec.weight for spec in specs))

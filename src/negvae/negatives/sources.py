@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from negvae.model import VAE
-from negvae.negatives.transformations import (
-    DEFAULT_TRANSFORMATIONS,
-    FEATURE_TRANSFORMATIONS,
-    TRANSFORMATIONS,
-    box,
-    zoom,
-)
-from negvae.registry import choose
+from negvae.negatives.transformations import Transformation, box, zoom
+from negvae.parts import TRANSFORMATIONS, Takes
 
 DEFAULT_NOISE = 0.25
-
-
 EVERY = slice(None)
 
 
@@ -62,39 +56,35 @@ class NegativeSource(Protocol):
         """
 
 
+BuildSource = Callable[..., NegativeSource]
+"""Makes a source, from its argument where it has one."""
+
+
 @dataclass(frozen=True)
 class Auxiliary:
     """Random images of another data set.
 
     Args:
         images: the whole set as it is stored (uint8, M x C x H x W), on the training device.
+        change: what is done to those that are drawn.
     """
 
     images: Tensor
+    change: Transformation | None = None
     adversarial = False
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """Rows drawn uniformly with replacement."""
+        """Rows drawn uniformly with replacement, each changed anew."""
         size, device = (len(positives),), self.images.device
         chosen = torch.randint(len(self.images), size, generator=generator, device=device)
-        return NegativeBatch(model.prepare(self.images[chosen[rows]]))
+        if self.change is None:
+            return NegativeBatch(model.prepare(self.images[chosen[rows]]))
+        return NegativeBatch(self.change(model.prepare(self.images[chosen]), generator)[rows])
 
 
-@dataclass(frozen=True)
-class Zoomed:
-    """Random parts of another data set's images, enlarged by 1 to 4 and some of them mirrored.
-
-    Args:
-        images: the whole set, uint8, M x C x H x W, on the training device.
-    """
-
-    images: Tensor
-    adversarial = False
-
-    def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
-        """Rows drawn uniformly with replacement, each zoomed anew."""
-        drawn = Auxiliary(self.images).sample(positives, model, generator).images
-        return NegativeBatch(zoom(drawn, generator, least=1.0)[rows])
+def zoomed(images: Tensor) -> Auxiliary:
+    """Random parts of another data set's images, enlarged by 1 to 4 and some of them mirrored; see `Auxiliary`."""
+    return Auxiliary(images, partial(zoom, least=1.0))
 
 
 @dataclass(frozen=True)
@@ -155,38 +145,46 @@ class Augmented:
     """Label-free transformations of the batch itself; each gets an equal share of it.
 
     Args:
-        names: keys of `negvae.negatives.transformations.TRANSFORMATIONS`, or for rows of features of
-            `FEATURE_TRANSFORMATIONS`; None for the defaults: `DEFAULT_TRANSFORMATIONS`, or all of the latter.
+        transformations: functions of images and a random generator, or names in `negvae.parts.TRANSFORMATIONS`; None
+            for those that are the default for the kind of data.
     """
 
-    names: tuple[str, ...] | None = None
+    transformations: tuple[str | Transformation, ...] | None = None
     adversarial = False
 
     def __post_init__(self) -> None:
         """Refuse unknown or no transformations."""
-        if self.names is None:
+        if self.transformations is None:
             return
-        if not self.names:
+        if not self.transformations:
             raise ValueError(f"augmented needs a transformation. Known: {', '.join(TRANSFORMATIONS)}")
-        for name in self.names:
-            choose("transformation", name, [*TRANSFORMATIONS, *FEATURE_TRANSFORMATIONS])
+        for each in self.transformations:
+            if isinstance(each, str):
+                TRANSFORMATIONS[each]
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """One transformed copy of each positive."""
-        known = FEATURE_TRANSFORMATIONS if _are_rows(positives) else TRANSFORMATIONS
-        chosen = self.names or (tuple(known) if _are_rows(positives) else DEFAULT_TRANSFORMATIONS)
-        for name in chosen:
-            if name not in known:
-                what = "rows of features" if _are_rows(positives) else "images"
-                raise ValueError(f"augmented:{name} does not apply to {what}; these do: {', '.join(known)}")
+        chosen = _applying(self.transformations, "features" if _are_rows(positives) else "images")
         # Some transformations mix images, so a share is two images at least.
         if len(positives) < 2 * len(chosen):
-            every = torch.stack([known[name](positives, generator) for name in chosen])
+            every = torch.stack([change(positives, generator) for change in chosen])
             size, device = (len(positives),), positives.device
             choice = torch.randint(len(chosen), size, generator=generator, device=device)
             return NegativeBatch(every[choice, torch.arange(len(positives), device=device)][rows])
         pairs = zip(chosen, positives.tensor_split(len(chosen)), strict=True)
-        return NegativeBatch(torch.cat([known[name](part, generator) for name, part in pairs])[rows])
+        return NegativeBatch(torch.cat([change(part, generator) for change, part in pairs])[rows])
+
+
+def _applying(chosen: tuple[str | Transformation, ...] | None, kind: Takes) -> list[Transformation]:
+    """The transformations themselves; those that are named must be for this kind of data."""
+    known = {entry.name: entry for entry in TRANSFORMATIONS.entries() if entry.takes == kind}
+    if chosen is None:
+        return [entry.load() for entry in known.values() if entry.default]
+    for each in chosen:
+        if isinstance(each, str) and each not in known:
+            what = "rows of features" if kind == "features" else "images"
+            raise ValueError(f"augmented:{each} does not apply to {what}; these do: {', '.join(known)}")
+    return [known[each].load() if isinstance(each, str) else each for each in chosen]
 
 
 def _are_rows(prepared: Tensor) -> bool:

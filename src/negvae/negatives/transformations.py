@@ -1,7 +1,8 @@
 """Label-free transformations that turn a batch of inliers into near-manifold negatives.
 
 Each takes images (N x C x H x W, floats in [0, 1], N >= 2) and a random generator on their device, and returns
-as many images of the same shape and range. None keeps state or waits for the device.
+as many images of the same shape and range. None keeps state or waits for the device. `shuffled`, `box` and `spread`
+take rows of standardized features (N x D x 1 x 1, any range) instead. Names are in `negvae.parts.TRANSFORMATIONS`.
 """
 
 from __future__ import annotations
@@ -146,21 +147,3 @@ def zoom(images: Tensor, generator: torch.Generator, least: float = 1.5, most: f
     grid[:, 0, 2], grid[:, 1, 2] = center[0], center[1]
     places = affine_grid(grid, list(images.shape), align_corners=False)
     return grid_sample(images, places, padding_mode="reflection", align_corners=False).clamp(0, 1)
-
-
-TRANSFORMATIONS: dict[str, Transformation] = {
-    "jigsaw": jigsaw,
-    "cutmix": cutmix,
-    "mixup": mixup,
-    "rotation": rotation,
-    "sketch": sketch,
-    "sketched-jigsaw": sketched_jigsaw,
-    "strokes": strokes,
-    "zoom": zoom,
-}
-
-# For rows of standardized features (N x D x 1 x 1, any range).
-FEATURE_TRANSFORMATIONS: dict[str, Transformation] = {"shuffled": shuffled, "box": box, "spread": spread}
-
-# Rotation and mixup are left out: a turned 6 is a 9, and a blend of two like images is one more of them.
-DEFAULT_TRANSFORMATIONS = ("jigsaw", "cutmix", "sketch", "sketched-jigsaw", "strokes")

@@ -1,8 +1,8 @@
-"""Strangers made of the inliers themselves, by which choices are judged: never used as negatives.
+"""Proxy outliers made of the inliers themselves, by which choices are judged: never used as negatives.
 
 A detector without outside data has no outliers to choose its settings by, and choosing by an out-of-distribution test
 set would be choosing by the answer. These stand in: transformations of held-out inliers, and drawings, none of which
-is in `negvae.negatives.transformations` and so none of which a model has been trained against. Like those, each takes
+is in `negvae.parts.TRANSFORMATIONS` and so none of which a model has been trained against. Like those, each takes
 images (N x C x H x W, floats in [0, 1], N >= 2) and a random generator, and returns as many of the same shape and
 range.
 """

@@ -44,7 +44,7 @@ class Setting:
 
     Attributes:
         data: inlier data set.
-        likelihood: one of `negvae.config.LIKELIHOODS`, or `LEARNED`: a Gaussian whose sigma is trained.
+        likelihood: one of `negvae.parts.LIKELIHOODS`, or `LEARNED`: a Gaussian whose sigma is trained.
         negatives: in the notation of `negvae.negatives.parse`.
         variant: of the preset `unsupervised` (`negvae.paper.unsupervised`); "" for the paper's own runs.
     """

@@ -59,7 +59,7 @@ VARIANTS: dict[str, Variant] = {
         Variant("generated-too", "a sixth of the negatives generated", {"negatives": f"5*{_ALL}+generated"}),
         Variant("shift-8", "negative prior at 8 in every coordinate, as the paper has it for gray images",
                 {"negative_shift": 8.0}),
-        Variant("network-auto", "encoder without layers of stride 1", {"network": "auto"}),
+        Variant("network-pyramid", "encoder without layers of stride 1", {"network": "pyramid"}),
         Variant("with-rotation", "and quarter turns as negatives", {"negatives": f"{_ALL},rotation"}),
         *(Variant(f"no-{name}", f"no {name} among the negatives", {"negatives": _without(name)})
           for name in ("cutmix", "strokes", "zoom", "jigsaw")),

@@ -20,11 +20,12 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 
-from negvae.config import SCORE_PRECISIONS, RunConfig, read_yaml_mapping
+from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yaml_mapping, translated
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import QuantizedEncoder, multiplies_integers
 from negvae.files import write_text
 from negvae.model import VAE, build_vae
+from negvae.parts import require_names
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
@@ -34,10 +35,9 @@ from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
 CALIBRATION = "calibration.safetensors"
-FORMAT = 2
-"""Of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end."""
 _CARD_TITLE = "## Score and threshold"
 _REMEDY = "`negvae calibrate` makes it anew"
+_FORMER = {field: {new: old for old, new in names.items()} for field, names in RENAMED.items()}
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,14 @@ class Artifact:
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
-    """Write config.yaml: the run, the image shape it was made for, and the provenance."""
+    """Write config.yaml: the run, the image shape it was made for, and the provenance.
+
+    Raises:
+        ValueError: a part of the run has no name.
+    """
+    sections = {"run": config.to_dict(), "shape": list(shape), "provenance": provenance}
     directory.mkdir(parents=True, exist_ok=True)
-    _write_config(directory, {"run": config.to_dict(), "shape": list(shape), "provenance": provenance})
+    _write_config(directory, sections)
 
 
 def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[str, Any]]:
@@ -108,7 +113,7 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
 
     Raises:
         FileNotFoundError: the folder or its config.yaml is not there.
-        ValueError: config.yaml is damaged, or a later version wrote it.
+        ValueError: config.yaml is damaged, a later version wrote it, or it names parts that are not registered.
     """
     content, path = _read_config(directory), directory / CONFIG
     if not {"run", "shape", "provenance"} <= content.keys() or not isinstance(content["run"], dict):
@@ -118,6 +123,7 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
         raise ValueError(f"{path}: shape is {shape!r}, expected three whole numbers [C, H, W]")
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance must be a mapping")
+    require_names(content["run"], str(path))
     return RunConfig.from_dict(content["run"], str(path)), (shape[0], shape[1], shape[2]), provenance
 
 
@@ -162,6 +168,8 @@ def _read_config(directory: Path) -> dict[str, Any]:
         )
     if version > 1 and not text.rstrip().endswith("..."):
         raise ValueError(f"{path}: the end of the file is missing")
+    if isinstance(content.get("run"), dict):
+        content["run"] = translated(content["run"], version)
     return content
 
 
@@ -178,7 +186,7 @@ def save_artifact(
     header = {
         "epochs": str(result.progress.epoch),
         "finished": json.dumps(result.progress.finished),
-        "run": _run_digest(config, model.shape),
+        "run": _run_digests(config, model.shape)[0],
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, _ in model.named_parameters():
@@ -219,7 +227,8 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from None
-    if header.get("run", _run_digest(config, shape)) != _run_digest(config, shape):
+    digests = _run_digests(config, shape)
+    if header.get("run", digests[0]) not in digests:
         raise ValueError(f"{directory}: {CONFIG} and {WEIGHTS} belong to different runs")
     model.to(resolve_device(device)).eval()
     if model.takes_features:
@@ -230,10 +239,17 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     return Artifact(directory, config, model, provenance, epochs, finished, found)
 
 
-def _run_digest(config: RunConfig, shape: Sequence[int]) -> str:
-    """What ties weights to their config.yaml; without the fields that a run may change on its way."""
+def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
+    """What ties weights to their config.yaml: as it is written now, and with the names that earlier formats had.
+
+    Both are without the fields that a run may change on its way.
+    """
     values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
-    return hashlib.sha256(json.dumps([values, list(shape)], sort_keys=True).encode()).hexdigest()
+    before = {name: new_to_old.get(values[name], values[name]) for name, new_to_old in _FORMER.items()}
+    return [
+        hashlib.sha256(json.dumps([fields, list(shape)], sort_keys=True).encode()).hexdigest()
+        for fields in (values, {**values, **before})
+    ]
 
 
 def _file_digest(path: Path) -> str:

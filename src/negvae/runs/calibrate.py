@@ -158,5 +158,5 @@ def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
 
 def score_components(config: RunConfig) -> tuple[str, ...]:
     """What "combined" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
-    scores = ("bpd", "kl") if config.network == "mlp" else ("dose",)
+    scores = ("bpd", "kl") if config.takes_features else ("dose",)
     return scores if config.negatives == "none" else (*scores, "prior_ratio")

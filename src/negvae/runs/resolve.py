@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from negvae.config import RunConfig
-from negvae.data import ImageSet, is_path, load, names
+from negvae.data import DATASETS, ImageSet, is_path, load
 from negvae.data.catalog import Shape
 from negvae.device import resolve_device, resolve_precision
 from negvae.model import build_vae
-from negvae.negatives import SOURCES, NegativeSource, auxiliary_names, build_source, refuse_overlap
+from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
+from negvae.parts import SOURCES
 from negvae.registry import choose
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 
@@ -95,8 +96,8 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     device = resolve_device(config.device)
     resolve_precision(config.precision, device)  # refused before anything is loaded
     for name in auxiliary_names(config.negatives):
-        if not is_path(name):
-            choose("source of negatives (and no such path)", name, [*SOURCES, *names()])
+        if not is_path(name) and DATASETS.get(name) is None:
+            choose("source of negatives (and no such path)", name, [*SOURCES, *DATASETS])
     inliers = load_inliers(config, log=log)
     log(f"inliers: {inliers.description}")
     build_vae(config, inliers.shape)  # refused before anything else is loaded or written
@@ -205,7 +206,7 @@ def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
     Raises:
         ValueError: they were.
     """
-    known = is_path(config.data) or config.data in names() or config.data.startswith("hf:")
+    known = is_path(config.data) or DATASETS.get(config.data) is not None or config.data.startswith("hf:")
     if recorded.source == MEMORY or (recorded.sha256 is None and not known):
         raise ValueError(
             f"the inliers ({config.data}) were in memory and are not kept: name others of their kind with --data"

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from negvae.config import RunConfig
 from negvae.files import write_text
 from negvae.model import VAE
@@ -70,8 +72,8 @@ def epoch_row(progress: Progress, config: RunConfig, images: int, model: VAE) ->
     means = {name: total / progress.step for name, total in progress.sums.items()}
     row: Row = {"epoch": progress.epoch + 1, **means}
     row["nats_per_dim"] = (means["reconstruction"] + means["kl"]) / model.dimensions
-    if config.learn_sigma:
-        row["sigma"] = float(model.likelihood.log_sigma.detach().exp())  # type: ignore[operator]
+    if config.learn_sigma and isinstance(sigma := getattr(model.likelihood, "sigma", None), Tensor):
+        row["sigma"] = float(sigma.detach())
     row["images_per_second"] = round(images / progress.epoch_seconds, 1)
     row["seconds"] = round(progress.seconds, 3)
     return row

@@ -15,6 +15,7 @@ from negvae.device import own_state, resolve_device
 from negvae.fast.graph import CapturedSteps
 from negvae.model import VAE
 from negvae.negatives import NegativeSource
+from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
 from negvae.training.progress import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
@@ -77,7 +78,7 @@ def train_seeds(
 
     Args:
         configs: the runs; their `data` and `negatives` were resolved by the caller into the next two.
-        images: inliers, uint8, N x C x H x W (network mlp: rows of features, floats, N x D x 1 x 1); moved to the
+        images: inliers, uint8, N x C x H x W (for a network of features, rows of floats, N x D x 1 x 1); moved to the
             training device whole.
         source: of negatives, its images already on that device; None for the baseline VAE.
         directories: where each run's metrics.jsonl and checkpoint go; None keeps everything in memory.
@@ -175,12 +176,13 @@ def _save(runs: Sequence[TrainingRun], since_saved: Clock) -> None:
 
 def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
     """Refuse images that cannot be trained on, and runs that cannot be trained together."""
-    features = configs[0].network == "mlp"
+    features = configs[0].takes_features
     if not (images.is_floating_point() if features else images.dtype == torch.uint8) or images.dim() != 4:
         if features:
-            raise ValueError(f"network mlp takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
+            raise ValueError(f"this network takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
         raise ValueError(
-            f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W"
+            f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W,"
+            f" since network {network_entry(configs[0].network).name} takes images"
         )
     if len(images) < 2:
         raise ValueError(f"{len(images)} training images are too few: at least 2 are needed")

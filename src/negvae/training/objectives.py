@@ -26,7 +26,7 @@ from torch import Tensor
 from negvae.fast.convolution import gradients_by_input_only
 from negvae.model import VAE, Posterior
 from negvae.negatives import NegativeBatch
-from negvae.registry import choose
+from negvae.parts import UPDATES
 from negvae.training.weights import Weights
 
 
@@ -61,6 +61,10 @@ class TrainingBatch(NamedTuple):
     target: Tensor
     negatives: NegativeBatch | None
     noise: Tensor
+
+
+TakeStep = Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]
+"""Takes a step of both networks on a batch, given the weight of the negatives' loss."""
 
 
 def encoder_loss(losses: Losses, negative_weight: float = 1.0) -> Tensor:
@@ -151,7 +155,7 @@ def train_step(
         negatives: from a source; None for the baseline.
         noise: see `shared_losses`.
         negative_weight: factor on the negative KL.
-        update: one of `UPDATES`. They differ where negatives are generated.
+        update: a name in `negvae.parts.UPDATES`. They differ where negatives are generated.
 
     Returns:
         The parts at the weights at which each was evaluated, detached and unweighted.
@@ -159,7 +163,7 @@ def train_step(
     Raises:
         ValueError: there is no such update.
     """
-    take = UPDATES[choose("update", update, UPDATES)]
+    take = UPDATES[update].load()
     losses = take(model, encoder, decoder, TrainingBatch(images, target, negatives, noise), negative_weight)
     return Losses(*(part.detach() for part in losses))
 
@@ -206,9 +210,3 @@ def simultaneous(
     encoder.step()
     decoder.step()
     return losses
-
-
-UPDATES: dict[str, Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]] = {
-    "alternating": alternating,
-    "simultaneous": simultaneous,
-}

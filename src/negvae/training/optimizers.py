@@ -1,4 +1,4 @@
-"""The optimizers by name (`RunConfig.optimizer`); the encoder and the decoder have one each."""
+"""The optimizers, of which the encoder and the decoder have one each; `negvae.parts.OPTIMIZERS` has their names."""
 
 from __future__ import annotations
 
@@ -29,6 +29,3 @@ def adam(parameters: list[Parameter], learning_rate: float, *, capturable: bool)
 def rmsprop(parameters: list[Parameter], learning_rate: float, *, capturable: bool) -> Optimizer:
     """Make RMSProp with the decay and epsilon of the framework in which the paper's authors worked."""
     return RMSprop(parameters, lr=learning_rate, alpha=0.9, eps=1e-10, foreach=False, capturable=capturable)
-
-
-OPTIMIZERS: dict[str, BuildOptimizer] = {"rmsprop": rmsprop, "adam": adam}

@@ -19,8 +19,8 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model import build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeSource
+from negvae.parts import OPTIMIZERS
 from negvae.training.objectives import Losses, train_step
-from negvae.training.optimizers import OPTIMIZERS
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
 
@@ -144,5 +144,5 @@ class Learner:
         self.model.eval()
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
-        build = OPTIMIZERS[self.config.optimizer]
+        build = OPTIMIZERS[self.config.optimizer].load()
         return build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")

@@ -1,9 +1,9 @@
 """Find foreign images in a folder that nobody has sorted.
 
 A folder of scikit-learn's digits, 16 x 16 pixels, into which 12 pieces of photographs and 8 negatives of digits have
-slipped. The detector is fitted on the folder as it is, strangers and all, and ranks the files.
+slipped. The detector is fitted on the folder as it is, foreign images included, and ranks the files.
 
-    python examples/find_strangers.py [FOLDER]
+    python examples/find_outliers.py [FOLDER]
 """
 
 import sys
@@ -20,7 +20,7 @@ DIGITS, PIECES, NEGATIVES = 980, 12, 8
 
 
 def make_folder(folder: Path) -> set[str]:
-    """Write the PNG files; returns the names of the strangers."""
+    """Write the PNG files; returns the names of the foreign images."""
     draw = np.random.default_rng(0)
     digits = (load_digits().images * (255 / 16)).round().astype(np.uint8)
     pictures = [Image.fromarray(digit).resize((16, 16), Image.Resampling.BICUBIC) for digit in digits]
@@ -29,32 +29,32 @@ def make_folder(folder: Path) -> set[str]:
         for _ in range(PIECES // 2):
             left, top = draw.integers(144), draw.integers(91)
             pictures.append(gray.crop((left, top, left + 16, top + 16)))
-    strangers = pictures[len(digits) :]
-    strangers += [Image.fromarray(255 - np.asarray(digit)) for digit in pictures[DIGITS : DIGITS + NEGATIVES]]
-    mixed = [(picture, False) for picture in pictures[:DIGITS]] + [(picture, True) for picture in strangers]
+    foreign = pictures[len(digits) :]
+    foreign += [Image.fromarray(255 - np.asarray(digit)) for digit in pictures[DIGITS : DIGITS + NEGATIVES]]
+    mixed = [(picture, False) for picture in pictures[:DIGITS]] + [(picture, True) for picture in foreign]
     names = set()
     for number, index in enumerate(draw.permutation(len(mixed))):
-        picture, strange = mixed[index]
+        picture, is_foreign = mixed[index]
         name = f"{number:04d}.png"
         picture.save(folder / name)
-        if strange:
+        if is_foreign:
             names.add(name)
     return names
 
 
 def main(folder: Path) -> None:
     """Make the folder, fit on it, and print the files that fit in least."""
-    strangers = make_folder(folder)
+    foreign = make_folder(folder)
     files = sorted(folder.glob("*.png"))
-    detector = NegVAEDetector(contamination=len(strangers) / len(files), epochs=12, random_state=0)
+    detector = NegVAEDetector(contamination=len(foreign) / len(files), epochs=12, random_state=0)
     detector.fit(str(folder))
     scores = detector.ood_score(str(folder))
     order = np.argsort(-scores)
-    print(f"{len(files)} files, {len(strangers)} of them foreign; the least typical:")
-    for rank in order[: len(strangers)]:
-        print(f"  {files[rank].name}  score {scores[rank]:8.2f}  {'foreign' if files[rank].name in strangers else ''}")
+    print(f"{len(files)} files, {len(foreign)} of them foreign; the least typical:")
+    for rank in order[: len(foreign)]:
+        print(f"  {files[rank].name}  score {scores[rank]:8.2f}  {'foreign' if files[rank].name in foreign else ''}")
     called = {files[rank].name for rank in np.flatnonzero(detector.predict(str(folder)) == -1)}
-    print(f"called outliers: {len(called)}; foreign among them: {len(called & strangers)} of {len(strangers)}")
+    print(f"called outliers: {len(called)}; foreign among them: {len(called & foreign)} of {len(foreign)}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,374 @@
+"""The tables of named parts of a model and its training, and the functions that register further ones.
+
+An entry says what its part means and what it needs; the part itself is imported where it is used, so that help texts
+and the validation of a run's description import no torch. Data sets have their table in `negvae.data.catalog`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+
+from negvae.registry import Entry, Table
+
+if TYPE_CHECKING:
+    from negvae.model.initialization import Initialize
+    from negvae.model.likelihoods import BuildLikelihood, Likelihood
+    from negvae.model.networks import BuildNetworks
+    from negvae.negatives.sources import BuildSource
+    from negvae.negatives.transformations import Transformation
+    from negvae.training.objectives import TakeStep
+    from negvae.training.optimizers import BuildOptimizer
+
+Takes = Literal["images", "features"]
+"""Images are N x C x H x W, rows of features N x D x 1 x 1."""
+Argument = Literal["nothing", "data set", "number", "names", "text"]
+"""What may follow a source's name and a colon."""
+SETTINGS = ("sigma", "learn_sigma", "bounded")
+"""What a likelihood may be built with; see `LikelihoodEntry`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LikelihoodEntry(Entry["BuildLikelihood"]):
+    """An observation model p(x|z); its target is a class or function that makes one.
+
+    Attributes:
+        needs: the keyword arguments of the target, of: `sigma`, a standard deviation; `learn_sigma`, whether that is
+            trained; `bounded`, whether values lie in [0, 1], as pixels do and standardized features do not.
+        takes: what kinds of data it describes.
+    """
+
+    needs: tuple[str, ...] = ()
+    takes: tuple[Takes, ...] = ("images",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkEntry(Entry["BuildNetworks"]):
+    """An encoder and a decoder; its target makes both from the shape (C, H, W) of the data and the size of the code.
+
+    Attributes:
+        takes: the kind of data that they are made for.
+    """
+
+    takes: Takes = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry(Entry["BuildSource"]):
+    """A source of negative samples; its target makes one, from the argument where there is one.
+
+    Attributes:
+        argument: what may follow the name and a colon: a data set, which must be named and whose images (uint8,
+            M x C x H x W) the target is given; or a number, names, or text, which may be left out.
+        placeholder: what stands for the argument in help texts.
+    """
+
+    argument: Argument = "nothing"
+    placeholder: str = ""
+
+    @property
+    def notation(self) -> str:
+        """How the source is written, as in "added-noise[:SIGMA]"."""
+        if self.argument == "nothing":
+            return self.name
+        shown = f":{self.placeholder or self.argument.upper().replace(' ', '-')}"
+        return self.name + (shown if self.argument == "data set" else f"[{shown}]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformationEntry(Entry["Transformation"]):
+    """A change of inliers into negatives; its target takes images and a random generator.
+
+    Attributes:
+        takes: the kind of data that it changes.
+        default: whether source "augmented" takes it where it names none.
+    """
+
+    takes: Takes = "images"
+    default: bool = False
+
+
+LIKELIHOODS = Table(
+    "likelihood",
+    (
+        LikelihoodEntry(
+            name="bernoulli",
+            meaning="cross-entropy of pixels as probabilities",
+            target="negvae.model.likelihoods:Bernoulli",
+        ),
+        LikelihoodEntry(
+            name="gaussian",
+            meaning="a Gaussian with one sigma",
+            target="negvae.model.likelihoods:Gaussian",
+            needs=SETTINGS,
+            takes=("images", "features"),
+        ),
+        LikelihoodEntry(
+            name="quantized-gaussian",
+            meaning="a Gaussian on dequantized pixels",
+            target="negvae.model.likelihoods:QuantizedGaussian",
+            needs=SETTINGS,
+        ),
+    ),
+)
+
+NETWORKS = Table(
+    "network",
+    (
+        NetworkEntry(
+            name="gray", meaning="1x28x28: the paper's encoder, a light decoder", target="negvae.model.networks:gray"
+        ),
+        NetworkEntry(
+            name="gray-paper",
+            meaning="the same with the authors' decoder",
+            target="negvae.model.networks:gray_paper",
+        ),
+        NetworkEntry(name="color", meaning="3x32x32: the paper's", target="negvae.model.networks:color"),
+        NetworkEntry(
+            name="pyramid",
+            meaning="images from 16x16 to 128x128",
+            target="negvae.model.networks:pyramid",
+        ),
+        NetworkEntry(name="deep", meaning="pyramid with more layers", target="negvae.model.networks:deep"),
+        NetworkEntry(name="mlp", meaning="rows of features", target="negvae.model.networks:mlp", takes="features"),
+    ),
+)
+
+SOURCES = Table(
+    "source of negatives",
+    (
+        SourceEntry(
+            name="auxiliary",
+            meaning="another data set",
+            target="negvae.negatives.sources:Auxiliary",
+            argument="data set",
+            placeholder="NAME",
+        ),
+        SourceEntry(
+            name="zoomed",
+            meaning="enlarged parts of another data set's images",
+            target="negvae.negatives.sources:zoomed",
+            argument="data set",
+            placeholder="NAME",
+        ),
+        SourceEntry(
+            name="added-noise",
+            meaning="the inliers plus Gaussian noise",
+            target="negvae.negatives.sources:AddedNoise",
+            argument="number",
+            placeholder="SIGMA",
+        ),
+        SourceEntry(name="uniform-noise", meaning="uniform pixels", target="negvae.negatives.sources:UniformNoise"),
+        SourceEntry(name="generated", meaning="the model's own samples", target="negvae.negatives.sources:Generated"),
+        SourceEntry(
+            name="augmented",
+            meaning="transformations of the inliers",
+            target="negvae.negatives.sources:Augmented",
+            argument="names",
+            placeholder="NAME,...",
+        ),
+    ),
+)
+
+
+def _transformation(name: str, meaning: str, *, takes: Takes = "images", default: bool = False) -> TransformationEntry:
+    target = f"negvae.negatives.transformations:{name.replace('-', '_')}"
+    return TransformationEntry(name=name, meaning=meaning, target=target, takes=takes, default=default)
+
+
+# Rotation and mixup are no defaults: a turned 6 is a 9, and a blend of two like images is one more of them.
+TRANSFORMATIONS = Table(
+    "transformation",
+    (
+        _transformation("jigsaw", "shuffled tiles", default=True),
+        _transformation("cutmix", "a rectangle of another inlier pasted in", default=True),
+        _transformation("mixup", "a blend of two inliers"),
+        _transformation("rotation", "quarter turns"),
+        _transformation("sketch", "edges", default=True),
+        _transformation("sketched-jigsaw", "edges of shuffled tiles", default=True),
+        _transformation("strokes", "procedural drawings in the inlier's colors", default=True),
+        _transformation("zoom", "an enlarged part"),
+        _transformation("shuffled", "each feature permuted by itself", takes="features", default=True),
+        _transformation("box", "uniform in a box around the rows", takes="features", default=True),
+        _transformation("spread", "rows with Gaussian noise", takes="features", default=True),
+    ),
+)
+
+INITIALIZATIONS: Table[Entry[Initialize]] = Table(
+    "initialization",
+    (
+        Entry(name="normal", meaning="N(0, 0.02)", target="negvae.model.initialization:normal"),
+        Entry(name="glorot", meaning="Glorot uniform", target="negvae.model.initialization:glorot"),
+        Entry(name="he", meaning="He normal", target="negvae.model.initialization:he"),
+    ),
+)
+
+UPDATES: Table[Entry[TakeStep]] = Table(
+    "update",
+    (
+        Entry(
+            name="alternating",
+            meaning="the generator's pull after the encoder's step",
+            target="negvae.training.objectives:alternating",
+        ),
+        Entry(
+            name="simultaneous",
+            meaning="the generator's pull at the same weights",
+            target="negvae.training.objectives:simultaneous",
+        ),
+    ),
+)
+
+OPTIMIZERS: Table[Entry[BuildOptimizer]] = Table(
+    "optimizer",
+    (
+        Entry(name="rmsprop", meaning="the paper's, for gray images", target="negvae.training.optimizers:rmsprop"),
+        Entry(name="adam", meaning="the paper's, for color images", target="negvae.training.optimizers:adam"),
+    ),
+)
+
+SomeLikelihood = TypeVar("SomeLikelihood", bound="BuildLikelihood")
+SomeNetworks = TypeVar("SomeNetworks", bound="BuildNetworks")
+SomeSource = TypeVar("SomeSource", bound="BuildSource")
+SomeTransformation = TypeVar("SomeTransformation", bound="Transformation")
+
+
+def register_likelihood(name: str, meaning: str = "") -> Callable[[SomeLikelihood], SomeLikelihood]:
+    """Decorate a class (or function) that makes a `negvae.model.Likelihood`, so that it can be named.
+
+    Its constructor may have the arguments `sigma`, `learn_sigma` and `bounded`, which then come from the run; one with
+    `bounded` describes rows of features too.
+
+    Args:
+        name: by which YAML, command line and saved folders know it.
+        meaning: one phrase for help texts.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(part: SomeLikelihood) -> SomeLikelihood:
+        LIKELIHOODS.add(_likelihood(name, meaning, part))
+        return part
+
+    return register
+
+
+def register_network(
+    name: str, meaning: str = "", *, takes: Takes = "images"
+) -> Callable[[SomeNetworks], SomeNetworks]:
+    """Decorate a function (shape, latent_size) -> (encoder, decoder), so that it can be named.
+
+    Args:
+        name: by which YAML, command line and saved folders know it.
+        meaning: one phrase for help texts.
+        takes: "images" or "features", rows of which are N x D x 1 x 1.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(part: SomeNetworks) -> SomeNetworks:
+        NETWORKS.add(NetworkEntry(name=name, meaning=meaning, target=part, takes=takes))
+        return part
+
+    return register
+
+
+def register_source(
+    name: str, meaning: str = "", *, argument: Argument = "nothing"
+) -> Callable[[SomeSource], SomeSource]:
+    """Decorate a class (or function) that makes a `negvae.negatives.NegativeSource`, so that it can be named.
+
+    Args:
+        name: by which YAML, command line and saved folders know it.
+        meaning: one phrase for help texts.
+        argument: what may follow the name and a colon, and is passed to the class: "nothing"; a "data set", whose
+            images it is given (uint8, M x C x H x W) and keeps as its attribute `images`; a "number"; "names", as a
+            tuple; or "text".
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(part: SomeSource) -> SomeSource:
+        SOURCES.add(SourceEntry(name=name, meaning=meaning, target=part, argument=argument))
+        return part
+
+    return register
+
+
+def register_transformation(
+    name: str, meaning: str = "", *, takes: Takes = "images"
+) -> Callable[[SomeTransformation], SomeTransformation]:
+    """Decorate a function (images, generator) -> images, so that negatives can be written `augmented:NAME`.
+
+    Args:
+        name: by which YAML, command line and saved folders know it.
+        meaning: one phrase for help texts.
+        takes: "images" (N x C x H x W, floats in [0, 1]) or standardized "features" (N x D x 1 x 1).
+
+    Raises:
+        ValueError: the name is taken.
+    """
+
+    def register(part: SomeTransformation) -> SomeTransformation:
+        TRANSFORMATIONS.add(TransformationEntry(name=name, meaning=meaning, target=part, takes=takes))
+        return part
+
+    return register
+
+
+def likelihood_entry(part: str | BuildLikelihood | Likelihood) -> LikelihoodEntry:
+    """The entry of a likelihood, given by name, as a class or function, or as an object, of which copies are made.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    if isinstance(part, str):
+        return LIKELIHOODS[part]
+    if isinstance(part, type) or not hasattr(part, "log_prob"):
+        return _likelihood(described(part), "", cast("BuildLikelihood", part))
+    made = cast("Likelihood", part)
+    return LikelihoodEntry(
+        name=described(part), meaning="", target=lambda: copy.deepcopy(made), takes=("images", "features")
+    )
+
+
+def network_entry(part: str | BuildNetworks) -> NetworkEntry:
+    """The entry of a network, given by name or as the object itself, which takes images unless it is registered.
+
+    Raises:
+        ValueError: there is none of this name.
+    """
+    return NETWORKS[part] if isinstance(part, str) else NetworkEntry(name=described(part), meaning="", target=part)
+
+
+def described(part: object) -> str:
+    """What to call an object in messages."""
+    return str(getattr(part, "__qualname__", type(part).__qualname__))
+
+
+def _likelihood(name: str, meaning: str, part: BuildLikelihood) -> LikelihoodEntry:
+    known = inspect.signature(part).parameters
+    needs = tuple(each for each in SETTINGS if each in known)
+    takes: tuple[Takes, ...] = ("images", "features") if "bounded" in needs else ("images",)
+    return LikelihoodEntry(name=name, meaning=meaning, target=part, needs=needs, takes=takes)
+
+
+def require_names(values: dict[str, Any], where: str) -> None:
+    """Check that the parts which a saved run names are registered; nothing from its folder is run.
+
+    Raises:
+        ValueError: one is not; the message says what to do.
+    """
+    for field, table in (("likelihood", LIKELIHOODS), ("network", NETWORKS)):
+        name = values.get(field)
+        if isinstance(name, str) and table.get(name) is None:
+            raise ValueError(
+                f"{where}: {field} {name!r} is not registered: import the module that registers it, or install the"
+                " package that does (entry-point group negvae); nothing from the folder is run"
+            )
