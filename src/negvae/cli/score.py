@@ -111,9 +111,12 @@ def score(
             file = None if out is None else Path(out)
             done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, watch=watch, **options)
         else:
-            for name in given(format=format, fdr=fdr):
+            device_asked = device if device != "auto" and cluster is not None else None
+            for name in given(format=format, fdr=fdr, device=device_asked):
+                what = "a folder of parts" if cluster is None else "--cluster"
                 raise ValueError(
-                    f"--{name} does not go with a folder of parts, which are Parquet and decided row by row"
+                    f"--{name} does not go with {what}: parts are Parquet, decided row by row, and on a cluster made"
+                    " by CPUs or the --gpus of each worker"
                 )
             if out is None:
                 raise ValueError("parts are written to a folder: give --out")
@@ -124,8 +127,6 @@ def score(
 
                 done = score_to_folder(directory, inputs, out, device=device, **options)
             else:
-                if device != "auto":
-                    raise ValueError("--device does not go with --cluster: CPUs score, or the --gpus of each worker")
                 from negvae.cluster.score import score_on_cluster
 
                 done = score_on_cluster(directory, inputs, out, address=cluster, **given(gpus=gpus), **options)

@@ -62,7 +62,7 @@ class Learner:
         self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer, reduce)
         self.decoder = Weights(self.model.decoder, sigma, dtype, self._optimizer, reduce)
         self.steps = len(data) // self.batch
-        self.trace = torch.zeros(self.steps, len(Losses._fields), device=device, dtype=torch.float32)
+        self.trace = torch.zeros(self.steps, len(Losses._fields), device=device, dtype=self.encoder.master.dtype)
         self._order = torch.zeros(len(data), dtype=torch.long, device=device)
         self._place = torch.zeros(1, dtype=torch.long, device=device)
         self._within = torch.arange(self.batch, device=device)
