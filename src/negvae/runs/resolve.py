@@ -25,7 +25,7 @@ from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 
 LEAST_STEPS = 1000
 """Fewer training steps than that leave most models unfinished."""
-FEW_STEPS = 250
+FEW_STEPS = 100
 """Fewer than that are worth a warning where someone has asked for them."""
 LEFT_OPEN = ("batch_size", "epochs")
 """The fields that `fill_in` fills in."""
