@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-avx2 test-sse41 test-cluster test-wheel check bench clean
+.PHONY: demo test test-avx2 test-sse41 test-cluster test-wheel torture mutation locks licenses audit sbom check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,14 +15,17 @@ help:
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
 	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
+	@echo "make torture  what is promised, tried by force: kills, full disks, damaged input, ... (under an hour)"
+	@echo "make mutation mutants of the package that the tests must notice: those named, then mutmut's (hours)"
+	@echo "make locks    requirements with hashes; make licenses, make audit, make sbom: what is installed, and its faults"
 	@echo "make clean   remove .venv and caches"
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[onnx,pyod,ray,watch]' crepes mapie pytest pytest-timeout pytest-xdist ruff mypy import-linter pydoclint \
-		jaxtyping beartype pre-commit types-PyYAML
+		--editable '.[heif,onnx,pyod,ray,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
+		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -63,6 +66,37 @@ test-cluster: $(STAMP)
 test-wheel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheel tests/test_wheel.py
 
+# What is promised, tried by force; the counts are printed. Parts may be named: make torture PARTS="kills disks".
+torture: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture $(PARTS)
+
+# The mutants that are named, then those that mutmut makes of what computes (settings in pyproject.toml).
+mutation: $(STAMP) .venv-tools/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture.mutants
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
+	OMP_NUM_THREADS=1 $(BIN)/mutmut run
+	$(BIN)/mutmut results
+
+# Tools that look at what is installed, in an environment of their own.
+.venv-tools/.installed: benchmarks/tools.txt
+	test -x .venv-tools/bin/python || $(PYTHON) -m venv .venv-tools
+	.venv-tools/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+# Every package that `make` installs, with the hashes of its files: pip install --require-hashes -r requirements.lock
+locks: .venv-tools/.installed
+	.venv-tools/bin/uv pip compile pyproject.toml benchmarks/develop.txt --extra heif --extra onnx --extra pyod --extra ray \
+		--constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
+
+licenses: $(STAMP) .venv-tools/.installed
+	.venv-tools/bin/pip-licenses --python $(BIN)/python --order license --format markdown
+
+audit: $(STAMP) .venv-tools/.installed
+	.venv-tools/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+
+sbom: $(STAMP) .venv-tools/.installed
+	.venv-tools/bin/cyclonedx-py environment $(BIN)/python --of JSON --output-file sbom.json
+
 # The peers' environments: torch is pinned as ours, and neither peer asks for torchvision.
 .venv-%/.installed: benchmarks/%.txt
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
@@ -90,4 +124,4 @@ docs/demo.png: runs/demo/report.html
 		--screenshot=$@ file://$(CURDIR)/$<
 
 clean:
-	rm -rf .venv .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache

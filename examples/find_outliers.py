@@ -46,7 +46,7 @@ def main(folder: Path) -> None:
     """Make the folder, fit on it, and print the files that fit in least."""
     foreign = make_folder(folder)
     files = sorted(folder.glob("*.png"))
-    detector = NegVAEDetector(contamination=len(foreign) / len(files), epochs=12, random_state=0)
+    detector = NegVAEDetector(contamination=len(foreign) / len(files), epochs=14, random_state=0)
     detector.fit(str(folder))
     scores = detector.ood_score(str(folder))
     order = np.argsort(-scores)

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from negvae.files import locked, replacing, write_text
+from negvae.files import locked, replacing, temporary_folder, write_text
 
 HOLD = """
 import sys
@@ -96,3 +96,19 @@ def test_a_failed_block_leaves_what_was_there(tmp_path):
         die()
     assert (tmp_path / "a").read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    write = "import sys, os, signal; from pathlib import Path; from negvae.files import replacing, temporary_folder\n"
+    die = "os.kill(os.getpid(), signal.SIGKILL)"
+    for block in ("replacing(Path(sys.argv[1]) / 'a')", "temporary_folder(Path(sys.argv[1]), 'b')"):
+        code = f"{write}with {block} as path:\n (path / 'x' if path.is_dir() else path).write_text('half')\n {die}"
+        assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == -9
+    assert len(os.listdir(tmp_path)) == 2
+    (tmp_path / ".a.theirs.tmp").write_text("theirs")
+    with replacing(tmp_path / "other") as alive:
+        write_text(tmp_path / "a", "whole")
+        assert alive.exists()
+    with temporary_folder(tmp_path, "b") as place:
+        assert place.is_dir()
+    assert sorted(os.listdir(tmp_path)) == [".a.theirs.tmp", "a", "other"]

@@ -49,7 +49,7 @@ class Recorder(Weights):
 
 def library_model():
     """A model with preset gray in float64, whose layers run as torch has them."""
-    model = build_vae(small_run(), SHAPE).train()
+    model = build_vae(small_run(), SHAPE).double().train()
     model.plain = True
     return model
 
@@ -102,7 +102,8 @@ def test_losses_and_gradients_equal_the_librarys(source):
 @pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize(("optimizer", "rate"), [("rmsprop", 1e-4), ("adam", 1e-3)])
 @pytest.mark.parametrize("source", ["none", "auxiliary", "generated"])
-def test_three_steps_move_the_weights_as_the_librarys_do(source, optimizer, rate):
+def test_three_steps_move_the_weights_as_the_librarys_do(source, optimizer, rate, monkeypatch):
+    monkeypatch.setattr("negvae.training.step.build_vae", lambda *arguments: build_vae(*arguments).double())
     learner = Learner(small_run(optimizer=optimizer, learning_rate=rate), blobs(BATCH, SHAPE), None)
     model = learner.model
     model.plain = True
@@ -118,10 +119,10 @@ def test_three_steps_move_the_weights_as_the_librarys_do(source, optimizer, rate
 def test_scores_equal_the_librarys():
     model = library_model().eval()
     images = blobs(BATCH, SHAPE)
-    noise = torch.randn(BATCH, model.latent_size, generator=torch.Generator().manual_seed(1))
+    noise = torch.randn(BATCH, model.latent_size, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     randomness = torch.Generator().manual_seed(1)
     theirs = compute_scores(model, images, ["bpd", "kl"], generator=randomness, precision="float32")
-    assert_equal(minimal.scores(copied(model), model.prepare(images), noise), theirs.values())
+    assert_equal(minimal.scores(copied(model), model.prepare(images), noise.double()), theirs.values())
 
 
 def test_auroc_equals_the_librarys_with_ties_and_without():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
@@ -30,6 +30,20 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name} is not here: {torch.cuda.device_count()} CUDA devices found; use cpu or auto")
     return device
+
+
+@contextmanager
+def own_state() -> Iterator[None]:
+    """The library's own gradient mode and default device, for one thread, whatever the host's program has set.
+
+    The default type belongs to all threads of a program and is not touched: the library names the type of everything
+    that it makes.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))  # which also lets gradients be taken
+        if torch.get_default_device().type != "cpu":  # else nothing is to be done, and every call is spared a detour
+            stack.enter_context(torch.device("cpu"))
+        yield
 
 
 @functools.cache

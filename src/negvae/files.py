@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import errno
+import functools
+import hashlib
+import json
 import os
+import platform
 import secrets
 import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -47,7 +51,7 @@ def replacing(path: Path) -> Iterator[Path]:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     through = target.exists() and not target.is_file()
     folder = Path(tempfile.gettempdir()) if through else target.parent
-    temporary = folder / f".{target.name[:200]}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    temporary = _temporary(folder, target.name)
     try:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE((target if target.is_file() else temporary).stat().st_mode)
@@ -62,6 +66,66 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give an empty folder below `parent`, which is gone when the block ends; what a killed process left goes too.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    place = _temporary(parent, name)
+    place.mkdir()
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    """A name that no other process takes, beside those of whatever is to be written under `name`.
+
+    What was left under such a name by a process of this machine that is dead is removed: a kill leaves no time for it.
+    """
+    start = f".{name[:180]}.{_machine()}-"
+    with suppress(OSError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith(start) and entry.name.endswith(".tmp"):
+                process = entry.name[len(start) :].partition("-")[0]
+                if process.isdigit() and not _is_alive(int(process)):
+                    _remove(entry)
+    return folder / f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+@functools.cache
+def _machine() -> str:
+    """Names this machine, and on Linux the container, within which numbers of processes mean the same."""
+    try:
+        space = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        space = 0
+    return hashlib.sha256(f"{platform.node()} {space}".encode()).hexdigest()[:8]
+
+
+def _is_alive(process: int) -> bool:
+    """Whether a process of this machine runs; where that cannot be asked, it may."""
+    if os.name == "nt":
+        return True  # there `os.kill` ends the process that it asks about
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
+
+
+def _remove(entry: os.DirEntry[str]) -> None:
+    if entry.is_dir(follow_symlinks=False):
+        shutil.rmtree(entry.path, ignore_errors=True)
+    else:
+        os.unlink(entry.path)
 
 
 def _flush(path: Path) -> None:
@@ -101,9 +165,33 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text to a file, whole or not at all."""
+    """Write text whole or not at all, in UTF-8; bytes of file names that are not UTF-8 become codes (see `shown`)."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(shown(text), encoding="utf-8")
+
+
+def shown(text: str) -> str:
+    """A text that may hold names of files as one that every output takes: bytes that are not UTF-8 become codes."""
+    return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
+
+
+def order_header(path: Path) -> None:
+    """Give a safetensors file the one header that its content has, so that equal files have equal bytes.
+
+    The library writes the entries of its metadata in an order of chance. Here they are sorted; the numbers stay where
+    they are.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
+        ordered = {**{name: dict(sorted(values.items())) for name, values in metadata.items()},
+                   **dict(sorted(header.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))}  # fmt: skip
+        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > length:
+            raise ValueError(f"{path}: its header cannot be ordered")
+        file.seek(8)
+        file.write(text.ljust(length))
 
 
 def need(module: str, extra: str) -> Any:

@@ -90,7 +90,8 @@ def test_two_workers_train_what_one_process_trains(nodes, tmp_path):
     np.save(tmp_path / "in.npy", blobs(48, (1, 28, 28)).numpy())
     np.save(tmp_path / "others.npy", (255 - blobs(30, (1, 28, 28), 1)).numpy())
     config = small_run(epochs=3, batch_size=12, calibration=0.25, learning_rate=1e-4)
-    negatives = f"0.5*{tmp_path / 'others.npy'}+0.5*generated"
+    others = tmp_path / "others.npy"
+    negatives = f"0.3*{others}+0.2*zoomed:{others}+0.5*generated"
     config = dataclasses.replace(config, data=str(tmp_path / "in.npy"), negatives=negatives)
     alone = run(config, tmp_path / "alone")
     said, updates = [], []

@@ -113,6 +113,21 @@ def test_notation():
     assert mixture.weights == (0.7, 0.3)
 
 
+def test_what_exists_as_a_path_is_a_path_first(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("C++ parts", "0.5*kmnist", "a:b", "generated", "augmented:jigsaw"):
+        (tmp_path / name).mkdir()
+    for text in ("./C++ parts", "C++ parts", str(tmp_path / "C++ parts"), "0.5*kmnist", "a:b", "augmented:jigsaw"):
+        assert parse(text) == [("auxiliary", text, 1.0)]
+    assert parse("generated")[0].kind == "generated"
+    quoted = [("auxiliary", "./C++ parts", 0.5), ("augmented", "", 1.0)]
+    assert parse("0.5*'./C++ parts' + augmented") == quoted
+    assert parse('0.5*"./C++ parts"+augmented') == quoted
+    assert parse("zoomed:'./C++ parts'+bob's/parts") == [("zoomed", "./C++ parts", 1), ("auxiliary", "bob's/parts", 1)]
+    with pytest.raises(ValueError, match="quote"):
+        parse("0.5*'./C++ parts+augmented")
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [

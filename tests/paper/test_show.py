@@ -48,7 +48,7 @@ def test_json_list(tmp_path):
     first = next(e for e in entries if e["table"] == "table3")
     assert first == {
         "table": "table3", "row": "auc_bpd", "train": "fashion-mnist", "ood": "mnist", "likelihood": "bernoulli",
-        "negatives": "none", "paper": {"mean": 0.46, "std": 0.05},
+        "negatives": "none", "paper_negatives": "none", "paper": {"mean": 0.46, "std": 0.05},
         "ours": {
             "mean": 0.5, "std": pytest.approx(math.sqrt(0.02)), "seeds": [0, 1], "profile": "smoke",
             "values": [0.4, 0.6], "difference": pytest.approx(0.04), "within": True, "run_negatives": "none",

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from negvae.runs.artifact import load_artifact, read_config, trained_sha256, write_config
+from negvae.runs.artifact import load_artifact, read_config, write_config
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.evaluate import evaluate_run
+from negvae.runs.recorded import INLIERS, read_recorded
 from negvae.runs.resolve import hold_out, load_inliers, load_test_set, resolve
 from negvae.runs.train import run
 from tests.conftest import blobs, small_run
@@ -37,7 +38,8 @@ def test_a_run_resolves_to_plain_data(config, blob_files):
     assert not resolved.source.adversarial
     assert set(resolved.facts["data"]) == {"inliers", f"negatives {blob_files['out']}"}
     assert resolved.facts["data_sha256"]["inliers"] == resolved.inliers.sha256
-    assert [line.split(":")[0] for line in lines] == ["inliers", "negatives"]
+    assert [line.split(":")[0] for line in lines[:2]] == ["inliers", "negatives"]
+    assert "training steps are few" in lines[2]
     with pytest.raises(ValueError, match="are the inliers themselves"):
         resolve(dataclasses.replace(config, negatives=config.data))
 
@@ -56,20 +58,23 @@ def test_hold_out_divides_by_the_seed():
 def test_changed_data_is_refused_by_name(config, tmp_path, blob_files):
     directory = tmp_path / "run"
     run(config, directory)
-    known = trained_sha256(read_config(directory)[2])
-    assert known == load_inliers(config).sha256
+    known = read_recorded(directory, read_config(directory)[2])
+    assert known.sha256 == load_inliers(config).sha256
+    assert known.held_out == load_inliers(config).held_out_rows
     images = np.load(blob_files["in"])
     np.save(blob_files["in"], np.concatenate([images, 255 - images[:1]]))
     longer = dataclasses.replace(config, epochs=2)
     for work in (
         lambda: calibrate_run(directory, target_fpr=0.2),
         lambda: run(longer, directory, resume=True),
-        lambda: load_inliers(config, sha256=known),
+        lambda: load_inliers(config, recorded=known),
+        lambda: evaluate_run(directory, [str(blob_files["out"])]),
     ):
         with pytest.raises(ValueError, match=r"in\.npy has changed since"):
             work()
     # Other inliers may still be named.
     assert calibrate_run(directory, str(blob_files["out"])).size == 60
+    evaluate_run(directory, ["uniform-noise"], data=str(blob_files["out"]))
     np.save(blob_files["in"], images)
     assert run(longer, directory, resume=True).stopped_by == "finished"
 
@@ -79,6 +84,7 @@ def test_a_folder_that_does_not_say_is_trusted(config, tmp_path):
     run(config, directory)
     stored, shape, provenance = read_config(directory)
     del provenance["data_sha256"]
+    (directory / INLIERS).unlink()
     write_config(directory, stored, shape, provenance)
     assert calibrate_run(directory, score="kl", target_fpr=0.2).size == 12
     assert load_artifact(directory).calibration.score == "kl"

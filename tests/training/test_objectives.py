@@ -11,7 +11,7 @@ from negvae.fast.convolution import gradients_by_input_only, run
 from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.parts import UPDATES
-from negvae.training.objectives import shared_losses, train_step
+from negvae.training.objectives import generator_loss, shared_losses, train_step
 from negvae.training.weights import Weights
 from tests.conftest import SHAPES, blobs, needs_bfloat16, small_run
 
@@ -39,59 +39,66 @@ class Recorder(Weights):
 
 
 def take_step(
-    network, likelihood, learn_sigma, source_text, plain=False, dtype=torch.float32, initialization=None, **options
-):
+    network, likelihood, learn_sigma, source_text, plain=False, dtype=torch.float32, initialization=None, exact=False,
+    **options,
+):  # fmt: skip
     shape = SHAPES[network]
     run = {"likelihood": likelihood, "learn_sigma": learn_sigma}
     if initialization:
         run["initialization"] = initialization
     model = build_vae(small_run(network, **run), shape).train()
+    kind = torch.float64 if exact else torch.float32
+    model.to(kind)
     encoder = Recorder(model.encoder, dtype=dtype)
     decoder = Recorder(model.decoder, model.likelihood.parameters(), dtype=dtype)
     model.plain = plain
     source = build_source(source_text, lambda name: blobs(9, shape, seed=5))
     randomness = torch.Generator().manual_seed(0)
-    images = blobs(6, shape).float() / 255
+    images = blobs(6, shape).to(kind) / 255
     negatives = None if source is None else source.sample(images, model, randomness)
     target = model.likelihood.target(images, randomness)
-    noise = torch.randn(6, model.latent_size, generator=randomness)
+    noise = torch.randn(6, model.latent_size, generator=randomness, dtype=kind)
     losses = train_step(model, encoder, decoder, images, target, negatives, noise, **options)
     return model, losses, encoder, decoder, (images, target, negatives, noise)
 
 
-@pytest.mark.parametrize("network", ["gray", "pyramid"])
+@pytest.mark.parametrize("network", ["gray", "pyramid", "color"])
 @pytest.mark.parametrize("source", ["none", "uniform-noise", "generated"])
 def test_gradients_equal_two_separate_passes(network, source):
-    """The shared backward pass gives what the paper's two updates give, each computed on its own."""
-    model, _, encoder, decoder, (images, target, negatives, noise) = take_step(network, "bernoulli", False, source)
-    posterior = model.encode(images)
-    prior = Independent(Normal(torch.zeros(model.latent_size), 1.0), 1)
-    shifted = Independent(Normal(torch.full((model.latent_size,), 8.0), 1.0), 1)
+    """The shared backward pass gives what the paper's two updates give, each computed on its own: in float64."""
+    model, _, encoder, decoder, (images, target, negatives, noise) = take_step(
+        network, "bernoulli", False, source, plain=True, exact=True
+    )
+    count, shift = len(images), model.negative_prior.shift
+    zeros = torch.zeros(model.latent_size, dtype=torch.float64)
+    prior, shifted = (Independent(Normal(zeros + c, torch.ones_like(zeros)), 1) for c in (0.0, shift))
 
-    def kl(images, to):
-        mean, log_var = model.encode(images)
+    def kl(posterior, to):
+        mean, log_var = posterior
         return kl_divergence(Independent(Normal(mean, (0.5 * log_var).exp()), 1), to)
 
     def reconstruction(z):
-        return (
-            -torch.distributions.Bernoulli(logits=model.decode(z), validate_args=False)
-            .log_prob(target)
-            .sum((1, 2, 3))
-            .mean()
-        )
+        distribution = torch.distributions.Bernoulli(logits=model.decode(z), validate_args=False)
+        return -distribution.log_prob(target).sum((1, 2, 3)).mean()
 
-    z = posterior.mean + (0.5 * posterior.log_var).exp() * noise
-    encoder_loss = reconstruction(z) + kl(images, prior).mean()
+    # Positives and negatives share one pass, so that batch norm sees the mixture.
+    mean, log_var = model.encode(images if negatives is None else torch.cat([images, negatives.images]))
+    z = mean[:count] + (0.5 * log_var[:count]).exp() * noise
+    encoder_loss = reconstruction(z) + kl((mean[:count], log_var[:count]), prior).mean()
     decoder_loss = reconstruction(z.detach())
     if negatives is not None:
-        encoder_loss = encoder_loss + kl(negatives.images, shifted).mean()
-    if source == "generated":
-        codes = model.prior.sample(6, torch.Generator().manual_seed(0))
-        decoder_loss = decoder_loss + kl(model.generate(codes), prior).mean()
+        encoder_loss = encoder_loss + kl((mean[count:], log_var[count:]), shifted).mean()
     for loss, optimizer in ((encoder_loss, encoder), (decoder_loss, decoder)):
-        expected = torch.autograd.grad(loss, optimizer.parameters)
+        pull = 0
+        if source == "generated" and optimizer is decoder:
+            codes = model.prior.sample(6, torch.Generator().manual_seed(0)).double()
+            made = model.generate(codes)
+            if network == "color":  # batch norms of the encoder use their running statistics for the pull
+                continue
+            pull = kl(model.encode(made), prior).mean()
+        expected = torch.autograd.grad(loss + pull, optimizer.parameters)
         for ours, theirs in zip(optimizer.seen, expected, strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+            torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-10 * theirs.abs().max().item())
 
 
 def relative_error(ours, theirs):
@@ -137,13 +144,14 @@ def test_the_fast_bfloat16_step_is_near_the_plain_float32_step(network, source):
     assert relative_error(decoder.seen, plain_decoder.seen) < 0.12
 
 
+@pytest.mark.parametrize("network", ["gray", "color"])
 @pytest.mark.parametrize("source", ["generated", "augmented+generated"])
-def test_simultaneous_gradients_are_both_taken_at_the_first_weights(source):
+def test_simultaneous_gradients_are_both_taken_at_the_first_weights(network, source):
     """The encoder's is that of the alternating update; the decoder's differs by where the pull is taken only."""
     rates = {}
     for update in ("alternating", "simultaneous"):
         # With encoder weights that do not move, the two updates are one.
-        rates[update] = take_step("gray", "bernoulli", False, source, update=update)
+        rates[update] = take_step(network, "bernoulli", False, source, update=update)
     (_, losses, encoder, decoder, _), (_, other, other_encoder, other_decoder, _) = rates.values()
     torch.testing.assert_close(torch.stack(losses), torch.stack(other))
     assert relative_error(encoder.seen, other_encoder.seen) < 1e-5
@@ -162,6 +170,18 @@ def test_the_generator_is_pulled_by_the_encoder_already_moved():
     after = model.prior.kl(*model.encode(negatives.images)).mean()
     torch.testing.assert_close(losses.generator_kl, after.detach())
     assert not torch.isclose(before, after)
+
+
+def test_the_pull_meets_the_encoder_that_will_score():
+    """Its batch norms use their running statistics, and these do not move."""
+    shape = SHAPES["color"]
+    model = build_vae(small_run("color"), shape).train()
+    model.encode(blobs(6, shape) / 255)
+    images = 1 - blobs(6, shape, 1) / 255
+    before = model.encoder[1].running_mean.clone()
+    pull = generator_loss(model, images, 6)
+    assert torch.equal(model.encoder[1].running_mean, before)
+    torch.testing.assert_close(pull, model.prior.kl(*model.eval().encode(images)).mean())
 
 
 def test_negative_weight_scales_the_encoders_gradient_only():

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from negvae.fast import convolution
+from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.training.history import read_metrics
 from negvae.training.loop import train
@@ -30,9 +31,7 @@ def double(monkeypatch):
     much depends on the processor's kernels.
     """
     monkeypatch.setattr(convolution, "run", lambda network, inputs: network(inputs))
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+    monkeypatch.setattr("negvae.training.step.build_vae", lambda *arguments: build_vae(*arguments).double())
 
 
 def source_of(text):

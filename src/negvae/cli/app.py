@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from negvae.cli import clean, data, evaluate, paper, score, train, watch
+from negvae.files import shown
 
 app = typer.Typer(
     help="Train variational autoencoders that detect out-of-distribution images, test them and use them.",
@@ -51,6 +53,9 @@ def main() -> NoReturn:
     NEGVAE_DEBUG set it keeps its traceback. Where the reader of the output has closed the pipe, the exit code is 1 and
     nothing is printed.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is shown with codes and ends nothing
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk shows here, and not while Python exits
@@ -73,8 +78,8 @@ def main() -> NoReturn:
 def _describe(error: Exception) -> str:
     """What an error says; the system's own errors say where first, and leave out their number."""
     if not isinstance(error, OSError) or not error.strerror:
-        return str(error)
-    where = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+        return shown(str(error))
+    where = "" if error.filename is None else f"{shown(os.fsdecode(error.filename))}: "
     return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}"
 
 

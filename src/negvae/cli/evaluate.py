@@ -25,6 +25,15 @@ def evaluate(
         list[str],
         option("Out-of-distribution set; may be repeated.", "name or path", autocompletion=set_names),
     ],
+    data: Annotated[
+        str | None,
+        option(
+            "Inliers that the model was not trained on.",
+            "name or path",
+            autocompletion=set_names,
+            show_default="the test split of the run's data",
+        ),
+    ] = None,
     samples: Annotated[int, option("Posterior samples for the ELBO.")] = 1,
     limit: Annotated[int | None, option("Score the first so many images of each set, not all.", "images")] = None,
     precision: Precision = None,
@@ -35,7 +44,9 @@ def evaluate(
 
     console = make_console()
     log = printer(console)
-    content = evaluate_run(directory, ood, samples=samples, precision=precision, device=device, limit=limit, log=log)
+    content = evaluate_run(
+        directory, ood, data=data, samples=samples, precision=precision, device=device, limit=limit, log=log
+    )
     console.print(evaluation_table(content))
     log(f"written: {directory / 'evaluation.json'}")
 
@@ -53,9 +64,16 @@ def calibrate(
     ] = None,
     score: Annotated[
         str | None,
-        option(f"The score that decides. {score_help()}", "name", show_default="combined; kl in int8"),
+        option(
+            f"The score that decides. {score_help()}", "name", show_default="the present one, else combined; kl in int8"
+        ),
     ] = None,
-    target_fpr: Annotated[float, option("Rate of false alarms that the threshold is set for.", "rate")] = 0.05,
+    target_fpr: Annotated[
+        float | None,
+        option(
+            "Rate of false alarms that the threshold is set for.", "rate", show_default="the present rule, else 0.05"
+        ),
+    ] = None,
     confidence: Confidence = None,
     groups: Annotated[
         str | None,

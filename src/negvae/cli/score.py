@@ -43,7 +43,9 @@ def score(
     out: Annotated[
         str | None,
         option(
-            "File to write: .parquet, .csv or .jsonl; with --cluster a folder. Without it rows are printed.", "path"
+            "File to write: .parquet, .csv or .jsonl; or a folder of parts, which --resume goes on with. Without it"
+            " rows are printed.",
+            "path",
         ),
     ] = None,
     format: Annotated[
@@ -99,11 +101,11 @@ def score(
         float | None, option("GPUs of each worker, such as 0.25; none if left out.", panel="Cluster")
     ] = None,
     shard_rows: Annotated[
-        int | None, option("The most rows of each file in --out; 10,000 if left out.", "rows", "Cluster")
+        int | None, option("Write parts of at most so many rows into the folder --out; 10,000 if left out.", "rows")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on with the files in --out.", rich_help_panel="Cluster"),
+        typer.Option("--resume", help="Go on with the parts in the folder --out."),
     ] = False,
 ) -> None:
     """Score images, one row each: path, index, scores, p-value, decision and error."""
@@ -119,26 +121,41 @@ def score(
         log=log,
     )  # fmt: skip
     with row_progress(console) as on_rows:
-        if cluster is None:
-            only_with_cluster(gpus=gpus, shard_rows=shard_rows, resume=resume or None)
+        if cluster is None and not _in_parts(out, resume, shard_rows):
+            only_with_cluster(gpus=gpus)
             from negvae.runs.score import score_files
 
             file = None if out is None else Path(out)
             done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, on_rows=on_rows, **options)
-            line = done.describe()
         else:
-            for name in given(format=format, fdr=fdr, device=device if device != "auto" else None):
-                raise ValueError(f"--{name} does not go with --cluster, which writes Parquet and decides row by row"
-                                 " on CPUs, or on the --gpus of each worker")  # fmt: skip
+            device_asked = device if device != "auto" and cluster is not None else None
+            for name in given(format=format, fdr=fdr, device=device_asked):
+                what = "a folder of parts" if cluster is None else "--cluster"
+                raise ValueError(
+                    f"--{name} does not go with {what}: parts are Parquet, decided row by row, and on a cluster made"
+                    " by CPUs or the --gpus of each worker"
+                )
             if out is None:
-                raise ValueError("--cluster writes to a folder: give --out")
-            from negvae.cluster.score import score_on_cluster
+                raise ValueError("parts are written to a folder: give --out")
+            options |= dict(resume=resume, on_rows=on_rows, **given(shard_rows=shard_rows))
+            if cluster is None:
+                only_with_cluster(gpus=gpus)
+                from negvae.runs.parts import score_to_folder
 
-            line = score_on_cluster(
-                directory, inputs, out, address=cluster, resume=resume, on_rows=on_rows,
-                **given(shard_rows=shard_rows, gpus=gpus), **options,
-            ).describe()  # fmt: skip
-    log(line if out is None else f"{line}: {out}")
+                done = score_to_folder(directory, inputs, out, device=device, **options)
+            else:
+                from negvae.cluster.score import score_on_cluster
+
+                done = score_on_cluster(directory, inputs, out, address=cluster, **given(gpus=gpus), **options)
+    log(done.describe() if out is None else f"{done.describe()}: {out}")
+    if done.errors == done.rows:
+        log("not a single row could be scored")
+        raise typer.Exit(1)
+
+
+def _in_parts(out: str | None, resume: bool, shard_rows: int | None) -> bool:
+    """Whether the output is a folder of parts."""
+    return resume or shard_rows is not None or (out is not None and (out.endswith("/") or Path(out).is_dir()))
 
 
 def report(

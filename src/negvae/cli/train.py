@@ -114,7 +114,7 @@ def train(
         if seconds is not None and not seconds > 0:
             raise ValueError(f"{name} is {seconds:g}: it must be above 0 seconds")
     asked = {**({} if config is None else _read(config)), **given(**fields)}
-    run_config = _described(out, preset, asked, resume)
+    run_config, left_open = _described(out, preset, asked, resume)
     from negvae.cli.progress import training_progress
     from negvae.runs.train import run
 
@@ -133,27 +133,33 @@ def train(
         on_progress = connection.enter_context(training_progress(console))
         result = run(
             run_config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds,
-            on_progress=on_progress, log=log, **team,
+            on_progress=on_progress, log=log, left_open=left_open, **team,
         )  # fmt: skip
     _conclude(result, out, budget, log)
 
 
-def _described(out: Path, preset: str | None, asked: dict[str, Any], resume: bool) -> configs.RunConfig:
-    """The run to carry out: the fields asked for, and the rest from a preset or from the run that goes on."""
+def _described(
+    out: Path, preset: str | None, asked: dict[str, Any], resume: bool
+) -> tuple[configs.RunConfig, list[str]]:
+    """The run to carry out: the fields asked for, and the rest from a preset or from the run that goes on.
+
+    Also the fields that the number of images may fill in.
+    """
     if resume and (out / "config.yaml").exists():
         from negvae.runs.train import resumed_config
 
         named = {} if preset is None else {**configs.PRESETS[preset]}
         named.pop("epochs", None)
-        return resumed_config(out, {**named, **asked})
+        return resumed_config(out, {**named, **asked}), []
     if "data" not in asked:
         raise ValueError("--data is missing: name a data set or give a path")
     from negvae.data.rows import holds_rows
+    from negvae.runs.resolve import LEFT_OPEN
 
     if preset is None:
         rows = "embed" in asked or holds_rows(asked["data"])
         preset = "features" if rows else configs.default_preset(asked.get("negatives"))
-    return configs.preset(preset, **asked)
+    return configs.preset(preset, **asked), [name for name in LEFT_OPEN if name not in asked]
 
 
 def _read(path: Path) -> dict[str, Any]:

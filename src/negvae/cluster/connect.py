@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import os
 import platform
@@ -12,9 +11,9 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from negvae.files import need
+from negvae.runs.provenance import versions
 
 SECONDS_TO_ANSWER = 5.0
-PACKAGES = ("negvae", "torch", "numpy", "ray")
 
 
 @contextmanager
@@ -73,19 +72,6 @@ def _knock(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
     except (OSError, OverflowError) as error:
         raise ValueError(f"--cluster {address}: nothing answers there ({error})") from None
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that must be equal on all nodes for results to be equal, by package.
-
-    >>> sorted(versions())[0]
-    'negvae'
-    """
-    found = {"python": ".".join(platform.python_version_tuple()[:2])}
-    for name in PACKAGES:
-        with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
 
 
 def refuse_other_versions(wanted: dict[str, str]) -> None:

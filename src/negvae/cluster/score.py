@@ -8,54 +8,26 @@ scoring a shard twice gives the same part file: nothing is lost, and nothing is 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import platform
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 
-from negvae.cluster.connect import enter, joined, lost_errors, surroundings, versions, worker_capacity
+from negvae.cluster.connect import enter, joined, lost_errors, surroundings, worker_capacity
 from negvae.data import stores
-from negvae.data.streams import Span, read, shards, spans
-from negvae.runs.provenance import source_commit
-from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
+from negvae.data.streams import Span
+from negvae.runs.parts import SHARD_ROWS, Job, Part, Parts, score_part, settings
+from negvae.runs.score import Summary, open_scoring
 
-MANIFEST = "_manifest.json"
-"""The settings and the outcome; readers of folders of Parquet files skip names that begin with an underscore."""
-SHARD_ROWS = 10_000
-KEY = b"negvae.shard"
 STORE_THREADS = 16
 """The number of threads that read and decode images from a store: they mostly wait for it."""
 LOSSES = 3
 """The number of lost workers at which a shard, and with it the command, is given up."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """The file of one shard.
-
-    Attributes:
-        file: name of the file in the folder.
-        shard: SHA-256 of the shard's files and rows.
-        rows: number of rows in all.
-        errors: number of rows that could not be scored.
-        outliers: number of rows that are called outliers.
-    """
-
-    file: str
-    shard: str
-    rows: int
-    errors: int
-    outliers: int
 
 
 def score_on_cluster(
@@ -105,118 +77,28 @@ def score_on_cluster(
         if value < least:
             raise ValueError(f"{name} is {value:g}: it must be at least {least:g}")
     scoring = open_scoring(directory, batch_size=batch_size, device="cpu", log=log, **options)
-    precision = "int8" if scoring.scorer.quantized is not None else scoring.scorer.precision
-    options = {**options, "names": scoring.names, "precision": precision, "batch_size": batch_size}
-    options["device"] = "cuda" if gpus else "cpu"
-    settings = _settings(directory, inputs, scoring, shard_rows, options)
-    folder = out.rstrip("/")
-    files = spans(inputs)
+    parts = Parts(
+        out.rstrip("/"), inputs, scoring, settings(directory, inputs, scoring, shard_rows, options), shard_rows
+    )
+    options = {
+        **options, "names": scoring.names, "precision": parts.settings["precision"], "batch_size": batch_size,
+        "device": "cuda" if gpus else "cpu",
+    }  # fmt: skip
     needed = [str(directory), *(text for text in inputs if os.path.exists(text))]
-    if not stores.is_uri(folder):
-        needed.append(folder)
-    started = time.monotonic()
-    parts: list[Part] = []
-    done: dict[str, Part] = {}
-    todo = _to_do(shards(files, scoring.wanted, shard_rows), folder, done, parts)
+    if not stores.is_uri(parts.folder):
+        needed.append(parts.folder)
+    started, rows = time.monotonic(), 0
     with joined(address) as ray:
-        done |= _open_folder(folder, settings, resume)
-        arguments = (surroundings(), needed, str(directory), folder, options, max(int(cpus), 1))
-        rows = 0
-        for part in _scored(ray, todo, arguments, cpus, gpus, log):
-            parts.append(part)
+        parts.open(resume)
+        arguments = (surroundings(), needed, str(directory), parts.folder, options, max(int(cpus), 1))
+        for part in _scored(ray, parts.todo(), arguments, cpus, gpus, log):
+            parts.made.append(part)
             rows += part.rows
             on_rows(rows)
-    if done:
-        raise ValueError(f"{folder}/{min(done)} belongs to no input: inputs have been removed; take another --out")
-    parts.sort(key=lambda part: part.file)
-    summary = Summary(
-        sum(part.rows for part in parts),
-        sum(part.errors for part in parts),
-        sum(part.outliers for part in parts) if scoring.calibration is not None else None,
-        time.monotonic() - started,
-    )
-    if not summary.rows:
-        raise ValueError(f"{', '.join(inputs)}: {NOTHING}")
-    _write_manifest(folder, settings, "complete", {**vars(summary), "parts": [vars(part) for part in parts]})
+    summary = parts.finish(started)
+    if parts.left_out.counts:
+        log(parts.left_out.describe())
     return summary
-
-
-def _settings(
-    directory: Path, inputs: Sequence[str], scoring: Scoring, shard_rows: int, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the settings that decide which rows come out."""
-    models = {}
-    for place in (directory, *options.get("ensemble", ())):
-        for name in ("weights.safetensors", "calibration.safetensors"):
-            if (path := Path(place) / name).is_file():
-                models[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    wanted = {name: getattr(scoring.wanted, name) for name in ("resize", "max_pixels")}
-    return {
-        "inputs": list(inputs), "models": models, "scores": list(scoring.names),
-        "target_fpr": options.get("target_fpr"), "confidence": options.get("confidence"),
-        "groups": options.get("groups"), **wanted, "precision": options["precision"], "shard_rows": shard_rows,
-    }  # fmt: skip
-
-
-def _digest(shard: tuple[Span, ...]) -> str:
-    """Return the SHA-256 of a shard's files and rows."""
-    described = json.dumps([[span.path, span.start, span.stop] for span in shard])
-    return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-# --- the folder -----
-
-
-def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[str, Part]:
-    """Start a folder of parts, or return the parts that it has, by file."""
-    if stores.is_uri(folder):
-        try:
-            names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]
-        except FileNotFoundError:
-            names = []
-    else:
-        if Path(folder).exists() and not Path(folder).is_dir():
-            raise ValueError(f"--out {folder} is a file: with --cluster it is a folder, of one file for each shard")
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-    if not names:
-        stores.make_folder(folder)
-        _write_manifest(folder, settings, "begun", {})
-        return {}
-    if not resume:
-        raise ValueError(
-            f"--out {folder} is not empty: add --resume to go on with what is there, or take another folder"
-        )
-    if MANIFEST not in names:
-        raise ValueError(f"--out {folder} has no {MANIFEST}: `negvae score --cluster` did not begin it")
-    with stores.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
-        try:
-            before = json.load(file)["settings"]
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{folder}/{MANIFEST}: damaged; take another --out") from None
-    for name, value in json.loads(json.dumps(settings)).items():
-        if before.get(name) != value:
-            raise ValueError(
-                f"--out {folder} was begun with {name} {before.get(name)}, not {value}: take another --out"
-            )
-    return {name: _read_part(folder, name) for name in names if name.startswith("part-")}
-
-
-def _read_part(folder: str, name: str) -> Part:
-    try:
-        with stores.open_file(f"{folder}/{name}") as file:
-            return Part(**json.loads(pq.read_metadata(file).metadata[KEY]))
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{folder}/{name}: not a part of `negvae score --cluster` ({reason}); remove it") from None
-
-
-def _write_manifest(folder: str, settings: dict[str, Any], state: str, outcome: dict[str, Any]) -> None:
-    content = {
-        "state": state, "settings": settings, **outcome,
-        "provenance": {**versions(), "commit": source_commit(), "node": platform.node()},
-    }  # fmt: skip
-    with stores.written(f"{folder}/{MANIFEST}") as path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # --- the work -----
@@ -245,8 +127,9 @@ class Actor:
         try:
             enter(command, needed=needed)
             self.scoring = open_scoring(Path(directory), **options)
-        except (ValueError, FileNotFoundError) as error:
-            self.refusal = str(error)
+        except Exception as error:  # whatever it is, another worker would meet it too
+            known = isinstance(error, ValueError | OSError)
+            self.refusal = str(error) if known else f"node {platform.node()}: {type(error).__name__}: {error}"
 
     def ready(self) -> str:
         """Return the reason why this node cannot take part, or "" if it can."""
@@ -255,42 +138,13 @@ class Actor:
     def score(self, file: str, digest: str, shard: tuple[Span, ...]) -> Part:
         """Score a shard, write its file and return the part."""
         threads = STORE_THREADS if shard and stores.is_uri(shard[0].path) else self.threads
-        batches = read(shard, self.scoring.wanted, batch_size=self.batch_size, threads=threads)
-        tables = list(self.scoring.tables(batches)) or [self.scoring.no_rows()]
-        part = Part(file, digest, *(sum(column) for column in zip(*map(count_rows, tables), strict=True)))
-        table = pa.Table.from_batches(tables).replace_schema_metadata({KEY: json.dumps(vars(part))})
-        with stores.written(f"{self.folder}/{file}") as path:
-            pq.write_table(table, path)
-        return part
-
-
-def _to_do(
-    all_shards: Iterable[tuple[Span, ...]], folder: str, done: dict[str, Part], parts: list[Part]
-) -> Iterator[tuple[str, str, tuple[Span, ...]]]:
-    """Yield the file, digest and content of each shard that is not done yet.
-
-    Args:
-        all_shards: files and rows of each shard, in order.
-        folder: folder or URI of the parts.
-        done: existing parts, by file; those that belong to a shard are removed from it.
-        parts: list to which the removed parts are added.
-
-    Raises:
-        ValueError: if a part holds other images than its shard.
-    """
-    for number, shard in enumerate(all_shards):
-        file, digest = f"part-{number:07d}.parquet", _digest(shard)
-        if (part := done.pop(file, None)) is None:
-            yield file, digest, shard
-        elif part.shard != digest:
-            raise ValueError(f"{folder}/{file} holds other images than the inputs now have there: take another --out")
-        else:
-            parts.append(part)
+        job = (file, digest, shard)
+        return score_part(self.scoring, self.folder, job, batch_size=self.batch_size, threads=threads)
 
 
 def _scored(
     ray: Any,
-    todo: Iterator[tuple[str, str, tuple[Span, ...]]],
+    todo: Iterator[Job],
     arguments: tuple[Any, ...],
     cpus: float,
     gpus: float,
@@ -298,11 +152,11 @@ def _scored(
 ) -> Iterator[Part]:
     """Yield parts as they are finished by as many actors as the cluster can hold, including nodes that join later."""
     new = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(Actor).remote
-    again: deque[tuple[str, str, tuple[Span, ...]]] = deque()
+    again: deque[Job] = deque()
     losses: dict[str, int] = {}
-    working: dict[Any, tuple[Any, tuple[str, str, tuple[Span, ...]] | None]] = {}
+    working: dict[Any, tuple[Any, Job | None]] = {}
     following = next(todo, None)
-    looked, size = 0.0, 0
+    looked, size, unready = 0.0, 0, 0
     try:
         while following is not None or again or any(job for _, job in working.values()):
             if time.monotonic() - looked > 5:
@@ -316,7 +170,15 @@ def _scored(
                     result = ray.get(ref)
                 except lost_errors(ray) as error:
                     ray.kill(actor)
-                    if job is not None:
+                    if job is None:
+                        unready += 1
+                        if unready == LOSSES:
+                            reason = " ".join(str(error).split())[:300]
+                            raise ValueError(
+                                f"{LOSSES} workers were lost while they loaded the model, the last: {reason}"
+                            ) from None
+                        log("a worker was lost while it loaded the model: another one takes its place")
+                    else:
                         losses[job[0]] = losses.get(job[0], 0) + 1
                         if losses[job[0]] == LOSSES:
                             reason = " ".join(str(error).split())[:300]
@@ -330,6 +192,7 @@ def _scored(
                     raise ValueError(f"{job[0] if job else 'a worker'} failed: {error.cause!r}") from None
                 if job is None and result:
                     raise ValueError(result)
+                unready = 0
                 if job is not None:
                     yield result
                 if again:

@@ -6,7 +6,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from negvae.data.formats import READ_ERRORS, Decoded, Folder, Reader, npz, pixel_sha256, read
+from negvae.files import replacing
 
 _log = logging.getLogger("negvae.data")
 
@@ -68,14 +68,9 @@ def _write_entry(entry: Path, decoded: Decoded, facts: dict[str, Any]) -> None:
     content: dict[str, Any] = {"images": decoded.images, "facts": np.array(json.dumps(facts))}
     if decoded.labels is not None:
         content["labels"] = decoded.labels
-    temporary = ""
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{entry.stem}.", suffix=".tmp", dir=entry.parent)
-        with os.fdopen(handle, "wb") as file:
+        with replacing(entry) as temporary, temporary.open("wb") as file:
             np.savez(file, **content)
-        os.replace(temporary, entry)
     except OSError as error:  # a full or read-only disk costs time at the next load, nothing else
         _log.info("decoded pixels not kept in %s (%s)", entry.parent, error)
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)

@@ -9,7 +9,6 @@ import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable
@@ -23,7 +22,7 @@ from negvae.data.cache import cache_folder
 from negvae.data.catalog import CATALOG, SPLITS, Download, SetSpec, lookup
 from negvae.data.check import best_local, check
 from negvae.data.formats import IMAGE_ENDINGS, pixel_sha256, read
-from negvae.files import need
+from negvae.files import need, temporary_folder
 
 CONNECT_SECONDS = 10
 HUB = "hf:"
@@ -91,10 +90,11 @@ def fetch_into_cache(name: str, log: Callable[[str], None]) -> Path:
         staging = ""
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(prefix=f".{name}.", dir=cache, ignore_cleanup_errors=True) as staging:
-                deliver(Path(staging), log)
-                _check_delivery(name, Path(staging))
-                _put_in_place(name, Path(staging), cache / name)
+            with temporary_folder(cache, name) as place:
+                staging = str(place)
+                deliver(place, log)
+                _check_delivery(name, place)
+                _put_in_place(name, place, cache / name)
             log(f"{name} is in {cache / name}")
             return cache / name
         except (SourceError, ValueError, OSError) as error:

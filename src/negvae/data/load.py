@@ -238,6 +238,7 @@ def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint:
     if not path.exists():
         raise FileNotFoundError(f"{text}: no such file or folder; {_ACCEPTED} is accepted")
     reader, has_splits = _path_reader(path, split)
+    _refuse_rows_of_features(text, reader)
     if isinstance(reader, Parquet) and (limit is None or disjoint):
         decoded, sha256 = read_cached(reader)
     else:
@@ -256,6 +257,22 @@ def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint:
         words = "every fifth image" if split == "test" else "four in five images"
         found = _pick(found, rows, split, f"{text}: {words} ({rows.sum():,} of {len(rows):,}), it has no parts itself")
     return _first(found, limit)
+
+
+def _refuse_rows_of_features(text: str, reader: Reader) -> None:
+    """Refuse an array of rows of numbers, and say how these are trained on.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if not isinstance(reader, Npy | Npz):
+        return
+    probe = reader.probe()
+    if probe.shape is not None and len(probe.shape) == 1 and probe.dtype is not None and probe.dtype.kind in "fiu":
+        raise DataError(
+            f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images; train on rows in Python,"
+            " with NegVAEDetector().fit(rows).save(FOLDER), and then use `negvae score FOLDER`"
+        )
 
 
 def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:

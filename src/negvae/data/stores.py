@@ -7,10 +7,12 @@ these stores' own tools take them (for S3 the AWS_* variables and ~/.aws).
 
 from __future__ import annotations
 
+import errno
 import functools
 import io
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,15 +35,25 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
         whole: whether all of it will be read: from a store it then comes in one request.
 
     Raises:
-        OSError: it cannot be opened.
+        OSError: it cannot be opened, or is no regular file: a pipe would be waited for, and a device has no end.
     """
     if not is_uri(path):
-        return open(path, "rb")
+        return open(path, "rb", opener=_regular)
     store, inner = locate(path)
     with store.open_input_file(inner) as file:
         if whole:
             return io.BytesIO(file.read())
     return cast("IO[bytes]", io.BufferedReader(store.open_input_file(inner), 1 << 20))
+
+
+def _regular(path: str, flags: int) -> int:
+    """Open a regular file, without blocking, so that a pipe that nobody writes to is refused and not waited for."""
+    handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    kind = os.fstat(handle).st_mode
+    if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # of a folder, `open` says so itself
+        return handle
+    os.close(handle)
+    raise OSError(errno.EINVAL, "Not a regular file", path)
 
 
 def size(path: str) -> int:

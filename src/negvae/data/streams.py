@@ -37,8 +37,9 @@ from negvae.data.formats import (
     decode_image,
 )
 from negvae.data.formats.encoded import in_order
-from negvae.data.formats.folder import HIDDEN, walk
+from negvae.data.formats.folder import HIDDEN, LeftOut, walk
 from negvae.data.formats.npy import refuse_rows
+from negvae.data.formats.pixels import slack
 
 Encoded = tuple[str, int, Source]
 """An image still to be decoded: its path, its row there, and where it is."""
@@ -104,15 +105,24 @@ class Span:
         start: first row.
         stop: the row after the last; None for all.
         images: of a data set that was found by name: these rows, as they are stored.
+        error: why it cannot be read; "" where that shows when it is.
     """
 
     path: str
     start: int = 0
     stop: int | None = None
     images: NDArray[Any] | None = None
+    error: str = ""
 
 
-def stream(inputs: Sequence[str], spec: InputSpec, *, batch_size: int = 500) -> Iterator[Batch]:
+def stream(
+    inputs: Sequence[str],
+    spec: InputSpec,
+    *,
+    batch_size: int = 500,
+    left_out: LeftOut | None = None,
+    without: Sequence[str | Path] = (),
+) -> Iterator[Batch]:
     """The rows of all inputs, in order.
 
     The first batches are small, so that the first rows come soon.
@@ -123,12 +133,14 @@ def stream(inputs: Sequence[str], spec: InputSpec, *, batch_size: int = 500) -> 
             (`negvae.data.stores`).
         spec: what the rows must be.
         batch_size: rows in a batch.
+        left_out: is told of the files in folders that are neither images nor arrays.
+        without: files and folders that are not read although they lie in a folder that is, such as the output.
 
     Raises:
         FileNotFoundError: an input that does not exist, or a pattern that nothing matches; before any row.
         ValueError: an input that is not to be read at all.
     """
-    return _rebatched(_from_spans(spans(inputs), spec), batch_size, min(_FIRST, batch_size))
+    return _rebatched(_from_spans(spans(inputs, left_out, without), spec), batch_size, min(_FIRST, batch_size))
 
 
 def read(
@@ -145,12 +157,35 @@ def read(
     return _rebatched(_from_spans(stretch, spec, threads), batch_size, batch_size)
 
 
-def spans(inputs: Sequence[str]) -> Iterator[Span]:
+def spans(inputs: Sequence[str], left_out: LeftOut | None = None, without: Sequence[str | Path] = ()) -> Iterator[Span]:
     """All files of the inputs, in order; see `stream`, also for what is raised, before the first is given."""
-    return chain.from_iterable([_spans(text) for text in inputs])
+    passed = LeftOut() if left_out is None else left_out
+    outputs = tuple(os.path.realpath(path) for path in without)
+
+    def wanted(span: Span) -> bool:
+        if not outputs or stores.is_uri(span.path):
+            return True
+        real = os.path.realpath(span.path)
+        return not any(real == output or real.startswith(output + os.sep) for output in outputs)
+
+    return filter(wanted, chain.from_iterable([_spans(text, passed) for text in inputs]))
 
 
-def _spans(text: str) -> Iterable[Span]:
+def _walked(folder: str, left_out: LeftOut) -> Iterator[Span]:
+    """The files below a folder, and in their places the folders that cannot be read."""
+    unreadable: list[Span] = []
+
+    def failed(path: str, error: OSError) -> None:
+        unreadable.append(Span(path, error=f"the folder cannot be read ({error.strerror or error})"))
+
+    for path in walk(folder, _ENDINGS, left_out, failed):
+        yield from unreadable
+        unreadable.clear()
+        yield Span(path)
+    yield from unreadable
+
+
+def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
     """The files of one input; looked up before anything is read."""
     if stores.is_uri(text):
         found = stores.below(text)
@@ -163,7 +198,7 @@ def _spans(text: str) -> Iterable[Span]:
         ]
     path = Path(text).expanduser()
     if path.exists():
-        return map(Span, walk(str(path), _ENDINGS)) if path.is_dir() else [Span(str(path))]
+        return _walked(str(path), left_out) if path.is_dir() else [Span(str(path))]
     if glob.has_magic(text):
         if next(glob.iglob(str(path), recursive=True), None) is None:
             raise FileNotFoundError(f"{text}: nothing matches this pattern")
@@ -230,6 +265,9 @@ def shards(files: Iterable[Span], spec: InputSpec, rows: int) -> Iterator[tuple[
 
 def _pieces(span: Span, spec: InputSpec, rows: int) -> Iterator[tuple[Span, int]]:
     """Stretches of a file with the number of their rows; a whole file that cannot be cut counts as a shard."""
+    if span.error:
+        yield span, 1
+        return
     if span.images is not None:
         for start in range(0, len(span.images), rows):
             part = span.images[start : start + rows]
@@ -284,7 +322,9 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
 
     def rows() -> Iterator[Batch | Encoded]:
         for span in stretch:
-            if span.images is not None:
+            if span.error:
+                yield _failed(span.path, None, span.error, spec)
+            elif span.images is not None:
                 for low in range(0, len(span.images), _ROWS):
                     yield _array_rows(span.path, span.images[low : low + _ROWS], spec, span.start + low)
             elif span.path.lower().endswith(_PACKED):
@@ -379,6 +419,10 @@ def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
 def fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
     """Images (N x C x H x W) with the channels and the size that are wanted.
 
+    Args:
+        images: to convert: gray to three equal channels, color to gray by its weights.
+        spec: what is wanted.
+
     Raises:
         ValueError: they have another size and are not to be resized, or channels that have no conversion.
     """
@@ -443,7 +487,8 @@ def _unit_floats(part: NDArray[Any], errors: list[str]) -> NDArray[Any]:
     if part.dtype.kind != "f":
         return part
     flat = part.reshape(len(part), -1)
-    wrong = np.flatnonzero(~((flat >= 0) & (flat <= 1)).all(1))  # NaN compares false
+    least = slack(part.dtype)
+    wrong = np.flatnonzero(~((flat >= -least) & (flat <= 1 + least)).all(1))  # NaN compares false
     if len(wrong):
         part = part.copy()
         part[wrong] = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import sys
 import tempfile
 import warnings
@@ -22,13 +21,14 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from negvae.config import PRESETS, RENAMED, RunConfig, default_preset, preset
-from negvae.data import ImageSet, Split
+from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
+from negvae.data.streams import InputSpec, fitted
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.inputs import as_array
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
-from negvae.device import resolve_device
+from negvae.device import autocast, own_state, resolve_device
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
 from negvae.model.networks import BuildNetworks
@@ -46,8 +46,8 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe, hold_out, silent
-from negvae.runs.train import LEAST_STEPS
+from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
+from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, silent
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
@@ -66,10 +66,6 @@ _RUN_PARAMETERS = (
 )  # fmt: skip
 
 
-ROWS_A_COLUMN = 10
-"""With fewer training rows for each column the network is linear."""
-ROW_STEPS = 500
-"""Training steps on rows of features: their score does not wait for the network."""
 ROWS_TO_SCALE = 400
 """Rows of features that are enough to measure scales on."""
 
@@ -207,6 +203,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     # --- fitting -----
 
+    @own_state()
     def fit(self, X: Any, y: Any = None, negatives: Any = None, *, calibration: Any = None, groups: Any = None) -> Self:
         """Train on inliers, hold some out, and set the threshold.
 
@@ -242,15 +239,18 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         labels = _labels(groups)
         if calibration is None:
             check_labels(labels, len(stored))
+        given = stored
         self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
-        kept = np.flatnonzero(~self.left_out_)
-        stored = stored[torch.from_numpy(kept)]
+        kept = torch.from_numpy(np.flatnonzero(~self.left_out_))
+        stored = stored[kept]
         config = self._config(name, tuple(stored.shape), int(seed), text)
         if calibration is None:
-            rows = hold_out(torch.from_numpy(kept), config.calibration, config.seed)[1]
+            rows = held_out_rows(len(stored), config.calibration, config.seed)
+            training, held_out = divide(stored, rows)
+            rows = kept[rows]
             labels = None if labels is None else [labels[row] for row in rows]
-            training, held_out = hold_out(stored, config.calibration, config.seed)
         else:
+            rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
             check_labels(labels, len(held_out))
         rate, confidence = self._rate(len(held_out))
@@ -270,7 +270,12 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             Path(), config, result.model, {**provenance(config), "data": data},
             result.progress.epoch, result.progress.finished, measured,
         )  # fmt: skip
-        self._take(artifact, result.history)
+        source_of_data = _source_of(X)
+        recorded = Recorded(
+            data_sha256(given.numpy()), source_of_data, tuple(rows.tolist()),
+            file_hashes(name) if source_of_data != MEMORY else {},
+        )  # fmt: skip
+        self._take(artifact, result.history, recorded)
         return self
 
     def _check_parameters(self) -> None:
@@ -329,19 +334,13 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
         calibration = self.calibration_fraction
         if calibration is None:
-            calibration = held_out_rows(count) / count if features else PRESETS[kind].get("calibration", 0.2)
+            calibration = rows_to_hold_out(count) / count if features else PRESETS[kind].get("calibration", 0.2)
         plain = preset(
             kind, name, negatives=negatives, calibration=float(calibration), seed=seed, device=self.device, **values
         )
         training = count - max(round(calibration * count), 1)
-        if features and self.network is None and training < ROWS_A_COLUMN * columns:
-            plain = dataclasses.replace(plain, network="linear")
-        batch = plain.batch_size if self.batch_size else min(plain.batch_size, max(training // 8, 16))
-        steps = max(training // min(batch, max(training, 1)), 1)
-        epochs = plain.epochs
-        if self.epochs is None:
-            epochs = math.ceil(ROW_STEPS / steps) if features else max(epochs, math.ceil(LEAST_STEPS / steps))
-        return dataclasses.replace(plain, batch_size=batch, epochs=epochs)
+        left_open = [field for field in LEFT_OPEN if getattr(self, field) is None]
+        return fill_in(plain, training, left_open, columns=columns, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
         """Where negatives come from: a source or data `given`, or what `text` says; checked against the inliers."""
@@ -371,7 +370,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result
 
-    def _take(self, artifact: Artifact, history: list[dict[str, Any]]) -> None:
+    def _take(self, artifact: Artifact, history: list[dict[str, Any]], recorded: Recorded) -> None:
         """Become the detector that this artifact holds."""
         if artifact.calibration is None:
             raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}`")
@@ -381,7 +380,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.offset_ = -artifact.calibration.cut
         self.n_features_in_ = artifact.model.dimensions
         self.seed_ = artifact.config.seed
-        self._artifact, self._history = artifact, history
+        self._artifact, self._history, self._recorded = artifact, history, recorded
 
     # --- data -----
 
@@ -410,11 +409,13 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
                 raise ValueError(f"negatives must be finite numbers, N x {expected[0]}, as the inliers are")
         else:
             rows = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1)
-        return name, torch.tensor(np.ascontiguousarray(rows)).reshape(len(rows), -1, 1, 1)
+        return name, torch.tensor(np.ascontiguousarray(rows), device="cpu").reshape(len(rows), -1, 1, 1)
 
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
         images = as_images(array, "X").images
         expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
+        if expected and images.shape[2:] == expected[1:] and {images.shape[1], expected[0]} == {1, 3}:
+            images = fitted(images, InputSpec((expected[0], expected[1], expected[2])))  # as `negvae score` does
         if expected and images.shape[1:] != expected:
             given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], expected))
             raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")
@@ -423,10 +424,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         if fitting and hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         # A copy of its own: the caller's array may be read-only, or change.
-        return torch.tensor(images)
+        return torch.tensor(images, device="cpu")
 
     # --- scores and decisions -----
 
+    @own_state()
     def ood_score(self, X: Any, score: str | Score | ScoreFunction | None = None) -> NDArray[np.float32]:
         """The library's own scores (N): larger = more out-of-distribution.
 
@@ -577,7 +579,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         if labels is not None:
             fresh = fresh.with_groups({name: split(values, labels) for name, values in scores.items()})
         _warn_of_small_groups(fresh)
-        self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history)
+        self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
         return self
 
     def monitor(
@@ -623,6 +625,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     # --- the model -----
 
+    @own_state()
     def transform(self, X: Any) -> NDArray[np.float64]:
         """Means of q(z|x): the latent code of every row (N x L)."""
         check_is_fitted(self, "model_")
@@ -630,12 +633,14 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         codes: NDArray[np.float64] = mapped(self.model_, stored, lambda x: self.model_.encode(x).mean).double().numpy()
         return codes
 
+    @own_state()
     def reconstruct(self, X: Any) -> NDArray[Any]:
         """E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
         check_is_fitted(self, "model_")
         stored = self._read(X, "test", fitting=False)[1]
         return self._shown(mapped(self.model_, stored, lambda x: self.model_.generate(self.model_.encode(x).mean)))
 
+    @own_state()
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> NDArray[Any]:
         """Mean images (or rows of features) of codes drawn from the prior; as of `reconstruct`."""
         check_is_fitted(self, "model_")
@@ -643,7 +648,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             raise ValueError(f"n_samples is {n_samples}: it must be at least 1")
         codes = check_random_state(random_state).standard_normal((n_samples, self.model_.latent_size))
         weights = next(self.model_.parameters())
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast("float32", self.model_.device):
             parts = [self.model_.generate(part.to(weights)) for part in torch.from_numpy(codes).split(500)]  # type: ignore[no-untyped-call]
         return self._shown(torch.cat(parts))
 
@@ -675,6 +680,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _write(self, directory: Path) -> None:
         artifact = self._artifact
         write_config(directory, artifact.config, artifact.model.shape, artifact.provenance)
+        write_recorded(directory, self._recorded)
         progress = Progress(epoch=artifact.epochs, finished=artifact.finished)
         progress.seconds = sum(row["seconds"] for row in self._history[-1:])
         write_metrics(directory, self._history)
@@ -715,7 +721,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return detector
 
     def _restore(self, directory: Path, device: str) -> None:
-        self._take(load_artifact(directory, device), read_metrics(directory))
+        artifact = load_artifact(directory, device)
+        self._take(artifact, read_metrics(directory), read_recorded(directory, artifact.provenance))
         names = read_section(directory, "detector").get("feature_names")
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
@@ -760,12 +767,25 @@ def _warn_of_small_groups(calibration: Calibration) -> None:
         )
 
 
+def _source_of(data: Any) -> str:
+    """Where data came from, as `Recorded.source` has it."""
+    if isinstance(data, ImageSet):
+        return SPLIT
+    if isinstance(data, str | Path):
+        return WHOLE if is_path(str(data)) else SPLIT
+    return MEMORY
+
+
+def _warn(text: str) -> None:
+    warnings.warn(text, stacklevel=4)
+
+
 def _is_source(value: Any) -> bool:
     """Whether this is a `NegativeSource`; a data frame has a method `sample` too."""
     return hasattr(value, "sample") and hasattr(value, "adversarial")
 
 
-def held_out_rows(count: int) -> int:
+def rows_to_hold_out(count: int) -> int:
     """How many of so many rows of features are held out: a fifth, or what 400 leave over, up to half."""
     return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
 

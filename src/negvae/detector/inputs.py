@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from negvae.data import ImageSet, Split, is_path, load
-from negvae.data.formats import npy
+from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
+from negvae.data.formats.encoded import decode_images
 
 
 def as_array(data: Any, split: Split) -> tuple[Any, str]:
@@ -20,26 +23,98 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
 
     Args:
         data: a path or data-set name, an `ImageSet`, a tensor, a torch Dataset or DataLoader of which the first
-            part of every item is taken, or anything array-like.
+            part of every item is taken, an image of Pillow, a list of images (of Pillow, arrays, or paths of image
+            files), or anything array-like. Images are converted as those of a folder are.
         split: of what is loaded by name or path.
 
     Raises:
         FileNotFoundError: no such path or set.
-        ValueError: a file that cannot be read, or an empty Dataset.
+        ValueError: a file that cannot be read, an empty Dataset, or an item of a list that is not what the others
+            are.
     """
     if isinstance(data, str | Path):
         name = str(data)
         if name.lower().endswith(".npy") and Path(name).is_file():
             return npy.array(name), name
+        if name.lower().endswith(IMAGE_ENDINGS) and Path(name).is_file():
+            return _stacked([name]), name
         # Of a set with one split only, what is fitted and what is judged must not be the same images.
         return load(name, split, disjoint_from_train=not is_path(name)).images, name
     if isinstance(data, ImageSet):
         return data.images, data.name
     if isinstance(data, Tensor):
-        return data.detach().cpu().numpy(), "a tensor"
+        return _numbers(data), "a tensor"
     if isinstance(data, DataLoader | Dataset):
         return _collected(data), type(data).__name__
+    if isinstance(data, Image.Image):
+        return _stacked([data]), "an image"
+    if isinstance(data, np.ndarray) and data.dtype.kind in "OU" and data.ndim == 1:
+        data = data.tolist()  # of paths or images
+    if isinstance(data, list | tuple):
+        return _listed(data), "a list"
     return data, "an array"
+
+
+def _numbers(tensor: Tensor) -> NDArray[Any]:
+    """A tensor of any device and type as an array; NumPy has no bfloat16, whose values float32 holds exactly."""
+    plain = tensor.detach().cpu()
+    if plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64):
+        plain = plain.float()
+    array: NDArray[Any] = plain.numpy()
+    return array
+
+
+def _listed(items: list[Any] | tuple[Any, ...]) -> Any:
+    """A list of images as an array of images; of rows, as it is.
+
+    Raises:
+        ValueError: an item is None, or not what the others are.
+    """
+    for place, item in enumerate(items):
+        if item is None:
+            raise DataError(f"item {place} of the list is None: it must be an image or a row of numbers")
+    first: Any = items[0] if items else None
+    if isinstance(first, str | Path | Image.Image) or (hasattr(first, "shape") and len(first.shape) in (2, 3)):
+        return _stacked(items)
+    widths = [np.shape(item) if not isinstance(item, Tensor) else tuple(item.shape) for item in _even(items)]
+    for place, width in enumerate(widths):
+        if width != widths[0]:
+            raise DataError(f"item {place} of the list has shape {width}, item 0 has {widths[0]}: they must be alike")
+    return np.stack([_numbers(item) for item in items]) if isinstance(first, Tensor) else items
+
+
+def _even(items: Iterable[Any]) -> Iterable[Any]:
+    """The items; one that is itself uneven is refused by its number."""
+    for place, item in enumerate(items):
+        try:
+            np.shape(item)
+        except ValueError:
+            raise DataError(f"item {place} of the list holds lists of different lengths") from None
+        yield item
+
+
+def _stacked(items: Iterable[Any]) -> NDArray[np.uint8]:
+    """Images of Pillow, arrays and paths, converted as those of a folder are: uint8 N x C x H x W.
+
+    Raises:
+        ValueError: an item is no image, or has another size than the first; the message says which.
+    """
+    named = [(f"item {place}" if not isinstance(item, str | Path) else str(item), item)
+             for place, item in enumerate(items)]  # fmt: skip
+    return decode_images([(name, _image(item, name)) for name, item in named], len(named), "the list")[0]
+
+
+def _image(item: Any, name: str) -> Image.Image | str:
+    """An item of a list as `decode_images` takes it."""
+    if isinstance(item, Path):
+        return str(item)
+    if isinstance(item, str | Image.Image):
+        return item
+    array = _numbers(item) if isinstance(item, Tensor) else np.asarray(item)
+    if array.ndim not in (2, 3) or array.dtype.kind not in "uf":
+        raise DataError(f"{name} of the list is no image: it has shape {array.shape} and type {array.dtype}")
+    (pixels,) = as_images(array[None], name).images
+    return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
 def _collected(data: Any) -> NDArray[Any]:
@@ -51,7 +126,11 @@ def _collected(data: Any) -> NDArray[Any]:
     for item in items:
         while isinstance(item, list | tuple | dict):
             item = next(iter(item.values())) if isinstance(item, dict) else item[0]
-        parts.append(item.detach().cpu().numpy() if isinstance(item, Tensor) else np.asarray(item))
+        parts.append(_numbers(item) if isinstance(item, Tensor) else item)
     if not parts:
         raise ValueError(f"{type(data).__name__} is empty: it must give images or rows of features")
-    return np.concatenate(parts) if batched else np.stack(parts)
+    if batched:
+        return np.concatenate([np.asarray(part) for part in parts])
+    if any(isinstance(part, Image.Image) for part in parts):
+        return _stacked(parts)
+    return np.stack([np.asarray(part) for part in parts])

@@ -351,7 +351,9 @@ def _convolution_index(outputs: int, inputs: int) -> tuple[Tensor, torch.Size]:
 def _positions(outer: int, inner: int, size: int, before: int, after: int) -> Tensor:
     """Return the flat position of each entry of a square kernel; the rows and columns around it point past the last."""
     count = outer * inner * size * size
-    return pad(torch.arange(count).view(outer, inner, size, size), (before, after, before, after), value=count)
+    return pad(
+        torch.arange(count, device="cpu").view(outer, inner, size, size), (before, after, before, after), value=count
+    )
 
 
 def _to_one_channel(x: Tensor, layer: nn.Conv2d) -> Tensor:

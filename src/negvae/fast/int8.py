@@ -154,7 +154,7 @@ def _rounded(layer: nn.Conv2d, x: Tensor) -> Tensor:
     """
     assert isinstance(layer.padding, tuple)
     taps = layer.weight[0].numel()
-    products = torch.zeros(taps, taps, dtype=torch.float64)
+    products = torch.zeros(taps, taps, dtype=torch.float64, device="cpu")
     for part in torch.split(x, _PART):
         columns = unfold(part.float(), layer.kernel_size, padding=layer.padding, stride=layer.stride)
         columns = columns.transpose(0, 1).flatten(1)
@@ -231,12 +231,19 @@ def _refuse_layers(layers: list[nn.Module]) -> None:
 def multiplies_integers() -> bool:
     """Return whether torch's 8-bit convolution is available and exact: older processors overflow 16-bit sums."""
     randomness = torch.Generator().manual_seed(0)
-    x = torch.randint(200, 256, (1, 16, 5, 5), dtype=torch.uint8, generator=randomness)
-    weight = torch.randint(100, 128, (8, 16, 3, 3), generator=randomness)
+    x = torch.randint(200, 256, (1, 16, 5, 5), dtype=torch.uint8, generator=randomness, device="cpu")
+    weight = torch.randint(100, 128, (8, 16, 3, 3), generator=randomness, device="cpu")
     try:
         with torch.inference_mode():
             like = nn.Conv2d(16, 8, 3, device="meta")
-            layer = _Layer.of(weight.to(torch.int8), torch.ones(8), torch.zeros(8), like, 1.0, None)
+            layer = _Layer.of(
+                weight.to(torch.int8),
+                torch.ones(8, dtype=torch.float32, device="cpu"),
+                torch.zeros(8, dtype=torch.float32, device="cpu"),
+                like,
+                1.0,
+                None,
+            )
             y = layer(x.contiguous(memory_format=torch.channels_last))
         return torch.equal(y.double(), conv2d(x.double(), weight.double()))
     except (AttributeError, RuntimeError):
@@ -263,4 +270,6 @@ def _scales(layer: nn.Conv2d) -> Tensor:
 
 
 def _bias(layer: nn.Conv2d) -> Tensor:
-    return torch.zeros(layer.out_channels) if layer.bias is None else layer.bias.float()
+    return (
+        torch.zeros(layer.out_channels, dtype=torch.float32, device="cpu") if layer.bias is None else layer.bias.float()
+    )

@@ -99,7 +99,7 @@ class Gaussian(nn.Module):
     def __init__(self, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True) -> None:
         super().__init__()
         self.bounded = bounded
-        log_sigma = torch.tensor(math.log(sigma))
+        log_sigma = torch.tensor(math.log(sigma), dtype=torch.float32, device="cpu")
         self.log_sigma: Tensor
         if learn_sigma:
             self.log_sigma = nn.Parameter(log_sigma)

@@ -50,4 +50,5 @@ class GaussianPrior:
         self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
     ) -> Tensor:
         """Draw n codes (n x size)."""
-        return torch.randn(n, self.size, generator=generator, device=device) + self.shift
+        place = device if device is not None else generator.device if generator is not None else "cpu"
+        return torch.randn(n, self.size, generator=generator, device=place, dtype=torch.float32) + self.shift

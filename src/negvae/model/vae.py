@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from negvae.config import RunConfig
+from negvae.device import own_state
 from negvae.fast import convolution
 from negvae.model.initialization import initialize
 from negvae.model.inputs import Features, Pixels
@@ -135,6 +136,7 @@ class VAE(nn.Module):
         return [*self.decoder.parameters(), *self.likelihood.parameters()]
 
 
+@own_state()
 def build_vae(config: RunConfig, shape: Shape) -> VAE:
     """The untrained model that `config` describes, for images of `shape` (C, H, W), on the CPU.
 
@@ -148,8 +150,8 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     # Made without storage first: the layers' own initialization would draw from the global random state.
     with torch.device("meta"):
         encoder, decoder = build_networks(config.network, shape, config.latent_size)
-    encoder.to_empty(device="cpu")
-    decoder.to_empty(device="cpu")
+    encoder.float().to_empty(device="cpu")
+    decoder.float().to_empty(device="cpu")
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)

@@ -9,11 +9,15 @@ generated                     the model's own samples; the decoder is trained ag
 augmented[:NAME,NAME...]      transformations of the inliers (`negvae.parts.TRANSFORMATIONS`)
 0.7*augmented+0.3*generated   a mixture: each source gives its share of every batch
 
+What exists as a path is a path, whatever its name looks like. In a mixture a path that holds + or * stands in quotes:
+0.5*'./C++ parts'+0.5*augmented
+
 Sources that are registered later are written as their entries in `negvae.parts.SOURCES` say.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -54,18 +58,21 @@ def parse(text: str) -> list[Spec]:
     """
     if text.strip() == "none":
         return []
+    if is_there(text):
+        return [Spec("auxiliary", text, 1.0)]
     specs = []
-    for part in text.split("+"):
-        weight, star, rest = part.strip().rpartition("*")
+    for part in _parts(text):
+        weight, star, rest = _weight(part.strip())
         try:
             share = float(weight) if star else 1.0
         except ValueError:
             raise ValueError(f"negatives {text!r}: {weight!r} is not a weight, as in 0.5*augmented") from None
         kind, _, argument = rest.strip().partition(":")
+        argument = _unquoted(argument)
         if kind == "none":
             raise ValueError(f"negatives {text!r}: none cannot be part of a mixture")
         if not _is_source(kind, rest.strip()):  # a data set's name, or a path that may hold a colon
-            kind, argument = "auxiliary", rest.strip()
+            kind, argument = "auxiliary", _unquoted(rest.strip())
         entry = SOURCES[kind]
         if entry.argument == "data set" and not argument:
             raise ValueError(f"negatives {text!r}: a data set's name or path is missing, as in {kind}:kmnist")
@@ -73,6 +80,48 @@ def parse(text: str) -> list[Spec]:
             raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
         specs.append(Spec(kind, argument, share))
     return specs
+
+
+def is_there(text: str) -> bool:
+    """Whether a text is the path of something that exists."""
+    try:
+        return text not in SOURCES and os.path.exists(os.path.expanduser(text))
+    except ValueError:  # a null character
+        return False
+
+
+def _parts(text: str) -> list[str]:
+    """The parts of a mixture: the text between plus signs that stand outside of quotes.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    parts, quote = [""], ""
+    for character in text:
+        if character == quote:
+            quote = ""
+        elif not quote and character in "'\"" and parts[-1].strip()[-1:] in ("", "*", ":"):
+            quote = character
+        if character == "+" and not quote:
+            parts.append("")
+        else:
+            parts[-1] += character
+    if quote:
+        raise ValueError(f"negatives {text!r}: the quote {quote} is not closed")
+    return parts
+
+
+def _weight(part: str) -> tuple[str, str, str]:
+    """The weight of a part, its star, and the rest; a star in quotes is none."""
+    if part[:1] in ("'", '"'):
+        return "", "", part
+    weight, star, rest = part.partition("*")
+    return (weight, star, rest) if star and ":" not in weight else ("", "", part)
+
+
+def _unquoted(text: str) -> str:
+    """The text without the quotes around it."""
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def _is_source(kind: str, text: str) -> bool:

@@ -160,7 +160,7 @@ class Generated:
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Return the mean images of new codes."""
         z = model.prior.sample(len(positives), generator, positives.device)
-        images = model.generate(z[rows])
+        images = model.generate(z[rows].to(positives.dtype))
         return NegativeBatch(None, images)
 
 

@@ -24,7 +24,7 @@ Transformation = Callable[[Tensor, torch.Generator], Tensor]
 
 def uniform(images: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
     """Draw one number for each image, uniform between `low` and `high`, N x 1 x 1 x 1."""
-    values = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device)
+    values = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device, dtype=torch.float32)
     return low + (high - low) * values
 
 
@@ -40,7 +40,7 @@ def jigsaw(images: Tensor, generator: torch.Generator, grid: int = 4) -> Tensor:
     th, tw = height // grid, width // grid
     tiles = images[:, :, : th * grid, : tw * grid].reshape(n, channels, grid, th, grid, tw)
     tiles = tiles.permute(0, 2, 4, 1, 3, 5).reshape(n, grid * grid, channels * th * tw)
-    order = torch.rand(n, grid * grid, generator=generator, device=images.device).argsort(1)
+    order = torch.rand(n, grid * grid, generator=generator, device=images.device, dtype=torch.float32).argsort(1)
     tiles = tiles.gather(1, order[:, :, None].expand_as(tiles))
     shuffled = tiles.reshape(n, grid, grid, channels, th, tw).permute(0, 3, 1, 4, 2, 5)
     result = images.clone()
@@ -55,7 +55,7 @@ def cutmix(images: Tensor, generator: torch.Generator) -> Tensor:
     for size, shape in ((height, (1, 1, height, 1)), (width, (1, 1, 1, width))):
         side = uniform(images, 0.4, 0.8, generator) * size
         start = uniform(images, 0, 1, generator) * (size - side)
-        position = torch.arange(size, device=images.device).reshape(shape) + 0.5
+        position = torch.arange(size, device=images.device, dtype=torch.float32).reshape(shape) + 0.5
         inside.append((position >= start) & (position < start + side))
     return torch.where(inside[0] & inside[1], images.roll(1, 0), images)
 
@@ -88,7 +88,7 @@ def sketch(images: Tensor, generator: torch.Generator) -> Tensor:
 @torch.inference_mode(False)  # kept for training, even where a picture asks first
 def _sobel(device: torch.device, dtype: torch.dtype) -> Tensor:
     """Return both Sobel kernels (2 x 1 x 3 x 3), which are copied to the device once."""
-    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    kernel = torch.tensor([[-1.0, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=torch.float32, device="cpu")
     return torch.stack([kernel, kernel.T])[:, None].to(device, dtype)
 
 
@@ -100,7 +100,7 @@ def sketched_jigsaw(images: Tensor, generator: torch.Generator) -> Tensor:
 def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
     """Draw thin level sets of smooth random fields on each image's median color."""
     n, channels, height, width = images.shape
-    coarse = torch.randn(n, 1, 5, 5, generator=generator, device=images.device)
+    coarse = torch.randn(n, 1, 5, 5, generator=generator, device=images.device, dtype=torch.float32)
     field = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
     slope_y = pad(field, (0, 0, 0, 1), mode="replicate").diff(dim=2)
     slope_x = pad(field, (0, 1, 0, 0), mode="replicate").diff(dim=3)
@@ -108,12 +108,12 @@ def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
     thickness = uniform(images, 0.7, 1.8, generator) * (height * width) ** 0.5 / 28
     ink = (thickness + 0.5 - field.abs() / slope).clamp(0, 1)
     # Fade the drawing towards the border at a random radius, as most objects do not fill their frame.
-    y = torch.linspace(-1, 1, height, device=images.device).reshape(1, 1, height, 1)
-    x = torch.linspace(-1, 1, width, device=images.device).reshape(1, 1, 1, width)
+    y = torch.linspace(-1, 1, height, device=images.device, dtype=torch.float32).reshape(1, 1, height, 1)
+    x = torch.linspace(-1, 1, width, device=images.device, dtype=torch.float32).reshape(1, 1, 1, width)
     radius = uniform(images, 0.6, 1.4, generator)
     ink = ink * ((radius - (x.square() + y.square()).sqrt()) * 8).clamp(0, 1)
     paper = images.flatten(2).median(2).values[:, :, None, None]
-    reach = torch.rand(n, channels, 1, 1, generator=generator, device=images.device) * 0.4 + 0.6
+    reach = torch.rand(n, channels, 1, 1, generator=generator, device=images.device, dtype=torch.float32) * 0.4 + 0.6
     color = torch.where(paper < 0.5, reach, 1 - reach)
     drawing: Tensor = paper + ink * (color - paper)
     return drawing
@@ -121,7 +121,7 @@ def strokes(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
     """Permute each feature across the rows on its own: samples of the product of the marginals, without dependence."""
-    order = torch.rand(rows.shape, generator=generator, device=rows.device).argsort(0)
+    order = torch.rand(rows.shape, generator=generator, device=rows.device, dtype=torch.float32).argsort(0)
     return rows.gather(0, order)
 
 
@@ -130,7 +130,7 @@ def box(rows: Tensor, generator: torch.Generator) -> Tensor:
     low, high = rows.amin(0), rows.amax(0)
     # A feature without any spread still gets values to either side.
     half = ((high - low) / 2).clamp_min(0.5)
-    uniform = torch.rand(rows.shape, generator=generator, device=rows.device).to(rows.dtype)
+    uniform = torch.rand(rows.shape, generator=generator, device=rows.device, dtype=torch.float32).to(rows.dtype)
     return (low + high) / 2 + (4 * uniform - 2) * half
 
 
@@ -147,11 +147,12 @@ def zoom(images: Tensor, generator: torch.Generator, least: float = 1.5, most: f
     """
     n = len(images)
     share = torch.exp(
-        -math.log(least) - math.log(most / least) * torch.rand(n, generator=generator, device=images.device)
+        -math.log(least)
+        - math.log(most / least) * torch.rand(n, generator=generator, device=images.device, dtype=torch.float32)
     )
-    center = (2 * torch.rand(2, n, generator=generator, device=images.device) - 1) * (1 - share)
-    mirror = torch.rand(n, generator=generator, device=images.device).sub(0.5).sign()
-    grid = torch.zeros(n, 2, 3, device=images.device)
+    center = (2 * torch.rand(2, n, generator=generator, device=images.device, dtype=torch.float32) - 1) * (1 - share)
+    mirror = torch.rand(n, generator=generator, device=images.device, dtype=torch.float32).sub(0.5).sign()
+    grid = torch.zeros(n, 2, 3, device=images.device, dtype=torch.float32)
     grid[:, 0, 0], grid[:, 1, 1] = share * mirror, share
     grid[:, 0, 2], grid[:, 1, 2] = center[0], center[1]
     places = affine_grid(grid, list(images.shape), align_corners=False)

@@ -100,7 +100,7 @@ def _table(table: PaperTable, found: Found) -> str:
     header = ["column", "figure", "ours", "paper", "difference", "Welch 95%", "within", "seeds"]
     rows: list[list[str]] = []
     for cell in table.cells:
-        name = label(cell)
+        name = label(found[cell.name])
         for row, title in ROWS.items():
             figure, published = found[cell.name].figures.get(row), cell.paper.get(row)
             if figure is None:

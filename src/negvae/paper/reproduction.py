@@ -29,6 +29,7 @@ from negvae.paper.show import (
     in_bits,
     label,
     measured_on,
+    negatives_label,
     printed_in_bits,
     remarks,
     with_spread,
@@ -97,7 +98,7 @@ def data_table(table: PaperTable, found: CellResults) -> DataTable:
                 [f"{name}, bits/dim, ours", *(in_bits(f.mean, f.std) if f else "-" for f in measured)],
                 [f"{name}, bits/dim, paper", *map(printed_in_bits, published)],
             ]
-    header = ["", *map(label, table.cells)]
+    header = ["", *(label(found[cell.name]) for cell in table.cells)]
     return DataTable(header, rows, align="l" + "r" * len(table.cells), highlight=ours, groups=ours)
 
 
@@ -139,13 +140,13 @@ def page(found: CellResults, profile: Profile, results: Path, drawn: Mapping[Set
         rows = [[str(first).replace(" ", NO_BREAK), *rest] for first, *rest in shown.rows]
         body = tables.html(replace(shown, rows=rows, caption="; ".join(_remarks(table, found, profile))))
         if table.name == "table5":
-            body += _samples(table, strips)
+            body += _samples(table, found, strips)
         title, _, intro = table.title.partition(": ")
         sections.append(Section(title, body, intro))
     sections.append(_misses(found, profile))
     ran = {cell.cell.setting: cell for cell in found.values() if cell.results}
     sections += [
-        Section(_title(setting), _details(setting, drawn[setting], strips[setting]), _summary(cell))
+        Section(_title(cell), _details(_title(cell), drawn[setting], strips[setting]), _summary(cell))
         for setting, cell in ran.items()
     ]
     sections.append(_provenance(list(ran.values())))
@@ -162,8 +163,9 @@ def _legend(found: CellResults, profile: Profile) -> str:
     return f"Ours: {ours}. Standard deviations over seeds in parentheses. {SPREAD} {LOOSE} {UNIT}"
 
 
-def _title(setting: Setting) -> str:
-    return ", ".join(LABELS[name] for name in (setting.data, setting.likelihood, setting.negatives))
+def _title(cell: CellResult) -> str:
+    setting = cell.cell.setting
+    return ", ".join([LABELS[setting.data], LABELS[setting.likelihood], negatives_label(cell.negatives)])
 
 
 def _reading(found: CellResults) -> Section:
@@ -216,7 +218,7 @@ def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pict
     return {}
 
 
-def _samples(table: PaperTable, strips: dict[Setting, dict[str, Pictures]]) -> Markup:
+def _samples(table: PaperTable, found: CellResults, strips: dict[Setting, dict[str, Pictures]]) -> Markup:
     """The last row of Table 5: what the sets and the negatives look like."""
     grids, sets = [], Markup()
     for cell in table.cells:
@@ -225,7 +227,7 @@ def _samples(table: PaperTable, strips: dict[Setting, dict[str, Pictures]]) -> M
             pair = {LABELS[cell.setting.data]: shown["Inliers"], LABELS[cell.ood]: shown["Outliers"]}
             sets = document.row(*(_grid(images, name, name) for name, images in pair.items()))
         if "Negatives" in shown:
-            name = f"Negatives: {LABELS[cell.setting.negatives]}"
+            name = f"Negatives: {negatives_label(found[cell.name].negatives)}"
             grids.append(_grid(shown["Negatives"], name, name))
     return sets + (document.row(*grids) if grids else Markup())
 
@@ -243,13 +245,13 @@ def _summary(cell: CellResult) -> str:
     )
 
 
-def _details(setting: Setting, drawn: Mapping[str, Figure], strips: dict[str, Pictures]) -> Markup:
+def _details(title: str, drawn: Mapping[str, Figure], strips: dict[str, Pictures]) -> Markup:
     """Curves over epochs, score distributions, ROC curves and pictures of one configuration."""
     epochs = [document.chart(figure) for kind, figure in drawn.items() if kind in EPOCHS]
     scores = [document.chart(figure) for kind, figure in drawn.items() if kind not in EPOCHS]
     body = document.row(*epochs) + document.row(*scores)
     if strips:
-        grids = [_grid(images, caption, f"{caption}, {_title(setting)}") for caption, images in strips.items()]
+        grids = [_grid(images, caption, f"{caption}, {title}") for caption, images in strips.items()]
         body += document.row(*grids)
     return body
 

@@ -181,6 +181,7 @@ class CellResult:
         diverged: seeds whose training diverged; they have no figures.
         outdated: seeds whose result was made with other settings than the profile now has; they do not count.
         figures: by row; empty without results.
+        negatives: those that the runs are trained with, which a profile may vary; as `RunConfig.negatives` has them.
     """
 
     cell: Cell
@@ -188,6 +189,7 @@ class CellResult:
     diverged: tuple[int, ...]
     outdated: tuple[int, ...]
     figures: dict[str, Figure]
+    negatives: str
 
     @property
     def seeds(self) -> list[int]:
@@ -231,7 +233,8 @@ def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
             published and published.std,
             tuple(values),
         )
-    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures)
+    own = profile.config(cell.setting).negatives
+    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures, own)
 
 
 def _mean(values: list[float]) -> float:

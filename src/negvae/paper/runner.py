@@ -9,7 +9,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import queue
-import shutil
 import signal
 import statistics
 import threading
@@ -209,7 +208,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell, should_stop: Callable[[
                     tell(Event("busy", name))
                 elif plan.finished(setting, seed) is None:  # else by whoever held the lock a moment ago
                     mine.append(seed)
-            for level in _level(plan, setting, mine):
+            for level in _level(plan, setting, mine, tell):
                 names = [run_name(setting, seed) for seed in level]
                 try:
                     stopped = _carry_out(plan, setting, level, deadline, tell, should_stop, commit)
@@ -222,13 +221,17 @@ def work(plan: Plan, deadline: float | None, tell: Tell, should_stop: Callable[[
                     return
 
 
-def _level(plan: Plan, setting: Setting, seeds: Sequence[int]) -> list[list[int]]:
+def _level(plan: Plan, setting: Setting, seeds: Sequence[int], tell: Tell) -> list[list[int]]:
     """The seeds of one setting that stand at the same step, together: only those can be trained side by side."""
     places: dict[tuple[int, int], list[int]] = {}
     for seed in seeds:
         directory = plan.work / plan.profile / run_name(setting, seed)
-        _drop_other_run(directory, plan.recipe.config(setting, seed, plan.device))
-        progress = read_progress(directory)
+        try:
+            _set_aside_other_run(directory, plan.recipe.config(setting, seed, plan.device), tell)
+            progress = read_progress(directory)
+        except (ValueError, OSError) as error:  # one damaged folder must not end a night of others
+            tell(Event("failed", run_name(setting, seed), text=" ".join(str(error).split())))
+            continue
         places.setdefault((progress.epoch, progress.step), []).append(seed)
     return list(places.values())
 
@@ -415,17 +418,21 @@ def _notes(config: RunConfig, *tests: ImageSet) -> list[str]:
     return list(dict.fromkeys(note for images in (train, *tests, *auxiliary) for note in images.notes))
 
 
-def _drop_other_run(directory: Path, config: RunConfig) -> None:
-    """Remove the folder of a run whose settings have changed since, or that holds only its beginnings."""
-    if not directory.exists():
+def _set_aside_other_run(directory: Path, config: RunConfig, tell: Tell) -> None:
+    """Move the folder of a run whose settings have changed since out of the way; nothing is deleted.
+
+    Raises:
+        ValueError: what is there cannot be read, such as the run of a later version.
+    """
+    if not (directory / CONFIG).exists() or same_run(
+        read_config(directory)[0].to_dict(), config, str(directory / CONFIG)
+    ):
         return
-    try:
-        stored = read_config(directory)[0].to_dict()
-        keep = same_run(stored, config, str(directory / CONFIG)) and (directory / CHECKPOINT).exists()
-    except (ValueError, FileNotFoundError):
-        keep = False
-    if not keep:
-        shutil.rmtree(directory)
+    number = 1
+    while (aside := directory.with_name(f"{directory.name}.before-{number}")).exists():
+        number += 1
+    directory.rename(aside)
+    tell(Event("say", "", text=f"{directory.name} was made with other settings: it is kept as {aside}"))
 
 
 def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) -> None:

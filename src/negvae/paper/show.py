@@ -10,7 +10,7 @@ from typing import Any
 import rich.table
 
 from negvae.paper.profiles import Profile
-from negvae.paper.published import ENLARGED, LEARNED, ROWS, Cell, PaperTable, Published, cells
+from negvae.paper.published import ENLARGED, LEARNED, ROWS, PaperTable, Published, cells
 from negvae.paper.results import CellResult, Figure, collect
 from negvae.report.tables import DataTable, terminal
 
@@ -32,9 +32,21 @@ LOOSE = "Where the paper's spread exceeds its mean, lying within it says little.
 UNIT = "The paper calls the last two rows BPD; they are in nats per dimension (bits = nats / ln 2)."
 
 
-def label(cell: Cell) -> str:
-    """What tells a column from the others of its table, such as "Bernoulli, generated"."""
-    return ", ".join(LABELS[part] for part in cell.name.split("/")[1:])
+def label(found: CellResult) -> str:
+    """What tells a column from the others of its table: "Bernoulli, generated"; with the runs' own negatives."""
+    own, parts = found.cell.setting.negatives, found.cell.name.split("/")[1:]
+    return ", ".join(negatives_label(found.negatives) if part == own else LABELS[part] for part in parts)
+
+
+def negatives_label(text: str) -> str:
+    """A source of negatives as people write it; of a mixture each part."""
+    if text in LABELS:
+        return LABELS[text]
+    parts = [part.strip().partition("zoomed:") for part in text.split("+")]
+    return " + ".join(
+        f"{before}enlarged {LABELS.get(name, name)}" if zoomed else LABELS.get(before, before)
+        for before, zoomed, name in parts
+    )
 
 
 def gather(tables: Iterable[PaperTable], profile: Profile, results: Path) -> dict[str, CellResult]:
@@ -102,6 +114,10 @@ def measured_on(found: Sequence[CellResult], profile: Profile) -> str:
 def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
     """What must be said beside some results: data that is not the official one, seeds that do not count."""
     lines = list(dict.fromkeys(note for cell in found for note in cell.notes))
+    for cell in {cell.cell.setting: cell for cell in found}.values():
+        if cell.negatives != cell.cell.setting.negatives:
+            paper, ours = (negatives_label(text) for text in (cell.cell.setting.negatives, cell.negatives))
+            lines.append(f"{cell.cell.setting.name}: trained with {ours}, where the paper has {paper}")
     for what, seeds in (("training diverged", "diverged"), ("made with other settings, not counted", "outdated")):
         for cell in {cell.cell.setting: cell for cell in found if getattr(cell, seeds)}.values():
             listed = ", ".join(map(str, getattr(cell, seeds)))
@@ -119,7 +135,8 @@ def show_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Ta
     rows: list[list[str]] = []
     for cell in table.cells:
         setting = cell.setting
-        names = [LABELS[name] for name in (setting.data, cell.ood, setting.likelihood, setting.negatives)]
+        names = [LABELS[name] for name in (setting.data, cell.ood, setting.likelihood)]
+        names.append(negatives_label(found[cell.name].negatives))
         for row, title in ROWS.items():
             figure, published = found[cell.name].figures.get(row), cell.paper.get(row)
             ours = [with_spread(figure.mean, figure.std), as_printed(published), difference(figure), verdict(figure)] \
@@ -154,7 +171,8 @@ def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, An
                         "data_notes": result.notes}  # fmt: skip
             entries.append({
                 "table": cell.table, "row": row, "train": cell.setting.data, "ood": cell.ood,
-                "likelihood": cell.setting.likelihood, "negatives": cell.setting.negatives,
+                "likelihood": cell.setting.likelihood, "negatives": result.negatives,
+                "paper_negatives": cell.setting.negatives,
                 "paper": {"mean": published and published.mean, "std": published and published.std}, "ours": ours,
             })  # fmt: skip
     return entries

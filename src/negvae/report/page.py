@@ -24,9 +24,10 @@ from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
-from negvae.runs.artifact import Artifact, load_artifact, trained_sha256
+from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, spec_of
 from negvae.runs.provenance import provenance
+from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
@@ -270,7 +271,10 @@ def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
         return None
     try:
         inliers = load_inliers(
-            config, shape=artifact.model.shape, fetch=False, sha256=trained_sha256(artifact.provenance)
+            config,
+            shape=artifact.model.shape,
+            fetch=False,
+            recorded=read_recorded(artifact.directory, artifact.provenance),
         )
     except (FileNotFoundError, ValueError):
         return None

@@ -19,12 +19,11 @@ import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yaml_mapping, translated
-from negvae.device import resolve_device, runs_bfloat16
+from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import QuantizedEncoder, multiplies_integers
-from negvae.files import replacing, write_text
+from negvae.files import write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.scoring.calibration import Calibration
@@ -33,6 +32,7 @@ from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.training.checkpoint import save_tensors
 from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
@@ -129,13 +129,6 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
     return RunConfig.from_dict(content["run"], str(path)), (shape[0], shape[1], shape[2]), provenance
 
 
-def trained_sha256(provenance: dict[str, Any]) -> str | None:
-    """The SHA-256 of the pixels that a run was trained with, from its provenance; None where that does not say."""
-    hashes = provenance.get("data_sha256")
-    found = hashes.get("inliers") if isinstance(hashes, dict) else None
-    return found if isinstance(found, str) else None
-
-
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
     """Add or replace a section of config.yaml that `read_config` does not ask for."""
     _write_config(directory, {**_read_config(directory), name: values})
@@ -200,8 +193,7 @@ def save_artifact(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     for name, _ in model.named_parameters():
         tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
-    with replacing(directory / WEIGHTS) as temporary:
-        save_file(tensors, temporary, header)
+    save_tensors(directory / WEIGHTS, tensors, header)
     write_text(directory / CARD, _card(config, result, provenance))
     if calibration is not None:
         save_calibration(directory, calibration)
@@ -209,6 +201,7 @@ def save_artifact(
         (directory / CALIBRATION).unlink(missing_ok=True)  # of an earlier stretch of training
 
 
+@own_state()
 def load_artifact(directory: Path | str, device: str = "auto", calibration: bool = True) -> Artifact:
     """Load a trained model.
 
@@ -227,6 +220,7 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     if not path.is_file():
         raise FileNotFoundError(f"{directory} has no {WEIGHTS}: its training has not reached an end yet")
     model = build_vae(config, shape)
+    path.open("rb").close()  # safetensors says of a file that may not be read that it is not there
     try:
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
@@ -286,8 +280,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     header = {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
-    with replacing(directory / CALIBRATION) as temporary:
-        save_file(tensors, temporary, header)
+    save_tensors(directory / CALIBRATION, tensors, header)
     description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
     if not calibration.contamination:
         bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)

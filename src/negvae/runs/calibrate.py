@@ -15,12 +15,14 @@ from negvae.device import resolve_precision
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.model import VAE
 from negvae.registry import choose
-from negvae.runs.artifact import load_artifact, save_calibration, trained_sha256
+from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
-from negvae.scoring.calibration import TARGET_FPR, Calibration
+from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.compute import compute_scores
 from negvae.scoring.groups import GROUPS
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
+from negvae.scoring.table import SCORES
 from negvae.training.loop import TrainingResult
 
 
@@ -44,7 +46,7 @@ def calibrate_run(
     data: str | None = None,
     *,
     score: str | None = None,
-    target_fpr: float = TARGET_FPR,
+    target_fpr: float | None = None,
     confidence: float | None = None,
     groups: str | None = None,
     precision: str = "float32",
@@ -54,61 +56,56 @@ def calibrate_run(
 ) -> Calibration:
     """Calibrate a trained model on inliers that it was not trained on, and keep the result in its folder.
 
+    What is left out stays as the model is calibrated: its decision score and its rule for the threshold.
+
     Args:
         directory: of the run.
         data: inliers, by name (test split) or path; None for what the run held out, or where it held out
             nothing, the test split of its data set.
-        score: the decision score; None for `negvae.scoring.scorer.default_score`, in int8 for "kl".
-        target_fpr: false-positive rate of the threshold.
-        confidence: with which that rate is to hold; None for on average over held-out sets.
+        score: the decision score; None for the present one, or `negvae.scoring.scorer.default_score` (in int8 "kl")
+            where there is none.
+        target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 where there is none.
+        confidence: confidence with which that rate holds; None for the present one, or for a rate that holds on
+            average over held-out sets.
         groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all together.
-        precision: in which scores are computed from then on: "float32", the default, which every processor has;
-            "bfloat16"; or "int8", for scores of the encoder alone, on a CPU.
+        precision: in which scores are computed from then on: "float32", which every processor has; "bfloat16"; or
+            "int8", for scores of the encoder alone, on a CPU.
         limit: use the first so many inliers.
         device: see `negvae.runs.artifact.load_artifact`.
         log: is called with one line on what is loaded.
 
     Raises:
         FileNotFoundError: the run or its data is not there.
-        ValueError: images of another shape, or too few for the rate; another precision, or int8 for a model, a
-            score or a machine that it is not for.
+        ValueError: images of another shape, or too few for the rate; data that the run may have been trained on;
+            another precision, or int8 for a model, a score or a machine that it is not for.
     """
     choose("precision", precision, SCORE_PRECISIONS)
-    artifact = load_artifact(directory, device, calibration=False)
-    config, shape = artifact.config, artifact.model.shape
+    artifact = _open(directory, device)
+    before, config = artifact.calibration, artifact.config
     if artifact.model.takes_features:
         raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
-    # With other inliers named, those of the training give scales and rounding only, for which a changed few do.
-    known = trained_sha256(artifact.provenance) if data is None else None
-    inliers = load_inliers(config, shape=shape, sha256=known, log=log)
-    training, held_out = inliers.training, inliers.held_out
-    if data is not None or not len(held_out):
-        same = data in (None, config.data)
-        found = load_test_set(config, shape=shape, log=log) if same else load(str(data), "test", shape=shape, log=log)
-        log(f"calibration: {describe(found)}")
-        held_out = torch.from_numpy(found.images)
-    else:
-        log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+    training, held_out = _inliers(artifact, data, log)
     labels = None
     if groups is not None:
         choose("groups", groups, GROUPS)
         labels = _subfolders(data)[:limit]
     held_out = held_out[:limit]
-    # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
-    training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
-    scorer = Scorer(artifact.model)
+    scorer, present = Scorer(artifact.model), before.score if before else None
     if precision == "bfloat16":
         scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
     if precision == "int8":
+        if training is None:
+            raise ValueError(f"{directory} was fitted on data in memory, which is not kept: int8 is rounded by it")
         quantized = quantize(artifact.model.encoder, training)
         scorer = Scorer(artifact.model, quantized=quantized)
-        score = score or "kl"
+        score = score or (present if present and not SCORES[present].needs else "kl")
         scorer.check([score])
         log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
     calibration = calibrate(
         scorer, training, held_out,
-        score=score, components=score_components(config), target_fpr=target_fpr,
-        confidence=confidence, groups=labels,
+        score=score or present, components=score_components(config), groups=labels,
+        references=before.reference if before and training is None else None,
+        **_rule(artifact, target_fpr, confidence, len(held_out)),
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
@@ -131,6 +128,58 @@ def _subfolders(data: str | None) -> list[str]:
     if loose := [parts[0] for parts in below if len(parts) == 1]:
         raise ValueError(f"{place}: {loose[0]} lies in no subfolder, and groups folders takes one for each group")
     return [parts[0] for parts in below]
+
+
+def _open(directory: Path, device: str) -> Artifact:
+    """The artifact, without its calibration where that is damaged."""
+    try:
+        return load_artifact(directory, device)
+    except (ValueError, FileNotFoundError):
+        return load_artifact(directory, device, calibration=False)
+
+
+def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | None, Tensor]:
+    """Up to `REFERENCE_IMAGES` images that were trained on, None where they were in memory; and held-out inliers."""
+    config, shape = artifact.config, artifact.model.shape
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    training: Tensor | None = None
+    # With other inliers named, those of the training give scales and rounding only, for which a changed few do.
+    known = recorded if data is None else Recorded(source=recorded.source)
+    try:
+        inliers = load_inliers(config, shape=shape, recorded=known, log=log)
+        training, held_out = inliers.training, inliers.held_out
+        # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
+        training = training[:: max(len(training) // REFERENCE_IMAGES, 1)][:REFERENCE_IMAGES]
+    except (ValueError, FileNotFoundError):
+        if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
+            raise
+    if data is None and len(held_out):
+        log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+        return training, held_out
+    if data is None or (data == config.data and recorded.source != MEMORY):
+        found = load_test_set(config, shape=shape, recorded=recorded, log=log)
+    else:
+        found = load(data, "test", shape=shape, log=log)
+    log(f"calibration: {describe(found)}")
+    return training, torch.from_numpy(found.images)
+
+
+def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:
+    """How the threshold is to be set: by the rate asked for, else by the present rule."""
+    before = artifact.calibration
+    sure = confidence if confidence is not None or before is None else before.confidence
+    if target_fpr is not None or before is None:
+        return {"target_fpr": TARGET_FPR if target_fpr is None else target_fpr, "confidence": sure}
+    if before.target_fpr is not None:
+        return {"target_fpr": before.target_fpr, "confidence": sure}
+    if confidence is not None:
+        return {"target_fpr": TARGET_FPR, "confidence": confidence}
+    if before.contamination:
+        return {"target_fpr": None, "contamination": before.contamination}
+    # Either nobody wanted a rate, or the held-out inliers were too few for the one that was wanted.
+    parameters = read_section(artifact.directory, "detector").get("parameters") or {}
+    wanted = parameters.get("target_fpr", TARGET_FPR)
+    return {"target_fpr": None if wanted is None or held_out < least_held_out(wanted) else wanted}
 
 
 def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:

@@ -16,6 +16,7 @@ from negvae.files import write_text
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.provenance import provenance
+from negvae.runs.recorded import MEMORY, read_recorded
 from negvae.runs.resolve import Log, describe, load_test_set, silent
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
@@ -27,6 +28,7 @@ def evaluate_run(
     directory: Path,
     ood: Sequence[str],
     *,
+    data: str | None = None,
     samples: int = 1,
     precision: str | None = None,
     device: str = "auto",
@@ -38,6 +40,8 @@ def evaluate_run(
     Args:
         directory: of the run.
         ood: data sets by name or path; their test splits are used.
+        data: inliers that the model was not trained on, by name (test split) or path; None for the test split of
+            the run's data set.
         samples: posterior samples for "bpd".
         precision: of all scores: "float32", "bfloat16" or "int8"; None for the one in which the run was calibrated.
         device: see `negvae.runs.artifact.load_artifact`.
@@ -52,7 +56,8 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: the run or a set is not there.
-        ValueError: a set's shape differs from the model's, or it is the inliers themselves.
+        ValueError: a set's shape differs from the model's, or it is the inliers themselves; or nobody can tell which
+            of the inliers are new to the model.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
@@ -64,8 +69,7 @@ def evaluate_run(
         raise ValueError(
             f"{directory} takes rows of features: `negvae score` scores them, and evaluate has no test sets"
         )
-    test = load_test_set(config, shape=artifact.model.shape, limit=limit, log=log)
-    log(f"inliers: {describe(test)}")
+    test = _inliers(artifact, data, limit, log)
     outliers = {name: _outliers(name, artifact, limit, log) for name in dict.fromkeys(ood)}
     scorer = artifact.scorer(precision)
     decides = calibration.score if calibration else "kl"
@@ -94,16 +98,33 @@ def evaluate_run(
     return content
 
 
+def _inliers(artifact: Artifact, data: str | None, limit: int | None, log: Log) -> ImageSet:
+    """The inliers to evaluate on."""
+    shape = artifact.model.shape
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    if data is None or (data == artifact.config.data and recorded.source != MEMORY):
+        test = load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log)
+    else:
+        test = load(data, "test", limit=limit, shape=shape, log=log)
+        _refuse_shape(f"--data {data}", test, artifact)
+    log(f"inliers: {describe(test)}")
+    return test
+
+
 def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log) -> ImageSet:
     """The test split of a set that the model was not trained on, in the model's shape."""
     if name == artifact.config.data:
         raise ValueError(f"--ood {name} is what the model was trained on: name another set")
     images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
-    if images.shape != artifact.model.shape:
-        given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
-        raise ValueError(f"--ood {name} has {given} images, the model takes {wanted} (C x H x W)")
+    _refuse_shape(f"--ood {name}", images, artifact)
     log(f"out-of-distribution: {describe(images)}")
     return images
+
+
+def _refuse_shape(what: str, images: ImageSet, artifact: Artifact) -> None:
+    if images.shape != artifact.model.shape:
+        given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
+        raise ValueError(f"{what} has {given} images, the model takes {wanted} (C x H x W)")
 
 
 def _row(comparison: Comparison, artifact: Artifact) -> dict[str, Any]:

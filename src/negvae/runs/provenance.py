@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import platform
 import subprocess
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,8 @@ import torch
 import negvae
 from negvae.config import RunConfig
 from negvae.device import resolve_device, resolve_precision
+
+PACKAGES = ("negvae", "torch", "numpy", "ray")
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
@@ -70,3 +74,16 @@ def _cpu() -> str:
         known = [f"{key} {facts[key]}" for key in ("cpu family", "model", "stepping") if key in facts]
         model = f"{', '.join(known)}; " if known else ""
     return f"{name} ({model}{torch.get_num_threads()} threads)"
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be equal on all nodes for results to be equal, by package.
+
+    >>> sorted(versions())[0]
+    'negvae'
+    """
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in PACKAGES:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

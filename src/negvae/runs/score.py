@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import time
 import warnings
 from collections import Counter
@@ -21,8 +20,9 @@ import torch
 
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
+from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Batch, InputSpec, stream
-from negvae.files import replacing
+from negvae.files import replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, spec_of
@@ -124,7 +124,9 @@ def score_files(
         device=device, log=log,
     )  # fmt: skip
     calibration = scoring.calibration
-    batches = stream(inputs, scoring.wanted, batch_size=batch_size)
+    left_out = LeftOut()
+    without = [] if out is None else [out]
+    batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
     tables = scoring.tables(batches)
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
@@ -139,6 +141,8 @@ def score_files(
                 write(table)
         if not counts.rows:
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
+    if left_out.counts:
+        log(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
     return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
 
@@ -308,12 +312,12 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     return pa.RecordBatch.from_pydict(
         {
-            "path": pa.array(batch.paths, pa.string()),
+            "path": pa.array(map(shown, batch.paths), pa.string()),
             "index": pa.array(batch.indices, pa.int64()),
             **{name: column(scores.get(name), pa.float32()) for name in names},
             "p_value": column(p, pa.float64()),
             "is_outlier": column(outlier, pa.bool_()),
-            "error": pa.array([error or None for error in batch.errors], pa.string()),
+            "error": pa.array([shown(error) or None for error in batch.errors], pa.string()),
         }
     )
 
@@ -321,8 +325,8 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
 def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, folder: Path) -> Iterator[pa.RecordBatch]:
     """The same rows with decisions by Benjamini-Hochberg, after all have waited in a temporary file."""
     occurred: Counter[float] = Counter()  # conformal p-values are n + 1 levels, of each group if there are any
-    with tempfile.TemporaryDirectory(prefix=".negvae-", dir=folder) as place:
-        path = Path(place) / "rows.arrow"
+    with temporary_folder(folder, "negvae-rows") as place:
+        path = place / "rows.arrow"
         schema = None
         writer: Any = None
         for table in tables:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +14,17 @@ from negvae.runs.artifact import (
     WEIGHTS,
     read_config,
     save_artifact,
-    trained_sha256,
     write_config,
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
+from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import Log, ResolvedRun, resolve, silent
 from negvae.scoring.calibration import TARGET_FPR, least_held_out
 from negvae.training.checkpoint import FILE as CHECKPOINT
+from negvae.training.history import METRICS
 from negvae.training.loop import TrainingResult, train_seeds
-
-LEAST_STEPS = 1000
-"""Fewer training steps than that leave most models unfinished."""
+from negvae.training.run import TrainingDivergedError
 
 
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
@@ -39,6 +38,7 @@ def run_seeds(
     *,
     resume: bool = False,
     log: Log = silent,
+    left_open: Collection[str] = (),
     trainer: Callable[..., list[TrainingResult]] = train_seeds,
     **options: Any,
 ) -> list[TrainingResult]:
@@ -49,6 +49,8 @@ def run_seeds(
         directories: of the runs, new or empty unless `resume`.
         resume: go on from the directories' checkpoints, or start where they have none.
         log: is called with one line on each set that is loaded.
+        left_open: fields that nobody has asked for (see `negvae.runs.resolve.fill_in`); the folder says what they
+            came to.
         trainer: what trains; called as `negvae.training.loop.train_seeds` is.
         options: `budget`, `checkpoint_seconds`, `on_progress` and `after_epoch` of `negvae.training.loop.train_seeds`.
 
@@ -66,18 +68,22 @@ def run_seeds(
         raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
-    resolved = resolve(config, log)
+    resolved = resolve(config, log, left_open)
     inliers = resolved.inliers
+    filled = {name: getattr(resolved.config, name) for name in left_open}
+    configs = [dataclasses.replace(each, **filled) for each in configs]
     origins: list[dict[str, Any]] = [{**provenance(each), **resolved.facts} for each in configs]
-    for each, directory, origin in zip(configs, directories, origins, strict=True):
-        if resume and (directory / CHECKPOINT).exists():
-            _refuse_other_data(directory, config, resolved)
-        else:
-            write_config(directory, each, inliers.shape, origin)
-    _warn_of_few_steps(config, len(inliers.training), log)
-    results = trainer(
-        configs, inliers.training, resolved.source, directories=directories, resume=resume, **options
-    )  # fmt: skip
+    with _left_as_before(directories):
+        for each, directory, origin in zip(configs, directories, origins, strict=True):
+            directory.mkdir(parents=True, exist_ok=True)
+            if resume and (directory / CHECKPOINT).exists():
+                _refuse_other_data(directory, config, resolved)
+            else:
+                write_config(directory, each, inliers.shape, origin)
+                write_recorded(directory, _recorded(each, resolved))
+        results = trainer(
+            configs, inliers.training, resolved.source, directories=directories, resume=resume, **options
+        )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration = None
         if len(inliers.held_out):
@@ -109,21 +115,41 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
     return dataclasses.replace(config, epochs=asked.get("epochs", config.epochs))
 
 
+def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:
+    """What the folder of a run is to remember of its inliers."""
+    inliers = resolved.inliers
+    return Recorded(inliers.sha256, held_out=inliers.held_out_rows, files=file_hashes(config.data))
+
+
+@contextmanager
+def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
+    """Take away what a run has written into new folders where it is refused before its first step."""
+    new = [directory for directory in directories if not (directory / CONFIG).exists()]
+    made = [directory for directory in new if not directory.exists()]
+    try:
+        yield
+    except TrainingDivergedError:  # it has begun
+        raise
+    except (ValueError, TypeError, OSError, ImportError):
+        for directory in new:
+            if not directory.is_dir() or (directory / CHECKPOINT).exists():
+                continue
+            for name in (CONFIG, INLIERS, METRICS):
+                (directory / name).unlink(missing_ok=True)
+            if directory in made and directory.is_dir() and not any(directory.iterdir()):
+                directory.rmdir()
+        raise
+
+
 def _refuse_other_data(directory: Path, config: RunConfig, resolved: ResolvedRun) -> None:
     """Refuse to go on with other images than those that a run was started with."""
-    known = trained_sha256(read_config(directory)[2])
-    if known is not None and known != resolved.inliers.sha256:
+    known = read_recorded(directory, read_config(directory)[2])
+    if known.sha256 is not None and known.sha256 != resolved.inliers.sha256:
+        where = difference(known, config.data)
         raise ValueError(
-            f"{config.data} has changed since {directory} was started: --resume goes on with the same images only;"
-            " take another --out to start anew"
+            f"{config.data} has changed since {directory} was started{' (' + where + ')' if where else ''}: --resume"
+            " goes on with the same images only; take another --out to start anew"
         )
-
-
-def _warn_of_few_steps(config: RunConfig, images: int, log: Log) -> None:
-    an_epoch = images // min(config.batch_size, images)
-    if an_epoch * config.epochs < LEAST_STEPS // 4:
-        enough = math.ceil(LEAST_STEPS / an_epoch)
-        log(f"{an_epoch * config.epochs} training steps are few: {enough} epochs make them {an_epoch * enough:,}")
 
 
 def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:

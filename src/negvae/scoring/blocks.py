@@ -114,4 +114,4 @@ def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor], pre
             return function(model.prepare(part))[:count].cpu()
 
     parts = map_blocks(apply, blocks(model, stored), model.device)
-    return torch.cat(parts) if parts else torch.empty(0)
+    return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float32, device="cpu")

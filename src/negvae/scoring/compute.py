@@ -113,7 +113,10 @@ def over_blocks(
             return {name: function(x)[:count].cpu() for name, function in functions.items()}
 
     parts = map_blocks(apply, drawn(), model.device)
-    return {name: torch.cat([part[name] for part in parts]) if parts else torch.empty(0) for name in functions}
+    return {
+        name: torch.cat([part[name] for part in parts]) if parts else torch.empty(0, dtype=torch.float32, device="cpu")
+        for name in functions
+    }
 
 
 def refuse_decoder(score: Score) -> None:
@@ -137,8 +140,10 @@ def _own_draws(model: VAE, samples: int, generator: torch.Generator) -> Callable
     def of_block(count: int) -> Drawing:
         noises, additions = [], []
         for _ in range(samples):
-            noise = torch.randn(count, model.latent_size, generator=generator, device=model.device)
-            added = model.likelihood.target(torch.zeros(count, *model.shape, device=model.device), generator)
+            noise = torch.randn(count, model.latent_size, generator=generator, device=model.device, dtype=torch.float32)
+            added = model.likelihood.target(
+                torch.zeros(count, *model.shape, device=model.device, dtype=torch.float32), generator
+            )
             noises.append(filled(noise.to(weights), size))
             additions.append(filled(added.to(weights), size))
         made = Draws(torch.stack(noises), torch.stack(additions))

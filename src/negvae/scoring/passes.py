@@ -44,8 +44,10 @@ def shared_draws(model: VAE, samples: int = 1, seed: int = 0) -> Draws:
     """
     with torch.inference_mode(False):  # a gradient may pass through them
         randomness = torch.Generator().manual_seed(seed)
-        noise = torch.randn(samples, model.latent_size, generator=randomness)
-        added = model.likelihood.target(torch.zeros(samples, *model.shape), randomness).detach()
+        noise = torch.randn(samples, model.latent_size, generator=randomness, dtype=torch.float32, device="cpu")
+        added = model.likelihood.target(
+            torch.zeros(samples, *model.shape, dtype=torch.float32, device="cpu"), randomness
+        ).detach()
         weights = next(model.parameters())
         return Draws(noise.to(weights.dtype).to(weights.device), added.to(weights.dtype).to(weights.device))
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from negvae.device import resolve_precision
+from negvae.device import own_state, resolve_precision
 from negvae.fast.int8 import QuantizedEncoder
 from negvae.model import VAE
 from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
@@ -51,6 +51,7 @@ class Scorer:
     seed: int = 0
     quantized: QuantizedEncoder | None = None
 
+    @own_state()
     def __call__(self, images: Tensor, scores: Sequence[str | Score | ScoreFunction]) -> dict[str, NDArray[np.float32]]:
         """Scores of stored images; what several of them need is computed once.
 
@@ -120,11 +121,13 @@ class Scorer:
         return "float32" if self.model.takes_features else self.precision
 
 
+@own_state()
 def calibrate(
     scorer: Scorer,
-    training: Tensor,
+    training: Tensor | None,
     held_out: Tensor,
     *,
+    references: References | None = None,
     score: str | Score | ScoreFunction | None = None,
     names: Sequence[str] | None = None,
     components: Sequence[str] = ("dose", "prior_ratio"),
@@ -138,8 +141,9 @@ def calibrate(
     Args:
         scorer: of the trained model; its `references` are not used.
         training: images that the model was trained on; up to 5,000 of them, evenly taken, give the statistics
-            that "combined", "dose" and "typicality" are measured against.
+            that "combined", "dose" and "typicality" are measured against. None where they are not kept.
         held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
+        references: those statistics, where the images are not kept.
         score: the decision score, by name or as the function that was registered; None for `default_score`.
         names: further scores to calibrate; None for those that the table says; in int8 those of the encoder alone.
         components: the scores that "combined" is made of; a model without negatives has no use for "prior_ratio".
@@ -162,12 +166,13 @@ def calibrate(
     names = names_of(lambda entry: entry.calibrated and other not in entry.needs) if names is None else names
     names = [decisive, *names]
     apart: dict[str, NDArray[np.float32]] = {}
-    references = References()
+    references = References() if references is None else references
     if scorer.quantized is None:
-        step = max(len(training) // REFERENCE_IMAGES, 1)
-        references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
-        if features:
-            references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
+        if training is not None:
+            step = max(len(training) // REFERENCE_IMAGES, 1)
+            references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
+            if features:
+                references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
     else:
         names = [name for name in names if not SCORES[name].needs]
     measured = replace(scorer, references=references)
@@ -182,9 +187,10 @@ def calibrate(
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
         everything: list[NDArray[Any]] = [
-            measured(held_out, [decisive])[decisive] if contamination else scores[decisive],
-            measured(training, [decisive])[decisive],
+            measured(held_out, [decisive])[decisive] if contamination else scores[decisive]
         ]
+        if training is not None:
+            everything.append(measured(training, [decisive])[decisive])
         threshold = contamination_threshold(np.concatenate(everything), contamination)
     rounding = None
     if scorer.quantized is not None:

@@ -7,6 +7,8 @@ else as JSON in the header. Loading it runs no code.
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from negvae.files import replacing
+from negvae.files import order_header, replacing
 from negvae.model import VAE
 
 FILE = "checkpoint.safetensors"
@@ -73,8 +75,28 @@ def save_checkpoint(
                 tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value)
     # Contiguous copies: a file has no strides. The loaded values go back into tensors of the right layout.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with replacing(directory / FILE) as temporary:
-        save_file(contiguous, temporary, {"progress": json.dumps(asdict(progress))})
+    save_tensors(directory / FILE, contiguous, {"progress": json.dumps(asdict(progress))})
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all; the same tensors and header give the same bytes.
+
+    Args:
+        path: of the file.
+        tensors: on the CPU, contiguous, by name.
+        header: text by name.
+
+    Raises:
+        OSError: the disk is full or may not be written.
+    """
+    with replacing(path) as temporary:
+        try:
+            save_file(tensors, temporary, header)
+        except SafetensorError as error:  # which the library makes of the system's own
+            if (found := re.search(r"os error (\d+)", str(error))) is None:
+                raise
+            raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
+        order_header(temporary)
 
 
 def load_checkpoint(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from negvae.config import RunConfig
-from negvae.device import resolve_device
+from negvae.device import own_state, resolve_device
 from negvae.fast.graph import CapturedSteps
 from negvae.model import VAE
 from negvae.negatives import NegativeSource
@@ -64,6 +64,7 @@ def train(
     return train_seeds([config], images, source, directories=[directory], **options)[0]
 
 
+@own_state()
 def train_seeds(
     configs: Sequence[RunConfig],
     images: Tensor,

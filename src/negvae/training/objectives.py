@@ -11,8 +11,9 @@ in brackets, the generator's loss, belongs to the decoder alone:
 
     alternating   The generator's loss is evaluated after the encoder's step, as in the paper, with a forward and a
                   backward pass of its own.
-    simultaneous  The generator's loss is evaluated at the same weights as the rest and shares the encoder's forward
-                  pass.
+    simultaneous  The generator's loss is evaluated at the same weights as the rest. It shares the encoder's forward
+                  pass, unless batch norm makes that another function: for this loss it uses its running statistics in
+                  both updates.
 """
 
 from __future__ import annotations
@@ -207,21 +208,24 @@ def simultaneous(
     images, target, negatives, noise = batch
     if negatives is None or negatives.generated is None:  # without a pull there is nothing in which updates differ
         return alternating(model, encoder, decoder, batch, negative_weight)
+    if model.couples_images:
+        losses = shared_losses(model, images, target, negatives.images, noise)
+        encoder_loss(losses, negative_weight).backward()  # type: ignore[no-untyped-call]
+        pull = generator_loss(model, negatives.generated, negatives.size)
+        pull.backward()  # type: ignore[no-untyped-call]
+        encoder.step()
+        decoder.step()
+        return losses._replace(generator_kl=pull)
     # The encoder's graph ends here, so that its loss does not reach the generator, nor the pull the encoder.
     generated = negatives.generated.detach().requires_grad_()
     others = images if negatives.given is None else torch.cat([images, negatives.given])
-    losses = _losses(model, _posterior(model, others, generated), target, noise, len(generated))
+    # Two passes, which is the same and makes the pull's backward pass a short one.
+    apart = model.encode(others), model.encode(generated)
+    posterior = Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))
+    losses = _losses(model, posterior, target, noise, len(generated))
     with gradients_by_input_only():
-        (pull,) = torch.autograd.grad(losses.generator_kl, generated, retain_graph=True)
-    torch.autograd.backward([encoder_loss(losses, negative_weight), negatives.generated], [None, pull])
+        (pull_gradient,) = torch.autograd.grad(losses.generator_kl, generated, retain_graph=True)
+    torch.autograd.backward([encoder_loss(losses, negative_weight), negatives.generated], [None, pull_gradient])
     encoder.step()
     decoder.step()
     return losses
-
-
-def _posterior(model: VAE, others: Tensor, generated: Tensor) -> Posterior:
-    """Return the posterior over both, in two passes if images are independent, for a short backward pass."""
-    if model.couples_images:
-        return model.encode(torch.cat([others, generated]))
-    apart = model.encode(others), model.encode(generated)
-    return Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))

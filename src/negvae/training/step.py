@@ -63,7 +63,7 @@ class Learner:
         self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer, reduce)
         self.decoder = Weights(self.model.decoder, sigma, dtype, self._optimizer, reduce)
         self.steps = len(data) // self.batch
-        self.trace = torch.zeros(self.steps, len(Losses._fields), device=device)
+        self.trace = torch.zeros(self.steps, len(Losses._fields), device=device, dtype=self.encoder.master.dtype)
         self._order = torch.zeros(len(data), dtype=torch.long, device=device)
         self._place = torch.zeros(1, dtype=torch.long, device=device)
         self._within = torch.arange(self.batch, device=device)
@@ -98,7 +98,9 @@ class Learner:
         with autocast(self.precision, device):
             negatives = None if self.source is None else self.source.sample(positives, model, self.randomness, own)
             target = model.likelihood.target(positives, self.randomness)
-            noise = torch.randn(self.batch, config.latent_size, generator=self.randomness, device=device)
+            noise = torch.randn(
+                self.batch, config.latent_size, generator=self.randomness, device=device, dtype=torch.float32
+            )
             positives, target, noise = positives[own], target[own], noise[own]
             if getattr(model.likelihood, "encodes_noise", False):
                 positives, negatives = _noisy(positives, target, negatives)

@@ -21,7 +21,8 @@ class Weights:
     Args:
         network: network that owns the parameters; those of its convolutions and linear layers may be kept in `dtype`.
         extra: further parameters to train with the network's, kept in float32.
-        dtype: type that the layers compute with: float32, or bfloat16 for autocast.
+        dtype: type that the layers compute with: float32, or bfloat16 for autocast. The master weights have the
+            parameters' own type.
         build_optimizer: function that makes the optimizer of the one master parameter.
         reduce: called with the gradient, one vector, to average it over all workers in place; None if there is one
             worker.
@@ -42,8 +43,8 @@ class Weights:
         self.parameters = [*network.parameters(), *extra]
         total = sum(p.numel() for p in self.parameters)
         device = self.parameters[0].device
-        self.master = nn.Parameter(torch.empty(total, device=device))
-        self.master.grad = torch.zeros_like(self.master)
+        self.master = nn.Parameter(torch.empty(total, device=device, dtype=self.parameters[0].dtype))
+        self.master.grad = torch.zeros_like(self.master.detach())
         self._copy = torch.empty(total, device=device, dtype=dtype) if dtype != torch.float32 else None
         self._exact: list[Tensor] = []
         self._gradients: list[Tensor] = []

@@ -15,7 +15,8 @@ def test_folder(make):
     found = load(make.root / "set")
     np.testing.assert_array_equal(found.images, pixels[[2, 1, 0, 3]])
     assert found.labels.tolist() == [0, 0, 1, 1]
-    assert "no train and test" in found.notes[0]
+    assert "2 left out (.txt 1, hidden 1" in found.notes[0]
+    assert "no train and test" in found.notes[1]
     assert len(load(make.root / "set", limit=3).images) == 3
     assert any("first 3 of 4" in note for note in load(make.root / "set", limit=3).notes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import warnings
 from collections import deque
@@ -16,9 +17,10 @@ from PIL import Image
 
 from negvae.data import stores
 from negvae.data.formats.base import DataError, Source, need_memory, reading
+from negvae.files import need
 
 MAX_PIXELS = 64_000_000
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+_HEIF = (".heic", ".heif")
 _CHUNK = 64
 
 Item = TypeVar("Item")
@@ -48,41 +50,68 @@ def in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _open(source: Source, where: str) -> IO[bytes]:
-    if source is None:
-        raise DataError(f"{where} holds no image bytes (links to files are not followed)")
+def _open(source: str | bytes, where: str) -> IO[bytes]:
+    if isinstance(source, str) and source.lower().endswith(_HEIF):
+        need("pillow_heif", "heif").register_heif_opener()
     return io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
+
+
+def _formats() -> tuple[str, ...]:
+    """Pillow's names of the formats that are read: those that are known by their first bytes and run no program."""
+    return tuple(name for name in (*_known_formats(), "HEIF") if name in Image.OPEN)
+
+
+@functools.cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI")
 
 
 def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], str]:
     """Decode one image to H x W x C uint8, and say what was done to it, if anything.
 
+    Args:
+        source: The image.
+        where: What to call it in a message.
+        max_pixels: The most that it may claim.
+
     Raises:
+        ImportError: It is a HEIC file, and the extra "heif" is not installed.
         ValueError: It is not there, cannot be read whole, claims more than `max_pixels` (before it is decoded), or
             has more than 8 bits.
     """
-    with reading(where, "image"), _open(source, where) as file, Image.open(file, formats=_FORMATS) as image:
-        if image.width * image.height > max_pixels:
-            raise DataError(
-                f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
-            )
-        mode, done = image.mode, ""
-        if mode[0] in "IF":
-            raise DataError(f"{where}: has {mode} pixels, more than 8 bits; convert it to 8-bit gray or RGB first")
-        if getattr(image, "is_animated", False):
-            done = "first frame of several taken"
-        image.load()
-        plain: Image.Image = image
-        if mode == "P" or mode == "PA":
-            plain = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
-        elif mode in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa"):
-            if mode in ("1", "La", "RGBa"):
-                plain = image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}[mode])
-            if "transparency" in image.info:
-                plain = plain.convert({"L": "LA", "RGB": "RGBA"}.get(plain.mode, plain.mode))
-        else:
-            plain = image.convert("RGB")
-        pixels = np.asarray(plain)
+    with reading(where, "image"):
+        if source is None:
+            raise DataError(f"{where} holds no image bytes (links to files are not followed)")
+        if isinstance(source, Image.Image):
+            return _pixels(source, where, max_pixels)
+        with _open(source, where) as file, Image.open(file, formats=_formats()) as image:
+            return _pixels(image, where, max_pixels)
+
+
+def _pixels(image: Image.Image, where: str, max_pixels: int) -> tuple[NDArray[np.uint8], str]:
+    """The pixels of an open image; see `decode_image`."""
+    if image.width * image.height > max_pixels:
+        raise DataError(
+            f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
+        )
+    mode, done = image.mode, ""
+    if mode[0] in "IF":
+        raise DataError(f"{where}: has {mode} pixels, more than 8 bits; convert it to 8-bit gray or RGB first")
+    if getattr(image, "is_animated", False):
+        done = "first frame of several taken"
+    image.load()
+    plain: Image.Image = image
+    if mode == "P" or mode == "PA":
+        plain = image.convert("RGBA" if mode == "PA" or "transparency" in image.info else "RGB")
+    elif mode in ("1", "L", "LA", "La", "RGB", "RGBA", "RGBa"):
+        if mode in ("1", "La", "RGBa"):
+            plain = image.convert({"1": "L", "La": "LA", "RGBa": "RGBA"}[mode])
+        if "transparency" in image.info:
+            plain = plain.convert({"L": "LA", "RGB": "RGBA"}.get(plain.mode, plain.mode))
+    else:
+        plain = image.convert("RGB")
+    pixels = np.asarray(plain)
     if plain.mode in ("LA", "RGBA"):
         color, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.uint16)
         if alpha.min() < 255:

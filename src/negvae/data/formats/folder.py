@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import ClassVar
@@ -13,9 +13,13 @@ import numpy as np
 
 from negvae.data.formats.base import Block, DataError, Probe, stretches
 
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGE_ENDINGS = (
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".qoi", ".heic", ".heif",
+)  # fmt: skip
 HIDDEN = (".", "__MACOSX")
 """How names of files and folders begin that are left out."""
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,13 @@ class Folder:
             raise DataError(f"{self.path}: holds no images ({', '.join(e[1:] for e in IMAGE_ENDINGS)})")
         return Probe(count)
 
+    def left_out(self) -> LeftOut:
+        """The files below the folder that are not read."""
+        found = LeftOut()
+        for _ in walk(str(self.path), IMAGE_ENDINGS, found):
+            pass
+        return found
+
     def rows(
         self, start: int = 0, stop: int | None = None, *, size: int | None = None, labels: bool = False
     ) -> Iterator[Block]:
@@ -54,20 +65,114 @@ class Folder:
             yield Block(low, files[low:high], None if found is None else found[low:high])
 
 
-def walk(folder: str, endings: tuple[str, ...]) -> Iterator[str]:
+@dataclass
+class LeftOut:
+    """What a walk through folders passes by.
+
+    Attributes:
+        counts: by the ending of the name, or by the reason where it is another.
+        first: the first few paths.
+    """
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: list[str] = field(default_factory=list)
+
+    def add(self, path: str, reason: str = "") -> None:
+        """Count a file, or a folder that is not looked into."""
+        kind = reason or os.path.splitext(path)[1].lower() or "no ending"
+        self.counts[kind] = self.counts.get(kind, 0) + 1
+        if len(self.first) < _NAMED:
+            self.first.append(path)
+
+    def __len__(self) -> int:
+        """How many."""
+        return sum(self.counts.values())
+
+    def describe(self) -> str:
+        """One line: how many, of what kind, and the first few by name; empty where there are none."""
+        if not self.counts:
+            return ""
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.counts.items()))
+        more = ", ..." if len(self) > len(self.first) else ""
+        return f"{len(self):,} left out ({kinds}: {', '.join(self.first)}{more})"
+
+
+def walk(
+    folder: str,
+    endings: tuple[str, ...],
+    left_out: LeftOut | None = None,
+    failed: Callable[[str, OSError], None] | None = None,
+) -> Iterator[str]:
     """Every file below a folder with one of these endings, in the order of names; hidden ones are left out.
+
+    Links are followed. What a link leads to is read once: not where it lies below `folder` itself, and not a second
+    time by another link, so that links in a circle come to an end.
+
+    Args:
+        folder: where to begin.
+        endings: of the files that are wanted, in small letters.
+        left_out: is told of the others.
+        failed: is called with a folder that cannot be read and why, in its place in the order; None raises the error.
 
     Names are kept as bytes in one array while a folder is sorted: some 20 MB for a million of them.
     """
+    left_out = LeftOut() if left_out is None else left_out
+    root, linked = os.path.realpath(folder), set[str]()
+    # Of each open folder: its entries still to come, and whether a link led there.
+    stack = [(_entries(folder, left_out, failed), False)]
+    while stack:
+        entries, below_link = stack[-1]
+        path = next(entries, None)
+        if path is None:
+            stack.pop()
+        elif not path.endswith("/"):
+            if path.lower().endswith(endings):
+                yield path
+            else:
+                left_out.add(path)
+        else:
+            is_link = os.path.islink(path[:-1])
+            if is_link or below_link:
+                real = os.path.realpath(path)
+                if _is_walked(real, root) or real in linked:
+                    continue
+                if f"{root}{os.sep}".startswith(real.rstrip(os.sep) + os.sep):
+                    left_out.add(path, "link to a folder around it")
+                    continue
+                linked.add(real)
+            stack.append((_entries(path[:-1], left_out, failed), is_link or below_link))
+
+
+def _is_walked(real: str, root: str) -> bool:
+    """Whether a folder lies below the root, and none of the folders between is hidden."""
+    if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
+        return False
+    return not any(part.startswith(HIDDEN) for part in real[len(root) :].split(os.sep))
+
+
+def _entries(folder: str, left_out: LeftOut, failed: Callable[[str, OSError], None] | None) -> Iterator[str]:
+    """The paths in a folder in the order of their names' bytes; those of folders end in a slash."""
     parts = []
-    with os.scandir(folder) as entries:
-        shown = (entry for entry in entries if not entry.name.startswith(HIDDEN))
-        names = (os.fsencode(e.name) + (b"/" if e.is_dir(follow_symlinks=False) else b"") for e in shown)
-        while chunk := list(islice(names, 4096)):
-            parts.append(np.array(chunk))
+    try:
+        with os.scandir(folder) as entries:
+            names = (os.fsencode(entry.name) + (b"/" if _is_folder(entry) else b"") for entry in entries)
+            while chunk := list(islice(names, 4096)):
+                parts.append(np.array(chunk))
+    except OSError as error:
+        if failed is None:
+            raise
+        failed(folder, error)
     for name in np.sort(np.concatenate(parts)) if parts else ():
         path = os.path.join(folder, os.fsdecode(bytes(name)))
-        if path.endswith("/"):
-            yield from walk(path[:-1], endings)
-        elif path.lower().endswith(endings):
+        if os.fsdecode(bytes(name)).startswith(HIDDEN):
+            left_out.add(path, "hidden")
+        else:
             yield path
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether an entry is a folder, or a link to one."""
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

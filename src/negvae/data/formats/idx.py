@@ -11,6 +11,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, need_memory, read_rows, reading, stretches
 from negvae.data.formats.pixels import as_labels
 
@@ -70,7 +71,7 @@ class Idx:
 
 def _open_maybe_gzip(path: Path) -> IO[bytes]:
     """A file, gunzipped where it starts with gzip's two bytes, whatever its name."""
-    file = path.open("rb")
+    file = stores.open_file(str(path))
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
     if not zipped:

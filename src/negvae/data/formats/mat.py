@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, reading
 from negvae.data.formats.pixels import as_labels
 
@@ -34,7 +35,7 @@ class Mat:
         """See `Reader.probe`."""
         from scipy.io import whosmat
 
-        with reading(self.path, "MATLAB file"), self.path.open("rb") as file:
+        with reading(self.path, "MATLAB file"), stores.open_file(str(self.path)) as file:
             found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
         shape, kind = found.get("X", ((), ""))
         if kind != "uint8" or len(shape) not in (3, 4) or 0 in shape:
@@ -52,7 +53,7 @@ class Mat:
 
         probe = self.probe()
         need_memory((probe.count, *(probe.shape or ())), self.path)
-        with reading(self.path, "MATLAB file"), self.path.open("rb") as file:
+        with reading(self.path, "MATLAB file"), stores.open_file(str(self.path)) as file:
             content: dict[str, Any] = loadmat(file, variable_names=["X", "y"] if labels else ["X"])
             pixels = content["X"].reshape(*content["X"].shape[:3], probe.count).transpose(3, 2, 0, 1)
         found = as_labels(content["y"], probe.count, f"{self.path}[y]") % 10 if "y" in content else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -12,6 +12,7 @@ from typing import IO, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, cut, reading
 from negvae.data.formats.npy import Header, read_header, read_whole, stream_rows
 from negvae.data.formats.pixels import as_labels
@@ -123,14 +124,17 @@ def keys(path: Path) -> list[str]:
     Raises:
         ValueError: The archive is damaged.
     """
-    with reading(path, ".npz archive"), zipfile.ZipFile(path) as archive:
+    with reading(path, ".npz archive"), stores.open_file(str(path)) as held, zipfile.ZipFile(held) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
 
 
 @contextmanager
 def _member(path: Path, key: str) -> Iterator[tuple[IO[bytes], Header]]:
     """An array's file, at its first number, and its header."""
-    with reading(path, ".npz archive"), zipfile.ZipFile(path) as archive, archive.open(f"{key}.npy") as file:
+    with ExitStack() as stack:
+        stack.enter_context(reading(path, ".npz archive"))
+        archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(stores.open_file(str(path)))))
+        file = stack.enter_context(archive.open(f"{key}.npy"))
         header = read_header(file, path)
         if (announced := header.offset + header.nbytes) > (held := archive.getinfo(f"{key}.npy").file_size):
             raise DataError(f"{path}: {key} announces {announced:,} bytes and holds {held:,}")

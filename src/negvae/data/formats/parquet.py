@@ -67,7 +67,9 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
 
     with ExitStack() as stack:
         with reading(path, "Parquet file"):
-            source = stack.enter_context(stores.open_file(str(path))) if stores.is_uri(str(path)) else path
+            source: Any = stack.enter_context(stores.open_file(str(path)))
+            if not stores.is_uri(str(path)):
+                source = path  # a regular file; Arrow reads it in several threads
             file = stack.enter_context(pq.ParquetFile(source))
         yield file, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
@@ -80,7 +82,9 @@ def _group(file: Any, group: int, row: int, size: int, image: str, label: str | 
         values = batch.column(image)
         if pa.types.is_struct(values.type):
             values = values.field("bytes")
-        found = None if label is None else np.asarray(batch.column(label).to_numpy(zero_copy_only=False))
+        found = None
+        if label is not None and not batch.column(label).null_count:  # a set with an image without one has none
+            found = np.asarray(batch.column(label).to_numpy(zero_copy_only=False))
         yield Block(row, values.to_pylist(), found)
         row += len(batch)
 

@@ -72,18 +72,23 @@ def as_images(array: NDArray[Any], where: object) -> Decoded:
     return _from_unit_floats(array, where)
 
 
+def slack(dtype: np.dtype[Any]) -> float:
+    """How far beyond [0, 1] rounding may put a float pixel: a few units in the last place, never a gray level."""
+    return 2 * float(np.finfo(dtype).eps) if dtype.itemsize < 4 else 1e-6
+
+
 def _from_unit_floats(array: NDArray[Any], where: object) -> Decoded:
     """Floats within [0, 1] as uint8, in chunks; says so where that loses something."""
     images = np.empty(array.shape, np.uint8)
-    inexact = 0
+    inexact, least = 0, slack(array.dtype)
     for start in range(0, len(array), 4096):
         chunk = array[start : start + 4096].astype(np.float64)
-        if not (chunk.min() >= 0 and chunk.max() <= 1):  # also catches NaN
+        if not (chunk.min() >= -least and chunk.max() <= 1 + least):  # also catches NaN
             finite = chunk[np.isfinite(chunk)]
-            found = f"{finite.min():g} to {finite.max():g}" if finite.size else "no finite number"
+            found = f"{finite.min():.9g} to {finite.max():.9g}" if finite.size else "no finite number"
             odd = " and NaN or infinity" if finite.size < chunk.size else ""
             raise DataError(f"{where}: float images must lie within [0, 1]; found {found}{odd}")
-        scaled = chunk * 255
+        scaled = chunk.clip(0, 1) * 255
         rounded = np.rint(scaled)
         # float16 represents k/255 to within 0.06 of a gray level.
         inexact += int(np.any(np.abs(scaled - rounded) > 0.07, axis=(1, 2, 3)).sum())

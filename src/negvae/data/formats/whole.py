@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from negvae.data.formats.base import Block, DataError, Reader, Source, origin
 from negvae.data.formats.encoded import decode_images
+from negvae.data.formats.folder import Folder
 from negvae.data.formats.parquet import Parquet, shard_note
 from negvae.data.formats.pixels import Decoded, as_images, as_labels
 
@@ -44,9 +45,16 @@ def read(reader: Reader, limit: int | None = None) -> Decoded:
     count = len(images)
     labels = None
     if found and sum(map(len, found)) == count:
-        labels = as_labels(np.concatenate(found), count, f"{where} labels")
+        try:
+            labels = as_labels(np.concatenate(found), count, f"{where} labels")
+        except DataError as error:
+            if not isinstance(reader, Parquet):  # in other formats labels are not just one more column
+                raise
+            notes = (*notes, f"labels left out: {error}")
     if count < total:
         notes = (*notes, f"{where}: the first {count:,} of {total:,} images")
+    if isinstance(reader, Folder) and (passed := reader.left_out().describe()):
+        notes = (*notes, f"{where}: {passed}")
     if isinstance(reader, Parquet) and (missing := shard_note(reader.files)):
         notes = (*notes, missing)
     return Decoded(images, labels, notes)

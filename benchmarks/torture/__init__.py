@@ -1,0 +1,1 @@
+"""`make torture`: what the program promises, tried by force. `python -m benchmarks.torture --help` lists the parts."""

@@ -1,0 +1,293 @@
+"""Scores in a folder of Parquet files, one for each shard of the stream, which a later command can go on with.
+
+A shard depends on the inputs alone, a part appears whole under a name that depends on its shard alone, and scoring a
+shard twice gives the same part. `_manifest.json` says what was asked and what came out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from negvae.data import stores
+from negvae.data.formats.folder import LeftOut
+from negvae.data.streams import Span, read, shards, spans
+from negvae.runs.provenance import source_commit, versions
+from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
+
+MANIFEST = "_manifest.json"
+"""Readers of folders of Parquet files pass over names that begin so."""
+SHARD_ROWS = 10_000
+KEY = b"negvae.shard"
+Job = tuple[str, str, tuple[Span, ...]]
+"""A part to make: its file, the SHA-256 of its shard, and the shard."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A shard's file.
+
+    Attributes:
+        file: its name in the folder.
+        shard: SHA-256 of what is in the shard: files and rows.
+        rows: in all.
+        errors: rows that could not be scored.
+        outliers: rows called outliers.
+    """
+
+    file: str
+    shard: str
+    rows: int
+    errors: int
+    outliers: int
+
+
+@dataclass
+class Parts:
+    """The parts of a job: those that are there and those still to be made.
+
+    Attributes:
+        folder: where they are; a path or a URI.
+        inputs: see `negvae.data.streams.stream`.
+        scoring: what scores them.
+        settings: what decides which rows come out; a folder begun with others is refused.
+        shard_rows: the most rows of a part, where files can be cut so.
+        made: the parts that there are, in no order.
+        left_out: what folders hold besides images and arrays.
+    """
+
+    folder: str
+    inputs: Sequence[str]
+    scoring: Scoring
+    settings: dict[str, Any]
+    shard_rows: int
+    made: list[Part] = field(default_factory=list)
+    left_out: LeftOut = field(default_factory=LeftOut)
+
+    def __post_init__(self) -> None:
+        """Look up the inputs before anything is written."""
+        if self.shard_rows < 1:
+            raise ValueError(f"shard rows is {self.shard_rows}: it must be at least 1")
+        without = [] if stores.is_uri(self.folder) else [self.folder]
+        self._files = spans(self.inputs, self.left_out, without)
+        self._done: dict[str, Part] = {}
+
+    def open(self, resume: bool) -> None:
+        """Begin the folder, or find the parts that are there.
+
+        Raises:
+            ValueError: it holds something else, or parts that were made with other settings.
+        """
+        self._done = _open_folder(self.folder, self.settings, resume)
+
+    def todo(self) -> Iterator[Job]:
+        """What is still to be made.
+
+        Raises:
+            ValueError: a part holds other images than the inputs now have there.
+        """
+        for number, shard in enumerate(shards(self._files, self.scoring.wanted, self.shard_rows)):
+            file, digest = f"part-{number:07d}.parquet", _digest(shard)
+            if (part := self._done.pop(file, None)) is None:
+                yield file, digest, shard
+            elif part.shard != digest:
+                raise ValueError(
+                    f"{self.folder}/{file} holds other images than the inputs now have there: take another --out"
+                )
+            else:
+                self.made.append(part)
+
+    def finish(self, started: float) -> Summary:
+        """Write the manifest of a job that is done.
+
+        Args:
+            started: on the clock of `time.monotonic`.
+
+        Raises:
+            ValueError: there is not a row, or there are parts that belong to no input.
+        """
+        if self._done:
+            raise ValueError(
+                f"{self.folder}/{min(self._done)} belongs to no input: inputs have been removed; take another --out"
+            )
+        self.made.sort(key=lambda part: part.file)
+        summary = Summary(
+            sum(part.rows for part in self.made),
+            sum(part.errors for part in self.made),
+            sum(part.outliers for part in self.made) if self.scoring.calibration is not None else None,
+            time.monotonic() - started,
+        )
+        if not summary.rows:
+            raise ValueError(f"{', '.join(self.inputs)}: {NOTHING}")
+        outcome = {**vars(summary), "left_out": self.left_out.counts, "parts": [vars(part) for part in self.made]}
+        _write_manifest(self.folder, self.settings, "complete", outcome)
+        return summary
+
+
+def score_part(scoring: Scoring, folder: str, job: Job, *, batch_size: int, threads: int | None = None) -> Part:
+    """Score a shard and write its part.
+
+    Args:
+        scoring: what scores it.
+        folder: where the part goes.
+        job: the part.
+        batch_size: images scored at once.
+        threads: that read and decode images; None for a few.
+    """
+    file, digest, shard = job
+    batches = read(shard, scoring.wanted, batch_size=batch_size, threads=threads)
+    tables = list(scoring.tables(batches)) or [scoring.no_rows()]
+    part = Part(file, digest, *(sum(column) for column in zip(*map(count_rows, tables), strict=True)))
+    table = pa.Table.from_batches(tables).replace_schema_metadata({KEY: json.dumps(vars(part))})
+    with stores.written(f"{folder}/{file}") as path:
+        pq.write_table(table, path)
+    return part
+
+
+def score_to_folder(
+    directory: Path,
+    inputs: Sequence[str],
+    out: str,
+    *,
+    resume: bool = False,
+    shard_rows: int = SHARD_ROWS,
+    batch_size: int = 500,
+    device: str = "auto",
+    on_rows: Callable[[int], None] = lambda rows: None,
+    log: Callable[[str], None] = lambda text: None,
+    **options: Any,
+) -> Summary:
+    """Score every image of the inputs on this machine, into a folder of Parquet files.
+
+    The rows and columns are those of `negvae.runs.score.score_files`, in its order when the parts are read in the order
+    of their names, which is how readers of such folders do it.
+
+    Args:
+        directory: of a trained model.
+        inputs: see `negvae.data.streams.stream`.
+        out: folder to write to, new or empty unless `resume`; a path or a URI.
+        resume: keep the parts that are there and make the others.
+        shard_rows: the most rows of a part, where files can be cut so; part of what `resume` must find unchanged.
+        batch_size: images scored at once.
+        device: see `negvae.runs.artifact.load_artifact`.
+        on_rows: called after every part with the number of rows done by this command.
+        log: called with each line that the user should see.
+        options: `names`, `target_fpr`, `confidence`, `groups`, `resize`, `max_pixels`, `ensemble`, `precision` and
+            `embed` of `score_files`.
+
+    Raises:
+        FileNotFoundError: the model or an input is not there.
+        ValueError: an option is refused, or `out` holds other parts than would be made.
+    """
+    scoring = open_scoring(directory, batch_size=batch_size, device=device, log=log, **options)
+    parts = Parts(
+        out.rstrip("/"), inputs, scoring, settings(directory, inputs, scoring, shard_rows, options), shard_rows
+    )
+    parts.open(resume)
+    started, rows = time.monotonic(), 0
+    for job in parts.todo():
+        part = score_part(scoring, parts.folder, job, batch_size=batch_size)
+        parts.made.append(part)
+        rows += part.rows
+        on_rows(rows)
+    summary = parts.finish(started)
+    if parts.left_out.counts:
+        log(parts.left_out.describe())
+    return summary
+
+
+def settings(
+    directory: Path, inputs: Sequence[str], scoring: Scoring, shard_rows: int, options: dict[str, Any]
+) -> dict[str, Any]:
+    """What decides which rows come out.
+
+    Args:
+        directory: of the model.
+        inputs: as they were named.
+        scoring: what scores them.
+        shard_rows: the most rows of a part.
+        options: see `score_to_folder`.
+    """
+    precision = "int8" if scoring.scorer.quantized is not None else scoring.scorer.precision
+    models = {}
+    for place in (directory, *options.get("ensemble", ())):
+        for name in ("weights.safetensors", "calibration.safetensors"):
+            if (path := Path(place) / name).is_file():
+                models[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    wanted = {name: getattr(scoring.wanted, name) for name in ("resize", "max_pixels")}
+    return {
+        "inputs": list(inputs), "models": models, "scores": list(scoring.names),
+        "target_fpr": options.get("target_fpr"), "confidence": options.get("confidence"),
+        "groups": options.get("groups"), **wanted, "precision": precision, "shard_rows": shard_rows,
+    }  # fmt: skip
+
+
+def _digest(shard: tuple[Span, ...]) -> str:
+    """SHA-256 of a shard's files and rows."""
+    described = json.dumps([[span.path, span.start, span.stop] for span in shard])
+    return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+# --- the folder -----
+
+
+def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[str, Part]:
+    """Begin a folder, or find the parts that are there."""
+    if stores.is_uri(folder):
+        try:
+            names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]
+        except FileNotFoundError:
+            names = []
+    else:
+        if Path(folder).exists() and not Path(folder).is_dir():
+            raise ValueError(f"--out {folder} is a file: for several parts it is a folder, of one file for each shard")
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+    if not names:
+        stores.make_folder(folder)
+        _write_manifest(folder, settings, "begun", {})
+        return {}
+    if not resume:
+        raise ValueError(
+            f"--out {folder} is not empty: add --resume to go on with what is there, or take another folder"
+        )
+    if MANIFEST not in names:
+        raise ValueError(f"--out {folder} has no {MANIFEST}: `negvae score` did not begin it")
+    with stores.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
+        try:
+            before = json.load(file)["settings"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError(f"{folder}/{MANIFEST}: damaged; take another --out") from None
+    for name, value in json.loads(json.dumps(settings)).items():
+        if before.get(name) != value:
+            raise ValueError(
+                f"--out {folder} was begun with {name} {before.get(name)}, not {value}: take another --out"
+            )
+    return {name: _read_part(folder, name) for name in names if name.startswith("part-")}
+
+
+def _read_part(folder: str, name: str) -> Part:
+    try:
+        with stores.open_file(f"{folder}/{name}") as file:
+            return Part(**json.loads(pq.read_metadata(file).metadata[KEY]))
+    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{folder}/{name}: not a part of `negvae score` ({reason}); remove it") from None
+
+
+def _write_manifest(folder: str, settings: dict[str, Any], state: str, outcome: dict[str, Any]) -> None:
+    content = {
+        "state": state, "settings": settings, **outcome,
+        "provenance": {**versions(), "commit": source_commit(), "node": platform.node()},
+    }  # fmt: skip
+    with stores.written(f"{folder}/{MANIFEST}") as path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
