@@ -50,7 +50,7 @@ MUTANTS = [
            "    posterior = Posterior(*(torch.cat(parts) for parts in zip(*apart, strict=True)))"),
     Mutant("dequantization by 1/300", "model/likelihoods.py", "noise / 255", "noise / 300"),
     Mutant("added noise is not clipped", "negatives/sources.py", "else noisy.clamp_(0, 1)", "else noisy"),
-    Mutant("He's head is not scaled", NETWORKS, "layer.weight.mul_(0.1)", "layer.weight.mul_(1.0)"),
+    Mutant("He's head is not scaled", "model/initialization.py", "layer.weight.mul_(0.1)", "layer.weight.mul_(1.0)"),
     Mutant("the negative KL is halved in the gradient", OBJECTIVES,
            "negative_kl = model.negative_prior.kl(*negative).mean()",
            "negative_kl = model.negative_prior.kl(*negative).mean() * 0.7", "tests/training/test_objectives.py"),
@@ -98,9 +98,10 @@ def torture(count: Count) -> None:
 
 def main(names: list[str]) -> int:
     """Print what became of every mutant; the number of those that no test noticed."""
-    found = dict(survivors(names))
-    for name, outcome in found.items():
-        print(f"{outcome}: {name}")
+    found = {}
+    for name, outcome in survivors(names):
+        found[name] = outcome
+        print(f"{outcome}: {name}", flush=True)
     alive = [name for name, outcome in found.items() if outcome != "killed"]
     print(f"mutants: {len(found)} tried, {len(found) - len(alive)} killed, {len(alive)} not killed")
     return len(alive)
