@@ -70,10 +70,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Give an empty folder below `parent`, which is gone when the block ends; what a killed process left goes too.
+    """Give an empty folder below `parent`, which is removed when the block ends, like those that dead processes left.
+
+    Args:
+        parent: folder in which it is made.
+        name: beginning of its name, the same in every call for one purpose.
+
+    Yields:
+        The empty folder.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: if it cannot be made.
     """
     place = _temporary(parent, name)
     place.mkdir()
