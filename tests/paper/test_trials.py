@@ -40,7 +40,7 @@ def test_every_table_names_the_negatives_that_the_runs_are_trained_with(profile,
             assert negatives_label(found[cell.name].negatives) in output.getvalue()
     if profile.name == "cpu":
         for page in (markdown(found, profile), latex(found, profile)):
-            assert "enlarged ImageNet 32x32" in page
+            assert "ImageNet 32x32, half enlarged" in page
 
 
 def test_a_run_that_a_later_version_wrote_is_not_touched(tmp_path, gray_sets, smoke):

@@ -46,8 +46,8 @@ def test_parts_are_the_rows_of_one_file(model, inbox, tmp_path):
     score_files(model, [str(inbox)], tmp_path / "one.parquet", names=["kl", "bpd"])
     said, seen = [], []
     summary = score_to_folder(
-        model, [str(inbox)], str(tmp_path / "out"), names=["kl", "bpd"], shard_rows=8, watch=seen.append,
-        say=said.append,
+        model, [str(inbox)], str(tmp_path / "out"), names=["kl", "bpd"], shard_rows=8, on_rows=seen.append,
+        log=said.append,
     )  # fmt: skip
     one, many = (pq.read_table(tmp_path / name) for name in ("one.parquet", "out"))
     assert many.schema.remove_metadata() == one.schema.remove_metadata()
@@ -189,6 +189,6 @@ def test_workers_that_die_while_loading_are_not_replaced_for_ever(monkeypatch):
             pass
 
     monkeypatch.setattr(cluster, "lost_errors", lambda ray: (Died,))
-    monkeypatch.setattr(cluster, "room", lambda *a: 1)
+    monkeypatch.setattr(cluster, "worker_capacity", lambda *a: 1)
     with pytest.raises(ValueError, match=r"lost while they loaded the model.*out of memory"):
         list(cluster._scored(Ray(), iter([("part", "digest", ())]), (), 1, 0, lambda text: None))

@@ -156,7 +156,7 @@ def _scored(
     losses: dict[str, int] = {}
     working: dict[Any, tuple[Any, Job | None]] = {}
     following = next(todo, None)
-    looked, size, unready = 0.0, 0, 0
+    looked, size = 0.0, 0
     try:
         while following is not None or again or any(job for _, job in working.values()):
             if time.monotonic() - looked > 5:
@@ -170,29 +170,25 @@ def _scored(
                     result = ray.get(ref)
                 except lost_errors(ray) as error:
                     ray.kill(actor)
-                    if job is None:
-                        unready += 1
-                        if unready == LOSSES:
-                            reason = " ".join(str(error).split())[:300]
-                            raise ValueError(
-                                f"{LOSSES} workers were lost while they loaded the model, the last: {reason}"
-                            ) from None
-                        log("a worker was lost while it loaded the model: another one takes its place")
-                    else:
-                        losses[job[0]] = losses.get(job[0], 0) + 1
-                        if losses[job[0]] == LOSSES:
-                            reason = " ".join(str(error).split())[:300]
-                            raise ValueError(
-                                f"{job[0]}: {LOSSES} workers were lost at it, the last: {reason}"
-                            ) from None
-                        log(f"a worker was lost at {job[0]}: another one takes it")
+                    name = job[0] if job else ""
+                    losses[name] = losses.get(name, 0) + 1
+                    if losses[name] == LOSSES:
+                        reason = " ".join(str(error).split())[:300]
+                        what = (
+                            f"{name}: {LOSSES} workers were lost at it"
+                            if name
+                            else (f"{LOSSES} workers were lost while they loaded the model")
+                        )
+                        raise ValueError(f"{what}, the last: {reason}") from None
+                    log(f"a worker was lost {f'at {name}' if name else 'while loading the model'}: another one follows")
+                    if job:
                         again.append(job)
                     continue
                 except ray.exceptions.RayTaskError as error:
                     raise ValueError(f"{job[0] if job else 'a worker'} failed: {error.cause!r}") from None
                 if job is None and result:
                     raise ValueError(result)
-                unready = 0
+                losses.pop("", None)
                 if job is not None:
                     yield result
                 if again:

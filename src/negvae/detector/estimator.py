@@ -310,7 +310,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             warnings.warn(
                 f"target_fpr {self.target_fpr:g} needs {least_held_out(self.target_fpr)} held-out inliers, there are"
                 f" {held_out}: the threshold lies above all of X; give more data, or raise calibration_fraction",
-                stacklevel=3,
+                stacklevel=4,
             )
             return None, None
         return self.target_fpr, None

@@ -186,9 +186,7 @@ def calibrate(
         threshold = fpr_threshold(scores[decisive], target_fpr)
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
-        everything: list[NDArray[Any]] = [
-            measured(held_out, [decisive])[decisive] if contamination else scores[decisive]
-        ]
+        everything: list[NDArray[Any]] = [(measured(held_out, [decisive]) if contamination else found)[decisive]]
         if training is not None:
             everything.append(measured(training, [decisive])[decisive])
         threshold = contamination_threshold(np.concatenate(everything), contamination)
