@@ -73,7 +73,7 @@ def test_without_extras_it_trains_scores_evaluates_and_reports(installed, tmp_pa
     rows = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert len(rows) == 60
     assert all(0 < row["p_value"] <= 1 for row in rows)
-    done(negvae, "evaluate", "run", "--ood", "uniform-noise", cwd=tmp_path)
+    done(negvae, "evaluate", "run", "--ood", "uniform-noise", "--limit", "60", cwd=tmp_path)
     done(negvae, "report", "run", folder, "--out", "report.html", cwd=tmp_path)
     assert "<svg" in (tmp_path / "report.html").read_text()
     refused = subprocess.run(

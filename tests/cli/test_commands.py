@@ -52,7 +52,7 @@ def test_train_evaluate_resume(capsys, blob_files, tmp_path):
     code, _, error = call(capsys, "train", "--out", out, "--resume", "--seed", "9")
     assert code == 2
     assert "seed 0, not 9" in error
-    code, text, _ = call(capsys, "evaluate", out, "--ood", blob_files["out"], "--ood", "uniform-noise")
+    code, text, _ = call(capsys, "evaluate", out, "--ood", blob_files["out"], "--ood", "uniform-noise", "--limit", "60")
     assert code == 0
     assert "served as negatives" in text
     rows = json.loads((out / "evaluation.json").read_text())["rows"]
@@ -158,7 +158,7 @@ def test_a_folder_of_pictures_trains_with_the_auto_network(capsys, tmp_path):
     code, _, error = call(capsys, "train", "--data", tmp_path / "pictures", "--negatives", "augmented", "--epochs", "1",
                           "--batch-size", "8", "--out", out)  # fmt: skip
     assert code == 0, error
-    assert call(capsys, "evaluate", out, "--ood", "uniform-noise")[0] == 0
+    assert call(capsys, "evaluate", out, "--ood", "uniform-noise", "--limit", "60")[0] == 0
 
 
 def test_few_training_steps_are_named(capsys, blob_files, tmp_path):
@@ -172,7 +172,7 @@ def test_a_calibrated_run_is_tested_by_the_score_it_decides_by(capsys, blob_file
     assert (
         call(capsys, "train", "--data", blob_files["in"], "--epochs", "2", "--batch-size", "12", "--out", run)[0] == 0
     )
-    code, table, _ = call(capsys, "evaluate", run, "--ood", "uniform-noise")
+    code, table, _ = call(capsys, "evaluate", run, "--ood", "uniform-noise", "--limit", "60")
     assert code == 0
     assert "AUC combined" in " ".join(table.split())
     content = json.loads((run / "evaluation.json").read_text())

@@ -74,7 +74,7 @@ def test_changed_data_is_refused_by_name(config, tmp_path, blob_files):
             work()
     # Other inliers may still be named.
     assert calibrate_run(directory, str(blob_files["out"])).size == 60
-    evaluate_run(directory, ["uniform-noise"], data=str(blob_files["out"]))
+    evaluate_run(directory, ["uniform-noise"], data=str(blob_files["out"]), limit=60)
     np.save(blob_files["in"], images)
     assert run(longer, directory, resume=True).stopped_by == "finished"
 
