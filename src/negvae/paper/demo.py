@@ -104,23 +104,23 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
     """
     started = time.monotonic()
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    say(f"{'Quick demo' if quick else 'Demo'}: train on {TRAIN}, test against {OOD}")
-    inliers, outliers = load(TRAIN, "test", log=say), load(OOD, "test", log=say)
+    log(f"{'Quick demo' if quick else 'Demo'}: train on {TRAIN}, test against {OOD}")
+    inliers, outliers = load(TRAIN, "test", log=log), load(OOD, "test", log=log)
     negatives = ["none", "augmented"]
     letters = _at_hand()
     if letters is not None:
         negatives.append(f"auxiliary:{letters}")
     else:
-        say(f"no auxiliary negatives: neither {' nor '.join(LETTERS)} is in a local folder (see `negvae data list`)")
+        log(f"no auxiliary negatives: neither {' nor '.join(LETTERS)} is in a local folder (see `negvae data list`)")
     downloaded = time.monotonic() - started
     _take(out)
     trials = []
     for source in negatives:
         config = preset("gray", TRAIN, negatives=source, **(QUICK if quick else FULL))
-        trials.append(_trial(config, out / source.replace(":", "-"), inliers, outliers, show_progress(console), say))
+        trials.append(_trial(config, out / source.replace(":", "-"), inliers, outliers, show_progress(console), log))
     data = {"test": describe(inliers), "ood": describe(outliers)}
     origin = {
         **provenance(config),
@@ -134,7 +134,7 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
     table = _table(trials, quick)
     document.write(out / "report.html", _report(trials, table, origin))
     console.print(tables.terminal(table))
-    say(
+    log(
         f"took {time.monotonic() - started:.0f} s ({downloaded:.0f} s of it to get the data); one seed each;"
         f" written: {out / 'summary.json'}, {out / 'report.html'}"
     )
@@ -167,13 +167,13 @@ def _trial(
     inliers: ImageSet,
     outliers: ImageSet,
     progress: AbstractContextManager[OnProgress],
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> Trial:
     if (directory / CONFIG).exists():
         shutil.rmtree(directory)  # of an earlier demo, as `_take` has made sure
-    say(f"negatives: {config.negatives}")
+    log(f"negatives: {config.negatives}")
     with progress as on_progress:
-        result = run(config, directory, on_progress=on_progress, log=say)
+        result = run(config, directory, on_progress=on_progress, log=log)
     if not result.progress.finished:
         raise KeyboardInterrupt
     test, ood = torch.from_numpy(inliers.images), torch.from_numpy(outliers.images)
