@@ -142,7 +142,7 @@ def local_copy(path: str) -> Iterator[Path]:
 
 @contextmanager
 def written(path: str) -> Iterator[Path]:
-    """Provide a local file to write to, and put its whole content at `path` (or URI) if the block ends without an error."""
+    """Provide a local file to write to; if the block ends without an error, its content is put at `path` (or URI)."""
     if not is_uri(path):
         with replacing(Path(path)) as temporary:
             yield temporary

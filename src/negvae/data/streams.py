@@ -328,7 +328,7 @@ def _reader(path: str | Path) -> Reader:
 
 
 def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = None) -> Iterator[Batch]:
-    """Read batches from files of any kind; runs of encoded images are decoded together, a little ahead of the consumer."""
+    """Read batches from files of any kind; decode runs of encoded images together, a little ahead of the consumer."""
 
     def rows() -> Iterator[Batch | Encoded]:
         for span in stretch:

@@ -83,7 +83,7 @@ def as_images(array: NDArray[Any], where: object) -> Decoded:
 
 
 def slack(dtype: np.dtype[Any]) -> float:
-    """Return how far beyond [0, 1] rounding may put a float pixel: a few units in the last place, far below a gray level."""
+    """Return how far outside [0, 1] rounding may put a float pixel: a few units in the last place."""
     return 2 * float(np.finfo(dtype).eps) if dtype.itemsize < 4 else 1e-6
 
 
