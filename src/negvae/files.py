@@ -93,7 +93,8 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 def _temporary(folder: Path, name: str) -> Path:
     """Return a name for a temporary file or folder that no other process uses, derived from `name`.
 
-    Files under such names that dead processes of this machine left are removed, because a killed process cannot do so.
+    Files and folders that dead processes of this machine left under such names are removed, because a killed process
+    cannot remove its own.
     """
     start = f".{name[:180]}.{_machine()}-"
     with suppress(OSError):

@@ -30,7 +30,7 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images together with what must be known of them wherever they are used.
+    """Images of one split with their origin, the result of checking them, and the notes to show with them.
 
     Attributes:
         name: name in the catalog, or the path as it was given.
@@ -95,7 +95,7 @@ class SetStatus:
 
 @dataclass(frozen=True)
 class Known:
-    """A known set of pixels: what it is, its state, and the notes that must be shown with it."""
+    """Pixels with a known hash: a description of them, their state, and the notes to show with them."""
 
     what: str
     state: State = "complete"
@@ -121,7 +121,7 @@ class Download:
 
 @dataclass(frozen=True)
 class SetSpec:
-    """What is known about a named set.
+    """The facts that are known about a named set.
 
     Attributes:
         title: name of the set as people write it.
@@ -130,7 +130,7 @@ class SetSpec:
         license: license as the publisher states it.
         other_sizes: numbers of images in other complete releases.
         folders: usual names of its folder, in lowercase without "-", "_", "." and spaces.
-        stand_ins: names of folders that hold a substitute, spelled likewise, each mapped to what the substitute is.
+        stand_ins: names of folders that hold a substitute, spelled in the same way, each with what the substitute is.
         idx_stems: for each split, what comes before "-images-idx3-ubyte" in the names of IDX files.
         npz_stems: stems of .npz files that hold this set and no other.
         transposed: whether its IDX files store each image transposed.

@@ -94,7 +94,7 @@ class Parts:
         self._done = _open_folder(self.folder, self.settings, resume)
 
     def todo(self) -> Iterator[Job]:
-        """Return the parts that are still to be made.
+        """Find the parts that are still to be made, and collect the finished ones in `made`.
 
         Yields:
             The next part to make.

@@ -24,7 +24,7 @@ from negvae.registry import choose
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 
 LEAST_STEPS = 1000
-"""Minimum number of training steps on images; with fewer, most models are undertrained."""
+"""Number of training steps on images below which most models are undertrained."""
 FEW_STEPS = 100
 """Number of training steps below which a run gets a warning."""
 ROWS_A_COLUMN = 10

@@ -30,7 +30,7 @@ class DataError(ValueError):
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file declares about its rows before they are read.
+    """The number, shape and type of a file's rows, as its header declares them.
 
     Attributes:
         count: number of rows.
