@@ -32,7 +32,7 @@ demo: $(STAMP)
 	$(BIN)/negvae demo $(if $(QUICK),--quick)
 
 # The packages whose docstrings pydoclint checks.
-DOCUMENTED := $(addprefix src/negvae/,cluster fast training negatives report) \
+DOCUMENTED := $(addprefix src/negvae/,cluster fast training negatives report data runs cli) \
 	$(addprefix src/negvae/,registry.py parts.py files.py device.py config.py) benchmarks/bench
 
 check: $(STAMP)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, locks between processes, and packages that are optional."""
+"""Write files completely or not at all, lock files between processes, and import optional packages."""
 
 from __future__ import annotations
 
@@ -70,17 +70,17 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Give an empty folder below `parent`, which is removed when the block ends, like those that dead processes left.
+    """Provide an empty folder below `parent` until the block ends, and remove folders that dead processes left.
 
     Args:
-        parent: folder in which it is made.
+        parent: folder in which the folder is created.
         name: beginning of its name, the same in every call for one purpose.
 
     Yields:
         The empty folder.
 
     Raises:
-        OSError: if it cannot be made.
+        OSError: if the folder cannot be created.
     """
     place = _temporary(parent, name)
     place.mkdir()
@@ -91,9 +91,10 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def _temporary(folder: Path, name: str) -> Path:
-    """A name that no other process takes, beside those of whatever is to be written under `name`.
+    """Return a name for a temporary file or folder that no other process uses, derived from `name`.
 
-    What was left under such a name by a process of this machine that is dead is removed: a kill leaves no time for it.
+    Files and folders that dead processes of this machine left under such names are removed, because a killed process
+    cannot remove its own.
     """
     start = f".{name[:180]}.{_machine()}-"
     with suppress(OSError):
@@ -107,7 +108,7 @@ def _temporary(folder: Path, name: str) -> Path:
 
 @functools.cache
 def _machine() -> str:
-    """Names this machine, and on Linux the container, within which numbers of processes mean the same."""
+    """Return a name for this machine, and on Linux for the container, within which process numbers are unique."""
     try:
         space = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
@@ -116,7 +117,7 @@ def _machine() -> str:
 
 
 def _is_alive(process: int) -> bool:
-    """Whether a process of this machine runs; where that cannot be asked, it may."""
+    """Return whether a process of this machine runs; True if that cannot be determined."""
     if os.name == "nt":
         return True  # there `os.kill` ends the process that it asks about
     try:
@@ -136,7 +137,7 @@ def _remove(entry: os.DirEntry[str]) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Write a file, or the entries of a folder, to the disk, if the system can."""
+    """Write a file, or the entries of a folder, to the disk, if the system supports it."""
     try:
         handle = os.open(path, os.O_RDONLY)
     except OSError:  # Windows opens no folders, and a file may be readable by nobody
@@ -172,21 +173,24 @@ def locked(path: Path) -> Iterator[bool]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text whole or not at all, in UTF-8; bytes of file names that are not UTF-8 become codes (see `shown`)."""
+    """Write text in UTF-8, completely or not at all; bytes of file names that are not UTF-8 become codes (`shown`)."""
     with replacing(path) as temporary:
         temporary.write_text(shown(text), encoding="utf-8")
 
 
 def shown(text: str) -> str:
-    """A text that may hold names of files as one that every output takes: bytes that are not UTF-8 become codes."""
+    r"""Return a text that any output can encode: bytes of file names that are not UTF-8 become codes.
+
+    >>> print(shown(os.fsdecode(b"image-\xff.png")))
+    image-\xff.png
+    """
     return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
 
 
 def order_header(path: Path) -> None:
-    """Give a safetensors file the one header that its content has, so that equal files have equal bytes.
+    """Sort the header of a safetensors file, so that equal content gives equal bytes.
 
-    The library writes the entries of its metadata in an order of chance. Here they are sorted; the numbers stay where
-    they are.
+    The library writes the entries of its metadata in random order. Here they are sorted; the numbers are not moved.
     """
     with path.open("r+b") as file:
         length = int.from_bytes(file.read(8), "little")

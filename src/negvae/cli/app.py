@@ -1,4 +1,4 @@
-"""The command `negvae`: its commands, and what becomes of their errors. torch is imported by commands that need it."""
+"""The command `negvae`: its subcommands and their errors. torch is imported only by the commands that need it."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def main() -> NoReturn:
 
 
 def _describe(error: Exception) -> str:
-    """What an error says; the system's own errors say where first, and leave out their number."""
+    """Return the message of an error; for an error of the system, the file first and no error number."""
     if not isinstance(error, OSError) or not error.strerror:
         return shown(str(error))
     where = "" if error.filename is None else f"{shown(os.fsdecode(error.filename))}: "
@@ -96,6 +96,6 @@ def _fail(error: Exception, message: str) -> NoReturn:
 
 
 def _forget_output() -> None:
-    """Drop what standard output still holds, which Python would try to write again while it exits."""
+    """Discard what standard output still holds, which Python would otherwise try to write again at exit."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

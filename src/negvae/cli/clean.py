@@ -1,4 +1,4 @@
-"""`negvae clean`: rank a mixed, unlabeled set."""
+"""The command `negvae clean`: rank a mixed, unlabeled set."""
 
 from __future__ import annotations
 

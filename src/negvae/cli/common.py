@@ -1,4 +1,4 @@
-"""What the commands share: options, and where they print."""
+"""Options and printing functions that the commands share."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ Complete = Callable[[str], list[str]]
 
 
 def completing(names: Iterable[str]) -> Complete:
-    """What a shell asks for the names that begin with what has been typed."""
+    """Return a shell completion function for the names that begin with what has been typed.
+
+    >>> completing(["float32", "bfloat16"])("b")
+    ['bfloat16']
+    """
     return lambda incomplete: [name for name in names if name.startswith(incomplete)]
 
 
 def option(help: str, unit: str = "", panel: str | None = None, **more: Any) -> Any:
-    """An option whose value is counted in, or names, a `unit`."""
+    """Return an option whose help shows `unit` in place of its value, such as <images> or <path>."""
     return typer.Option(help=help, metavar=f"<{unit}>" if unit else None, rich_help_panel=panel, **more)
 
 
 def one_of(what: str, names: Iterable[str], help: str, **more: Any) -> Any:
-    """An option that takes one of these names: it lists them in its help, completes them and refuses others."""
+    """Return an option that takes one of these names; its help lists them, and the shell completes them."""
 
     def known(name: str) -> str:
         try:
@@ -41,14 +45,18 @@ def one_of(what: str, names: Iterable[str], help: str, **more: Any) -> Any:
 
 
 def listed(names: Iterable[str]) -> str:
-    """A sentence for help texts; the parts of a table come with their meanings."""
+    """Return a sentence for help texts that lists names; entries of a table are listed with their meanings.
+
+    >>> listed(["float32", "int8"])
+    'One of: float32, int8.'
+    """
     if isinstance(names, Table):
         names = (f"{entry.name} ({entry.meaning})" if entry.meaning else entry.name for entry in names.entries())
     return f"One of: {', '.join(names)}."
 
 
 def score_help() -> str:
-    """The scores that --score takes, for help texts."""
+    """Return a sentence for help texts that lists the scores that --score takes."""
     return listed(SCORES)
 
 
@@ -59,9 +67,9 @@ def _set_names(incomplete: str) -> list[str]:
 
 
 set_names: Complete = _set_names
-"""Completes names of data sets."""
+"""Completion function for the names of data sets."""
 CALIBRATED = "the calibrated one"
-"""The default of --score where a calibrated model is used."""
+"""Default of --score for a calibrated model, as help texts show it."""
 
 Model = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Folder of a trained model.", show_default=False)]
 Inputs = Annotated[
@@ -105,22 +113,26 @@ Cluster = Annotated[
 
 
 def given(**options: Any) -> dict[str, Any]:
-    """The options that have a value."""
+    """Return the options that have a value.
+
+    >>> given(epochs=3, seed=None)
+    {'epochs': 3}
+    """
     return {name: value for name, value in options.items() if value is not None}
 
 
 def only_with_cluster(**options: Any) -> None:
-    """Refuse options that go with --cluster where it is left out.
+    """Refuse options that require --cluster if that option is not given.
 
     Raises:
-        ValueError: one of them has a value.
+        ValueError: if one of the options has a value.
     """
     for name in given(**options):
         raise ValueError(f"--{name.replace('_', '-')} goes with --cluster")
 
 
 def make_console() -> Console:
-    """The terminal; where output goes to a file or a pipe, wide enough that no table is cut."""
+    """Return a console for standard output; for a file or a pipe, wide enough that no table is cut."""
     from rich.console import Console
 
     console = Console()
@@ -128,5 +140,5 @@ def make_console() -> Console:
 
 
 def printer(console: Console) -> Callable[[str], None]:
-    """A function that prints lines as they are, without markup and without breaking them."""
+    """Return a function that prints lines unchanged, without markup and without wrapping."""
     return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)

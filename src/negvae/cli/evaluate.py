@@ -1,4 +1,4 @@
-"""`negvae evaluate` and `negvae calibrate`: test a trained model, and set its threshold."""
+"""The commands `negvae evaluate` and `negvae calibrate`: test a trained model, and set its threshold."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def evaluate(
     precision: Precision = None,
     device: Device = "auto",
 ) -> None:
-    """Test how well a model tells its data from other sets; write DIRECTORY/evaluation.json."""
+    """Test how well a model separates its data from other sets; write DIRECTORY/evaluation.json."""
     from negvae.runs.evaluate import evaluate_run, evaluation_table
 
     console = make_console()
@@ -92,7 +92,7 @@ def calibrate(
     ] = "float32",
     device: Device = "auto",
 ) -> None:
-    """Set a model's p-values and threshold by inliers that it was not trained on."""
+    """Set a model's p-values and threshold from inliers that it was not trained on."""
     from negvae.runs.calibrate import calibrate_run
 
     log = printer(make_console())

@@ -1,4 +1,4 @@
-"""`negvae paper` and `negvae demo`: the paper's tables, and its claim in minutes."""
+"""The commands `negvae paper` and `negvae demo`: the paper's tables, and its main claim in minutes."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def show(
         typer.Option(help=f"Markdown file: with all, written anew; with {beyond.TABLE}, its tables are replaced."),
     ] = None,
 ) -> None:
-    """Show ours beside the paper's, with the difference and whether it lies within the combined spread."""
+    """Show our figures beside the paper's, with the difference and whether it lies within the combined spread."""
     from negvae.paper import show
 
     if table == beyond.TABLE:
@@ -117,7 +117,7 @@ def show(
 
 
 def _show_beyond(recipe: Profile, results: Path, as_json: bool, page: Path | None) -> None:
-    """Show the table beyond the paper's: goals, published detectors, every score, proxies and the ablation."""
+    """Show the table that is not in the paper: goals, published detectors, every score, proxies and the ablation."""
     from negvae.paper import unsupervised_show as show
     from negvae.report.tables import terminal
 
@@ -163,9 +163,9 @@ def run(
         float | None, option("GPUs of each run, such as 0.2; none if left out.", panel="Cluster")
     ] = None,
 ) -> None:
-    """Train and test what a table needs.
+    """Train and test the models that a table needs.
 
-    Finished runs are kept, and stopped ones go on. The exit code is 3 where some runs are left.
+    Finished runs are kept, and stopped ones continue. The exit code is 3 if some runs are left.
     """
     recipe = choose_profile(profile)
     settings = beyond.settings(tuple(only or ())) if table == beyond.TABLE else select_settings(table, only or [])
@@ -200,7 +200,7 @@ def run(
 
 
 def _reason(outcome: Outcome, budget: float | None) -> str:
-    """Why runs are left."""
+    """Return the reason why runs are left."""
     if outcome.stopped_by == "finished":
         return f"{len(outcome.busy)} at another process" if outcome.busy else "see above"
     return f"the budget of {budget or 0:g} s is used up" if outcome.stopped_by == "budget" else outcome.stopped_by

@@ -1,4 +1,4 @@
-"""Live progress of a training run: a bar on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -16,10 +16,13 @@ PLAIN_SECONDS = 10.0
 
 @contextmanager
 def training_progress(console: Console) -> Iterator[OnProgress]:
-    """Give the function that `negvae.training.loop.train` takes as `on_progress`.
+    """Show the progress of training while the block runs.
 
     Args:
-        console: where to show them.
+        console: console to print to.
+
+    Yields:
+        The function that `negvae.training.loop.train` takes as `on_progress`.
     """
     if not console.is_terminal:
         yield _plain(console)
@@ -50,7 +53,7 @@ def training_progress(console: Console) -> Iterator[OnProgress]:
 
 @contextmanager
 def row_progress(console: Console) -> Iterator[Callable[[int], None]]:
-    """Give the function that is told how many rows of a stream are done; silent where it is no terminal."""
+    """Provide a function to call with the number of rows scored so far; it prints nothing unless this is a terminal."""
     if not console.is_terminal:
         yield lambda rows: None
         return

@@ -1,4 +1,4 @@
-"""`negvae score`, `negvae report` and `negvae export`: use a calibrated model."""
+"""The commands `negvae score`, `negvae report` and `negvae export`: use a calibrated model."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def score(
 
 
 def _in_parts(out: str | None, resume: bool, shard_rows: int | None) -> bool:
-    """Whether the output is a folder of parts."""
+    """Return whether the output is a folder of parts."""
     return resume or shard_rows is not None or (out is not None and (out.endswith("/") or Path(out).is_dir()))
 
 

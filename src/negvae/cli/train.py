@@ -1,4 +1,4 @@
-"""`negvae train`, whose options are the fields of `negvae.config.RunConfig`."""
+"""The command `negvae train`, whose options are the fields of `negvae.config.RunConfig`."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 
 
 class ShowsPreset(TyperCommand):
-    """A command whose --help shows, as the options' defaults, what the preset gives that is named before it."""
+    """A command whose --help shows the values of the preset named before it as the defaults of its options."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Print the help."""
+        """Write the help text."""
         preset = ctx.params.get("preset") or configs.default_preset(ctx.params.get("negatives"))
         values: dict[str, Any] = {name: field.default for name, field in FIELDS.items() if name != "data"}
         values |= {**configs.PRESETS[preset], "preset": preset}
@@ -50,7 +50,7 @@ class ShowsPreset(TyperCommand):
 
 
 def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each field of `RunConfig`, in place of its `**fields`."""
+    """Give a command an option for each field of `RunConfig` in place of its `**fields`."""
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
     fields = sorted(FIELDS.values(), key=lambda field: PANELS.index(field.metadata["panel"]))
@@ -59,7 +59,7 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
-    """The option of a field. `RunConfig` checks its value, and imports plugins where it does not know a name."""
+    """Return the option of a field; `RunConfig` checks its value, and imports plugins if it does not know a name."""
     kind, names = KINDS[str(field.type).partition(" | ")[0]], field.metadata["choices"]
     shown = typer.Option(
         None,
@@ -141,9 +141,9 @@ def train(
 def _described(
     out: Path, preset: str | None, asked: dict[str, Any], resume: bool
 ) -> tuple[configs.RunConfig, list[str]]:
-    """The run to carry out: the fields asked for, and the rest from a preset or from the run that goes on.
+    """Return the run to carry out: the requested fields, and the others from a preset or from the run to resume.
 
-    Also the fields that the number of images may fill in.
+    The second value is the list of fields that may be filled in from the number of images.
     """
     if resume and (out / "config.yaml").exists():
         from negvae.runs.train import resumed_config
@@ -163,10 +163,10 @@ def _described(
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The fields that a YAML file gives: fields alone, or the section `run` of a run's config.yaml.
+    """Return the fields in a YAML file: fields alone, or the section `run` of a run's config.yaml.
 
     Raises:
-        ValueError: it is no such file, or a field is unknown.
+        ValueError: if the file is not such a YAML file, or a field is unknown.
     """
     try:
         content = configs.read_yaml_mapping(path.read_text(encoding="utf-8"), str(path))
@@ -182,7 +182,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Callable[[str], None]) -> None:
-    """Print how training ended; a signal that ended it becomes the exit code."""
+    """Print how training ended; if a signal ended it, exit with the signal's exit code."""
     progress = result.progress
     if progress.finished:
         log(f"finished {progress.epoch} epochs in {progress.seconds:.0f} s: {out}")

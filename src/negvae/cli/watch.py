@@ -1,4 +1,4 @@
-"""`negvae watch`: score what arrives, and say when the stream changes."""
+"""The command `negvae watch`: score images as they arrive, and report changes of the stream."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def watch(
     embed: Embed = None,
     device: Device = "auto",
 ) -> None:
-    """Score images as they arrive in a folder, with a page that shows it; stop with Ctrl-C and start again any time."""
+    """Score images as they arrive in a folder, with a page of results; stop with Ctrl-C and start again any time."""
     from rich.console import Console
 
     from negvae.report.watch import PAGE, REFRESH, write_page
@@ -79,7 +79,7 @@ def watch(
 
 @contextmanager
 def _stopping() -> Iterator[Callable[[], bool]]:
-    """A function that says whether the process was asked to end; what is being scored is finished first."""
+    """Provide a function that returns whether the process was asked to end; files being scored are finished first."""
     asked = threading.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: asked.set()) for number in numbers]

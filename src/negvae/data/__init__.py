@@ -1,6 +1,6 @@
-"""Images by name or path, as one uint8 array N x C x H x W.
+"""Load image sets by name or path as one uint8 array, N x C x H x W.
 
-Of the rest of negvae this package imports `files` and `registry` only.
+This package imports only `files` and `registry` from the rest of negvae.
 """
 
 from negvae.data.catalog import CATALOG, DATASETS, ImageSet, SetStatus, Shape, Split, names, register_dataset

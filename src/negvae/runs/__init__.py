@@ -1,1 +1,1 @@
-"""What the commands carry out: train, calibrate, evaluate, score and export, and the folder that they share."""
+"""The work behind the commands (train, calibrate, evaluate, score, export), and the run folder that they share."""

@@ -1,7 +1,7 @@
-"""The folder in which a trained model lives.
+"""The folder that holds a trained model.
 
-config.yaml, weights.safetensors, metrics.jsonl and MODEL_CARD.md; calibration.safetensors where inliers were held
-out. Loading one runs no code from it.
+It holds config.yaml, weights.safetensors, metrics.jsonl and MODEL_CARD.md, and calibration.safetensors if inliers were
+held out. Loading a model runs no code from the folder.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ _FORMER = {field: {new: old for old, new in names.items()} for field, names in R
 
 @dataclass(frozen=True)
 class Artifact:
-    """A trained model and what is known of it.
+    """A trained model and what its folder records about it.
 
     Attributes:
-        directory: where it lives.
-        config: the run that made it.
-        model: in evaluation mode.
-        provenance: versions, commit, machine, data.
-        epochs: completed; fewer than `config.epochs` where the run was stopped.
-        finished: whether all were.
-        calibration: scores of held-out inliers and the threshold; None where none were held out.
+        directory: folder of the run.
+        config: configuration that the model was trained with.
+        model: trained model, in evaluation mode.
+        provenance: versions, commit, machine and data of the training.
+        epochs: number of completed epochs; less than `config.epochs` if the run was stopped.
+        finished: whether all epochs are completed.
+        calibration: scores of held-out inliers and the threshold; None if no inliers were held out.
     """
 
     directory: Path
@@ -65,15 +65,18 @@ class Artifact:
     calibration: Calibration | None = None
 
     def scorer(self, precision: str | None = None, ensemble: tuple[VAE, ...] = ()) -> Scorer:
-        """What gives this model's scores, the same ones that its calibration rests on.
+        """Return a scorer of this model, which computes the same scores that its calibration is based on.
 
         Args:
-            precision: "float32", "bfloat16" or "int8"; None or "auto" for the calibration's, or float32 for a model
-                that is not calibrated. A calibrated model is scored in its calibration's precision only.
-            ensemble: see `Scorer`.
+            precision: "float32", "bfloat16" or "int8"; None or "auto" for the calibration's precision, or float32 if
+                the model is not calibrated. A calibrated model is scored only in the precision of its calibration.
+            ensemble: further models of the same kind, for the score "waic".
+
+        Returns:
+            The scorer.
 
         Raises:
-            ValueError: the model was calibrated in another precision, or that precision is not available here.
+            ValueError: if the model was calibrated in another precision, or that precision is not available here.
         """
         calibration = self.calibration
         if calibration is None:
@@ -94,16 +97,22 @@ class Artifact:
         return Scorer(self.model, calibration.reference, ensemble, calibration.precision)
 
     def _calibrate(self, what: str, precision: str) -> str:
-        """A line that says what is wrong with the calibration, and what makes another."""
+        """Return a line that says what is wrong with the calibration and which command makes another."""
         option = "" if precision == "float32" else f" --precision {precision}"
         return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it in {precision}"
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
-    """Write config.yaml: the run, the image shape it was made for, and the provenance.
+    """Write config.yaml: the configuration, the image shape that it was made for, and the provenance.
+
+    Args:
+        directory: folder of the run; created if it does not exist.
+        config: configuration of the run.
+        shape: shape (C, H, W) of the images.
+        provenance: versions, commit, machine and data of the training.
 
     Raises:
-        ValueError: a part of the run has no name.
+        ValueError: if a part of the configuration has no name.
     """
     sections = {"run": config.to_dict(), "shape": list(shape), "provenance": provenance}
     directory.mkdir(parents=True, exist_ok=True)
@@ -111,11 +120,17 @@ def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int]
 
 
 def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[str, Any]]:
-    """The inverse of `write_config`.
+    """Read what `write_config` wrote.
+
+    Args:
+        directory: folder of the run.
+
+    Returns:
+        The configuration, the shape (C, H, W) of the images, and the provenance.
 
     Raises:
-        FileNotFoundError: the folder or its config.yaml is not there.
-        ValueError: config.yaml is damaged, a later version wrote it, or it names parts that are not registered.
+        FileNotFoundError: if the folder or its config.yaml does not exist.
+        ValueError: if config.yaml is damaged, was written by a later version, or names parts that are not registered.
     """
     content, path = _read_config(directory), directory / CONFIG
     if not {"run", "shape", "provenance"} <= content.keys() or not isinstance(content["run"], dict):
@@ -130,16 +145,23 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
 
 
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
-    """Add or replace a section of config.yaml that `read_config` does not ask for."""
+    """Add or replace a section of config.yaml that `read_config` does not read."""
     _write_config(directory, {**_read_config(directory), name: values})
 
 
 def read_section(directory: Path, name: str) -> dict[str, Any]:
-    """A section that `write_section` wrote; empty where there is none.
+    """Read a section that `write_section` wrote.
+
+    Args:
+        directory: folder of the run.
+        name: name of the section.
+
+    Returns:
+        The values in the section; empty if there is no such section.
 
     Raises:
-        FileNotFoundError: the folder or its config.yaml is not there.
-        ValueError: config.yaml is damaged.
+        FileNotFoundError: if the folder or its config.yaml does not exist.
+        ValueError: if config.yaml is damaged.
     """
     section = _read_config(directory).get(name)
     if section is not None and not isinstance(section, dict):
@@ -153,7 +175,7 @@ def _write_config(directory: Path, sections: dict[str, Any]) -> None:
 
 
 def _read_config(directory: Path) -> dict[str, Any]:
-    """All sections of config.yaml; see `read_config` for what is raised."""
+    """Read all sections of config.yaml; see `read_config` for what is raised."""
     path = directory / CONFIG
     if not path.is_file():
         raise FileNotFoundError(f"{directory} is not a negvae run: it has no {CONFIG}")
@@ -182,7 +204,7 @@ def save_artifact(
     provenance: dict[str, Any],
     calibration: Calibration | None = None,
 ) -> None:
-    """Write what `load_artifact` needs; metrics.jsonl was written by the training loop."""
+    """Write the files that `load_artifact` reads; the training loop has written metrics.jsonl."""
     model = result.model
     write_config(directory, config, model.shape, provenance)
     header = {
@@ -206,13 +228,16 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     """Load a trained model.
 
     Args:
-        directory: that `negvae train --out` made.
-        device: where to put it: "auto", "cpu", "cuda" or "cuda:N".
-        calibration: whether to read its calibration; without, a damaged one does not matter.
+        directory: folder that `negvae train --out` wrote.
+        device: device to put the model on: "auto", "cpu", "cuda" or "cuda:N".
+        calibration: whether to read the calibration; if not, a damaged calibration does not matter.
+
+    Returns:
+        The model, in evaluation mode, with its configuration, provenance and calibration.
 
     Raises:
-        FileNotFoundError: it is not a run, or the run has not been trained yet.
-        ValueError: a file in it is damaged or belongs to another model.
+        FileNotFoundError: if the folder is not a run, or has no trained weights yet.
+        ValueError: if a file in the folder is damaged or belongs to another model.
     """
     directory = Path(directory)
     config, shape, provenance = read_config(directory)
@@ -242,9 +267,9 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
 
 
 def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
-    """What ties weights to their config.yaml: as it is written now, and with the names that earlier formats had.
+    """Return digests that tie weights to config.yaml: with its present names, and with the names of earlier formats.
 
-    Both are without the fields that a run may change on its way.
+    Neither covers the fields that may change during a run.
     """
     values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
     if values["embed"] is None:
@@ -297,15 +322,15 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
 
 
 def _load_calibration(directory: Path, before: str) -> Calibration | None:
-    """The calibration of a saved model; None where it has none.
+    """Return the calibration of a saved model; None if it has none.
 
     Args:
-        directory: of the model.
-        before: the precision of a file that does not name it, which version 0.1 wrote.
+        directory: folder of the run.
+        before: precision of a file that does not name it, as version 0.1 wrote it.
 
     Raises:
-        FileNotFoundError: config.yaml tells of one, and it is not there.
-        ValueError: the file is damaged, or belongs to other weights.
+        FileNotFoundError: if config.yaml describes a calibration that does not exist.
+        ValueError: if the file is damaged, or belongs to other weights.
     """
     path = directory / CALIBRATION
     if not path.is_file():
@@ -357,10 +382,10 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
 
 
 def _groups(tensors: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a calibration that concern groups, from what `save_calibration` wrote.
+    """Return the fields of a calibration that concern groups, from what `save_calibration` wrote.
 
     Raises:
-        ValueError: scores of a group are missing.
+        ValueError: if scores of a group are missing.
     """
     if not kept:
         return {}
@@ -375,11 +400,11 @@ def _groups(tensors: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
 
 
 _VERSION_0_1 = {"held_out.auto": "held_out.combined", "reference.statistics": "fitted.dose"}
-"""What calibrations of version 0.1 call these."""
+"""Names in calibrations of version 0.1, each with its present name."""
 
 
 def _check_references(references: References) -> None:
-    """Raise a ValueError where statistics of training images have not the form in which they were written."""
+    """Raise a ValueError if statistics of training images do not have the form in which they were written."""
     whole = all(values.shape == (4,) for values in references.scales.values())
     for name, values in references.fitted.items():
         fit = SCORES[name].load_fit()
@@ -389,7 +414,7 @@ def _check_references(references: References) -> None:
 
 
 def _check_registered(directory: Path, name: str) -> None:
-    """Raise a ValueError that says what is missing where a calibrated score is not registered."""
+    """Raise a ValueError that names the missing score if a calibrated score is not registered."""
     try:
         SCORES[name]
     except ValueError:
@@ -400,7 +425,7 @@ def _check_registered(directory: Path, name: str) -> None:
 
 
 def _calibration_card(calibration: Calibration) -> str:
-    """What the score and the threshold mean, for people."""
+    """Explain the score and the threshold for the model card."""
     lines = [
         _CARD_TITLE,
         "",
@@ -430,7 +455,7 @@ def _calibration_card(calibration: Calibration) -> str:
 
 
 def _promise(calibration: Calibration) -> list[str]:
-    """What is certified about false alarms, line by line."""
+    """Return the lines of the model card on what is certified about false alarms."""
     if calibration.contamination:
         return ["- The threshold was set by a share of the data, and no rate of false alarms is certified."]
     bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
@@ -450,7 +475,7 @@ def _promise(calibration: Calibration) -> list[str]:
 
 
 def _card(config: RunConfig, result: TrainingResult, provenance: dict[str, Any]) -> str:
-    """A page for people: what the model is, what it was trained on, how it was made."""
+    """Return the model card: what the model is, what it was trained on, and how it was made."""
     last = result.history[-1] if result.history else {}
     data = provenance.get("data", {})
     lines = [

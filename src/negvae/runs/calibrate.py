@@ -1,4 +1,4 @@
-"""Calibrate a model: p-values and threshold from inliers that it was not trained on."""
+"""Calibrate a model: p-values and a threshold from inliers that it was not trained on."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def calibrated(
     held_out: Tensor,
     **options: Any,
 ) -> Calibration:
-    """Calibrate a model that has just been trained; see `negvae.scoring.scorer.calibrate` for the options.
+    """Calibrate a newly trained model; see `negvae.scoring.scorer.calibrate` for the options.
 
-    The scores are computed in float32 whatever the training was done in, since every processor computes in it: the
-    folder gives the same decisions on a machine without bfloat16.
+    The scores are computed in float32 whatever the precision of the training, because every processor supports it: the
+    folder then gives the same decisions on a machine without bfloat16.
     """
     return calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
 
@@ -54,30 +54,33 @@ def calibrate_run(
     device: str = "auto",
     log: Log = silent,
 ) -> Calibration:
-    """Calibrate a trained model on inliers that it was not trained on, and keep the result in its folder.
+    """Calibrate a trained model on inliers that it was not trained on, and save the result in its folder.
 
-    What is left out stays as the model is calibrated: its decision score and its rule for the threshold.
+    What is not specified stays as in the present calibration: the decision score and the rule for the threshold.
 
     Args:
-        directory: of the run.
-        data: inliers, by name (test split) or path; None for what the run held out, or where it held out
-            nothing, the test split of its data set.
-        score: the decision score; None for the present one, or `negvae.scoring.scorer.default_score` (in int8 "kl")
-            where there is none.
-        target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 where there is none.
-        confidence: confidence with which that rate holds; None for the present one, or for a rate that holds on
-            average over held-out sets.
-        groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all together.
-        precision: in which scores are computed from then on: "float32", which every processor has; "bfloat16"; or
+        directory: folder of the run.
+        data: inliers, by name (test split) or path; None for those that the run held out, or, if it held out none, for
+            the test split of its data set.
+        score: decision score; None for the present one, or, if there is none, `negvae.scoring.scorer.default_score` (in
+            int8 "kl").
+        target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 if there is none.
+        confidence: confidence with which the rate holds; None for the present one, or, if there is none, for a rate
+            that holds on average over held-out sets.
+        groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all inliers together.
+        precision: precision of the scores from then on: "float32", which every processor supports; "bfloat16"; or
             "int8", for scores of the encoder alone, on a CPU.
-        limit: use the first so many inliers.
-        device: see `negvae.runs.artifact.load_artifact`.
-        log: is called with one line on what is loaded.
+        limit: maximum number of inliers; the first ones are used. None for all.
+        device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
+        log: called with each line that the user should see.
+
+    Returns:
+        The new calibration.
 
     Raises:
-        FileNotFoundError: the run or its data is not there.
-        ValueError: images of another shape, or too few for the rate; data that the run may have been trained on;
-            another precision, or int8 for a model, a score or a machine that it is not for.
+        FileNotFoundError: if the run or its data does not exist.
+        ValueError: if the images have another shape or are too few for the rate; if the run may have been trained on
+            the data; or if the precision is unknown or not available for this model, score or machine.
     """
     choose("precision", precision, SCORE_PRECISIONS)
     artifact = _open(directory, device)
@@ -114,10 +117,10 @@ def calibrate_run(
 
 
 def _subfolders(data: str | None) -> list[str]:
-    """The subfolder of each image of a folder, in the order in which the folder is loaded.
+    """Return the subfolder of each image of a folder, in the order in which the folder is loaded.
 
     Raises:
-        ValueError: there is no folder, or an image lies in no subfolder.
+        ValueError: if there is no folder, or an image lies in no subfolder.
     """
     place = Path(data or "").expanduser()
     if data is None or not place.is_dir():
@@ -131,7 +134,7 @@ def _subfolders(data: str | None) -> list[str]:
 
 
 def _open(directory: Path, device: str) -> Artifact:
-    """The artifact, without its calibration where that is damaged."""
+    """Load the artifact, without its calibration if that is damaged."""
     try:
         return load_artifact(directory, device)
     except (ValueError, FileNotFoundError):
@@ -139,7 +142,7 @@ def _open(directory: Path, device: str) -> Artifact:
 
 
 def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | None, Tensor]:
-    """Up to `REFERENCE_IMAGES` images that were trained on, None where they were in memory; and held-out inliers."""
+    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), and the held-out inliers."""
     config, shape = artifact.config, artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
@@ -165,7 +168,7 @@ def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | N
 
 
 def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:
-    """How the threshold is to be set: by the rate asked for, else by the present rule."""
+    """Return how to set the threshold: by the requested rate, else by the present rule."""
     before = artifact.calibration
     sure = confidence if confidence is not None or before is None else before.confidence
     if target_fpr is not None or before is None:
@@ -183,7 +186,7 @@ def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None
 
 
 def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
-    """How far int8 moves the KL of inliers: one line."""
+    """Describe in one line how much int8 changes the KL divergence of inliers."""
     exact, rounded = (
         compute_scores(model, images, ["kl"], precision="float32", quantized=encoder)["kl"]
         for encoder in (None, quantized)
@@ -193,6 +196,6 @@ def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
 
 
 def score_components(config: RunConfig) -> tuple[str, ...]:
-    """What "combined" is made of: without negatives nothing was sent to the second prior, so it tells nothing."""
+    """Return the scores that "combined" is made of; without negatives, "prior_ratio" is left out as uninformative."""
     scores = ("bpd", "kl") if config.takes_features else ("dose",)
     return scores if config.negatives == "none" else (*scores, "prior_ratio")

@@ -1,4 +1,4 @@
-"""Runs on rows of features: those of a file, and images that an encoder makes rows of."""
+"""Runs on rows of features: rows from a file, or images that an encoder turns into rows."""
 
 from __future__ import annotations
 
@@ -20,22 +20,25 @@ _BATCH = 64
 
 
 def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixels: int = MAX_PIXELS) -> InputSpec:
-    """What is read for a model: images or rows of its shape, or images for its encoder, which are always resized."""
+    """Return the form of a model's inputs: images or rows of its shape, or images for its encoder, always resized."""
     if encoder is not None:
         return InputSpec(encoder.shape, False, True, max_pixels)
     return InputSpec(artifact.model.shape, artifact.model.takes_features, resize, max_pixels)
 
 
 def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | None:
-    """The encoder that a model was trained with; None where it was trained without.
+    """Load the encoder that a model was trained with.
 
     Args:
-        artifact: of the model.
-        path: where the encoder is now; None for where it was.
+        artifact: trained model.
+        path: present path of the encoder; None for the path at the time of training.
+
+    Returns:
+        The encoder; None if the model was trained without one.
 
     Raises:
-        FileNotFoundError: it is not there.
-        ValueError: it is another one, or the model was trained without.
+        FileNotFoundError: if the encoder does not exist at that path.
+        ValueError: if the encoder is another one, or `path` is given and the model was trained without an encoder.
     """
     known = artifact.provenance.get("encoder")
     if not known:
@@ -46,17 +49,17 @@ def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | 
 
 
 def training_rows(config: RunConfig) -> tuple[torch.Tensor, str, str, Encoder | None]:
-    """The rows of features of a run: those of a file, or embeddings of its images.
+    """Return the rows of features of a run: those of a file, or embeddings of its images.
 
     Args:
-        config: of a network that takes features.
+        config: configuration of a network that takes features.
 
     Returns:
-        Rows (float64, N x D x 1 x 1), one line on them, the SHA-256 of their numbers, and the encoder.
+        Rows (float64, N x D x 1 x 1), a line that describes them, the SHA-256 of their numbers, and the encoder.
 
     Raises:
-        FileNotFoundError: the data or the encoder is not there.
-        ValueError: an image that cannot be read, or data that cannot be used.
+        FileNotFoundError: if the data or the encoder does not exist.
+        ValueError: if an image cannot be read, or the data cannot be used.
     """
     if config.embed is None:
         numbers, encoder = load_rows(config.data, config.limit), None
@@ -71,7 +74,7 @@ def training_rows(config: RunConfig) -> tuple[torch.Tensor, str, str, Encoder | 
 
 
 def _images(config: RunConfig, encoder: Encoder) -> list[Batch]:
-    """The images of a run in batches, with the size that the encoder takes."""
+    """Read the images of a run in batches, resized for the encoder."""
     spec = InputSpec(encoder.shape, resize=True)
     if not is_path(config.data):
         found = load(config.data, "train", limit=config.limit, disjoint_from_train=True).images

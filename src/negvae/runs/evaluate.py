@@ -1,4 +1,4 @@
-"""Evaluate a run's folder against named sets, and show the result."""
+"""Evaluate a run against other sets, and show the result."""
 
 from __future__ import annotations
 
@@ -38,26 +38,27 @@ def evaluate_run(
     """Compare a run's inlier test set with other sets and write evaluation.json.
 
     Args:
-        directory: of the run.
-        ood: data sets by name or path; their test splits are used.
-        data: inliers that the model was not trained on, by name (test split) or path; None for the test split of
-            the run's data set.
-        samples: posterior samples for "bpd".
-        precision: of all scores: "float32", "bfloat16" or "int8"; None for the one in which the run was calibrated.
-        device: see `negvae.runs.artifact.load_artifact`.
-        limit: use the first so many images of each set.
-        log: is called with one line on each set that is loaded.
+        directory: folder of the run.
+        ood: out-of-distribution sets, by name or path; their test splits are used.
+        data: inliers that the model was not trained on, by name (test split) or path; None for the test split of the
+            run's data set.
+        samples: number of posterior samples for "bpd".
+        precision: precision of all scores: "float32", "bfloat16" or "int8"; None for the calibration's.
+        device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
+        limit: maximum number of images of each set; the first ones are used. None for all.
+        log: called with each line that the user should see.
 
     Returns:
         What was written: {"train", "negatives", "likelihood", "epochs", "finished", "score", "target_fpr", "rows",
-        "data", "provenance"}. "score" is the one by which the run decides, "kl" where it is not calibrated. A row has
-        `served_as_negatives`, true where the set was among the training negatives: its figures then say nothing about
-        unseen data; and where the run is calibrated `alarms_test` and `alarms_ood`, the shares called outliers.
+        "data", "provenance"}. "score" is the decision score, or "kl" if the run is not calibrated. Each row has
+        `served_as_negatives`, which is true if the set was among the training negatives, so that its figures say
+        nothing about unseen data; if the run is calibrated, also `alarms_test` and `alarms_ood`, the shares called
+        outliers.
 
     Raises:
-        FileNotFoundError: the run or a set is not there.
-        ValueError: a set's shape differs from the model's, or it is the inliers themselves; or nobody can tell which
-            of the inliers are new to the model.
+        FileNotFoundError: if the run or a set does not exist.
+        ValueError: if the shape of a set differs from the model's, a set is the inliers themselves, or it cannot be
+            determined which of the inliers are new to the model.
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
@@ -99,7 +100,7 @@ def evaluate_run(
 
 
 def _inliers(artifact: Artifact, data: str | None, limit: int | None, log: Log) -> ImageSet:
-    """The inliers to evaluate on."""
+    """Load the inliers to evaluate on."""
     shape = artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     if data is None or (data == artifact.config.data and recorded.source != MEMORY):
@@ -112,7 +113,7 @@ def _inliers(artifact: Artifact, data: str | None, limit: int | None, log: Log) 
 
 
 def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log) -> ImageSet:
-    """The test split of a set that the model was not trained on, in the model's shape."""
+    """Load the test split of a set that the model was not trained on, in the model's shape."""
     if name == artifact.config.data:
         raise ValueError(f"--ood {name} is what the model was trained on: name another set")
     images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
@@ -128,7 +129,7 @@ def _refuse_shape(what: str, images: ImageSet, artifact: Artifact) -> None:
 
 
 def _row(comparison: Comparison, artifact: Artifact) -> dict[str, Any]:
-    """The figures of one set, and what the run's decisions come to on it."""
+    """Return the figures of one set, with the shares that the run's decision calls outliers."""
     served = auxiliary_names(artifact.config.negatives)
     values = {**comparison.row(), "served_as_negatives": comparison.ood in served}
     if (calibration := artifact.calibration) is not None:
@@ -139,7 +140,7 @@ def _row(comparison: Comparison, artifact: Artifact) -> dict[str, Any]:
 
 
 def evaluation_table(content: dict[str, Any]) -> Table:
-    """The rows of `evaluate_run` for a terminal."""
+    """Return the rows of `evaluate_run` as a table for a terminal."""
     decides, rows = content["score"], content["rows"]
     shown = list(dict.fromkeys([decides, *names_of(lambda score: score.evaluated)]))
     calibrated = bool(rows) and "alarms_test" in rows[0]
@@ -166,5 +167,9 @@ def evaluation_table(content: dict[str, Any]) -> Table:
 
 
 def with_interval(value: float, interval: Sequence[float]) -> str:
-    """An AUC and its interval in one short text."""
+    """Format an AUC and its interval.
+
+    >>> with_interval(0.98765, (0.98, 0.99))
+    '0.988 (0.980-0.990)'
+    """
     return f"{value:.3f} ({interval[0]:.3f}-{interval[1]:.3f})"

@@ -1,7 +1,7 @@
-"""A trained detector as one ONNX file: images in; score, p-value and decision out.
+"""Export a trained detector as one ONNX file: images in; score, p-value and decision out.
 
-The graph is traced from the functions that score in the library. Held-out scores, threshold and posterior noise are
-constants in it, so an image gets the same answer wherever the file runs.
+The graph is traced from the functions that compute scores in the library. Held-out scores, threshold and posterior
+noise are constants in it, so that an image gets the same answer wherever the file runs.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ from negvae.scoring.table import SCORES, names_of
 
 FORMATS = ("onnx",)
 TOLERANCE = 1e-3
-"""The largest relative difference from the library's own scores that an export may show."""
+"""Largest relative difference from the library's own scores that an export may have."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What was written.
+    """An ONNX file that was written.
 
     Attributes:
-        path: of the file.
-        calibration: score and threshold in it.
-        encoder_only: whether the decoder was left out, because the score does not need it.
+        path: path of the file.
+        calibration: decision score and threshold in the file.
+        encoder_only: whether the decoder was left out because the score does not need it.
         difference: largest relative difference of scores from the library's, on `compared` images.
-        compared: how many images were scored both ways.
+        compared: number of images that were scored by both.
     """
 
     path: Path
@@ -56,7 +56,7 @@ class Export:
     compared: int
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the file in one line."""
         parts = "encoder only" if self.encoder_only else "encoder and decoder"
         if "features" in SCORES[self.calibration.score].needs:
             parts = "reference rows and no network"
@@ -74,24 +74,28 @@ def export_onnx(
     target_fpr: float | None = None,
     confidence: float | None = None,
 ) -> Export:
-    """Write a calibrated detector as an ONNX file and compare it with the library.
+    """Write a calibrated detector as an ONNX file and compare its scores with the library's.
 
-    The graph's input is "images" (uint8, N x C x H x W), or "rows" (float64, N x D) for a model of features; N is
-    free. Its outputs, each of N: "score" (float32, larger = more out-of-distribution), "p_value" (float64) and
-    "is_outlier" (bool). Images are scored in float32, rows in float64, as the library does. What the file is, and
-    what it was made from, is in its metadata.
+    The graph's input is "images" (uint8, N x C x H x W), or "rows" (float64, N x D) for a model of features, with any
+    N. Its outputs, each of length N, are "score" (float32, larger = more out-of-distribution), "p_value" (float64) and
+    "is_outlier" (bool). Images are scored in float32 and rows in float64, as in the library. The file's metadata
+    describe it and what it was made from.
 
     Args:
-        directory: of the detector.
-        out: file to write; by default "model.onnx" in the directory.
-        score: another of the calibrated scores to decide by.
-        target_fpr: another false-positive rate for the threshold.
-        confidence: with which that rate is to hold; None for on average.
+        directory: folder of the run.
+        out: path of the file to write; None for "model.onnx" in the folder.
+        score: another of the calibrated scores to decide by; None for the calibration's.
+        target_fpr: another false-positive rate for the threshold; None for the calibration's rule.
+        confidence: confidence with which the rate holds; None for the calibration's, or, with `target_fpr`, for a rate
+            that holds on average.
+
+    Returns:
+        The file that was written.
 
     Raises:
-        FileNotFoundError: no such detector, or no folder to write to.
-        ImportError: the extra "onnx" is not installed.
-        ValueError: the detector is not calibrated, the score is not, or it cannot be part of a graph.
+        FileNotFoundError: if there is no such detector, or no folder to write to.
+        ImportError: if the extra "onnx" is not installed.
+        ValueError: if the detector or the score is not calibrated, or the score cannot be part of a graph.
     """
     onnx = need("onnx", "onnx")
     for module in ("onnxruntime", "onnxscript"):
@@ -135,7 +139,7 @@ def _calibration(
 
 
 class _Graph(nn.Module):
-    """From stored images or rows to (score, p-value, decision); only what the score needs of the model."""
+    """A module from stored images or rows to (score, p-value, decision), with only the parts that the score needs."""
 
     def __init__(self, model: VAE, calibration: Calibration) -> None:
         super().__init__()
@@ -166,7 +170,7 @@ class _Graph(nn.Module):
         return Pass(self.model, stored, draws=self.draws, references=self.references)
 
     def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Score, p-value and decision (N each)."""
+        """Return score, p-value and decision (N each)."""
         score = self.score.read(self._over(stored))
         # As the library has it: what is not a number counts as the most conspicuous of all.
         score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
@@ -178,7 +182,7 @@ class _Graph(nn.Module):
 
 
 class _Scaled(nn.Module):
-    """A batch norm in evaluation mode as a product and a sum: torch 2.6 does not export the layer itself."""
+    """A batch norm in evaluation mode as a product and a sum, because torch 2.6 does not export the layer itself."""
 
     def __init__(self, norm: nn.BatchNorm2d) -> None:
         super().__init__()
@@ -198,16 +202,16 @@ def _plain(network: nn.Sequential) -> nn.Sequential:
 
 
 class _StableBernoulli(Bernoulli):
-    """The same likelihood by the softplus: torch exports the other form as log(sigmoid), which is -inf below -104."""
+    """The same likelihood by softplus, since torch exports the other form as log(sigmoid), which is -inf below -104."""
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        """log(1 + exp(l)) - x l for logits l of pixels x, in nats."""
+        """Return log(1 + exp(l)) - x l for logits l of pixels x, in nats."""
         # Spelled out, since onnxruntime has no Softplus in double precision.
         return logits.relu() + (1 + (-logits.abs()).exp()).log() - target * logits
 
 
 def _floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The largest float32 numbers that are not above the values."""
+    """Return the largest float32 numbers that are not above the values."""
     with np.errstate(over="ignore"):
         near = values.astype(np.float32)
     floor: NDArray[np.float32] = np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
@@ -220,10 +224,10 @@ def _example(model: VAE, count: int) -> Tensor:
 
 
 def _traced(graph: _Graph) -> Any:
-    """The graph as an ONNX ModelProto.
+    """Trace the graph to an ONNX ModelProto.
 
     Raises:
-        ValueError: it cannot be traced.
+        ValueError: if the graph cannot be traced.
     """
     batch = torch.export.Dim("batch")
     try:
@@ -248,7 +252,7 @@ def _traced(graph: _Graph) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torch's notes to its own developers, and its word that torchvision is missing, from the user."""
+    """Suppress torch's messages for its own developers and its warning that torchvision is missing."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -261,7 +265,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _strip(model: Any) -> None:
-    """Take out what torch notes of the source code and of this machine's paths."""
+    """Remove torch's records of the source code and of this machine's paths."""
     model.doc_string = ""
     model.graph.name = "negvae"
     for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
@@ -270,7 +274,7 @@ def _strip(model: Any) -> None:
 
 
 def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
-    """What someone who has only the file should know of it."""
+    """Return the metadata of the file, which describe it to anyone who has nothing else."""
     model = artifact.model
     now = provenance(artifact.config)
     shape = "x".join(map(str, model.shape[:1] if model.takes_features else model.shape))
@@ -306,12 +310,12 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
 
 
 def _difference(content: bytes, artifact: Artifact, calibration: Calibration) -> tuple[float, int]:
-    """The largest relative difference between the file's scores and the library's, and on how many images.
+    """Return the largest relative difference between the file's scores and the library's, and the number of images.
 
-    The images are the model's own (like the training data) and noise (like nothing).
+    The images are samples of the model (similar to the training data) and noise (dissimilar to it).
 
     Raises:
-        ValueError: it is larger than `TOLERANCE`, or a decision differs where the scores do not tie.
+        ValueError: if the difference exceeds `TOLERANCE`, or a decision differs and the score is not at the threshold.
     """
     model = artifact.model
     stored = _trial(model)
@@ -329,7 +333,11 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
 
 
 def relative_difference(scores: NDArray[Any], wanted: NDArray[Any]) -> float:
-    """The largest |s - w| / max(|w|, 1% of the largest |w|): scores near zero are measured on the scale of all."""
+    """Return the largest |s - w| / max(|w|, 1% of the largest |w|); the 1% sets the scale for scores near zero.
+
+    >>> round(relative_difference(np.array([1.0, 2.02]), np.array([1.0, 2.0])), 4)
+    0.01
+    """
     size = np.abs(wanted.astype(np.float64))
     floor = 0.01 * size.max(initial=0) or 1.0
     return float((np.abs(scores.astype(np.float64) - wanted) / np.maximum(size, floor)).max(initial=0))
@@ -337,7 +345,7 @@ def relative_difference(scores: NDArray[Any], wanted: NDArray[Any]) -> float:
 
 @torch.inference_mode()
 def _trial(model: VAE) -> Tensor:
-    """16 images (or rows) that the model generates, and 16 of noise."""
+    """Return 16 images (or rows) that the model generates, and 16 of noise."""
     randomness = torch.Generator().manual_seed(0)
     codes = model.prior.sample(16, randomness).to(next(model.parameters()))
     generated = model.inputs.restore(model.generate(codes))
@@ -349,14 +357,17 @@ def _trial(model: VAE) -> Tensor:
 
 
 def run_onnx(model: bytes | Path, stored: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Score, p-value and decision (N each) of an exported file, by onnxruntime on the CPU.
+    """Run an exported file with onnxruntime on the CPU.
 
     Args:
-        model: the file, or its content.
-        stored: uint8 images, N x C x H x W, or float64 rows, N x D.
+        model: path of the file, or its content.
+        stored: images, uint8, N x C x H x W, or rows, float64, N x D.
+
+    Returns:
+        Score, p-value and decision (N each).
 
     Raises:
-        ImportError: the extra "onnx" is not installed.
+        ImportError: if the extra "onnx" is not installed.
     """
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()

@@ -1,7 +1,7 @@
-"""Scores in a folder of Parquet files, one for each shard of the stream, which a later command can go on with.
+"""Write scores to a folder of Parquet files, one per shard of the stream, which a later command can resume.
 
-A shard depends on the inputs alone, a part appears whole under a name that depends on its shard alone, and scoring a
-shard twice gives the same part. `_manifest.json` says what was asked and what came out.
+A shard depends only on the inputs; a part appears complete, under a name that depends only on its shard; and scoring a
+shard twice gives the same part. `_manifest.json` records the settings and the outcome.
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from negvae.runs.provenance import source_commit, versions
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 
 MANIFEST = "_manifest.json"
-"""Readers of folders of Parquet files pass over names that begin so."""
+"""Name of the manifest; readers of folders of Parquet files skip names that begin with an underscore."""
 SHARD_ROWS = 10_000
 KEY = b"negvae.shard"
 Job = tuple[str, str, tuple[Span, ...]]
-"""A part to make: its file, the SHA-256 of its shard, and the shard."""
+"""A part to make: its file name, the SHA-256 of its shard, and the shard."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A shard's file.
+    """The file of a scored shard.
 
     Attributes:
-        file: its name in the folder.
-        shard: SHA-256 of what is in the shard: files and rows.
-        rows: in all.
-        errors: rows that could not be scored.
-        outliers: rows called outliers.
+        file: name of the file in the folder.
+        shard: SHA-256 that identifies the shard's files and rows.
+        rows: number of rows.
+        errors: number of rows that could not be scored.
+        outliers: number of rows called outliers.
     """
 
     file: str
@@ -54,16 +54,16 @@ class Part:
 
 @dataclass
 class Parts:
-    """The parts of a job: those that are there and those still to be made.
+    """The parts of a job, both finished and still to be made.
 
     Attributes:
-        folder: where they are; a path or a URI.
-        inputs: see `negvae.data.streams.stream`.
-        scoring: what scores them.
-        settings: what decides which rows come out; a folder begun with others is refused.
-        shard_rows: the most rows of a part, where files can be cut so.
-        made: the parts that there are, in no order.
-        left_out: what folders hold besides images and arrays.
+        folder: path or URI of the folder of the parts.
+        inputs: files, folders, patterns or names of sets, as `negvae.data.streams.stream` takes them.
+        scoring: model and options that score the parts.
+        settings: settings that determine the rows; a folder that was begun with others is refused.
+        shard_rows: maximum number of rows in a part, as far as files can be cut that small.
+        made: finished parts, in no particular order.
+        left_out: files in the input folders that are neither images nor arrays.
     """
 
     folder: str
@@ -83,18 +83,24 @@ class Parts:
         self._done: dict[str, Part] = {}
 
     def open(self, resume: bool) -> None:
-        """Begin the folder, or find the parts that are there.
+        """Begin the folder, or find the parts that are already there.
+
+        Args:
+            resume: whether to continue with a folder that already holds parts.
 
         Raises:
-            ValueError: it holds something else, or parts that were made with other settings.
+            ValueError: if the folder holds something else, or parts that were made with other settings.
         """
         self._done = _open_folder(self.folder, self.settings, resume)
 
     def todo(self) -> Iterator[Job]:
-        """What is still to be made.
+        """Find the parts that are still to be made, and collect the finished ones in `made`.
+
+        Yields:
+            The next part to make.
 
         Raises:
-            ValueError: a part holds other images than the inputs now have there.
+            ValueError: if a part was made from other files or rows than its shard now has.
         """
         for number, shard in enumerate(shards(self._files, self.scoring.wanted, self.shard_rows)):
             file, digest = f"part-{number:07d}.parquet", _digest(shard)
@@ -108,13 +114,16 @@ class Parts:
                 self.made.append(part)
 
     def finish(self, started: float) -> Summary:
-        """Write the manifest of a job that is done.
+        """Write the manifest of a finished job.
 
         Args:
-            started: on the clock of `time.monotonic`.
+            started: time at which the job began, in seconds on the clock of `time.monotonic`.
+
+        Returns:
+            The counts of rows, errors and outliers.
 
         Raises:
-            ValueError: there is not a row, or there are parts that belong to no input.
+            ValueError: if there are no rows, or some parts belong to no input.
         """
         if self._done:
             raise ValueError(
@@ -138,11 +147,14 @@ def score_part(scoring: Scoring, folder: str, job: Job, *, batch_size: int, thre
     """Score a shard and write its part.
 
     Args:
-        scoring: what scores it.
-        folder: where the part goes.
-        job: the part.
-        batch_size: images scored at once.
-        threads: that read and decode images; None for a few.
+        scoring: model and options that score the shard.
+        folder: path or URI of the folder of the parts.
+        job: part to make.
+        batch_size: number of images scored at once.
+        threads: number of threads that read and decode images; None for one per core, at most 4.
+
+    Returns:
+        The part that was written.
     """
     file, digest, shard = job
     batches = read(shard, scoring.wanted, batch_size=batch_size, threads=threads)
@@ -169,25 +181,27 @@ def score_to_folder(
 ) -> Summary:
     """Score every image of the inputs on this machine, into a folder of Parquet files.
 
-    The rows and columns are those of `negvae.runs.score.score_files`, in its order when the parts are read in the order
-    of their names, which is how readers of such folders do it.
+    The rows and columns are those of `negvae.runs.score.score_files`, and in the same order if the parts are read in
+    order of their names, as readers of such folders do. Further options are `names`, `target_fpr`, `confidence`,
+    `groups`, `resize`, `max_pixels`, `ensemble`, `precision` and `embed` of `score_files`.
 
     Args:
-        directory: of a trained model.
-        inputs: see `negvae.data.streams.stream`.
-        out: folder to write to, new or empty unless `resume`; a path or a URI.
-        resume: keep the parts that are there and make the others.
-        shard_rows: the most rows of a part, where files can be cut so; part of what `resume` must find unchanged.
-        batch_size: images scored at once.
-        device: see `negvae.runs.artifact.load_artifact`.
-        on_rows: called after every part with the number of rows done by this command.
+        directory: folder of the run.
+        inputs: files, folders, patterns or names of sets, as `negvae.data.streams.stream` takes them.
+        out: path or URI of the folder to write to, new or empty unless `resume`.
+        resume: whether to keep the parts that are already there and make only the others.
+        shard_rows: maximum number of rows in a part, as far as files can be cut that small; must be the same to resume.
+        batch_size: number of images scored at once.
+        device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
+        on_rows: called after every part with the number of rows that this call has scored.
         log: called with each line that the user should see.
-        options: `names`, `target_fpr`, `confidence`, `groups`, `resize`, `max_pixels`, `ensemble`, `precision` and
-            `embed` of `score_files`.
+
+    Returns:
+        The counts of rows, errors and outliers.
 
     Raises:
-        FileNotFoundError: the model or an input is not there.
-        ValueError: an option is refused, or `out` holds other parts than would be made.
+        FileNotFoundError: if the model or an input does not exist.
+        ValueError: if an option is invalid, or `out` holds parts that do not match.
     """
     scoring = open_scoring(directory, batch_size=batch_size, device=device, log=log, **options)
     parts = Parts(
@@ -209,14 +223,17 @@ def score_to_folder(
 def settings(
     directory: Path, inputs: Sequence[str], scoring: Scoring, shard_rows: int, options: dict[str, Any]
 ) -> dict[str, Any]:
-    """What decides which rows come out.
+    """Return the settings that determine the rows.
 
     Args:
-        directory: of the model.
-        inputs: as they were named.
-        scoring: what scores them.
-        shard_rows: the most rows of a part.
-        options: see `score_to_folder`.
+        directory: folder of the run.
+        inputs: inputs as the user named them.
+        scoring: model and options that score the parts.
+        shard_rows: maximum number of rows in a part.
+        options: further options of `score_to_folder`, by name.
+
+    Returns:
+        The value of each setting by its name.
     """
     precision = "int8" if scoring.scorer.quantized is not None else scoring.scorer.precision
     models = {}
@@ -233,7 +250,7 @@ def settings(
 
 
 def _digest(shard: tuple[Span, ...]) -> str:
-    """SHA-256 of a shard's files and rows."""
+    """Return the SHA-256 of a shard's files and rows."""
     described = json.dumps([[span.path, span.start, span.stop] for span in shard])
     return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
 
@@ -242,7 +259,7 @@ def _digest(shard: tuple[Span, ...]) -> str:
 
 
 def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[str, Part]:
-    """Begin a folder, or find the parts that are there."""
+    """Begin a folder, or find the parts that are already there."""
     if stores.is_uri(folder):
         try:
             names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]

@@ -1,4 +1,4 @@
-"""What must be known to repeat a result: versions, commit, machine."""
+"""Record what is needed to repeat a result: versions, commit, machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PACKAGES = ("negvae", "torch", "numpy", "ray")
 
 
 def provenance(config: RunConfig) -> dict[str, Any]:
-    """Plain values that go into every file a run writes.
+    """Return the plain values that are written to every file of a run.
 
     Args:
-        config: its device and precision are resolved to what they are on this machine.
+        config: configuration of the run; its device and precision are resolved for this machine.
 
     Returns:
         Version, commit, time, libraries, hardware and precision.
@@ -43,7 +43,7 @@ def provenance(config: RunConfig) -> dict[str, Any]:
 
 
 def source_commit() -> str:
-    """The git commit of the source in use, marked where it has been changed; "unknown" outside a checkout."""
+    """Return the git commit of the source in use, marked if the source was changed; "unknown" outside a checkout."""
     root = Path(negvae.__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return "unknown"
@@ -63,7 +63,7 @@ def source_commit() -> str:
 
 
 def _cpu() -> str:
-    """The processor's name, its model where the system tells it, and the number of threads in use."""
+    """Return the processor's name, its model if the system reports it, and the number of threads in use."""
     info = Path("/proc/cpuinfo")
     name, model = platform.processor() or platform.machine(), ""
     if info.exists():

@@ -1,7 +1,7 @@
-"""What a run's folder remembers of its inliers, so that no other image is ever taken for one that was held out.
+"""Record a run's inliers in its folder, so that no other image is ever mistaken for a held-out one.
 
-inliers.json holds the SHA-256 of all pixels, the rows that were held out, and for a folder the name and the SHA-256 of
-each file.
+inliers.json holds the SHA-256 of all pixels, the rows that were held out, and, if the inliers are a folder, the name
+and the SHA-256 of each file.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _ENDINGS = (*IMAGE_ENDINGS, ".parquet")
 
 @dataclass(frozen=True)
 class Recorded:
-    """The inliers that a run was given.
+    """The recorded inliers of a run.
 
     Attributes:
-        sha256: of all of them, trained on or held out; None where the folder does not say.
-        source: `SPLIT`: the train split of a set, or of a path without splits all but the images kept for tests;
-            `WHOLE`: all images of a path; `MEMORY`: data that the caller held in memory.
-        held_out: the rows that were not trained on; None where the folder does not say.
-        files: of a folder, the SHA-256 of each file by its path in there.
+        sha256: SHA-256 of all inliers, both trained on and held out; None if the run folder does not record it.
+        source: `SPLIT`: the train split of a set, or, of a path without splits, all images except those kept for
+            testing; `WHOLE`: all images of a path; `MEMORY`: data that the caller held in memory.
+        held_out: indices of the rows that were not trained on; None if the run folder does not record them.
+        files: SHA-256 of each file by its path in the data folder; empty if the inliers are not a folder.
     """
 
     sha256: str | None = None
@@ -45,17 +45,20 @@ class Recorded:
 
 
 def data_sha256(stored: NDArray[Any]) -> str:
-    """SHA-256 of inliers as they are stored: of the pixels of images, of the numbers of rows."""
+    """Return the SHA-256 of inliers as stored: over the pixels of images, or over the numbers of rows."""
     if stored.dtype == np.uint8 and stored.ndim == 4:
         return pixel_sha256(stored)
     return hashlib.sha256(np.ascontiguousarray(stored).tobytes()).hexdigest()
 
 
 def file_hashes(path: str) -> dict[str, str]:
-    """The SHA-256 of every image file and every Parquet file below a folder by its path in there, in order.
+    """Return the SHA-256 of every image file and Parquet file below a folder, by its path in the folder, in order.
 
     Args:
-        path: of the folder; anything else has none.
+        path: path of the folder.
+
+    Returns:
+        The hash of each file; empty if `path` is not a folder.
     """
     if not os.path.isdir(path):
         return {}
@@ -72,14 +75,17 @@ def write_recorded(directory: Path, recorded: Recorded) -> None:
 
 
 def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
-    """The inverse of `write_recorded`; of an earlier version's folder, what its provenance says.
+    """Read what `write_recorded` wrote; from an earlier version's folder, what its provenance records.
 
     Args:
-        directory: of the run.
-        provenance: from its config.yaml.
+        directory: folder of the run.
+        provenance: provenance from the run's config.yaml.
+
+    Returns:
+        The recorded inliers.
 
     Raises:
-        ValueError: inliers.json is damaged.
+        ValueError: if inliers.json is damaged.
     """
     path = directory / INLIERS
     if not path.is_file():
@@ -103,7 +109,7 @@ def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
 
 
 def difference(recorded: Recorded, path: str) -> str:
-    """Which file of a folder is not what it was, in words; empty where that cannot be told."""
+    """Describe the first file of a folder that has changed; empty if that cannot be determined."""
     if not recorded.files or not os.path.isdir(path):
         return ""
     now = file_hashes(path)

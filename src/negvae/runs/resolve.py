@@ -1,7 +1,7 @@
-"""From a run's description to plain data: images, held-out part, negatives, device and facts.
+"""Resolve a run's configuration to plain data: images, held-out part, negatives, device and facts.
 
-Every command that needs a run's images asks here, so that training, calibration, evaluation and report agree on which
-inliers were trained on.
+Every command that needs a run's images gets them here, so that training, calibration, evaluation and report agree on
+which inliers were trained on.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from negvae.registry import choose
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 
 LEAST_STEPS = 1000
-"""Fewer training steps than that leave most models unfinished."""
+"""Number of training steps on images below which most models are undertrained."""
 FEW_STEPS = 100
-"""Fewer than that are worth a warning where someone has asked for them."""
+"""Number of training steps below which a run gets a warning."""
 ROWS_A_COLUMN = 10
-"""With fewer training rows for each column the network is linear."""
+"""Number of training rows per column below which the network is linear."""
 ROW_STEPS = 500
-"""Training steps on rows of features: the score that decides takes none of them."""
+"""Number of training steps on rows of features, where the default decision score depends on none of them."""
 LEFT_OPEN = ("batch_size", "epochs", "network")
-"""The fields that `fill_in` fills in."""
+"""Names of the fields that `fill_in` can set."""
 Log = Callable[[str], None]
 
 
 def silent(text: str) -> None:
-    """A log that nobody reads."""
+    """Ignore a line; the log function that discards everything."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +45,12 @@ class Inliers:
     """The inliers of a run.
 
     Attributes:
-        training: those that are trained on, as they are stored (uint8, N x C x H x W).
-        held_out: those that are kept to calibrate on, M x C x H x W; M may be 0.
-        held_out_rows: which images of the set they are.
-        description: one line on the set that both come from.
-        sha256: of that set's pixels.
-        encoder: path, sha256 and images of the encoder that made rows of them; None where there is none.
+        training: inliers that are trained on, as stored (uint8, N x C x H x W).
+        held_out: inliers that are kept for calibration, M x C x H x W; M may be 0.
+        held_out_rows: indices of the held-out inliers in the set.
+        description: line that describes the set that both parts come from.
+        sha256: SHA-256 of the pixels of that set.
+        encoder: facts about the encoder that turned images into rows ("sha256", "describes"); None if there is none.
     """
 
     training: Tensor
@@ -62,21 +62,22 @@ class Inliers:
 
     @property
     def shape(self) -> Shape:
-        """C, H, W of every image."""
+        """Shape (C, H, W) of every image."""
         channels, height, width = self.training.shape[1:]
         return channels, height, width
 
 
 @dataclass(frozen=True)
 class ResolvedRun:
-    """All that training takes.
+    """Everything that training needs.
 
     Attributes:
-        config: the description, with what was left open filled in.
-        device: to train on.
-        inliers: see `Inliers`.
-        source: of negatives, its images on the device; None for the baseline VAE.
-        facts: what is written into the run's folder: "data", one line on each set by its role, and "data_sha256".
+        config: configuration, with every open field filled in.
+        device: device to train on.
+        inliers: inliers to train on and to hold out.
+        source: source of negatives, with its images on the device; None for the baseline VAE.
+        facts: entries for the run's folder: "data", a line on each set by its role, "data_sha256", and "encoder" if
+            there is one.
     """
 
     config: RunConfig
@@ -87,17 +88,20 @@ class ResolvedRun:
 
 
 def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = ()) -> ResolvedRun:
-    """Load what `config` names, hold out its share of the inliers, and make its source of negatives.
+    """Load the sets that `config` names, hold out its share of the inliers, and build its source of negatives.
 
     Args:
-        config: the run.
-        log: is called with one line on each set that is loaded.
-        left_open: see `fill_in`.
+        config: configuration of the run.
+        log: called with each line that the user should see.
+        left_open: names of the fields that the user did not set (see `fill_in`).
+
+    Returns:
+        Everything that training needs.
 
     Raises:
-        FileNotFoundError: data that is not there.
-        ValueError: a device or precision that is not available; negatives that are unknown, overlap the inliers or
-            have another shape; too few inliers, or a network that is not made for such images.
+        FileNotFoundError: if the data do not exist.
+        ValueError: if a device or precision is not available; if negatives are unknown, overlap the inliers or have
+            another shape; or if the inliers are too few or do not suit the network.
     """
     device = resolve_device(config.device)
     resolve_precision(config.precision, device)  # refused before anything is loaded
@@ -135,19 +139,22 @@ def fill_in(
     columns: int = 0,
     warn: Log | None = None,
 ) -> RunConfig:
-    """A run with what was left open filled in, so that little data is trained on for enough steps.
+    """Fill in the fields that were left open, so that training on little data takes enough steps.
 
-    Few images get smaller batches and more epochs than the preset gives. Rows of features get `ROW_STEPS` steps,
-    and a linear network where there are few of them for their columns. What a person has fixed stays, and is warned
-    of where it makes fewer than `FEW_STEPS` steps.
+    Few images get smaller batches and more epochs than the preset has. Rows of features get `ROW_STEPS` steps, and a
+    linear network if there are few rows for their number of columns. What the user has set is kept, with a warning if
+    it makes fewer than `FEW_STEPS` steps.
 
     Args:
-        config: the run, with a preset's values for what was left open.
+        config: configuration of the run, with a preset's values for the open fields.
         training: number of images or rows that are trained on.
-        left_open: which of `LEFT_OPEN` nobody has asked for.
-        log: is called with a line on what was filled in.
+        left_open: names of the fields of `LEFT_OPEN` that the user did not set.
+        log: called with a line about what was filled in.
         columns: number of features in a row.
-        warn: is called with a line on what was fixed and is too little; `log` if left out.
+        warn: called with a line if the steps are too few; None to call `log`.
+
+    Returns:
+        The configuration with every field set.
     """
     rows, batch_size, epochs = config.takes_features, config.batch_size, config.epochs
     if rows and "network" in left_open and training < ROWS_A_COLUMN * columns:
@@ -169,7 +176,11 @@ def fill_in(
 
 
 def steps_of_epoch(training: int, batch_size: int) -> int:
-    """Training steps in one pass over so many images."""
+    """Return the number of training steps in one pass over a number of images.
+
+    >>> steps_of_epoch(1000, batch_size=128)
+    7
+    """
     return max(training // max(min(batch_size, training), 1), 1)
 
 
@@ -181,19 +192,22 @@ def load_inliers(
     recorded: Recorded | None = None,
     log: Log = silent,
 ) -> Inliers:
-    """The inliers of a run, divided as its training divided them.
+    """Load the inliers of a run, divided as its training divided them.
 
     Args:
-        config: the run.
-        shape: C, H, W of uniform-noise.
+        config: configuration of the run.
+        shape: shape (C, H, W) of uniform-noise.
         fetch: whether to look beyond this machine.
-        recorded: what the run's folder remembers of them; None for a run that is about to start.
-        log: is called with a line about every step of a fetch.
+        recorded: inliers that the run's folder records; None for a run that is about to start.
+        log: called with a line about every step of a fetch.
+
+    Returns:
+        The inliers to train on and the held-out ones.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: the data was in memory, or is not what the run was given, so that nobody can tell which images
-            were held out; or too few would be left to train on.
+        FileNotFoundError: if the data do not exist.
+        ValueError: if the data were in memory or have changed, so that it cannot be determined which images were held
+            out; or if too few would be left to train on.
     """
     known = recorded or Recorded()
     if config.takes_features:
@@ -220,10 +234,14 @@ def load_inliers(
 
 
 def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
-    """Refuse to look for inliers that were in memory.
+    """Refuse to load inliers that the caller held in memory.
+
+    Args:
+        config: configuration of the run.
+        recorded: inliers that the run's folder records.
 
     Raises:
-        ValueError: they were.
+        ValueError: if the inliers were in memory.
     """
     known = is_path(config.data) or DATASETS.get(config.data) is not None or config.data.startswith("hf:")
     if recorded.source == MEMORY or (recorded.sha256 is None and not known):
@@ -233,7 +251,7 @@ def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
 
 
 def _rows(config: RunConfig, known: Recorded) -> Inliers:
-    """`load_inliers` for rows of features, from a file or from images by an encoder."""
+    """Load the inliers of a run on rows of features, from a file or from images and an encoder; see `load_inliers`."""
     from negvae.runs.embed import training_rows
 
     rows, description, found, encoder = training_rows(config)
@@ -253,18 +271,21 @@ def load_test_set(
     recorded: Recorded | None = None,
     log: Log = silent,
 ) -> ImageSet:
-    """The test split of a run's data; of data without splits, the images that the run did not train on or hold out.
+    """Load the test split of a run's data; of data without splits, images that were neither trained on nor held out.
 
     Args:
-        config: the run.
-        shape: C, H, W of uniform-noise.
-        limit: the first so many images.
-        recorded: what the run's folder remembers of its inliers; None where there is no folder.
-        log: is called with a line about every step of a fetch.
+        config: configuration of the run.
+        shape: shape (C, H, W) of uniform-noise.
+        limit: maximum number of images; the first ones are kept. None for all.
+        recorded: inliers that the run's folder records; None if there is no folder.
+        log: called with a line about every step of a fetch.
+
+    Returns:
+        The test images.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: nobody can tell which images the run did not train on.
+        FileNotFoundError: if the data do not exist.
+        ValueError: if it cannot be determined which images the run was not trained on.
     """
     if recorded is not None:
         refuse_memory(config, recorded)
@@ -285,7 +306,7 @@ def load_test_set(
 
 
 def describe(images: ImageSet) -> str:
-    """One line on a set: size, split, origin, the start of its pixel hash, and its caveats."""
+    """Describe a set in one line: size, split, origin, the start of its pixel hash, and its caveats."""
     caveats = "".join(f"; {note}" for note in images.notes)
     return (
         f"{images.name} {images.split}, {len(images.images):,} images from {images.origin},"
@@ -297,18 +318,25 @@ def hold_out(images: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     """Divide inliers into those to train on and those to calibrate on.
 
     Args:
-        images: N of anything.
-        fraction: to hold out; above 0 it takes one image at least.
-        seed: the same seed gives the same division.
+        images: inliers, N on axis 0.
+        fraction: share to hold out; above 0, at least one image is held out.
+        seed: seed of the division.
+
+    Returns:
+        The inliers to train on, and those to calibrate on.
 
     Raises:
-        ValueError: fewer than 2 would be left to train on.
+        ValueError: if fewer than 2 would be left to train on.
+
+    >>> training, held_out = hold_out(torch.arange(10), 0.2, seed=0)
+    >>> len(training), len(held_out)
+    (8, 2)
     """
     return divide(images, held_out_rows(len(images), fraction, seed))
 
 
 def held_out_rows(count: int, fraction: float, seed: int) -> Tensor:
-    """The rows of so many inliers that are held out, in order; see `hold_out`."""
+    """Return the indices of the inliers that are held out, in order; see `hold_out`."""
     held_out = max(round(fraction * count), 1) if fraction else 0
     if fraction and count - held_out < 2:
         raise ValueError(f"holding out {fraction:g} of {count} inliers for calibration leaves fewer than 2 to train on")
@@ -317,7 +345,7 @@ def held_out_rows(count: int, fraction: float, seed: int) -> Tensor:
 
 
 def divide(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The images that are not among these rows, and those that are."""
+    """Return the images that are not among these rows, and those that are."""
     if not len(rows):
         return images, images[:0]
     kept = torch.ones(len(images), dtype=torch.bool, device="cpu")

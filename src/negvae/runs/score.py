@@ -1,4 +1,4 @@
-"""Score any number of images from files into one table, in one stream and in flat memory."""
+"""Score any number of images from files into one table, as a stream with constant memory."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from negvae.scoring.scorer import Scorer
 
 FORMATS = ("parquet", "csv", "jsonl")
 BATCH_SIZE = 512
-"""Images read at once; as many blocks of `negvae.scoring.blocks` as fit."""
+"""Number of images that are read at once; scores do not depend on it."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
 PILLOW_LIMIT = 178_956_970
@@ -41,13 +41,13 @@ Write = Callable[[pa.RecordBatch], None]
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of a stream.
+    """The counts of a scored stream.
 
     Attributes:
-        rows: in all.
-        errors: rows that could not be scored.
-        outliers: rows called outliers; None where nothing was decided.
-        seconds: from the first row read to the last row written.
+        rows: number of rows, including errors.
+        errors: number of rows that could not be scored.
+        outliers: number of rows called outliers; None if nothing was decided.
+        seconds: time from the first row read to the last row written, in seconds.
     """
 
     rows: int
@@ -56,7 +56,7 @@ class Summary:
     seconds: float
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the counts in one line."""
         scored = self.rows - self.errors
         called = "" if self.outliers is None else f", {self.outliers:,} outliers"
         rate = scored / max(self.seconds, 1e-9)
@@ -84,34 +84,39 @@ def score_files(
     on_rows: Callable[[int], None] = lambda rows: None,
     log: Callable[[str], None] = lambda text: None,
 ) -> Summary:
-    """Score every image of the inputs and write one row for each: path, index, scores, p_value, is_outlier, error.
+    """Score every image of the inputs and write a row for each: path, index, scores, p_value, is_outlier, error.
 
     Args:
-        directory: of a trained model.
-        inputs: see `negvae.data.streams.stream`.
-        out: file to write, whole or not at all; None for standard output, row by row.
-        names: scores to write; p-value and decision are the first one's. None given: the calibration's decision
-            score, or "kl" for a model that was not calibrated.
-        form: one of `FORMATS`; by the ending of `out` if left out, and "jsonl" on standard output.
-        target_fpr: decide by this false-positive rate in place of the calibration's threshold.
-        confidence: with which that rate is to hold; None for on average.
-        groups: "folders" decides by the group that a folder above each file is named after, where the model is
-            calibrated with groups; None by none, which takes the largest p-value over all groups.
-        fdr: decide by Benjamini-Hochberg over all rows at this false-discovery rate; takes a file to write to.
-        resize: resize images of another size; else they are errors.
-        max_pixels: the most an encoded image may claim.
-        batch_size: images read at once.
-        ensemble: folders of further models, for the score "waic".
-        precision: "float32", "bfloat16" or "int8"; a calibrated model takes only the one in which it
-            was calibrated, which is also meant by None.
-        embed: the encoder that the model was trained with; None for where it was then.
-        device: see `negvae.runs.artifact.load_artifact`.
-        on_rows: called after every batch with the number of rows done so far.
+        directory: folder of the run.
+        inputs: files, folders, patterns or names of sets, as `negvae.data.streams.stream` takes them.
+        out: path of the file to write, completely or not at all; None for standard output, row by row.
+        names: names of the scores to write; p-value and decision are those of the first. If empty, the calibration's
+            decision score, or "kl" for a model that is not calibrated.
+        form: one of `FORMATS`; None for the ending of `out`, or "jsonl" on standard output.
+        target_fpr: false-positive rate to decide by in place of the calibration's rule; None for that rule.
+        confidence: confidence with which the rate holds; None for the calibration's, or, with `target_fpr`, for a rate
+            that holds on average.
+        groups: "folders" decides by the group that a folder above each file is named after, if the model is calibrated
+            with groups; None takes the largest p-value over all groups.
+        fdr: false-discovery rate at which Benjamini-Hochberg decides over all rows, which requires `out`; None to
+            decide row by row.
+        resize: whether to resize images of another size; otherwise they are errors.
+        max_pixels: maximum number of pixels that an encoded image may declare.
+        batch_size: number of images read at once.
+        ensemble: folders of further runs, for the score "waic".
+        precision: "float32", "bfloat16" or "int8"; None for the precision of the calibration, which is the only one
+            that a calibrated model accepts.
+        embed: present path of the encoder that the model was trained with; None for the path at the time of training.
+        device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
+        on_rows: called after every batch with the number of rows scored so far.
         log: called with each line that the user should see.
 
+    Returns:
+        The counts of rows, errors and outliers.
+
     Raises:
-        FileNotFoundError: the model or an input is not there.
-        ValueError: an option is refused; images that cannot be used are rows with an error instead.
+        FileNotFoundError: if the model or an input does not exist.
+        ValueError: if an option is invalid; images that cannot be used become rows with an error instead.
     """
     form = _form(out, form)
     if fdr is not None and (out is None or target_fpr is not None):
@@ -149,16 +154,16 @@ def score_files(
 
 @dataclass(frozen=True)
 class Scoring:
-    """What turns batches of images into rows of a table.
+    """A model with the options to turn batches of images into rows of a table.
 
     Attributes:
-        scorer: of the model.
-        names: of the scores; the first one decides.
-        calibration: behind p-values and decisions; None where there are none.
-        wanted: what the images must be.
-        decide: whether rows are decided one by one, or all together when they are known.
+        scorer: scorer of the model.
+        names: names of the scores; the first one decides.
+        calibration: calibration for p-values and decisions; None if there are none.
+        wanted: form that the images must have.
+        decide: whether rows are decided one by one; if not, all together at the end.
         grouped: whether the folder above each file names its group.
-        encoder: makes rows of features of the images; None where the model takes what is read.
+        encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
     """
 
     scorer: Scorer
@@ -170,7 +175,7 @@ class Scoring:
     encoder: Encoder | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
-        """The rows of the batches, with columns path, index, scores, p_value, is_outlier, error."""
+        """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
         # Pillow warns of large images before they are refused by `wanted.max_pixels`.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -178,7 +183,7 @@ class Scoring:
                 yield _table(batch, self)
 
     def no_rows(self) -> pa.RecordBatch:
-        """The same columns without a row."""
+        """Return a table with the same columns and no rows."""
         kind = np.float64 if self.wanted.features else np.uint8
         empty = Batch([], [], [], np.zeros((0, *self.wanted.shape), kind))
         return _table(empty, self)
@@ -239,7 +244,7 @@ class _Counts:
 
 
 def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
-    """Rows, errors and outliers of rows made by `Scoring.tables`."""
+    """Return the numbers of rows, errors and outliers in a table of `Scoring.tables`."""
     errors = len(table) - table.column("error").null_count
     return len(table), errors, int(table.column("is_outlier").true_count)
 
@@ -272,7 +277,7 @@ def _decision(
     fdr: float | None,
     log: Callable[[str], None],
 ) -> Calibration | None:
-    """The calibration of the decision score; None, and a word about it, where there is none."""
+    """Return the calibration of the decision score; if there is none, log that and return None."""
     calibration = artifact.calibration
     if calibration is None or score not in calibration.scores:
         missing = "it was not calibrated" if calibration is None else f"score {score} was not calibrated"
@@ -323,7 +328,7 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
 
 
 def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, folder: Path) -> Iterator[pa.RecordBatch]:
-    """The same rows with decisions by Benjamini-Hochberg, after all have waited in a temporary file."""
+    """Decide the rows by Benjamini-Hochberg, after all of them have been collected in a temporary file."""
     occurred: Counter[float] = Counter()  # conformal p-values are n + 1 levels, of each group if there are any
     with temporary_folder(folder, "negvae-rows") as place:
         path = place / "rows.arrow"
@@ -360,7 +365,7 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
 
 @contextmanager
 def _writer(form: str, path: Path | None) -> Iterator[Write]:
-    """What writes rows as they come, in one of `FORMATS`, to a file or to standard output."""
+    """Provide a function that writes rows as they come, in one of `FORMATS`, to a file or to standard output."""
     if form == "parquet" and path is not None:
         with _parquet(path) as write:
             yield write
@@ -413,7 +418,7 @@ def _csv(handle: IO[bytes]) -> Write:
 
 
 def _jsonl(handle: IO[bytes]) -> Write:
-    """JSON lines, put together by columns: an object for each row would take longer than its score."""
+    """Return a function that writes JSON lines column by column; an object per row would take longer than its score."""
 
     def write(table: pa.RecordBatch) -> None:
         pieces: list[Any] = []
@@ -427,7 +432,7 @@ def _jsonl(handle: IO[bytes]) -> Write:
 
 
 def _json_text(column: pa.Array) -> pa.Array:
-    """Each value as JSON; numbers by the shortest text that gives them back."""
+    """Return each value as JSON; numbers as the shortest text that restores them."""
     if pa.types.is_string(column.type):
         known = column.dictionary_encode()
         texts = [json.dumps(text, ensure_ascii=False) for text in known.dictionary.to_pylist()]

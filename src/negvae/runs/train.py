@@ -1,4 +1,4 @@
-"""Train what a description says, and leave a folder."""
+"""Train a model as its configuration says, and write its run folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from negvae.training.run import TrainingDivergedError
 
 
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
-    """Carry out the run that `config` describes and leave an artifact in `directory`: `run_seeds` with one seed."""
+    """Train the run that `config` describes and write an artifact to `directory`: `run_seeds` with one seed."""
     return run_seeds([config], [directory], **options)[0]
 
 
@@ -42,26 +42,27 @@ def run_seeds(
     trainer: Callable[..., list[TrainingResult]] = train_seeds,
     **options: Any,
 ) -> list[TrainingResult]:
-    """Carry out runs that differ in their seeds only, side by side, and leave an artifact of each.
+    """Train runs that differ only in their seeds, side by side, and write an artifact of each.
+
+    Further options are `budget`, `checkpoint_seconds`, `on_progress` and `after_epoch` of
+    `negvae.training.loop.train_seeds`.
 
     Args:
-        configs: the runs; `data` and auxiliary negatives are loaded by name or path, once.
-        directories: of the runs, new or empty unless `resume`.
-        resume: go on from the directories' checkpoints, or start where they have none.
-        log: is called with one line on each set that is loaded.
-        left_open: fields that nobody has asked for (see `negvae.runs.resolve.fill_in`); the folder says what they
-            came to.
-        trainer: what trains; called as `negvae.training.loop.train_seeds` is.
-        options: `budget`, `checkpoint_seconds`, `on_progress` and `after_epoch` of `negvae.training.loop.train_seeds`.
+        configs: configurations of the runs; their data and auxiliary negatives are loaded once, by name or path.
+        directories: folders of the runs, new or empty unless `resume`.
+        resume: whether to continue from the folders' checkpoints, or to start runs that have none.
+        log: called with each line that the user should see.
+        left_open: names of the fields that the user did not set (see `negvae.runs.resolve.fill_in`); the run's folder
+            records their values.
+        trainer: function that trains, with the signature of `negvae.training.loop.train_seeds`.
 
     Returns:
-        What the loop returned; the artifacts hold the weights at that point.
+        The results of the training loop; the artifacts hold the weights at that point.
 
     Raises:
-        FileNotFoundError: data that is not there.
-        ValueError: negatives that overlap the inliers or have another shape; a folder that holds another run;
-            several runs that each hold out inliers of their own; data that changed since a run to resume was
-            started.
+        FileNotFoundError: if the data do not exist.
+        ValueError: if negatives overlap the inliers or have another shape; if a folder holds another run; if several
+            runs hold out inliers each; or if the data have changed since a run to resume was started.
     """
     config = configs[0]
     if config.calibration and len(configs) > 1:
@@ -95,15 +96,18 @@ def run_seeds(
 
 
 def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
-    """The description of the run to go on with.
+    """Return the configuration of a run to resume.
 
     Args:
-        directory: of the run.
-        asked: fields the user named again; all but `epochs` must be as they were.
+        directory: folder of the run.
+        asked: fields that the user set again; all but `epochs` must equal those of the run.
+
+    Returns:
+        The configuration of the run, with the number of epochs that was asked for.
 
     Raises:
-        FileNotFoundError: there is no run.
-        ValueError: a field differs; the message names it.
+        FileNotFoundError: if there is no run in the folder.
+        ValueError: if a field differs; the message names it.
     """
     config, _, _ = read_config(directory)
     for name, value in asked.items():
@@ -116,14 +120,14 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
 
 
 def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:
-    """What the folder of a run is to remember of its inliers."""
+    """Return the inliers that a run's folder records."""
     inliers = resolved.inliers
     return Recorded(inliers.sha256, held_out=inliers.held_out_rows, files=file_hashes(config.data))
 
 
 @contextmanager
 def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
-    """Take away what a run has written into new folders where it is refused before its first step."""
+    """Remove what a run has written into new folders if the run is refused before its first step."""
     new = [directory for directory in directories if not (directory / CONFIG).exists()]
     made = [directory for directory in new if not directory.exists()]
     try:
@@ -142,7 +146,7 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
 
 
 def _refuse_other_data(directory: Path, config: RunConfig, resolved: ResolvedRun) -> None:
-    """Refuse to go on with other images than those that a run was started with."""
+    """Refuse to resume a run with images other than those that it was started with."""
     known = read_recorded(directory, read_config(directory)[2])
     if known.sha256 is not None and known.sha256 != resolved.inliers.sha256:
         where = difference(known, config.data)

@@ -1,9 +1,9 @@
-"""Watch a folder that images arrive in, or a pipe of their paths: score what is new, and say when the stream changes.
+"""Watch a folder that images arrive in, or a pipe of their paths: score new images, and report changes of the stream.
 
-Everything is in one folder: rows.jsonl, a line for each image; state.json, what it takes to go on; metrics.prom, the
-counts in Prometheus's text format. The state is replaced as a whole after the rows that it counts are on the disk, and
-says how long the file of rows was then: a run that is killed goes on from there, and what it had written beyond is
-written anew. So each image is counted once, whenever the process died.
+Everything is in one folder: rows.jsonl, a line for each image; state.json, what is needed to continue; metrics.prom,
+the counts in the text format of Prometheus. The state is replaced as a whole after the rows that it counts are on the
+disk, and records the length of the file of rows at that time: a run that was killed continues from there, and rows
+written after that point are written again. So each image is counted once, whenever the process was killed.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ from negvae.scoring.scorer import Scorer
 ROWS, STATE, METRICS, LOCK = "rows.jsonl", "state.json", "metrics.prom", ".lock"
 PIPE = "-"
 TURN = 256
-"""Files scored between two commits."""
+"""Maximum number of files scored between two commits."""
 LATEST = 20
 Place = tuple[str, int]
-"""A file, and when it was last changed (nanoseconds)."""
+"""A file, and the time of its last change (in nanoseconds)."""
 
 
 @dataclass
@@ -53,13 +53,13 @@ class Watch:
     """A stream that is being watched.
 
     Attributes:
-        directory: Of the model.
-        source: The folder, or `PIPE`.
-        monitor: What is kept of the stream.
-        rows: So far.
-        errors: Rows that could not be scored.
-        latest: The last rows that were called outliers or discoveries, or at which the stream had changed.
-        grouped: Whether the folder above each file names its group.
+        directory: folder of the run.
+        source: path of the watched folder, or `PIPE`.
+        monitor: statistics of the stream.
+        rows: number of rows so far.
+        errors: number of rows that could not be scored.
+        latest: the latest rows that were outliers, discoveries or changes of the stream.
+        grouped: whether the folder above each file names its group.
     """
 
     directory: Path
@@ -71,7 +71,7 @@ class Watch:
     grouped: bool = False
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the counts in one line."""
         monitor = self.monitor
         found = f", {monitor.discoveries:,} discoveries" if monitor.online is not None else ""
         changes = f"{len(monitor.changes)} change{'s' if len(monitor.changes) != 1 else ''} of the stream"
@@ -101,36 +101,40 @@ def watch(
     should_stop: Callable[[], bool] = lambda: False,
     log: Log = silent,
 ) -> Watch:
-    """Score images as they arrive, until told to stop.
+    """Score images as they arrive, until asked to stop.
 
     Args:
-        directory: Of a calibrated model.
-        source: A folder, with all below it; or "-" for standard input, a path a line, to its end.
-        out: Folder for rows, state and metrics; where it holds a state, the watch goes on from there.
-        score: Another of the calibrated scores to decide by.
-        target_fpr: Another rate of false alarms for the threshold.
-        confidence: With which it is to hold.
-        alarm_rate: See `negvae.scoring.monitor.Monitor.start` for this and the two that follow.
-        fdr: As there.
-        window: As there.
-        groups: "folders" decides by the group that a folder above each file is named after.
-        interval: Seconds between two looks at the folder.
-        settle: Seconds that a file must have been left alone, so that it is not read half-written.
-        once: Whether to stop when all that is there has been scored.
-        resize: Whether to resize images of another size; else they are errors.
-        max_pixels: The most an encoded image may claim.
-        embed: Path of the ONNX encoder that the model was trained with; None for the path that it had then.
-        device: See `negvae.runs.artifact.load_artifact`.
-        on_update: Is called with the watch after every commit and when it begins.
-        should_stop: Is asked between files.
-        log: Is called with one line on what happens.
+        directory: folder of the run of a calibrated model.
+        source: folder to watch, with all folders below it; or "-" to read a path per line from standard input, to its
+            end.
+        out: folder for rows, state and metrics; if it holds a state, the watch continues from there.
+        score: another of the calibrated scores to decide by; None for the calibration's.
+        target_fpr: another false-positive rate for the threshold; None for the calibration's rule.
+        confidence: confidence with which the rate holds; None for the calibration's, or, with `target_fpr`, for a rate
+            that holds on average.
+        alarm_rate: probability of a false alarm about a change of the stream (see
+            `negvae.scoring.monitor.Monitor.start`).
+        fdr: false-discovery rate of the online procedure LOND; None to not run it.
+        window: number of latest scores to take p-values and threshold from; 0 for the held-out scores.
+        groups: "folders" decides by the group that a folder above each file is named after; None for no groups.
+        interval: time between two looks at the folder, in seconds.
+        settle: time that a file must have been unchanged before it is read, in seconds, so that none is read
+            half-written.
+        once: whether to stop when all files that are there have been scored.
+        resize: whether to resize images of another size; otherwise they are errors.
+        max_pixels: maximum number of pixels that an encoded image may declare.
+        embed: present path of the encoder that the model was trained with; None for the path at the time of training.
+        device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
+        on_update: called with the watch at its beginning and after every commit.
+        should_stop: called between turns of at most `TURN` files; returns True to stop.
+        log: called with each line that the user should see.
 
     Returns:
-        The watch as it ended.
+        The watch at its end.
 
     Raises:
-        FileNotFoundError: The model or the folder is not there.
-        ValueError: An option is refused, the model is not calibrated, or the folder `out` is of another watch or in
+        FileNotFoundError: if the model or the folder to watch does not exist.
+        ValueError: if an option is invalid, the model is not calibrated, or `out` belongs to another watch or is in
             use.
     """
     if interval <= 0 or settle < 0:
@@ -227,7 +231,7 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
 def _begin(
     directory: Path, source: str, out: Path, calibration: Calibration, options: dict[str, Any]
 ) -> tuple[Watch, set[Place]]:
-    """A new watch, or the one whose state is in the folder, and the files that it has seen."""
+    """Return a new watch, or the one whose state is in the folder, and the files that it has already scored."""
     path = out / STATE
     if not path.exists():
         if any(each.name != LOCK for each in out.iterdir()):
@@ -257,7 +261,7 @@ def _begin(
 
 
 def _commit(out: Path, watched: Watch, rows: IO[bytes], calibration: Calibration) -> None:
-    """Bring the rows to the disk, and then the state that counts them."""
+    """Write the rows to the disk, and then the state that counts them."""
     rows.flush()
     os.fsync(rows.fileno())
     monitor = watched.monitor
@@ -283,7 +287,7 @@ def _fingerprint(calibration: Calibration) -> str:
 
 
 def prometheus(watched: Watch) -> str:
-    """The counts in Prometheus's text format, for its node exporter's textfile collector or any scraper."""
+    """Return the counts in the text format of Prometheus, for its node exporter's textfile collector or any scraper."""
     monitor = watched.monitor
     label = f"{{model={_quoted(str(watched.directory))},source={_quoted(watched.source)}}}"
     metrics: list[tuple[str, str, str, float]] = [
@@ -315,7 +319,7 @@ Arrivals = Callable[[set[Place], Callable[[], bool]], Iterator[list[Place]]]
 
 
 def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: bool) -> Arrivals:
-    """What gives files of a folder that are not known yet, the oldest first, in turns of `TURN`."""
+    """Return a function that yields new files of a folder, oldest first, at most `TURN` at a time."""
 
     def arrivals(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[Place]]:
         own = out.resolve()
@@ -339,7 +343,7 @@ def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: boo
 
 
 def _places(folder: Path, own: Path) -> Iterable[Place]:
-    """The files below a folder that may hold images, apart from those that the watch writes itself."""
+    """List the files below a folder that may hold images, except those that the watch writes itself."""
     for span in spans([str(folder)]):
         path = Path(span.path)
         try:
@@ -351,7 +355,7 @@ def _places(folder: Path, own: Path) -> Iterable[Place]:
 
 
 def _piped(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[Place]]:
-    """Paths from standard input, as many at a time as there are."""
+    """Read paths from standard input, as many at a time as are available."""
     lines: queue.Queue[str | None] = queue.Queue(4 * TURN)
 
     def pump() -> None:
@@ -393,7 +397,7 @@ def _wait(seconds: float, should_stop: Callable[[], bool]) -> None:
 
 @contextmanager
 def refreshing(write: Callable[[Watch], None], seconds: float) -> Iterator[Callable[[Watch], None]]:
-    """A callback that writes at once, then at most every so many seconds, and once more at the end."""
+    """Provide a callback that writes at once, then at most every `seconds` seconds, and once more at the end."""
     last, pending = -np.inf, list[Watch]()
 
     def update(watched: Watch) -> None:

@@ -1,4 +1,4 @@
-"""Readers: files of one format in, a probe of them and blocks of their rows out; one file for each format."""
+"""Readers, one module per file format: each probes its files and reads blocks of their rows."""
 
 from negvae.data.formats.base import READ_ERRORS, Block, DataError, Probe, Reader, Source, origin, reading
 from negvae.data.formats.batches import Batches

@@ -1,6 +1,6 @@
-"""What every file format gives: a probe of its header, and blocks of its rows.
+"""The interface of every file format: a probe of its header, and blocks of its rows.
 
-No reader runs anything found in a file, and each refuses what a header claims before memory is taken for it.
+No reader executes anything found in a file, and each rejects an implausible header before it allocates memory for it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 Source = str | bytes | Image.Image | None
-"""An image: the path or URI of its file, its bytes, one that Pillow holds, or None where there should be one."""
+"""An encoded image: the path or URI of its file, its bytes, an image of Pillow, or None if the image is missing."""
 
 # What damaged or foreign files make the standard readers raise is no list that anyone has written down: NumPy's alone
 # raises errors of Python's tokenizer.
@@ -25,19 +25,19 @@ READ_ERRORS = (Exception,)
 
 
 class DataError(ValueError):
-    """A file that cannot be used; the message is one line that names it."""
+    """The error of a file that cannot be used; its message is one line that names the file."""
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What a file says about itself before its data are read.
+    """The number, shape and type of a file's rows, as its header declares them.
 
     Attributes:
-        count: The number of rows.
-        shape: The shape of one row as it is stored; None for encoded images, which have each their own.
-        dtype: The type of the numbers; None for encoded images.
-        groups: The numbers of rows of consecutive stretches, of which one may be broken and the others not.
-        cuttable: Whether reading may begin at any row without going through those before it.
+        count: number of rows.
+        shape: shape of one row as stored; None for encoded images, which may differ in shape.
+        dtype: type of the numbers; None for encoded images.
+        groups: numbers of rows of consecutive groups, each of which can be damaged independently of the others.
+        cuttable: whether reading can begin at any row without reading the rows before it.
     """
 
     count: int
@@ -52,9 +52,9 @@ class Block:
     """Consecutive rows of a file.
 
     Attributes:
-        start: The row of the first one in the file.
-        rows: An array with a row on axis 0, as it is stored; or encoded images.
-        labels: One for each row, where they were asked for and the file has them.
+        start: index of the first row in the file.
+        rows: array with the rows on axis 0, as stored; or encoded images.
+        labels: label of each row, if labels were requested and the file has them; else None.
     """
 
     start: int
@@ -63,25 +63,28 @@ class Block:
 
 
 class Reader(Protocol):
-    """One set of images in files of one format."""
+    """A reader of one set of images in files of one format."""
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that hold the images, in order; of images in files of their own, the folder."""
+        """The files that hold the images, in order; the folder if each image is a file of its own."""
 
     @property
     def label_file(self) -> Path | None:
-        """The file of labels, where they are apart."""
+        """The file of the labels if they are stored separately; else None."""
 
     @property
     def slow(self) -> bool:
         """Whether reading takes so long that the decoded pixels are worth keeping."""
 
     def probe(self) -> Probe:
-        """Read headers only, where the format has them.
+        """Read only headers, if the format has them.
+
+        Returns:
+            What the files declare about their rows.
 
         Raises:
-            ValueError: The files are damaged or hold no images.
+            ValueError: if the files are damaged or hold no images.
         """
 
     def rows(
@@ -90,24 +93,27 @@ class Reader(Protocol):
         """Read rows in order.
 
         Args:
-            start: The first row.
-            stop: The row after the last; None for all.
-            size: The most rows of a block; None for as few blocks as there are files.
-            labels: Whether to read the labels too.
+            start: index of the first row.
+            stop: index after the last row; None for all rows.
+            size: maximum number of rows in a block; None for as few blocks as there are files.
+            labels: whether to read the labels too.
+
+        Returns:
+            The blocks, in order.
 
         Raises:
-            ValueError: The files are damaged; the blocks before the damage have been given.
+            ValueError: if the files are damaged; the blocks before the damage are returned first.
         """
 
 
 def origin(reader: Reader) -> Path:
-    """The file of a reader, or the folder of several."""
+    """Return the file of a reader, or the folder if it has several files."""
     return reader.files[0] if len(reader.files) == 1 else reader.files[0].parent
 
 
 @contextmanager
 def reading(where: object, what: str) -> Iterator[None]:
-    """Turn whatever a damaged file makes a library raise into one line naming the file."""
+    """Turn any error that a library raises for a damaged file into one line that names the file."""
     try:
         yield
     except (DataError, FileNotFoundError, PermissionError, ImportError):
@@ -118,20 +124,24 @@ def reading(where: object, what: str) -> Iterator[None]:
 
 
 def by(shape: Sequence[int]) -> str:
-    """A shape in words, "2 x 3"."""
+    """Describe a shape in words.
+
+    >>> by((2, 3))
+    '2 x 3'
+    """
     return " x ".join(map(str, shape)) or "of a single number"
 
 
 def need_memory(shape: Sequence[int], where: object, itemsize: int = 1) -> None:
-    """Refuse what cannot fit in this machine's memory, before it is tried.
+    """Refuse an array that cannot fit in this machine's memory, before it is allocated.
 
     Args:
-        shape: The shape of the array, with a row on axis 0.
-        where: What to call it in a message.
-        itemsize: The bytes of one number.
+        shape: shape of the array, with the rows on axis 0.
+        where: name of the file in error messages.
+        itemsize: size of one number in bytes.
 
     Raises:
-        ValueError: The array is larger than the memory.
+        ValueError: if the array is larger than the memory.
     """
     need = itemsize * int(np.prod(shape, dtype=object))
     try:
@@ -147,7 +157,7 @@ def need_memory(shape: Sequence[int], where: object, itemsize: int = 1) -> None:
 
 
 def read_rows(file: IO[bytes], shape: Sequence[int], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Read an array with a row on axis 0; where the file ends early, its complete rows."""
+    """Read an array with the rows on axis 0; if the file ends early, return its complete rows."""
     array = np.empty(shape, dtype)
     view, filled = memoryview(array.reshape(-1).view(np.uint8).data), 0
     while filled < len(view) and (got := file.readinto(view[filled : filled + 2**24])):  # type: ignore[attr-defined]
@@ -158,13 +168,17 @@ def read_rows(file: IO[bytes], shape: Sequence[int], dtype: np.dtype[Any]) -> ND
 def cut(
     array: NDArray[Any], start: int, stop: int | None, size: int | None, labels: NDArray[Any] | None = None
 ) -> Iterator[Block]:
-    """Blocks of an array in memory; see `Reader.rows`."""
+    """Divide an array in memory into blocks; see `Reader.rows`."""
     for low, high in stretches(len(array), start, stop, size):
         yield Block(low, array[low:high], None if labels is None else labels[low:high])
 
 
 def stretches(count: int, start: int, stop: int | None, size: int | None) -> Iterator[tuple[int, int]]:
-    """The first and the last row, plus one, of each block of a file of `count` rows; see `Reader.rows`."""
+    """Return the first row and the row after the last of each block of a file of `count` rows; see `Reader.rows`.
+
+    >>> list(stretches(5, 0, None, 2))
+    [(0, 2), (2, 4), (4, 5)]
+    """
     stop = count if stop is None else min(stop, count)
     size = size or max(stop - start, 1)
     return ((low, min(low + size, stop)) for low in range(start, stop, size))

@@ -1,8 +1,8 @@
 """Python batches, the format of CIFAR-10: a pickled dict with "data", N x C*H*W, and "labels".
 
-No unpickler runs here. A pickle is a program; of its instructions the few that such a dict needs are carried out by
-this file, on plain values alone, and every other one is an error. Arrays are made here from their bytes, after shape
-and type have been checked: nothing that the file chooses is called, and NumPy's own constructors never see its values.
+No unpickler runs here. A pickle is a program; this module carries out only the few instructions that such a dict needs,
+on plain values, and every other instruction is an error. It creates arrays from their bytes, after checking shape and
+type: it calls nothing that the file chooses, and NumPy's own constructors never see the file's values.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from negvae.data.formats.pixels import as_labels
 
 @dataclass(frozen=True)
 class Batches:
-    """Python batches, or .npz files with the same keys, one after the other.
+    """Python batches, or .npz files with the same keys, read one after the other.
 
     Attributes:
-        files: The files, in order; or one tar archive, of which nothing is extracted.
-        shape: C, H, W of every image.
-        members: The names of the batches in the tar archive, in order.
+        files: the files, in order; or one tar archive, from which nothing is extracted to disk.
+        shape: shape (C, H, W) of every image.
+        members: names of the batches in the tar archive, in order; empty if the files are not an archive.
     """
 
     files: tuple[Path, ...]
@@ -40,7 +40,7 @@ class Batches:
     slow: ClassVar[bool] = False
 
     def probe(self) -> Probe:
-        """See `Reader.probe`; a pickle has no header, so it is read."""
+        """See `Reader.probe`; a pickle has no header, so the whole file is read."""
         groups = tuple(len(block.rows) for block in self._batches(False))
         return Probe(sum(groups), self.shape, np.dtype(np.uint8), groups)
 
@@ -56,7 +56,7 @@ class Batches:
             first += len(rows)
 
     def _batches(self, labels: bool) -> Iterator[Block]:
-        """Every batch whole; each counts its rows from 0."""
+        """Read every batch whole; the rows of each are counted from 0."""
         if self.members:
             found = _tar_members(self.files[0], self.members)
             yield from (_batch(found[name], f"{self.files[0]}:{name}", self.shape) for name in self.members)
@@ -117,7 +117,7 @@ _PLAIN_TYPE = re.compile(r"b1|[iu][1248]|f[248]")
 
 @dataclass
 class _Type:
-    """A NumPy type on its way into being."""
+    """A NumPy type under construction."""
 
     name: str
     order: str = "|"
@@ -129,13 +129,13 @@ class _Type:
 
 @dataclass
 class _Array:
-    """An array on its way into being; the pickle never gets hold of the array itself."""
+    """An array under construction; the pickle never gets a reference to the array itself."""
 
     values: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint8))
 
 
 class _Machine:
-    """Carries out the instructions that pickled dicts of numbers, text and arrays consist of."""
+    """An interpreter of the instructions that make up pickled dicts of numbers, text and arrays."""
 
     def __init__(self, where: object) -> None:
         self.where = where
@@ -145,7 +145,7 @@ class _Machine:
         self.bytes_left = 0
 
     def run(self, data: bytes) -> Any:
-        """Return what the pickle holds."""
+        """Return the object that the pickle holds."""
         self.bytes_left = 2 * len(data)  # Python 3 encodes the bytes of an array before it makes the array
         for opcode, argument, _ in pickletools.genops(data):
             self.step(opcode.name, argument)
@@ -191,20 +191,20 @@ class _Machine:
             raise DataError(f"{self.where}: the file uses {name}, which a batch of images has no use for")
 
     def since_mark(self) -> list[Any]:
-        """Take everything since the last mark off the stack."""
+        """Remove and return everything above the last mark on the stack."""
         at = self.marks.pop()
         items = self.stack[at:]
         del self.stack[at:]
         return items
 
     def spend(self, made: Any) -> None:
-        """Let a file make few more bytes than it has itself, however often it makes the same ones."""
+        """Refuse a file that makes many more bytes than it has, even if it makes the same bytes repeatedly."""
         self.bytes_left -= made.values.nbytes if isinstance(made, _Array) else len(made) if type(made) is bytes else 0
         if self.bytes_left < 0:
             raise ValueError("it makes many more bytes than it has")
 
     def constructor(self, names: Sequence[str]) -> _Constructor:
-        """What stands for a name in a module; nothing is imported."""
+        """Return the substitute for a name in a module; nothing is imported."""
         module, name = names
         make = _CONSTRUCTORS.get((module.replace("numpy._core", "numpy.core"), name))
         if make is None:
@@ -246,7 +246,7 @@ def _type(name: Any, *flags: Any) -> _Type:
 
 
 def _array(shape: Any, kind: Any, by_columns: Any, data: Any) -> NDArray[Any]:
-    """Make an array of exactly these bytes."""
+    """Create an array from exactly these bytes."""
     dtype = _of(_Type, kind).dtype
     raw = data.encode("latin1") if isinstance(data, str) else data  # as Python 2 wrote it
     if not isinstance(raw, bytes | bytearray) or not all(type(n) is int and n >= 0 for n in _of(tuple, shape)):

@@ -1,4 +1,4 @@
-"""Encoded images: PNG, JPEG and their like."""
+"""Decode encoded images: PNG, JPEG and similar formats."""
 
 from __future__ import annotations
 
@@ -30,12 +30,15 @@ Result = TypeVar("Result")
 def in_order(
     function: Callable[[Item], Result], items: Iterable[Item | Future[Result]], workers: int
 ) -> Iterator[Result]:
-    """Give `function` of every item, in order, computed in threads a little ahead of whoever asks.
+    """Apply `function` to every item in threads, slightly ahead of the consumer, and yield the results in order.
 
     Args:
-        function: Is called in the threads.
-        items: Its arguments, or results in a `Future` that pass through.
-        workers: The number of threads.
+        function: called with each item, in the threads.
+        items: arguments of the function, or results in a `Future`, which are passed through.
+        workers: number of threads.
+
+    Yields:
+        The result of each item.
     """
     ahead: deque[Future[Result]] = deque()
     pool = ThreadPoolExecutor(workers)
@@ -57,7 +60,7 @@ def _open(source: str | bytes, where: str) -> IO[bytes]:
 
 
 def _formats() -> tuple[str, ...]:
-    """Pillow's names of the formats that are read: those that are known by their first bytes and run no program."""
+    """Return Pillow's names of the accepted formats: those with a signature in their first bytes that run no code."""
     return tuple(name for name in (*_known_formats(), "HEIF") if name in Image.OPEN)
 
 
@@ -68,17 +71,20 @@ def _known_formats() -> tuple[str, ...]:
 
 
 def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], str]:
-    """Decode one image to H x W x C uint8, and say what was done to it, if anything.
+    """Decode one image.
 
     Args:
-        source: The image.
-        where: What to call it in a message.
-        max_pixels: The most that it may claim.
+        source: encoded image.
+        where: name of the image in error messages.
+        max_pixels: maximum number of pixels that the image may declare.
+
+    Returns:
+        The pixels, uint8, H x W x C, and what was changed in decoding (empty if nothing was).
 
     Raises:
-        ImportError: It is a HEIC file, and the extra "heif" is not installed.
-        ValueError: It is not there, cannot be read whole, claims more than `max_pixels` (before it is decoded), or
-            has more than 8 bits.
+        ImportError: if the image is a HEIC file and the extra "heif" is not installed.
+        ValueError: if the image is missing or incomplete, declares more than `max_pixels` (checked before decoding), or
+            has more than 8 bits per channel.
     """
     with reading(where, "image"):
         if source is None:
@@ -90,7 +96,7 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
 
 
 def _pixels(image: Image.Image, where: str, max_pixels: int) -> tuple[NDArray[np.uint8], str]:
-    """The pixels of an open image; see `decode_image`."""
+    """Return the pixels of an open image; see `decode_image`."""
     if image.width * image.height > max_pixels:
         raise DataError(
             f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
@@ -127,20 +133,20 @@ def decode_images(
 ) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """Decode images of one size into uint8 N x C x H x W, in order.
 
-    Gray stays one channel unless the images are mixed, in which case all become RGB; palettes become RGB;
-    1-bit images become 0 and 255; CMYK and the like become RGB; transparency is laid over white; of an
-    animation the first frame is taken. Orientation tags are not applied.
+    Gray keeps one channel unless gray and color images are mixed, in which case all become RGB; palettes become RGB;
+    1-bit images become 0 and 255; CMYK and similar modes become RGB; transparency is laid over white; of an animation,
+    only the first frame is decoded. Orientation tags are not applied.
 
     Args:
-        encoded: What to call each image, and the image.
-        count: How many there are, at least 1.
-        where: What to call the whole.
+        encoded: the name of each image in error messages, and the image.
+        count: number of images, at least 1.
+        where: name of the whole set in error messages.
 
     Returns:
-        The images, and notes.
+        The images, and notes on what was changed.
 
     Raises:
-        ValueError: An image cannot be read whole, is too large or of more than 8 bits; or sizes differ.
+        ValueError: if an image is incomplete, too large or of more than 8 bits per channel, or if sizes differ.
     """
     out: NDArray[np.uint8] = np.empty((0, 0, 0, 0), np.uint8)
     first, mixed, row = "", False, 0

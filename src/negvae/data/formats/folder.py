@@ -18,16 +18,16 @@ IMAGE_ENDINGS = (
     ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".qoi", ".heic", ".heif",
 )  # fmt: skip
 HIDDEN = (".", "__MACOSX")
-"""How names of files and folders begin that are left out."""
+"""Beginnings of the names of files and folders that are skipped."""
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Folder:
-    """All images below a folder; where every image lies in a subfolder, the subfolders number the labels.
+    """All images below a folder; if every image lies in a subfolder, its label is the number of that subfolder.
 
     Attributes:
-        path: The folder.
+        path: path of the folder.
     """
 
     path: Path
@@ -46,7 +46,7 @@ class Folder:
         return Probe(count)
 
     def left_out(self) -> LeftOut:
-        """The files below the folder that are not read."""
+        """Return the files below the folder that are not read."""
         found = LeftOut()
         for _ in walk(str(self.path), IMAGE_ENDINGS, found):
             pass
@@ -67,29 +67,29 @@ class Folder:
 
 @dataclass
 class LeftOut:
-    """What a walk through folders passes by.
+    """The files and folders that a walk through folders skips.
 
     Attributes:
-        counts: by the ending of the name, or by the reason where it is another.
-        first: the first few paths.
+        counts: number of skipped paths by the ending of their names, or by another reason.
+        first: the first few skipped paths.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
 
     def add(self, path: str, reason: str = "") -> None:
-        """Count a file, or a folder that is not looked into."""
+        """Count a skipped file, or a folder that is not entered."""
         kind = reason or os.path.splitext(path)[1].lower() or "no ending"
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if len(self.first) < _NAMED:
             self.first.append(path)
 
     def __len__(self) -> int:
-        """How many."""
+        """Return the number of skipped paths."""
         return sum(self.counts.values())
 
     def describe(self) -> str:
-        """One line: how many, of what kind, and the first few by name; empty where there are none."""
+        """Describe in one line how many paths were skipped, of what kinds, and the first few; empty if none were."""
         if not self.counts:
             return ""
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.counts.items()))
@@ -103,18 +103,22 @@ def walk(
     left_out: LeftOut | None = None,
     failed: Callable[[str, OSError], None] | None = None,
 ) -> Iterator[str]:
-    """Every file below a folder with one of these endings, in the order of names; hidden ones are left out.
+    """List every file below a folder with one of these endings, in order of names; hidden ones are skipped.
 
-    Links are followed. What a link leads to is read once: not where it lies below `folder` itself, and not a second
-    time by another link, so that links in a circle come to an end.
+    Links are followed. The target of a link is read once: not if it lies below `folder` itself, and not again through
+    another link, so that circular links end.
+
+    Names are kept as bytes in one array while a folder is sorted: about 20 MB for a million names.
 
     Args:
-        folder: where to begin.
-        endings: of the files that are wanted, in small letters.
-        left_out: is told of the others.
-        failed: is called with a folder that cannot be read and why, in its place in the order; None raises the error.
+        folder: folder to begin at.
+        endings: endings of the files to list, in lowercase.
+        left_out: collects the files and folders that are skipped; None ignores them.
+        failed: called with a folder that cannot be read and the error, at the folder's place in the order; None raises
+            the error.
 
-    Names are kept as bytes in one array while a folder is sorted: some 20 MB for a million of them.
+    Yields:
+        The path of each file.
     """
     left_out = LeftOut() if left_out is None else left_out
     root, linked = os.path.realpath(folder), set[str]()
@@ -144,14 +148,14 @@ def walk(
 
 
 def _is_walked(real: str, root: str) -> bool:
-    """Whether a folder lies below the root, and none of the folders between is hidden."""
+    """Return whether a folder lies below the root with no hidden folder in between."""
     if real != root and not real.startswith(root.rstrip(os.sep) + os.sep):
         return False
     return not any(part.startswith(HIDDEN) for part in real[len(root) :].split(os.sep))
 
 
 def _entries(folder: str, left_out: LeftOut, failed: Callable[[str, OSError], None] | None) -> Iterator[str]:
-    """The paths in a folder in the order of their names' bytes; those of folders end in a slash."""
+    """Yield the paths in a folder ordered by the bytes of their names; those of folders end in a slash."""
     parts = []
     try:
         with os.scandir(folder) as entries:
@@ -171,7 +175,7 @@ def _entries(folder: str, left_out: LeftOut, failed: Callable[[str, OSError], No
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether an entry is a folder, or a link to one."""
+    """Return whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
     except OSError:  # a link to itself

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: a header and unsigned bytes, gzipped or not."""
+"""IDX files, the format of MNIST: a header and unsigned bytes, optionally compressed by gzip."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Idx:
     """Images, N x H x W, and labels in another file.
 
     Attributes:
-        images: The image file.
-        label_file: The label file, if there is one.
-        transposed: Whether each image is stored turned over its diagonal, as EMNIST's are.
+        images: path of the image file.
+        label_file: path of the label file; None if there is none.
+        transposed: whether each image is stored transposed, as EMNIST's are.
     """
 
     images: Path
@@ -39,7 +39,7 @@ class Idx:
 
     @property
     def slow(self) -> bool:
-        """Whether it has to be unzipped."""
+        """Whether the file must be decompressed."""
         return self.images.suffix == ".gz"
 
     def probe(self) -> Probe:
@@ -70,7 +70,7 @@ class Idx:
 
 
 def _open_maybe_gzip(path: Path) -> IO[bytes]:
-    """A file, gunzipped where it starts with gzip's two bytes, whatever its name."""
+    """Open a file, decompressed if it starts with gzip's two bytes, whatever its name."""
     file = stores.open_file(str(path))
     zipped = file.read(2) == b"\x1f\x8b"
     file.seek(0)
@@ -96,7 +96,7 @@ def _header(file: IO[bytes], path: Path, rank: int) -> tuple[int, ...]:
 
 
 def _read(file: IO[bytes], shape: tuple[int, ...], path: Path, last: bool) -> NDArray[Any]:
-    """Read so many rows; the last ones must end with the file."""
+    """Read a number of rows; the last rows must end with the file."""
     need_memory(shape, path)
     size = int(np.prod(shape))
     data = read_rows(file, (size,), np.dtype(np.uint8))

@@ -1,4 +1,4 @@
-"""SVHN's MATLAB files."""
+"""The MATLAB files of SVHN."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Mat:
     """Images under "X", H x W x 3 x N, and labels under "y", N x 1 with 10 for the digit 0.
 
     Attributes:
-        path: The file.
+        path: path of the file.
     """
 
     path: Path

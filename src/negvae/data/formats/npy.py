@@ -16,7 +16,7 @@ from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, read_rows, reading, stretches
 
 MAP_BYTES = 64_000_000
-"""Of larger files on disk the whole array is mapped, not read."""
+"""Size above which an array on a local disk is memory-mapped and not read."""
 _COLUMNS_BYTES = 2**28
 _BLOCK_BYTES = 2**24
 _HEADER_BYTES = 2**16
@@ -24,13 +24,13 @@ _HEADER_BYTES = 2**16
 
 @dataclass(frozen=True)
 class Header:
-    """What an .npy says before its numbers.
+    """The header of an .npy file.
 
     Attributes:
-        shape: The shape of the array.
-        by_columns: Whether the first axis varies fastest.
-        dtype: The type of the numbers.
-        offset: Where the numbers begin.
+        shape: shape of the array.
+        by_columns: whether the first axis varies fastest (Fortran order).
+        dtype: type of the numbers.
+        offset: position of the first number in the file, in bytes.
     """
 
     shape: tuple[int, ...]
@@ -40,16 +40,16 @@ class Header:
 
     @property
     def nbytes(self) -> int:
-        """The bytes of the numbers."""
+        """Size of all numbers in bytes."""
         return self.dtype.itemsize * int(np.prod(self.shape, dtype=object))
 
     @property
     def row_bytes(self) -> int:
-        """The bytes of one row."""
+        """Size of one row in bytes."""
         return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=object))
 
     def probe(self, cuttable: bool = False) -> Probe:
-        """The same as a `Probe`."""
+        """Return the same information as a `Probe`."""
         count = self.shape[0] if self.shape else 0
         return Probe(count, self.shape[1:], self.dtype, (count,), cuttable)
 
@@ -59,7 +59,7 @@ class Npy:
     """One array in an .npy file.
 
     Attributes:
-        path: The path of the file, or its URI.
+        path: path or URI of the file.
     """
 
     path: Path | str
@@ -83,8 +83,8 @@ class Npy:
     ) -> Iterator[Block]:
         """See `Reader.rows`; there are no labels.
 
-        With a `size` the file is read and never mapped: pages of a mapped file stay in the process's memory until
-        someone else needs it, so it would seem to grow.
+        If `size` is given, the file is read and never memory-mapped: the pages of a mapped file stay in the memory of
+        the process until the system needs them, so the process would appear to grow.
         """
         with reading(self.path, ".npy file"), stores.open_file(str(self.path)) as file:
             header = read_header(file, self.path)
@@ -95,10 +95,16 @@ class Npy:
 
 
 def array(path: Path | str) -> NDArray[Any]:
-    """The array of an .npy file, of any shape; a big one stays on disk (a copy-on-write memory map).
+    """Read the array of an .npy file, of any shape; a large one stays on disk (a copy-on-write memory map).
+
+    Args:
+        path: path or URI of the file.
+
+    Returns:
+        The array as stored.
 
     Raises:
-        ValueError: The file is damaged, or holds Python objects.
+        ValueError: if the file is damaged, or holds Python objects.
     """
     with reading(path, ".npy file"), stores.open_file(str(path)) as file:
         return _whole(file, read_header(file, path), path)
@@ -112,10 +118,17 @@ def _whole(file: IO[bytes], header: Header, path: Path | str) -> NDArray[Any]:
 
 
 def read_header(file: IO[bytes], where: object) -> Header:
-    """Read the header; the file then stands at its first number.
+    """Read the header, which leaves the file at its first number.
+
+    Args:
+        file: open file, at its beginning.
+        where: name of the file in error messages.
+
+    Returns:
+        The header.
 
     Raises:
-        ValueError: There is none, or it announces Python objects.
+        ValueError: if there is no valid header, or it declares Python objects.
     """
     with reading(where, ".npy file"):
         if (magic := file.read(6)) != b"\x93NUMPY":
@@ -135,8 +148,16 @@ def read_header(file: IO[bytes], where: object) -> Header:
 def read_whole(file: IO[bytes], header: Header, where: object) -> NDArray[Any]:
     """Read all numbers after a header, if they fit in memory.
 
+    Args:
+        file: open file, at its first number.
+        header: header of the file.
+        where: name of the file in error messages.
+
+    Returns:
+        The array, in the shape that the header declares.
+
     Raises:
-        ValueError: There are fewer than announced, or more than this machine can hold.
+        ValueError: if there are fewer numbers than declared, or more than fit in this machine's memory.
     """
     shape = header.shape or (1,)
     need_memory(shape, where, header.dtype.itemsize)
@@ -150,10 +171,21 @@ def read_whole(file: IO[bytes], header: Header, where: object) -> NDArray[Any]:
 def stream_rows(
     file: IO[bytes], header: Header, where: object, start: int, stop: int | None, size: int
 ) -> Iterator[Block]:
-    """Read the rows after a header one block after the other.
+    """Read the rows after a header, block by block.
+
+    Args:
+        file: open file, at its first number.
+        header: header of the file.
+        where: name of the file in error messages.
+        start: index of the first row.
+        stop: index after the last row; None for all rows.
+        size: maximum number of rows in a block.
+
+    Yields:
+        The blocks, in order.
 
     Raises:
-        ValueError: There are fewer than announced, or they are stored by columns and too large to turn.
+        ValueError: if there are fewer numbers than declared, or they are stored by columns and too large to transpose.
     """
     if header.by_columns:
         if header.nbytes > _COLUMNS_BYTES:
@@ -178,12 +210,12 @@ def refuse_rows(probe: Probe, most: int, where: object) -> None:
     """Refuse an array without images, or with rows larger than any image.
 
     Args:
-        probe: What its header says.
-        most: The most numbers that a row may have.
-        where: What to call it in a message.
+        probe: shape and type that the header declares.
+        most: maximum number of numbers in a row.
+        where: name of the file in error messages.
 
     Raises:
-        ValueError: It is such an array.
+        ValueError: if the array is empty, or its rows are too large.
     """
     shape = probe.shape or ()
     if not shape or 0 in (probe.count, *shape):

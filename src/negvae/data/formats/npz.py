@@ -25,15 +25,15 @@ _LABEL_KEYS = ("labels", "label", "y", "Y", "targets")
 
 @dataclass(frozen=True)
 class Npz:
-    """The images, and labels, of one split in an .npz.
+    """The images, and labels if there are any, of one split in an .npz file.
 
     Attributes:
-        path: The archive. Images are looked for under x_<split>, <split>_images, <split>, then images, imgs,
-            x, X, data, arr_0, then the only array there is; labels under y_<split>, <split>_labels, then
-            labels, label, y, Y, targets.
+        path: path of the archive. Images are looked for under x_<split>, <split>_images, <split>, then images, imgs, x,
+            X, data, arr_0, then the only array there is; labels under y_<split>, <split>_labels, then labels, label, y,
+            Y, targets.
         split: "train" or "test".
-        shape: C, H, W; lets rows of C*H*W numbers be read as images.
-        label_file: Another .npz, whose first array is the labels.
+        shape: shape (C, H, W) with which rows of C*H*W numbers are read as images; None to leave rows as they are.
+        label_file: path of another .npz file, the first array of which holds the labels; None if there is none.
     """
 
     path: Path
@@ -80,30 +80,50 @@ class Npz:
 
 
 def array(path: Path, key: str) -> NDArray[Any]:
-    """One array of an .npz.
+    """Read one array of an .npz file.
+
+    Args:
+        path: path of the archive.
+        key: name of the array.
+
+    Returns:
+        The array as stored.
 
     Raises:
-        ValueError: The archive is damaged, or the array holds Python objects or does not fit in memory.
+        ValueError: if the archive is damaged, or the array holds Python objects or does not fit in memory.
     """
     with _member(path, key) as (file, header):
         return read_whole(file, header, f"{path}[{key}]")
 
 
 def splits(path: Path) -> set[str]:
-    """The splits ("train", "test") that the keys of an .npz name; empty where it holds one set of images.
+    """Return the splits that the keys of an .npz file name.
+
+    Args:
+        path: path of the archive.
+
+    Returns:
+        "train", "test" or both; empty if the archive holds one set of images.
 
     Raises:
-        ValueError: The archive is damaged.
+        ValueError: if the archive is damaged.
     """
     here = set(keys(path))
     return {split for split, choices in _SPLIT_KEYS.items() if here & set(choices)}
 
 
 def image_key(path: Path, split: str) -> str:
-    """The key of the images in an .npz (see `Npz`).
+    """Return the key of the images in an .npz file (see `Npz`).
+
+    Args:
+        path: path of the archive.
+        split: "train" or "test".
+
+    Returns:
+        The key.
 
     Raises:
-        ValueError: The archive is damaged, or has no array that could be they.
+        ValueError: if the archive is damaged, or no array can be identified as the images.
     """
     here = keys(path)
     for key in (*_SPLIT_KEYS.get(split, ()), *_IMAGE_KEYS):
@@ -119,10 +139,16 @@ def image_key(path: Path, split: str) -> str:
 
 
 def keys(path: Path) -> list[str]:
-    """The keys of an .npz.
+    """Return the keys of an .npz file.
+
+    Args:
+        path: path of the archive.
+
+    Returns:
+        The keys, in the order of the archive.
 
     Raises:
-        ValueError: The archive is damaged.
+        ValueError: if the archive is damaged.
     """
     with reading(path, ".npz archive"), stores.open_file(str(path)) as held, zipfile.ZipFile(held) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist()]
@@ -130,7 +156,7 @@ def keys(path: Path) -> list[str]:
 
 @contextmanager
 def _member(path: Path, key: str) -> Iterator[tuple[IO[bytes], Header]]:
-    """An array's file, at its first number, and its header."""
+    """Open an array's file at its first number, and return it with its header."""
     with ExitStack() as stack:
         stack.enter_context(reading(path, ".npz archive"))
         archive = stack.enter_context(zipfile.ZipFile(stack.enter_context(stores.open_file(str(path)))))

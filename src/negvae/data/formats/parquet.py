@@ -20,11 +20,11 @@ _BLOCK = 256
 
 @dataclass(frozen=True)
 class Parquet:
-    """Shards of one set, as one.
+    """Parquet shards of one set, read as one.
 
     Attributes:
-        paths: The paths of the shards, or their URIs, in order. The images are encoded files in a column "image" or
-            "img" (binary, or struct(bytes, path)), labels in "label", "labels", "fine_label", "y" or "target".
+        paths: paths or URIs of the shards, in order. The images are encoded files in a column "image" or "img" (binary,
+            or struct(bytes, path)), labels in "label", "labels", "fine_label", "y" or "target".
     """
 
     paths: Sequence[Path | str]
@@ -47,7 +47,7 @@ class Parquet:
     def rows(
         self, start: int = 0, stop: int | None = None, *, size: int | None = None, labels: bool = False
     ) -> Iterator[Block]:
-        """See `Reader.rows`; blocks without a `size` have 256 rows."""
+        """See `Reader.rows`; without a `size`, blocks have at most 256 rows."""
         row = 0
         for path in self.paths:
             with _opened(path) as (file, sizes), reading(path, "Parquet file"):
@@ -62,7 +62,7 @@ class Parquet:
 
 @contextmanager
 def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
-    """An open Parquet file, and the rows of its row groups."""
+    """Open a Parquet file, and return it with the number of rows in each row group."""
     import pyarrow.parquet as pq
 
     with ExitStack() as stack:
@@ -75,7 +75,7 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
 
 
 def _group(file: Any, group: int, row: int, size: int, image: str, label: str | None) -> Iterator[Block]:
-    """The rows of one row group, whose first one is row `row` of the shards."""
+    """Read one row group, the first row of which is row `row` of the shards."""
     import pyarrow as pa
 
     for batch in file.iter_batches(batch_size=size, row_groups=[group], columns=[c for c in (image, label) if c]):
@@ -96,7 +96,7 @@ def _within(block: Block, start: int, stop: int | None) -> Block:
 
 
 def _columns(schema: Any, where: object) -> tuple[str, str | None]:
-    """The columns of encoded images ("image" or "img", or else the only one that could be it) and of labels."""
+    """Return the columns of encoded images ("image" or "img", or else the only suitable one) and of labels."""
     import pyarrow as pa
 
     def fits(kind: Any) -> bool:
@@ -115,7 +115,11 @@ def _columns(schema: Any, where: object) -> tuple[str, str | None]:
 
 
 def shard_note(paths: Sequence[Path]) -> str:
-    """A word on shards missing from a series named -00000-of-00005; empty where none are."""
+    """Return a note on shards missing from a series named -00000-of-00005; empty if none are missing.
+
+    >>> shard_note([Path("set/train-00000-of-00002.parquet")])
+    'set: only 1 of 2 Parquet shards are here'
+    """
     numbered = [m for p in paths if (m := re.search(r"-(\d{5})-of-(\d{5})\.parquet$", p.name))]
     if not numbered:
         return ""

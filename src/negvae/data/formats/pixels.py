@@ -1,4 +1,4 @@
-"""Arrays as images and labels, and the hashes of pixels."""
+"""Convert arrays to images and labels, and hash pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from negvae.data.formats.base import DataError, by
 
 @dataclass(frozen=True)
 class Decoded:
-    """Images read whole: uint8 N x C x H x W, int64 labels or None, and facts worth showing."""
+    """Images that were read whole: uint8 N x C x H x W, labels (int64, N) or None, and notes to show to the user."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64] | None = None
@@ -22,7 +22,11 @@ class Decoded:
 
 
 def pixel_sha256(images: NDArray[Any]) -> str:
-    """SHA-256 of uint8 N x C x H x W images, taken over the bytes in N x H x W x C order, as hex."""
+    """Return the SHA-256 of uint8 images N x C x H x W, over the bytes in N x H x W x C order, in hexadecimal.
+
+    >>> pixel_sha256(np.zeros((1, 3, 2, 2), np.uint8))[:8]
+    '15ec7bf0'
+    """
     digest = hashlib.sha256()
     if images.shape[1] == 1 and images.flags.c_contiguous:
         digest.update(images.reshape(-1).data)
@@ -33,22 +37,28 @@ def pixel_sha256(images: NDArray[Any]) -> str:
 
 
 def image_digests(images: NDArray[Any]) -> set[str]:
-    """The first 8 hex digits of every image's own SHA-256 (H x W x C order)."""
+    """Return the first 8 hexadecimal digits of each image's own SHA-256 (in H x W x C order)."""
     return {hashlib.sha256(image.transpose(1, 2, 0).tobytes()).hexdigest()[:8] for image in images}
 
 
 def as_images(array: NDArray[Any], where: object) -> Decoded:
-    """Images from an array of any accepted type and layout.
+    """Convert an array of any accepted type and layout to images.
 
-    Accepted are uint8, and floats within [0, 1] (multiplied by 255 and rounded); N x H x W, N x H x W x C and
-    N x C x H x W with C 1 or 3. Where axis 1 and the last axis could both be C, axis 1 is.
+    Accepted are uint8, and floats within [0, 1] (multiplied by 255 and rounded); N x H x W, N x H x W x C and N x C x H
+    x W with C 1 or 3. If both axis 1 and the last axis could be C, axis 1 is used.
 
     Args:
-        array: The array.
-        where: What to call it in a message.
+        array: array of an accepted type and layout.
+        where: name of the array in error messages.
+
+    Returns:
+        The images, uint8, N x C x H x W, with a note if rounding changed them.
 
     Raises:
-        ValueError: Another type, layout or range; or no images.
+        ValueError: if the array has another type, layout or range, or holds no images.
+
+    >>> as_images(np.zeros((2, 28, 28), np.uint8), "zeros").images.shape
+    (2, 1, 28, 28)
     """
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise DataError(f"{where}: images are {array.dtype}; uint8, or floats within [0, 1], are accepted")
@@ -73,12 +83,12 @@ def as_images(array: NDArray[Any], where: object) -> Decoded:
 
 
 def slack(dtype: np.dtype[Any]) -> float:
-    """How far beyond [0, 1] rounding may put a float pixel: a few units in the last place, never a gray level."""
+    """Return how far outside [0, 1] rounding may put a float pixel: a few units in the last place."""
     return 2 * float(np.finfo(dtype).eps) if dtype.itemsize < 4 else 1e-6
 
 
 def _from_unit_floats(array: NDArray[Any], where: object) -> Decoded:
-    """Floats within [0, 1] as uint8, in chunks; says so where that loses something."""
+    """Convert floats within [0, 1] to uint8, in chunks, with a note if that changes any image."""
     images = np.empty(array.shape, np.uint8)
     inexact, least = 0, slack(array.dtype)
     for start in range(0, len(array), 4096):
@@ -99,10 +109,18 @@ def _from_unit_floats(array: NDArray[Any], where: object) -> Decoded:
 
 
 def as_labels(array: NDArray[Any], count: int, where: object) -> NDArray[Any]:
-    """Labels as int64, N; N x 1 is accepted, and text is numbered in sorted order.
+    """Convert labels to int64, N; N x 1 is accepted, and text is numbered in sorted order.
+
+    Args:
+        array: labels of any accepted type.
+        count: number of images, N.
+        where: name of the labels in error messages.
+
+    Returns:
+        The labels, int64, N.
 
     Raises:
-        ValueError: Not one label per image, or not whole numbers.
+        ValueError: if there is not one label per image, or labels are not whole numbers.
     """
     labels = np.asarray(array)
     if labels.ndim == 2 and 1 in labels.shape:

@@ -1,4 +1,4 @@
-"""A whole set from any reader."""
+"""Read a whole set with any reader."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def read(reader: Reader, limit: int | None = None) -> Decoded:
     """Read all images and labels of a set.
 
     Args:
-        reader: The set.
-        limit: Read only the first so many images.
+        reader: reader of the set.
+        limit: maximum number of images; the first ones are read. None for all.
 
     Returns:
-        uint8 images N x C x H x W, labels where every image has one, and notes.
+        The images, uint8, N x C x H x W, labels if every image has one, and notes.
 
     Raises:
-        ValueError: The files are damaged, hold no images, or do not fit in memory; or the images differ in size.
+        ValueError: if the files are damaged, hold no images or do not fit in memory, or if the images differ in size.
     """
     where = origin(reader)
     found: list[NDArray[np.generic]] = []
