@@ -1,4 +1,4 @@
-"""How the tables' runs are trained: the paper's recipe, one for a machine without a GPU, one for tests.
+"""Recipes by which the tables' runs are trained: the paper's, two for a machine without a GPU, and one for tests.
 
 Nothing here imports torch.
 """
@@ -19,21 +19,21 @@ Fields = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Profile:
-    """A recipe for every run.
+    """Recipe for every run of the tables.
 
     Attributes:
         name: key of `PROFILES`.
-        description: what it is for, in one line.
-        seeds: how many a full table has: 0, 1, ...
+        description: purpose of the profile, in one line.
+        seeds: number of seeds (0, 1, ...) that a full table has.
         gray: preset for 28x28 images, and the fields of `RunConfig` that differ from it.
-        color: the same for 32x32 color images.
-        overrides: fields that differ further, by (gray, color or a data set, source of negatives or likelihood); of
-            several that apply, the last of those for (family, negatives), (family, likelihood), (data, negatives) and
-            (data, likelihood) counts.
+        color: preset for 32x32 color images, and the fields of `RunConfig` that differ from it.
+        overrides: fields of `RunConfig` that differ further, by (gray, color or a data set, source of negatives or
+            likelihood); of several that apply, the last of those for (family, negatives), (family, likelihood), (data,
+            negatives) and (data, likelihood) counts.
         unsupervised: fields of the preset `unsupervised` that differ in the table `beyond`, by family; "short" for its
             ablation.
-        curve_images: of each test set, at even distances, on which the curve over epochs is measured.
-        evaluation_limit: images of each test set in the last epoch's figures; None for all.
+        curve_images: number of images of each test set, at even distances, on which the curve over epochs is measured.
+        evaluation_limit: number of images of each test set in the last epoch's figures; None for all.
     """
 
     name: str
@@ -47,11 +47,11 @@ class Profile:
     evaluation_limit: int | None = None
 
     def seeds_of(self, setting: Setting) -> int:
-        """How many seeds of a setting a full table has."""
+        """Return how many seeds of a setting a full table has."""
         return beyond.seeds(setting) if setting.variant and self.seeds > 1 else self.seeds
 
     def config(self, setting: Setting, seed: int = 0, device: str = "auto") -> RunConfig:
-        """The run that this profile makes of a setting."""
+        """Return the configuration of the run that this profile makes of a setting."""
         family = "color" if setting.color else "gray"
         if setting.variant:
             variant = beyond.VARIANTS[setting.variant]
@@ -120,21 +120,33 @@ PROFILES: dict[str, Profile] = {
 
 
 def choose_profile(name: str) -> Profile:
-    """The profile of this name.
+    """Return the profile of this name.
+
+    Args:
+        name: key of `PROFILES`.
+
+    Returns:
+        The profile.
 
     Raises:
-        ValueError: there is none; the message lists all.
+        ValueError: if there is no profile of this name; the message lists all profiles.
+
+    >>> choose_profile("paper").seeds
+    5
     """
     return PROFILES[choose("profile", name, PROFILES)]
 
 
 def planned(settings: Sequence[Setting], seeds: str | None, profile: Profile) -> list[tuple[Setting, int]]:
-    """Runs in the order in which they are taken: seed 0 of all, then seed 1, and so on.
+    """List runs in the order in which they are taken: seed 0 of all settings, then seed 1, and so on.
 
     Args:
-        settings: what to train.
-        seeds: as `parse_seeds` reads them; None for as many as a full table has.
-        profile: the recipe.
+        settings: settings to train.
+        seeds: seeds as `parse_seeds` reads them; None for as many as a full table has.
+        profile: recipe of the runs.
+
+    Returns:
+        The settings and seeds of the runs.
     """
     if seeds is not None:
         return [(setting, seed) for seed in parse_seeds(seeds, profile) for setting in settings]
@@ -143,10 +155,20 @@ def planned(settings: Sequence[Setting], seeds: str | None, profile: Profile) ->
 
 
 def parse_seeds(text: str | None, profile: Profile) -> list[int]:
-    """Seeds from a count ("3" is 0, 1 and 2) or a list ("0,2", or "2," for one); the profile's own for None.
+    """Read seeds from a count ("3" is 0, 1 and 2) or a list ("0,2", or "2," for one).
+
+    Args:
+        text: count or list of seeds; None for the profile's own count.
+        profile: recipe whose number of seeds counts where `text` is None.
+
+    Returns:
+        The seeds, each once.
 
     Raises:
-        ValueError: the text is neither.
+        ValueError: if the text is neither a count nor a list of seeds.
+
+    >>> parse_seeds("3", PROFILES["paper"]), parse_seeds("0,2", PROFILES["paper"]), parse_seeds("2,", PROFILES["paper"])
+    ([0, 1, 2], [0, 2], [2])
     """
     parts = [part.strip() for part in (text if text is not None else str(profile.seeds)).split(",")]
     lone = len(parts) == 1

@@ -25,12 +25,12 @@ LEARNED = "gaussian-learned-sigma"
 
 
 class Published(NamedTuple):
-    """A figure as the paper prints it.
+    """Figure as the paper prints it.
 
     Attributes:
-        mean: over 5 runs.
-        std: their standard deviation.
-        power: whether it is printed as powers of ten rather than with two decimals.
+        mean: mean over 5 runs.
+        std: standard deviation over 5 runs.
+        power: whether the figure is printed as powers of ten rather than with two decimals.
     """
 
     mean: float
@@ -40,13 +40,13 @@ class Published(NamedTuple):
 
 @dataclass(frozen=True)
 class Setting:
-    """What a column of a table says about training; a profile and a seed make it a run.
+    """Training setting that a column of a table names; a profile and a seed make it a run.
 
     Attributes:
-        data: inlier data set.
+        data: name of the inlier data set.
         likelihood: one of `negvae.parts.LIKELIHOODS`, or `LEARNED`: a Gaussian whose sigma is trained.
-        negatives: in the notation of `negvae.negatives.parse`.
-        variant: of the preset `unsupervised` (`negvae.paper.unsupervised`); "" for the paper's own runs.
+        negatives: source of negatives, in the notation of `negvae.negatives.parse`.
+        variant: key of `negvae.paper.unsupervised.VARIANTS`; "" for the paper's own runs.
     """
 
     data: str
@@ -56,26 +56,26 @@ class Setting:
 
     @property
     def name(self) -> str:
-        """Names the run in files and on the command line."""
+        """Name of the run in files and on the command line."""
         negatives = self.negatives.replace(":", "-").replace("+", "-and-")
         return f"{self.data}-{self.variant or self.likelihood + '-' + negatives}"
 
     @property
     def color(self) -> bool:
-        """Whether its images are 32x32 in color, rather than 28x28 in gray."""
+        """Whether the images are 32x32 in color, rather than 28x28 in gray."""
         return self.data in ("cifar10", "svhn")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One column of a table: a run, the set it is tested against, and what the paper reports.
+    """Column of a table: a run, the set that it is tested against, and the figures that the paper reports.
 
     Attributes:
         table: key of `TABLES`.
-        name: such as table3/bernoulli/generated.
-        setting: the run.
-        ood: out-of-distribution test set.
-        paper: published figures by row; empty where the paper prints none.
+        name: name of the cell, such as table3/bernoulli/generated.
+        setting: training setting of the run.
+        ood: name of the out-of-distribution test set.
+        paper: published figures by row (key of `ROWS`); empty where the paper prints none.
     """
 
     table: str
@@ -87,12 +87,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """A table of the paper.
+    """Table of the paper.
 
     Attributes:
         name: key of `TABLES`.
-        title: what it shows.
-        cells: its columns, left to right.
+        title: number of the table in the paper and its subject.
+        cells: columns of the table, left to right.
     """
 
     name: str
@@ -108,10 +108,13 @@ def _table(name: str, title: str, varies: tuple[str, ...], columns: dict[tuple[s
     """Build a table from lines such as "0.46 (0.05), 0.61 (0.09)": one figure for each row, in the order of `ROWS`.
 
     Args:
-        name: of the table.
-        title: of the table.
-        varies: the fields of `Setting` by which its columns are told apart.
-        columns: the printed figures by (data, likelihood, negatives).
+        name: name of the table.
+        title: title of the table.
+        varies: fields of `Setting` in which the columns differ.
+        columns: printed figures by (data, likelihood, negatives).
+
+    Returns:
+        The table, with one cell for each column.
     """
     cells = []
     for key, text in columns.items():
@@ -188,24 +191,33 @@ TABLES: dict[str, PaperTable] = {
 }  # fmt: skip
 
 ORDER = ("table3", "table5", "table1", "table4", "table2", "noise", "sigma")
-"""In which tables are run when all are asked for."""
+"""Order in which the tables are run when all are asked for."""
 
 
 def cells() -> dict[str, Cell]:
-    """Every cell by its name, in the order of `ORDER`."""
+    """Return every cell by its name, in the order of `ORDER`."""
     return {cell.name: cell for name in ORDER for cell in TABLES[name].cells}
 
 
 def settings() -> dict[str, Setting]:
-    """Every run by its name, each once, in the order of `ORDER`."""
+    """Return the setting of every run by the run's name, each once, in the order of `ORDER`."""
     return {cell.setting.name: cell.setting for cell in cells().values()}
 
 
 def select_tables(name: str) -> list[PaperTable]:
-    """The table of this name, or every table, in the paper's order, for "all".
+    """Return the table of this name, or every table, in the paper's order, for "all".
+
+    Args:
+        name: key of `TABLES`, or "all".
+
+    Returns:
+        One table, or all of them.
 
     Raises:
-        ValueError: there is none; the message lists all.
+        ValueError: if there is no table of this name; the message lists all tables.
+
+    >>> [table.title for table in select_tables("table3")]
+    ['Table 3: Negative sampling, Fashion-MNIST against MNIST']
     """
     if name == "all":
         return list(TABLES.values())
@@ -213,14 +225,20 @@ def select_tables(name: str) -> list[PaperTable]:
 
 
 def select_settings(table: str, only: Iterable[str] = ()) -> list[Setting]:
-    """The runs that a table needs, in running order.
+    """Return the runs that a table needs, in running order.
 
     Args:
         table: key of `TABLES`, or "all".
-        only: cells or runs by name; nothing for all of the table.
+        only: names of cells or runs; empty for all runs of the table.
+
+    Returns:
+        The settings of the runs, each once.
 
     Raises:
-        ValueError: an unknown name, or one that is not part of the table.
+        ValueError: if a name is unknown or not part of the table.
+
+    >>> [setting.name for setting in select_settings("table3", ["table3/bernoulli/generated"])]
+    ['fashion-mnist-bernoulli-generated']
     """
     chosen = {t.name for t in select_tables(table)}
     known = {name: cell.setting for name, cell in cells().items() if cell.table in chosen}
