@@ -1,4 +1,4 @@
-"""The paper's claims, as it makes them, as checks on figures; and why figures miss the paper's, in people's words."""
+"""The paper's claims as checks on figures, and explanations, written by hand, of figures that miss the paper's."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ EXPLANATIONS: dict[str, dict[str, str]] = {
     "long": {},
     "smoke": {},
 }  # fmt: skip
-"""Why a figure misses the paper's and what was tried, by profile and by the name of a cell, a run or a table.
+"""Reason why a figure misses the paper's and what was tried, by profile and by the name of a cell, a run or a table.
 
 Measured figures are not written here: `negvae.paper.evidence` takes them from the result files.
 """
@@ -73,12 +73,12 @@ Measured figures are not written here: `negvae.paper.evidence` takes them from t
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison between means: a cell's row below or above a number, or below or above another cell's row.
+    """Comparison between means: a cell's row below or above a number, or below or above another cell's row.
 
     Attributes:
-        cell: name of a cell.
+        cell: name of the compared cell.
         row: key of `ROWS`.
-        sign: "<" or ">".
+        sign: "<" if the mean must be below the bound, ">" if above.
         bound: a number, or the name of the cell whose same row is the bound.
     """
 
@@ -90,7 +90,12 @@ class Check:
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of its tables, in our words, unfavorable or not; it holds where all its checks do."""
+    """Statement of the paper about its tables, favorable or not; it holds if all its checks do.
+
+    Attributes:
+        text: statement in our words.
+        checks: comparisons that all must hold.
+    """
 
     text: str
     checks: tuple[Check, ...]
@@ -107,7 +112,7 @@ _BY_LIKELIHOOD = " ".join(f"table2/cifar10/{name}" for name in _NOISE_MODELS)
 
 
 def _improve(table: str, baseline: str, negatives: str, names: tuple[str, ...]) -> tuple[Check, ...]:
-    """Either score of every likelihood is above its baseline's."""
+    """Require either score of every likelihood to be above its baseline's."""
     return tuple(
         Check(f"{table}/{name}/{negatives}", row, ">", baseline.format(name))
         for name in names for row in ("auc_bpd", "auc_kl")
@@ -156,13 +161,13 @@ CLAIMS = (
 
 @dataclass(frozen=True)
 class Judgment:
-    """What became of a claim.
+    """Judgment of a claim by our figures and by the paper's own.
 
     Attributes:
-        claim: the claim.
-        holds: by our figures; None where results are missing.
-        evidence: our figures that it was judged by.
-        published: by the figures that the paper itself prints, as far as it prints them.
+        claim: claim that was judged.
+        holds: whether the claim holds by our figures; None where results are missing.
+        evidence: our figures that the claim was judged by, as text.
+        published: whether the claim holds by the figures that the paper itself prints, as far as it prints them.
     """
 
     claim: Claim
@@ -172,11 +177,14 @@ class Judgment:
 
 
 def judge(claim: Claim, found: Mapping[str, CellResult]) -> Judgment:
-    """Hold a claim against our means over the seeds.
+    """Judge a claim by our means over the seeds.
 
     Args:
-        claim: the claim.
+        claim: claim to judge.
         found: results of all cells by name.
+
+    Returns:
+        The judgment, with the figures that it rests on.
     """
     verdicts: list[bool | None] = []
     evidence: list[str] = []
@@ -200,7 +208,7 @@ def judge(claim: Claim, found: Mapping[str, CellResult]) -> Judgment:
 
 
 def borne_out(claim: Claim, found: Mapping[str, CellResult]) -> bool:
-    """Whether the figures that the paper prints bear a claim; checks of figures that it does not print are left out."""
+    """Return whether the paper's printed figures support a claim; checks of figures that it omits are left out."""
     verdicts = []
     for check in claim.checks:
         figure = found[check.cell].cell.paper.get(check.row)
@@ -220,7 +228,7 @@ def _below(value: float, sign: str, bound: float) -> bool:
 
 
 def explanation(result: CellResult, profile: str) -> str:
-    """What people have to say about a cell: under its own name, its run's, or its table's."""
+    """Return the explanation of a cell, under its own name, its run's or its table's; empty if there is none."""
     known = EXPLANATIONS.get(profile, {})
     names = (result.cell.name, result.cell.setting.name, result.cell.table)
     return next((known[name] for name in names if name in known), "")

@@ -1,4 +1,4 @@
-"""The result of one run as a JSON file, and many of them as the figures of a table. Nothing here imports torch.
+"""Result of one run as a JSON file, and many of them as the figures of a table. Nothing here imports torch.
 
 A file's content, written by `negvae.paper.runner`:
 
@@ -36,27 +36,31 @@ from negvae.paper.published import ROWS, Cell, Setting
 
 Result = dict[str, Any]
 PAPER_SEEDS = 5
-"""Runs behind each published figure."""
+"""Number of runs behind each published figure."""
 
 
 QUANTILES = 401
-"""Order statistics that are kept of a score."""
+"""Number of order statistics that are kept of a score."""
 
 
 def order_statistics(scores: NDArray[Any]) -> list[float]:
-    """Evenly spaced order statistics of scores (N), to five digits; all of them where they are fewer."""
+    """Return `QUANTILES` evenly spaced order statistics of scores (N), to five digits; all where N is smaller.
+
+    >>> order_statistics(np.array([3.0, 1.0, 2.0]))
+    [1.0, 2.0, 3.0]
+    """
     ordered = np.sort(scores)
     chosen = np.unique(np.linspace(0, len(ordered) - 1, QUANTILES).round().astype(int))
     return [float(f"{value:.5g}") for value in ordered[chosen]]
 
 
 def run_name(setting: Setting, seed: int) -> str:
-    """Names a run's result file and its working folder."""
+    """Return the name of a run's result file and working folder."""
     return f"{setting.name}-seed{seed}"
 
 
 def result_path(results: Path, profile: Profile, setting: Setting, seed: int) -> Path:
-    """Where the result of a run is."""
+    """Return the path of a run's result file."""
     return results / profile.name / f"{run_name(setting, seed)}.json"
 
 
@@ -67,10 +71,16 @@ def write_result(path: Path, content: Result) -> None:
 
 
 def read_result(path: Path) -> Result | None:
-    """The content of a result file, or None where there is none.
+    """Return the content of a result file, or None where there is no such file.
+
+    Args:
+        path: path of the result file.
+
+    Returns:
+        The content, as the module's docstring describes it, or None.
 
     Raises:
-        ValueError: the file is damaged.
+        ValueError: if the file is damaged.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -87,43 +97,46 @@ def read_result(path: Path) -> Result | None:
 
 
 def _named(content: Any) -> Any:
-    """Figures by the scores' names of today: version 0.1 called "combined" "auto"."""
+    """Rename figures to the scores' present names: version 0.1 called "combined" "auto"."""
     if not isinstance(content, dict):
         return content
     return {re.sub("^(auc_)?auto(?![a-z])", r"\1combined", name): _named(value) for name, value in content.items()}
 
 
 def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
-    """Whether a stored configuration is that of `config`, the device apart.
+    """Return whether a stored configuration equals `config` in everything but the device.
 
     Args:
-        stored: `RunConfig.to_dict` of an earlier run; fields it lacks have their defaults.
-        config: of the run now asked for.
-        where: for the message.
+        stored: `RunConfig.to_dict` of an earlier run; fields missing from it have their defaults.
+        config: configuration of the run now asked for.
+        where: path of the stored configuration, for the error message.
+
+    Returns:
+        Whether the two configurations make the same run.
 
     Raises:
-        ValueError: what is stored is no configuration.
+        ValueError: if `stored` is not a configuration.
     """
     return RunConfig.from_dict({**stored, "device": config.device}, where) == config
 
 
 def up_to_date(path: Path, config: RunConfig) -> Result | None:
-    """The result at `path` where it was made with the settings of `config`, else None."""
+    """Return the result at `path` if it was made with the settings of `config`, else None."""
     content = read_result(path)
     return content if content is not None and same_run(content["config"], config, str(path)) else None
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One row of a cell: ours beside the paper's.
+    """One row of a cell: our figure beside the paper's.
 
     Attributes:
         row: key of `ROWS`.
-        mean: ours, over the seeds.
-        std: ours, with n - 1 in the denominator; None for a single seed.
-        paper_mean: published; None where the paper prints none.
-        paper_std: published.
-        values: ours, of each seed in order.
+        mean: our mean over the seeds.
+        std: our standard deviation over the seeds, with n - 1 in the denominator; None for a single seed.
+        paper_mean: published mean; None where the paper prints no figure.
+        paper_std: published standard deviation; None where the paper prints no figure.
+        values: our figure for each seed, in order.
     """
 
     row: str
@@ -135,12 +148,12 @@ class Figure:
 
     @property
     def difference(self) -> float | None:
-        """Ours minus the paper's."""
+        """Our mean minus the paper's; None without a published figure."""
         return None if self.paper_mean is None else self.mean - self.paper_mean
 
     @property
     def combined_spread(self) -> float | None:
-        """sqrt(ours^2 + paper's^2 + 2 x 0.005^2): the paper's mean and spread are both rounded to 0.01."""
+        """Square root sqrt(ours^2 + paper's^2 + 2 x 0.005^2): the paper's mean and spread are both rounded to 0.01."""
         if self.paper_std is None:
             return None
         return math.hypot(self.std or 0.0, self.paper_std, 0.005, 0.005)
@@ -165,7 +178,7 @@ class Figure:
 
     @property
     def within(self) -> bool | None:
-        """Whether the difference is no larger than the combined spread."""
+        """Whether the difference is no larger than the combined spread; None without a published figure."""
         if self.difference is None or self.combined_spread is None:
             return None
         return abs(self.difference) <= self.combined_spread
@@ -173,15 +186,16 @@ class Figure:
 
 @dataclass(frozen=True)
 class CellResult:
-    """A cell of a table with what its runs gave.
+    """Cell of a table with the results of its runs.
 
     Attributes:
-        cell: the column.
-        results: of its finished seeds, in order.
+        cell: column of the table.
+        results: results of the finished seeds, in order.
         diverged: seeds whose training diverged; they have no figures.
         outdated: seeds whose result was made with other settings than the profile now has; they do not count.
-        figures: by row; empty without results.
-        negatives: those that the runs are trained with, which a profile may vary; as `RunConfig.negatives` has them.
+        figures: figures by row (key of `ROWS`); empty without results.
+        negatives: source of negatives that the runs are trained with, which a profile may vary; in the notation of
+            `RunConfig.negatives`.
     """
 
     cell: Cell
@@ -193,20 +207,28 @@ class CellResult:
 
     @property
     def seeds(self) -> list[int]:
-        """Those that count."""
+        """Seeds that have a finished result."""
         return [result["seed"] for result in self.results]
 
     @property
     def notes(self) -> list[str]:
-        """What must be said of the data, each once."""
+        """Notes on the data that must stand beside the figures, each once."""
         return list(dict.fromkeys(note for result in self.results for note in result["notes"]))
 
 
 def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
-    """Gather the results of a cell's run over all seeds that are there.
+    """Gather the results of a cell's run over all seeds that have a result file.
+
+    Args:
+        cell: cell whose results are gathered.
+        profile: profile that the runs were made with.
+        results: folder of result files, with one folder for each profile.
+
+    Returns:
+        The cell with its results and figures.
 
     Raises:
-        ValueError: a result file is damaged.
+        ValueError: if a result file is damaged.
     """
     good, diverged, outdated = [], [], []
     start = f"{cell.setting.name}-seed"
@@ -248,7 +270,7 @@ def _std(values: list[float]) -> float | None:
 
 
 def _plain(value: Any) -> Any:
-    """The value with non-finite floats as text."""
+    """Return the value with non-finite floats as text."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
