@@ -1,6 +1,7 @@
-"""What the curves over the epochs say about a figure that misses the paper's: sentences made from result files.
+"""Sentences, made from result files, on how a figure that misses the paper's went over the epochs.
 
-Whoever explains a miss says why; the figures that bear it out are taken from here, so that they are the files' own.
+The explanation of a miss is written by hand (`negvae.paper.claims`); the figures that support it come from here, and so
+from the result files.
 Nothing here imports torch.
 """
 
@@ -14,34 +15,44 @@ from negvae.paper.published import ROWS
 from negvae.paper.results import CellResult, Figure
 
 FAR = 1000.0
-"""Nats: a mean KL divergence over the first epoch beyond which a start is called far from the prior."""
+"""Mean KL divergence over the first epoch, in nats, beyond which a start is called far from the prior."""
 
 
 def curve(cell: CellResult, row: str) -> list[list[float]]:
-    """A figure after each epoch, seed by seed; not a number where a scores' pass gave none."""
+    """Return a figure (key of `ROWS`) after each epoch, seed by seed; not a number where an epoch has no figure."""
     return [[float(epoch.get(row, math.nan)) for epoch in result["curve"]] for result in cell.results]
 
 
 def movement(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """What the last epoch changed: the mean over the seeds and its spread; None for fewer than two epochs or seeds."""
+    """Return the last epoch's change, its mean and spread over the seeds; None for fewer than two epochs or seeds.
+
+    >>> movement([[0.5, 0.75], [0.5, 0.75]])
+    (0.25, 0.0)
+    """
     steps = [values[-1] - values[-2] for values in curves if len(values) > 1]
     steps = [step for step in steps if math.isfinite(step)]
     return (statistics.fmean(steps), statistics.stdev(steps)) if len(steps) > 1 else None
 
 
 def still_moves(curves: Sequence[Sequence[float]], gap: float) -> bool:
-    """Whether the last epoch moved every seed towards the paper's figure.
+    """Return whether the last epoch moved every seed towards the paper's figure.
 
     Args:
-        curves: of each seed.
+        curves: figure after each epoch, seed by seed.
         gap: the paper's figure minus ours.
+
+    Returns:
+        Whether every seed with two epochs or more moved towards it; False if there is no such seed.
+
+    >>> still_moves([[0.5, 0.6], [0.5, 0.4]], gap=0.3)
+    False
     """
     steps = [values[-1] - values[-2] for values in curves if len(values) > 1]
     return bool(steps) and all(step * gap > 0 for step in steps)
 
 
 def sentence(cell: CellResult, figure: Figure) -> str:
-    """How a figure went over the epochs, and whether it still moved towards the paper's when training ended."""
+    """Describe how a figure went over the epochs, and whether it still moved towards the paper's at the end."""
     curves = curve(cell, figure.row)
     moved = movement(curves)
     if moved is None or figure.difference is None:
@@ -59,14 +70,14 @@ def sentence(cell: CellResult, figure: Figure) -> str:
 
 
 def _thinned(means: Sequence[float], most: int = 6) -> list[str]:
-    """At most so many of them, the first and the last included."""
+    """Return at most so many of the means as text, the first and the last included."""
     count = min(len(means), most)
     places = [round(step * (len(means) - 1) / max(count - 1, 1)) for step in range(count)]
     return [f"{means[place]:.3f}" for place in places]
 
 
 def starts(cell: CellResult) -> str:
-    """Which seeds began far from the prior, in a sentence; nothing where none did."""
+    """Name the seeds that began far from the prior, in a sentence; empty if none or all did."""
     far = {
         result["seed"]: float(result["curve"][0]["kl"])
         for result in cell.results
@@ -79,6 +90,6 @@ def starts(cell: CellResult) -> str:
 
 
 def _negatives(result: dict[str, object]) -> bool:
-    """Whether negatives of another set of color images, which are far from the prior by design, were trained with."""
+    """Return whether a run on color images was trained with negatives, which are far from the prior by design."""
     config = result["config"]
     return isinstance(config, dict) and config["negatives"] != "none" and str(config["network"]).startswith("color")
