@@ -1,7 +1,7 @@
-"""Proxy outliers made of the inliers themselves, by which choices are judged: never used as negatives.
+"""Proxy outliers made of the inliers themselves, by which settings are judged: never used as negatives.
 
 A detector without outside data has no outliers to choose its settings by, and choosing by an out-of-distribution test
-set would be choosing by the answer. These stand in: transformations of held-out inliers, and drawings, none of which
+set would leak the answer. These take its place: transformations of held-out inliers, and drawings, none of which
 is in `negvae.parts.TRANSFORMATIONS` and so none of which a model has been trained against. Like those, each takes
 images (N x C x H x W, floats in [0, 1], N >= 2) and a random generator, and returns as many of the same shape and
 range.
@@ -19,7 +19,7 @@ from negvae.negatives.transformations import Transformation, uniform
 
 
 def turned(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Turned by 30 to 90 degrees either way about the center; borders reflected."""
+    """Turn images by 30 to 90 degrees either way about the center, with reflected borders."""
     angle = uniform(images, math.pi / 6, math.pi / 2, generator).flatten()
     angle = angle * (uniform(images, -1, 1, generator).flatten()).sign()
     grid = torch.zeros(len(images), 2, 3, device=images.device)
@@ -29,7 +29,7 @@ def turned(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def collage(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Four images of the batch, each at half its height and width."""
+    """Join four images of the batch, each at half its height and width."""
     height, width = images.shape[2:]
     small = interpolate(images, size=((height + 1) // 2, (width + 1) // 2), mode="area")
     rows = [torch.cat([small.roll(a, 0), small.roll(a + 1, 0)], 3) for a in (0, 2)]
@@ -37,7 +37,7 @@ def collage(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blurred(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Gaussian blur of a standard deviation of 1 pixel in 28 to 2."""
+    """Blur images with a Gaussian whose standard deviation is 1 to 2 pixels in 28."""
     sigma = uniform(images, 1, 2, generator) * (images.shape[2] * images.shape[3]) ** 0.5 / 28
     reach = max(math.ceil(3 * float(images.shape[2]) / 14), 3)
     offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
@@ -51,12 +51,12 @@ def blurred(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def inverted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Light for dark: 1 - x."""
+    """Swap light and dark: 1 - x."""
     return 1 - images
 
 
 def shrunk(images: Tensor, generator: torch.Generator) -> Tensor:
-    """At 40 to 70% of its size, somewhere on the image's median color."""
+    """Shrink images to 40 to 70% of their size, at a random place on the image's median color."""
     n = len(images)
     share = uniform(images, 0.4, 0.7, generator).flatten()
     grid = torch.zeros(n, 2, 3, device=images.device)
@@ -70,12 +70,12 @@ def shrunk(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def posterized(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Two levels a channel: above or below the image's own mean."""
+    """Reduce each channel to two levels: 1 above the image's own mean and 0 below."""
     return (images > images.mean((2, 3), keepdim=True)).to(images.dtype)
 
 
 def warped(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Bent by a smooth random field of displacements."""
+    """Bend images by a smooth random field of displacements."""
     n, height, width = len(images), *images.shape[2:]
     coarse = torch.randn(n, 2, 4, 4, generator=generator, device=images.device) * 0.25
     bend = interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True).permute(0, 2, 3, 1)
@@ -84,7 +84,7 @@ def warped(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def texture(images: Tensor, generator: torch.Generator) -> Tensor:
-    """The image's Fourier amplitudes with random phases: its spectrum without its edges."""
+    """Combine the image's Fourier amplitudes with random phases: its spectrum without its edges."""
     noise = torch.rand(len(images), 1, *images.shape[2:], generator=generator, device=images.device)
     phase = torch.fft.rfft2(noise.float()).angle()
     phase[..., 0, 0] = 0
@@ -95,26 +95,26 @@ def texture(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def pixelated(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Squares of a seventh of the image's side."""
+    """Replace images by 7 x 7 squares, each in its mean color."""
     small = interpolate(images, size=(7, 7), mode="area")
     return interpolate(small, size=images.shape[2:], mode="nearest")
 
 
 def faded(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A quarter to half of the contrast, around the image's mean."""
+    """Reduce the contrast to a quarter to a half, around the image's mean."""
     mean = images.mean((2, 3), keepdim=True)
     pale: Tensor = mean + uniform(images, 0.25, 0.5, generator) * (images - mean)
     return pale
 
 
 def speckled(images: Tensor, generator: torch.Generator) -> Tensor:
-    """A tenth of the pixels replaced by black or white ones."""
+    """Replace a tenth of the pixels by black or white ones."""
     draw = torch.rand(len(images), 1, *images.shape[2:], generator=generator, device=images.device)
     return torch.where(draw < 0.05, torch.zeros_like(images), torch.where(draw > 0.95, torch.ones_like(images), images))
 
 
 def shapes(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Drawings: three filled ellipses and bars in flat random colors on a flat random color."""
+    """Draw three filled ellipses or bars in flat random colors on a flat random color, independent of the images."""
     n, channels, height, width = images.shape
 
     def draw(low: float, high: float) -> Tensor:
