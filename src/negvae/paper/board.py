@@ -20,14 +20,14 @@ PLAIN_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Event:
-    """What a worker tells.
+    """Message of a worker about a run.
 
     Attributes:
         kind: "started", "progress", "finished", "diverged", "stopped", "failed", "busy" (locked by another process)
             or "say".
-        run: its name; empty for "say".
-        update: what the training loop reports, where the kind is "progress".
-        text: seconds, reason or message.
+        run: name of the run; empty for "say".
+        update: progress that the training loop reports, where the kind is "progress".
+        text: seconds that the run took ("finished", "diverged"), reason ("stopped") or message ("failed", "say").
     """
 
     kind: Literal["started", "progress", "finished", "diverged", "stopped", "failed", "busy", "say"]
@@ -38,13 +38,13 @@ class Event:
 
 @dataclass
 class Board:
-    """What is known of all runs of a command.
+    """State of all runs of a command.
 
     Attributes:
-        runs: their settings by name.
-        seconds: that finished runs took.
-        jobs: workers.
-        active: last update of those under way; None before the first.
+        runs: settings of the runs by name.
+        seconds: seconds that each finished run took, by name.
+        jobs: number of workers.
+        active: last update of each run under way, by name; None before the first update.
         ended: names of runs that need no more time here: finished, diverged or failed.
     """
 
@@ -55,7 +55,7 @@ class Board:
     ended: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Finished runs need no more time."""
+        """Count finished runs among those that need no more time."""
         self.ended |= self.seconds.keys()
 
     def hear(self, event: Event) -> None:
@@ -70,7 +70,10 @@ class Board:
                 self.seconds[event.run] = float(event.text)
 
     def seconds_left(self) -> float | None:
-        """Until all runs are done, estimated from runs of the same setting, else kind of image; None if unknown."""
+        """Estimate the seconds until all runs are done; None if unknown.
+
+        A run without progress is expected to take as long as runs of its setting, else of its kind of image, else all.
+        """
         total, rates = 0.0, {name: self._expected(name) for name in self.runs if name not in self.ended}
         for name, expected in rates.items():
             update = self.active.get(name)
@@ -99,7 +102,7 @@ class Board:
         return statistics.fmean(under_way) if under_way else None
 
     def summary(self) -> str:
-        """Runs done and time left, in one line."""
+        """Return the number of runs done and the time left, in one line."""
         left = self.seconds_left()
         return f"{len(self.ended)}/{len(self.runs)} runs, {'time left unknown yet' if left is None else _span(left)}"
 
@@ -108,18 +111,21 @@ class Board:
 def runs_progress(
     console: Console, runs: Mapping[str, Setting], seconds: Mapping[str, float], jobs: int
 ) -> Iterator[Callable[[Event], None]]:
-    """Give the function that hears the workers' events and shows where all runs are.
+    """Show the progress of all runs for as long as the context lasts.
 
     Args:
-        console: where to show it.
-        runs: all runs of the command by name.
-        seconds: that those already finished took.
-        jobs: workers.
+        console: console that the progress is shown on.
+        runs: settings of all runs of the command by name.
+        seconds: seconds that each run already finished took, by name.
+        jobs: number of workers.
+
+    Yields:
+        The function that takes the workers' events and updates what is shown.
     """
     board, said = Board(runs, dict(seconds), jobs), set[str]()
 
     def line(event: Event) -> str | None:
-        """What is worth a line that stays."""
+        """Return the line that stays on the screen for an event; None for an event without one."""
         if event.kind == "say":
             fresh = event.text not in said
             said.add(event.text)

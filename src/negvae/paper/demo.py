@@ -1,4 +1,4 @@
-"""The main job in one command: the paper's claim on Fashion-MNIST against MNIST, in minutes on a CPU."""
+"""Demonstration in one command: the paper's claim on Fashion-MNIST against MNIST, in minutes on a CPU."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ class Trial:
     """One trained model of the demo.
 
     Attributes:
-        negatives: its source.
-        comparison: against the OOD set.
-        train_seconds: of training.
-        images_per_second: of training, over all epochs.
+        negatives: source of the negatives that the model was trained with.
+        comparison: comparison of the inliers' test set with the OOD set.
+        train_seconds: seconds that training took.
+        images_per_second: training images per second, over all epochs.
         pictures: uint8 images by caption, each n x 1 x 28 x 28.
     """
 
@@ -67,7 +67,7 @@ class Trial:
     pictures: dict[str, np.ndarray]
 
     def row(self) -> dict[str, Any]:
-        """As in summary.json."""
+        """Return the trial's row of summary.json."""
         values = self.comparison.row()
         kept = ("auc_bpd", "auc_bpd_ci", "auc_kl", "auc_kl_ci")
         return {
@@ -83,24 +83,24 @@ class Trial:
 
 
 ShowProgress = Callable[[Console], AbstractContextManager[OnProgress]]
-"""Gives, for as long as a training run lasts, what is called with its progress."""
+"""Function that makes, for a console, a context around one training run that yields the progress callback."""
 
 
 def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowProgress) -> dict[str, Any]:
     """Train three small models, test them, print one table and write a summary and a report.
 
     Args:
-        out: gets summary.json, report.html and the models' folders.
-        quick: fewer images and epochs.
-        console: where to show progress and the table.
-        show_progress: how to show the progress of training.
+        out: folder for summary.json, report.html and the models' folders.
+        quick: whether to train with fewer images and epochs.
+        console: console that progress and the table are shown on.
+        show_progress: function that shows the progress of training on a console.
 
     Returns:
         The content of summary.json: {"rows": [...], "provenance": {...}}.
 
     Raises:
-        FileNotFoundError: Fashion-MNIST or MNIST cannot be had.
-        ValueError: `out` holds something that no demo made.
+        FileNotFoundError: if Fashion-MNIST or MNIST is neither in a local folder nor can be downloaded.
+        ValueError: if `out` holds something that no demo made.
     """
     started = time.monotonic()
 
@@ -142,7 +142,11 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
 
 
 def _take(out: Path) -> None:
-    """Make the folder the demo's own: its models replace those of the last demo there, and nothing else."""
+    """Mark the folder as the demo's own: its models replace those of an earlier demo there, and nothing else.
+
+    Raises:
+        ValueError: if the folder holds something that no demo made.
+    """
     mark = out / ".negvae-demo"
     if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something that no demo made: name a new folder with --out")
@@ -151,7 +155,7 @@ def _take(out: Path) -> None:
 
 
 def _at_hand() -> str | None:
-    """A letters-like set that needs no download."""
+    """Return the name of a set of letters that needs no download; None if there is none."""
     for name in LETTERS:
         try:
             load(name, "train", fetch=False)
