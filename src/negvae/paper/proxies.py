@@ -70,7 +70,7 @@ def shrunk(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def posterized(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Reduce each channel to two levels: 1 above the image's own mean and 0 below."""
+    """Reduce each channel to two levels: 1 above the channel's own mean and 0 below."""
     return (images > images.mean((2, 3), keepdim=True)).to(images.dtype)
 
 

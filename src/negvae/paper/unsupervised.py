@@ -1,4 +1,4 @@
-"""Beyond the paper: detection without outside data as a table, with its goals and its ablation. Imports no torch.
+"""Detection without outside data, which the paper lacks, as a table with goals and an ablation. Imports no torch.
 
 Every run is the preset `unsupervised` with some fields changed: a *variant*. Nothing here was chosen by an
 out-of-distribution set: the preset comes from transformations of inliers that are not among its negatives
@@ -17,20 +17,20 @@ from negvae.registry import choose
 
 TABLE = "beyond"
 ENSEMBLE = "combined, ensemble"
-"""The mean of the score `combined` over models of several seeds."""
+"""Mean of the score `combined` over models of several seeds."""
 
 MAIN, PLAIN = "unsupervised", "plain"
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a run changes in the preset `unsupervised`.
+    """Changes that a run makes to the preset `unsupervised`.
 
     Attributes:
-        name: part of the run's name.
-        changes: what is different, in words.
-        fields: of `RunConfig`.
-        ablation: whether it is compared on a shorter run, with one seed.
+        name: name of the variant, which is part of the run's name.
+        changes: description of the changes, in words.
+        fields: fields of `RunConfig` that differ from the preset.
+        ablation: whether the variant is compared on a shorter run, with one seed.
     """
 
     name: str
@@ -71,29 +71,37 @@ VARIANTS: dict[str, Variant] = {
 DATA = ("fashion-mnist", "mnist", "cifar10", "svhn")
 ABLATION_DATA = ("fashion-mnist", "cifar10")
 OTHERS = ("kmnist", "emnist-letters", "uniform-noise")
-"""Out-of-distribution sets of every set beside its counterpart in the paper."""
+"""Out-of-distribution sets that every set is tested against, beside its counterpart in the paper."""
 
 
 def ood_sets(data: str) -> tuple[str, ...]:
-    """The sets that a run is tested against: its counterpart in the paper, then the others."""
+    """Return the sets that a run is tested against: its counterpart in the paper, then the others.
+
+    >>> ood_sets("cifar10")
+    ('svhn', 'kmnist', 'emnist-letters', 'uniform-noise')
+    """
     return OOD[data], *OTHERS
 
 
 def is_color(data: str) -> bool:
-    """Whether a set's images are in color."""
+    """Return whether a set's images are in color.
+
+    >>> is_color("svhn"), is_color("mnist")
+    (True, False)
+    """
     return Setting(data, "", "").color
 
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure that was aimed at: mean AUROC of "combined".
+    """Goal for the mean AUROC of the score "combined".
 
     Attributes:
-        data: inlier set.
-        ood: set to tell it from; "others" is the mean over the other sets.
-        auroc: the goal.
-        spread: largest standard deviation over seeds; None where none was named.
-        paper: what the paper reports for generated negatives, AUC KL.
+        data: name of the inlier set.
+        ood: name of the out-of-distribution set; "others" for the mean over `OTHERS`.
+        auroc: least mean AUROC over seeds that reaches the goal.
+        spread: upper limit of the standard deviation over seeds, exclusive; None for no limit.
+        paper: AUC KL that the paper reports for generated negatives, as text.
     """
 
     data: str
@@ -112,7 +120,7 @@ GOALS = (
     Goal("cifar10", "others", 0.90),
 )
 LIKELIHOOD_GOAL = 0.05
-"""Test nats per dimension may exceed those of the same VAE without negatives by this share."""
+"""Share by which test nats per dimension may exceed those of the same VAE without negatives."""
 
 PUBLISHED: dict[str, dict[tuple[str, str], float]] = {
     name: dict(zip((("cifar10", "svhn"), ("svhn", "cifar10"), ("fashion-mnist", "mnist"), ("mnist", "fashion-mnist")),
@@ -125,17 +133,20 @@ PUBLISHED: dict[str, dict[tuple[str, str], float]] = {
         "LPath-1M": (0.99, 0.99, 1.00, 1.00),
     }.items()
 }  # fmt: skip
-"""AUROC as Table 1 of the LPath paper has it (arXiv 2401.04933; base model DC-VAE unless said), by pair."""
+"""AUROC from Table 1 of the LPath paper (arXiv 2401.04933; base model DC-VAE unless named otherwise), by pair."""
 
 
 def settings(only: tuple[str, ...] = ()) -> list[Setting]:
-    """The runs of the table in running order: both directions of both pairs, then the ablation.
+    """Return the runs of the table in running order: both directions of both pairs, then the ablation.
 
     Args:
-        only: runs by name; none for all.
+        only: names of runs; empty for all.
+
+    Returns:
+        The settings of the runs.
 
     Raises:
-        ValueError: a name that is not part of the table.
+        ValueError: if a name is not part of the table.
     """
     whole = [(name, data) for data in DATA for name in (MAIN, PLAIN)]
     short = [(v.name, data) for v in VARIANTS.values() if v.ablation for data in ABLATION_DATA]
@@ -144,11 +155,19 @@ def settings(only: tuple[str, ...] = ()) -> list[Setting]:
 
 
 def make(data: str, variant: str) -> Setting:
-    """The run of a variant on a data set."""
+    """Return the setting of a variant on a data set.
+
+    >>> make("mnist", "plain").name
+    'mnist-plain'
+    """
     fields = {**PRESETS["unsupervised"], **VARIANTS[variant].fields}
     return Setting(data, fields.get("likelihood", "bernoulli"), fields["negatives"], variant)
 
 
 def seeds(setting: Setting) -> int:
-    """How many a full table has: five on gray images, three on color, one in the ablation."""
+    """Return how many seeds a full table has: five on gray images, three on color, one in the ablation.
+
+    >>> seeds(make("mnist", "unsupervised"))
+    5
+    """
     return 1 if VARIANTS[setting.variant].ablation else 3 if setting.color else 5
