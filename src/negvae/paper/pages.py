@@ -1,4 +1,4 @@
-"""The tables as a page of the docs: ours beside the paper's, seed by seed. Made from result files; imports no torch."""
+"""Page of the docs with our tables beside the paper's, seed by seed, from result files. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from negvae.paper.show import (
 from negvae.report.tables import DataTable, markdown
 
 WIDTH = 25
-"""Places of a strip of dots."""
+"""Number of places of a strip of dots."""
 WELCH = (
     "Welch: the 95% interval of the difference between the two means over seeds, with unequal variances and the paper's"
     " five runs; its spreads are taken as printed, so that 0.00 counts as none."
@@ -34,11 +34,14 @@ Found = dict[str, CellResult]
 
 
 def results_page(found: Found, profile: Profile) -> str:
-    """The page of a profile, as Markdown.
+    """Write the page of a profile as Markdown.
 
     Args:
         found: results of all cells by name.
-        profile: whose results they are.
+        profile: profile that the results were made with.
+
+    Returns:
+        The Markdown text of the page.
     """
     results = list(found.values())
     within, judged, printed = count(found)
@@ -66,15 +69,18 @@ def results_page(found: Found, profile: Profile) -> str:
 
 
 def count(found: Found) -> tuple[int, int, int]:
-    """Published figures within the combined spread, those with a result, and all."""
+    """Count the published figures within the combined spread, those with a result, and all."""
     judged = [figure.within for cell in found.values() for figure in cell.figures.values() if figure.within is not None]
     return sum(judged), len(judged), sum(len(cell.cell.paper) for cell in found.values())
 
 
 def dots(figure: Figure, width: int = WIDTH) -> str:
-    """Where our seeds and the paper's mean lie, as characters between two numbers; a dash where they are too far apart.
+    """Draw our seeds and the paper's mean as characters between two numbers; a dash for none, or any of 1,000 or more.
 
     AUCs lie between 0 and 1; other figures between the least and the largest of ours and the paper's.
+
+    >>> dots(Figure("auc_kl", 0.5, 0.7, 1.0, 0.0, (0.0, 1.0)), width=9)
+    '0 `o.......@` 1'
     """
     places = [*figure.values, *([] if figure.paper_mean is None else [figure.paper_mean])]
     if not places or not all(math.isfinite(place) and abs(place) < 1000 for place in places):
@@ -130,7 +136,7 @@ def _claims(found: Found) -> str:
 
 
 def _misses(found: Found, profile: Profile) -> list[str]:
-    """For each cell with figures outside: why, in people's words, then what the curves say, from the files."""
+    """Explain each cell with figures outside the spread: the explanation by hand, then sentences on its curves."""
     blocks, shown = [], set[tuple[str, ...]]()
     for name, cell in found.items():
         outside = [figure for figure in cell.figures.values() if figure.within is False]
@@ -149,7 +155,7 @@ def _misses(found: Found, profile: Profile) -> list[str]:
 
 
 def _made(found: Found) -> str:
-    """Which commits, machines and versions the results are of."""
+    """Tabulate the commits, machines and versions that made the results."""
     runs = {(cell.cell.setting.name, r["seed"]): r["provenance"] for cell in found.values() for r in cell.results}
     made: dict[tuple[str, ...], int] = {}
     for origin in runs.values():

@@ -1,4 +1,4 @@
-"""Ours beside the paper's, for a terminal and as JSON. Nothing here imports torch."""
+"""Our figures beside the paper's, for a terminal and as JSON. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = {
     ENLARGED: "ImageNet 32x32, half enlarged",
     "uniform-noise": "uniform noise", "added-noise:0.25": "added noise", "generated": "generated",
 }  # fmt: skip
-"""Names of sets, likelihoods and negatives as people write them."""
+"""Display names of sets, likelihoods and negatives."""
 
 SPREAD = (
     "Combined spread: sqrt(ours^2 + paper's^2 + 2 x 0.005^2), standard deviations over seeds; the last term because"
@@ -33,13 +33,20 @@ UNIT = "The paper calls the last two rows BPD; they are in nats per dimension (b
 
 
 def label(found: CellResult) -> str:
-    """What tells a column from the others of its table: "Bernoulli, generated"; with the runs' own negatives."""
+    """Return the heading of a column, which differs within its table, such as "Bernoulli, generated".
+
+    It names the negatives that the runs were trained with, where the profile varies the paper's.
+    """
     own, parts = found.cell.setting.negatives, found.cell.name.split("/")[1:]
     return ", ".join(negatives_label(found.negatives) if part == own else LABELS[part] for part in parts)
 
 
 def negatives_label(text: str) -> str:
-    """A source of negatives as people write it; of a mixture each part."""
+    """Return the display name of a source of negatives; of a mixture, the names of its parts.
+
+    >>> negatives_label("imagenet32+zoomed:svhn")
+    'ImageNet 32x32 + enlarged SVHN'
+    """
     if text in LABELS:
         return LABELS[text]
     parts = [part.strip().partition("zoomed:") for part in text.split("+")]
@@ -50,21 +57,37 @@ def negatives_label(text: str) -> str:
 
 
 def gather(tables: Iterable[PaperTable], profile: Profile, results: Path) -> dict[str, CellResult]:
-    """The results of all cells of some tables, by the cell's name.
+    """Gather the results of all cells of some tables.
+
+    Args:
+        tables: tables whose cells are gathered.
+        profile: profile that the runs were made with.
+        results: folder of result files, with one folder for each profile.
+
+    Returns:
+        The results by the cell's name.
 
     Raises:
-        ValueError: a result file is damaged.
+        ValueError: if a result file is damaged.
     """
     return {cell.name: collect(cell, profile, results) for table in tables for cell in table.cells}
 
 
 def with_spread(mean: float, std: float | None, digits: int = 3) -> str:
-    """Mean and standard deviation as in the paper: 0.461 (0.052), or 0.461 for a single seed."""
+    """Format mean and standard deviation as the paper does; the mean alone for a single seed.
+
+    >>> with_spread(0.461, 0.052), with_spread(0.461, None)
+    ('0.461 (0.052)', '0.461')
+    """
     return _number(mean, digits) + (f" ({_number(std, digits)})" if std is not None else "")
 
 
 def as_printed(figure: Published | None) -> str:
-    """A published figure as the paper prints it; a dash where there is none."""
+    """Format a published figure as the paper prints it; a dash where there is none.
+
+    >>> as_printed(Published(0.46, 0.05)), as_printed(Published(1e18, 1e19, power=True)), as_printed(None)
+    ('0.46 (0.05)', '10^18 (10^19)', '-')
+    """
     if figure is None:
         return "-"
     if figure.power:
@@ -73,7 +96,7 @@ def as_printed(figure: Published | None) -> str:
 
 
 def difference(figure: Figure) -> str:
-    """Ours minus the paper's, with its sign; a dash where the paper prints none."""
+    """Format our mean minus the paper's, with its sign; a dash where the paper prints none."""
     if figure.difference is None:
         return "-"
     text = _number(figure.difference, 3)
@@ -81,24 +104,27 @@ def difference(figure: Figure) -> str:
 
 
 def verdict(figure: Figure) -> str:
-    """Whether a figure lies within the combined spread: "yes", "no", or a dash without a published one."""
+    """Return "yes" if a figure lies within the combined spread, "no" if not, a dash without a published figure."""
     return {True: "yes", False: "no", None: "-"}[figure.within]
 
 
 def in_bits(mean: float, std: float | None) -> str:
-    """Ours, in nats per dimension, as bits per dimension."""
+    """Format our figure, given in nats per dimension, in bits per dimension."""
     return with_spread(mean / math.log(2), std if std is None else std / math.log(2))
 
 
 def printed_in_bits(figure: Published | None) -> str:
-    """A published figure in nats per dimension as bits per dimension; a dash where there is none."""
+    """Format a published figure, given in nats per dimension, in bits per dimension; a dash where there is none.
+
+    Figures that the paper prints as powers of ten stay in nats.
+    """
     if figure is None or figure.power:
         return as_printed(figure)
     return with_spread(figure.mean / math.log(2), figure.std / math.log(2), 2)
 
 
 def measured_on(found: Sequence[CellResult], profile: Profile) -> str:
-    """Profile, seeds, machine and commit of some results, in one line."""
+    """Name the profile, seeds, machines and commits of some results, in one line."""
     results = [result for cell in found for result in cell.results]
     if not results:
         return f"profile {profile.name}: no results yet"
@@ -112,7 +138,7 @@ def measured_on(found: Sequence[CellResult], profile: Profile) -> str:
 
 
 def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
-    """What must be said beside some results: data that is not the official one, seeds that do not count."""
+    """List the notes on some results: data that is not official, other negatives, seeds that do not count."""
     lines = list(dict.fromkeys(note for cell in found for note in cell.notes))
     for cell in {cell.cell.setting: cell for cell in found}.values():
         if cell.negatives != cell.cell.setting.negatives:
@@ -129,7 +155,7 @@ def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
 
 
 def show_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Table:
-    """One line for each figure of a table, ours beside the paper's."""
+    """Make a terminal table with one line for each figure, ours beside the paper's."""
     header = ("trained on", "against", "likelihood", "negatives", "", "ours", "paper", "difference", "within",
               "ours, bits/dim", "paper, bits/dim")  # fmt: skip
     rows: list[list[str]] = []
@@ -151,9 +177,9 @@ def show_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Ta
 
 
 def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, Any]]:
-    """One entry for each figure of each cell; "ours" is None where there is no result.
+    """Return one entry for each figure of each cell; "ours" is None where there is no result.
 
-    Non-finite numbers stand as text, as JSON has none.
+    Non-finite numbers stand as text, since JSON has none.
     """
     entries = []
     for name, result in found.items():
@@ -179,12 +205,12 @@ def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, An
 
 
 def command(table: str, profile: Profile) -> str:
-    """What to type for the results of a table."""
+    """Return the command that makes the results of a table."""
     return f"negvae paper run {table}" + ("" if profile.name == "cpu" else f" --profile {profile.name}")
 
 
 def _number(value: float, digits: int) -> str:
-    """With so many decimals; from 1000 on in powers of ten."""
+    """Format a number with so many decimals, from 1000 on in powers of ten."""
     if not math.isfinite(value):
         return str(value)
     if abs(value) < 1000:
@@ -194,7 +220,7 @@ def _number(value: float, digits: int) -> str:
 
 
 def _commit(text: str) -> str:
-    """The start of a commit's name, with its mark for changed sources."""
+    """Return the first ten characters of a commit's name, with its mark for changed sources."""
     name, _, changed = text.partition(" ")
     return name[:10] + (f" {changed}" if changed else "")
 
