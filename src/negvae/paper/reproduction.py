@@ -1,4 +1,4 @@
-"""The report: one HTML page, and the tables as Markdown and LaTeX. Made from result files alone; needs no weights."""
+"""Report of a profile: one HTML page, and the tables as Markdown and LaTeX, made from result files without weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from negvae.scoring.metrics import roc_curve
 from negvae.scoring.table import SCORES
 
 EPOCHS = ("auc", "likelihood")
-"""Names of the charts over the epochs."""
+"""Names of the charts over the epochs, as `charts` uses them."""
 NO_BREAK = "\N{NO-BREAK SPACE}"
 FILES = ("report.html", "tables.md", "tables.tex", "figures")
 CellResults = dict[str, CellResult]
@@ -52,16 +52,16 @@ def write_report(out: Path, profile: Profile, results: Path) -> list[Path]:
     """Write report.html, tables.md, tables.tex, and every chart of the page as PDF and PNG in figures/.
 
     Args:
-        out: folder for all of them.
-        profile: whose results are shown.
-        results: folder of result files.
+        out: folder that the files are written into.
+        profile: profile whose results are shown.
+        results: folder of result files, with one folder for each profile.
 
     Returns:
-        The files written, and the folder of the charts.
+        The paths of the files written, and of the folder of the charts.
 
     Raises:
-        FileNotFoundError: there is not a single result.
-        ValueError: a result file is damaged.
+        FileNotFoundError: if there is not a single result.
+        ValueError: if a result file is damaged.
     """
     found = gather(TABLES.values(), profile, results)
     drawn = {cell.cell.setting: charts(cell) for cell in found.values() if cell.results}
@@ -79,7 +79,7 @@ def write_report(out: Path, profile: Profile, results: Path) -> list[Path]:
 
 
 def data_table(table: PaperTable, found: CellResults) -> DataTable:
-    """A table in the paper's layout, each row as ours, the paper's and the difference; nats in bits as well."""
+    """Make a table in the paper's layout, each row as ours, the paper's and the difference; nats in bits as well."""
     rows: list[list[str]] = []
     ours: list[int] = []
     for row, title in ROWS.items():
@@ -103,7 +103,7 @@ def data_table(table: PaperTable, found: CellResults) -> DataTable:
 
 
 def markdown(found: CellResults, profile: Profile) -> str:
-    """All tables as Markdown."""
+    """Write all tables as Markdown."""
     blocks = ["# The paper's tables, ours beside the published figures", _legend(found, profile)]
     for table in TABLES.values():
         notes = "\n".join(f"- {remark}" for remark in _remarks(table, found, profile))
@@ -112,7 +112,7 @@ def markdown(found: CellResults, profile: Profile) -> str:
 
 
 def latex(found: CellResults, profile: Profile) -> str:
-    """All tables as one LaTeX document that needs booktabs and geometry."""
+    """Write all tables as one LaTeX document that needs booktabs and geometry."""
     parts = [
         r"\documentclass{article}",
         r"\usepackage[landscape,margin=15mm]{geometry}",
@@ -132,7 +132,7 @@ def _remarks(table: PaperTable, found: CellResults, profile: Profile) -> list[st
 
 
 def page(found: CellResults, profile: Profile, results: Path, drawn: Mapping[Setting, Mapping[str, Figure]]) -> str:
-    """The HTML page, with the charts of each run."""
+    """Write the HTML page, with the charts (`drawn`) of each run."""
     strips = {cell.cell.setting: _strips(cell, profile, results) for cell in found.values() if cell.results}
     sections = [_reading(found)]
     for table in TABLES.values():
@@ -169,7 +169,7 @@ def _title(cell: CellResult) -> str:
 
 
 def _reading(found: CellResults) -> Section:
-    """What reproduces and what does not: the claims, and the count of figures."""
+    """Make the section on what reproduces and what does not: the claims, and the count of figures."""
     figures = [figure for cell in found.values() for figure in cell.figures.values()]
     judged = [figure.within for figure in figures if figure.within is not None]
     printed = sum(len(cell.cell.paper) for cell in found.values())
@@ -190,7 +190,7 @@ def _reading(found: CellResults) -> Section:
 
 
 def _misses(found: CellResults, profile: Profile) -> Section:
-    """The figures outside the combined spread, and what people have to say about them."""
+    """Make the section of figures outside the combined spread, with their explanations."""
     misses = [(c, figure) for c in found.values() for figure in c.figures.values() if figure.within is False]
     header = ["Cell", "Figure", "Ours", "Paper", "Difference", "Combined spread"]
     rows: list[list[str | float]] = [
@@ -209,7 +209,7 @@ def _misses(found: CellResults, profile: Profile) -> Section:
 
 
 def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pictures]:
-    """The pictures of a run's seed 0, where they are there."""
+    """Read the pictures of a run's seed 0; empty where they are missing."""
     for result in cell.results:
         if "pictures" in result:
             path = results / profile.name / f"{cell.cell.setting.name}.png"
@@ -219,7 +219,7 @@ def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pict
 
 
 def _samples(table: PaperTable, found: CellResults, strips: dict[Setting, dict[str, Pictures]]) -> Markup:
-    """The last row of Table 5: what the sets and the negatives look like."""
+    """Show sample images of the sets and the negatives, as the last row of Table 5 does."""
     grids, sets = [], Markup()
     for cell in table.cells:
         shown = strips.get(cell.setting, {})
@@ -246,7 +246,7 @@ def _summary(cell: CellResult) -> str:
 
 
 def _details(title: str, drawn: Mapping[str, Figure], strips: dict[str, Pictures]) -> Markup:
-    """Curves over epochs, score distributions, ROC curves and pictures of one configuration."""
+    """Lay out curves over epochs, score distributions, ROC curves and pictures of one configuration."""
     epochs = [document.chart(figure) for kind, figure in drawn.items() if kind in EPOCHS]
     scores = [document.chart(figure) for kind, figure in drawn.items() if kind not in EPOCHS]
     body = document.row(*epochs) + document.row(*scores)
@@ -257,7 +257,7 @@ def _details(title: str, drawn: Mapping[str, Figure], strips: dict[str, Pictures
 
 
 def charts(cell: CellResult) -> dict[str, Figure]:
-    """A run's charts by name: "auc" and "likelihood" over the epochs, the scores "bpd" and "kl", "roc"."""
+    """Draw a run's charts, by name: "auc" and "likelihood" over the epochs, the scores "bpd" and "kl", "roc"."""
     name, other = LABELS[cell.cell.setting.data], LABELS[cell.cell.ood]
     first = cell.results[0]
     quantiles = first["quantiles"][cell.cell.ood]
@@ -279,7 +279,7 @@ def charts(cell: CellResult) -> dict[str, Figure]:
 
 
 def _over_epochs(cell: CellResult) -> dict[str, Figure]:
-    """AUCs and likelihoods: means over the seeds, with bands from the least to the largest."""
+    """Draw AUCs and likelihoods over the epochs: means over the seeds, with bands from the least to the largest."""
     images = cell.results[0]["curve_images"]
     count = max(len(result["curve"]) for result in cell.results)
     epochs = np.arange(1, count + 1)
@@ -314,7 +314,7 @@ def _over_epochs(cell: CellResult) -> dict[str, Figure]:
 
 
 def _provenance(found: Sequence[CellResult]) -> Section:
-    """Where every number comes from."""
+    """Make the section on which machine, version and data each run's figures come from."""
     header = ["Run", "Seeds", "Epochs", "Training, s", "Images/s", "Machine", "Precision", "torch", "negvae, commit"]
     rows: list[list[str | float]] = []
     data: dict[str, str] = {}
