@@ -1,7 +1,7 @@
-"""The runs behind the tables: resumable, several at once, each leaving one small result file.
+"""Runs behind the tables: resumable, several at once, each leaving one small result file.
 
-Workers need no one to hand out work: each walks through the same list of runs and takes the first that is neither
-finished nor locked. So two workers of one command and two commands side by side are the same thing.
+Workers share no queue: each walks through the same list of runs and takes the first that is neither
+finished nor locked. So two commands side by side work like two workers of one command.
 """
 
 from __future__ import annotations
@@ -49,20 +49,20 @@ from negvae.training.reporting import ProgressUpdate
 from negvae.training.run import TrainingDivergedError
 
 SHOWN = 8
-"""Pictures of each kind kept for seed 0."""
+"""Number of pictures of each kind kept for seed 0."""
 CURVE = ("auc_bpd", "auc_kl", "auc_prior_ratio", "nats_per_dim_test", "nats_per_dim_ood")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `negvae paper run` is to do.
+    """Runs that `negvae paper run` has to carry out, and the folders for them.
 
     Attributes:
         profile: key of `PROFILES`.
-        runs: settings and seeds, in the order in which they are taken.
-        results: folder of result files; they go into a folder of the profile's name.
+        runs: settings and seeds of the runs, in the order in which they are taken.
+        results: folder of result files, in which each profile has a folder of its name.
         work: folder of the runs' own folders, with models and checkpoints.
-        device: see `RunConfig.device`.
+        device: device to train on, in the notation of `RunConfig.device`.
     """
 
     profile: str
@@ -73,15 +73,15 @@ class Plan:
 
     @property
     def recipe(self) -> Profile:
-        """The profile itself."""
+        """Profile that `profile` names."""
         return PROFILES[self.profile]
 
     def missing(self) -> list[tuple[Setting, int]]:
-        """The runs that have no result, or one that was made with other settings."""
+        """Return the runs that have no result, or one that was made with other settings."""
         return [key for key in self.runs if self.finished(*key) is None]
 
     def groups(self) -> list[tuple[Setting, list[int]]]:
-        """What is trained together: on a GPU the seeds of one setting, which fill it side by side; else one run."""
+        """Group the runs that are trained together: on a GPU all seeds of one setting, to fill it; else single runs."""
         if resolve_device(self.device).type != "cuda":
             return [(setting, [seed]) for setting, seed in self.runs]
         together: dict[Setting, list[int]] = {}
@@ -90,7 +90,7 @@ class Plan:
         return list(together.items())
 
     def finished(self, setting: Setting, seed: int) -> Result | None:
-        """The up-to-date result of a run, where there is one."""
+        """Return the up-to-date result of a run; None if there is none."""
         path = result_path(self.results, self.recipe, setting, seed)
         return up_to_date(path, self.recipe.config(setting, seed))
 
@@ -100,15 +100,15 @@ Tell = Callable[[Event], None]
 
 @dataclass
 class Outcome:
-    """How a command ended.
+    """Outcome of a command.
 
     Attributes:
-        stopped_by: "finished", "budget", or a signal's name.
-        done: runs with a result, earlier ones included.
-        left: runs without.
-        diverged: runs whose training diverged in this command.
-        failed: messages of runs that ended with an error, by run.
-        busy: runs that another process was at.
+        stopped_by: reason for the end: "finished", "budget", or a signal's name.
+        done: number of runs with a result, earlier ones included.
+        left: number of runs without a result.
+        diverged: names of runs whose training diverged in this command.
+        failed: messages of runs that ended with an error, by name.
+        busy: names of runs without a result that another process had locked.
     """
 
     stopped_by: str = "finished"
@@ -128,18 +128,18 @@ def run_plan(
     """Carry out all runs of a plan that have no result yet.
 
     Args:
-        plan: what to do.
-        jobs: worker processes; with one, this process does the work. The threads of torch are shared out.
+        plan: runs to carry out.
+        jobs: number of worker processes, which share the threads of torch; with one, this process does the work.
         budget: seconds for the whole command, after which every worker stops with a checkpoint.
-        workers: carry out the runs in place of this machine's processes, as many at once as `jobs`; called like
-            `work`.
-        console: for live progress.
+        workers: function that carries out the runs in place of this machine's processes, as many at once as `jobs`; it
+            is called like `work`.
+        console: console for live progress.
 
     Returns:
-        How far it came; SIGINT and SIGTERM end it early, with checkpoints.
+        The outcome; SIGINT and SIGTERM end the command early, with checkpoints.
 
     Raises:
-        ValueError: `jobs` or `budget` is refused, or a result file is damaged.
+        ValueError: if `jobs` is below 1, `budget` is not above 0, or a result file is damaged.
     """
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: it must be at least 1")
@@ -186,13 +186,14 @@ def run_plan(
 
 
 def work(plan: Plan, deadline: float | None, tell: Tell, should_stop: Callable[[], str] = lambda: "") -> None:
-    """Walk through the runs of a plan and carry out each that is neither finished nor taken.
+    """Walk through the runs of a plan and carry out each that is neither finished nor locked.
 
     Args:
-        plan: what to do.
-        deadline: on the clock of `time.monotonic`; None for none.
-        tell: hears what happens.
-        should_stop: see `negvae.training.loop.train_seeds`.
+        plan: runs to carry out.
+        deadline: time to stop, on the clock of `time.monotonic`; None for no limit.
+        tell: function that receives the events.
+        should_stop: function that returns the reason to stop, empty to go on; `negvae.training.loop.train_seeds` calls
+            it.
     """
     commit = source_commit()  # of the code in memory: the checkout may move on during a night
     for setting, seeds in plan.groups():
@@ -222,7 +223,7 @@ def work(plan: Plan, deadline: float | None, tell: Tell, should_stop: Callable[[
 
 
 def _level(plan: Plan, setting: Setting, seeds: Sequence[int], tell: Tell) -> list[list[int]]:
-    """The seeds of one setting that stand at the same step, together: only those can be trained side by side."""
+    """Group the seeds of one setting by the step that they have reached: only equal ones can be trained together."""
     places: dict[tuple[int, int], list[int]] = {}
     for seed in seeds:
         directory = plan.work / plan.profile / run_name(setting, seed)
@@ -245,7 +246,7 @@ def _carry_out(
     should_stop: Callable[[], str],
     commit: str,
 ) -> str | None:
-    """Train, evaluate and write runs of one setting; the reason where training was stopped before its end."""
+    """Train and evaluate runs of one setting and write their results; return the reason if training stopped early."""
     began = time.monotonic()
     configs = [plan.recipe.config(setting, seed, plan.device) for seed in seeds]
     names = [run_name(setting, seed) for seed in seeds]
@@ -293,10 +294,10 @@ def _carry_out(
 
 
 class _TestSets(NamedTuple):
-    """What a setting is tested on.
+    """Test sets of a setting.
 
     Attributes:
-        inliers: the test set.
+        inliers: test set of the inliers.
         others: out-of-distribution sets by name, of the inliers' shape.
     """
 
@@ -315,7 +316,7 @@ def _test_sets(plan: Plan, setting: Setting, log: Callable[[str], None]) -> _Tes
 
 
 def _few(plan: Plan, sets: _TestSets) -> tuple[Tensor, Tensor]:
-    """The inliers and the images of the first other set that curves over the epochs are made of."""
+    """Return the inliers and the images of the first other set that curves over the epochs are measured on."""
     first = next(iter(sets.others.values()))
     inliers, outliers = (
         evenly(torch.from_numpy(images.images), plan.recipe.curve_images) for images in (sets.inliers, first)
@@ -324,7 +325,7 @@ def _few(plan: Plan, sets: _TestSets) -> tuple[Tensor, Tensor]:
 
 
 def _curve(plan: Plan, sets: _TestSets) -> Callable[[VAE, RunConfig, int], dict[str, Any]]:
-    """What measures a model after each epoch; not asked for by variants, where it would invite choosing by it."""
+    """Make the function that measures a model after each epoch; not for variants, lest OOD sets guide their choice."""
     (inliers, outliers), name = _few(plan, sets), next(iter(sets.others))
 
     def after_epoch(model: VAE, config: RunConfig, epoch: int) -> dict[str, Any]:
@@ -346,7 +347,7 @@ def _content(
     test: ImageSet,
     others: dict[str, ImageSet],
 ) -> Result:
-    """A run's result file, but for what its command knows; for seed 0 its pictures are written."""
+    """Return a run's result without times and commit of the command; write the pictures of seed 0."""
     content: Result = {"run": setting.name, "profile": plan.profile, "seed": config.seed, "status": "finished",
                        "config": config.to_dict()}  # fmt: skip
     history, seconds = read_metrics(directory), 0.0
@@ -385,13 +386,13 @@ def _content(
 
 
 class _NoFigures(ValueError):
-    """The trained model's scores are not numbers."""
+    """Error that the trained model's scores are not numbers."""
 
 
 def _evaluation(
     result: TrainingResult, config: RunConfig, test: ImageSet, others: dict[str, ImageSet]
 ) -> dict[str, Any]:
-    """The last epoch's figures and score quantiles, by OOD set."""
+    """Return the last epoch's figures and score quantiles, by OOD set."""
     outliers = {name: torch.from_numpy(images.images) for name, images in others.items()}
     try:
         comparisons = compare(result.model, torch.from_numpy(test.images), outliers, seed=config.seed)
@@ -412,17 +413,17 @@ def _quantiles(comparison: Comparison) -> dict[str, dict[str, list[float]]]:
 
 
 def _notes(config: RunConfig, *tests: ImageSet) -> list[str]:
-    """Partial, stand-in and unchecked data of all parts, each said once."""
+    """Return the notes on partial, stand-in and unchecked data of all parts, each once."""
     train = load(config.data, "train", limit=config.limit, disjoint_from_train=True)
     auxiliary = [load(name, "train", shape=train.shape) for name in auxiliary_names(config.negatives)]
     return list(dict.fromkeys(note for images in (train, *tests, *auxiliary) for note in images.notes))
 
 
 def _set_aside_other_run(directory: Path, config: RunConfig, tell: Tell) -> None:
-    """Move the folder of a run whose settings have changed since out of the way; nothing is deleted.
+    """Rename the folder of a run whose settings have changed since; nothing is deleted.
 
     Raises:
-        ValueError: what is there cannot be read, such as the run of a later version.
+        ValueError: if the folder cannot be read, such as that of a later version's run.
     """
     if not (directory / CONFIG).exists() or same_run(
         read_config(directory)[0].to_dict(), config, str(directory / CONFIG)
@@ -436,7 +437,7 @@ def _set_aside_other_run(directory: Path, config: RunConfig, tell: Tell) -> None
 
 
 def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) -> None:
-    """Let worker processes do the work and pass on what they tell; SIGINT and SIGTERM stop them all."""
+    """Let worker processes do the work and pass on their events; SIGINT and SIGTERM stop them all."""
     context = multiprocessing.get_context("spawn")
     events: Any = context.Queue()
     threads = max(1, torch.get_num_threads() // jobs)
@@ -473,7 +474,7 @@ def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) ->
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt as SIGINT does, with its name; nothing outside the main thread."""
+    """Let SIGTERM raise KeyboardInterrupt("SIGTERM"), as SIGINT does; change nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -489,7 +490,7 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def _worker(plan: Plan, deadline: float | None, threads: int, events: Any, parent: int) -> None:
-    """The life of a worker process."""
+    """Run a worker process: carry out runs until none is left, and stop with a checkpoint if the parent ends."""
     torch.set_num_threads(threads)
 
     def tell(event: Event) -> None:
