@@ -1,4 +1,4 @@
-"""What is measured of a run of the table `beyond`: scores on every out-of-distribution set, and the proxies."""
+"""Measurements of a run of the table `beyond`: scores on every out-of-distribution set, and on the proxies."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
 
 MEASURED = ("combined", "dose", "prior_ratio", "kl", "bpd", "typicality", "input_complexity")
-"""Measured on whole test sets; on the VAE without negatives `likelihood_regret` and `waic` too."""
+"""Scores that are measured on test sets; on the VAE without negatives `likelihood_regret` and `waic` too."""
 TEST_IMAGES = 5000
-"""Of each test set, at even distances."""
+"""Number of images of each test set that are scored at most, at even distances."""
 REGRET_IMAGES = 200
 PROXY_IMAGES = 1000
 
@@ -40,16 +40,17 @@ def evaluate(
     """Score the inlier test set and all out-of-distribution sets, and the proxies made of inliers that were held out.
 
     Args:
-        setting: of the run.
-        directory: its folder, named after its seed; the folders of lower seeds beside it serve as its ensemble.
-        test: inliers.
-        others: out-of-distribution sets by name, of the run's shape.
-        limit: of images for the proxies, and of those in `likelihood_regret`.
+        setting: setting of the run.
+        directory: folder of the run, named after its seed; folders of lower seeds beside it serve as its ensemble.
+        test: test set of the inliers.
+        others: out-of-distribution sets by name, of the run's image shape.
+        limit: largest number of images for the proxies and for `likelihood_regret`; None for `PROXY_IMAGES` and
+            `REGRET_IMAGES`.
 
     Returns:
-        For the result file: "evaluation" (by set: AUROC of every score, with intervals), "quantiles" (by set and score:
-        order statistics of both sides), "proxies" (by proxy),
-        "nats_per_dim_test", "false_alarms" (share of the test set that alarms at the calibrated threshold),
+        Entries of the result file: "evaluation" (by set: AUROC of every score, with intervals), "quantiles" (by set and
+        score: order statistics of both sides), "proxies" (by proxy and score: AUROC), "nats_per_dim_test",
+        "false_alarms" (share of the test set that is classified as outliers at the calibrated threshold),
         "ensemble" (models behind "waic" and "combined, ensemble") and "score_seconds".
     """
     began = time.monotonic()
@@ -91,15 +92,26 @@ def evaluate(
 
 
 def evenly(images: Tensor, count: int) -> Tensor:
-    """So many images at even distances: some test sets come sorted by class."""
+    """Return at most so many images, at even distances, since some test sets come sorted by class.
+
+    >>> evenly(torch.arange(10), 4)
+    tensor([0, 3, 6, 9])
+    """
     return images[torch.linspace(0, len(images) - 1, min(count, len(images))).round().long()]
 
 
 def fitted(images: ImageSet, shape: tuple[int, int, int]) -> ImageSet:
-    """A set in another shape: gray images framed with black and repeated over the channels of a larger color image.
+    """Return a set in another shape: gray images are framed with black and repeated over the channels.
+
+    Args:
+        images: set to fit into the shape.
+        shape: channels, height and width of the new images.
+
+    Returns:
+        The set itself if it has the shape, else a new one with a note on the change.
 
     Raises:
-        ValueError: it cannot be made to fit that way.
+        ValueError: if the images are in color or larger than the shape.
     """
     channels, height, width = shape
     if images.shape == shape:
@@ -115,7 +127,7 @@ def fitted(images: ImageSet, shape: tuple[int, int, int]) -> ImageSet:
 
 
 def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str, dict[str, float]]:
-    """AUROC between held-out inliers and what the proxies make of other held-out inliers, by proxy and score."""
+    """Return the AUROC of held-out inliers against proxies made of other held-out inliers, by proxy and score."""
     config = artifact.config
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, fetch=False)
     held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)[1]
@@ -152,7 +164,7 @@ def _areas(inliers: ScoreArrays, outliers: ScoreArrays) -> dict[str, Any]:
 
 
 def _lower_seeds(artifact: Artifact) -> tuple[Artifact, ...]:
-    """The same run's models of lower seeds, as far as their folders are there."""
+    """Load the same run's models of lower seeds, as far as their folders exist."""
     stem, _, seed = artifact.directory.name.rpartition("seed")
     found = []
     for lower in range(int(seed)):

@@ -1,4 +1,4 @@
-"""The table `beyond` for a terminal, as JSON and as Markdown: goals, ablation, published figures. Imports no torch."""
+"""Table `beyond` for a terminal, as JSON and as Markdown: goals, ablation, published figures. Imports no torch."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ RunResults = dict[Setting, list[Result]]
 
 
 class Spread(NamedTuple):
-    """A figure over seeds.
+    """Mean and standard deviation of a figure over seeds.
 
     Attributes:
-        mean: of them.
-        std: with n - 1 in the denominator; None for one seed.
-        seeds: how many.
+        mean: mean over the seeds.
+        std: standard deviation over the seeds, with n - 1 in the denominator; None for one seed.
+        seeds: number of seeds.
     """
 
     mean: float
@@ -34,15 +34,26 @@ class Spread(NamedTuple):
     seeds: int
 
     def __str__(self) -> str:
-        """Such as 0.991 (0.002)."""
+        """Format as the paper does.
+
+        >>> str(Spread(0.991, 0.002, 5))
+        '0.991 (0.002)'
+        """
         return f"{self.mean:.3f}" + ("" if self.std is None else f" ({self.std:.3f})")
 
 
 def gather(profile: Profile, results: Path) -> RunResults:
-    """The finished, up-to-date results of every run of the table.
+    """Gather the finished, up-to-date results of every run of the table.
+
+    Args:
+        profile: profile that the runs were made with.
+        results: folder of result files, with one folder for each profile.
+
+    Returns:
+        The results by setting, in the order of the seeds.
 
     Raises:
-        ValueError: a result file is damaged.
+        ValueError: if a result file is damaged.
     """
     found: RunResults = {}
     for setting in beyond.settings():
@@ -53,14 +64,18 @@ def gather(profile: Profile, results: Path) -> RunResults:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Mean and standard deviation; None for no values."""
+    """Return mean and standard deviation of values, one for each seed; None for no values.
+
+    >>> str(spread([0.5, 0.75])), spread([])
+    ('0.625 (0.177)', None)
+    """
     if not values:
         return None
     return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def area(results: Sequence[Result], ood: str, score: str = "combined") -> Spread | None:
-    """AUROC of a score over the seeds that have it; `ood` "others" is the mean over the further sets."""
+    """Return a score's AUROC over the seeds that have it; "others" as `ood` is the mean over `OTHERS`."""
     sets = beyond.OTHERS if ood == "others" else (ood,)
     key = f"auc_{score}"
     return spread([
@@ -71,7 +86,7 @@ def area(results: Sequence[Result], ood: str, score: str = "combined") -> Spread
 
 
 def likelihood_cost(found: RunResults, data: str) -> Spread | None:
-    """How much more the test set costs than under the same VAE without negatives, as a share, seed by seed."""
+    """Return the share by which test nats per dimension exceed those of the same VAE and seed without negatives."""
     mine, plain = (
         {result["seed"]: result["nats_per_dim_test"] for result in found[beyond.make(data, variant)]}
         for variant in (beyond.MAIN, beyond.PLAIN)
@@ -80,12 +95,12 @@ def likelihood_cost(found: RunResults, data: str) -> Spread | None:
 
 
 def proxy_mean(result: Result, score: str = "combined") -> float:
-    """Mean AUROC over the proxies: what choices are judged by."""
+    """Return the mean AUROC over the proxies, by which settings are judged."""
     return statistics.fmean(areas[score] for areas in result["proxies"].values())
 
 
 def goals(found: RunResults) -> DataTable:
-    """Ours beside what was aimed at, what the paper has, and the same VAE without negatives."""
+    """Tabulate our figures beside the goals, the paper's figures and the same VAE without negatives."""
     lines: list[tuple[str, ...]] = []
     for goal in beyond.GOALS:
         ours, plain = (area(found[beyond.make(goal.data, v)], goal.ood) for v in (beyond.MAIN, beyond.PLAIN))
@@ -104,7 +119,7 @@ def goals(found: RunResults) -> DataTable:
 
 
 def scores(found: RunResults, data: str) -> DataTable:
-    """Every score of both models against every out-of-distribution set."""
+    """Tabulate every score of both models against every out-of-distribution set."""
     heads = ("model", "score", *beyond.ood_sets(data), "mean of others")
     lines = []
     for variant in (beyond.MAIN, beyond.PLAIN):
@@ -117,7 +132,7 @@ def scores(found: RunResults, data: str) -> DataTable:
 
 
 def ablation(found: RunResults, data: str) -> DataTable:
-    """Each variant on a short run: proxies, by which it is judged, what it costs in likelihood, and one such set."""
+    """Tabulate each variant on a short run: proxies, by which it is judged, nats per dimension, and one OOD set."""
     heads = ("variant", "proxies, combined", "proxies, prior_ratio", "nats/dim", f"{OOD[data]}, combined")
     lines = []
     for variant in beyond.VARIANTS.values():
@@ -135,7 +150,7 @@ def ablation(found: RunResults, data: str) -> DataTable:
 
 
 def proxies(found: RunResults) -> DataTable:
-    """Every proxy under the preset, all seeds."""
+    """Tabulate the AUROC of every proxy under the preset, over all seeds."""
     mains = {data: found[beyond.make(data, beyond.MAIN)] for data in beyond.DATA}
     names = next((list(results[0]["proxies"]) for results in mains.values() if results), [])
     lines = [
@@ -146,7 +161,7 @@ def proxies(found: RunResults) -> DataTable:
 
 
 def published(found: RunResults) -> DataTable:
-    """Ours beside detectors as published."""
+    """Tabulate our figures beside those of published detectors."""
     pairs = [(data, OOD[data]) for data in ("cifar10", "svhn", "fashion-mnist", "mnist")]
     lines = [
         (name, *(f"{figures[pair]:.2f}" if pair in figures else "-" for pair in pairs))
@@ -172,7 +187,7 @@ def published(found: RunResults) -> DataTable:
 
 
 def sheets(found: RunResults) -> list[DataTable]:
-    """All tables, in the order in which they are shown."""
+    """Return all tables, in the order in which they are shown."""
     return [
         goals(found),
         published(found),
@@ -187,9 +202,14 @@ def fill_page(path: Path, found: RunResults, profile: Profile) -> None:
 
     Between `BEGIN` and `END` go all tables, between `GOALS_BEGIN` and `GOALS_END` the first one alone.
 
+    Args:
+        path: Markdown file, which must exist.
+        found: results by setting, from `gather`.
+        profile: profile that the results were made with.
+
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it has neither pair of markers.
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file has neither pair of markers.
     """
 
     def text(shown: Sequence[DataTable]) -> str:
@@ -204,7 +224,7 @@ def fill_page(path: Path, found: RunResults, profile: Profile) -> None:
 
 
 def as_json(found: RunResults, profile: Profile) -> list[dict[str, Any]]:
-    """One entry for each goal: {"table", "train", "ood", "goal", "paper", "ours"}; "ours" is None without results."""
+    """Return one entry for each goal: "table", "train", "ood", "score", "goal", "paper", "ours" (None if missing)."""
     entries = []
     for goal in beyond.GOALS:
         results = found[beyond.make(goal.data, beyond.MAIN)]
@@ -219,12 +239,12 @@ def as_json(found: RunResults, profile: Profile) -> list[dict[str, Any]]:
 
 
 def notes(results: Sequence[Result]) -> list[str]:
-    """What must be said of the data, each once."""
+    """Return the notes on the data of some results, each once."""
     return list(dict.fromkeys(note for result in results for note in result["notes"]))
 
 
 def remarks(found: RunResults, profile: Profile) -> list[str]:
-    """What the figures were measured on, and which runs are not there."""
+    """Describe what the figures were measured on, and how many of the runs have results."""
     results = [result for group in found.values() for result in group]
     devices = sorted({result["provenance"]["device"] for result in results})
     commits = sorted({str(result["provenance"]["commit"])[:10] for result in results})
