@@ -1,1 +1,1 @@
-"""The paper's tables: as data, the runs behind them, and both side by side."""
+"""Tables of the paper as data, the runs that reproduce them, and comparisons of both."""

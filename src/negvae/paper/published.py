@@ -1,4 +1,4 @@
-"""The tables of the paper as data, and the training runs that their columns refer to. Nothing here imports torch.
+"""Tables of the paper as data, and the training runs that their columns refer to. Nothing here imports torch.
 
 Source: "Negative Sampling in Variational Autoencoders", tables 1 to 5 and section 4.3. Published figures are means
 (standard deviations) of 5 runs, as printed; where the same run is printed twice with different figures (generated
@@ -19,7 +19,7 @@ ROWS = {
     "nats_per_dim_test": "Test, nats/dim",
     "nats_per_dim_ood": "OOD, nats/dim",
 }
-"""What each column reports. The paper calls the last two "Test BPD" and "OOD BPD"; they are in nats per dimension."""
+"""Figures of each column, by title. The paper calls the last two "Test BPD" and "OOD BPD"; they are nats/dimension."""
 
 LEARNED = "gaussian-learned-sigma"
 
@@ -101,7 +101,7 @@ class PaperTable:
 
 
 OOD = {"fashion-mnist": "mnist", "mnist": "fashion-mnist", "cifar10": "svhn", "svhn": "cifar10"}
-"""Each inlier set's counterpart in the paper."""
+"""Out-of-distribution set that the paper tests each inlier set against."""
 
 
 def _table(name: str, title: str, varies: tuple[str, ...], columns: dict[tuple[str, str, str], str]) -> PaperTable:

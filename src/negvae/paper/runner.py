@@ -347,7 +347,7 @@ def _content(
     test: ImageSet,
     others: dict[str, ImageSet],
 ) -> Result:
-    """Return a run's result without times and commit of the command; write the pictures of seed 0."""
+    """Return a run's result, to which the caller adds entries on its command; write the pictures of seed 0."""
     content: Result = {"run": setting.name, "profile": plan.profile, "seed": config.seed, "status": "finished",
                        "config": config.to_dict()}  # fmt: skip
     history, seconds = read_metrics(directory), 0.0
