@@ -19,8 +19,8 @@ def combined(x: Pass) -> Tensor:
 
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin; the largest of these ratios is the score, so 1 means "at the edge of
-    the usual" in at least one respect. Scores fail on different outliers, and this one detects what any of them
-    detects. "bpd" counts on both sides. It is measured on training images only; `x.references` lists the scores.
+    the usual" in at least one respect. Scores detect different outliers, and the largest is high if any one is.
+    "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
     """
     ratios = []
     for name in x.references.components:
