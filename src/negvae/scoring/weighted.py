@@ -82,7 +82,8 @@ def weighted_p_values(
         m values in [0, 1].
 
     Raises:
-        ValueError: if weights are negative, not finite or all 0, or there are not as many weights as scores.
+        ValueError: if a score is NaN, a weight is negative or not finite, all held-out weights are 0, or there are not
+            as many weights as scores.
     """
     known, known_weights = _pair(held_out, held_out_weights, "held-out scores")
     values, own = _pair(scores, weights, "scores")
