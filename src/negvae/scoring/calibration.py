@@ -37,6 +37,9 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Values:
 
     Raises:
         ValueError: if there are no calibration scores, or a score is not a number.
+
+    >>> p_values([1.0, 2.0, 3.0], [2.5, 4.0]).tolist()
+    [0.5, 0.25]
     """
     held_out = _sorted(calibration)
     values = _numbers(scores, "scores")
@@ -59,6 +62,9 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
 
     Raises:
         ValueError: if the rate is out of range, or n is too small to guarantee it; the message gives the least n.
+
+    >>> fpr_threshold(range(99), target_fpr=0.05)
+    94.0
     """
     if not 0 < target_fpr < 1:
         raise ValueError(f"target_fpr is {target_fpr}: it must lie between 0 and 1")
@@ -73,7 +79,11 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
 
 
 def least_held_out(target_fpr: float) -> int:
-    """Return how many held-out inliers a guaranteed rate takes: p-values go down to 1 / (n + 1) only."""
+    """Return how many held-out inliers a guaranteed rate takes: p-values go down to 1 / (n + 1) only.
+
+    >>> least_held_out(0.01)
+    99
+    """
     return math.ceil(1 / target_fpr - 1e-9) - 1
 
 
@@ -115,6 +125,9 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
 
     Raises:
         ValueError: if the rate is out of range, or a value is not a p-value.
+
+    >>> benjamini_hochberg([0.01, 0.5], fdr=0.05).tolist()
+    [True, False]
     """
     _check_fdr(fdr)
     values = _numbers(p, "p-values")

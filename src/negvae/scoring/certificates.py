@@ -64,6 +64,9 @@ def certified_rank(held_out: int, target_fpr: float, confidence: float = CONFIDE
 
     Raises:
         ValueError: if an argument is out of range, or n is too small; the message gives the least n.
+
+    >>> certified_rank(299, target_fpr=0.01, confidence=0.95)
+    1
     """
     _check_rates(target_fpr, confidence)
     ranks = np.arange(1, held_out + 1)
