@@ -52,6 +52,9 @@ def cross_p_values(held_out: Sequence[ArrayLike], scores: ArrayLike) -> Floats:
 
     Raises:
         ValueError: if the numbers of folds differ, or a fold is empty.
+
+    >>> cross_p_values([[1.0, 2.0], [1.5]], [[1.8], [1.8]]).tolist()
+    [0.5]
     """
     counts, sizes = _counts(held_out, scores)
     return np.asarray((1 + counts.sum(0)) / (sizes.sum() + 1), np.float64)

@@ -87,7 +87,11 @@ class Score(Entry[ScoreFunction]):
 
     @property
     def axis(self) -> str:
-        """Return label and unit, for the axis of a chart."""
+        """Return label and unit, for the axis of a chart.
+
+        >>> SCORES["kl"].axis
+        'KL, nats'
+        """
         return f"{self.label}, {self.unit}"
 
 
