@@ -30,21 +30,24 @@ IMAGES, ROWS, ON_GPU = 32, 256, 512
 
 
 def block_size(model: VAE) -> int:
-    """How many inputs one pass of this model takes."""
+    """Return how many inputs one pass of this model takes."""
     if model.device.type != "cpu":
         return ON_GPU
     return ROWS if model.takes_features else IMAGES
 
 
 def blocks(model: VAE, stored: Tensor) -> Iterator[tuple[Tensor, int]]:
-    """Consecutive blocks of stored inputs (B x C x H x W), each with the number of inputs that are not filling.
+    """Yield consecutive blocks of stored inputs (B x C x H x W), each with the number of inputs that are not padding.
 
     Args:
-        model: says the block's size and what it takes.
+        model: model that sets the size of a block and the shape of its inputs.
         stored: uint8 images or rows of features, N x C x H x W.
 
+    Yields:
+        A block, and the number of its rows that are inputs; the rows after them are copies of the last.
+
     Raises:
-        ValueError: the model does not take them.
+        ValueError: if the model does not take inputs of this shape or type.
     """
     model.check(stored)
     size = block_size(model)
@@ -54,15 +57,15 @@ def blocks(model: VAE, stored: Tensor) -> Iterator[tuple[Tensor, int]]:
 
 
 def filled(part: Tensor, size: int) -> Tensor:
-    """A tensor with its last row repeated until there are `size` rows."""
+    """Return a tensor with its last row repeated until there are `size` rows."""
     missing = size - len(part)
     return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
 
 def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], device: torch.device) -> list[Outcome]:
-    """`function` of every item, in order; on a CPU by as many threads as torch may use, each computing alone.
+    """Apply `function` to every item, in order; on a CPU, as many threads as torch may use each compute whole items.
 
-    Items are taken from the iterable one after the other, when a thread is free, so that few of them exist at a time.
+    Items are taken from the iterable one after another, when a thread is free, so that few of them exist at a time.
     """
     if device.type != "cpu":
         return [function(item) for item in items]
@@ -93,19 +96,20 @@ def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], devic
 
 
 def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor], precision: str = "float32") -> Tensor:
-    """What `function` makes of prepared inputs (B x C x H x W), for all stored inputs, on the CPU.
+    """Return what `function` makes of prepared inputs (B x C x H x W), for all stored inputs, on the CPU.
 
     Args:
-        model: prepares the inputs.
+        model: model that prepares the inputs.
         stored: uint8 images or rows of features, N x C x H x W.
-        function: of the prepared inputs of one block, on the model's device; its first dimension is theirs.
-        precision: "float32", "bfloat16" or "auto".
+        function: function of the prepared inputs of one block, on the model's device; the first dimension of its
+            result is that of the inputs.
+        precision: precision of the networks: "float32", "bfloat16" or "auto".
 
     Returns:
-        N results; an empty tensor where there are no inputs.
+        N results; an empty tensor if there are no inputs.
 
     Raises:
-        ValueError: the model does not take the inputs.
+        ValueError: if the model does not take inputs of this shape or type.
     """
 
     def apply(block: tuple[Tensor, int]) -> Tensor:

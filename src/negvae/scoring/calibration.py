@@ -24,19 +24,22 @@ TARGET_FPR = 0.05
 
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> Values:
-    """Conformal p-values (Bates et al. 2021, equation 2): (1 + #{calibration >= s}) / (n + 1).
+    """Return conformal p-values (Bates et al. 2021, equation 2): (1 + #{calibration >= s}) / (n + 1).
 
     Under the null "this image is one more inlier", P(p <= a) <= a for every a. The smallest is 1 / (n + 1).
 
     Args:
-        calibration: n scores of held-out inliers, larger = more out-of-distribution.
+        calibration: n scores of held-out inliers, larger meaning more out-of-distribution.
         scores: m scores to judge.
 
     Returns:
         m values in (0, 1].
 
     Raises:
-        ValueError: no calibration scores, or scores that are not numbers.
+        ValueError: if there are no calibration scores, or a score is not a number.
+
+    >>> p_values([1.0, 2.0, 3.0], [2.5, 4.0]).tolist()
+    [0.5, 0.25]
     """
     held_out = _sorted(calibration)
     values = _numbers(scores, "scores")
@@ -45,7 +48,7 @@ def p_values(calibration: ArrayLike, scores: ArrayLike) -> Values:
 
 
 def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
-    """The threshold above which a fresh inlier falls with a probability of at most `target_fpr`.
+    """Return the threshold above which a fresh inlier falls with a probability of at most `target_fpr`.
 
     It is the k-th largest of the n held-out scores, k = floor(target_fpr (n + 1)): "score > threshold" is the
     same decision as "p-value <= target_fpr", and valid at this n, not only in the limit.
@@ -54,8 +57,14 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
         calibration: n scores of held-out inliers.
         target_fpr: false-positive rate, above 0 and below 1.
 
+    Returns:
+        The threshold; only a score strictly above it is called an outlier.
+
     Raises:
-        ValueError: the rate is out of range, or n is too small to promise it; the message says how many it takes.
+        ValueError: if the rate is out of range, or n is too small to guarantee it; the message gives the least n.
+
+    >>> fpr_threshold(range(99), target_fpr=0.05)
+    94.0
     """
     if not 0 < target_fpr < 1:
         raise ValueError(f"target_fpr is {target_fpr}: it must lie between 0 and 1")
@@ -70,19 +79,26 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
 
 
 def least_held_out(target_fpr: float) -> int:
-    """How many held-out inliers it takes to promise a rate: p-values go down to 1 / (n + 1) only."""
+    """Return how many held-out inliers a guaranteed rate takes: p-values go down to 1 / (n + 1) only.
+
+    >>> least_held_out(0.01)
+    99
+    """
     return math.ceil(1 / target_fpr - 1e-9) - 1
 
 
 def contamination_threshold(scores: ArrayLike, contamination: float = 0.0) -> float:
-    """The threshold that flags the share `contamination` of `scores`; at 0 it lies just above them all.
+    """Return the threshold that flags the share `contamination` of `scores`; at 0 it lies just above them all.
 
     Args:
-        scores: of the data that is thought to hold this share of outliers.
-        contamination: from 0, clean data, the usual case, up to 0.5.
+        scores: scores of the data that is thought to hold this share of outliers.
+        contamination: share of outliers, from 0 (clean data, the usual case) to 0.5.
+
+    Returns:
+        The threshold; only a score strictly above it is called an outlier.
 
     Raises:
-        ValueError: the share is out of range, or there are no scores.
+        ValueError: if the share is out of range, or there are no scores.
     """
     if not 0 <= contamination <= 0.5:
         raise ValueError(f"contamination is {contamination}: it must lie between 0 (clean data) and 0.5")
@@ -95,7 +111,7 @@ def contamination_threshold(scores: ArrayLike, contamination: float = 0.0) -> fl
 
 
 def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
-    """Which of a batch to call outliers, so that at most the share `fdr` of those called is expected to be inliers.
+    """Decide which of a batch to call outliers, with an expected share of inliers among them of at most `fdr`.
 
     Benjamini & Hochberg (1995). Conformal p-values of one calibration set depend on one another, in the way
     under which the procedure still controls the rate (Bates et al. 2021, theorem 2).
@@ -108,7 +124,10 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
         m decisions.
 
     Raises:
-        ValueError: the rate is out of range, or a value is not a p-value.
+        ValueError: if the rate is out of range, or a value is not a p-value.
+
+    >>> benjamini_hochberg([0.01, 0.5], fdr=0.05).tolist()
+    [True, False]
     """
     _check_fdr(fdr)
     values = _numbers(p, "p-values")
@@ -119,14 +138,17 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
 
 
 def discovery_level(levels: ArrayLike, counts: ArrayLike, fdr: float) -> float:
-    """The Benjamini-Hochberg cut-off, from how often each p-value occurs; -1 where nothing is to be called.
+    """Return the Benjamini-Hochberg cut-off, from how often each p-value occurs; -1 if nothing is to be called.
 
     Conformal p-values take n + 1 levels only, so a stream of any length needs no more memory than this.
 
     Args:
         levels: distinct p-values, ascending.
-        counts: of each.
-        fdr: false-discovery rate.
+        counts: number of occurrences of each level.
+        fdr: false-discovery rate, above 0 and below 1.
+
+    Returns:
+        The largest p-value that is called an outlier, or -1.
     """
     _check_fdr(fdr)
     values, below = np.asarray(levels, np.float64), np.cumsum(counts)
@@ -138,27 +160,27 @@ def discovery_level(levels: ArrayLike, counts: ArrayLike, fdr: float) -> float:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What held-out inliers score, and the decision drawn from it.
+    """Scores of held-out inliers, and the decision drawn from them.
 
     Attributes:
         scores: n scores of held-out inliers by the score's name, each ascending.
-        score: the one by which decisions are taken.
-        threshold: an image with a larger score is called an outlier.
-        target_fpr: the false-positive rate that the threshold was set for; None where it was set by
-            contamination.
-        contamination: the share of outliers in the data that the threshold was set for; 0 for clean data.
+        score: name of the score by which decisions are taken.
+        threshold: decision threshold; an image with a larger score is called an outlier.
+        target_fpr: false-positive rate that the threshold was set for; None if it was set by a contamination.
+        contamination: share of outliers in the data that the threshold was set for; 0 for clean data.
         reference: statistics of training images, for the scores that are measured against them.
-        precision: in which the scores were computed: "float32", "bfloat16" or "int8". Others are to be computed in
-            the same: scores of another precision have another distribution, and ranks among these say less.
-        rounding: where the scores are of the int8 encoder, the numbers that make it, by name
-            (see `negvae.fast.int8.QuantizedEncoder`); None where they are not.
-        confidence: with which the threshold's rate is at most `target_fpr` (see `negvae.scoring.certificates`); None
-            where the rate holds on average over held-out sets.
-        groups: where inliers come in groups, such as products: by the score's name, the scores of each group's
-            held-out inliers, each ascending. `scores` holds them all together.
-        thresholds: of each group, by its name.
-        small: the groups that have too few held-out inliers for the rate; their thresholds lie above all of them.
-        columns: of rows of features: the values of up to 1,000 held-out inliers, each column ascending by
+        precision: precision in which the scores were computed: "float32", "bfloat16" or "int8". New scores must be
+            computed in the same: scores of another precision have another distribution, and their ranks among these
+            mean less.
+        rounding: arrays that define the int8 encoder, by name (see `negvae.fast.int8.QuantizedEncoder`); None if the
+            scores are not of an int8 encoder.
+        confidence: confidence with which the threshold's rate is at most `target_fpr` (see
+            `negvae.scoring.certificates`); None if the rate holds on average over held-out sets.
+        groups: for inliers in groups, such as products: by the score's name, the scores of each group's held-out
+            inliers, each ascending. `scores` holds all groups together.
+        thresholds: threshold of each group, by the group's name.
+        small: groups that have too few held-out inliers for the rate; their thresholds lie above all of their scores.
+        columns: for rows of features: the values of up to 1,000 held-out inliers, each column sorted ascending by
             itself, for `drift` to compare with; None for images.
     """
 
@@ -178,59 +200,65 @@ class Calibration:
 
     @property
     def cut(self) -> float:
-        """What lies above it is called an outlier whatever its group: the threshold, or the highest of the groups'."""
+        """Return the score above which an image of any group is an outlier: the threshold, or the groups' highest."""
         return max(self.thresholds.values(), default=self.threshold)
 
     @property
     def size(self) -> int:
-        """How many inliers were held out."""
+        """Return the number of held-out inliers."""
         return len(self.scores[self.score])
 
     @property
     def false_alarm_rate(self) -> float:
-        """The share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
+        """Return the share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
 
-        At most this, where the threshold comes from clean data; about this, where it was set by a contamination.
+        The rate is at most this if the threshold comes from clean data, about this if from a contamination.
         """
         above = int((self.scores[self.score] > self.threshold).sum())
         return (1 + above) / (self.size + 1)
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bounds on the rate of false alarms of the threshold as it is set; of groups see `group_bounds`.
+        """Return bounds on the rate of false alarms of the threshold as it is set; for groups, see `group_bounds`.
 
         Args:
-            confidence: of each bound.
+            confidence: confidence of each bound, above 0 and below 1.
+
+        Returns:
+            The share of held-out inliers above the threshold, with a lower and an upper bound on the true rate.
 
         Raises:
-            ValueError: the threshold was set by a contamination, so that it depends on the held-out scores in another
-                way than bounds allow for.
+            ValueError: if the threshold was set by a contamination, and so depends on the held-out scores in a way that
+                the bounds do not allow for.
         """
         if self.contamination:
             raise ValueError("the threshold was set by a share of the data (contamination): no rate is certified")
         return fpr_bounds(self.scores[self.score], self.threshold, confidence)
 
     def group_bounds(self, confidence: float = CONFIDENCE) -> dict[str, Bounds]:
-        """Bounds on the rate of false alarms within each group; each has the confidence by itself."""
+        """Return bounds on the rate of false alarms within each group; each bound has the confidence by itself."""
         held_out = self.groups.get(self.score, {})
         return {name: fpr_bounds(scores, self.thresholds[name], confidence) for name, scores in held_out.items()}
 
     def p_values(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Values:
-        """Conformal p-values of decision scores (see the function of this name).
+        """Return conformal p-values of decision scores, as the function `p_values` defines them.
 
         Args:
-            scores: m of them.
-            groups: of each image, "" where its group is not known, which takes the largest p-value over all groups;
-                None where no group is known.
+            scores: m decision scores.
+            groups: group of each image, or "" for an image of unknown group, which takes the largest p-value over all
+                groups; None if no group is known.
+
+        Returns:
+            m values in (0, 1].
 
         Raises:
-            ValueError: groups that were not calibrated.
+            ValueError: if a group was not calibrated.
         """
         if self._by_group(groups):
             return largest_by_group(self.groups[self.score], scores, groups, p_values)
         return p_values(self.scores[self.score], scores)
 
     def is_outlier(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> NDArray[np.bool_]:
-        """Which decision scores lie above the threshold; arguments as of `p_values`."""
+        """Return which decision scores lie above the threshold; the arguments are those of `p_values`."""
         values = np.asarray(scores, np.float64)
         if self._by_group(groups):
             return values > threshold_of(self.thresholds, groups, len(values))
@@ -242,10 +270,16 @@ class Calibration:
         return bool(self.groups)
 
     def threshold_for(self, scores: ArrayLike) -> float:
-        """The threshold that the calibration's rule draws from the scores of held-out inliers.
+        """Return the threshold that the calibration's rule draws from the scores of held-out inliers.
+
+        Args:
+            scores: n scores of held-out inliers.
+
+        Returns:
+            The threshold; only a score strictly above it is called an outlier.
 
         Raises:
-            ValueError: there are too few of them for the rate.
+            ValueError: if there are too few scores for the rate.
         """
         if self.target_fpr is None:
             return contamination_threshold(scores, self.contamination)
@@ -256,16 +290,20 @@ class Calibration:
     def decide_by(
         self, score: str | None = None, target_fpr: float | None = None, confidence: float | None = None
     ) -> Calibration:
-        """The same held-out inliers with another decision score or false-positive rate.
+        """Return the same held-out inliers with another decision score or false-positive rate.
 
         Args:
-            score: another of `scores`; None to keep it.
-            target_fpr: of the new threshold; None to keep the present rule.
-            confidence: with which the rate is to hold; None keeps it, unless a rate is given, which then holds on
-                average.
+            score: name of another of the calibrated scores; None to keep the present one.
+            target_fpr: false-positive rate of the new threshold; None to keep the present rule.
+            confidence: confidence with which the rate is to hold; None keeps the present one, unless a rate is given,
+                which then holds on average.
+
+        Returns:
+            A new calibration; this one is unchanged.
 
         Raises:
-            ValueError: the score was not calibrated, the rate cannot be promised, or a confidence has no rate.
+            ValueError: if the score was not calibrated, the rate cannot be guaranteed, or a confidence is given without
+                a rate.
         """
         name = score or self.score
         if name not in self.scores:
@@ -282,18 +320,18 @@ class Calibration:
         return rule.with_thresholds()
 
     def with_thresholds(self) -> Calibration:
-        """The same rule with the thresholds that it draws from the held-out scores, over all and for each group."""
+        """Return the same rule with the thresholds it draws from the held-out scores, for all and for each group."""
         changed = replace(self, threshold=self.threshold_for(self.scores[self.score]))
         return changed.with_groups(self.groups) if self.groups else changed
 
     def with_groups(self, groups: dict[str, dict[str, Values]]) -> Calibration:
-        """The same calibration with the scores of each group, by the score's name, and a threshold for each."""
+        """Return the same calibration with the scores of each group, by the score's name, and a threshold for each."""
         grouped = replace(self, groups=groups)
         thresholds, small = group_thresholds(groups[self.score], self.threshold_for, contamination_threshold)
         return replace(grouped, thresholds=thresholds, small=small)
 
     def describe(self) -> str:
-        """One line on the decision: score, threshold, how it was chosen, and what rate follows."""
+        """Describe the decision in one line: score, threshold, how it was chosen, and the rate that follows."""
         rule = f"contamination {self.contamination:g}" if self.target_fpr is None else f"target FPR {self.target_fpr:g}"
         if self.confidence is not None:
             rule += f" with {self.confidence:.4g} confidence"

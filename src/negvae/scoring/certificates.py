@@ -34,11 +34,11 @@ class Bounds:
     """An interval for a rate of false alarms.
 
     Attributes:
-        rate: The share of the held-out inliers above the threshold.
-        low: The lower bound; the true rate lies below it with a probability of at most 1 - confidence.
-        high: The upper bound; the true rate lies above it with a probability of at most 1 - confidence.
-        confidence: Of each bound by itself. Both hold together with at least 2 confidence - 1.
-        held_out: How many inliers the bounds rest on.
+        rate: share of the held-out inliers above the threshold.
+        low: lower bound; the true rate lies below it with a probability of at most 1 - confidence.
+        high: upper bound; the true rate lies above it with a probability of at most 1 - confidence.
+        confidence: confidence of each bound by itself; both hold together with at least 2 confidence - 1.
+        held_out: number of inliers that the bounds rest on.
     """
 
     rate: float
@@ -49,21 +49,24 @@ class Bounds:
 
 
 def certified_rank(held_out: int, target_fpr: float, confidence: float = CONFIDENCE) -> int:
-    """The largest k for which the k-th largest held-out score is a threshold with a certificate.
+    """Return the largest k for which the k-th largest held-out score is a threshold with a certificate.
 
     P(rate of false alarms <= target_fpr) = I(target_fpr; k, n + 1 - k), the distribution function of
     Beta(k, n + 1 - k), falls as k grows; k is the last at which it is at least `confidence`.
 
     Args:
-        held_out: n, how many inliers were held out.
-        target_fpr: The rate of false alarms to certify, above 0 and below 1.
-        confidence: The probability over held-out sets, above 0 and below 1.
+        held_out: number n of held-out inliers.
+        target_fpr: rate of false alarms to certify, above 0 and below 1.
+        confidence: probability over held-out sets, above 0 and below 1.
 
     Returns:
         k, from 1 to n.
 
     Raises:
-        ValueError: An argument is out of range, or n is too small; the message says how many it takes.
+        ValueError: if an argument is out of range, or n is too small; the message gives the least n.
+
+    >>> certified_rank(299, target_fpr=0.01, confidence=0.95)
+    1
     """
     _check_rates(target_fpr, confidence)
     ranks = np.arange(1, held_out + 1)
@@ -78,42 +81,45 @@ def certified_rank(held_out: int, target_fpr: float, confidence: float = CONFIDE
 
 
 def least_certified(target_fpr: float, confidence: float = CONFIDENCE) -> int:
-    """How many held-out inliers it takes to certify a rate: the smallest n with 1 - (1 - rate)^n >= confidence.
+    """Return how many held-out inliers a certified rate takes: the smallest n with 1 - (1 - rate)^n >= confidence.
 
     Args:
-        target_fpr: As of `certified_rank`.
-        confidence: As of `certified_rank`.
+        target_fpr: rate of false alarms to certify, above 0 and below 1.
+        confidence: probability over held-out sets, above 0 and below 1.
 
     Returns:
-        299 for a rate of 1% at 95%.
+        n, such as 299 for a rate of 1% at 95%.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
+
+    >>> least_certified(0.01, confidence=0.95)
+    299
     """
     _check_rates(target_fpr, confidence)
     return math.ceil(math.log1p(-confidence) / math.log1p(-target_fpr) - 1e-9)
 
 
 def certified_threshold(held_out: ArrayLike, target_fpr: float, confidence: float = CONFIDENCE) -> float:
-    """The threshold above which fresh inliers fall at a rate of at most `target_fpr`, with this confidence.
+    """Return the threshold above which fresh inliers fall at a rate of at most `target_fpr`, with this confidence.
 
     Args:
-        held_out: n scores of held-out inliers, larger = more out-of-distribution.
-        target_fpr: As of `certified_rank`.
-        confidence: As of `certified_rank`.
+        held_out: n scores of held-out inliers, larger meaning more out-of-distribution.
+        target_fpr: rate of false alarms to certify, above 0 and below 1.
+        confidence: probability over held-out sets, above 0 and below 1.
 
     Returns:
         The k-th largest held-out score, k by `certified_rank`; an alarm is a score strictly above it.
 
     Raises:
-        ValueError: As of `certified_rank`, or a score that is not a number.
+        ValueError: if a rate or confidence is out of range, there are too few scores, or a score is not a number.
     """
     scores = np.sort(_numbers(held_out))
     return float(scores[-certified_rank(len(scores), target_fpr, confidence)])
 
 
 def fpr_bounds(held_out: ArrayLike, threshold: float, confidence: float = CONFIDENCE) -> Bounds:
-    """Bounds on the rate of false alarms of a threshold that is already set.
+    """Return bounds on the rate of false alarms of a threshold that is already set.
 
     The number x of n held-out inliers above a threshold that does not depend on them is binomial, and the bounds are
     Clopper and Pearson's (1934): quantiles of Beta(x + 1, n - x) and Beta(x, n + 1 - x). They also hold where the
@@ -123,11 +129,14 @@ def fpr_bounds(held_out: ArrayLike, threshold: float, confidence: float = CONFID
 
     Args:
         held_out: n scores of held-out inliers.
-        threshold: An alarm is a score strictly above it.
-        confidence: Of each bound, above 0 and below 1.
+        threshold: decision threshold; an alarm is a score strictly above it.
+        confidence: confidence of each bound, above 0 and below 1.
+
+    Returns:
+        The share of held-out inliers above the threshold, with its lower and upper bound.
 
     Raises:
-        ValueError: An argument is out of range, or there is no score.
+        ValueError: if an argument is out of range, or there is no score.
     """
     _check_rates(0.5, confidence)
     scores = _numbers(held_out)
@@ -142,7 +151,7 @@ def fpr_bounds(held_out: ArrayLike, threshold: float, confidence: float = CONFID
 
 @lru_cache(maxsize=16)
 def simultaneous_fpr_bounds(held_out: int, confidence: float = CONFIDENCE) -> Floats:
-    """Upper bounds on the rates of false alarms of all n thresholds at once, for whoever picks one afterwards.
+    """Return upper bounds on the false-alarm rates of all n thresholds at once, for a choice made afterwards.
 
     With probability `confidence`, every fresh-inlier rate above the k-th largest held-out score is at most the k-th
     value. Each is the quantile of its Beta(k, n + 1 - k) at one common level, which is set by simulating the joint
@@ -151,14 +160,14 @@ def simultaneous_fpr_bounds(held_out: int, confidence: float = CONFIDENCE) -> Fl
     larger than uniform ones.
 
     Args:
-        held_out: n, at least 1.
-        confidence: Above 0 and below 1.
+        held_out: number n of held-out inliers, at least 1.
+        confidence: probability that all bounds hold, above 0 and below 1.
 
     Returns:
         n upper bounds, ascending; the k-th belongs to the k-th largest held-out score.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: if an argument is out of range.
     """
     _check_rates(0.5, confidence)
     if held_out < 1:
@@ -174,18 +183,19 @@ def simultaneous_fpr_bounds(held_out: int, confidence: float = CONFIDENCE) -> Fl
 
 
 def conditional_p_values(held_out: ArrayLike, scores: ArrayLike, confidence: float = CONFIDENCE) -> Floats:
-    """P-values that hold for the held-out set at hand (Bates et al. 2023, theorem 3), with `confidence`.
+    """Return p-values that hold, with `confidence`, for the held-out set at hand (Bates et al. 2023, theorem 3).
 
     With that probability over the held-out set, P(p <= a | held-out set) <= a for every a, and p-values of different
-    images are independent given that set: what procedures ask for that look at one image after another.
+    images are independent given that set, as procedures that look at one image after another require.
 
     Args:
         held_out: n scores of held-out inliers.
         scores: m scores to judge.
-        confidence: Above 0 and below 1.
+        confidence: probability over held-out sets, above 0 and below 1.
 
     Returns:
-        m values; the smallest possible is the bound of the first threshold, and 1 where all of them lie above.
+        m values; the smallest possible is the bound of the first threshold, and 1 is the value of a score that no
+        held-out score is below.
     """
     ordered = np.sort(_numbers(held_out))
     bounds = np.append(simultaneous_fpr_bounds(len(ordered), confidence), 1.0)
@@ -194,7 +204,7 @@ def conditional_p_values(held_out: ArrayLike, scores: ArrayLike, confidence: flo
 
 
 def false_discovery_bounds(held_out: ArrayLike, scores: ArrayLike, confidence: float = CONFIDENCE) -> Floats:
-    """Upper bounds on the share of inliers among what is called an outlier, for every cut of a batch at once.
+    """Return upper bounds on the share of inliers among what is called an outlier, for every cut of a batch at once.
 
     With probability `confidence` over the held-out set and the batch together: whichever score s of the batch is
     taken as the cut, also after seeing all of them, the share of inliers among the images with scores of at least s
@@ -207,14 +217,14 @@ def false_discovery_bounds(held_out: ArrayLike, scores: ArrayLike, confidence: f
     Args:
         held_out: n scores of held-out inliers, independent of the batch.
         scores: m scores of a batch, of which any part may be outliers.
-        confidence: Above 0 and below 1.
+        confidence: probability that all bounds hold, above 0 and below 1.
 
     Returns:
         m bounds within [0, 1], in the order of the scores: the bound for calling everything that scores at least as
         high.
 
     Raises:
-        ValueError: An argument is out of range, or a score is not a number.
+        ValueError: if an argument is out of range, or a score is not a number.
     """
     _check_rates(0.5, confidence)
     ordered, batch = np.sort(_numbers(held_out)), _numbers(scores)
@@ -234,12 +244,12 @@ def false_discovery_bounds(held_out: ArrayLike, scores: ArrayLike, confidence: f
 
 @lru_cache(maxsize=16)
 def false_alarm_counts(held_out: int, batch: int, confidence: float = CONFIDENCE) -> NDArray[np.int64]:
-    """How many of a batch's inliers lie above each of the held-out scores at most, all bounds holding at once.
+    """Return how many of a batch's inliers lie above each held-out score at most, all bounds holding at once.
 
     Args:
-        held_out: n, at least 1.
-        batch: m, how many images the batch has; fewer inliers among them are fewer alarms.
-        confidence: Above 0 and below 1.
+        held_out: number n of held-out inliers, at least 1.
+        batch: number m of images in the batch; fewer inliers among them are fewer alarms.
+        confidence: probability that all bounds hold, above 0 and below 1.
 
     Returns:
         n counts, ascending; the k-th belongs to the k-th largest held-out score.
@@ -264,7 +274,7 @@ def false_alarm_counts(held_out: int, batch: int, confidence: float = CONFIDENCE
 
 
 def _beta_binomial_tail(trials: int, a: int, b: int) -> Floats:
-    """P(X >= x) for x = 0, ..., `trials`, of X ~ BetaBinomial(trials, a, b)."""
+    """Return P(X >= x) for x = 0, ..., `trials`, of X ~ BetaBinomial(trials, a, b)."""
     x = np.arange(trials + 1)
     log = gammaln(x + a) - gammaln(x + 1) + gammaln(trials - x + b) - gammaln(trials - x + 1)
     mass = np.exp(log - log.max())
@@ -272,7 +282,7 @@ def _beta_binomial_tail(trials: int, a: int, b: int) -> Floats:
 
 
 def _cuts(held_out: int) -> NDArray[np.int64]:
-    """The ranks that a simultaneous bound looks at: all of the first, then some; the last is n."""
+    """Return the ranks that a simultaneous bound looks at: all of the first, then some; the last is n."""
     cuts = [*range(1, min(_DENSE, held_out) + 1)]
     while cuts[-1] < held_out:
         cuts.append(min(math.ceil(cuts[-1] * _GRID), held_out))
@@ -280,7 +290,7 @@ def _cuts(held_out: int) -> NDArray[np.int64]:
 
 
 def _drawn_rates(cuts: NDArray[np.int64], held_out: int, confidence: float, random: np.random.Generator) -> Floats:
-    """Draws of the rates above the held-out scores of these ranks: order statistics of n uniform numbers."""
+    """Draw the rates above the held-out scores of these ranks: order statistics of n uniform numbers."""
     draws = max(SIMULATIONS, math.ceil(20 / (1 - confidence)))
     steps = np.diff(cuts, prepend=0, append=held_out + 1)
     sums = np.cumsum(random.gamma(steps, size=(draws, len(steps))), axis=1)
@@ -288,14 +298,17 @@ def _drawn_rates(cuts: NDArray[np.int64], held_out: int, confidence: float, rand
 
 
 def _level(chances: Floats, confidence: float) -> float:
-    """The level that the smallest chance of a fresh draw lies below with a probability of at most 1 - confidence.
+    """Find the level that the smallest chance of a fresh draw lies below with a probability of at most 1 - confidence.
 
     It is an order statistic of the draws, so that the statement holds for any number of them: the fresh one is as
     likely to take any rank among them as any other.
 
     Args:
-        chances: Of each draw (rows) at each cut.
-        confidence: Of the bound.
+        chances: chance of each draw (rows) at each cut (columns).
+        confidence: confidence of the bound.
+
+    Returns:
+        The level.
     """
     smallest = np.sort(chances.min(1))
     return float(smallest[math.floor((1 - confidence) * (len(smallest) + 1) + 1e-9) - 1])

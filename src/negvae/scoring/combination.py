@@ -15,12 +15,12 @@ TWO_SIDED = ("bpd",)
 
 
 def combined(x: Pass) -> Tensor:
-    """The most conspicuous of several scores, each on the training images' scale (N): the library's own choice.
+    """Return the largest of several scores, each on the training images' scale (N): the library's default score.
 
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin; the largest of these ratios is the score, so 1 means "at the edge of
-    the usual" in one respect at least. Scores fail on different outliers, and what any of them sees, this sees.
-    "bpd" counts on both sides. Nothing but training images goes into it; which scores, the references say.
+    the usual" in at least one respect. Scores detect different outliers, and the largest is high if any one is.
+    "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
     """
     ratios = []
     for name in x.references.components:
@@ -37,7 +37,7 @@ def combined(x: Pass) -> Tensor:
 
 
 def typicality(x: Pass) -> Tensor:
-    """|bpd - mean bpd of the training images| (N): Nalisnick et al. (2019), with batches of one image.
+    """Return |bpd - mean bpd of the training images| (N): Nalisnick et al. (2019), with batches of one image.
 
     "Detecting out-of-distribution inputs to deep generative models using typicality", equation 6; the ELBO
     stands in for the likelihood.
@@ -46,14 +46,17 @@ def typicality(x: Pass) -> Tensor:
 
 
 def batch_typicality(bpd: ArrayLike, references: References) -> float:
-    """|mean bpd of a batch - mean bpd of the training images|: the same for M images that came together.
+    """Return |mean bpd of a batch - mean bpd of the training images|: typicality of M images together.
 
     Args:
-        bpd: of the batch (M).
+        bpd: bits per dimension of each image of the batch (M).
         references: statistics of the training images.
 
+    Returns:
+        The distance in bits per dimension.
+
     Raises:
-        ValueError: the batch is empty.
+        ValueError: if the batch is empty.
     """
     values = np.asarray(bpd, np.float64)
     if not values.size:
@@ -70,22 +73,25 @@ def batch_typicality_threshold(
     repeats: int = 2000,
     generator: np.random.Generator | None = None,
 ) -> float:
-    """The `batch_typicality` that a batch of `size` inliers exceeds with a probability of `target_fpr`.
+    """Return the `batch_typicality` that a batch of `size` inliers exceeds with a probability of `target_fpr`.
 
-    The quantile over batches drawn with replacement from held-out inliers (Nalisnick et al. 2019, section 3.1).
-    The held-out inliers are drawn anew for every batch, too: where they are not many more than a batch has images,
+    It is the quantile over batches drawn with replacement from held-out inliers (Nalisnick et al. 2019, section 3.1).
+    The held-out inliers are drawn anew for every batch, too: if they are not many more than the images of a batch,
     their own mean is as uncertain as the batch's, and leaving that out would raise false alarms.
 
     Args:
-        held_out_bpd: of inliers that were not trained on.
-        references: as of `batch_typicality`.
-        size: images in a batch, from 1.
+        held_out_bpd: bits per dimension of inliers that were not trained on.
+        references: statistics of the training images.
+        size: number of images in a batch, at least 1.
         target_fpr: rate of false alarms, above 0 and below 1.
-        repeats: bootstrap batches.
-        generator: draws the batches; seeded with 0 if left out.
+        repeats: number of bootstrap batches.
+        generator: random generator that draws the batches; one seeded with 0 if left out.
+
+    Returns:
+        The threshold in bits per dimension.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: if an argument is out of range.
     """
     values = np.asarray(held_out_bpd, np.float64)
     if size < 1 or not 0 < target_fpr < 1 or not values.size:

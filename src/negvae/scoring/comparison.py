@@ -1,4 +1,4 @@
-"""A trained model against sets it has not seen."""
+"""Comparison of a trained model's scores on sets it was not trained on."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class Comparison:
     """One out-of-distribution set against the inlier test set.
 
     Attributes:
-        ood: its name.
-        detection: metrics of each score, by the score's name.
-        inlier_scores: of the inlier test set, by name (n values each).
-        ood_scores: of the other set, by name (m values each).
+        ood: name of the out-of-distribution set.
+        detection: detection metrics of each score, by the score's name.
+        inlier_scores: scores of the inlier test set, by name (n values each).
+        ood_scores: scores of the out-of-distribution set, by name (m values each).
     """
 
     ood: str
@@ -34,7 +34,7 @@ class Comparison:
     ood_scores: dict[str, Tensor]
 
     def row(self) -> dict[str, Any]:
-        """Plain values for JSON: AUC and interval of every score, mean likelihoods in both units."""
+        """Return plain values for JSON: AUC and interval of every score, mean likelihoods in both units."""
         values: dict[str, Any] = {"ood": self.ood}
         for name, metrics in self.detection.items():
             values[f"auc_{name}"] = metrics.auroc
@@ -57,20 +57,23 @@ def compare(
     seed: int = 0,
     further: Callable[[Tensor], Mapping[str, NDArray[Any]]] | None = None,
 ) -> list[Comparison]:
-    """Score the inlier test set once and every other set, and measure how well they are told apart.
+    """Score the inlier test set once and every other set, and measure how well the scores separate them.
 
     Args:
         model: trained VAE in evaluation mode.
-        inliers: uint8, n x C x H x W.
-        outliers: sets by name, each uint8, m x C x H x W.
-        samples: posterior samples for "bpd"; one in the paper.
-        precision: "float32", "bfloat16" or "auto".
-        seed: of the posterior samples; every set gets the same, so its figures do not depend on the other sets.
-        further: gives images' scores by name that stand beside those that the table of scores marks as evaluated, or
-            in their place.
+        inliers: inlier test images, uint8, n x C x H x W.
+        outliers: out-of-distribution sets by name, each uint8, m x C x H x W.
+        samples: number of posterior samples for "bpd"; one in the paper.
+        precision: precision of the networks: "float32", "bfloat16" or "auto".
+        seed: seed of the posterior samples; every set gets the same, so its figures do not depend on the other sets.
+        further: function from images to further scores by name, which are added to the scores that the table marks as
+            evaluated, or replace them.
+
+    Returns:
+        One comparison for each out-of-distribution set.
 
     Raises:
-        ValueError: images the model is not made for, or scores that are not numbers.
+        ValueError: if the model does not take the images, or a score is not a number.
     """
 
     def scores(images: Tensor) -> dict[str, Tensor]:

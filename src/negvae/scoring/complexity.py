@@ -14,13 +14,16 @@ from negvae.scoring.passes import Pass
 
 
 def compressed_bits_per_dim(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Size of each image as a lossless PNG, in bits per dimension (N).
+    """Return the size of each image as a lossless PNG, in bits per dimension (N).
 
     The file's constant overhead of some 60 bytes is the same for all images of a size. Channels are laid side
-    by side where an image file has no place for as many.
+    by side if an image file cannot hold that many.
 
     Args:
-        images: uint8, N x C x H x W.
+        images: uint8 images, N x C x H x W.
+
+    Returns:
+        N values.
     """
     sizes: list[float] = []
     for index, image in enumerate(images):
@@ -36,7 +39,7 @@ def compressed_bits_per_dim(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def input_complexity(x: Pass) -> Tensor:
-    """Bits per dimension of the model minus those of a lossless PNG (N): Serra et al., equation 2.
+    """Return the bits per dimension of the model minus those of a lossless PNG (N): Serra et al., equation 2.
 
     "Input complexity and out-of-distribution detection with likelihood-based generative models", 2020. A simple
     image is likely under any model; what is left is how much better a universal coder does than this one.

@@ -29,30 +29,31 @@ def compute_scores(
     precision: str = "float32",
     quantized: QuantizedEncoder | None = None,
 ) -> dict[str, Tensor]:
-    """Several scores from one pass of the encoder, and of the decoder where a score needs it.
+    """Compute several scores from one pass of the encoder, and of the decoder if a score needs it.
 
     With `draws`, or with scores of the encoder alone, an image's scores depend on the image alone, to the last bit,
     on one machine (see `negvae.scoring.blocks`).
 
     Args:
         model: trained VAE, in evaluation mode.
-        images: uint8, N x C x H x W, or rows of features, N x D x 1 x 1; on any device.
-        scores: of `negvae.scoring.table.SCORES`, by name or as the functions that were registered.
-        samples: posterior samples of every score that decodes.
-        generator: of the posterior samples, on the model's device; None for one seeded with 0.
+        images: uint8 images, N x C x H x W, or rows of features, N x D x 1 x 1; on any device.
+        scores: scores of `negvae.scoring.table.SCORES`, by name or as the functions that were registered.
+        samples: number of posterior samples of every score that decodes.
+        generator: generator of the posterior samples, on the model's device; None for one seeded with 0.
         draws: samples shared by all images, as many as each score takes, in place of `samples` and `generator`.
         references: statistics of training images, for scores that are measured against them.
-        ensemble: further models trained alike, for "waic".
-        precision: "float32", which is the same arithmetic on every processor, "bfloat16", or "auto" for bfloat16
-            where the device computes in it. What makes a score of the networks' output is in double precision.
+        ensemble: further models trained in the same way, for "waic".
+        precision: precision of the networks: "float32", which is the same arithmetic on every processor, "bfloat16",
+            or "auto" for bfloat16 if the device computes in it. Scores are computed from the networks' output in
+            double precision.
         quantized: the model's encoder in int8, used in place of its own; for scores of the encoder alone.
 
     Returns:
         N values (float32, or float64 for a model in float64; CPU) for each score by its name, in the order asked.
 
     Raises:
-        ValueError: unknown name, no posterior samples, or images the model is not made for; a score of the decoder
-            in int8; bfloat16 where networks do not run in it.
+        ValueError: if a name is unknown, there are no posterior samples, or the model does not take the images; if a
+            score of the decoder is asked for in int8; or if networks that do not run in bfloat16 are asked to.
     """
     entries = [score_of(score) for score in scores]
     if quantized is not None:
@@ -84,22 +85,22 @@ def over_blocks(
     precision: str = "float32",
     quantized: QuantizedEncoder | None = None,
 ) -> dict[str, Tensor]:
-    """What functions of a pass give for any number of inputs, on the CPU; arguments as of `compute_scores`.
+    """Return what functions of a pass give for any number of inputs, on the CPU.
 
     Args:
-        model: trained VAE.
-        images: N inputs as they are stored.
-        functions: from a pass over a block to one row for each input; all get the same pass.
-        draws: of posterior samples, for all inputs alike.
-        block_draws: gives the draws of a block with so many inputs of its own, in place of `draws`; it is asked in the
-            order of the inputs.
-        references: as there.
-        ensemble: as there.
-        precision: as there.
-        quantized: as there.
+        model: trained VAE, in evaluation mode.
+        images: N inputs as they are stored: uint8 images or rows of features.
+        functions: functions from a pass over a block to one row for each input; all get the same pass.
+        draws: source of the posterior samples, for all inputs alike.
+        block_draws: function from the number of inputs of a block, padding left out, to the draws of that block, used
+            in place of `draws`; it is called in the order of the inputs.
+        references: statistics of training images, for scores that are measured against them.
+        ensemble: further models trained in the same way, for "waic".
+        precision: precision of the networks: "float32", "bfloat16" or "auto".
+        quantized: the model's encoder in int8, used in place of its own; for scores of the encoder alone.
 
     Returns:
-        What each function gave, N rows; an empty tensor where there are no inputs.
+        What each function gave, N rows; an empty tensor if there are no inputs.
     """
 
     def drawn() -> Iterator[tuple[Tensor, int, Drawing]]:
@@ -120,10 +121,13 @@ def over_blocks(
 
 
 def refuse_decoder(score: Score) -> None:
-    """Refuse a score that int8 does not give.
+    """Refuse a score that cannot be computed in int8.
+
+    Args:
+        score: score to check.
 
     Raises:
-        ValueError: it needs more than the encoder.
+        ValueError: if the score needs more than the encoder.
     """
     if score.needs:
         *allowed, last = names_of(lambda entry: not entry.needs)
@@ -134,7 +138,7 @@ def refuse_decoder(score: Score) -> None:
 
 
 def _own_draws(model: VAE, samples: int, generator: torch.Generator) -> Callable[[int], Drawing]:
-    """Random numbers of each input's own, drawn in the order of the inputs: for so many, as rows of a block."""
+    """Return a function that draws each input's own random numbers, in the order of the inputs, as rows of a block."""
     weights, size = next(model.parameters()), block_size(model)
 
     def of_block(count: int) -> Drawing:

@@ -22,15 +22,18 @@ Floats = NDArray[np.float64]
 
 
 def fold_numbers(count: int, folds: int, seed: int = 0) -> NDArray[np.int64]:
-    """The fold of each of `count` inliers: sizes differ by 1 at most, and chance decides who is where.
+    """Return the fold of each of `count` inliers, drawn at random; the folds' sizes differ by 1 at most.
 
     Args:
-        count: How many inliers.
-        folds: K, from 2 to `count`; K = `count` leaves one out at a time.
-        seed: The same seed gives the same folds.
+        count: number of inliers.
+        folds: number K of folds, from 2 to `count`; K = `count` leaves one inlier out at a time.
+        seed: seed of the assignment; the same seed gives the same folds.
+
+    Returns:
+        `count` numbers from 0 to K - 1.
 
     Raises:
-        ValueError: The number of folds is out of range.
+        ValueError: if the number of folds is out of range.
     """
     if not 2 <= folds <= count:
         raise ValueError(f"folds is {folds}: it must lie between 2 and the number of inliers, {count}")
@@ -38,37 +41,40 @@ def fold_numbers(count: int, folds: int, seed: int = 0) -> NDArray[np.int64]:
 
 
 def cross_p_values(held_out: Sequence[ArrayLike], scores: ArrayLike) -> Floats:
-    """Cross-conformal p-values: (1 + sum over folds of #{scores held out there >= s}) / (n + 1).
+    """Return cross-conformal p-values: (1 + sum over folds of #{scores held out there >= s}) / (n + 1).
 
     Args:
-        held_out: For each of K folds, the scores of its inliers by the model that was not trained on them.
-        scores: K x m: the scores of m new images by each of these models.
+        held_out: for each of K folds, the scores of its inliers by the model that was not trained on them.
+        scores: scores of m new images by each of these models, K x m.
 
     Returns:
-        m values in (0, 1]; see the module for what they promise.
+        m values in (0, 1]; the module's docstring states their guarantee.
 
     Raises:
-        ValueError: The numbers of folds differ, or a fold is empty.
+        ValueError: if the numbers of folds differ, or a fold is empty.
+
+    >>> cross_p_values([[1.0, 2.0], [1.5]], [[1.8], [1.8]]).tolist()
+    [0.5]
     """
     counts, sizes = _counts(held_out, scores)
     return np.asarray((1 + counts.sum(0)) / (sizes.sum() + 1), np.float64)
 
 
 def twice_mean_p_values(held_out: Sequence[ArrayLike], scores: ArrayLike) -> Floats:
-    """Twice the mean of the folds' own p-values, at most 1; arguments as of `cross_p_values`."""
+    """Return twice the mean of the folds' own p-values, at most 1; the arguments are those of `cross_p_values`."""
     counts, sizes = _counts(held_out, scores)
     return np.asarray(np.minimum(2 * ((1 + counts) / (sizes + 1)[:, None]).mean(0), 1.0), np.float64)
 
 
 def cross_bound(level: float, inliers: int, folds: int) -> float:
-    """What P(p <= level) of `cross_p_values` is at most, for n inliers in K folds of equal size."""
+    """Return the upper bound of P(p <= level) of `cross_p_values`, for n inliers in K folds of equal size."""
     averaging = 2 * (1 - level) * (folds - 1) / (inliers + folds)
     comparing = (1 - folds / inliers) / (folds + 1)
     return min(2 * level + min(averaging, comparing), 1.0)
 
 
 def _counts(held_out: Sequence[ArrayLike], scores: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """How many of each fold score at least as high as each image (K x m), and the folds' sizes (K)."""
+    """Count the inliers of each fold that score at least as high as each image (K x m), and each fold's inliers (K)."""
     values = np.asarray(scores, np.float64)
     folds = [np.sort(np.asarray(fold, np.float64)) for fold in held_out]
     if values.ndim != 2 or len(values) != len(folds):

@@ -1,8 +1,8 @@
 """Density of states: how usual an image's statistics under the model are, all of them together.
 
 Morningstar et al., "Density of states estimation for out-of-distribution detection", 2021: an image may have a usual
-likelihood and still be unusual in what the likelihood is made of. The statistics here are what one pass of a VAE
-tells of an image, and what a lossless coder would make of its pixels (Serra et al. 2020, on input complexity): few
+likelihood and still be unusual in what the likelihood is made of. The statistics here are those of one pass of a VAE
+over an image, and how well a lossless coder predicts its pixels (Serra et al. 2020, on input complexity): few
 pixels are hard to predict in a drawing, and none is easy in a photograph. Their density is a Gaussian fitted to
 training images, so the score is a squared Mahalanobis distance.
 """
@@ -34,12 +34,12 @@ _LEAST = 1e-3
 
 
 def dose(x: Pass) -> Tensor:
-    """Squared Mahalanobis distance of an image's statistics from those of training images (N)."""
+    """Return the squared Mahalanobis distance of an image's statistics from those of training images (N)."""
     return distance(statistics(x), x.fitted("dose"))
 
 
 def statistics(x: Pass) -> Tensor:
-    """What is measured of each image: `COLUMNS` (N x 6, or N x 3 for rows of features; float64)."""
+    """Measure the statistics `COLUMNS` of each image (N x 6, or N x 3 for rows of features; float64)."""
     drawn = x.sampled()
     lost = x.model.likelihood.excess(drawn.output, drawn.target)
     columns = [(x.kl.clamp_min(0) + _LEAST).log(), (lost.clamp_min(0) + _LEAST).log(), x.bits_per_dim]
@@ -49,14 +49,17 @@ def statistics(x: Pass) -> Tensor:
 
 
 def predictive_code(images: Tensor) -> list[Tensor]:
-    """What a predictive coder finds in images: code length, share of exact predictions, log mean error (N each).
+    """Return a predictive coder's code length, share of exact predictions and log mean error (N each).
 
     Each pixel is predicted from its left, upper and upper left neighbors by the median predictor of LOCO-I
     (Weinberger et al. 2000, the coder of JPEG-LS). The code length is the mean of log2(1 + |error|), errors in
     intensity steps: bits per dimension up to the coder's constants, in a few sums that a graph can hold.
 
     Args:
-        images: N x C x H x W, in [0, 1].
+        images: images with intensities in [0, 1], N x C x H x W.
+
+    Returns:
+        Three tensors of N values each, in the order above.
     """
     height, width = images.shape[2:]
     framed = pad(images, (1, 0, 1, 0))
@@ -72,13 +75,13 @@ def predictive_code(images: Tensor) -> list[Tensor]:
 
 
 def fit(statistics: ArrayLike) -> Values:
-    """The Gaussian of training images' statistics: their mean (first row), then a matrix that whitens them.
+    """Fit a Gaussian to training images' statistics: their mean (first row), then a matrix that whitens them.
 
     Args:
-        statistics: N x K.
+        statistics: statistics of N training images, N x K.
 
     Returns:
-        (1 + K) x K, for `distance`.
+        The (1 + K) x K array that `distance` takes.
     """
     values = np.asarray(statistics, np.float64)
     mean = values.mean(0)
@@ -91,14 +94,14 @@ def fit(statistics: ArrayLike) -> Values:
 
 
 def distance(statistics: Tensor, fitted: Tensor) -> Tensor:
-    """Squared Mahalanobis distance of statistics (N x K, float64) from those that `fit` has seen (N)."""
+    """Return the squared Mahalanobis distance of statistics (N x K, float64) from those that `fit` was given (N)."""
     centered, whitening = statistics - fitted[0], fitted[1:]
     # Not a matrix product, which may round an image's distance differently in another place of its batch.
     return (centered.unsqueeze(2) * whitening).sum(1).square().sum(1)
 
 
 def is_fitted(values: Values) -> bool:
-    """Whether an array has the form that `fit` gives."""
+    """Return whether an array has the form that `fit` gives."""
     return values.ndim == 2 and values.shape[0] == values.shape[1] + 1 and bool(np.isfinite(values).all())
 
 

@@ -1,4 +1,4 @@
-"""What has moved between the held-out inliers and a batch: which score, which column. Needs NumPy and SciPy only."""
+"""Which scores and columns differ between the held-out inliers and a batch. Needs NumPy and SciPy only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _COLUMN_VALUES = 200_000
 
 
 def columns_of(rows: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
-    """The columns of some held-out rows, each ascending by itself, so that no row can be put together again.
+    """Sort each column of some held-out rows by itself, ascending, so that no row can be put together again.
 
     Args:
         rows: n x d numbers.
-        seed: Chooses the rows, where there are more than `COLUMN_ROWS`, or than 200,000 numbers hold.
+        seed: seed of the choice of rows, if there are more than `COLUMN_ROWS`, or than fit in 200,000 numbers.
 
     Returns:
         m x d numbers.
@@ -32,15 +32,15 @@ def columns_of(rows: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Movement:
-    """How one quantity of a batch compares with that of the held-out inliers.
+    """A comparison of one quantity of a batch with that of the held-out inliers.
 
     Attributes:
-        name: Of the score or column.
-        p_value: Of the two-sample Kolmogorov-Smirnov test, times the number of quantities looked at (Bonferroni), at
-            most 1.
-        higher: The probability that a value of the batch exceeds one of the held-out inliers, ties counting half: 0.5
-            where neither is higher, 1 where all of the batch is.
-        moved: Whether the p-value is at most the asked rate of false alarms.
+        name: name of the score or column.
+        p_value: p-value of the two-sample Kolmogorov-Smirnov test, times the number of quantities compared
+            (Bonferroni), at most 1.
+        higher: probability that a value of the batch exceeds one of the held-out inliers, ties counting half: 0.5
+            if neither is higher, 1 if all of the batch is.
+        moved: whether the p-value is at most the requested rate of false alarms.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Movement:
     moved: bool
 
     def describe(self) -> str:
-        """One line for people."""
+        """Describe the comparison in one line for people."""
         return f"{self.name}: higher than held out with probability {self.higher:.2f} (p = {self.p_value:.2g})"
 
 
@@ -58,20 +58,20 @@ def movements(
 ) -> tuple[Movement, ...]:
     """Compare quantities of a batch with those of held-out inliers, one by one.
 
-    For a batch of inliers like those held out, the probability that any quantity is said to have moved is at most
+    For a batch of inliers like those held out, the probability that any quantity is reported as moved is at most
     `false_alarms`: the test is exact for continuous quantities, conservative with ties, and the p-values are corrected
     for their number. The rate is over held-out sets and batches together.
 
     Args:
-        held_out: n values of each quantity, in any order.
-        batch: m values of each.
-        false_alarms: The rate, above 0 and below 1.
+        held_out: n values of each quantity of the held-out inliers, by its name, in any order.
+        batch: m values of each quantity of the batch, by its name.
+        false_alarms: rate of false alarms, above 0 and below 1.
 
     Returns:
         One entry for each quantity, the smallest p-value first.
 
     Raises:
-        ValueError: The rate is out of range.
+        ValueError: if the rate is out of range.
     """
     if not 0 < false_alarms < 1:
         raise ValueError(f"the rate of false alarms is {false_alarms}: it must lie between 0 and 1")

@@ -1,4 +1,4 @@
-"""WAIC: several models trained alike agree on what they know and differ on what they do not."""
+"""WAIC: models trained in the same way agree on inputs they know and differ on others."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from negvae.scoring.passes import Pass
 
 
 def waic(x: Pass) -> Tensor:
-    """Mean over the models of -ELBO plus its variance over the models, in nats (N).
+    """Return the mean over the models of -ELBO plus its variance over the models, in nats (N).
 
     The negative of equation 2 in Choi et al., "WAIC, but why? Generative ensembles for robust anomaly detection",
     2018: E[log p(x)] - Var[log p(x)]; the ELBO stands in for the likelihood.

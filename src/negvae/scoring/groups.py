@@ -23,25 +23,34 @@ UNKNOWN = ""
 
 
 def group_of(path: str, known: Collection[str]) -> str:
-    """The group of a file: the nearest folder above it that has a group's name, else `UNKNOWN`.
+    """Return the group of a file: the nearest folder above it that has a group's name, else `UNKNOWN`.
 
     Args:
-        path: Of the file, with / or the system's separator.
-        known: Names of groups.
+        path: path of the file, with / or the system's separator.
+        known: names of the groups.
+
+    Returns:
+        The name of a group, or `UNKNOWN`.
+
+    >>> group_of("images/cable/good/000.png", ["bottle", "cable"])
+    'cable'
     """
     parts = path.replace(os.sep, "/").split("/")[:-1]
     return next((part for part in reversed(parts) if part in known), UNKNOWN)
 
 
 def split(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Floats]:
-    """The scores of each group, ascending, by the group's name in the order of the alphabet.
+    """Split scores by group: each group's scores, ascending, by its name, the names in alphabetical order.
 
     Args:
-        scores: n scores.
-        labels: Their groups.
+        scores: n scores of inliers.
+        labels: group of each inlier.
+
+    Returns:
+        The scores of each group by its name.
 
     Raises:
-        ValueError: Numbers that do not fit each other, or an inlier without a group.
+        ValueError: if there are not as many labels as scores, or an inlier has no group.
     """
     values, names = np.asarray(scores, np.float64), np.asarray(labels, dtype=str)
     check_labels(labels, len(values))
@@ -59,16 +68,16 @@ def largest_by_group(
     """Judge each image by the held-out inliers of its own group.
 
     Args:
-        groups: The scores of the held-out inliers of each group.
+        groups: scores of the held-out inliers of each group, by the group's name.
         scores: m scores to judge.
-        labels: Their groups, `UNKNOWN` where one is not known; None where none is.
-        judge: Gives p-values for held-out scores and scores to judge.
+        labels: group of each image, or `UNKNOWN`; None if no image's group is known.
+        judge: function from held-out scores and scores to judge to p-values.
 
     Returns:
-        m values: within the group, or where it is not known, the largest over all groups.
+        m values: within the group, or if it is not known, the largest over all groups.
 
     Raises:
-        ValueError: A group that has no held-out inliers, or another number of labels.
+        ValueError: if a group has no held-out inliers, or there are not as many labels as scores.
     """
     values = np.asarray(scores, np.float64).reshape(-1)
     check_labels(labels, len(values), groups)
@@ -86,12 +95,12 @@ def largest_by_group(
 def group_thresholds(
     groups: Mapping[str, ArrayLike], rule: Callable[[ArrayLike], float], otherwise: Callable[[ArrayLike], float]
 ) -> tuple[dict[str, float], tuple[str, ...]]:
-    """A threshold for each group, and the groups that are too small for the rule.
+    """Set a threshold for each group, and list the groups that are too small for the rule.
 
     Args:
-        groups: The scores of the held-out inliers of each group.
-        rule: Sets a threshold by scores; raises a ValueError where they are too few.
-        otherwise: Sets the threshold where they are.
+        groups: scores of the held-out inliers of each group, by the group's name.
+        rule: function that sets a threshold by scores and raises a ValueError if they are too few.
+        otherwise: function that sets the threshold if they are too few.
 
     Returns:
         The thresholds by name, and the names of the groups that `otherwise` was used for.
@@ -107,15 +116,18 @@ def group_thresholds(
 
 
 def threshold_of(thresholds: Mapping[str, float], labels: Sequence[str] | None, count: int) -> Floats:
-    """The threshold of each image: its group's, or the highest of all where its group is not known.
+    """Return the threshold of each image: its group's, or the highest of all if its group is not known.
 
     Args:
-        thresholds: Of each group.
-        labels: As of `largest_by_group`.
-        count: How many images.
+        thresholds: threshold of each group, by the group's name.
+        labels: group of each image, or `UNKNOWN`; None if no image's group is known.
+        count: number of images.
+
+    Returns:
+        `count` thresholds.
 
     Raises:
-        ValueError: A group without a threshold, or another number of labels.
+        ValueError: if a group has no threshold, or there are not as many labels as images.
     """
     check_labels(labels, count, thresholds)
     highest = max(thresholds.values())
@@ -124,10 +136,15 @@ def threshold_of(thresholds: Mapping[str, float], labels: Sequence[str] | None, 
 
 
 def check_labels(labels: Sequence[str] | None, count: int, known: Mapping[str, object] | None = None) -> None:
-    """Refuse labels that do not fit.
+    """Refuse labels that do not fit the images or the groups.
+
+    Args:
+        labels: group of each image, or `UNKNOWN`; None if no image's group is known.
+        count: number of images.
+        known: mapping from the names of the known groups; None allows any group.
 
     Raises:
-        ValueError: Another number of them than of images, or a group that is not among the known ones.
+        ValueError: if there are not as many labels as images, or a group is not among the known ones.
     """
     if labels is None:
         return

@@ -3,7 +3,8 @@
 Two parts. `OnlineRanks` turns the scores of a stream into p-values that are independent and uniform while the stream is
 exchangeable with the held-out inliers: each score is ranked among the held-out ones and all earlier ones of the stream,
 with ties broken at random (Vovk, Nouretdinov and Gammerman, "Testing exchangeability on-line", 2003). P-values against
-a fixed held-out set are not: that set's own accidents show in all of them, and over a long stream any test finds those.
+a fixed held-out set are not: the chance deviations of that set appear in all of them, and any test detects these in a
+long stream.
 
 `TestMartingale` bets against that uniformity. Its wealth is a nonnegative martingale that starts at 1, so that the
 probability that it ever reaches 1 / a is at most a while nothing has changed (Ville's inequality). After an alarm it
@@ -38,7 +39,7 @@ class OnlineRanks:
 
     Attributes:
         edges: n scores of held-out inliers, ascending.
-        ties: A number drawn uniformly for each edge, ascending among equal edges: it orders equal scores.
+        ties: number drawn uniformly for each edge, ascending among equal edges; it orders equal scores.
         weights: 1 + the number of earlier scores of the stream in each of the n + 1 gaps.
     """
 
@@ -50,8 +51,15 @@ class OnlineRanks:
     def of(cls, held_out: ArrayLike, random: np.random.Generator) -> OnlineRanks:
         """Start from the scores of held-out inliers, of any number from 0.
 
+        Args:
+            held_out: n scores of held-out inliers.
+            random: random generator that draws the order of ties.
+
+        Returns:
+            Ranks that no score of a stream has been counted in.
+
         Raises:
-            ValueError: A score is not a number.
+            ValueError: if a score is not a number.
         """
         scores = np.asarray(held_out, np.float64).reshape(-1)
         if np.isnan(scores).any():
@@ -61,14 +69,14 @@ class OnlineRanks:
         return cls(scores[order], ties[order], np.ones(len(scores) + 1, np.int64))
 
     def p_value(self, score: float, random: np.random.Generator) -> float:
-        """The smoothed p-value of the next score of the stream, which is counted from then on.
+        """Return the smoothed p-value of the next score of the stream, and count this score from then on.
 
         Args:
-            score: Larger = more out-of-distribution; not a number counts as the largest of all.
-            random: Breaks ties and places the score within its gap.
+            score: next score, larger meaning more out-of-distribution; NaN counts as the largest of all.
+            random: random generator that breaks ties and places the score within its gap.
 
         Returns:
-            A number in (0, 1): small where few scores so far are as large.
+            A number in (0, 1), small if few scores so far are as large.
         """
         value = np.inf if np.isnan(score) else score
         tie, within = random.uniform(size=2)
@@ -95,11 +103,11 @@ class TestMartingale:
     start, and not a multiple of t.
 
     Attributes:
-        alarm_rate: The probability with which a start that sees no change ever alarms is at most this.
-        accounts: The money of each bet.
-        steps: Since the last start.
-        starts: How often it has started; each alarm starts it anew.
-        peak: The largest wealth since the last start.
+        alarm_rate: upper bound on the probability that a start without a change after it ever leads to an alarm.
+        accounts: money of each bet.
+        steps: number of p-values since the last start.
+        starts: number of starts; each alarm starts the martingale anew.
+        peak: largest wealth since the last start.
     """
 
     __test__ = False  # pytest collects classes whose names begin with Test
@@ -111,20 +119,20 @@ class TestMartingale:
     peak: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a rate that is none."""
+        """Refuse a rate that is out of range."""
         if not 0 < self.alarm_rate < 1:
             raise ValueError(f"alarm_rate is {self.alarm_rate}: it must lie between 0 and 1")
 
     @property
     def wealth(self) -> float:
-        """The money in all accounts and in the reserve: 1 at the start."""
+        """Return the money in all accounts and in the reserve: 1 at the start."""
         return float(self.accounts.sum() + 1 / (self.steps + 1))
 
     def update(self, p: float) -> bool:
         """Bet on the next p-value.
 
         Args:
-            p: Uniform on [0, 1] and independent of those before it, while nothing has changed.
+            p: next p-value, uniform on [0, 1] and independent of those before it while nothing has changed.
 
         Returns:
             Whether the wealth has reached 1 / `alarm_rate`; the martingale has then started anew.
@@ -140,7 +148,7 @@ class TestMartingale:
         return True
 
     def state(self) -> dict[str, Any]:
-        """What `TestMartingale(**state)` needs to go on, as plain values."""
+        """Return what `TestMartingale(**state)` needs to continue, as plain values."""
         return {
             "alarm_rate": self.alarm_rate,
             "accounts": self.accounts.tolist(),
@@ -151,10 +159,10 @@ class TestMartingale:
 
 
 def bets(p: ArrayLike) -> Floats:
-    """The payoff of each bet: densities on [0, 1] at p.
+    """Return the payoff of each bet: densities on [0, 1] at p.
 
     Args:
-        p: p-values of any shape.
+        p: p-values, an array of any shape.
 
     Returns:
         The same shape with an axis of the bets added at the end.
@@ -174,12 +182,15 @@ def bets(p: ArrayLike) -> Floats:
 
 
 def step(accounts: Floats, steps: int, p: Floats) -> Floats:
-    """The accounts after one more p-value; a pure function, for one stream or for many side by side.
+    """Return the accounts after one more p-value; a pure function, for one stream or for many side by side.
 
     Args:
-        accounts: ... x bets.
-        steps: Taken before this one.
-        p: The p-values, of the shape of the accounts without their last axis.
+        accounts: money of each bet, ... x bets.
+        steps: number of steps taken before this one.
+        p: p-values, of the shape of the accounts without their last axis.
+
+    Returns:
+        The new accounts, ... x bets.
     """
     count = accounts.shape[-1]
     from_reserve = 1 / (steps + 1) - 1 / (steps + 2)

@@ -20,12 +20,12 @@ class Detection:
 
     Attributes:
         auroc: probability that an outlier scores above an inlier, ties counting one half.
-        auroc_ci: its 95% interval.
+        auroc_ci: 95% confidence interval of the AUROC.
         aupr_out: average precision with the outliers as positives.
         aupr_in: average precision with the inliers as positives (scores negated).
-        fpr_at_95_tpr: share of inliers flagged where 95% of the outliers are.
-        inliers: how many.
-        outliers: how many.
+        fpr_at_95_tpr: share of inliers flagged at a threshold that flags 95% of the outliers.
+        inliers: number of inliers.
+        outliers: number of outliers.
     """
 
     auroc: float
@@ -37,19 +37,22 @@ class Detection:
     outliers: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {**asdict(self), "auroc_ci": list(self.auroc_ci)}
 
 
 def detection_metrics(inliers: ArrayLike, outliers: ArrayLike) -> Detection:
-    """All metrics of a score, larger meaning more out-of-distribution.
+    """Compute all metrics of a score, larger meaning more out-of-distribution.
 
     Args:
-        inliers: scores of inliers (n).
-        outliers: scores of outliers (m).
+        inliers: n scores of inliers.
+        outliers: m scores of outliers.
+
+    Returns:
+        The metrics of the score on these two sets.
 
     Raises:
-        ValueError: either is empty or holds NaN. Infinite scores are fine: they rank last.
+        ValueError: if either set is empty or holds NaN. Infinite scores are accepted: they rank last.
     """
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     area, interval = auroc(low, high)
@@ -68,15 +71,15 @@ def detection_metrics(inliers: ArrayLike, outliers: ArrayLike) -> Detection:
 
 
 def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple[float, tuple[float, float]]:
-    """Exact AUROC and its interval by DeLong et al. (1988), on the logit scale.
+    """Compute the exact AUROC and its interval by DeLong et al. (1988), on the logit scale.
 
-    Where the sets separate perfectly DeLong's variance is zero, whatever the sample size. The interval then is
+    If the sets separate perfectly, DeLong's variance is zero, whatever the sample size. The interval then is
     the exact binomial one for min(n, m) independent pairs that are all in order, which is valid though wide.
 
     Args:
-        inliers: n scores.
-        outliers: m scores.
-        level: of the interval.
+        inliers: n scores of inliers.
+        outliers: m scores of outliers.
+        level: confidence level of the interval.
 
     Returns:
         The area, and the interval's two ends.
@@ -99,14 +102,18 @@ def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple
 
 
 def fpr_at_tpr(inliers: ArrayLike, outliers: ArrayLike, tpr: float = 0.95) -> float:
-    """Share of inliers at or above the highest threshold that flags at least `tpr` of the outliers."""
+    """Return the share of inliers at or above the highest threshold that flags at least `tpr` of the outliers.
+
+    >>> fpr_at_tpr([0.0, 1.0, 2.0, 3.0], [2.5, 4.0], tpr=1.0)
+    0.25
+    """
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     threshold = np.sort(high)[::-1][math.ceil(tpr * len(high)) - 1]
     return float((low >= threshold).mean())
 
 
 def roc_curve(inliers: ArrayLike, outliers: ArrayLike) -> tuple[Values, Values]:
-    """(false-positive rates, true-positive rates), from (0, 0) to (1, 1), one point for each distinct score."""
+    """Return false-positive and true-positive rates from (0, 0) to (1, 1), one point for each distinct score."""
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     thresholds = np.unique(np.concatenate([low, high]))[::-1]
     rates = [(len(s) - np.searchsorted(np.sort(s), thresholds, side="left")) / len(s) for s in (low, high)]

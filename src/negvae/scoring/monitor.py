@@ -1,4 +1,4 @@
-"""What is kept of a stream of scores while it is watched, and what is said of each score. Needs NumPy and SciPy only.
+"""The state kept of a watched stream of scores, and the decision on each score. Needs NumPy and SciPy only.
 
 The state has a fixed size, however long the stream, and goes to plain values and back, so that a stream can be watched
 across restarts.
@@ -26,26 +26,26 @@ HISTORY = 400
 
 
 class OnlineTest(Protocol):
-    """What the library online-fdr offers for one procedure."""
+    """The interface of one procedure of the library online-fdr."""
 
     def test_one(self, p_val: float, /) -> bool:
-        """Whether the next p-value is a discovery."""
+        """Return whether the next p-value is a discovery."""
 
     def snapshot(self) -> dict[str, Any]:
-        """All that it takes to go on, as plain values."""
+        """Return all that is needed to continue, as plain values."""
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is said of some scores, in their order.
+    """The decisions on some scores, in their order.
 
     Attributes:
-        p_values: Conformal p-values: among the held-out inliers, or with a window among the latest scores.
-        outliers: Whether each is called an outlier by the calibration's rule.
-        discoveries: Whether each is a discovery of the online procedure; all False without one.
-        changes: Positions at which the test martingale said that the stream has changed.
-        wealth: Of the martingale after each score; what an alarm had reached stands at its position.
-        seen: Scores of the stream before these.
+        p_values: conformal p-values among the held-out inliers, or with a window among the latest scores.
+        outliers: whether each score is called an outlier by the calibration's rule.
+        discoveries: whether each score is a discovery of the online procedure; all False without a procedure.
+        changes: positions at which the test martingale reported a change of the stream.
+        wealth: wealth of the martingale after each score; at an alarm, the wealth that the alarm was reached with.
+        seen: number of scores of the stream before these.
     """
 
     p_values: Floats
@@ -58,23 +58,23 @@ class Judged:
 
 @dataclass
 class Monitor:
-    """Watches the decision scores of a stream.
+    """A watch over the decision scores of a stream.
 
     Attributes:
-        calibration: Held-out scores, threshold and rule.
-        ranks: P-values for the martingale.
-        martingale: The test for a change.
-        online: The procedure of online false-discovery control; None for none.
-        fdr: Its rate.
-        window: How many of the latest scores p-values and threshold are taken from; 0 for the held-out ones always.
-        latest: With a window: its scores, the oldest first.
-        random: Breaks ties.
-        seen: Scores so far.
-        outliers: Called outliers so far.
-        discoveries: So far.
-        changes: The number of scores after which each alarm of the martingale came.
-        history: (scores so far, wealth) every `every` scores.
-        every: See `history`.
+        calibration: held-out scores, threshold and rule.
+        ranks: ranks that give the martingale its p-values.
+        martingale: test for a change of the stream.
+        online: procedure of online false-discovery control; None for none.
+        fdr: false-discovery rate of the online procedure.
+        window: number of the latest scores that p-values and threshold are taken from; 0 for the held-out ones always.
+        latest: latest scores, the oldest first, if there is a window.
+        random: random generator that breaks ties.
+        seen: number of scores so far.
+        outliers: number of scores called outliers so far.
+        discoveries: number of discoveries so far.
+        changes: number of scores after which each alarm of the martingale came.
+        history: pairs (number of scores so far, wealth), one every `every` scores.
+        every: number of scores between two entries of `history`.
     """
 
     calibration: Calibration
@@ -105,15 +105,18 @@ class Monitor:
         """Watch a stream from its beginning.
 
         Args:
-            calibration: Of the detector.
-            alarm_rate: The probability of a false alarm about a change, from one start of the martingale to the next.
-            fdr: The false-discovery rate of the online procedure, LOND; None for none.
-            window: Take p-values and threshold from so many of the latest scores; 0 for the held-out ones.
-            seed: Of what breaks ties.
+            calibration: calibration of the detector.
+            alarm_rate: probability of a false alarm about a change, from one start of the martingale to the next.
+            fdr: false-discovery rate of the online procedure, LOND; None for no procedure.
+            window: number of the latest scores to take p-values and threshold from; 0 for the held-out ones.
+            seed: seed of the random numbers that break ties.
+
+        Returns:
+            A monitor that has seen no score.
 
         Raises:
-            ValueError: A rate is out of range, or the window is too small for the calibration's rate.
-            ImportError: The extra "watch" is not installed, and `fdr` asks for it.
+            ValueError: if a rate is out of range, or the window is too small for the calibration's rate.
+            ImportError: if `fdr` is given and the extra "watch" is not installed.
         """
         if window < 0:
             raise ValueError(f"window is {window}: it must be a number of scores, or 0 for none")
@@ -131,12 +134,15 @@ class Monitor:
         """Judge the next scores of the stream, in their order.
 
         Args:
-            scores: m decision scores, larger = more out-of-distribution.
-            groups: of each, as of `Calibration.p_values`; the martingale looks at all groups together, and takes their
-                mixture to be that of the held-out inliers.
+            scores: m decision scores, larger meaning more out-of-distribution.
+            groups: group of each image, or "" for an unknown one, as in `Calibration.p_values`; the martingale looks at
+                all groups together, and assumes that their mixture is that of the held-out inliers.
+
+        Returns:
+            The decisions on these scores.
 
         Raises:
-            ValueError: groups that were not calibrated, or groups and a window.
+            ValueError: if a group was not calibrated, or there are both groups and a window.
         """
         if groups is not None and self.window:
             raise ValueError("a window is of all groups together: watch without a window, or without groups")
@@ -168,7 +174,7 @@ class Monitor:
         return self.calibration.scores[self.calibration.score]
 
     def _decide(self, values: Floats, groups: Sequence[str] | None) -> tuple[Floats, NDArray[np.bool_]]:
-        """P-values and decisions; with a window, each score is judged by those before it and then joins them."""
+        """Return p-values and decisions; with a window, each score is judged by those before it and then joins them."""
         if not self.window:
             return self.calibration.p_values(values, groups), self.calibration.is_outlier(values, groups)
         p, called = np.empty(len(values)), np.empty(len(values), bool)
@@ -186,10 +192,10 @@ class Monitor:
             self.every *= 2
 
     def can_discover(self) -> bool:
-        """Whether the next score could be a discovery, however large it is.
+        """Return whether the next score could be a discovery, however large it is.
 
         The level of the online procedure shrinks as the stream goes on without discoveries, and no p-value is below
-        1 / (n + 1): with few held-out inliers a time comes from which nothing is found any more.
+        1 / (n + 1): with few held-out inliers, nothing can be discovered from some time on.
         """
         if self.online is None:
             return False
@@ -198,7 +204,7 @@ class Monitor:
         return trial.test_one(1 / (len(self._held_out) + 1))
 
     def state(self) -> dict[str, Any]:
-        """What `restore` needs to go on, as plain values for JSON."""
+        """Return what `restore` needs to continue, as plain values for JSON."""
         return {
             "format": FORMAT,
             "held_out": len(self._held_out),
@@ -220,15 +226,18 @@ class Monitor:
 
     @classmethod
     def restore(cls, calibration: Calibration, state: dict[str, Any]) -> Monitor:
-        """Go on where a state was taken.
+        """Continue from a saved state.
 
         Args:
-            calibration: The one that the stream was watched with.
-            state: What `state` gave.
+            calibration: calibration that the stream was watched with.
+            state: state that `state` returned.
+
+        Returns:
+            A monitor that continues the stream.
 
         Raises:
-            ValueError: The state is of another calibration or of a later version, or a part of it is missing.
-            ImportError: The extra "watch" is not installed, and the state is of an online procedure.
+            ValueError: if the state is of another calibration or of a later version, or a part of it is missing.
+            ImportError: if the state is of an online procedure and the extra "watch" is not installed.
         """
         try:
             if state["format"] > FORMAT:
@@ -251,7 +260,7 @@ class Monitor:
 
 
 def _procedure(fdr: float | None, snapshot: dict[str, Any] | None = None) -> OnlineTest | None:
-    """LOND of the library online-fdr, new or as it was.
+    """Create LOND of the library online-fdr, new or restored from a snapshot.
 
     Conformal p-values of one held-out set depend on one another, in the positive way (PRDS) under which LOND controls
     the false-discovery rate at every time (Javanmard and Montanari 2015; Zrnic, Ramdas and Jordan, "Asynchronous online

@@ -3,7 +3,7 @@
 A reference row is an inlier that the score keeps. Distances to the nearest of them are taken in the standardized space
 and in the space whitened by the shrunk second moments: the first finds what lies far out in some column, the second
 what breaks the relations between columns. Each distance becomes -log of its tail probability among inliers, and the
-score is the larger of the two, in nats. No network is asked.
+score is the larger of the two, in nats. No network is used.
 
 Why the p-values are valid although held-out rows are reference rows too
 ------------------------------------------------------------------------
@@ -56,19 +56,19 @@ _CHUNK = 512
 
 @dataclass(frozen=True)
 class Neighbors:
-    """What is measured on inliers.
+    """Measurements of inliers that the score of a row needs.
 
     Attributes:
-        weights: of the standardized columns, more than 1 where a few rows far out make the standard deviation, or
-            where all have one value (D).
-        rows: reference rows, standardized and weighted (R x D), or none (0 x D) where only the whitened space counts.
-        basis: eigenvectors of their second moments, as columns (D x K).
-        damping: which share whitening takes away along each of them (K).
-        unit: what whitening divides by (1).
+        weights: weights of the standardized columns, more than 1 if a few rows far out dominate the standard
+            deviation, or if all have one value (D).
+        rows: reference rows, standardized and weighted (R x D), or none (0 x D) if only the whitened space counts.
+        basis: eigenvectors of the second moments of the reference rows, as columns (D x K).
+        damping: share of each eigenvector's component that whitening removes (K).
+        unit: number that whitening divides by (1).
         whitened: reference rows, whitened (R x D).
         tails: for each space the knots' distances, then -log of their tail probabilities (S x 2 x KNOTS).
         excess: mean distance by which inliers exceed the last knot, for each space (S).
-        count: over how many nearest reference rows a distance is averaged (1).
+        count: number of nearest reference rows that a distance is averaged over (1).
     """
 
     weights: Values
@@ -85,7 +85,7 @@ class Neighbors:
         """Refuse arrays that do not belong together.
 
         Raises:
-            ValueError: a shape is wrong, or a number is not finite.
+            ValueError: if a shape is wrong, or a number is not finite.
         """
         columns, rows, directions = len(self.weights), len(self.whitened), len(self.damping)
         spaces = 2 if len(self.rows) else 1
@@ -103,23 +103,29 @@ class Neighbors:
 
     @property
     def nearest(self) -> int:
-        """Over how many nearest reference rows a distance is averaged."""
+        """Return the number of nearest reference rows that a distance is averaged over."""
         return int(self.count[0])
 
     def arrays(self) -> dict[str, Values]:
-        """All attributes by name."""
+        """Return all attributes by name."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
     def tensors(self, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-        """The same for `neighbor_score`."""
+        """Return all attributes by name as the tensors that `neighbor_score` takes."""
         return {name: torch.from_numpy(np.ascontiguousarray(array)).to(device) for name, array in self.arrays().items()}
 
 
 def neighbors(x: Pass) -> Tensor:
-    """How unusually far the nearest reference rows are, in nats (N): see `neighbor_score`.
+    """Score how unusually far the nearest reference rows are, in nats (N), as `neighbor_score` does.
+
+    Args:
+        x: pass over N rows of features.
+
+    Returns:
+        N values.
 
     Raises:
-        ValueError: no reference rows were kept.
+        ValueError: if no reference rows were kept.
     """
     if x.references.neighbors is None:
         raise ValueError("score neighbors has no reference rows here: NegVAEDetector.fit keeps them")
@@ -128,17 +134,17 @@ def neighbors(x: Pass) -> Tensor:
 
 
 def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Tensor:
-    """How unusually far the nearest reference rows are: the larger -log tail probability of two spaces.
+    """Score how unusually far the nearest reference rows are: the larger -log tail probability of two spaces.
 
     A reference row that is a copy of the row itself is passed over once: a training row is not its own neighbor.
 
     Args:
         rows: standardized rows (N x D, float64).
-        fitted: what `Neighbors.tensors` gives.
-        count: over how many nearest reference rows a distance is averaged.
+        fitted: tensors that `Neighbors.tensors` returns.
+        count: number of nearest reference rows that a distance is averaged over.
 
     Returns:
-        N values in nats, larger = farther out of distribution.
+        N values in nats, larger meaning farther out of distribution.
     """
     weighted = rows * fitted["weights"]
     whitened = whiten(weighted, fitted["basis"], fitted["damping"], fitted["unit"])
@@ -149,20 +155,20 @@ def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Te
 
 
 def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0) -> tuple[Neighbors, Values]:
-    """Measure inliers.
+    """Measure inliers, and score the held-out ones.
 
     Args:
-        training: standardized rows T (N x D, N at least 2): weights, ridge and tails are theirs.
+        training: standardized rows T (N x D, N at least 2), which set the weights, the ridge and the tails.
         held_out: standardized rows H (M x D). They become reference rows too, unless T and H together are more than
             are kept; then the reference rows are of T alone, evenly taken.
-        contamination: share of outliers in both. They may lie together and be neighbors of one another, so that
-            distances are averaged over as many rows, up to `MOST_NEIGHBORS`.
+        contamination: share of outliers in both. Outliers may lie together and be neighbors of one another, so
+            distances are averaged over more neighbors the larger the share, up to `MOST_NEIGHBORS`.
 
     Returns:
-        What is kept, and the scores of the held-out rows against the other reference rows (M).
+        The measurements, and the scores of the held-out rows against the other reference rows (M).
 
     Raises:
-        ValueError: there are too few rows.
+        ValueError: if there are too few rows.
     """
     if len(training) < 2:
         raise ValueError(f"there are {len(training)} training rows: neighbors take 2 at least")
@@ -197,14 +203,17 @@ def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0
 
 
 def column_weights(rows: Values) -> Values:
-    """Standard deviation of each column over that of a Gaussian with the same middle 90% (D), from 1 to 10.
+    """Return the standard deviation of each column over that of a Gaussian with the same middle 90% (D), from 1 to 10.
 
-    Where a few values far out make the standard deviation, it says little of the others. A column that has one value
-    in half of the rows or more has no middle to speak of, and its weight is 1. The weight of a constant column is the
+    If a few values far out dominate the standard deviation, it describes the others badly. A column that has one value
+    in half of the rows or more has no usable middle, and its weight is 1. The weight of a constant column is the
     root of N: a value that less than one in N rows has gives a 0-1 column a deviation of 1 / sqrt(N) at most.
 
     Args:
-        rows: N x D.
+        rows: standardized rows, N x D.
+
+    Returns:
+        D weights.
     """
     deviation = rows.std(0)
     low, high = np.quantile(rows, (0.05, 0.95), axis=0)
@@ -219,27 +228,27 @@ def column_weights(rows: Values) -> Values:
 
 
 def shrinkage(rows: Values) -> float:
-    """The best intensity of shrinking second moments to a multiple of the identity (Ledoit & Wolf 2004)."""
+    """Return the best intensity of shrinking second moments to a multiple of the identity (Ledoit & Wolf 2004)."""
     from sklearn.covariance import ledoit_wolf_shrinkage
 
     return float(np.clip(ledoit_wolf_shrinkage(rows, assume_centered=True), *SHRINKAGE))
 
 
 def odds(intensity: float) -> float:
-    """The ridge that shrinks to this intensity, in units of the mean second moment."""
+    """Return the ridge that shrinks to this intensity, in units of the mean second moment."""
     return intensity / (1 - intensity)
 
 
 def whitening(rows: Values, power: float, intensity: float) -> tuple[Values, Values, float]:
-    """Whitening by shrunk second moments: x -> (x - V diag(damping) V' x) / unit.
+    """Compute the whitening by shrunk second moments: x -> (x - V diag(damping) V' x) / unit.
 
     The squared length of the result is N x' A^-1 x with A = ridge I + sum of z z' over N rows, where
     ridge = N power intensity / (1 - intensity).
 
     Args:
-        rows: N x D.
-        power: mean of their squares.
-        intensity: of the shrinkage, above 0 and below 1.
+        rows: rows z whose second moments are shrunk, N x D.
+        power: mean of the squares of `rows`.
+        intensity: intensity of the shrinkage, above 0 and below 1.
 
     Returns:
         V (D x K), damping (K) and unit.
@@ -257,30 +266,33 @@ def whitening(rows: Values, power: float, intensity: float) -> tuple[Values, Val
 
 
 def whiten(rows: Any, basis: Any, damping: Any, unit: Any) -> Any:
-    """What `whitening` describes, of rows (N x D); arrays or tensors."""
+    """Whiten rows (N x D) as `whitening` describes; arrays or tensors."""
     return (rows - ((rows @ basis) * damping) @ basis.T) / unit
 
 
 def _count(references: int, contamination: float) -> int:
-    """Over how many neighbors is averaged: one row is left out, and one may be a copy."""
+    """Return the number of neighbors that a distance is averaged over: one row is left out, and one may be a copy."""
     together = min(NEIGHBORS + math.ceil(contamination * references), MOST_NEIGHBORS)
     return max(min(together if contamination else NEIGHBORS, references - 2), 1)
 
 
 def _nearest(rows: Tensor, references: Tensor, count: int) -> Tensor:
-    """Mean distance to the nearest references but one copy (N)."""
+    """Return the mean distance to the nearest references but one copy (N)."""
     lengths, theirs = rows.square().sum(1).unsqueeze(1), references.square().sum(1).unsqueeze(0)
     squared = lengths + theirs - 2 * (rows @ references.T)
     return _mean_distance(squared, COPY * (lengths + theirs), count)
 
 
 def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
-    """Mean of the smallest distances, one copy left out (N).
+    """Return the mean of the smallest distances, with one copy left out (N).
 
     Args:
-        squared: distances (N x R), with rounding errors.
-        copies: below which a squared distance is none (N x R).
-        count: of how many.
+        squared: squared distances (N x R), with rounding errors.
+        copies: limits below which a squared distance counts as zero (N x R).
+        count: number of smallest distances to average.
+
+    Returns:
+        N distances.
     """
     squared = torch.where(squared < copies, 0.0, squared)
     smallest = squared.topk(min(count + 1, squared.shape[1]), dim=1, largest=False, sorted=True).values
@@ -291,13 +303,16 @@ def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
 
 
 def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int) -> tuple[Values, Values]:
-    """Distances of chosen rows to the others, in both spaces, as if the row itself were in none of the sums.
+    """Return distances of chosen rows to the others, in both spaces, as if the row itself were in none of the sums.
 
     Args:
-        rows: N x D.
-        whitened: the same rows, whitened by their own second moments.
+        rows: all rows, N x D.
+        whitened: the same rows, whitened by their own second moments, N x D.
         chosen: indices of M rows.
-        count: over how many nearest rows a distance is averaged.
+        count: number of nearest rows that a distance is averaged over.
+
+    Returns:
+        M distances in the standardized space, and M in the whitened space.
     """
     found: list[tuple[Values, Values]] = []
     total = len(rows)
@@ -319,7 +334,7 @@ def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int)
 
 
 def _tail(distances: Values) -> tuple[Values, float]:
-    """The tail probabilities of distances: knots (2 x KNOTS), and the mean excess over the last of them."""
+    """Return the tail probabilities of distances: knots (2 x KNOTS), and the mean excess over the last of them."""
     quantile = min(TAIL, max(1 - LEAST_EXCEEDING / len(distances), 0.5))
     levels = np.linspace(0, quantile, KNOTS)
     knots = np.quantile(distances, levels)
@@ -331,7 +346,7 @@ def _tail(distances: Values) -> tuple[Values, float]:
 
 
 def larger_tail(distances: Sequence[Tensor], tails: Tensor, excess: Tensor) -> Tensor:
-    """The larger -log tail probability of distances in each space (N)."""
+    """Return the larger -log tail probability of distances in each space (N)."""
     values = []
     for distance, (knots, levels), scale in zip(distances, tails, excess, strict=True):
         steps = (knots[1:] - knots[:-1]).clamp_min(1e-300)

@@ -18,11 +18,12 @@ from negvae.scoring.table import SCORES, Score
 
 
 class Draws(NamedTuple):
-    """Random numbers of S posterior samples; where images share them, a score is a function of the image alone.
+    """Random numbers of S posterior samples; if images share them, a score is a function of the image alone.
 
     Attributes:
-        noise: standard normal, S x L for draws that all images share, or S x N x L.
-        dequantization: what the likelihood adds to an image, S x C x H x W or S x N x C x H x W; zero for most.
+        noise: standard normal numbers, S x L for draws that all images share, or S x N x L.
+        dequantization: noise that the likelihood adds to an image, S x C x H x W or S x N x C x H x W; zero for most
+            likelihoods.
     """
 
     noise: Tensor
@@ -30,16 +31,16 @@ class Draws(NamedTuple):
 
 
 class Drawing(Protocol):
-    """What gives a pass its random numbers."""
+    """The interface of a function that gives a pass its random numbers."""
 
     def __call__(self, model: VAE, samples: int) -> Draws:
-        """The draws of so many posterior samples of the model."""
+        """Draw the random numbers of this many posterior samples of the model."""
 
 
 def shared_draws(model: VAE, samples: int = 1, seed: int = 0) -> Draws:
-    """The draws for `model` that belong to `seed`, on its device and in its precision, for all images alike.
+    """Return the draws for `model` that belong to `seed`, on its device and in its precision, for all images alike.
 
-    Whatever the order, the batches or the company, an image then has one score; thresholds, exported models and
+    An image then has one score, whatever the order, the batch or the other images; thresholds, exported models and
     repeated calls agree. The price is that the noise of two images' scores is not independent.
     """
     with torch.inference_mode(False):  # a gradient may pass through them
@@ -53,10 +54,10 @@ def shared_draws(model: VAE, samples: int = 1, seed: int = 0) -> Draws:
 
 
 class SharedDraws:
-    """`shared_draws` of one seed, kept once made.
+    """The draws of `shared_draws` for one seed, kept after the first call.
 
     Args:
-        seed: of the posterior samples.
+        seed: seed of the posterior samples.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -64,7 +65,7 @@ class SharedDraws:
         self._made: dict[tuple[VAE, int], Draws] = {}
 
     def __call__(self, model: VAE, samples: int) -> Draws:
-        """The draws of so many posterior samples of the model."""
+        """Draw the random numbers of this many posterior samples of the model."""
         key = (model, samples)
         if key not in self._made:
             self._made[key] = shared_draws(model, samples, self.seed)
@@ -73,13 +74,13 @@ class SharedDraws:
 
 @dataclass(frozen=True)
 class Sampled:
-    """Posterior samples of a batch, and what the decoder makes of them; all in float64.
+    """Posterior samples of a batch, and the decoder's results for them; all in float64.
 
     Attributes:
-        codes: drawn from q(z|x), S x N x L.
+        codes: codes drawn from q(z|x), S x N x L.
         log_likelihoods: log p(x|z) in nats, S x N.
         output: the decoder's output for the first sample, N x C x H x W.
-        target: the pixels whose density was asked for with it, N x C x H x W.
+        target: pixels whose density was evaluated for the first sample, N x C x H x W.
     """
 
     codes: Tensor
@@ -89,22 +90,23 @@ class Sampled:
 
 
 class Pass:
-    """A model's pass over a batch of N inputs: what scores are functions of.
+    """A model's pass over a batch of N inputs, which scores are functions of.
 
-    Everything is computed once, when it is first asked for, and in float64 after the networks: their output is as
-    exact as it is, and what small differences of its large sums are made of is kept. It is made of torch's functions
+    Everything is computed once, when it is first requested, and in float64 after the networks: their output is exact
+    to their own precision, and small differences of its large sums are kept. The pass consists of torch's functions
     alone, so that a score can be traced for export.
 
     Args:
         model: trained VAE, in evaluation mode.
         stored: uint8 images, N x C x H x W, or rows of features, N x D x 1 x 1.
-        draws: gives the random numbers of posterior samples.
-        references: statistics of training images.
-        ensemble: further models trained alike.
-        encode: gives q(z|x) of stored inputs in the model's place; there are scores of the encoder alone then.
+        draws: source of the random numbers of posterior samples.
+        references: statistics of training images, for scores that are measured against them.
+        ensemble: further models trained in the same way.
+        encode: function from stored inputs to q(z|x), used in place of the model's encoder; only scores of the encoder
+            alone are then available.
 
     Attributes:
-        images: as the networks see them, N x C x H x W: pixels in [0, 1], features standardized.
+        images: inputs as the networks take them, N x C x H x W: pixels in [0, 1], features standardized.
     """
 
     def __init__(
@@ -126,32 +128,35 @@ class Pass:
 
     @property
     def dimensions(self) -> int:
-        """Numbers in one image: D = C H W."""
+        """Return the number of values in one image: D = C H W."""
         return self.model.dimensions
 
     @cached_property
     def encoded(self) -> Posterior:
-        """q(z|x) as the encoder gives it: mean and log_var, N x L each, in its own precision."""
+        """Return q(z|x) as the encoder gives it: mean and log_var, N x L each, in its own precision."""
         return self.model.encode(self.images) if self._encode is None else Posterior(*self._encode(self.stored))
 
     @cached_property
     def posterior(self) -> Posterior:
-        """q(z|x) in float64: mean and log_var, N x L each."""
+        """Return q(z|x) in float64: mean and log_var, N x L each."""
         return Posterior(self.encoded.mean.double(), self.encoded.log_var.double())
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q(z|x) || N(0, I)) in nats (N)."""
+        """Return KL(q(z|x) || N(0, I)) in nats (N)."""
         return self.model.prior.kl(*self.posterior)
 
     def sampled(self, samples: int = 1) -> Sampled:
-        """Codes drawn from q(z|x) and their log-likelihoods.
+        """Draw codes from q(z|x) and compute their log-likelihoods.
 
         Args:
-            samples: how many a score takes of each input; `compute_scores` may be asked for another number.
+            samples: number of samples that a score takes of each input; `compute_scores` can replace it by another.
+
+        Returns:
+            The samples and the decoder's results for them.
 
         Raises:
-            ValueError: there are scores of the encoder alone here.
+            ValueError: if only scores of the encoder alone are available.
         """
         if samples not in self._sampled:
             if self._encode is not None:
@@ -169,39 +174,45 @@ class Pass:
 
     @property
     def decoded(self) -> bool:
-        """Whether the decoder has been used."""
+        """Return whether the decoder has been used."""
         return bool(self._sampled)
 
     @property
     def log_likelihood(self) -> Tensor:
-        """E log p(x|z) under q(z|x), by one sample, in nats (N)."""
+        """Return E log p(x|z) under q(z|x), by one sample, in nats (N)."""
         return self.sampled().log_likelihoods.mean(0)
 
     @property
     def codes(self) -> Tensor:
-        """One code for each input, drawn from q(z|x) (N x L)."""
+        """Return one code for each input, drawn from q(z|x) (N x L)."""
         return self.sampled().codes[0]
 
     @property
     def output(self) -> Tensor:
-        """The decoder's output for `codes`, what the likelihood's parameters are made of (N x C x H x W)."""
+        """Return the decoder's output for `codes`, which gives the likelihood's parameters (N x C x H x W)."""
         return self.sampled().output
 
     @cached_property
     def bits_per_dim(self) -> Tensor:
-        """Negative ELBO in bits per dimension (N)."""
+        """Return the negative ELBO in bits per dimension (N)."""
         return (self.kl - self.log_likelihood) / (self.dimensions * math.log(2))
 
     @cached_property
     def members(self) -> tuple[Pass, ...]:
-        """A pass of each model of the ensemble, this one's first."""
+        """Return a pass of each model of the ensemble, this model's first."""
         return (self, *(Pass(model, self.stored, draws=self.draws) for model in self._ensemble))
 
     def scale(self, name: str) -> tuple[float, float, float, float]:
-        """5% quantile, median, 95% quantile and mean of a score on training images.
+        """Return the 5% quantile, median, 95% quantile and mean of a score on training images.
+
+        Args:
+            name: name of the score.
+
+        Returns:
+            The four numbers, in this order.
 
         Raises:
-            ValueError: they were not measured.
+            ValueError: if the score was not measured on training images.
         """
         if name not in self.references.scales:
             raise ValueError(f"score {name} was not measured on training images: run `negvae calibrate` first")
@@ -209,33 +220,51 @@ class Pass:
         return low, median, high, mean
 
     def fitted(self, name: str) -> Tensor:
-        """What the fit of a score to training images gave, on the model's device.
+        """Return the result of fitting a score to training images, on the model's device.
+
+        Args:
+            name: name of the score.
+
+        Returns:
+            The array that the score's fit produced, as a tensor.
 
         Raises:
-            ValueError: it was not fitted.
+            ValueError: if the score was not fitted.
         """
         if name not in self.references.fitted:
             raise ValueError(f"score {name} was not fitted to training images: run `negvae calibrate` first")
         return torch.from_numpy(np.asarray(self.references.fitted[name])).to(self.images.device)
 
     def score(self, name: str) -> Tensor:
-        """Another score of the same inputs (N, float64).
+        """Return another score of the same inputs (N, float64).
 
-        Those that are not measured against training images have the precision of the networks, as in a table of
-        scores: so that what is made of them can be made again from the table.
+        Scores that are not measured against training images are rounded to the precision of the networks, as in a table
+        of scores, so that a score computed from them can be computed again from the table.
+
+        Args:
+            name: name of the score.
+
+        Returns:
+            N values.
 
         Raises:
-            ValueError: there is none of this name, or it cannot be had here.
+            ValueError: if no score has this name, or it cannot be computed here.
         """
         if name not in self._scores:
             self._scores[name] = self.evaluate(SCORES[name])
         return self._scores[name]
 
     def evaluate(self, score: Score) -> Tensor:
-        """What the function behind a score gives; see `score`.
+        """Compute a score by the function that its entry names, with the precision that `score` describes.
+
+        Args:
+            score: entry of the score.
+
+        Returns:
+            N values.
 
         Raises:
-            ValueError: it is not one number for each input.
+            ValueError: if the result is not one number for each input.
         """
         values = score.load()(self)
         if not isinstance(values, Tensor) or values.shape != self.stored.shape[:1]:

@@ -1,4 +1,4 @@
-"""What scores of training images come to, for the scores that are measured against them. Needs NumPy only."""
+"""Statistics of training images' scores, for the scores that are measured against them. Needs NumPy only."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class References:
 
     Attributes:
         scales: 5% quantile, median, 95% quantile and mean of a score on training images, by the score's name.
-        fitted: what the fit of a score gave (`negvae.scoring.table.Score.fit`), by the score's name.
-        neighbors: the reference rows of the score of this name; None where images are scored.
+        fitted: result of fitting a score (`negvae.scoring.table.Score.fit`), by the score's name.
+        neighbors: reference rows of the score "neighbors"; None if images are scored.
     """
 
     scales: Mapping[str, Values] = field(default_factory=dict)
@@ -31,17 +31,17 @@ class References:
 
     @property
     def components(self) -> list[str]:
-        """The scores that "combined" is the largest of: all with a scale; with "dose", which holds it, not "bpd"."""
+        """Return the scores that "combined" is the largest of: all with a scale, but "dose" replaces "bpd"."""
         return [name for name in self.scales if not (name == "bpd" and "dose" in self.scales)]
 
     def has(self, name: str, fitted: bool) -> bool:
-        """Whether they were measured, and where a score is `fitted`, its fit too."""
+        """Return whether the statistics that a score needs are present: its fit if it is `fitted`, else any scales."""
         if name == "neighbors":
             return self.neighbors is not None
         return name in self.fitted if fitted else bool(self.scales)
 
 
 def scale(scores: ArrayLike) -> Values:
-    """5% quantile, median, 95% quantile and mean of training images' scores."""
+    """Return the 5% quantile, median, 95% quantile and mean of training images' scores."""
     values = np.asarray(scores, np.float64)
     return np.array([*np.quantile(values, (0.05, 0.5, 0.95)), values.mean()])

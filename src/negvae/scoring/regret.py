@@ -15,7 +15,7 @@ STEPS, SAMPLES, LEARNING_RATE = 30, 4, 0.05
 
 
 def likelihood_regret(x: Pass) -> Tensor:
-    """Gain of the ELBO by fitting q(z|x) to each image, in bits per dimension (N).
+    """Return the gain of the ELBO by fitting q(z|x) to each image, in bits per dimension (N).
 
     Xiao et al., "Likelihood regret: an out-of-distribution detection score for variational auto-encoder", 2020,
     equation 8. They fit the encoder's weights anew for every image; here each image's mean and log-variance are
@@ -27,12 +27,15 @@ def likelihood_regret(x: Pass) -> Tensor:
 
 
 def regret(x: Pass, steps: int, samples: int) -> Tensor:
-    """Gain of the ELBO in nats (N, float64).
+    """Return the gain of the ELBO in nats (N, float64).
 
     Args:
         x: a pass over N images.
-        steps: of the optimizer; each costs a pass through the decoder and back for every sample.
-        samples: posterior samples of the ELBO.
+        steps: number of steps of the optimizer; each costs a pass through the decoder and back for every sample.
+        samples: number of posterior samples of the ELBO.
+
+    Returns:
+        N values, none negative.
     """
     start, draws = x.encoded, x.draws(x.model, samples)
     torch.clear_autocast_cache()  # which may hold weights that were made where no gradient could pass
@@ -66,6 +69,6 @@ def _gain(model: VAE, images: Tensor, start: Posterior, draws: Draws, steps: int
 
 
 def _without_gradient(model: VAE) -> VAE:
-    """The same model, with the same weights in the same place, that no gradient is computed for."""
+    """Return the same model, with the same weights in the same memory, for which no gradient is computed."""
     weights = {id(weight): nn.Parameter(weight.detach(), requires_grad=False) for weight in model.parameters()}
     return copy.deepcopy(model, dict(weights))

@@ -29,19 +29,21 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Scorer:
-    """A trained model with all that its scores need.
+    """A trained model, with everything that its scores need.
 
     A score is a function of the image alone: on one machine and version of torch it has the same bits in any batch,
     order and number of threads (`negvae.scoring.blocks`). On another processor the last digits differ.
 
     Attributes:
-        model: in evaluation mode.
+        model: trained VAE, in evaluation mode.
         references: statistics of training images, for the scores that are measured against them
             (`Calibration.reference`).
-        ensemble: further models trained alike, for "waic".
-        precision: "float32", "bfloat16" or "auto"; a model of features is always scored in its own float64.
-        seed: of the posterior samples, which all images share.
-        quantized: the model's encoder in int8, used in place of its own; there are scores of the encoder alone then.
+        ensemble: further models trained in the same way, for "waic".
+        precision: precision of the networks: "float32", "bfloat16" or "auto"; a model of features is always scored in
+            its own float64.
+        seed: seed of the posterior samples, which all images share.
+        quantized: the model's encoder in int8, used in place of its own; only scores of the encoder alone are then
+            available.
     """
 
     model: VAE
@@ -53,18 +55,17 @@ class Scorer:
 
     @own_state()
     def __call__(self, images: Tensor, scores: Sequence[str | Score | ScoreFunction]) -> dict[str, NDArray[np.float32]]:
-        """Scores of stored images; what several of them need is computed once.
+        """Score stored images; what several scores need is computed once.
 
         Args:
-            images: uint8, N x C x H x W, or rows of features, N x D x 1 x 1.
-            scores: of `negvae.scoring.SCORES`, by name or as the functions that were registered.
+            images: uint8 images, N x C x H x W, or rows of features, N x D x 1 x 1.
+            scores: scores of `negvae.scoring.SCORES`, by name or as the functions that were registered.
 
         Returns:
-            N float32 values for each score, by its name; what is too large for them is their largest number.
+            N float32 values for each score, by its name; a value too large for float32 becomes its largest number.
 
         Raises:
-            ValueError: an unknown score, one that cannot be had from what is here, or images the model is
-                not made for.
+            ValueError: if a score is unknown or needs something that is missing, or the model does not take the images.
         """
         self.check(scores)
         values = compute_scores(
@@ -74,12 +75,15 @@ class Scorer:
         return {name: _finite(value.numpy()) for name, value in values.items()}
 
     def measure(self, images: Tensor, components: Sequence[str], fitted: Sequence[str] = ()) -> References:
-        """The references that training images give.
+        """Measure the reference statistics of training images.
 
         Args:
-            images: of the training set, as they are stored.
-            components: the scores that "combined" is to be made of.
-            fitted: further scores to fit to the images, as far as they are of the kind that is fitted.
+            images: training images or rows of features, as they are stored.
+            components: names of the scores that "combined" is to be made of.
+            fitted: names of further scores to fit to the images; scores that cannot be fitted are skipped.
+
+        Returns:
+            The scales of "bpd" and of the components, and the fits.
         """
         scaled = list(dict.fromkeys(["bpd", *components]))
         fits = {name: fit for name in dict.fromkeys([*scaled, *fitted]) if (fit := SCORES[name].load_fit())}
@@ -94,10 +98,13 @@ class Scorer:
         return References({name: scale(found[name].numpy()) for name in scaled}, learned)
 
     def check(self, scores: Sequence[str | Score | ScoreFunction]) -> None:
-        """Refuse scores that are unknown or cannot be had from what is here.
+        """Refuse scores that are unknown or need something that is missing.
+
+        Args:
+            scores: scores to check, by name or as the functions that were registered.
 
         Raises:
-            ValueError: the message says which and what is missing.
+            ValueError: if a score is refused; the message says which, and what is missing.
         """
         for score in map(score_of, scores):
             if self.quantized is not None:
@@ -117,7 +124,7 @@ class Scorer:
 
     @property
     def computes_in(self) -> str:
-        """The precision that counts: a model of features has its own."""
+        """Return the precision to compute in; for a model of features, `precision` has no effect."""
         return "float32" if self.model.takes_features else self.precision
 
 
@@ -136,25 +143,31 @@ def calibrate(
     confidence: float | None = None,
     groups: Sequence[str] | None = None,
 ) -> Calibration:
-    """Learn from inliers what their scores are, and set the threshold.
+    """Score held-out inliers, and set the threshold from their scores.
 
     Args:
-        scorer: of the trained model; its `references` are not used.
+        scorer: scorer of the trained model; its `references` are not used.
         training: images that the model was trained on; up to 5,000 of them, evenly taken, give the statistics
-            that "combined", "dose" and "typicality" are measured against. None where they are not kept.
-        held_out: inliers that it was not trained on, one at least; p-values and thresholds rest on them.
-        references: those statistics, where the images are not kept.
-        score: the decision score, by name or as the function that was registered; None for `default_score`.
-        names: further scores to calibrate; None for those that the table says; in int8 those of the encoder alone.
-        components: the scores that "combined" is made of; a model without negatives has no use for "prior_ratio".
-        contamination: share of outliers among training and held-out images together; where it is above 0, or
+            that "combined", "dose" and "typicality" are measured against. None if they are not kept.
+        held_out: inliers that the model was not trained on, at least one; p-values and thresholds rest on them.
+        references: statistics of the training images, if the images are not kept.
+        score: decision score, by name or as the function that was registered; None for `default_score`.
+        names: names of further scores to calibrate; None for those that the table marks; in int8 those of the encoder
+            alone.
+        components: names of the scores that "combined" is made of; a model without negatives has no use for
+            "prior_ratio".
+        contamination: share of outliers among training and held-out images together; if it is above 0, or
             there is no `target_fpr`, the threshold leaves this share of them above it, and at 0 none.
         target_fpr: false-positive rate of the threshold, from the held-out inliers alone, for clean data.
-        confidence: with which that rate is to hold; None for on average over held-out sets.
-        groups: of each held-out inlier, where p-values and thresholds are to be those of its group.
+        confidence: confidence with which that rate is to hold; None for a rate that holds on average over held-out
+            sets.
+        groups: group of each held-out inlier, if p-values and thresholds are to be those of its group.
+
+    Returns:
+        The calibration, with the reference statistics in it.
 
     Raises:
-        ValueError: no held-out inliers, or too few for the rate.
+        ValueError: if there are no held-out inliers, or too few for the rate.
     """
     if contamination:
         target_fpr = None
@@ -204,14 +217,14 @@ def calibrate(
 
 
 def default_score(model: VAE) -> str:
-    """What decides where nobody asks for another: for rows of features the distance to their neighbors."""
+    """Return the decision score that is used by default: "neighbors" for rows of features, "combined" for images."""
     return "neighbors" if model.takes_features else "combined"
 
 
 def _with_neighbors(
     model: VAE, references: References, training: Tensor, held_out: Tensor, contamination: float
 ) -> tuple[References, dict[str, NDArray[np.float32]]]:
-    """Add the reference rows, and give the held-out rows' scores against the others."""
+    """Add the reference rows, and return the held-out rows' scores against the others."""
     from negvae.scoring.neighbors import fit_neighbors
 
     rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]

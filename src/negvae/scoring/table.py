@@ -1,7 +1,7 @@
-"""The table of scores: what each is called, means, is counted in and needs. Imports no torch.
+"""The table of scores: the name, meaning, unit and needs of each. Imports no torch.
 
-Everything that has to know of scores reads it: help texts and choices of the command line, the scorer, calibration,
-reports and export. `register_score` adds one.
+Everything that uses scores reads it: help texts and choices of the command line, the scorer, calibration, reports and
+export. `register_score` adds a score.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ Need = Literal["decoder", "reference", "ensemble", "pixels", "features"]
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """How a score is fitted to training images.
+    """The way in which a score is fitted to training images.
 
     Attributes:
-        statistics: of a pass over N inputs, N x K in float64.
-        fit: from those of training images (NumPy) to the array that saved folders keep.
-        distance: the score (N), from statistics (N x K) and from what was fitted.
-        is_fitted: whether an array has the form that `fit` gives.
+        statistics: function from a pass over N inputs to their statistics, N x K in float64.
+        fit: function from the statistics of training images (NumPy) to the array that saved folders keep.
+        distance: function from statistics (N x K) and the fitted array to the score (N).
+        is_fitted: function that returns whether an array has the form that `fit` gives.
     """
 
     statistics: ScoreFunction
@@ -47,16 +47,17 @@ class Score(Entry[ScoreFunction]):
     """One score; larger is always more out-of-distribution.
 
     Attributes:
-        unit: what it is counted in.
-        needs: beyond the encoder: "decoder"; "reference", statistics of training images; "ensemble", further models
-            trained alike; "pixels", images and not rows of features; "features", rows of features and not images.
-        label: its name in tables and charts.
-        citation: where it was described.
+        unit: unit of the score's values.
+        needs: needs beyond the encoder: "decoder"; "reference", statistics of training images; "ensemble", further
+            models trained in the same way; "pixels", images and not rows of features; "features", rows of features and
+            not images.
+        label: name of the score in tables and charts.
+        citation: publication that described the score.
         calibrated: whether held-out inliers are scored with it by default.
         evaluated: whether `negvae evaluate` measures it whatever the decision score is.
-        not_exported: why it cannot be part of an ONNX graph; empty where it can.
-        fit: where it compares statistics of an image with those of training images, the `Fit` that says which, or
-            where it is, as "module:attribute".
+        not_exported: reason why the score cannot be part of an ONNX graph; empty if it can.
+        fit: for a score that compares statistics of an image with those of training images, the `Fit` that defines
+            them, or its location as "module:attribute".
     """
 
     unit: str
@@ -69,24 +70,28 @@ class Score(Entry[ScoreFunction]):
     fit: Fit | str | None = None
 
     def __post_init__(self) -> None:
-        """Take the name for a label where none is given."""
+        """Take the name for a label if none is given."""
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
 
     def read(self, x: Pass) -> Tensor:
-        """What a pass over N inputs gives for it (N, float64)."""
+        """Return the score's values for a pass over N inputs (N, float64)."""
         return x.score(self.name)
 
     def load_fit(self) -> Fit | None:
-        """How it is fitted to training images, imported where that has not been done; None where it is not."""
+        """Return how the score is fitted to training images, importing this if needed; None if it is not fitted."""
         return Entry(name=self.name, meaning=self.meaning, target=self.fit).load() if self.fit else None
 
     def describe(self) -> str:
-        """Meaning, unit and source, for people."""
+        """Describe the score's meaning, unit and source for people."""
         return f"{self.meaning} ({'; '.join(filter(None, (self.unit, self.citation)))})"
 
     @property
     def axis(self) -> str:
-        """Label and unit, for the axis of a chart."""
+        """Return label and unit, for the axis of a chart.
+
+        >>> SCORES["kl"].axis
+        'KL, nats'
+        """
         return f"{self.label}, {self.unit}"
 
 
@@ -160,7 +165,11 @@ SCORES: Table[Score] = Table(
 
 
 def names_of(keep: Callable[[Score], bool]) -> tuple[str, ...]:
-    """The names of the scores that `keep` says yes to, in the table's order."""
+    """Return the names of the scores for which `keep` is true, in the table's order.
+
+    >>> names_of(lambda score: "ensemble" in score.needs)
+    ('waic',)
+    """
     return tuple(score.name for score in SCORES.entries() if keep(score))
 
 
@@ -170,17 +179,17 @@ def register_score(
     """Make a decorator that adds a function to the scores: for `fit`, calibration, saved folders, command line, ONNX.
 
     Args:
-        name: by which saved folders and the command line know it.
-        unit: what it is counted in.
-        meaning: one phrase for help texts and reports; the first line of the function's docstring if left out.
-        needs: see `Score`; () for a score of the encoder alone.
-        citation: where it was described.
+        name: name of the score in saved folders and on the command line.
+        unit: unit of the score's values.
+        meaning: phrase for help texts and reports; the first line of the function's docstring if left out.
+        needs: needs beyond the encoder, as listed in `Score`; () for a score of the encoder alone.
+        citation: publication that described the score.
 
     Returns:
         A decorator that leaves the function as it is.
 
     Raises:
-        ValueError: an unknown need; or, when the decorator is applied, the name is taken.
+        ValueError: if a need is unknown, or, when the decorator is applied, if the name is taken.
     """
     wanted = tuple(needs)
     for need in wanted:
@@ -197,10 +206,19 @@ def register_score(
 
 
 def score_of(wanted: str | Score | ScoreFunction) -> Score:
-    """The entry of a score that is given by name, as its entry or as the function that was registered.
+    """Return the entry of a score that is given by name, as its entry or as the function that was registered.
+
+    Args:
+        wanted: name, entry or registered function of the score.
+
+    Returns:
+        The entry.
 
     Raises:
-        ValueError: there is none; the message says what would be right.
+        ValueError: if there is no such score; the message names what is valid.
+
+    >>> score_of("kl").name
+    'kl'
     """
     if isinstance(wanted, str):
         return SCORES[wanted]

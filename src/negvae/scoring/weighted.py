@@ -24,15 +24,15 @@ LARGEST_SHARE = 0.1
 
 @dataclass(frozen=True)
 class Overlap:
-    """How far weighted held-out inliers stand for those of a new place.
+    """The extent to which weighted held-out inliers represent those of a new place.
 
     Attributes:
-        held_out: How many were held out.
-        effective: (sum w)^2 / sum w^2, the number of equally weighted inliers that would be as many.
-        largest_share: Of a single held-out inlier in the sum of all weights.
-        smallest_p: The smallest p-value that a typical inlier of the new place could get: its own weight (the median
-            one there) in the sum.
-        uncovered: The share of the new inliers whose weight lies above those of all held-out ones.
+        held_out: number of held-out inliers.
+        effective: (sum w)^2 / sum w^2, the number of equally weighted inliers that would be as informative.
+        largest_share: share of the largest weight of a held-out inlier in the sum of all weights.
+        smallest_p: smallest p-value that a typical inlier of the new place could get: its own weight (the median
+            one there) as a share of the sum.
+        uncovered: share of the new inliers whose weight lies above those of all held-out ones.
     """
 
     held_out: int
@@ -43,11 +43,11 @@ class Overlap:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing here speaks against the weights."""
+        """Return whether nothing measured here speaks against the weights."""
         return not self.concerns()
 
     def concerns(self) -> list[str]:
-        """What speaks against them, one line each; empty where nothing does."""
+        """List what speaks against the weights, one line each; empty if nothing does."""
         lines = []
         if self.effective < LEAST_EFFECTIVE:
             lines.append(
@@ -67,22 +67,23 @@ class Overlap:
 def weighted_p_values(
     held_out: ArrayLike, held_out_weights: ArrayLike, scores: ArrayLike, weights: ArrayLike
 ) -> Floats:
-    """Weighted conformal p-values: (sum_i w_i 1{s_i >= s} + w) / (sum_i w_i + w).
+    """Return weighted conformal p-values: (sum_i w_i 1{s_i >= s} + w) / (sum_i w_i + w).
 
     With w in proportion to dQ/dP, P(p <= a) <= a for an inlier from Q, ties included; with all weights equal these are
     the p-values of `negvae.scoring.calibration.p_values`.
 
     Args:
         held_out: n scores of held-out inliers.
-        held_out_weights: Of each, at least 0.
+        held_out_weights: weight of each held-out inlier, at least 0.
         scores: m scores to judge.
-        weights: Of each, at least 0.
+        weights: weight of each image to judge, at least 0.
 
     Returns:
         m values in [0, 1].
 
     Raises:
-        ValueError: Weights that are negative, not finite, or all 0; numbers that do not fit each other.
+        ValueError: if a score is NaN, a weight is negative or not finite, all held-out weights are 0, or there are not
+            as many weights as scores.
     """
     known, known_weights = _pair(held_out, held_out_weights, "held-out scores")
     values, own = _pair(scores, weights, "scores")
@@ -96,22 +97,22 @@ def weighted_p_values(
 
 
 def density_ratio(held_out: ArrayLike, new: ArrayLike) -> Callable[[ArrayLike], Floats]:
-    """Estimate dQ/dP by a logistic regression that tells new inliers from held-out ones.
+    """Estimate dQ/dP by a logistic regression that separates new inliers from held-out ones.
 
-    The odds of "new", divided by the ratio of the sample sizes. Few features in comparison with the number of new
-    inliers make a steadier estimate; the regression is shrunk (ridge), so that features that tell nothing lead to
-    weights near 1.
+    The estimate is the odds of "new", divided by the ratio of the sample sizes. It is steadier if there are few
+    features in comparison with the number of new inliers; the regression is shrunk (ridge), so that uninformative
+    features lead to weights near 1.
 
     Args:
         held_out: n x d features of held-out inliers, such as latent codes or scores.
-        new: m x d features of inliers from the new place; they must be inliers, since the weights make whatever they
-            are typical.
+        new: m x d features of inliers from the new place; they must be inliers, since the weights make typical
+            whatever they contain.
 
     Returns:
         A function from k x d features to k weights.
 
     Raises:
-        ValueError: Features that do not fit each other, or fewer than 10 rows of either.
+        ValueError: if the features do not have the same columns, or there are fewer than 10 rows of either.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -133,11 +134,14 @@ def density_ratio(held_out: ArrayLike, new: ArrayLike) -> Callable[[ArrayLike], 
 
 
 def overlap(held_out_weights: ArrayLike, new_weights: ArrayLike) -> Overlap:
-    """Say how far the weights carry.
+    """Measure how far the weights carry.
 
     Args:
-        held_out_weights: Of the held-out inliers.
-        new_weights: Of the inliers of the new place.
+        held_out_weights: weights of the held-out inliers.
+        new_weights: weights of the inliers of the new place.
+
+    Returns:
+        The measurements, and what speaks against the weights.
     """
     old, new = (np.asarray(values, np.float64) for values in (held_out_weights, new_weights))
     total = float(old.sum())
