@@ -31,6 +31,9 @@ class CrossFitted:
         p_values: N conformal p-values.
         scores: N decision scores, each from the detector of the row's fold.
         folds: N numbers, the fold that each row was in.
+
+    >>> CrossFitted(np.array([0.5, 0.1, 0.9]), scores=np.zeros(3), folds=np.zeros(3, int)).least_usual(1 / 3)
+    array([False,  True, False])
     """
 
     p_values: NDArray[np.float64]

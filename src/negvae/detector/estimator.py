@@ -151,6 +151,10 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         feature_names_in_: names of the columns, if X has them.
         seed_: seed that was obtained from `random_state`.
         left_out_: mask of the rows of X that were left out because of `trim` (N).
+
+    >>> rows = np.random.default_rng(0).normal(size=(200, 3))
+    >>> NegVAEDetector(device="cpu").fit(rows).predict([[0, 0, 0], [50, -50, 50]])
+    array([ 1, -1])
     """
 
     def __init__(
@@ -843,7 +847,11 @@ def _is_source(value: Any) -> bool:
 
 
 def rows_to_hold_out(count: int) -> int:
-    """Return how many of `count` rows of features to hold out: a fifth, or all but 400 up to half if that is more."""
+    """Return how many of `count` rows of features to hold out: a fifth, or all but 400 up to half if that is more.
+
+    >>> [rows_to_hold_out(count) for count in (100, 600, 5000)]
+    [20, 200, 2500]
+    """
     return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
 
 

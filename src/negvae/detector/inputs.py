@@ -33,6 +33,9 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
     Raises:
         FileNotFoundError: if there is no such path or data set.
         ValueError: if a file cannot be read, a Dataset is empty, or an item of a list differs in kind from the others.
+
+    >>> as_array(torch.zeros(1, 2), "train")
+    (array([[0., 0.]], dtype=float32), 'a tensor')
     """
     if isinstance(data, str | Path):
         name = str(data)

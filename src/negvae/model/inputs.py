@@ -10,7 +10,11 @@ FARTHEST = 1e3
 
 
 class Pixels(nn.Module):
-    """The conversion of uint8 intensities, N x C x H x W, to floats in [0, 1]."""
+    """The conversion of uint8 intensities, N x C x H x W, to floats in [0, 1].
+
+    >>> Pixels()(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
+    """
 
     stored = "uint8"
 

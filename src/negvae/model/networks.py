@@ -35,6 +35,10 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
     Raises:
         ValueError: if the networks are not made for data of this shape.
         TypeError: if the function does not return a pair of networks.
+
+    >>> encoder, decoder = build_networks("gray", (1, 28, 28), latent_size=10)
+    >>> encoder(torch.zeros(3, 1, 28, 28)).shape
+    torch.Size([3, 20])
     """
     entry = network_entry(part)
     made = entry.load()(shape, latent_size)

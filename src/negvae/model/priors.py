@@ -34,6 +34,9 @@ class GaussianPrior:
 
         Returns:
             N values, computed in float32 at least.
+
+        >>> GaussianPrior(size=2, shift=8.0).kl(torch.zeros(1, 2), torch.zeros(1, 2))
+        tensor([64.])
         """
         mean, log_var = wide(mean), wide(log_var)
         return 0.5 * ((mean - self.shift).square() + log_var.exp() - log_var - 1).sum(-1)
@@ -43,6 +46,9 @@ class GaussianPrior:
 
         All terms but shift sum(mean) - size shift^2 / 2 cancel. If the shift is large, each divergence is thousands of
         nats, and subtracting the rounded divergences would lose the significant digits.
+
+        >>> GaussianPrior(size=2, shift=8.0).kl_excess(torch.full((1, 2), 8.0))
+        tensor([64.])
         """
         return self.shift * wide(mean).sum(-1) - 0.5 * self.size * self.shift**2
 

@@ -162,6 +162,10 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
         ValueError: if the network is not made for images of this shape, has a layer that the initialization does not
             know, or gives output of another shape.
         TypeError: if the network or likelihood of the config makes an object of the wrong kind.
+
+    >>> model = build_vae(RunConfig(data="mnist", network="gray", latent_size=10), (1, 28, 28))
+    >>> model.generate(torch.zeros(3, 10)).shape
+    torch.Size([3, 1, 28, 28])
     """
     # Made without storage first: the layers' own initialization would draw from the global random state.
     with torch.device("meta"):
