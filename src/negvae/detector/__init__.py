@@ -1,4 +1,4 @@
-"""Fit, score, predict: the detector, and the contracts of other libraries that it can take on."""
+"""The detector (fit, score, predict), and its adapters to the interfaces of other libraries."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ __all__ = ["CrossConformalDetector", "Drift", "NegVAEClassifier", "NegVAEDetecto
 
 
 def as_pyod(contamination: float = 0.1, **parameters: Any) -> Any:
-    """A detector that is a `pyod.models.base.BaseDetector`: labels 1 for outliers, larger scores = more abnormal.
+    """Make a detector that is a `pyod.models.base.BaseDetector`: label 1 for outliers, larger scores = more abnormal.
+
+    Further keyword arguments are parameters of `negvae.NegVAEDetector`.
 
     Args:
-        contamination: share of outliers in the data given to `fit`, in (0, 0.5]; PyOD knows no clean data.
-        **parameters: of `negvae.NegVAEDetector`.
+        contamination: share of outliers in the data given to `fit`, in (0, 0.5]; PyOD has no setting for clean data.
+
+    Returns:
+        A `negvae.detector.pyod.PyODNegVAE`, not fitted.
 
     Raises:
-        ImportError: the extra "pyod" is not installed.
-        ValueError: the contamination is out of range.
-        TypeError: an unknown parameter.
+        ImportError: if the extra "pyod" is not installed.
+        ValueError: if the contamination is out of range.
+        TypeError: if a parameter is unknown.
     """
     need("pyod", "pyod")
     from negvae.detector.pyod import PyODNegVAE
@@ -31,15 +35,19 @@ def as_pyod(contamination: float = 0.1, **parameters: Any) -> Any:
 
 
 def as_pytorch_ood(detector: Any = None, **parameters: Any) -> Any:
-    """A detector that is a `pytorch_ood.api.Detector`: fitted by a DataLoader, larger = more out-of-distribution.
+    """Make a detector that is a `pytorch_ood.api.Detector`: fitted on a DataLoader, larger = more out-of-distribution.
+
+    Further keyword arguments are parameters of a new `negvae.NegVAEDetector`.
 
     Args:
-        detector: a `negvae.NegVAEDetector`, fitted or not; None for a new one.
-        **parameters: of the new one.
+        detector: a `negvae.NegVAEDetector`, fitted or not; None makes a new one.
+
+    Returns:
+        A `negvae.detector.pytorch_ood.PytorchOODNegVAE`.
 
     Raises:
-        ImportError: the extra "pytorch-ood" is not installed.
-        TypeError: an unknown parameter, or parameters beside a detector.
+        ImportError: if the extra "pytorch-ood" is not installed.
+        TypeError: if a parameter is unknown, or if parameters are given together with a detector.
     """
     need("pytorch_ood", "pytorch-ood")
     from negvae.detector.pytorch_ood import PytorchOODNegVAE

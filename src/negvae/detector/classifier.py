@@ -15,32 +15,35 @@ INLIER, OUTLIER = 0, 1
 
 
 class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A detector that says "inlier" (0) or "outlier" (1), with a number between 0 and 1 for each.
+    """A binary classifier around a detector: labels 0 (inlier) and 1 (outlier), each with a number between 0 and 1.
 
-    The number for 1 rises with the decision score and is 0.5 at the threshold: s / (1 + |s|) moved to [0, 1], s the
-    distance from the threshold in units of the spread of the held-out scores. It orders images as the score does, and
-    is no probability: that is what the wrapping library is for.
+    The number for label 1 rises with the decision score and is 0.5 at the threshold: (1 + s / (1 + |s|)) / 2, where s
+    is the signed distance from the threshold, divided by the spread of the held-out scores. It orders images as the
+    score does but is not a probability; the wrapping library calibrates it.
 
     Args:
-        detector: a `NegVAEDetector`, fitted or not; None for one with default parameters.
+        detector: a `NegVAEDetector`, fitted or not; None uses one with default parameters.
 
     Attributes:
         detector_: the fitted detector.
-        classes_: 0 and 1.
+        classes_: the labels 0 and 1.
     """
 
     def __init__(self, detector: NegVAEDetector | None = None) -> None:
         self.detector = detector
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit the detector to the inliers of X; what is labelled an outlier is left out.
+        """Fit the detector to the inliers of X, leaving out rows that are labeled outliers.
 
         Args:
             X: rows or images as an array (N x ...).
-            y: labels (N), 0 or 1; None where all are inliers.
+            y: N labels, 0 (inlier) or 1 (outlier); None means that all rows are inliers.
+
+        Returns:
+            The fitted classifier itself.
 
         Raises:
-            ValueError: labels that are something else.
+            ValueError: if a label is neither 0 nor 1.
         """
         rows = np.asarray(X)
         if y is not None:
@@ -59,16 +62,22 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def of(cls, fitted: NegVAEDetector) -> Self:
-        """A fitted classifier from a fitted detector, without training.
+        """Make a fitted classifier from a fitted detector, without training.
+
+        Args:
+            fitted: the fitted detector.
+
+        Returns:
+            The fitted classifier.
 
         Raises:
-            sklearn.exceptions.NotFittedError: the detector is not fitted.
+            sklearn.exceptions.NotFittedError: if the detector is not fitted.
         """
         check_is_fitted(fitted, "model_")
         return cls(fitted)._take(fitted)
 
     def predict_proba(self, X: Any) -> NDArray[np.float64]:
-        """A number for "inlier" and one for "outlier" (N x 2), which sum to 1."""
+        """Return the numbers for "inlier" and "outlier" (N x 2), which sum to 1 in each row."""
         check_is_fitted(self, "detector_")
         calibration = self.detector_.calibration_
         low, high = np.quantile(calibration.scores[calibration.score], (0.05, 0.95))
@@ -77,6 +86,6 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.column_stack([1 - outlying, outlying])
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """0 for inliers, 1 for outliers (N)."""
+        """Return N labels, 0 for inliers and 1 for outliers."""
         check_is_fitted(self, "detector_")
         return np.where(self.detector_.predict(X) == -1, OUTLIER, INLIER)

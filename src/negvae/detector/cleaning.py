@@ -1,8 +1,8 @@
-"""Mixed, unlabeled data: how unusual each row is among the others, by detectors that have not seen it.
+"""Ranking of mixed, unlabeled data by how unusual each row is to detectors that were not trained on it.
 
 The data is divided into folds. A detector fitted to the other folds gives each row of a fold its conformal p-value, so
-that no row is judged by a model that was trained on it. Outliers among the held-out rows raise the p-values of others,
-so that the order says more than the p-values themselves.
+that no row is judged by a model that was trained on it. Outliers among the held-out rows raise the p-values of other
+rows, so that the order is more reliable than the p-values themselves.
 """
 
 from __future__ import annotations
@@ -25,12 +25,15 @@ FOLDS = 3
 
 @dataclass(frozen=True)
 class CrossFitted:
-    """What detectors that have not seen it say of each row.
+    """P-values and scores of rows, from detectors that were not trained on them.
 
     Attributes:
         p_values: N conformal p-values.
-        scores: N decision scores; of the fold's detector.
-        folds: which fold each row was in (N).
+        scores: N decision scores, each from the detector of the row's fold.
+        folds: N numbers, the fold that each row was in.
+
+    >>> CrossFitted(np.array([0.5, 0.1, 0.9]), scores=np.zeros(3), folds=np.zeros(3, int)).least_usual(1 / 3)
+    array([False,  True, False])
     """
 
     p_values: NDArray[np.float64]
@@ -39,11 +42,11 @@ class CrossFitted:
 
     @property
     def order(self) -> NDArray[np.int64]:
-        """The rows, the least usual first: by p-value, and where those tie by score."""
+        """Indices of the rows, the least usual first: by p-value, and by score if p-values tie."""
         return np.lexsort((-self.scores, self.p_values))
 
     def least_usual(self, share: float) -> NDArray[np.bool_]:
-        """Which rows belong to this share of them, the least usual ones (N)."""
+        """Return a mask of the least usual rows, which are this share of all rows (N)."""
         chosen = np.zeros(len(self.p_values), bool)
         chosen[self.order[: round(share * len(chosen))]] = True
         return chosen
@@ -55,14 +58,17 @@ def cross_fit(
     """Judge every row by a detector that was fitted to the other folds.
 
     Args:
-        make: gives a new `NegVAEDetector`.
+        make: function that returns a new `NegVAEDetector`.
         data: N images or rows of features.
-        folds: 2 or more.
-        seed: of the division.
-        log: is called with one line after each fold.
+        folds: number of folds, 2 or more.
+        seed: seed of the division into folds.
+        log: function that is called with one line of text after each fold.
+
+    Returns:
+        The p-values, scores and folds of the rows.
 
     Raises:
-        ValueError: fewer than 2 folds, or fewer than 3 rows for each.
+        ValueError: if there are fewer than 2 folds, or fewer than 3 rows for each fold.
     """
     if folds < 2 or len(data) < 3 * folds:
         raise ValueError(f"{len(data)} rows in {folds} folds: cross-fitting takes 2 folds or more, of 3 rows at least")
@@ -79,11 +85,11 @@ def cross_fit(
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What `clean` found.
+    """The result of `clean`.
 
     Attributes:
-        rows: in all.
-        path: of the list.
+        rows: number of rows in the list.
+        path: path of the list.
     """
 
     rows: int
@@ -99,21 +105,24 @@ def clean(
     log: Callable[[str], None] = print,
     **parameters: Any,
 ) -> Cleaned:
-    """Rank the rows of a mixed, unlabeled set and write the list; nothing else is changed.
+    """Rank the rows of a mixed, unlabeled data set and write the list; the data is not changed.
 
-    The list has one line for each row, the least usual first: rank, path, index, p_value, score.
+    The list has one line for each row, the least usual first: rank, path, index, p_value, score. Further keyword
+    arguments are parameters of `negvae.NegVAEDetector`.
 
     Args:
-        data: images by name or path, or rows of features in an .npy or .npz file.
+        data: name or path of images, or path of an .npy or .npz file of rows of features.
         out: .csv file to write.
-        folds: see `cross_fit`.
-        limit: look at the first so many rows.
-        log: is called with one line on every step.
-        parameters: of `negvae.NegVAEDetector`.
+        folds: number of folds, 2 or more.
+        limit: number of rows to read from the start of the data; None reads all.
+        log: function that is called with one line of text for each step.
+
+    Returns:
+        The number of rows and the path of the list.
 
     Raises:
-        FileNotFoundError: the data, or the folder to write to, is not there.
-        ValueError: data that cannot be used, or too little of it.
+        FileNotFoundError: if the data, or the folder to write to, does not exist.
+        ValueError: if the data cannot be used or has too few rows, or if `out` is not a .csv file.
     """
     import csv
 
@@ -143,15 +152,18 @@ def clean(
 
 
 def rows_of(data: str, limit: int | None = None) -> tuple[NDArray[Any], list[tuple[str, int]]]:
-    """Images (uint8, N x C x H x W) or rows of features (N x D), and for each its file and its row there.
+    """Read images or rows of features, and where each is stored.
 
     Args:
-        data: see `clean`.
-        limit: the first so many.
+        data: name or path of images, or path of an .npy or .npz file of rows of features.
+        limit: number of rows to read from the start of the data; None reads all.
+
+    Returns:
+        Images (uint8, N x C x H x W) or rows of features (N x D), and for each its file and its index in that file.
 
     Raises:
-        FileNotFoundError: the data is not there.
-        ValueError: it is damaged or of another kind.
+        FileNotFoundError: if the data does not exist.
+        ValueError: if the data is damaged or of an unknown kind.
     """
     if holds_rows(data):
         rows: NDArray[Any] = load_rows(data, limit)

@@ -1,4 +1,4 @@
-"""A detector of K models, for data too small to hold a part of it out: each inlier is trained on and ranked by."""
+"""A detector of K models, for data too small to hold out a part: every inlier serves training and calibration."""
 
 from __future__ import annotations
 
@@ -17,24 +17,25 @@ from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numb
 
 
 class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
-    """Cross-conformal outlier detection: K models, each of which leaves out a part of the inliers.
+    """Cross-conformal outlier detector: K models, each of which leaves out a part of the inliers.
 
-    All inliers take part in the p-values, and each model is trained on all but a K-th of them. What is promised is
-    less than with a part held out, and said exactly (see `negvae.scoring.crossconformal`): P(p <= a) is at most
-    `false_alarm_bound`, about 2 a, and with `twice_mean` at most a. Training takes K times as long.
+    All inliers contribute to the p-values, and each model is trained on all but a K-th of them. The guarantee is
+    weaker than with a part held out, but exact (see `negvae.scoring.crossconformal`): for an inlier, P(p <= a) is at
+    most about 2 a (`false_alarm_bound` at a = `target_fpr`), and at most a with `twice_mean`. Training takes K times
+    as long.
 
     Args:
-        detector: what is fitted K times, a `NegVAEDetector`; None for one with default parameters. Its
+        detector: the `NegVAEDetector` that is fitted K times; None uses one with default parameters. Its
             `calibration_fraction`, `target_fpr`, `confidence` and `contamination` are not used.
-        folds: K, from 2 to the number of inliers, which leaves one out at a time: the jackknife+.
-        target_fpr: outliers are the rows with p-values up to this.
-        twice_mean: Whether p-values are twice the mean of the folds' own, which hold without the factor 2 and find
-            less.
-        random_state: seed of the folds.
+        folds: K, from 2 to the number of inliers; the largest leaves out one inlier at a time, as the jackknife+ does.
+        target_fpr: largest p-value at which a row is called an outlier.
+        twice_mean: whether p-values are twice the mean of the folds' p-values; these are valid without the factor 2
+            but detect fewer outliers.
+        random_state: seed of the division into folds.
 
     Attributes:
         detectors_: the K fitted detectors; the calibration of each holds the scores of the inliers it left out.
-        n_inliers_: how many inliers there were.
+        n_inliers_: number of inliers given to `fit`.
     """
 
     def __init__(
@@ -53,14 +54,18 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Fit K detectors.
+        """Fit K detectors, each to all but one fold of the inliers.
 
         Args:
             X: inliers, in any form that `NegVAEDetector` takes.
-            y: ignored; there for scikit-learn.
+            y: ignored; present for compatibility with scikit-learn.
+
+        Returns:
+            The fitted detector itself.
 
         Raises:
-            ValueError: data or a parameter that cannot be used; too few inliers for p-values of `target_fpr`.
+            ValueError: if the data or a parameter cannot be used, or if there are too few inliers for p-values as small
+                as `target_fpr`.
         """
         if not 0 < self.target_fpr < 1:
             raise ValueError(f"target_fpr is {self.target_fpr!r}: it must lie between 0 and 1")
@@ -86,37 +91,37 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def false_alarm_bound(self) -> float:
-        """What the rate of false alarms is at most, on average over sets of inliers."""
+        """Upper bound on the rate of false alarms, on average over sets of inliers."""
         check_is_fitted(self, "detectors_")
         return self.target_fpr if self.twice_mean else cross_bound(self.target_fpr, self.n_inliers_, self.folds)
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
-        """Cross-conformal p-values (N); see the class for what they promise."""
+        """Compute cross-conformal p-values (N); `false_alarm_bound` is the rate that they guarantee."""
         check_is_fitted(self, "detectors_")
         held_out = [each.calibration_.scores[each.calibration_.score] for each in self.detectors_]
         scores = np.array([each.ood_score(X) for each in self.detectors_], np.float64)
         return (twice_mean_p_values if self.twice_mean else cross_p_values)(held_out, scores)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """The p-values (N): larger = more normal."""
+        """Return the p-values (N): larger = more normal."""
         return self.p_values(X)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """`score_samples` minus `offset_` (N): outliers have 0 or less, since p = `target_fpr` is an alarm."""
+        """Return `score_samples` minus `offset_` (N): outliers have 0 or less, since p = `target_fpr` is an alarm."""
         return np.asarray(self.p_values(X) - self.offset_, np.float64)
 
     def predict(self, X: Any) -> NDArray[np.int64]:
-        """+1 for inliers, -1 for outliers (N)."""
+        """Return N labels, +1 for inliers and -1 for outliers."""
         return np.where(self.p_values(X) <= self.target_fpr, -1, 1)
 
     def save(self, directory: Path | str) -> None:
-        """Write a folder with the K detectors' folders; `load` takes it.
+        """Write the K detectors to subfolders of a folder, which `load` reads.
 
         Args:
-            directory: new or empty.
+            directory: folder to write, new or empty.
 
         Raises:
-            ValueError: it is a file, or holds something.
+            ValueError: if the directory is a file or is not empty.
         """
         check_is_fitted(self, "detectors_")
         directory = Path(directory)
@@ -127,16 +132,19 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(cls, directory: Path | str, *, target_fpr: float = TARGET_FPR, twice_mean: bool = False) -> Self:
-        """The detector in a folder that `save` has written.
+        """Load a detector from a folder that `save` has written.
 
         Args:
-            directory: the folder.
-            target_fpr: see the class; the folder holds scores and models, and no rate.
-            twice_mean: see the class.
+            directory: folder of the detector.
+            target_fpr: largest p-value at which a row is called an outlier; the folder does not store it.
+            twice_mean: whether p-values are twice the mean of the folds' p-values; the folder does not store it.
+
+        Returns:
+            The fitted detector.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: a file is damaged.
+            FileNotFoundError: if the folder does not exist or holds no detectors.
+            ValueError: if a file is damaged.
         """
         places = sorted(Path(directory).glob("fold-*"))
         if not places:

@@ -1,4 +1,4 @@
-"""Fit, score, predict: the library behind scikit-learn's contract for outlier detectors."""
+"""The detector: the library behind scikit-learn's interface for outlier detectors (fit, score, predict)."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ _RUN_PARAMETERS = (
 
 
 ROWS_TO_SCALE = 400
-"""Rows of features that are enough to measure scales on."""
+"""Number of rows of features that is enough to measure scales on."""
 
 
 @dataclass(frozen=True)
 class Drift:
-    """Whether a batch as a whole is typical of the inliers.
+    """The result of testing whether a batch as a whole is typical of the inliers.
 
     Attributes:
         typicality: |mean bpd of the batch - mean bpd of the training data|.
-        threshold: what a batch of inliers of this size exceeds at the asked rate.
-        alarm: whether the batch exceeds it.
-        moved: each calibrated score, and of rows of features each column, compared with the held-out inliers; the most
-            significant first.
-        furthest: the rows of the batch that score highest, up to ten, the highest first.
+        threshold: typicality that a batch of inliers of this size exceeds at the requested rate.
+        alarm: whether the typicality of the batch exceeds the threshold.
+        moved: comparisons with the held-out inliers, the most significant first: one for each calibrated score and,
+            for rows of features, one for each column.
+        furthest: indices of the rows of the batch that score highest, up to ten, the highest first.
     """
 
     typicality: float
@@ -93,61 +93,68 @@ class Drift:
 class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Outlier detector: a variational autoencoder with negative sampling and a calibrated threshold.
 
-    It learns from inliers alone. Part of them is not trained on but held out: from it come the p-values and, with
-    `target_fpr`, the threshold.
+    The detector learns from inliers alone. Part of them is held out from training; the p-values and, with
+    `target_fpr`, the threshold are computed from this part.
 
-    Data X, everywhere: images as an array or tensor (uint8, or floats in [0, 1]; N x H x W, N x H x W x C or
-    N x C x H x W, C 1 or 3), a path or data-set name (`negvae.data.load`; its train split to fit, its test split
-    else), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first part is taken; or rows of
-    features, N x D numbers of any range, which are standardized and go to an MLP.
+    All methods take data X in the same forms: images as an array or tensor (uint8, or floats in [0, 1]; N x H x W,
+    N x H x W x C or N x C x H x W, C 1 or 3), a path or data-set name (`negvae.data.load`; `fit` reads its train
+    split, other methods its test split), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first
+    part is used; or rows of features, N x D numbers of any range, which are standardized and passed to an MLP.
 
     Args:
-        negatives: where negative samples come from: a `NegativeSource`, or text in the notation of `negvae.negatives`.
-            None takes those of the preset `unsupervised`, which need no data: transformed images, or rows with their
-            features shuffled, spread or drawn from a box.
-        decision_score: what decides, one of `negvae.scoring.SCORES` by name, or a function that was registered
-            (`negvae.register_score`). None takes "neighbors" for rows, and for images "combined", the largest of
-            several.
-        contamination: share of outliers in the data given to `fit`. Above 0 it sets the threshold, so that this
-            share of the data lies above it; 0, clean data, is the usual case and leaves that to `target_fpr`.
-        target_fpr: rate of false alarms on fresh inliers, promised by the held-out ones; None, or too few of them,
-            puts the threshold above all of the data.
-        confidence: with which this detector's own rate is at most `target_fpr`, such as 0.95: a certificate
-            (see `negvae.scoring.certificates`), for which `fit` refuses too few held-out inliers. None lets the rate
-            hold on average over held-out sets.
-        calibration_fraction: of the data given to `fit`, held out; the smallest p-value is 1 / (held out + 1). None
-            takes a fifth; of more than 500 rows of features more, up to half, since their score loses nothing by it.
-        trim: share of X, up to 0.5, that is left out before the fit (`left_out_`), where X is thought to be mixed: the
-            least usual by p-values from detectors of the other thirds of X (`negvae.detector.cleaning`). It takes
-            the time of three more fits; what inliers are left out with it is missing in what p-values promise.
-        preset: a starting point from `negvae.config.PRESETS`. None is "features" for rows; for images "unsupervised",
-            or "general" where negatives are given, here or to `fit`.
-        network: a name or the object itself; see `negvae.RunConfig` for this and the following. None for the preset's
-            value.
-        likelihood: as there.
-        sigma: as there.
-        learn_sigma: as there.
-        latent_size: as there.
-        negative_shift: as there.
-        negative_weight: as there.
-        optimizer: as there.
-        learning_rate: as there.
-        batch_size: as there; None takes a smaller one than the preset's for small data.
-        epochs: as there; None takes more than the preset's for small data, so that there are enough steps.
-        precision: as there.
-        random_state: seed or `numpy.random.RandomState`; None for another result each time.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        negatives: source of negative samples: a `NegativeSource`, or text in the notation of `negvae.negatives`. None
+            uses the negatives of the preset `unsupervised`, which need no data: transformed images, or rows with
+            their features shuffled, spread or drawn from a box.
+        decision_score: score that decides: the name of one of `negvae.scoring.SCORES`, or a registered function
+            (`negvae.register_score`). None uses "neighbors" for rows and "combined", the largest of several scores,
+            for images.
+        contamination: share of outliers in the data given to `fit`. A value above 0 sets the threshold so that this
+            share of the data lies above it; 0, the usual case, means clean data, and `target_fpr` sets the threshold.
+        target_fpr: rate of false alarms on fresh inliers that the held-out inliers guarantee. None, or too few
+            held-out inliers, puts the threshold above all of the data.
+        confidence: probability, such as 0.95, with which this detector's own rate of false alarms is at most
+            `target_fpr`: a certificate (see `negvae.scoring.certificates`), for which `fit` refuses too few held-out
+            inliers. With None, the rate holds on average over held-out sets.
+        calibration_fraction: share of the data given to `fit` that is held out; the smallest p-value is
+            1 / (held out + 1). None holds out a fifth, and up to half of more than 500 rows of features, since their
+            score loses nothing by it.
+        trim: share of X, up to 0.5, that is left out before the fit (`left_out_`) because X may hold outliers: the
+            rows that are least usual by the p-values of detectors fitted to the other thirds of X
+            (`negvae.detector.cleaning`). It takes the time of three more fits; the guarantees of the p-values do not
+            cover inliers that are left out.
+        preset: name of a starting point in `negvae.config.PRESETS`. None is "features" for rows; for images it is
+            "general" if negatives are given here or to `fit`, and "unsupervised" otherwise.
+        network: name of the networks, or a function that builds them (see `negvae.RunConfig`); None uses the
+            preset's.
+        likelihood: name of the likelihood p(x|z), or the object itself; None uses the preset's.
+        sigma: standard deviation of a Gaussian likelihood; None uses the preset's.
+        learn_sigma: whether sigma is trained with the decoder; None uses the preset's value.
+        latent_size: number of latent dimensions; None uses the preset's.
+        negative_shift: c in the negative prior N(c 1, I); None uses the preset's.
+        negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; None uses the preset's.
+        optimizer: name of the optimizer (see `negvae.RunConfig`); None uses the preset's.
+        learning_rate: step size of the optimizer; None uses the preset's.
+        batch_size: number of inliers in one training step; None uses the preset's, or a smaller one for small data.
+        epochs: number of passes over the training data; None uses the preset's, or more for small data, so that there
+            are enough steps.
+        precision: floating-point precision of training (see `negvae.RunConfig`); None uses the preset's.
+        random_state: seed or `numpy.random.RandomState`; None gives a different result each time.
+        device: device to train and score on: "auto", "cpu", "cuda" or "cuda:N".
         verbose: whether to print a line on standard error after every epoch of training.
 
     Attributes:
         model_: the trained `negvae.VAE`.
-        calibration_: the `negvae.scoring.Calibration`: held-out scores, threshold and how it was set.
-        config_: the `RunConfig` that was carried out.
+        calibration_: the `negvae.scoring.Calibration`: held-out scores, the threshold and how it was set.
+        config_: the `RunConfig` that the model was trained with.
         offset_: minus the threshold; `decision_function` is `score_samples` minus this.
-        n_features_in_: numbers in one row or image.
-        feature_names_in_: of the columns, where X has names.
-        seed_: what `random_state` came to.
-        left_out_: which rows of X were left out because of `trim` (N).
+        n_features_in_: number of values in one row or image.
+        feature_names_in_: names of the columns, if X has them.
+        seed_: seed that was obtained from `random_state`.
+        left_out_: mask of the rows of X that were left out because of `trim` (N).
+
+    >>> rows = np.random.default_rng(0).normal(size=(200, 3))
+    >>> NegVAEDetector(device="cpu").fit(rows).predict([[0, 0, 0], [50, -50, 50]])
+    array([ 1, -1])
     """
 
     def __init__(
@@ -208,21 +215,21 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         """Train on inliers, hold some out, and set the threshold.
 
         Args:
-            X: inliers; see the class.
-            y: ignored; there for scikit-learn.
-            negatives: data to serve as negatives, in any form that X may have, or what the parameter takes; in its
-                place.
-            calibration: inliers to hold out, in any form that X may have; all of X is then trained on. None holds out
-                `calibration_fraction` of X.
-            groups: the group, such as a product, of each row of X (of `calibration`, where that is given), N texts:
-                each group gets a threshold and p-values of its own. None for no groups.
+            X: inliers, in any form that `NegVAEDetector` describes.
+            y: ignored; present for compatibility with scikit-learn.
+            negatives: data to use as negatives, in any form that X may have, or any value of the parameter
+                `negatives`, which it overrides; None uses that parameter.
+            calibration: inliers to hold out, in any form that X may have; the model is then trained on all of X. None
+                holds out `calibration_fraction` of X.
+            groups: N texts, the group (such as a product) of each row of X, or of `calibration` if that is given:
+                each group gets its own threshold and p-values. None means no groups.
 
         Returns:
-            The detector.
+            The fitted detector itself.
 
         Raises:
-            ValueError: data or a parameter that cannot be used.
-            KeyboardInterrupt: training was interrupted.
+            ValueError: if the data or a parameter cannot be used.
+            KeyboardInterrupt: if training was interrupted.
         """
         self._check_parameters()
         name, stored = self._read(X, "train", fitting=True)
@@ -300,7 +307,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
 
     def _rate(self, held_out: int) -> tuple[float | None, float | None]:
-        """The target FPR and its confidence; None where so few held-out inliers cannot promise a rate on average."""
+        """Return the target FPR and its confidence; None if the held-out inliers are too few for a rate on average."""
         if self.contamination or self.target_fpr is None:
             return None, None
         if self.confidence is not None:
@@ -316,7 +323,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return self.target_fpr, None
 
     def _least_usual(self, stored: Tensor) -> NDArray[np.bool_]:
-        """Which inputs of mixed data are left out (N)."""
+        """Return a mask of the inputs of mixed data that are left out (N)."""
         log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
         data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
         # Outliers that lie together are neighbors of one another: so their share is given.
@@ -325,7 +332,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return found.least_usual(self.trim)
 
     def _config(self, name: str, size: tuple[int, ...], seed: int, negatives: str | None) -> RunConfig:
-        """The run that the parameters describe on so many inputs (N, C, H, W), with what was left open filled in."""
+        """Return the complete config that the parameters describe for inputs of this size (N, C, H, W)."""
         count, columns, features = size[0], size[1], size[2:] == (1, 1)
         usual = "features" if features else default_preset(negatives)
         kind = usual if self.preset is None else choose("preset", self.preset, PRESETS)
@@ -343,7 +350,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return fill_in(plain, training, left_open, columns=columns, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
-        """Where negatives come from: a source or data `given`, or what `text` says; checked against the inliers."""
+        """Return the source of negatives that is given or that `text` names; data is checked against the inliers."""
         if _is_source(given):
             return cast(NegativeSource, given)
 
@@ -371,7 +378,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return result
 
     def _take(self, artifact: Artifact, history: list[dict[str, Any]], recorded: Recorded) -> None:
-        """Become the detector that this artifact holds."""
+        """Set the fitted attributes from an artifact."""
         if artifact.calibration is None:
             raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}`")
         self.model_ = artifact.model
@@ -385,13 +392,16 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     # --- data -----
 
     def _read(self, X: Any, split: Split, *, fitting: bool, shape: Sequence[int] | None = None) -> tuple[str, Tensor]:
-        """What X is called, and X as it is stored: uint8 N x C x H x W, or float64 N x D x 1 x 1.
+        """Return the name of X, and X as it is stored: uint8 N x C x H x W, or float64 N x D x 1 x 1.
 
         Args:
-            X: see the class.
-            split: of a named set.
-            fitting: whether the data says what is to be expected from now on.
-            shape: expected, C x H x W; the model's if left out.
+            X: data in any form that `NegVAEDetector` describes.
+            split: split to read of a named data set.
+            fitting: whether the data sets the shape that later data must have.
+            shape: expected shape, C x H x W; None uses the model's.
+
+        Returns:
+            The name of the data and the stored data.
         """
         X, name = as_array(X, split)
         dimensions = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
@@ -430,15 +440,17 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     @own_state()
     def ood_score(self, X: Any, score: str | Score | ScoreFunction | None = None) -> NDArray[np.float32]:
-        """The library's own scores (N): larger = more out-of-distribution.
+        """Compute one of the library's scores for each row or image.
 
         Args:
-            X: see the class.
-            score: one of `negvae.scoring.SCORES`, by name or as the function that was registered; None for the one
-                that decides.
+            X: data in any form that `NegVAEDetector` describes.
+            score: name of one of `negvae.scoring.SCORES`, or a registered function; None uses the score that decides.
+
+        Returns:
+            N scores; larger = more out-of-distribution.
 
         Raises:
-            ValueError: data or a score that cannot be used.
+            ValueError: if the data or the score cannot be used.
         """
         check_is_fitted(self, "model_")
         name = score_of(self.calibration_.score if score is None else score).name
@@ -448,53 +460,71 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return scorer(stored, [name])[name]
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Minus the decision score (N): larger = more normal, as scikit-learn has it."""
+        """Return minus the decision score (N): larger = more normal, as in scikit-learn."""
         return -self.ood_score(X).astype(np.float64)
 
     def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """`score_samples` minus `offset_` (N): negative = outlier."""
+        """Return `score_samples` minus `offset_` (N): negative = outlier."""
         result: NDArray[np.float64] = self.score_samples(X) - self.offset_
         return result
 
     def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
-        """+1 for inliers, -1 for outliers (N).
+        """Decide which rows or images are outliers.
 
         Args:
-            X: see the class.
-            groups: as of `p_values`; without, what lies above the highest threshold of the groups is an outlier.
+            X: data in any form that `NegVAEDetector` describes.
+            groups: N texts, the group of each row, if the detector was calibrated with groups (see `p_values`). With
+                None, rows that score above the highest threshold of the groups are outliers.
+
+        Returns:
+            N labels, +1 for inliers and -1 for outliers.
         """
         scores = self.ood_score(X)
         return np.where(self.calibration_.is_outlier(scores, _labels(groups)), -1, 1)
 
     def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
-        """Conformal p-values (N): how likely an inlier is to look this odd (Bates et al. 2021).
+        """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2021).
 
         Args:
-            X: see the class.
-            groups: of each row, where the detector was calibrated with groups: N texts, "" where a group is not known,
-                which takes the largest p-value over the groups. None where no group is known.
+            X: data in any form that `NegVAEDetector` describes.
+            groups: N texts, the group of each row, if the detector was calibrated with groups. A row whose group is
+                not known has "" and gets the largest p-value over the groups. None means that no group is known.
+
+        Returns:
+            N p-values.
         """
         scores = self.ood_score(X)
         return self.calibration_.p_values(scores, _labels(groups))
 
     def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
-        """+1 and -1 for a batch as a whole, so that of the outliers called at most `fdr` are expected to be inliers.
+        """Decide on a batch as a whole, controlling the false-discovery rate.
 
-        Benjamini-Hochberg on `p_values`. It takes held-out inliers in number: no p-value is below
-        1 / (held out + 1).
+        The procedure of Benjamini and Hochberg is applied to `p_values`. It needs many held-out inliers, since no
+        p-value is below 1 / (held out + 1).
+
+        Args:
+            X: the batch, in any form that `NegVAEDetector` describes.
+            fdr: largest expected share of inliers among the rows labeled outliers.
+            groups: N texts, the group of each row, if the detector was calibrated with groups (see `p_values`).
+
+        Returns:
+            N labels, +1 for inliers and -1 for outliers.
         """
         return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> Drift:
-        """Whether a batch, of one image or more, is typical as a whole, and what of it has moved.
+        """Test whether a batch is typical as a whole, and which of its scores and columns have moved.
 
-        Typicality (Nalisnick et al. 2019) looks at the mean of `bpd`; the movements look at each calibrated score and,
-        of rows of features, at each column, one by one (see `negvae.scoring.drift`).
+        Typicality (Nalisnick et al. 2019) uses the mean of `bpd`; the movements compare each calibrated score and,
+        for rows of features, each column separately (see `negvae.scoring.drift`).
 
         Args:
-            X: the batch.
-            target_fpr: rate of false alarms among batches of inliers of this size, of the typicality and of all
-                movements together.
+            X: the batch, of one image or row or more, in any form that `NegVAEDetector` describes.
+            target_fpr: rate of false alarms among batches of inliers of this size; it applies to the typicality and,
+                separately, to all movements together.
+
+        Returns:
+            The typicality with its threshold, the movements, and the rows that score highest.
         """
         check_is_fitted(self, "model_")
         calibration, scorer = self.calibration_, self._artifact.scorer()
@@ -519,23 +549,26 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     # --- guarantees -----
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bounds on the rate of false alarms of the threshold as it is set; of groups see `calibration_.group_bounds`.
+        """Bound the rate of false alarms at the current threshold; `calibration_.group_bounds` has bounds for groups.
 
         Args:
-            confidence: of each bound, over the draw of the held-out inliers.
+            confidence: probability with which each bound holds, over the draw of the held-out inliers.
+
+        Returns:
+            The bounds on the rate.
         """
         check_is_fitted(self, "model_")
         return self.calibration_.fpr_bounds(confidence)
 
     def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> NDArray[np.float64]:
-        """Upper bounds on the share of inliers among what is called, for every cut of a batch at once (N).
+        """Bound the share of inliers among the rows called outliers, for every cut of a batch at once.
 
         Args:
-            X: the batch.
-            confidence: with which all of them hold together, over held-out inliers and batch.
+            X: the batch, in any form that `NegVAEDetector` describes.
+            confidence: probability with which all bounds hold together, over the draw of held-out inliers and batch.
 
         Returns:
-            For each row, the bound for calling it and all that score at least as high.
+            N upper bounds: for each row, the bound if it and all rows that score at least as high are called outliers.
         """
         scores = self.ood_score(X)
         return false_discovery_bounds(self.calibration_.scores[self.calibration_.score], scores, confidence)
@@ -543,19 +576,24 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def recalibrate(
         self, X: Any, *, groups: Any = None, target_fpr: float | None = None, confidence: float | None = None
     ) -> Self:
-        """Take p-values and threshold from new inliers, without training.
+        """Compute p-values and threshold from new inliers, without training.
 
-        The model, and what its scores are measured against, stay as they are; the new inliers take the place of the
-        held-out ones, and every promise is from then on about images from where they came from.
+        The model and the reference of its scores do not change. The new inliers replace the held-out ones, and every
+        guarantee then applies to data from the source of the new inliers.
 
         Args:
             X: inliers that the model was not trained on, in any form that X of `fit` may have.
-            groups: of each; see `fit`.
-            target_fpr: another rate; None for the present rule.
-            confidence: with which it is to hold; None keeps it, unless a rate is given.
+            groups: N texts, the group of each inlier (see `fit`); None means no groups.
+            target_fpr: new rate of false alarms; None keeps the current rule.
+            confidence: probability with which the rate is to hold; None keeps the current one, or drops it if
+                `target_fpr` is given.
+
+        Returns:
+            The recalibrated detector itself.
 
         Raises:
-            ValueError: too few inliers for the rate, or a calibration by contamination and no rate.
+            ValueError: if there are too few inliers for the rate, or if the threshold was set by contamination and no
+                rate is given.
         """
         check_is_fitted(self, "model_")
         before = self.calibration_
@@ -590,18 +628,21 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         fdr: float | None = None,
         window: int = 0,
     ) -> DetectorMonitor:
-        """Watch a stream of batches: p-values, decisions, and alarms when the stream changes.
+        """Watch a stream of batches: give p-values, decisions, and alarms when the stream changes.
 
         Args:
-            state: file that the state is kept in, as JSON, after every batch; where it exists the stream goes on from
-                it. None keeps none.
+            state: file that the state is written to, as JSON, after every batch; if the file exists, the stream
+                continues from it. None writes no file.
             alarm_rate: probability of a false alarm about a change, from one start of the test martingale to the next.
-            fdr: false-discovery rate of online control by the library online-fdr; None for none.
-            window: take p-values and threshold from so many of the latest scores; 0 for the held-out ones.
+            fdr: false-discovery rate for online control by the library online-fdr; None for no such control.
+            window: number of latest scores that p-values and threshold are computed from; 0 uses the held-out scores.
+
+        Returns:
+            A monitor, whose `update` takes the batches.
 
         Raises:
-            ValueError: an option is out of range, or the state is of another detector or damaged.
-            ImportError: `fdr` is given and the extra "watch" is not installed.
+            ValueError: if an option is out of range, or if the state is damaged or belongs to another detector.
+            ImportError: if `fdr` is given and the extra "watch" is not installed.
         """
         check_is_fitted(self, "model_")
         path = None if state is None else Path(state)
@@ -609,16 +650,18 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return DetectorMonitor.open(self, self.calibration_, path, options)
 
     def shifted(self, new_inliers: Any, inliers: Any) -> ShiftedPValues:
-        """Weighted conformal p-values for a new place, from a few inliers of it (Tibshirani et al. 2019).
+        """Prepare weighted conformal p-values for a new place, from a few of its inliers (Tibshirani et al. 2019).
 
-        Where many inliers of the new place are at hand, `recalibrate` is simpler and promises more.
+        If many inliers of the new place are available, `recalibrate` is simpler and guarantees more. A warning is
+        issued if the weights are not reliable.
 
         Args:
-            new_inliers: of the new place, 10 at least; they must be inliers.
-            inliers: from where the training data came from, not trained on, many: they are what is weighted.
+            new_inliers: inliers of the new place, 10 at least.
+            inliers: inliers from the source of the training data that the model was not trained on, as many as
+                possible; these are weighted.
 
         Returns:
-            What gives p-values, and says how far the weights carry; it warns where they do not.
+            An object that gives p-values and reports how reliable the weights are.
         """
         check_is_fitted(self, "model_")
         return ShiftedPValues.of(self, new_inliers, inliers)
@@ -627,7 +670,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     @own_state()
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Means of q(z|x): the latent code of every row (N x L)."""
+        """Compute the latent code of every row or image, the mean of q(z|x) (N x L)."""
         check_is_fitted(self, "model_")
         stored = self._read(X, "test", fitting=False)[1]
         codes: NDArray[np.float64] = mapped(self.model_, stored, lambda x: self.model_.encode(x).mean).double().numpy()
@@ -635,14 +678,25 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
 
     @own_state()
     def reconstruct(self, X: Any) -> NDArray[Any]:
-        """E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
+        """Compute E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
         check_is_fitted(self, "model_")
         stored = self._read(X, "test", fitting=False)[1]
         return self._shown(mapped(self.model_, stored, lambda x: self.model_.generate(self.model_.encode(x).mean)))
 
     @own_state()
     def sample(self, n_samples: int = 1, random_state: Any = 0) -> NDArray[Any]:
-        """Mean images (or rows of features) of codes drawn from the prior; as of `reconstruct`."""
+        """Generate the mean images (or rows of features) of codes drawn from the prior.
+
+        Args:
+            n_samples: number of images or rows, 1 or more.
+            random_state: seed or `numpy.random.RandomState` of the codes.
+
+        Returns:
+            uint8 images n x C x H x W, or rows of features n x D.
+
+        Raises:
+            ValueError: if `n_samples` is below 1.
+        """
         check_is_fitted(self, "model_")
         if n_samples < 1:
             raise ValueError(f"n_samples is {n_samples}: it must be at least 1")
@@ -663,13 +717,13 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     # --- keeping -----
 
     def save(self, directory: Path | str) -> None:
-        """Write the artifact's folder; `negvae score` takes it too.
+        """Write the detector to a folder, which `load` and `negvae score` read.
 
         Args:
-            directory: new or empty.
+            directory: folder to write, new or empty.
 
         Raises:
-            ValueError: it is a file, or holds something.
+            ValueError: if the directory is a file or is not empty.
         """
         check_is_fitted(self, "model_")
         directory = Path(directory)
@@ -699,18 +753,25 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         )
 
     def _named_parameters(self) -> dict[str, Any]:
-        """The parameters, a score given as an object by its name."""
+        """Return the parameters, with a score that was given as an object replaced by its name."""
         parameters: dict[str, Any] = self.get_params(deep=False)
         score = self.decision_score
         return {**parameters, "decision_score": None if score is None else score_of(score).name}
 
     @classmethod
     def load(cls, directory: Path | str, device: str = "auto") -> Self:
-        """The detector in a folder that `save`, or `negvae train` with a calibration, has written.
+        """Load a detector from a folder that `save`, or `negvae train` with a calibration, has written.
+
+        Args:
+            directory: folder of the detector.
+            device: device to score on: "auto", "cpu", "cuda" or "cuda:N".
+
+        Returns:
+            The fitted detector.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: a file is damaged, or there is no calibration.
+            FileNotFoundError: if there is no such folder or a file is missing from it.
+            ValueError: if a file is damaged, or if the folder has no calibration.
         """
         directory = Path(directory)
         section = read_section(directory, "detector")
@@ -728,7 +789,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             self.feature_names_in_ = np.asarray(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Parameters, and the artifact's files as bytes: nothing that unpickling could run is torch's."""
+        """Return the parameters and the artifact's files as bytes, so that a pickle holds no objects of torch."""
         state: dict[str, Any] = {"parameters": self._named_parameters(), "files": None}
         if hasattr(self, "model_"):
             with tempfile.TemporaryDirectory() as place:
@@ -737,7 +798,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """The inverse of `__getstate__`."""
+        """Restore the state that `__getstate__` returned."""
         self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
         if state["files"] is not None:
             with tempfile.TemporaryDirectory() as place:
@@ -747,14 +808,14 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
                 self._restore(Path(place), "cpu" if self.device == "cpu" else "auto")
 
     def __sklearn_tags__(self) -> Any:
-        """What scikit-learn may expect."""
+        """Return the tags that describe the estimator to scikit-learn."""
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
 
 
 def _labels(groups: Any) -> list[str] | None:
-    """Groups as texts."""
+    """Convert groups to a list of texts."""
     return None if groups is None else [str(name) for name in np.asarray(groups, dtype=object).reshape(-1)]
 
 
@@ -768,7 +829,7 @@ def _warn_of_small_groups(calibration: Calibration) -> None:
 
 
 def _source_of(data: Any) -> str:
-    """Where data came from, as `Recorded.source` has it."""
+    """Return the origin of data as a value of `Recorded.source`."""
     if isinstance(data, ImageSet):
         return SPLIT
     if isinstance(data, str | Path):
@@ -781,17 +842,21 @@ def _warn(text: str) -> None:
 
 
 def _is_source(value: Any) -> bool:
-    """Whether this is a `NegativeSource`; a data frame has a method `sample` too."""
+    """Return whether this is a `NegativeSource`; a data frame has a method `sample` too."""
     return hasattr(value, "sample") and hasattr(value, "adversarial")
 
 
 def rows_to_hold_out(count: int) -> int:
-    """How many of so many rows of features are held out: a fifth, or what 400 leave over, up to half."""
+    """Return how many of `count` rows of features to hold out: a fifth, or all but 400 up to half if that is more.
+
+    >>> [rows_to_hold_out(count) for count in (100, 600, 5000)]
+    [20, 200, 2500]
+    """
     return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
 
 
 def _translated(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Parameters as version 0.1 kept them, with the names of today; it called `decision_score` `score`."""
+    """Translate saved parameters of version 0.1 to current names; it called `decision_score` `score`."""
     former: dict[str, dict[str, Any]] = {"preset": {"auto": None}, "decision_score": {"auto": "combined"}, **RENAMED}
     named = {"decision_score" if name == "score" else name: value for name, value in parameters.items()}
     return {
@@ -805,7 +870,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _parameters_of(config: RunConfig) -> dict[str, Any]:
-    """Parameters of a detector that would carry out this run."""
+    """Return the parameters of a detector that would train with this config."""
     values = {name: getattr(config, name) for name in _RUN_PARAMETERS}
     preset_name = "features" if config.takes_features else "general"
     return {

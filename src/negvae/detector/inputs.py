@@ -1,4 +1,4 @@
-"""Whatever a caller has, as an array: paths, names of data sets, tensors, torch Datasets and DataLoaders."""
+"""Conversion of all accepted forms of data to arrays: paths, names, lists, tensors, torch Datasets and DataLoaders."""
 
 from __future__ import annotations
 
@@ -19,18 +19,23 @@ from negvae.data.formats.encoded import decode_images
 
 
 def as_array(data: Any, split: Split) -> tuple[Any, str]:
-    """The data as an array of images or rows, and what to call it; what is neither comes back as it is.
+    """Convert data to an array of images or rows; data of an unknown form is returned unchanged.
 
     Args:
-        data: a path or data-set name, an `ImageSet`, a tensor, a torch Dataset or DataLoader of which the first
-            part of every item is taken, an image of Pillow, a list of images (of Pillow, arrays, or paths of image
-            files), or anything array-like. Images are converted as those of a folder are.
-        split: of what is loaded by name or path.
+        data: a path or data-set name, an `ImageSet`, a tensor, a torch Dataset or DataLoader (the first part of
+            every item is used), a Pillow image, a list of images (Pillow images, arrays, or paths of image files),
+            or anything array-like. Lists of images are converted as the images of a folder are.
+        split: split to load if the data is a name or path.
+
+    Returns:
+        The array, and a name of the data for messages.
 
     Raises:
-        FileNotFoundError: no such path or set.
-        ValueError: a file that cannot be read, an empty Dataset, or an item of a list that is not what the others
-            are.
+        FileNotFoundError: if there is no such path or data set.
+        ValueError: if a file cannot be read, a Dataset is empty, or an item of a list differs in kind from the others.
+
+    >>> as_array(torch.zeros(1, 2), "train")
+    (array([[0., 0.]], dtype=float32), 'a tensor')
     """
     if isinstance(data, str | Path):
         name = str(data)
@@ -56,7 +61,7 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
 
 
 def _numbers(tensor: Tensor) -> NDArray[Any]:
-    """A tensor of any device and type as an array; NumPy has no bfloat16, whose values float32 holds exactly."""
+    """Convert a tensor on any device to an array; bfloat16, which NumPy lacks, becomes float32 without loss."""
     plain = tensor.detach().cpu()
     if plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64):
         plain = plain.float()
@@ -65,10 +70,16 @@ def _numbers(tensor: Tensor) -> NDArray[Any]:
 
 
 def _listed(items: list[Any] | tuple[Any, ...]) -> Any:
-    """A list of images as an array of images; of rows, as it is.
+    """Convert a list of images or of tensors to an array; return other lists of rows unchanged.
+
+    Args:
+        items: images or rows, all of one kind.
+
+    Returns:
+        The array, or the list itself.
 
     Raises:
-        ValueError: an item is None, or not what the others are.
+        ValueError: if an item is None or differs in kind from the others.
     """
     for place, item in enumerate(items):
         if item is None:
@@ -84,7 +95,7 @@ def _listed(items: list[Any] | tuple[Any, ...]) -> Any:
 
 
 def _even(items: Iterable[Any]) -> Iterable[Any]:
-    """The items; one that is itself uneven is refused by its number."""
+    """Yield the items, and refuse one that holds lists of different lengths, naming its index."""
     for place, item in enumerate(items):
         try:
             np.shape(item)
@@ -94,10 +105,16 @@ def _even(items: Iterable[Any]) -> Iterable[Any]:
 
 
 def _stacked(items: Iterable[Any]) -> NDArray[np.uint8]:
-    """Images of Pillow, arrays and paths, converted as those of a folder are: uint8 N x C x H x W.
+    """Convert Pillow images, arrays and paths as the images of a folder are: uint8 N x C x H x W.
+
+    Args:
+        items: the images, arrays or paths.
+
+    Returns:
+        The images, uint8 N x C x H x W.
 
     Raises:
-        ValueError: an item is no image, or has another size than the first; the message says which.
+        ValueError: if an item is not an image or differs in size from the first; the message names the item.
     """
     named = [(f"item {place}" if not isinstance(item, str | Path) else str(item), item)
              for place, item in enumerate(items)]  # fmt: skip
@@ -105,7 +122,7 @@ def _stacked(items: Iterable[Any]) -> NDArray[np.uint8]:
 
 
 def _image(item: Any, name: str) -> Image.Image | str:
-    """An item of a list as `decode_images` takes it."""
+    """Convert an item of a list to a form that `decode_images` takes."""
     if isinstance(item, Path):
         return str(item)
     if isinstance(item, str | Image.Image):
@@ -118,7 +135,7 @@ def _image(item: Any, name: str) -> Image.Image | str:
 
 
 def _collected(data: Any) -> NDArray[Any]:
-    """The first part of all items of a Dataset or DataLoader."""
+    """Collect the first part of every item of a Dataset or DataLoader."""
     batched = isinstance(data, DataLoader)
     # A Dataset of the map kind ends by its length; iteration over it need not.
     items: Iterable[Any] = data if batched or not hasattr(data, "__len__") else (data[i] for i in range(len(data)))

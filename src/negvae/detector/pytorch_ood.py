@@ -1,4 +1,4 @@
-"""`NegVAEDetector` as pytorch-ood has detectors (Kirchheim et al., "PyTorch-OOD", CVPR workshops 2022)."""
+"""Adapter of `NegVAEDetector` to pytorch-ood (Kirchheim et al., "PyTorch-OOD", CVPR workshops 2022)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from negvae.detector.estimator import NegVAEDetector
 
 
 class PytorchOODNegVAE(Detector):  # type: ignore[misc]
-    """pytorch-ood's contract: fitted by a DataLoader or by features, scores as tensors, larger = more OOD.
+    """A detector for pytorch-ood: fitted to a DataLoader or to features, scores as tensors, larger = more OOD.
+
+    Further keyword arguments are parameters of a new `negvae.NegVAEDetector`.
 
     Args:
-        detector: fitted or not; None for a new one.
-        **parameters: of the new one.
+        detector: a `negvae.NegVAEDetector`, fitted or not; None makes a new one.
 
     Attributes:
         detector: the `NegVAEDetector`.
@@ -32,7 +33,7 @@ class PytorchOODNegVAE(Detector):  # type: ignore[misc]
         self.detector = detector if detector is not None else NegVAEDetector(**parameters)
 
     def fit(self, data_loader: Any) -> Self:
-        """Fit on the images of a DataLoader; where labels come along, those below 0 (outliers) are left out."""
+        """Fit to the images of a DataLoader; if it gives labels, images with labels below 0 (outliers) are left out."""
         images, labels = [], []
         for batch in data_loader:
             first, *rest = batch if isinstance(batch, list | tuple) else (batch,)
@@ -41,15 +42,15 @@ class PytorchOODNegVAE(Detector):  # type: ignore[misc]
         return self.fit_features(torch.cat(images), torch.cat(labels))
 
     def fit_features(self, x: Tensor, y: Tensor | None = None) -> Self:
-        """Fit on a tensor of images or of rows of features (N x D); rows with y below 0 (outliers) are left out."""
+        """Fit to a tensor of images or of rows of features (N x D); rows with y below 0 (outliers) are left out."""
         inliers = x if y is None else x[(y >= 0).to(x.device)]
         self.detector.fit(inliers)
         return self
 
     def predict(self, x: Tensor) -> Tensor:
-        """Scores (N) of images or rows of features, larger = more out-of-distribution."""
+        """Compute N scores of images or rows of features, larger = more out-of-distribution."""
         return self.predict_features(x)
 
     def predict_features(self, x: Tensor) -> Tensor:
-        """Scores (N), on the device of x."""
+        """Compute N scores of images or rows of features, on the device of x."""
         return torch.from_numpy(np.asarray(self.detector.ood_score(x))).to(x.device)

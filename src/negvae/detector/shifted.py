@@ -1,4 +1,4 @@
-"""P-values for a place whose inliers differ from those that the detector was calibrated on."""
+"""P-values for a new place, whose inliers differ from those that the detector was calibrated on."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ Floats = NDArray[np.float64]
 
 
 class Codes(Protocol):
-    """What is asked of a detector."""
+    """A detector that gives decision scores and latent codes."""
 
     def ood_score(self, X: Any) -> NDArray[Any]:
-        """The decision scores."""
+        """Compute the decision scores of N images or rows (N)."""
 
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """The latent codes."""
+        """Compute the latent codes of N images or rows (N x L)."""
 
 
 @dataclass(frozen=True)
 class ShiftedPValues:
     """Weighted conformal p-values; made by `negvae.NegVAEDetector.shifted`.
 
-    The density ratio is estimated in the latent space: what it cannot see of the difference between the places, the
-    weights do not correct.
+    The density ratio is estimated in the latent space: the weights do not correct differences between the places that
+    the latent codes do not show.
 
     Attributes:
-        detector: Gives scores and latent codes.
-        scores: Of the weighted inliers.
-        weights: Of each.
-        ratio: Gives weights for latent codes.
-        overlap: How far the weights carry.
+        detector: detector that gives scores and latent codes.
+        scores: decision scores of the weighted inliers.
+        weights: weight of each of these inliers.
+        ratio: function that returns weights for latent codes.
+        overlap: measures of how reliable the weights are.
     """
 
     detector: Codes
@@ -48,10 +48,18 @@ class ShiftedPValues:
 
     @classmethod
     def of(cls, detector: Codes, new_inliers: Any, inliers: Any) -> Self:
-        """Estimate the weights, and warn of what speaks against them.
+        """Estimate the weights, and warn if they are not reliable.
+
+        Args:
+            detector: detector that gives scores and latent codes.
+            new_inliers: inliers of the new place, 10 at least.
+            inliers: inliers that the detector was not trained on, from the source of its training data, 10 at least.
+
+        Returns:
+            The weighted p-values for the new place.
 
         Raises:
-            ValueError: Fewer than 10 of either.
+            ValueError: if there are fewer than 10 inliers of either kind.
         """
         old, new = detector.transform(inliers), detector.transform(new_inliers)
         ratio = density_ratio(old, new)
@@ -62,10 +70,13 @@ class ShiftedPValues:
         return cls(detector, detector.ood_score(inliers).astype(np.float64), weights, ratio, found)
 
     def p_values(self, X: Any) -> Floats:
-        """Weighted conformal p-values (N); approximate, since the weights are estimated.
+        """Compute weighted conformal p-values, which are approximate, since the weights are estimated.
 
         Args:
-            X: In any form that the detector takes.
+            X: data in any form that the detector takes.
+
+        Returns:
+            N p-values.
         """
         codes = self.detector.transform(X)
         return weighted_p_values(self.scores, self.weights, self.detector.ood_score(X), self.ratio(codes))

@@ -1,4 +1,4 @@
-"""Watch a stream of batches with a fitted detector."""
+"""Monitoring of a stream of batches with a fitted detector."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from negvae.scoring.monitor import Judged, Monitor
 
 
 class Scores(Protocol):
-    """What is asked of a detector."""
+    """A detector that gives decision scores."""
 
     def ood_score(self, X: Any) -> NDArray[Any]:
-        """The decision scores of a batch."""
+        """Compute the decision scores of a batch (N)."""
 
 
 @dataclass
 class DetectorMonitor:
-    """A stream that is being watched; made by `negvae.NegVAEDetector.monitor`.
+    """The monitor of a stream; made by `negvae.NegVAEDetector.monitor`.
 
     Attributes:
-        detector: Gives the scores.
-        monitor: What is kept of the stream: counts, changes, the wealth of the martingale.
-        path: File that the state is kept in; None for none.
+        detector: detector that gives the scores.
+        monitor: state of the stream: counts, changes, the wealth of the martingale.
+        path: file that the state is written to; None writes no file.
     """
 
     detector: Scores
@@ -39,7 +39,7 @@ class DetectorMonitor:
 
     @classmethod
     def open(cls, detector: Scores, calibration: Calibration, path: Path | None, options: dict[str, Any]) -> Self:
-        """Begin, or go on from the state in a file; see `negvae.NegVAEDetector.monitor`."""
+        """Start a monitor, or continue from the state in a file; see `negvae.NegVAEDetector.monitor`."""
         if path is None or not path.exists():
             return cls(detector, Monitor.start(calibration, **options), path)
         try:
@@ -57,11 +57,15 @@ class DetectorMonitor:
         return cls(detector, monitor, path)
 
     def update(self, X: Any, groups: Sequence[str] | None = None) -> Judged:
-        """Judge the next images of the stream, in their order, and keep the state.
+        """Judge the next images or rows of the stream, in their order, and write the state if there is a file for it.
 
         Args:
-            X: In any form that the detector takes.
-            groups: Of each row, where the detector was calibrated with groups; see `NegVAEDetector.p_values`.
+            X: data in any form that the detector takes.
+            groups: N texts, the group of each row, if the detector was calibrated with groups (see
+                `NegVAEDetector.p_values`).
+
+        Returns:
+            The p-values, decisions and alarms of this batch.
         """
         judged = self.monitor.update(self.detector.ood_score(X), groups)
         if self.path is not None:

@@ -1,4 +1,4 @@
-"""p(x|z), p(z) and the negative prior, q(z|x)."""
+"""The model: likelihoods p(x|z), the prior p(z) and the negative prior, and networks with the posterior q(z|x)."""
 
 from negvae.model.likelihoods import Bernoulli, Gaussian, Likelihood, QuantizedGaussian
 from negvae.model.networks import PosteriorHead

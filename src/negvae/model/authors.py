@@ -1,19 +1,20 @@
 """The color networks that the paper's authors ran, and their likelihood of quantized pixels.
 
-The paper's text (appendix A.2.2) describes other networks, which `color` is. These are facts read off the authors'
-published code; none of it is repeated here. All kernels are 4x4, padded to keep the size (one pixel before and, where
-the stride is 1, two after), without bias, Glorot uniform. Encoder: 32 filters at stride 1, then 64, 128 and 256 at
-stride 2. Decoder: linear to 256 x 4 x 4, then 128, 64 and 32 filters at stride 1, each followed by a ReLU and by
-nearest-neighbor upsampling to twice the size, then a convolution to the image.
+The paper's text (appendix A.2.2) describes other networks, which `negvae.model.networks.color` makes. The description
+here is taken from the authors' published code, of which nothing is copied. All kernels are 4x4, padded to keep the
+size (one pixel before and, where the stride is 1, two after), without bias, Glorot uniform. Encoder: 32 filters at
+stride 1, then 64, 128 and 256 at stride 2. Decoder: linear to 256 x 4 x 4, then 128, 64 and 32 filters at stride 1,
+each followed by a ReLU and by nearest-neighbor upsampling to twice the size, then a convolution to the image.
 
-What normalizes the hidden convolutions differs between runs, and is not certain (docs/reproduction.md):
+The normalization of the hidden convolutions differs between runs and is not certain (docs/reproduction.md):
 
     color-authors                batch norm in both networks
-    color-authors-affine         in its place a learned factor and offset for each channel: batch norm that stays at
-                                 mean 0 and variance 1, as it does in the code as read, in training and in tests
-    color-authors-spectral       spectral norm in the encoder, nothing in the decoder: what the code as read builds for
-                                 runs with generated negatives
-    color-authors-spectral-norm  spectral norm in the encoder, batch norm in the decoder: what its scripts ask for
+    color-authors-affine         a learned factor and offset for each channel instead of batch norm: equal to batch norm
+                                 that stays at mean 0 and variance 1, as it does in the published code, in training
+                                 and in tests
+    color-authors-spectral       spectral norm in the encoder, nothing in the decoder: what the published code builds
+                                 for runs with generated negatives
+    color-authors-spectral-norm  spectral norm in the encoder, batch norm in the decoder: what its scripts request
 """
 
 from __future__ import annotations
@@ -28,19 +29,19 @@ from negvae.model.reparametrized import channel_scaled, spectrally_normalized
 
 SHAPE = (3, 32, 32)
 SMALLEST = 4
-"""Height and width in the middle."""
+"""Height and width of the images at the smallest layer."""
 
 Hidden = Callable[[int, int, int], list[nn.Module]]
-"""A hidden convolution and what normalizes it, given input channels, filters and stride."""
+"""A function that makes a hidden convolution and its normalization, given input channels, filters and stride."""
 
 
 def _convolution(channels: int, filters: int, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    """A 4x4 convolution; at stride 1, `_around` goes before it."""
+    """Make a 4x4 convolution; at stride 1, `_around` must precede it."""
     return nn.Conv2d(channels, filters, 4, stride, padding=0 if stride == 1 else 1, bias=bias)
 
 
 def _around() -> nn.ZeroPad2d:
-    """The pixels around an image for which a 4x4 convolution at stride 1 keeps its size."""
+    """Make the padding with which a 4x4 convolution at stride 1 keeps an image's size."""
     return nn.ZeroPad2d((1, 2, 1, 2))
 
 
@@ -82,34 +83,34 @@ def _decoder(latent_size: int, hidden: Hidden) -> nn.Sequential:
 
 
 def color_authors(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Batch norm in both networks."""
+    """Make networks with batch norm in both."""
     require("color-authors", shape, SHAPE)
     return _encoder(latent_size, _with_batch_norm), _decoder(latent_size, _with_batch_norm)
 
 
 def color_authors_affine(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """A learned factor and offset for each channel in both networks."""
+    """Make networks with a learned factor and offset for each channel in both."""
     require("color-authors-affine", shape, SHAPE)
     return _encoder(latent_size, _affine), _decoder(latent_size, _affine)
 
 
 def color_authors_spectral(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Spectral norm in the encoder."""
+    """Make networks with spectral norm in the encoder, and no normalization in the decoder."""
     require("color-authors-spectral", shape, SHAPE)
     return _encoder(latent_size, _with_spectral_norm), _decoder(latent_size, _bare)
 
 
 def color_authors_spectral_norm(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Spectral norm in the encoder, batch norm in the decoder."""
+    """Make networks with spectral norm in the encoder and batch norm in the decoder."""
     require("color-authors-spectral-norm", shape, SHAPE)
     return _encoder(latent_size, _with_spectral_norm), _decoder(latent_size, _with_batch_norm)
 
 
 class DequantizedGaussian(QuantizedGaussian):
-    """Gaussian density on uniformly dequantized pixels, which in training the encoder sees as well.
+    """A Gaussian density on uniformly dequantized pixels, which the encoder also sees in training.
 
-    So did the authors' runs: the noise of one intensity step was added to every image as it was read, negatives from
-    other sets included. Scores encode images as they are, without the noise.
+    The authors' runs did the same: noise of one intensity step was added to every image as it was read, including
+    negatives from other data sets. Scores encode images without the noise.
     """
 
     encodes_noise = True

@@ -1,4 +1,4 @@
-"""How weights are drawn: one function for each scheme, and the walk over a network's layers."""
+"""Initialization of weights: one function for each scheme, and one that applies a scheme to a network's layers."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from negvae.model.reparametrized import learned_weight
 from negvae.parts import INITIALIZATIONS
 
 Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
-"""What the schemes know."""
+"""Layers that the schemes initialize."""
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm2d
-"""What starts as the identity in all of them."""
+"""Layers that start as the identity in all schemes."""
 Initialize = Callable[[Layer, torch.Generator], None]
-"""Draws a layer's weight, and its bias where that is not to stay zero."""
+"""A function that draws a layer's weight, and its bias if that does not stay zero."""
 
 
 def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> None:
     """Draw every weight of `module` anew from `generator`; norms start as the identity, biases at zero.
 
-    Where a layer's weight is computed from a learned one, that is drawn. A layer that the schemes do not know sets its
-    own parameters and buffers in a method `initialize(generator)`.
+    If a layer's weight is computed from a learned weight, the learned one is drawn. A layer that the schemes do not
+    know sets its own parameters and buffers in a method `initialize(generator)`.
 
     Args:
         module: network to initialize in place.
-        scheme: one of `negvae.parts.INITIALIZATIONS`.
+        scheme: name of the scheme in `negvae.parts.INITIALIZATIONS`.
         generator: source of randomness, on the CPU.
 
     Raises:
-        ValueError: a layer has parameters or buffers that nothing here knows.
+        ValueError: if a layer of an unknown type has parameters or buffers and no method `initialize`.
     """
     draw = INITIALIZATIONS[scheme].load()
     for layer in module.modules():
@@ -58,7 +58,7 @@ def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> No
 def normal(layer: Layer, generator: torch.Generator) -> None:
     """Draw a convolution and its bias from N(0, 0.02), a standard deviation of 0.141; a linear layer as `glorot` does.
 
-    The gray networks of Rosca et al. (2018), appendix K.
+    This is the scheme of the gray networks of Rosca et al. (2018), appendix K; 0.02 is the variance.
     """
     if isinstance(layer, nn.Linear):
         glorot(layer, generator)
@@ -69,7 +69,10 @@ def normal(layer: Layer, generator: torch.Generator) -> None:
 
 
 def glorot(layer: Layer, generator: torch.Generator) -> None:
-    """Draw a weight Glorot uniform: the default of the authors' framework, for the color networks."""
+    """Draw a weight from the Glorot uniform distribution, the default of the authors' framework.
+
+    This is the scheme of the color networks.
+    """
     # The posterior's two heads share one layer, but each is initialized as its own.
     weight = learned_weight(layer)
     for part in weight.chunk(2) if isinstance(layer, PosteriorHead) else (weight,):
@@ -77,9 +80,9 @@ def glorot(layer: Layer, generator: torch.Generator) -> None:
 
 
 def he(layer: Layer, generator: torch.Generator) -> None:
-    """Draw a weight He normal, for ReLU layers; a tenth of it for the posterior's head.
+    """Draw a weight from the He normal distribution, for ReLU layers, scaled by 0.1 for the posterior's head.
 
-    So it starts near the prior: with full-size heads, exp(log-variance) can overflow in the first steps.
+    The smaller head starts the posterior near the prior; otherwise exp(log-variance) can overflow in the first steps.
     """
     nn.init.normal_(learned_weight(layer), 0, math.sqrt(2 / _inputs_per_output(layer)), generator=generator)
     if isinstance(layer, PosteriorHead):
@@ -88,7 +91,7 @@ def he(layer: Layer, generator: torch.Generator) -> None:
 
 
 def _inputs_per_output(layer: Layer) -> float:
-    """How many inputs reach one output unit, on average where strides make it uneven."""
+    """Return how many inputs reach one output unit, on average if strides make it uneven."""
     if isinstance(layer, nn.Linear):
         return layer.in_features
     taps = math.prod(layer.kernel_size) * layer.in_channels

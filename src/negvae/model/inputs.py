@@ -1,4 +1,4 @@
-"""From data as it is stored to the numbers that the networks see."""
+"""Conversion of stored data to the input of the networks, and back."""
 
 from __future__ import annotations
 
@@ -6,30 +6,34 @@ import torch
 from torch import Tensor, nn
 
 FARTHEST = 1e3
-"""Standardized features are clipped here, so that no input makes a score overflow."""
+"""Largest absolute value of standardized features, which are clipped so that no score overflows."""
 
 
 class Pixels(nn.Module):
-    """uint8 intensities, N x C x H x W, as floats in [0, 1]."""
+    """The conversion of uint8 intensities, N x C x H x W, to floats in [0, 1].
+
+    >>> Pixels()(torch.tensor([0, 51, 255], dtype=torch.uint8))
+    tensor([0.0000, 0.2000, 1.0000])
+    """
 
     stored = "uint8"
 
     def forward(self, images: Tensor) -> Tensor:
-        """Divide by 255."""
+        """Divide intensities by 255."""
         return images.float() / 255  # not in place: torch 2.6 does not export that
 
     def restore(self, values: Tensor) -> Tensor:
-        """The uint8 intensities nearest to values in [0, 1]."""
+        """Return the uint8 intensities nearest to values in [0, 1]."""
         return values.mul(255).round().clamp(0, 255).to(torch.uint8)
 
 
 class Features(nn.Module):
-    """Rows of features of any range, N x D x 1 x 1, standardized to mean 0 and standard deviation 1.
+    """The standardization of rows of features, N x D x 1 x 1, to mean 0 and standard deviation 1.
 
-    A feature that is constant in the training data keeps its unit, so that another value of it counts.
+    A feature that is constant in the training data is not rescaled, so that any other value of it stands out.
 
     Args:
-        size: D.
+        size: D, the number of features.
     """
 
     stored = "floating-point"
@@ -43,7 +47,7 @@ class Features(nn.Module):
         self.register_buffer("scale", torch.ones(size, 1, 1, dtype=torch.float64))
 
     def measure(self, rows: Tensor) -> None:
-        """Take mean and standard deviation from the training rows (N x D x 1 x 1)."""
+        """Measure mean and standard deviation on the training rows (N x D x 1 x 1)."""
         values = rows.double()
         mean, scale = values.mean(0), values.std(0, correction=0)
         self.mean.copy_(mean)
@@ -52,9 +56,9 @@ class Features(nn.Module):
         self.scale.copy_(torch.where(varies & (scale > 0), scale, torch.ones_like(scale)))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """(x - mean) / scale, in float64."""
+        """Compute (x - mean) / scale, clipped to [-1000, 1000], in float64."""
         return ((rows.double() - self.mean) / self.scale).clamp(-FARTHEST, FARTHEST)
 
     def restore(self, values: Tensor) -> Tensor:
-        """The inverse: standardized values in the features' own units, in float64."""
+        """Convert standardized values back to the features' own units, in float64."""
         return values.double() * self.scale + self.mean

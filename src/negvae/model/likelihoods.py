@@ -1,7 +1,7 @@
-"""Observation models p(x|z): what a decoder's output says about the pixels.
+"""Observation models p(x|z): the distribution of pixels or features given a decoder's output.
 
 Pixels are floats in [0, 1] (integer intensities divided by 255). A decoder's output has the shape of the
-image; every likelihood takes its mean through a sigmoid, as the authors of the paper do.
+image; for pixels, every likelihood takes its mean through a sigmoid, as the authors of the paper do.
 Log-probabilities are in nats, summed over an image's dimensions, and computed in float32 at least.
 """
 
@@ -21,52 +21,52 @@ HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 def wide(values: Tensor) -> Tensor:
-    """The values in float32, or in float64 where they already are."""
+    """Return the values in float32, or in float64 if they already are."""
     return values if values.dtype == torch.float64 else values.float()
 
 
 class Likelihood(Protocol):
-    """What the model asks of an observation model, an `nn.Module` whose parameters train with the decoder.
+    """An observation model: an `nn.Module` whose parameters are trained with the decoder.
 
-    Where it has an attribute `encodes_noise` that is true, the encoder sees the target in training, and not the images.
+    If it has an attribute `encodes_noise` that is true, the encoder sees the target in training, not the images.
     """
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
-        """What is trained; `nn.Module` has it."""
+        """Yield the trained parameters, as `nn.Module` does."""
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The pixels whose density is asked for, given images (N x C x H x W, in [0, 1])."""
+        """Return the pixels whose density is computed, given images (N x C x H x W, in [0, 1])."""
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        """Log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
+        """Compute log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
 
     def excess(self, output: Tensor, target: Tensor) -> Tensor:
-        """By how much log p(target|z) falls short of the largest that any output could give, in nats (N)."""
+        """Compute how far log p(target|z) is below the largest value that any output could give, in nats (N)."""
 
     def mean(self, output: Tensor) -> Tensor:
-        """E[x|z] (N x C x H x W, in [0, 1])."""
+        """Compute E[x|z] (N x C x H x W, in [0, 1])."""
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """One draw of x given z (N x C x H x W, in [0, 1])."""
+        """Draw x given z once (N x C x H x W, in [0, 1])."""
 
 
 class Bernoulli(nn.Module):
-    """Bernoulli cross-entropy on pixels in [0, 1]; the output holds logits.
+    """A Bernoulli likelihood of pixels in [0, 1], by cross-entropy; the output holds logits.
 
     As in the paper and its sources, gray pixels are taken as probabilities of "on", so this is a
     likelihood in the proper sense for binary pixels only.
     """
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The images themselves."""
+        """Return the images unchanged."""
         return images
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        """Sum over dimensions of x log p + (1 - x) log(1 - p), in nats (N)."""
+        """Compute the sum over dimensions of x log p + (1 - x) log(1 - p), in nats (N)."""
         return -self._cross_entropy(wide(output), target).flatten(1).sum(1)
 
     def excess(self, output: Tensor, target: Tensor) -> Tensor:
-        """KL divergence of the pixels as probabilities from the output's, summed over dimensions, in nats (N)."""
+        """Compute KL(pixels || output), both as probabilities of "on", summed over dimensions, in nats (N)."""
         pixels = wide(target)
         least = 1e-7  # 0 log 0 = 0
         entropy = -pixels * pixels.clamp_min(least).log() - (1 - pixels) * (1 - pixels).clamp_min(least).log()
@@ -74,26 +74,26 @@ class Bernoulli(nn.Module):
         return (self._cross_entropy(wide(output), pixels) - entropy).flatten(1).sum(1)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor) -> Tensor:
-        """-x log p - (1 - x) log(1 - p) for each pixel x, in nats."""
+        """Compute -x log p - (1 - x) log(1 - p) for each pixel x, in nats."""
         return binary_cross_entropy_with_logits(logits, target, reduction="none")
 
     def mean(self, output: Tensor) -> Tensor:
-        """Probability of "on" for each pixel."""
+        """Compute the probability of "on" for each pixel."""
         return wide(output).sigmoid()
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Binary images."""
+        """Draw binary images."""
         return torch.bernoulli(self.mean(output), generator=generator)
 
 
 class Gaussian(nn.Module):
-    """Isotropic Gaussian around the decoder's mean, with one scalar sigma.
+    """An isotropic Gaussian around the decoder's mean, with one scalar sigma.
 
     Args:
         sigma: standard deviation in units of the [0, 1] pixel range; 1 in the paper's tables.
-        learn_sigma: train log(sigma) with the decoder, starting from `sigma`.
-        bounded: whether values lie in [0, 1], as pixels do, and the mean is the output's sigmoid; standardized
-            features have any range, and their mean is the output itself.
+        learn_sigma: whether log(sigma) is trained with the decoder, starting from `sigma`.
+        bounded: whether values lie in [0, 1], as pixels do, and the mean is the sigmoid of the output; if not, as for
+            standardized features, the mean is the output itself.
     """
 
     def __init__(self, sigma: float = 1.0, learn_sigma: bool = False, bounded: bool = True) -> None:
@@ -112,11 +112,11 @@ class Gaussian(nn.Module):
         return self.log_sigma.exp()
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The images themselves."""
+        """Return the images unchanged."""
         return images
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
-        """Sum over dimensions of log N(x; mean, sigma^2), in nats (N)."""
+        """Compute the sum over dimensions of log N(x; mean, sigma^2), in nats (N)."""
         squares = self._squares(output, target)
         dimensions = target[0].numel()
         return -0.5 * squares * torch.exp(-2 * self.log_sigma) - dimensions * (self.log_sigma + HALF_LOG_TWO_PI)
@@ -125,15 +125,15 @@ class Gaussian(nn.Module):
         return (target - self.mean(output)).square().flatten(1).sum(1)
 
     def excess(self, output: Tensor, target: Tensor) -> Tensor:
-        """|x - mean|^2 / (2 sigma^2): the density is largest at the mean; in nats (N)."""
+        """Compute |x - mean|^2 / (2 sigma^2), in nats (N): the density is largest at the mean."""
         return 0.5 * self._squares(output, target) * torch.exp(-2 * self.log_sigma)
 
     def mean(self, output: Tensor) -> Tensor:
-        """The sigmoid of the output; where values are not bounded, the output."""
+        """Return the sigmoid of the output, or the output itself if values are not bounded."""
         return wide(output).sigmoid() if self.bounded else wide(output)
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Mean plus noise, clipped to the pixel range where there is one."""
+        """Draw the mean plus noise, clipped to [0, 1] if values are bounded."""
         mean = self.mean(output)
         noise = torch.empty_like(mean).normal_(generator=generator)
         drawn = mean + self.sigma * noise
@@ -141,24 +141,24 @@ class Gaussian(nn.Module):
 
 
 class QuantizedGaussian(Gaussian):
-    """Gaussian density on uniformly dequantized pixels.
+    """A Gaussian density on uniformly dequantized pixels.
 
     U[0, 1) is added to the integer intensities before the division by 255, so that a density on the
     continuum bounds the probability of the integers.
     """
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """The images plus uniform noise of one intensity step."""
+        """Return the images plus uniform noise of one intensity step."""
         noise = torch.empty_like(images).uniform_(generator=generator)
         return images + noise / 255
 
     def sample(self, output: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """A Gaussian draw rounded down to the integer intensities."""
+        """Draw from the Gaussian, rounded down to the integer intensities."""
         return (super().sample(output, generator) * 255).floor() / 255
 
 
 BuildLikelihood = Callable[..., Likelihood]
-"""Makes a likelihood, from none or some of the keyword arguments sigma, learn_sigma and bounded."""
+"""A function that makes a likelihood from none or some of the keyword arguments sigma, learn_sigma and bounded."""
 
 
 def build_likelihood(
@@ -167,14 +167,21 @@ def build_likelihood(
     """Make a likelihood.
 
     Args:
-        part: a name in `negvae.parts.LIKELIHOODS`, a class or function, or an object, which is copied.
-        sigma: passed on where it is needed, as are the following; see `Gaussian`.
-        learn_sigma: as there.
-        bounded: as there.
+        part: name in `negvae.parts.LIKELIHOODS`, a class or function that makes the likelihood, or a likelihood, which
+            is copied.
+        sigma: standard deviation in units of the [0, 1] pixel range, for likelihoods that take it.
+        learn_sigma: whether log(sigma) is trained with the decoder, for likelihoods that take it.
+        bounded: whether values lie in [0, 1], as pixels do, for likelihoods that take it.
+
+    Returns:
+        The likelihood.
 
     Raises:
-        ValueError: there is none of this name.
-        TypeError: what was made is no likelihood.
+        ValueError: if there is no likelihood of this name.
+        TypeError: if the object that was made is not a likelihood.
+
+    >>> build_likelihood("gaussian", sigma=0.5).mean(torch.zeros(1))
+    tensor([0.5000])
     """
     entry = likelihood_entry(part)
     settings = {"sigma": sigma, "learn_sigma": learn_sigma, "bounded": bounded}

@@ -1,4 +1,4 @@
-"""Encoder and decoder networks; `negvae.parts.NETWORKS` has their names.
+"""Encoder and decoder networks; `negvae.parts.NETWORKS` lists their names.
 
 An encoder maps images (N x C x H x W) to N x 2L numbers: the posterior's means, then the logarithms of its
 variances. A decoder maps codes (N x L) to an output of the image's shape, which the likelihood interprets.
@@ -18,20 +18,27 @@ Shape = tuple[int, int, int]
 
 
 BuildNetworks = Callable[[Shape, int], tuple[nn.Module, nn.Module]]
-"""Makes (encoder, decoder) for data of shape (C, H, W) and codes of a size."""
+"""A function that makes (encoder, decoder) for data of shape (C, H, W) and codes of a given size."""
 
 
 def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Make an (encoder, decoder), not yet initialized.
+    """Make an encoder and a decoder, not yet initialized.
 
     Args:
-        part: a name in `negvae.parts.NETWORKS`, or what makes both.
-        shape: (C, H, W) of the data.
-        latent_size: L; the encoder gives 2L numbers.
+        part: name in `negvae.parts.NETWORKS`, or a function that makes both networks.
+        shape: shape (C, H, W) of the data.
+        latent_size: L, the number of latent dimensions; the encoder gives 2L numbers.
+
+    Returns:
+        The encoder and the decoder.
 
     Raises:
-        ValueError: the networks are not made for such data.
-        TypeError: what was made are not two networks.
+        ValueError: if the networks are not made for data of this shape.
+        TypeError: if the function does not return a pair of networks.
+
+    >>> encoder, decoder = build_networks("gray", (1, 28, 28), latent_size=10)
+    >>> encoder(torch.zeros(3, 1, 28, 28)).shape
+    torch.Size([3, 20])
     """
     entry = network_entry(part)
     made = entry.load()(shape, latent_size)
@@ -42,10 +49,17 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
 
 
 def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_size: int) -> None:
-    """Check on two blank images that networks give what the model expects of them.
+    """Check on two blank images that networks give outputs of the shapes that the model expects.
+
+    Args:
+        name: name of the networks for the message.
+        encoder: network that is to map images (N x C x H x W) to N x 2L numbers.
+        decoder: network that is to map codes (N x L) to N x C x H x W numbers.
+        shape: shape (C, H, W) of the images.
+        latent_size: L, the number of latent dimensions.
 
     Raises:
-        ValueError: the encoder does not give N x 2L, or the decoder not N x C x H x W.
+        ValueError: if the encoder does not give N x 2L numbers, or the decoder not N x C x H x W.
     """
     modes = encoder.training, decoder.training
     try:
@@ -65,14 +79,14 @@ def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Sha
 
 
 class PosteriorHead(nn.Linear):
-    """The last layer of an encoder: means and log-variances side by side."""
+    """The last layer of an encoder: means, then log-variances of the posterior."""
 
     def __init__(self, features: int, latent_size: int) -> None:
         super().__init__(features, 2 * latent_size)
 
 
 def _gray_encoder(latent_size: int) -> nn.Sequential:
-    """Rosca et al. (2018), appendix K, table 4: 28-14-14-7-7-4."""
+    """Make the encoder of Rosca et al. (2018), appendix K, table 4: sizes 28-14-14-7-7-4."""
     layers: list[nn.Module] = []
     channels = 1
     for filters, stride in ((8, 2), (16, 1), (32, 2), (64, 1), (64, 2)):
@@ -82,15 +96,20 @@ def _gray_encoder(latent_size: int) -> nn.Sequential:
 
 
 def _upsample(channels: int, filters: int) -> nn.ConvTranspose2d:
-    """5x5 transposed convolution that doubles height and width."""
+    """Make a 5x5 transposed convolution that doubles height and width."""
     return nn.ConvTranspose2d(channels, filters, 5, stride=2, padding=2, output_padding=1)
 
 
 def require(name: str, shape: Shape, wanted: Shape) -> None:
-    """Refuse images that network `name` is not made for.
+    """Refuse images of a shape that a network is not made for.
+
+    Args:
+        name: name of the network for the message.
+        shape: shape (C, H, W) of the images.
+        wanted: shape (C, H, W) that the network is made for.
 
     Raises:
-        ValueError: the shape is not the wanted one.
+        ValueError: if the two shapes differ.
     """
     if shape != wanted:
         made_for, given = ("x".join(map(str, s)) for s in (wanted, shape))
@@ -100,7 +119,7 @@ def require(name: str, shape: Shape, wanted: Shape) -> None:
 
 
 def gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """The paper's encoder and a light decoder with the encoder's filters in reverse."""
+    """Make the paper's encoder and a light decoder with the encoder's filters in reverse."""
     require("gray", shape, (1, 28, 28))
     decoder = nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)), nn.ReLU(),
@@ -114,7 +133,7 @@ def gray(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """The paper's encoder and the decoder of Nalisnick et al. (2018)."""
+    """Make the paper's encoder and the decoder of Nalisnick et al. (2018)."""
     require("gray-paper", shape, (1, 28, 28))
     decoder = nn.Sequential(
         nn.Linear(latent_size, 64 * 7 * 7), nn.Unflatten(1, (64, 7, 7)),
@@ -128,7 +147,7 @@ def gray_paper(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequen
 
 
 def color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Appendix A.2.2: 4x4 Conv-BatchNorm-ReLU, filters 32-64-128 and 128-64-image."""
+    """Make the networks of appendix A.2.2: 4x4 Conv-BatchNorm-ReLU, filters 32-64-128 and 128-64-image."""
     require("color", shape, (3, 32, 32))
 
     def down(channels: int, filters: int) -> list[nn.Module]:
@@ -150,9 +169,9 @@ def color(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]
 
 
 def pyramid(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Halve height and width until the shorter side is below 8, doubling the filters from 32 up to 256.
+    """Make networks that halve height and width until the shorter side is below 8; filters double from 32 up to 256.
 
-    No batch norm: it would couple the inliers of a batch with the negatives beside them.
+    They have no batch norm, which would couple the inliers of a batch with its negatives.
     """
     sizes, filters = _levels("pyramid", shape)
     down: list[nn.Module] = []
@@ -179,7 +198,7 @@ def pyramid(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequentia
 
 
 def _levels(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
-    """Sizes from the image's down to below 8, and the filters at each; at the first the image's channels."""
+    """Return sizes from the image's down to below 8, and the filters at each; the first are the image's channels."""
     channels, height, width = shape
     if not (16 <= height <= 128 and 16 <= width <= 128):
         raise ValueError(
@@ -194,9 +213,9 @@ def _levels(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
 
 
 def deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """The decoder of `pyramid`, and an encoder that looks at every pixel before it halves the image, and between.
+    """Make the decoder of `pyramid`, and an encoder with a stride-1 convolution before and after each halving.
 
-    What tells a transformed inlier from an inlier is often fine: how sharp edges are, how smooth the areas between.
+    Transformed inliers often differ from inliers in fine detail: how sharp edges are, how smooth the areas between.
     """
     sizes, filters = _levels("deep", shape)
     layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1), nn.ReLU()]
@@ -210,7 +229,7 @@ def deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Two hidden layers of twice as many units as there are features, 64 to 512."""
+    """Make networks for rows of features, of two hidden layers with twice as many units as features, 64 to 512."""
     features = shape[0]
     if shape[1:] != (1, 1):
         raise ValueError(
@@ -229,7 +248,10 @@ def mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
 
 
 def linear(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """One linear layer each way, for few rows: probabilistic PCA with a learned posterior (Tipping & Bishop 1999)."""
+    """Make an encoder and a decoder of one linear layer each, for few rows of features.
+
+    This is probabilistic PCA with a learned posterior (Tipping & Bishop 1999).
+    """
     if shape[1:] != (1, 1):
         raise ValueError(
             f"network linear takes rows of features, these are {'x'.join(map(str, shape))} images (C x H x W)"

@@ -12,17 +12,21 @@ from negvae.model.likelihoods import HALF_LOG_TWO_PI, wide
 
 @dataclass(frozen=True)
 class GaussianPrior:
-    """N(shift 1, I) over `size` latent dimensions.
+    """The prior N(shift 1, I) over `size` latent dimensions.
 
-    The positive prior has shift 0; the negative prior of section 3 has shift c (8 for gray images, 25 for
-    color in the paper), far enough that the two typical regions do not meet.
+    The positive prior has shift 0; the negative prior (section 3 of the paper) has shift c, 8 for gray images and 25
+    for color in the paper, which is large enough that the two typical regions do not overlap.
+
+    Attributes:
+        size: number of latent dimensions.
+        shift: mean of the prior in every dimension.
     """
 
     size: int
     shift: float = 0.0
 
     def kl(self, mean: Tensor, log_var: Tensor) -> Tensor:
-        """KL(N(mean, exp(log_var)) || this prior) in nats.
+        """Compute KL(N(mean, exp(log_var)) || this prior) in nats.
 
         Args:
             mean: posterior means, N x size.
@@ -30,20 +34,26 @@ class GaussianPrior:
 
         Returns:
             N values, computed in float32 at least.
+
+        >>> GaussianPrior(size=2, shift=8.0).kl(torch.zeros(1, 2), torch.zeros(1, 2))
+        tensor([64.])
         """
         mean, log_var = wide(mean), wide(log_var)
         return 0.5 * ((mean - self.shift).square() + log_var.exp() - log_var - 1).sum(-1)
 
     def kl_excess(self, mean: Tensor) -> Tensor:
-        """KL to N(0, I) minus KL to this prior, in nats (N), given posterior means (N x size).
+        """Compute the KL to N(0, I) minus the KL to this prior, in nats (N), given posterior means (N x size).
 
-        Every other term cancels: shift sum(mean) - size shift^2 / 2. The two divergences are thousands of nats each
-        where the shift is large; their difference taken after rounding would lose the digits that count.
+        All terms but shift sum(mean) - size shift^2 / 2 cancel. If the shift is large, each divergence is thousands of
+        nats, and subtracting the rounded divergences would lose the significant digits.
+
+        >>> GaussianPrior(size=2, shift=8.0).kl_excess(torch.full((1, 2), 8.0))
+        tensor([64.])
         """
         return self.shift * wide(mean).sum(-1) - 0.5 * self.size * self.shift**2
 
     def log_prob(self, z: Tensor) -> Tensor:
-        """Log p(z) in nats (N), given z (N x size)."""
+        """Compute log p(z) in nats (N), given z (N x size)."""
         return -0.5 * (z - self.shift).square().sum(-1) - self.size * HALF_LOG_TWO_PI
 
     def sample(

@@ -9,10 +9,10 @@ from torch.nn.utils import parametrize
 
 
 class ChannelScale(nn.Module):
-    """A convolution's weight times one learned factor for each output channel, 1 at first.
+    """The product of a convolution's weight and one learned factor for each output channel, initially 1.
 
     Args:
-        filters: output channels.
+        filters: number of output channels.
     """
 
     def __init__(self, filters: int) -> None:
@@ -20,24 +20,25 @@ class ChannelScale(nn.Module):
         self.scale = nn.Parameter(torch.empty(filters))
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Start as the identity."""
+        """Set all factors to 1, so that the weight is unchanged."""
         nn.init.ones_(self.scale)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The layer's weight, given the learned one (both outputs x inputs x height x width)."""
+        """Compute the layer's weight from the learned one (both outputs x inputs x height x width)."""
         return weight * self.scale.view(-1, 1, 1, 1)
 
 
 class SpectralNorm(nn.Module):
-    """A convolution's weight, as a matrix of outputs by inputs, divided by an estimate of its largest singular value.
+    """A convolution's weight divided by an estimate of its largest singular value, as a matrix of outputs by inputs.
 
     Miyato et al., "Spectral normalization for generative adversarial networks", 2018: each time the layer is applied in
-    training, one power iteration brings the left singular vector nearer to the largest value's; in evaluation mode
-    the vector stays. The gradient takes both singular vectors as given. Torch's own (torch.nn.utils.parametrizations)
-    starts its vectors from the global random state, by power iterations on a weight that is yet to be drawn.
+    training, one power iteration improves the estimate of the left singular vector of the largest value; in evaluation
+    mode the stored vector does not change. The gradient treats both singular vectors as constants. Torch's own version
+    (torch.nn.utils.parametrizations) is not used, because it draws its vectors from the global random state and runs
+    power iterations on a weight that is not yet initialized.
 
     Args:
-        filters: output channels.
+        filters: number of output channels.
     """
 
     def __init__(self, filters: int) -> None:
@@ -46,11 +47,11 @@ class SpectralNorm(nn.Module):
         self.register_buffer("vector", torch.empty(filters))
 
     def initialize(self, generator: torch.Generator) -> None:
-        """Draw the first vector, as the authors of the paper did: standard normal."""
+        """Draw the first vector from the standard normal distribution, as the authors of the paper did."""
         self.vector.normal_(generator=generator)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The layer's weight, given the learned one (both outputs x inputs x height x width)."""
+        """Compute the layer's weight from the learned one (both outputs x inputs x height x width)."""
         with torch.autocast(weight.device.type, enabled=False):
             matrix = weight.flatten(1)
             with torch.no_grad():
@@ -62,20 +63,20 @@ class SpectralNorm(nn.Module):
 
 
 def channel_scaled(layer: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with a learned factor on each of its output channels."""
+    """Add a learned factor for each output channel to a convolution, and return it."""
     parametrize.register_parametrization(layer, "weight", ChannelScale(layer.out_channels))
     return layer
 
 
 def spectrally_normalized(layer: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with its weight divided by its spectral norm; see `SpectralNorm`."""
+    """Make a convolution divide its weight by its spectral norm (see `SpectralNorm`), and return it."""
     # Unsafe: torch's check would compute a weight, of which there is none yet.
     parametrize.register_parametrization(layer, "weight", SpectralNorm(layer.out_channels), unsafe=True)
     return layer
 
 
 def learned_weight(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> Tensor:
-    """The parameter behind a layer's weight; the weight itself where it is not computed from another."""
+    """Return the parameter that a layer's weight is computed from, or the weight itself if it is not computed."""
     if not parametrize.is_parametrized(layer, "weight"):
         return layer.weight
     original: Tensor = layer.parametrizations["weight"].original  # type: ignore[index,union-attr]

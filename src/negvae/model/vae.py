@@ -19,31 +19,36 @@ from negvae.parts import network_entry
 
 
 class Posterior(NamedTuple):
-    """q(z|x): a diagonal Gaussian for each image; both fields are N x L, in float32 at least."""
+    """The posterior q(z|x), a diagonal Gaussian for each image.
+
+    Attributes:
+        mean: means, N x L, in float32 at least.
+        log_var: logarithms of the variances, N x L, in float32 at least.
+    """
 
     mean: Tensor
     log_var: Tensor
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Z = mean + sigma * noise, given standard normal noise (N x L, or S x N x L for S samples)."""
+        """Return z = mean + sigma * noise, given standard normal noise (N x L, or S x N x L for S samples)."""
         return self.mean + (0.5 * self.log_var).exp() * noise
 
 
 class VAE(nn.Module):
-    """Encoder q(z|x), decoder and likelihood p(x|z), and the two priors over z.
+    """The variational autoencoder: encoder q(z|x), decoder and likelihood p(x|z), and two priors over z.
 
     Args:
-        encoder: maps images (N x C x H x W) to N x 2L numbers.
-        decoder: maps codes (N x L) to the likelihood's parameters (N x C x H x W).
-        likelihood: interprets the decoder's output.
-        shape: (C, H, W) of the images.
-        latent_size: L.
+        encoder: network that maps images (N x C x H x W) to N x 2L numbers.
+        decoder: network that maps codes (N x L) to the likelihood's parameters (N x C x H x W).
+        likelihood: likelihood p(x|z), which interprets the decoder's output.
+        shape: shape (C, H, W) of the images.
+        latent_size: L, the number of latent dimensions.
         negative_shift: c in the negative prior N(c 1, I).
-        inputs: turns stored data into what the encoder sees; pixels by default.
+        inputs: module that converts stored data to the encoder's input; None converts uint8 pixels.
 
     Attributes:
-        plain: whether the networks' layers run one by one as torch has them; else, on a CPU, as `convolution.run`
-            arranges them.
+        plain: whether torch runs the networks layer by layer on a CPU too; otherwise `negvae.fast.convolution.run`
+            runs them there.
     """
 
     def __init__(
@@ -75,12 +80,12 @@ class VAE(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return next(self.parameters()).device
 
     @property
     def dimensions(self) -> int:
-        """Numbers in one image: C H W."""
+        """The number of values in one image: C H W."""
         return self.shape[0] * self.shape[1] * self.shape[2]
 
     @property
@@ -90,17 +95,21 @@ class VAE(nn.Module):
 
     @property
     def couples_images(self) -> bool:
-        """Whether, in training mode, an image's posterior depends on the others of its batch.
+        """Whether, in training mode, an image's posterior depends on the other images of its batch.
 
-        Layers that do so normalize by the batch's statistics, and keep running ones for evaluation.
+        Layers with this effect normalize by the batch's statistics, and keep running statistics for evaluation.
         """
         return any(hasattr(module, "running_mean") for module in self.encoder.modules())
 
     def check(self, stored: Tensor) -> None:
-        """Refuse what the model does not take.
+        """Refuse data that the model does not take.
+
+        Args:
+            stored: data as it is stored: uint8 images (N x C x H x W), or floating-point rows (N x D x 1 x 1) for a
+                model of features.
 
         Raises:
-            ValueError: not uint8 images (floating-point rows for a model of features), or of another shape.
+            ValueError: if the data is of another type or shape than the model takes.
         """
         right = stored.is_floating_point() if self.takes_features else stored.dtype == torch.uint8
         if not right or stored.dim() != 4 or tuple(stored.shape[1:]) != self.shape:
@@ -111,41 +120,52 @@ class VAE(nn.Module):
             )
 
     def prepare(self, stored: Tensor) -> Tensor:
-        """Data as it is stored (uint8 images or rows of features) as the networks see it, on the model's device."""
+        """Convert stored data (uint8 images or rows of features) to the networks' input, on the model's device."""
         weights = next(self.parameters())
         prepared: Tensor = self.inputs(stored.to(weights.device))
         # float32 also where the weights are bfloat16 copies: pixels need eight bits of their own.
         return prepared.to(torch.float64 if weights.dtype == torch.float64 else torch.float32)
 
     def encode(self, images: Tensor) -> Posterior:
-        """q(z|x) for prepared images (N x C x H x W, floats in [0, 1])."""
+        """Compute q(z|x) for prepared images (N x C x H x W, floats in [0, 1])."""
         images = images.contiguous(memory_format=torch.channels_last)
         mean, log_var = wide(self._run(self.encoder, images)).chunk(2, dim=1)
         return Posterior(mean, log_var)
 
     def decode(self, z: Tensor) -> Tensor:
-        """The likelihood's parameters (N x C x H x W, in float32 at least) for codes z (N x L)."""
+        """Compute the likelihood's parameters (N x C x H x W, in float32 at least) for codes z (N x L)."""
         return wide(self._run(self.decoder, z))
 
     def generate(self, z: Tensor) -> Tensor:
-        """G(z): the mean images E[x|z] (N x C x H x W, as prepared: pixels in [0, 1]) for codes z (N x L)."""
+        """Compute G(z), the mean images E[x|z] (N x C x H x W, as prepared: pixels in [0, 1]) for codes z (N x L)."""
         return self.likelihood.mean(self.decode(z))
 
     def generator_parameters(self) -> list[nn.Parameter]:
-        """The parameters of p(x|z): the decoder's, and sigma where it is learned."""
+        """Return the parameters of p(x|z): those of the decoder, and sigma if it is learned."""
         return [*self.decoder.parameters(), *self.likelihood.parameters()]
 
 
 @own_state()
 def build_vae(config: RunConfig, shape: Shape) -> VAE:
-    """The untrained model that `config` describes, for images of `shape` (C, H, W), on the CPU.
+    """Build the untrained model that a config describes, on the CPU.
 
     Weights are drawn from a generator seeded by `config.seed`; the same config gives the same weights.
 
+    Args:
+        config: config that names the networks, the likelihood, the initialization and the seed.
+        shape: shape (C, H, W) of the images, or (D, 1, 1) for rows of D features.
+
+    Returns:
+        The model.
+
     Raises:
-        ValueError: the network is not made for such images, has a layer that the initialization does not
-            know, or gives something of another shape.
-        TypeError: network or likelihood is no such thing.
+        ValueError: if the network is not made for images of this shape, has a layer that the initialization does not
+            know, or gives output of another shape.
+        TypeError: if the network or likelihood of the config makes an object of the wrong kind.
+
+    >>> model = build_vae(RunConfig(data="mnist", network="gray", latent_size=10), (1, 28, 28))
+    >>> model.generate(torch.zeros(3, 10)).shape
+    torch.Size([3, 1, 28, 28])
     """
     # Made without storage first: the layers' own initialization would draw from the global random state.
     with torch.device("meta"):
