@@ -15,7 +15,8 @@ NOT_HERE = ("__main__", "pyod_vae", "pythae_vae")
 """Commands, and the peers that the bench runs in environments of their own."""
 WITH_EXAMPLES = (
     "negvae.cluster", "negvae.fast", "negvae.training", "negvae.negatives", "negvae.report", "negvae.registry",
-    "negvae.parts", "negvae.files", "negvae.device", "negvae.config", "benchmarks.bench",
+    "negvae.parts", "negvae.files", "negvae.device", "negvae.config", "negvae.data", "negvae.runs", "negvae.cli",
+    "negvae.scoring", "negvae.detector", "negvae.model", "negvae.paper", "benchmarks.bench",
 )  # fmt: skip
 
 
