@@ -180,8 +180,8 @@ def build_likelihood(
         ValueError: if there is no likelihood of this name.
         TypeError: if the object that was made is not a likelihood.
 
-    >>> build_likelihood("gaussian", sigma=0.5).mean(torch.zeros(1))
-    tensor([0.5000])
+    >>> build_likelihood("gaussian", sigma=0.5).mean(torch.zeros(1, 1, 1, 1))
+    tensor([[[[0.5000]]]])
     """
     entry = likelihood_entry(part)
     settings = {"sigma": sigma, "learn_sigma": learn_sigma, "bounded": bounded}
