@@ -172,6 +172,19 @@ def locked(path: Path) -> Iterator[bool]:
         lock.release()
 
 
+def refuse_used(directory: Path) -> None:
+    """Refuse to write to a folder that holds something.
+
+    Args:
+        directory: folder to be written, which need not exist.
+
+    Raises:
+        ValueError: if it is a file or is not empty.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise ValueError(f"{directory} is not empty: take a new folder")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8, completely or not at all; bytes of file names that are not UTF-8 become codes (`shown`)."""
     with replacing(path) as temporary:

@@ -49,8 +49,8 @@ def score_on_cluster(
 
     The rows and columns are those of `negvae.runs.score.score_files`, in the same order if the parts are read in the
     order of their names, as readers of such folders do. `_manifest.json` holds the settings and the outcome. Further
-    keywords are `names`, `target_fpr`, `confidence`, `groups`, `resize`, `max_pixels`, `ensemble` and `precision` of
-    `score_files`.
+    keywords are `names`, `target_fpr`, `confidence`, `groups`, `resize`, `max_pixels`, `ensemble`, `precision` and
+    `embed` of `score_files`.
 
     Args:
         directory: folder of a trained model, which all nodes see.
@@ -73,7 +73,7 @@ def score_on_cluster(
         ImportError: if Ray is not installed.
         ValueError: if an option is refused, or `out` holds parts of other inputs or settings.
     """
-    for name, value, least in (("shard rows", shard_rows, 1), ("cpus", cpus, 0.01), ("gpus", gpus, 0)):
+    for name, value, least in (("cpus", cpus, 0.01), ("gpus", gpus, 0)):
         if value < least:
             raise ValueError(f"{name} is {value:g}: it must be at least {least:g}")
     scoring = open_scoring(directory, batch_size=batch_size, device="cpu", log=log, **options)
@@ -95,10 +95,7 @@ def score_on_cluster(
             parts.made.append(part)
             rows += part.rows
             on_rows(rows)
-    summary = parts.finish(started)
-    if parts.left_out.counts:
-        log(parts.left_out.describe())
-    return summary
+    return parts.finish(started, log)
 
 
 # --- the work -----

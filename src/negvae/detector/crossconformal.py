@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import as_array
+from negvae.files import refuse_used
 from negvae.scoring.calibration import TARGET_FPR
 from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numbers, twice_mean_p_values
 
@@ -125,8 +126,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "detectors_")
         directory = Path(directory)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ValueError(f"{directory} is not empty: take a new folder")
+        refuse_used(directory)
         for fold, detector in enumerate(self.detectors_):
             detector.save(directory / f"fold-{fold:03d}")
 

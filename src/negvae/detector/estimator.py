@@ -29,6 +29,7 @@ from negvae.detector.inputs import as_array
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
+from negvae.files import refuse_used
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
 from negvae.model.networks import BuildNetworks
@@ -727,8 +728,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         """
         check_is_fitted(self, "model_")
         directory = Path(directory)
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise ValueError(f"{directory} is not empty: take a new folder")
+        refuse_used(directory)
         self._write(directory)
 
     def _write(self, directory: Path) -> None:

@@ -25,7 +25,7 @@ from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
-from negvae.runs.embed import encoder_of, spec_of
+from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
@@ -223,7 +223,7 @@ def _take(
     if not len(good):
         return
     images = batch.images[good]
-    inputs = images if encoder is None else encoder.rows(images)
+    inputs = inputs_of(images, encoder)
     scores = scorer(torch.from_numpy(inputs), names)
     decisive = scores[names[0]]
     p_values, called = calibration.p_values(decisive), calibration.is_outlier(decisive)

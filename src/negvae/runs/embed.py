@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from negvae.config import RunConfig
 from negvae.data import is_path, load
@@ -24,6 +26,11 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
     if encoder is not None:
         return InputSpec(encoder.shape, False, True, max_pixels)
     return InputSpec(artifact.model.shape, artifact.model.takes_features, resize, max_pixels)
+
+
+def inputs_of(images: NDArray[Any], encoder: Encoder | None) -> NDArray[Any]:
+    """Return what the model takes of images as they were read: rows (N x D x 1 x 1) if there is an encoder."""
+    return images if encoder is None else encoder.rows(images)
 
 
 def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | None:

@@ -113,11 +113,12 @@ class Parts:
             else:
                 self.made.append(part)
 
-    def finish(self, started: float) -> Summary:
-        """Write the manifest of a finished job.
+    def finish(self, started: float, log: Callable[[str], None]) -> Summary:
+        """Write the manifest of a finished job, and name what the input folders hold besides images.
 
         Args:
             started: time at which the job began, in seconds on the clock of `time.monotonic`.
+            log: called with a line on the files that were left out, if there are any.
 
         Returns:
             The counts of rows, errors and outliers.
@@ -140,6 +141,8 @@ class Parts:
             raise ValueError(f"{', '.join(self.inputs)}: {NOTHING}")
         outcome = {**vars(summary), "left_out": self.left_out.counts, "parts": [vars(part) for part in self.made]}
         _write_manifest(self.folder, self.settings, "complete", outcome)
+        if self.left_out.counts:
+            log(self.left_out.describe())
         return summary
 
 
@@ -214,10 +217,7 @@ def score_to_folder(
         parts.made.append(part)
         rows += part.rows
         on_rows(rows)
-    summary = parts.finish(started)
-    if parts.left_out.counts:
-        log(parts.left_out.describe())
-    return summary
+    return parts.finish(started, log)
 
 
 def settings(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negvae.config import RunConfig
+from negvae.files import refuse_used
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -161,5 +162,5 @@ def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
         raise ValueError(f"{directory} is a file: --out takes a folder")
     if not resume and any((directory / name).exists() for name in (CONFIG, CHECKPOINT, WEIGHTS)):
         raise ValueError(f"{directory} already holds a run: add --resume to go on with it, or take another folder")
-    if not resume and directory.is_dir() and any(directory.iterdir()):
-        raise ValueError(f"{directory} is not empty: take a new folder")
+    if not resume:
+        refuse_used(directory)

@@ -32,7 +32,7 @@ from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import locked, write_text
 from negvae.registry import choose
 from negvae.runs.artifact import load_artifact
-from negvae.runs.embed import encoder_of, spec_of
+from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.groups import GROUPS, group_of
@@ -205,7 +205,7 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
     good = [index for index, error in enumerate(batch.errors) if not error]
     scores: NDArray[Any] = np.empty(0)
     if good:
-        inputs = batch.images[good] if encoder is None else encoder.rows(batch.images[good])
+        inputs = inputs_of(batch.images[good], encoder)
         scores = scorer(torch.from_numpy(inputs), [name])[name]
     known = watched.monitor.calibration.thresholds
     groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
