@@ -27,8 +27,8 @@ from ray.cluster_utils import Cluster
 from negvae.cluster.score import score_on_cluster
 from negvae.config import preset
 from negvae.data.streams import InputSpec, read, spans
-from negvae.runs.provenance import source_commit
 from negvae.runs.train import run
+from negvae.version import source_commit
 
 MEMORY = 100 * 2**20
 TARGET = 1.7

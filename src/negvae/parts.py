@@ -129,31 +129,44 @@ NETWORKS = Table(
     "network",
     (
         NetworkEntry(
-            name="gray", meaning="1x28x28: the paper's encoder, a light decoder", target="negvae.model.networks:gray"
+            name="gray",
+            papers=("rosca2018",),
+            meaning="1x28x28: the paper's encoder, a light decoder",
+            target="negvae.model.networks:gray",
         ),
         NetworkEntry(
             name="gray-paper",
+            papers=("csiszarik2019",),
             meaning="the same with the authors' decoder",
             target="negvae.model.networks:gray_paper",
         ),
-        NetworkEntry(name="color", meaning="3x32x32: the paper's", target="negvae.model.networks:color"),
+        NetworkEntry(
+            name="color",
+            papers=("csiszarik2019",),
+            meaning="3x32x32: the paper's",
+            target="negvae.model.networks:color",
+        ),
         NetworkEntry(
             name="color-authors",
+            papers=("csiszarik2019",),
             meaning="the authors', with batch norm",
             target="negvae.model.authors:color_authors",
         ),
         NetworkEntry(
             name="color-authors-affine",
+            papers=("csiszarik2019",),
             meaning="with a factor and an offset for each channel",
             target="negvae.model.authors:color_authors_affine",
         ),
         NetworkEntry(
             name="color-authors-spectral",
+            papers=("miyato2018",),
             meaning="with spectral norm in the encoder",
             target="negvae.model.authors:color_authors_spectral",
         ),
         NetworkEntry(
             name="color-authors-spectral-norm",
+            papers=("miyato2018",),
             meaning="with batch norm in the decoder besides",
             target="negvae.model.authors:color_authors_spectral_norm",
         ),
@@ -201,7 +214,12 @@ SOURCES = Table(
             argument="number",
             placeholder="LARGEST",
         ),
-        SourceEntry(name="generated", meaning="the model's own samples", target="negvae.negatives.sources:Generated"),
+        SourceEntry(
+            name="generated",
+            papers=("csiszarik2019",),
+            meaning="the model's own samples",
+            target="negvae.negatives.sources:Generated",
+        ),
         SourceEntry(
             name="augmented",
             meaning="transformations of the inliers",
@@ -213,19 +231,21 @@ SOURCES = Table(
 )
 
 
-def _transformation(name: str, meaning: str, *, takes: Takes = "images", default: bool = False) -> TransformationEntry:
+def _transformation(
+    name: str, meaning: str, *papers: str, takes: Takes = "images", default: bool = False
+) -> TransformationEntry:
     target = f"negvae.negatives.transformations:{name.replace('-', '_')}"
-    return TransformationEntry(name=name, meaning=meaning, target=target, takes=takes, default=default)
+    return TransformationEntry(name=name, meaning=meaning, target=target, takes=takes, default=default, papers=papers)
 
 
 # Rotation and mixup are no defaults: a turned 6 is a 9, and a blend of two like images is one more of them.
 TRANSFORMATIONS = Table(
     "transformation",
     (
-        _transformation("jigsaw", "shuffled tiles", default=True),
-        _transformation("cutmix", "a rectangle of another inlier pasted in", default=True),
-        _transformation("mixup", "a blend of two inliers"),
-        _transformation("rotation", "quarter turns"),
+        _transformation("jigsaw", "shuffled tiles", "noroozi2016", default=True),
+        _transformation("cutmix", "a rectangle of another inlier pasted in", "yun2019", default=True),
+        _transformation("mixup", "a blend of two inliers", "zhang2018"),
+        _transformation("rotation", "quarter turns", "gidaris2018"),
         _transformation("sketch", "edges", default=True),
         _transformation("sketched-jigsaw", "edges of shuffled tiles", default=True),
         _transformation("strokes", "procedural drawings in the inlier's colors", default=True),

@@ -29,6 +29,7 @@ class Entry(Generic[Target]):
         name: name of the part in YAML files, on the command line and in saved folders.
         meaning: phrase that explains the part in help texts and reports.
         target: the part itself, or its place as "module:attribute", which is imported when the part is first used.
+        papers: keys of the publications that the part comes from, in `negvae.citations.PAPERS`.
 
     >>> Entry(name="sqrt", meaning="the square root", target="math:sqrt").load()(9.0)
     3.0
@@ -37,6 +38,7 @@ class Entry(Generic[Target]):
     name: str
     meaning: str
     target: Target | str
+    papers: tuple[str, ...] = ()
 
     def load(self) -> Target:
         """Return the part itself, and import it first if that has not been done."""

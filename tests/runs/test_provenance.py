@@ -7,7 +7,8 @@ import pytest
 
 import negvae
 from negvae.config import preset
-from negvae.runs.provenance import provenance, source_commit
+from negvae.runs.provenance import provenance
+from negvae.version import source_commit
 
 ROOT = Path(negvae.__file__).resolve().parents[2]
 

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from negvae.cli import clean, data, evaluate, paper, score, train, watch
+from negvae.cli import cite, clean, data, evaluate, paper, score, train, watch
 from negvae.files import shown
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ app = typer.Typer(
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make a model": (train.train, evaluate.evaluate, evaluate.calibrate),
     "Use a model": (score.score, watch.watch, score.report, score.export),
-    "Data and paper": (clean.clean, paper.demo),
+    "Data and paper": (clean.clean, paper.demo, cite.cite),
 }
 for panel, commands in COMMANDS.items():
     for command in commands:
@@ -37,12 +37,12 @@ app.add_typer(paper.app, name="paper", rich_help_panel="Data and paper")
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Show the version and the commit, and exit.")] = False,
 ) -> None:
     if version:
-        from negvae import __version__
+        from negvae.version import described_version
 
-        print(__version__)
+        print(described_version())
         raise typer.Exit
 
 

@@ -37,7 +37,7 @@ from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
 from negvae.runs.artifact import CONFIG, read_config
-from negvae.runs.provenance import provenance, source_commit
+from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe
 from negvae.runs.train import run_seeds
 from negvae.scoring.comparison import Comparison, compare
@@ -47,6 +47,7 @@ from negvae.training.history import read_metrics
 from negvae.training.loop import TrainingResult
 from negvae.training.reporting import ProgressUpdate
 from negvae.training.run import TrainingDivergedError
+from negvae.version import source_commit
 
 SHOWN = 8
 """Number of pictures of each kind kept for seed 0."""

@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
-from negvae.runs.provenance import source_commit, versions
+from negvae.runs.provenance import versions
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
+from negvae.version import source_commit
 
 MANIFEST = "_manifest.json"
 """Name of the manifest; readers of folders of Parquet files skip names that begin with an underscore."""

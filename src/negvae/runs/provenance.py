@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import subprocess
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import negvae
 from negvae.config import RunConfig
 from negvae.device import resolve_device, resolve_precision
+from negvae.version import source_commit
 
 PACKAGES = ("negvae", "torch", "numpy", "ray")
 
@@ -40,26 +40,6 @@ def provenance(config: RunConfig) -> dict[str, Any]:
         "precision": resolve_precision(config.precision, device),
         "seed": config.seed,
     }
-
-
-def source_commit() -> str:
-    """Return the git commit of the source in use, marked if the source was changed; "unknown" outside a checkout."""
-    root = Path(negvae.__file__).resolve().parents[2]
-    if not (root / ".git").exists():
-        return "unknown"
-    try:
-        git = ["git", "-C", str(root)]
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
-        changed = subprocess.run(
-            [*git, "status", "--porcelain", "--", "src"],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return head.stdout.strip() + (" with uncommitted changes" if changed.stdout.strip() else "")
 
 
 def _cpu() -> str:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
+from negvae.citations import papers_of
 from negvae.registry import Entry, Table, choose
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ class Score(Entry[ScoreFunction]):
             models trained in the same way; "pixels", images and not rows of features; "features", rows of features and
             not images.
         label: name of the score in tables and charts.
-        citation: publication that described the score.
+        citation: publication that described the score, as running text cites it; that of `papers` if left out.
         calibrated: whether held-out inliers are scored with it by default.
         evaluated: whether `negvae evaluate` measures it whatever the decision score is.
         not_exported: reason why the score cannot be part of an ONNX graph; empty if it can.
@@ -70,8 +71,10 @@ class Score(Entry[ScoreFunction]):
     fit: Fit | str | None = None
 
     def __post_init__(self) -> None:
-        """Take the name for a label if none is given."""
+        """Take the name for a label, and the publications for a citation, if none is given."""
         object.__setattr__(self, "label", self.label or self.name.replace("_", " "))
+        cited = "; ".join(paper.short for paper in papers_of(self.papers))
+        object.__setattr__(self, "citation", self.citation or cited)
 
     def read(self, x: Pass) -> Tensor:
         """Return the score's values for a pass over N inputs (N, float64)."""
@@ -105,12 +108,12 @@ SCORES: Table[Score] = Table(
         ),
         Score(
             name="neighbors", meaning="distance to the nearest inliers in two spaces, as -log of its tail probability",
-            unit="nats", needs=("reference", "features"), calibrated=True,
+            unit="nats", needs=("reference", "features"), calibrated=True, papers=("ramaswamy2000",),
             target="negvae.scoring.neighbors:neighbors",
         ),
         Score(
             name="dose", meaning="how unusual the model's statistics are, all together",
-            unit="squared Mahalanobis distance", needs=("decoder", "reference"), citation="Morningstar et al. 2021",
+            unit="squared Mahalanobis distance", needs=("decoder", "reference"), papers=("morningstar2021",),
             calibrated=True, target="negvae.scoring.dose:dose", fit="negvae.scoring.dose:DENSITY",
         ),
         Score(
@@ -119,14 +122,14 @@ SCORES: Table[Score] = Table(
         ),
         Score(
             name="kl", label="KL", meaning="KL(q(z|x) || N(0, I))", unit="nats", needs=(), calibrated=True,
-            evaluated=True, target="negvae.scoring.scores:kl",
+            papers=("csiszarik2019",), evaluated=True, target="negvae.scoring.scores:kl",
         ),
         Score(
             name="prior_ratio", meaning="KL to the positive prior minus KL to the negative prior", unit="nats",
             needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
         ),
         Score(
-            name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", citation="An & Cho 2015",
+            name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", papers=("an2015",),
             calibrated=True, target="negvae.scoring.scores:reconstruction",
         ),
         Score(
@@ -136,27 +139,27 @@ SCORES: Table[Score] = Table(
         ),
         Score(
             name="iwae", label="IWAE", meaning="negative importance-weighted bound on log p(x)",
-            unit="bits per dimension", citation="Burda et al. 2016", target="negvae.scoring.scores:iwae",
+            unit="bits per dimension", papers=("burda2016",), target="negvae.scoring.scores:iwae",
         ),
         Score(
             name="typicality", meaning="|bpd - mean bpd of training images|", unit="bits per dimension",
-            needs=("decoder", "reference"), citation="Nalisnick et al. 2019", calibrated=True,
+            needs=("decoder", "reference"), papers=("nalisnick2019",), calibrated=True,
             target="negvae.scoring.combination:typicality",
         ),
         Score(
             name="input_complexity", meaning="bpd less the size of a lossless PNG", unit="bits per dimension",
-            needs=("decoder", "pixels"), citation="Serra et al. 2020",
+            needs=("decoder", "pixels"), papers=("serra2020",),
             target="negvae.scoring.complexity:input_complexity",
             not_exported="it compresses every image as a PNG",
         ),
         Score(
             name="likelihood_regret", meaning="gain of the ELBO by fitting the posterior to the image",
-            unit="bits per dimension", citation="Xiao et al. 2020",
+            unit="bits per dimension", papers=("xiao2020",),
             target="negvae.scoring.regret:likelihood_regret", not_exported="it fits a posterior to every image",
         ),
         Score(
             name="waic", label="WAIC", meaning="mean of -ELBO over an ensemble plus its variance", unit="nats",
-            needs=("decoder", "ensemble"), citation="Choi et al. 2018", target="negvae.scoring.ensemble:waic",
+            needs=("decoder", "ensemble"), papers=("choi2018",), target="negvae.scoring.ensemble:waic",
             not_exported="it takes an ensemble",
         ),
     ],

@@ -1,0 +1,34 @@
+import pytest
+
+from negvae.citations import PAPERS
+from negvae.config import preset
+from negvae.runs.artifact import write_config
+from negvae.runs.cite import TABLES, cited_by
+from tests.cli.test_commands import call
+
+
+def test_every_key_that_an_entry_names_is_a_publication_and_each_publication_has_what_bibtex_needs():
+    assert {key for table in TABLES for entry in table.entries() for key in entry.papers} <= PAPERS.keys()
+    for key, paper in PAPERS.items():
+        assert paper.link.startswith(("https://", "http://"))
+        assert key.endswith(str(paper.year)) or paper.venue != "arXiv"
+        assert paper.bibtex().count("{") == paper.bibtex().count("}")
+
+
+def test_a_run_cites_its_network_its_transformations_and_its_score(tmp_path, capsys):
+    config = preset("gray", "fashion-mnist", negatives="0.5*augmented:jigsaw,mixup+0.5*generated")
+    write_config(tmp_path, config, (1, 28, 28), {})
+    assert [paper.key for paper in cited_by([str(tmp_path)])] == [
+        "csiszarik2019", "rosca2018", "noroozi2016", "zhang2018"
+    ]  # fmt: skip
+    code, text, _ = call(capsys, "cite", tmp_path, "dose")
+    assert code == 0
+    assert text.count("@") == 6
+    assert "morningstar2021" in text
+
+
+@pytest.mark.parametrize(("name", "line"), [("doze", "did you mean dose"), ("FOLDER", "not a negvae run")])
+def test_what_is_neither_a_part_nor_a_run_is_one_line(capsys, tmp_path, name, line):
+    code, _, error = call(capsys, "cite", tmp_path if name == "FOLDER" else name)
+    assert (code, error.count("\n")) == (2, 1)
+    assert line in error
