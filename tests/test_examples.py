@@ -88,3 +88,10 @@ def test_examples_import_only_what_is_installed_with_the_package(path: Path) -> 
         "torch",
         "negvae",
     }
+
+
+def test_own_model(tmp_path: Path) -> None:
+    printed = run("own_model.py", "--out", str(tmp_path), "--steps", "150")
+    assert float(re.search(r"false alarms on fresh inliers: ([\d.]+)%", printed)[1]) <= 1
+    assert float(re.search(r"found inside of the ring: ([\d.]+)%", printed)[1]) >= 20
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "flow.onnx"}

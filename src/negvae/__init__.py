@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from negvae.config import RunConfig
     from negvae.data import load as load_images
     from negvae.data import register_dataset
-    from negvae.detector import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, as_pyod, as_pytorch_ood
+    from negvae.detector import (
+        CrossConformalDetector,
+        NegVAEClassifier,
+        NegVAEDetector,
+        ScoreDetector,
+        as_pyod,
+        as_pytorch_ood,
+    )
     from negvae.model import VAE, build_vae
     from negvae.parts import register_likelihood, register_network, register_source, register_transformation
     from negvae.runs.artifact import load_artifact, save_artifact
@@ -25,6 +32,7 @@ __all__ = [
     "NegVAEClassifier",
     "NegVAEDetector",
     "RunConfig",
+    "ScoreDetector",
     "__version__",
     "as_pyod",
     "as_pytorch_ood",
@@ -46,6 +54,7 @@ _MODULES = {
     "NegVAEClassifier": "negvae.detector",
     "NegVAEDetector": "negvae.detector",
     "RunConfig": "negvae.config",
+    "ScoreDetector": "negvae.detector",
     "VAE": "negvae.model",
     "as_pyod": "negvae.detector",
     "as_pytorch_ood": "negvae.detector",

@@ -7,7 +7,8 @@ import torch
 from negvae.cli import main
 from negvae.detector.estimator import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.runs.export import _floor32, export_onnx, relative_difference, run_onnx
+from negvae.runs.export import export_onnx, relative_difference, run_onnx
+from negvae.runs.graph import floor32
 from negvae.scoring import SCORES, calibrate
 from negvae.scoring.table import names_of
 from tests.conftest import blobs
@@ -158,8 +159,8 @@ def test_bounds_move_to_the_float32_that_compares_alike() -> None:
     bounds = np.array([0.1, 1 / 3, -0.1, 2.0, 1e-50, -1e-50])
     near = bounds.astype(np.float32)
     for scores in (near, np.nextafter(near, np.float32(np.inf)), np.nextafter(near, np.float32(-np.inf))):
-        np.testing.assert_array_equal(scores.astype(np.float64) > bounds, scores > _floor32(bounds))
-        np.testing.assert_array_equal(scores.astype(np.float64) <= bounds, scores <= _floor32(bounds))
+        np.testing.assert_array_equal(scores.astype(np.float64) > bounds, scores > floor32(bounds))
+        np.testing.assert_array_equal(scores.astype(np.float64) <= bounds, scores <= floor32(bounds))
 
 
 @pytest.mark.parametrize("fitted", ["gray"], indirect=True)

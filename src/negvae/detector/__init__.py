@@ -7,9 +7,13 @@ from typing import Any
 from negvae.detector.classifier import NegVAEClassifier
 from negvae.detector.crossconformal import CrossConformalDetector
 from negvae.detector.estimator import Drift, NegVAEDetector
+from negvae.detector.scored import ScoreDetector
 from negvae.files import need
 
-__all__ = ["CrossConformalDetector", "Drift", "NegVAEClassifier", "NegVAEDetector", "as_pyod", "as_pytorch_ood"]
+__all__ = [
+    "CrossConformalDetector", "Drift", "NegVAEClassifier", "NegVAEDetector", "ScoreDetector", "as_pyod",
+    "as_pytorch_ood",
+]  # fmt: skip
 
 
 def as_pyod(contamination: float = 0.1, **parameters: Any) -> Any:

@@ -7,10 +7,6 @@ noise are constants in it, so that an image gets the same answer wherever the fi
 from __future__ import annotations
 
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,11 +21,11 @@ from negvae.files import need, replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.graph import Decision, traced
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.passes import Pass, SharedDraws
-from negvae.scoring.scorer import LARGEST
 from negvae.scoring.table import SCORES, names_of
 
 FORMATS = ("onnx",)
@@ -108,7 +104,6 @@ def export_onnx(
     calibration = _calibration(artifact, score, target_fpr, confidence)
     graph = _Graph(artifact.model, calibration).eval()
     model = _traced(graph)
-    _strip(model)
     onnx.helper.set_model_props(model, _metadata(artifact, calibration))
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
@@ -152,11 +147,7 @@ class _Graph(nn.Module):
         self.model = VAE(encoder, decoder, likelihood, model.shape, model.latent_size, shift, model.inputs)
         self.model.plain = True
         self.draws = SharedDraws()
-        # Scores are float32. A bound in float64 is moved to the next float32 on the side that changes no comparison.
-        # With groups, which a graph is not told, the largest p-value over them counts, and the highest threshold.
-        held_out = calibration.groups.get(self.score.name, {"": calibration.scores[self.score.name]}).values()
-        self.held_out = [torch.from_numpy(-_floor32(-scores)) for scores in held_out]
-        self.threshold = float(_floor32(np.array(calibration.cut)))
+        self.decision = Decision(calibration)
         # Before it is traced, since random numbers are constants in the graph; and a decoder is kept if it is used.
         with torch.no_grad():
             once = self._over(_example(model, 2))
@@ -171,14 +162,8 @@ class _Graph(nn.Module):
 
     def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return score, p-value and decision (N each)."""
-        score = self.score.read(self._over(stored))
-        # As the library has it: what is not a number counts as the most conspicuous of all.
-        score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
-        p_values = [
-            (1 + (scores >= score.unsqueeze(1)).sum(1)).double() / (len(scores) + 1) for scores in self.held_out
-        ]
-        p_value = p_values[0] if len(p_values) == 1 else torch.stack(p_values).amax(0)
-        return score, p_value, score > self.threshold
+        decided: tuple[Tensor, Tensor, Tensor] = self.decision(self.score.read(self._over(stored)))
+        return decided
 
 
 class _Scaled(nn.Module):
@@ -210,14 +195,6 @@ class _StableBernoulli(Bernoulli):
         return logits.relu() + (1 + (-logits.abs()).exp()).log() - target * logits
 
 
-def _floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """Return the largest float32 numbers that are not above the values."""
-    with np.errstate(over="ignore"):
-        near = values.astype(np.float32)
-    floor: NDArray[np.float32] = np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
-    return floor
-
-
 def _example(model: VAE, count: int) -> Tensor:
     dtype = torch.float64 if model.takes_features else torch.uint8
     return torch.zeros(count, *(model.shape[:1] if model.takes_features else model.shape), dtype=dtype)
@@ -229,48 +206,13 @@ def _traced(graph: _Graph) -> Any:
     Raises:
         ValueError: if the graph cannot be traced.
     """
-    batch = torch.export.Dim("batch")
     try:
-        with _quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                graph,
-                (_example(graph.model, 2),),
-                dynamo=True,
-                input_names=["rows" if graph.rows else "images"],
-                output_names=["score", "p_value", "is_outlier"],
-                dynamic_shapes=({0: batch},),
-                verbose=False,
-            )
+        return traced(graph, _example(graph.model, 2), "rows" if graph.rows else "images")
     except Exception as error:  # torch has many kinds, and the score may be anybody's function
         raise ValueError(
             f"score {graph.score.name} cannot be exported, it is not made of torch's functions alone"
             f" ({str(error).strip().splitlines()[0]})"
         ) from error
-    assert program is not None  # it is where no file is named
-    return program.model_proto
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress torch's messages for its own developers and its warning that torchvision is missing."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _strip(model: Any) -> None:
-    """Remove torch's records of the source code and of this machine's paths."""
-    model.doc_string = ""
-    model.graph.name = "negvae"
-    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
-        part.doc_string = ""
-        del part.metadata_props[:]
 
 
 def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:

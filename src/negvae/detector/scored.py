@@ -1,0 +1,382 @@
+"""A detector around scores of any model: a person's own VAE, flow, diffusion model or any other function of data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from sklearn.base import BaseEstimator, OutlierMixin
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor, nn
+
+from negvae.detector.inputs import as_array
+from negvae.detector.stream import DetectorMonitor
+from negvae.files import refuse_used
+from negvae.report.scored import write_scored_report
+from negvae.runs.export import TOLERANCE, relative_difference, run_onnx
+from negvae.runs.graph import Decision, write_graph
+from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg
+from negvae.scoring.certificates import CONFIDENCE, Bounds, false_discovery_bounds
+from negvae.scoring.drift import Movement, movements
+from negvae.scoring.groups import check_labels, split
+from negvae.scoring.scorer import LARGEST
+from negvae.training.checkpoint import save_tensors
+
+Values = NDArray[np.float64]
+ScoreOf = Callable[[Any], Any]
+"""A function from a batch of N inputs to N numbers, or to N x K numbers; larger = more out-of-distribution."""
+FILE = "scores.safetensors"
+LARGEST_OF = "largest"
+"""Name of the score that combines several: the largest of them, each on the scale of the inliers."""
+
+
+class ScoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Calibrated decisions for the scores of any model.
+
+    The model is trained elsewhere. `fit` takes inliers that it was not trained on; from their scores come p-values,
+    thresholds, certificates, tests of drift, a monitor for streams, a report and an ONNX file, with the guarantees
+    that `negvae.NegVAEDetector` has.
+
+    Args:
+        score: function from a batch to its scores, N or N x K, larger = more out-of-distribution; arrays and tensors
+            are passed on as they were given, files and data sets as uint8 tensors N x C x H x W. A `torch.nn.Module`
+            is called without gradients.
+        names: names of the K scores; None uses "score", or "score 1", "score 2" and so on.
+        decision_score: name of the score that decides. With None, a single score does, and of several the largest:
+            a fifth of the inliers then sets their scales, (score - median) / (95% quantile - median), and the others
+            calibrate.
+        target_fpr: rate of false alarms on fresh inliers, above 0 and below 1.
+        confidence: probability, such as 0.95, with which this detector's own rate is at most `target_fpr`; with None
+            the rate holds on average over sets of inliers.
+        batch_size: number of inputs that `score` is called with at once.
+        random_state: seed of the choice of the inliers that set the scales.
+
+    Attributes:
+        calibration_: scores of the held-out inliers and the threshold (`negvae.scoring.calibration.Calibration`).
+        scales_: median and 95% quantile of each score, 2 x K; None if one score decides by itself.
+
+    >>> far = ScoreDetector(lambda batch: abs(batch).sum(1), target_fpr=0.1).fit(np.eye(20))
+    >>> far.predict([[0.0] * 20, [9.0] * 20]).tolist()
+    [1, -1]
+    """
+
+    def __init__(
+        self,
+        score: ScoreOf,
+        *,
+        names: Sequence[str] | None = None,
+        decision_score: str | None = None,
+        target_fpr: float = TARGET_FPR,
+        confidence: float | None = None,
+        batch_size: int = 256,
+        random_state: int = 0,
+    ) -> None:
+        self.score = score
+        self.names = names
+        self.decision_score = decision_score
+        self.target_fpr = target_fpr
+        self.confidence = confidence
+        self.batch_size = batch_size
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any = None, *, groups: Any = None) -> Self:
+        """Set p-values and the threshold from inliers that the model was not trained on; nothing is trained.
+
+        Args:
+            X: the inliers: arrays, tensors, a path, a data set's name, a torch Dataset or DataLoader.
+            y: ignored; present for compatibility with scikit-learn.
+            groups: N texts, the group of each inlier: each group gets its own threshold. None means no groups.
+
+        Returns:
+            The fitted detector itself.
+
+        Raises:
+            ValueError: if there are too few inliers for the rate, the function does not return a number for each input,
+                or a parameter is out of range.
+        """
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
+        values = self._values(X)
+        labels = None if groups is None else [str(name) for name in groups]
+        check_labels(labels, len(values))
+        self.names_ = self._names(values.shape[1])
+        decides = self.decision_score or (self.names_[0] if len(self.names_) == 1 else LARGEST_OF)
+        if decides not in (*self.names_, LARGEST_OF):
+            raise ValueError(f"decision_score is {decides!r}: the scores are {', '.join(self.names_)}")
+        self.scales_: Values | None = None
+        if decides == LARGEST_OF:
+            order = np.random.default_rng(self.random_state).permutation(len(values))
+            scale, rest = np.sort(order[: len(values) // 5]), np.sort(order[len(values) // 5 :])
+            if len(scale) < 5:
+                raise ValueError(
+                    f"{len(values)} inliers are too few to combine {len(self.names_)} scores: give 25 or more"
+                )
+            self.scales_ = np.quantile(values[scale], [0.5, 0.95], axis=0)
+            values = values[rest]
+            labels = None if labels is None else [labels[row] for row in rest]
+        scores = self._named(values)
+        empty = Calibration({}, decides, 0.0, self.target_fpr, confidence=self.confidence)
+        fitted = Calibration(
+            {name: np.sort(each) for name, each in scores.items()}, decides,
+            empty.threshold_for(scores[decides]), self.target_fpr, confidence=self.confidence,
+        )  # fmt: skip
+        if labels is not None:
+            fitted = fitted.with_groups({name: split(each, labels) for name, each in scores.items()})
+        self._take(fitted)
+        return self
+
+    def _take(self, calibration: Calibration) -> None:
+        self.calibration_ = calibration
+        self.offset_ = -calibration.cut
+
+    def _names(self, count: int) -> list[str]:
+        usual = ["score"] if count == 1 else [f"score {number + 1}" for number in range(count)]
+        names = usual if self.names is None else [str(name) for name in self.names]
+        if len(names) != count or len(set(names)) < count or LARGEST_OF in names:
+            raise ValueError(
+                f"names are {names}: the function returns {count} scores, each of which needs a name of its own"
+                f" other than {LARGEST_OF!r}"
+            )
+        return names
+
+    @torch.no_grad()
+    def _values(self, X: Any) -> Values:
+        """Return the scores of X, N x K; what is not a number counts as the most conspicuous of all."""
+        data = X if isinstance(X, Tensor | np.ndarray) else as_array(X, "test")[0]
+        if not isinstance(X, Tensor | np.ndarray | list | tuple):
+            data = torch.from_numpy(np.ascontiguousarray(data))
+        elif isinstance(X, list | tuple):
+            data = np.asarray(data)
+        if not len(data):
+            raise ValueError("X is empty: at least one input is needed")
+        parts = []
+        for start in range(0, len(data), self.batch_size):
+            batch = data[start : start + self.batch_size]
+            found: Any = self.score(batch)
+            found = (
+                found.detach().cpu().double().numpy() if isinstance(found, Tensor) else np.asarray(found, np.float64)
+            )
+            if found.ndim not in (1, 2) or len(found) != len(batch):
+                raise ValueError(
+                    f"the function returned numbers of shape {found.shape} for {len(batch)} inputs: it must return"
+                    f" {len(batch)} numbers, or {len(batch)} x K"
+                )
+            parts.append(found.reshape(len(batch), -1))
+        values: Values = np.clip(np.nan_to_num(np.concatenate(parts), nan=LARGEST, posinf=LARGEST), -LARGEST, LARGEST)
+        return values
+
+    def _named(self, values: Values) -> dict[str, Values]:
+        scores = dict(zip(self.names_, values.T, strict=True))
+        if self.scales_ is not None:
+            scores[LARGEST_OF] = _largest(torch.from_numpy(values), torch.from_numpy(self.scales_)).numpy()
+        return scores
+
+    # --- scores and decisions -----
+
+    def all_scores(self, X: Any) -> dict[str, Values]:
+        """Compute every score of each input, by name (N each)."""
+        check_is_fitted(self, "calibration_")
+        values = self._values(X)
+        if values.shape[1] != len(self.names_):
+            raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
+        return self._named(values)
+
+    def ood_score(self, X: Any) -> Values:
+        """Compute the score that decides (N); larger = more out-of-distribution."""
+        return self.all_scores(X)[self.calibration_.score]
+
+    def score_samples(self, X: Any) -> Values:
+        """Return minus the decision score (N): larger = more normal, as in scikit-learn."""
+        return -self.ood_score(X)
+
+    def decision_function(self, X: Any) -> Values:
+        """Return `score_samples` minus `offset_` (N): negative = outlier."""
+        return np.asarray(self.score_samples(X) - self.offset_, np.float64)
+
+    def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
+        """Return N labels, +1 for inliers and -1 for outliers; see `negvae.NegVAEDetector.predict`."""
+        return np.where(self.calibration_.is_outlier(self.ood_score(X), groups), -1, 1)
+
+    def p_values(self, X: Any, groups: Any = None) -> Values:
+        """Compute conformal p-values (N): the probability that an inlier scores at least as high."""
+        return self.calibration_.p_values(self.ood_score(X), groups)
+
+    def predict_fdr(self, X: Any, fdr: float = 0.1) -> NDArray[np.int64]:
+        """Return N labels with a false-discovery rate of at most `fdr` among those of -1 (Benjamini & Hochberg)."""
+        return np.where(benjamini_hochberg(self.p_values(X), fdr), -1, 1)
+
+    # --- guarantees -----
+
+    def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
+        """Bound the rate of false alarms of the threshold; each bound holds with this confidence."""
+        check_is_fitted(self, "calibration_")
+        return self.calibration_.fpr_bounds(confidence)
+
+    def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> Values:
+        """Bound the share of inliers among what is called, for every cut of a batch at once (N upper bounds)."""
+        scores = self.ood_score(X)
+        return false_discovery_bounds(self.calibration_.scores[self.calibration_.score], scores, confidence)
+
+    def drift(self, X: Any, target_fpr: float = 0.01) -> tuple[Movement, ...]:
+        """Test which scores of a batch have moved against the held-out inliers, the most significant first."""
+        return movements(self.calibration_.scores, self.all_scores(X), target_fpr)
+
+    def monitor(
+        self, state: Path | str | None = None, *, alarm_rate: float = 0.01, fdr: float | None = None, window: int = 0
+    ) -> DetectorMonitor:
+        """Watch a stream of batches; see `negvae.NegVAEDetector.monitor`."""
+        check_is_fitted(self, "calibration_")
+        path = None if state is None else Path(state)
+        return DetectorMonitor.open(
+            self, self.calibration_, path, {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
+        )
+
+    # --- keeping -----
+
+    def report(self, X: Any, out: Path | str, *, top: int = 40) -> None:
+        """Write a page about a batch: counts, the most and least typical inputs, scores, p-values.
+
+        Args:
+            X: the batch; images (uint8, N x C x H x W with C 1 or 3) are shown, other inputs are listed by number.
+            out: file to write.
+            top: number of the most and of the least typical inputs to show.
+        """
+        scores = self.all_scores(X)
+        images = np.asarray(X if isinstance(X, Tensor | np.ndarray) else as_array(X, "test")[0])
+        shown = images if images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8 else None
+        write_scored_report(Path(out), scores, self.calibration_, images=shown, top=top)
+
+    def export(self, out: Path | str, example: Tensor) -> None:
+        """Write one ONNX file: the input in; score, p-value and decision out.
+
+        Args:
+            out: file to write.
+            example: some inputs as `score` takes them, 2 at least; the number of inputs may differ later.
+
+        Raises:
+            ImportError: if the extra "onnx" is not installed.
+            ValueError: if the function is not made of torch's functions alone, or the file does not score as it does.
+        """
+        check_is_fitted(self, "calibration_")
+        graph = _Scored(self.score, self.names_, self.scales_, self.calibration_)
+        twice = torch.cat([example, example])
+        wanted = self.ood_score(twice)
+
+        def check(content: bytes) -> None:
+            try:
+                score, p_value, _ = run_onnx(content, twice.numpy())
+            except Exception as error:  # onnxruntime has its own kinds, which need not be installed to write this
+                raise ValueError(
+                    f"the graph takes no more than the {len(example)} inputs that it was traced with: the function must"
+                    " take their number from x.shape[0], not from len(x)"
+                ) from error
+            difference = relative_difference(score, wanted)
+            if difference > TOLERANCE or not np.allclose(p_value, self.calibration_.p_values(score)):
+                raise ValueError(
+                    f"the graph does not score as the function does (relative difference {difference:.2g})"
+                )
+
+        write_graph(graph, example, Path(out), _metadata(self.calibration_), check, input_name="input")
+
+    def save(self, directory: Path | str) -> None:
+        """Write calibration and scales to a folder, new or empty; the function itself is not saved."""
+        check_is_fitted(self, "calibration_")
+        directory = Path(directory)
+        refuse_used(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = self.calibration_
+        tensors = {f"held_out.{name}": torch.from_numpy(values) for name, values in kept.scores.items()}
+        if self.scales_ is not None:
+            tensors["scales"] = torch.from_numpy(np.ascontiguousarray(self.scales_))
+        for score, groups in kept.groups.items():
+            tensors |= {f"group.{score}.{name}": torch.from_numpy(values) for name, values in groups.items()}
+        rule = {"names": self.names_, "score": kept.score, "threshold": kept.threshold, "target_fpr": kept.target_fpr,
+                "confidence": kept.confidence, "groups": list(kept.thresholds)}  # fmt: skip
+        save_tensors(directory / FILE, tensors, {"rule": json.dumps(rule)})
+
+    @classmethod
+    def load(cls, directory: Path | str, score: ScoreOf) -> Self:
+        """Load what `save` has written, for the same function.
+
+        Args:
+            directory: folder of the detector.
+            score: the function that the detector was fitted with.
+
+        Returns:
+            The fitted detector.
+
+        Raises:
+            FileNotFoundError: if the folder holds no such file.
+            ValueError: if the file is damaged.
+        """
+        path = Path(directory) / FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"{directory} holds no {FILE}: it is not the folder of a ScoreDetector")
+        try:
+            with safe_open(path, "np") as file:
+                rule = json.loads(file.metadata()["rule"])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            made = cls(score, names=rule["names"], decision_score=rule["score"], target_fpr=rule["target_fpr"],
+                       confidence=rule["confidence"])  # fmt: skip
+            made.names_, made.scales_ = rule["names"], arrays.get("scales")
+            held_out = {name: arrays[f"held_out.{name}"] for name in _all_names(made.names_, made.scales_)}
+            calibration = Calibration(held_out, rule["score"], rule["threshold"], rule["target_fpr"],
+                                      confidence=rule["confidence"])  # fmt: skip
+            if rule["groups"]:
+                calibration = calibration.with_groups(
+                    {name: {group: arrays[f"group.{name}.{group}"] for group in rule["groups"]} for name in held_out}
+                )
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
+        made._take(calibration)
+        return made
+
+
+def _all_names(names: Sequence[str], scales: Values | None) -> list[str]:
+    return [*names, *([LARGEST_OF] if scales is not None else [])]
+
+
+def _largest(values: Tensor, scales: Tensor) -> Tensor:
+    """Return the largest of several scores on the scale of the inliers (N); `values` are N x K, `scales` 2 x K.
+
+    >>> _largest(torch.tensor([[3.0, 0.0]]), torch.tensor([[1.0, 0.0], [2.0, 4.0]])).tolist()
+    [2.0]
+    """
+    width = (scales[1] - scales[0]).clamp(min=1e-12)
+    return ((values - scales[0]) / width).amax(1)
+
+
+class _Scored(nn.Module):
+    """A module from inputs to (score, p-value, decision)."""
+
+    def __init__(self, score: ScoreOf, names: Sequence[str], scales: Values | None, calibration: Calibration) -> None:
+        super().__init__()
+        self.score = score
+        self.column = 0 if scales is not None else list(names).index(calibration.score)
+        self.scales = None if scales is None else torch.from_numpy(scales)
+        self.decision = Decision(calibration)
+
+    def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return score, p-value and decision (N each)."""
+        values = self.score(inputs)
+        values = (values.unsqueeze(1) if values.dim() == 1 else values).double()
+        chosen = values[:, self.column] if self.scales is None else _largest(values, self.scales)
+        return self.decision(chosen)  # type: ignore[no-any-return]
+
+
+def _metadata(calibration: Calibration) -> dict[str, str]:
+    return {
+        "score": calibration.score,
+        "threshold": repr(calibration.cut),
+        "target_fpr": repr(calibration.target_fpr),
+        "calibration_size": str(calibration.size),
+        "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
+        "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
+        "is_outlier": "score > threshold",
+    }

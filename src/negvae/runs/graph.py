@@ -1,0 +1,147 @@
+"""ONNX graphs: decisions as part of a graph, tracing, and files without records of the machine they were made on."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import negvae
+from negvae.files import need, replacing
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.scorer import LARGEST
+from negvae.version import source_commit
+
+
+class Decision(nn.Module):
+    """A module from scores to (score, p-value, decision), by a calibration whose scores are constants of the graph.
+
+    Args:
+        calibration: held-out scores and threshold. With groups, which a graph is not given, the largest p-value over
+            them counts, and the highest threshold.
+    """
+
+    def __init__(self, calibration: Calibration) -> None:
+        super().__init__()
+        # Scores are float32. A bound in float64 is moved to the next float32 on the side that changes no comparison.
+        held_out = calibration.groups.get(calibration.score, {"": calibration.scores[calibration.score]}).values()
+        self.held_out = [torch.from_numpy(-floor32(-scores)) for scores in held_out]
+        self.threshold = float(floor32(np.array(calibration.cut)))
+
+    def forward(self, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the score in float32, its p-value in float64 and the decision (N each)."""
+        # As the library has it: what is not a number counts as the most conspicuous of all.
+        score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
+        p_values = [
+            (1 + (scores >= score.unsqueeze(1)).sum(1)).double() / (len(scores) + 1) for scores in self.held_out
+        ]
+        p_value = p_values[0] if len(p_values) == 1 else torch.stack(p_values).amax(0)
+        return score, p_value, score > self.threshold
+
+
+def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Return the largest float32 numbers that are not above the values.
+
+    >>> bool(floor32(np.array(0.1)) <= 0.1)
+    True
+    """
+    with np.errstate(over="ignore"):
+        near = values.astype(np.float32)
+    floor: NDArray[np.float32] = np.where(near > values, np.nextafter(near, np.float32(-np.inf)), near)
+    return floor
+
+
+def traced(graph: nn.Module, example: Tensor, input_name: str) -> Any:
+    """Trace a module to an ONNX ModelProto with outputs "score", "p_value" and "is_outlier", for any number of inputs.
+
+    Args:
+        graph: module from N inputs to the three outputs.
+        example: inputs to trace with, 2 at least.
+        input_name: name of the graph's input.
+
+    Returns:
+        The `onnx.ModelProto`.
+    """
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            graph, (example,), dynamo=True, input_names=[input_name],
+            output_names=["score", "p_value", "is_outlier"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
+        )  # fmt: skip
+    assert program is not None  # it is where no file is named
+    model = program.model_proto  # another copy each time
+    strip(model)
+    return model
+
+
+def write_graph(
+    graph: nn.Module,
+    example: Tensor,
+    path: Path,
+    metadata: dict[str, str],
+    check: Callable[[bytes], None],
+    *,
+    input_name: str,
+) -> None:
+    """Trace a module, describe it in the file's metadata, check it, and write it whole or not at all.
+
+    Args:
+        graph: module from N inputs to score, p-value and decision.
+        example: inputs to trace with, 2 at least.
+        path: file to write.
+        metadata: what the file says of itself, besides negvae's version and commit.
+        check: function that raises an error if the content of the file is not right.
+        input_name: name of the graph's input.
+
+    Raises:
+        ImportError: if the extra "onnx" is not installed.
+        ValueError: if the module cannot be traced.
+    """
+    onnx = need("onnx", "onnx")
+    for module in ("onnxruntime", "onnxscript"):
+        need(module, "onnx")
+    try:
+        model = traced(graph.eval(), example, input_name)
+    except Exception as error:  # torch has many kinds, and the function may be anybody's
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"this score cannot be exported, it is not made of torch's functions alone ({reason})"
+        ) from error
+    about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata}
+    onnx.helper.set_model_props(model, about)
+    onnx.checker.check_model(model, full_check=True)
+    content = model.SerializeToString()
+    check(content)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Suppress torch's messages for its own developers and its warning that torchvision is missing."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def strip(model: Any) -> None:
+    """Remove torch's records of the source code and of this machine's paths from an ONNX ModelProto."""
+    model.doc_string = ""
+    model.graph.name = "negvae"
+    for part in (model.graph, *model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        part.doc_string = ""
+        del part.metadata_props[:]

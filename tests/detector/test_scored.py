@@ -1,0 +1,95 @@
+"""Scores of somebody's own model: the guarantees, the page, the ONNX file and the saved folder."""
+
+import numpy as np
+import pytest
+import torch
+
+from negvae import ScoreDetector
+from negvae.runs.export import run_onnx
+
+
+def distance(batch):
+    return (batch**2).sum(1)
+
+
+def two(batch):
+    return torch.stack([batch.abs().amax(1), -batch.mean(1)], 1)
+
+
+@pytest.fixture
+def rows():
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(3000, 4, generator=generator)
+
+
+@pytest.mark.parametrize("score", [distance, two])
+def test_fresh_inliers_alarm_at_the_rate_and_outliers_are_found(rows, score):
+    detector = ScoreDetector(score, target_fpr=0.05).fit(rows[:1500])
+    assert 0.03 < (detector.predict(rows[1500:]) < 0).mean() < 0.07
+    assert (detector.predict(rows[:50] + 6) < 0).mean() > 0.9
+    assert (detector.decision_function(rows[1500:]) < 0).tolist() == (detector.predict(rows[1500:]) < 0).tolist()
+    assert [each.moved for each in detector.drift(rows[1500:])] == [False] * len(detector.calibration_.scores)
+    assert detector.drift(rows[:200] + 1)[0].moved
+    bounds = detector.fpr_bounds()
+    assert bounds.low < 0.05 < bounds.high
+    assert (detector.predict_fdr(torch.cat([rows[1500:1600], rows[:50] + 8]), 0.2)[100:] < 0).mean() > 0.8
+    assert len(detector.false_discovery_bounds(rows[:40])) == 40
+
+
+def test_groups_get_thresholds_of_their_own(rows):
+    scaled = torch.cat([rows[:1000], 3 * rows[1000:2000]])
+    groups = ["small"] * 1000 + ["large"] * 1000
+    detector = ScoreDetector(distance).fit(scaled, groups=groups)
+    assert detector.calibration_.thresholds["large"] > 4 * detector.calibration_.thresholds["small"]
+    assert (detector.predict(3 * rows[2000:2050], ["small"] * 50) < 0).mean() > 0.5
+
+
+@pytest.mark.parametrize("score", [distance, two])
+def test_folder_graph_and_page_give_the_same_answers(rows, tmp_path, score):
+    detector = ScoreDetector(score, confidence=0.9, target_fpr=0.1).fit(rows[:400], groups=["a", "b"] * 200)
+    detector.save(tmp_path / "saved")
+    again = ScoreDetector.load(tmp_path / "saved", score)
+    assert again.p_values(rows[400:]).tolist() == detector.p_values(rows[400:]).tolist()
+    assert again.predict(rows[400:], ["a"] * 2600).tolist() == detector.predict(rows[400:], ["a"] * 2600).tolist()
+    judged = again.monitor(tmp_path / "state.json").update(rows[400:500])
+    assert len(judged.p_values) == 100
+    detector.export(tmp_path / "file.onnx", rows[:4])
+    found, p, called = run_onnx(tmp_path / "file.onnx", rows[400:].numpy())
+    assert np.allclose(found, detector.ood_score(rows[400:]), rtol=1e-4, atol=1e-5)
+    assert np.abs(p - detector.p_values(rows[400:])).max() < 0.01
+    assert (called == (detector.predict(rows[400:]) < 0)).mean() > 0.99
+    images = (255 * torch.rand(30, 1, 8, 8)).byte()
+    shown = ScoreDetector(lambda batch: batch.float().mean((1, 2, 3))).fit(images)
+    shown.report(images, tmp_path / "page.html", top=4)
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "30 scored" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "fit", "words"),
+    [
+        ({"score": lambda batch: batch.sum()}, 50, "must return"),
+        ({"score": two, "names": ["one"]}, 50, "2 scores"),
+        ({"score": two}, 20, "25 or more"),
+        ({"score": two, "decision_score": "score 3"}, 50, "score 1, score 2"),
+        ({"score": distance, "target_fpr": 0.01, "confidence": 0.95}, 100, "299"),
+        ({"score": distance, "batch_size": 0}, 50, "batch_size"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(rows, options, fit, words):
+    with pytest.raises(ValueError, match=words):
+        ScoreDetector(**options).fit(rows[:fit])
+
+
+def test_a_function_that_is_not_torch_is_not_exported_and_nan_counts_as_an_outlier(rows, tmp_path):
+    detector = ScoreDetector(lambda batch: np.asarray(batch).sum(1)).fit(rows[:100].numpy())
+    with pytest.raises(ValueError, match="cannot be exported"):
+        detector.export(tmp_path / "file.onnx", rows[:4])
+    fixed = ScoreDetector(lambda batch: torch.cat([batch, batch])[: len(batch)].sum(1)).fit(rows[:100])
+    with pytest.raises(ValueError, match=r"x\.shape\[0\]"):
+        fixed.export(tmp_path / "file.onnx", rows[:4])
+    assert not list(tmp_path.iterdir())
+    assert detector.predict(np.full((1, 4), np.nan)).tolist() == [-1]
+    with pytest.raises(FileNotFoundError, match="not the folder"):
+        ScoreDetector.load(tmp_path, distance)
