@@ -6,7 +6,7 @@ import dataclasses
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -26,6 +26,7 @@ from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.inputs import as_array
+from negvae.detector.plots import LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
@@ -91,7 +92,7 @@ class Drift:
     furthest: tuple[int, ...] = ()
 
 
-class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Outlier detector: a variational autoencoder with negative sampling and a calibrated threshold.
 
     The detector learns from inliers alone. Part of them is held out from training; the p-values and, with
@@ -710,6 +711,18 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _shown(self, prepared: Tensor) -> NDArray[Any]:
         restored = self.model_.inputs.restore(prepared.double().to(self.model_.device)).cpu().numpy()
         return restored.reshape(len(restored), -1) if self.model_.takes_features else restored
+
+    def plot_latent(self, data: Mapping[str, Any], **options: Any) -> LatentDisplay:
+        """Plot posterior means between the positive and the negative prior.
+
+        Args:
+            data: data by the name in the legend, in any form that `NegVAEDetector` describes.
+            options: arguments of `negvae.detector.plots.LatentDisplay.plot`.
+
+        Returns:
+            The display.
+        """
+        return LatentDisplay.from_estimator(self, data, **options)
 
     @property
     def _n_features_out(self) -> int:

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from negvae.detector.inputs import as_array
+from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
 from negvae.files import refuse_used
 from negvae.report.scored import write_scored_report
@@ -36,7 +37,7 @@ LARGEST_OF = "largest"
 """Name of the score that combines several: the largest of them, each on the scale of the inliers."""
 
 
-class ScoreDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Calibrated decisions for the scores of any model.
 
     The model is trained elsewhere. `fit` takes inliers that it was not trained on; from their scores come p-values,

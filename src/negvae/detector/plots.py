@@ -1,0 +1,210 @@
+"""Plots of a fitted detector, in scikit-learn's convention: a Display holds the data, and `plot` draws it on axes.
+
+Each Display keeps what it drew in `ax_` and `figure_`; `from_estimator` computes the data with a fitted detector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import RocCurveDisplay
+
+from negvae.scoring.calibration import Calibration
+
+Values = NDArray[np.float64]
+
+
+class Scoring(Protocol):
+    """A fitted detector with calibrated decision scores."""
+
+    calibration_: Calibration
+
+    def ood_score(self, X: Any) -> NDArray[Any]:
+        """Compute the decision scores of X (N)."""
+
+
+@dataclass
+class ScoresDisplay:
+    """Histograms of decision scores, with the threshold.
+
+    Attributes:
+        scores: decision scores by the name in the legend.
+        threshold: score above which an input is called an outlier.
+        name: name of the score.
+        ax_: axes of the last plot.
+        figure_: figure of the last plot.
+    """
+
+    scores: Mapping[str, Values]
+    threshold: float
+    name: str
+    ax_: Any = field(default=None, repr=False)
+    figure_: Any = field(default=None, repr=False)
+
+    @classmethod
+    def from_estimator(cls, detector: Scoring, data: Mapping[str, Any] | None = None, **options: Any) -> Self:
+        """Score data with a fitted detector and plot it beside the held-out inliers.
+
+        Args:
+            detector: the fitted detector.
+            data: data by the name in the legend, in any form that the detector takes; None shows the held-out inliers
+                alone.
+            options: arguments of `plot`.
+
+        Returns:
+            The display.
+        """
+        kept = detector.calibration_
+        scores = {"held-out inliers": kept.scores[kept.score]}
+        scores |= {name: np.asarray(detector.ood_score(X), np.float64) for name, X in (data or {}).items()}
+        return cls(scores, kept.cut, kept.score).plot(**options)
+
+    def plot(self, ax: Any = None, *, bins: int = 60) -> Self:
+        """Draw the histograms; values beyond the 0.5% and 99.5% quantiles of all of them are counted at the edges.
+
+        Args:
+            ax: matplotlib axes; None makes a figure.
+            bins: number of bins.
+
+        Returns:
+            The display itself.
+        """
+        self.figure_, self.ax_ = _axes(ax)
+        everything = np.concatenate([*self.scores.values(), [self.threshold]])
+        low, high = np.quantile(everything, [0.005, 0.995])
+        low, high = min(low, self.threshold), max(high, self.threshold)
+        edges = np.linspace(low, high if high > low else low + 1, bins + 1)
+        for name, values in self.scores.items():
+            clipped = np.clip(values, edges[0], edges[-1])
+            weights = np.full(len(clipped), 1 / max(len(clipped), 1))
+            self.ax_.hist(clipped, edges, weights=weights, histtype="stepfilled", alpha=0.4, label=name)
+        self.ax_.axvline(self.threshold, color="black", linestyle="--", label="threshold")
+        self.ax_.set(xlabel=self.name.replace("_", " "), ylabel="share")
+        self.ax_.legend()
+        return self
+
+
+@dataclass
+class LatentDisplay:
+    """Posterior means in the plane: across, from the positive prior (0) to the negative (1); upward, the largest rest.
+
+    Attributes:
+        codes: N x 2 places by the name in the legend.
+        radius: radius, on the horizontal axis, of the shell in which most of the positive prior's mass lies.
+        ax_: axes of the last plot.
+        figure_: figure of the last plot.
+    """
+
+    codes: Mapping[str, Values]
+    radius: float
+    ax_: Any = field(default=None, repr=False)
+    figure_: Any = field(default=None, repr=False)
+
+    @classmethod
+    def from_estimator(cls, detector: Any, data: Mapping[str, Any], **options: Any) -> Self:
+        """Encode data with a fitted `negvae.NegVAEDetector` and plot it.
+
+        Args:
+            detector: the fitted detector.
+            data: data by the name in the legend, in any form that the detector takes.
+            options: arguments of `plot`.
+
+        Returns:
+            The display.
+
+        Raises:
+            ValueError: if no data is given.
+        """
+        if not data:
+            raise ValueError("there is nothing to plot: give data by name, such as {'inliers': X}")
+        codes = {name: np.asarray(detector.transform(X), np.float64) for name, X in data.items()}
+        shift, size = detector.model_.negative_prior.shift, detector.model_.latent_size
+        return cls(projected(codes, shift), 1 / (shift * np.sqrt(size))).plot(**options)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the codes and the centers of the two priors.
+
+        Args:
+            ax: matplotlib axes; None makes a figure.
+
+        Returns:
+            The display itself.
+        """
+        self.figure_, self.ax_ = _axes(ax)
+        for name, places in self.codes.items():
+            self.ax_.plot(*places.T, "o", markersize=3, alpha=0.5, markeredgewidth=0, label=name)
+        for center, name in ((0, "positive prior"), (1, "negative prior")):
+            self.ax_.axvline(center, color="black", linewidth=1, linestyle="--" if center else "-", label=name)
+            self.ax_.axvspan(center - 2 * self.radius, center + 2 * self.radius, color="black", alpha=0.08)
+        self.ax_.set(
+            xlabel="from the positive prior (0) to the negative prior (1)", ylabel="direction of the largest variance"
+        )
+        self.ax_.legend()
+        return self
+
+
+def projected(codes: Mapping[str, Values], shift: float) -> dict[str, Values]:
+    """Project codes to the line between the priors, and to the direction in which the rest varies most.
+
+    Args:
+        codes: N x L posterior means, by name.
+        shift: mean of the negative prior in every dimension.
+
+    Returns:
+        N x 2 places, by name: 0 is the center of the positive prior, 1 that of the negative one.
+
+    >>> projected({"a": np.full((1, 4), 8.0)}, 8.0)["a"][0, 0]
+    np.float64(1.0)
+    """
+    across = {name: values.mean(1) / shift for name, values in codes.items()}
+    rest = {name: values - values.mean(1, keepdims=True) for name, values in codes.items()}
+    everything = np.concatenate(list(rest.values()))
+    direction = np.linalg.svd(everything - everything.mean(0), full_matrices=False)[2][0]
+    return {name: np.stack([across[name], rest[name] @ direction], 1) for name in codes}
+
+
+class ScorePlots:
+    """The plots that every detector with calibrated scores has."""
+
+    def plot_scores(self: Any, data: Mapping[str, Any] | None = None, **options: Any) -> ScoresDisplay:
+        """Plot histograms of decision scores beside the held-out inliers', with the threshold.
+
+        Args:
+            data: data by the name in the legend, in any form that the detector takes; None shows the held-out inliers
+                alone.
+            options: arguments of `negvae.detector.plots.ScoresDisplay.plot`.
+
+        Returns:
+            The display.
+        """
+        return ScoresDisplay.from_estimator(self, data, **options)
+
+    def plot_roc(self: Any, inliers: Any, outliers: Any, **options: Any) -> RocCurveDisplay:
+        """Plot the ROC curve of the decision score, with outliers as positives.
+
+        Args:
+            inliers: inliers that the model was not trained on, in any form that the detector takes.
+            outliers: out-of-distribution data.
+            options: arguments of `sklearn.metrics.RocCurveDisplay.from_predictions`.
+
+        Returns:
+            scikit-learn's display.
+        """
+        scores = [np.asarray(self.ood_score(X), np.float64) for X in (inliers, outliers)]
+        labels = np.repeat([0, 1], [len(each) for each in scores])
+        return RocCurveDisplay.from_predictions(
+            labels, np.concatenate(scores), **{"name": self.calibration_.score, **options}
+        )
+
+
+def _axes(ax: Any) -> tuple[Any, Any]:
+    """Return figure and axes; pyplot is imported here, since it opens a display's backend."""
+    if ax is not None:
+        return ax.figure, ax
+    import matplotlib.pyplot as plt
+
+    return plt.subplots(layout="constrained")
