@@ -97,6 +97,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out, exactly.")] = False,
     budget: Annotated[float | None, option("Stop after this time, with a checkpoint.", "seconds")] = None,
     checkpoint_seconds: Annotated[float, option("Time from one checkpoint to the next.", "seconds")] = 60.0,
+    track: Annotated[
+        list[str] | None,
+        one_of("tracker", ("tensorboard", "mlflow", "wandb"), "Send the losses of every epoch there; may be repeated."),
+    ] = None,
     cluster: Cluster = None,
     workers: Annotated[
         int | None, option("The most workers that share each batch; 2 if left out.", panel="Cluster")
@@ -131,6 +135,10 @@ def train(
         else:
             only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
         on_progress = connection.enter_context(training_progress(console))
+        if track:
+            from negvae.training.tracking import tracked
+
+            on_progress = connection.enter_context(tracked(track, run_config.to_dict(), out, on_progress))
         result = run(
             run_config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds,
             on_progress=on_progress, log=log, left_open=left_open, **team,

@@ -1,0 +1,136 @@
+"""Trackers: the losses and metrics of every epoch, sent to TensorBoard, MLflow or Weights & Biases.
+
+Each tracker is a context manager that gives a function for `on_progress` of `negvae.training.loop.train`. Where the
+records go is set as the tracker's own users set it: MLFLOW_TRACKING_URI, WANDB_MODE=offline and so on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from negvae.files import need
+from negvae.registry import choose
+from negvae.training.reporting import OnProgress, ProgressUpdate
+
+Tracker = Callable[[dict[str, Any], Path], AbstractContextManager[OnProgress]]
+"""A function from the fields of a run's configuration and its folder to a context manager."""
+
+
+@contextmanager
+def tensorboard(fields: dict[str, Any], directory: Path) -> Iterator[OnProgress]:
+    """Write event files to the subfolder "tensorboard" of a run; read them with `tensorboard --logdir RUN`.
+
+    Args:
+        fields: fields of the run's configuration, written as text.
+        directory: folder of the run.
+
+    Yields:
+        The function for `on_progress`.
+
+    Raises:
+        ImportError: if the extra "tensorboard" is not installed.
+    """
+    need("tensorboard", "tensorboard")
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(directory / "tensorboard")) as writer:
+        writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in fields.items()))
+
+        def record(update: ProgressUpdate) -> None:
+            for name, value in metrics(update).items():
+                writer.add_scalar(name, value, update.epoch)
+
+        yield record
+
+
+@contextmanager
+def mlflow(fields: dict[str, Any], directory: Path) -> Iterator[OnProgress]:
+    """Record an MLflow run, named by the run's folder, in the experiment that MLflow is set to.
+
+    Args:
+        fields: fields of the run's configuration, which become parameters.
+        directory: folder of the run.
+
+    Yields:
+        The function for `on_progress`.
+
+    Raises:
+        ImportError: if the extra "mlflow" is not installed.
+    """
+    library = need("mlflow", "mlflow")
+    with library.start_run(run_name=directory.name):
+        library.log_params({name: str(value)[:500] for name, value in fields.items()})
+        yield lambda update: library.log_metrics(metrics(update), step=update.epoch) if update.row else None
+
+
+@contextmanager
+def wandb(fields: dict[str, Any], directory: Path) -> Iterator[OnProgress]:
+    """Record a run of the project "negvae" of Weights & Biases, named by the run's folder.
+
+    Args:
+        fields: fields of the run's configuration.
+        directory: folder of the run.
+
+    Yields:
+        The function for `on_progress`.
+
+    Raises:
+        ImportError: if the extra "wandb" is not installed.
+    """
+    library = need("wandb", "wandb")
+    with library.init(project="negvae", name=directory.name, config=fields) as run:
+        yield lambda update: run.log(metrics(update), step=update.epoch) if update.row else None
+
+
+TRACKERS: dict[str, Tracker] = {"tensorboard": tensorboard, "mlflow": mlflow, "wandb": wandb}
+"""The trackers by the names that `negvae train --track` takes."""
+
+
+def metrics(update: ProgressUpdate) -> dict[str, float]:
+    """Return the numbers of an epoch that has just ended; nothing between the ends of epochs.
+
+    Args:
+        update: report of the training loop.
+
+    Returns:
+        The numbers by name, without the number of the epoch.
+
+    >>> metrics(ProgressUpdate(2, 3, 1, 1, {}, 10.0, 0.0, row={"epoch": 2, "kl": 8.5, "precision": "float32"}))
+    {'kl': 8.5}
+    """
+    row = update.row or {}
+    return {name: float(value) for name, value in row.items() if isinstance(value, Real) and name != "epoch"}
+
+
+@contextmanager
+def tracked(
+    names: Iterable[str], fields: dict[str, Any], directory: Path, on_progress: OnProgress
+) -> Iterator[OnProgress]:
+    """Call several trackers, and a function that shows progress, with each report of the training loop.
+
+    Args:
+        names: names of trackers.
+        fields: fields of the run's configuration.
+        directory: folder of the run.
+        on_progress: function that shows progress.
+
+    Yields:
+        The function for `on_progress` of the training loop.
+
+    Raises:
+        ImportError: if a tracker's extra is not installed.
+        ValueError: if a name is unknown.
+    """
+    with ExitStack() as opened:
+        chosen = [TRACKERS[choose("tracker", name, TRACKERS)] for name in dict.fromkeys(names)]
+        records = [on_progress, *(opened.enter_context(tracker(fields, directory)) for tracker in chosen)]
+
+        def everything(update: ProgressUpdate) -> None:
+            for record in records:
+                record(update)
+
+        yield everything
