@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-avx2 test-sse41 test-cluster test-wheel torture mutation locks licenses audit sbom check bench clean
+.PHONY: demo test docs dist test-avx2 test-sse41 test-cluster test-wheel torture mutation locks licenses audit sbom check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,8 @@ help:
 	@echo "make test-avx2, make test-sse41   the numerical tests as on an older processor, by one thread and by two"
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
+	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
+	@echo "make dist    wheel and source distribution, checked, in dist"
 	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make torture  what is promised, tried by force: kills, full disks, damaged input, ... (under an hour)"
@@ -25,7 +27,7 @@ $(STAMP): pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[heif,onnx,pyod,ray,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
-		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML
+		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML sybil sphinx furo myst-parser
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -64,6 +66,16 @@ test-cluster: $(STAMP)
 # The wheel, built and installed without extras into an environment of its own.
 test-wheel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheel tests/test_wheel.py
+
+# The documentation; a link that leads nowhere is a warning, and warnings are errors.
+docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
+	@echo "build/docs/index.html"
+
+dist: .venv-tools/.installed
+	rm -rf dist
+	.venv-tools/bin/python -m build --outdir dist .
+	.venv-tools/bin/twine check --strict dist/*
 
 # What is promised, tried by force; the counts are printed. Parts may be named: make torture PARTS="kills disks".
 torture: $(STAMP)
