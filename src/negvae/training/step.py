@@ -21,6 +21,7 @@ from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeBatch, NegativeSource
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
+from negvae.training.helpers import threads_of_operators
 from negvae.training.objectives import Losses, Trained, TrainingBatch, train_step
 from negvae.training.team import Team, share_of
 from negvae.training.weights import Weights
@@ -86,6 +87,7 @@ class Learner:
                 a checkpoint need not store it.
             step: number of steps of the epoch already taken.
         """
+        self.finish()
         now = self.randomness.get_state()
         self.randomness.set_state(start)
         # Written in place: a captured graph reads these tensors where they are.
@@ -95,15 +97,18 @@ class Learner:
             self.randomness.set_state(now)
 
     @property
-    def workers(self) -> int:
-        """Return the number of threads that share each batch."""
-        return 1 if self._team is None else self._team.workers
+    def workers(self) -> int | None:
+        """Return the number of threads that share each batch; None where torch's operators use several themselves."""
+        return None if self._team is None else self._team.workers
 
-    @workers.setter
-    def workers(self, number: int) -> None:
-        if number != self.workers:
-            self._team = self._team or Team(self)
-            self._team.resize(number)
+    def share_among(self, workers: int) -> None:
+        """Let this number of workers, of one thread each, share each batch from the next step on.
+
+        Args:
+            workers: number of workers, from 1 to the number of images in a batch.
+        """
+        self._team = self._team or Team(self)
+        self._team.resize(workers)
 
     def step(self) -> None:
         """Take the next step of the epoch and store its losses in `trace`."""
@@ -115,7 +120,8 @@ class Learner:
                 batch = share_of(self.draw(self.model, self.randomness, rows, own), own)
                 losses = self.take(self.model, self.encoder, self.decoder, batch)
             else:
-                losses = self._team.step(rows)
+                with threads_of_operators(1):
+                    losses = self._team.step(rows)
         self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)
 

@@ -80,6 +80,10 @@ class Weights:
         _move_gradients(self.parameters, self._gradients)
         if self.reduce is not None and self.master.grad is not None:
             self.reduce(self.master.grad)
+        self.update()
+
+    def update(self) -> None:
+        """Update the weights by the gradient of the master weights."""
         self.optimizer.step()
         if self._copy is not None:
             self._copy.copy_(self.master.detach())
@@ -91,7 +95,8 @@ class Weights:
 
         Args:
             parameters: the copy's parameters, in the order of `parameters`.
-            arrive: called when a gradient is ready, to wait until the weights are updated.
+            arrive: called when a gradient is ready, to wait until the weights are updated where they are used again in
+                the same step.
 
         Returns:
             What stands in for these weights where the copy is trained.
@@ -131,7 +136,7 @@ class Replica:
             start += p.numel()
 
     def step(self) -> None:
-        """Hand over the gradients, and wait until the weights are updated by those of all workers."""
+        """Hand over the gradients."""
         _move_gradients(self._parameters, self._gradients)
         self._arrive()
 
