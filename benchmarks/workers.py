@@ -1,7 +1,7 @@
 """Workers of one thread each beside threads inside operators: `python -m benchmarks.workers [WORK ...] [--out FILE]`.
 
-Each WORK is network/batch/negatives/precision. The ways take turns, in rounds of about half a second, on an idle machine
-and beside other busy processes; shown are the medians of images per second.
+Each WORK is network/batch/negatives/precision. The ways take turns, in rounds of about half a second, on an idle
+machine and beside other busy processes; shown are the medians of images per second.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ WORKS = ("gray/50/none/bfloat16", "gray/256/none/bfloat16", "gray/50/none/float3
 def learner_of(work: str) -> Learner:
     """Return a learner for a kind of work, on random images."""
     network, batch, negatives, precision = work.split("/")
-    config = preset(
-        network, "random", batch_size=int(batch), negatives=negatives, precision=precision, device="cpu"
-    )
+    config = preset(network, "random", batch_size=int(batch), negatives=negatives, precision=precision, device="cpu")
     randomness = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (4 * config.batch_size, *SHAPES[network]), dtype=torch.uint8, generator=randomness)
     return Learner(config, images, build_source(negatives, lambda name: images))

@@ -375,9 +375,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         if training.is_floating_point():
             torch.set_num_threads(1)  # steps of such networks are so short that threads wait for one another
         try:
-            result = train(
-                config, training, source, on_progress=show if self.verbose else None, workers=self.workers
-            )
+            result = train(config, training, source, on_progress=show if self.verbose else None, workers=self.workers)
         finally:
             torch.set_num_threads(threads)
         if result.stopped_by != "finished":

@@ -6,7 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
+from torch import nn
 
+from negvae.negatives import Mixture
+from negvae.training.batchnorm import NORMS, has_batch_norm
 from negvae.training.step import Learner
 
 MEASURED_FROM = 20_000 * 28 * 28
@@ -41,6 +44,23 @@ def check_workers(workers: int | None, device: str, batch: int) -> None:
         raise ValueError(f"{workers} workers for batches of {batch} images: take fewer workers")
 
 
+def obstacle(learner: Learner, workers: int) -> str:
+    """Return why this number of workers cannot share a learner's batches, with the result of one; "" if they can."""
+    if workers == 1:
+        return ""
+    for layer in learner.model.modules():
+        if isinstance(layer, nn.modules.dropout._DropoutNd):
+            return f"{type(layer).__name__} draws from one random generator for all threads"
+        if getattr(layer, "running_mean", None) is not None and not isinstance(layer, NORMS):
+            return f"{type(layer).__name__} is not known to work on parts of a batch"
+    source = learner.source
+    if isinstance(source, Mixture) and source.adversarial and has_batch_norm(learner.model):
+        fewest = int(learner.batch * min(source.weights) / sum(source.weights))
+        if fewest <= workers:
+            return f"batch norm needs rows of each kind of negatives for every worker, and there are {fewest} of one"
+    return ""
+
+
 def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) -> tuple[int | None, str]:
     """Choose a number of workers for a run on a CPU, up to the number of threads that torch may use.
 
@@ -55,6 +75,8 @@ def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) ->
     threads = min(torch.get_num_threads(), learner.batch)
     if threads == 1:
         return None, "torch may use one thread"
+    if reason := obstacle(learner, threads):
+        return None, reason
     numbers = learner.batch * learner.model.dimensions
     if steps * numbers < MEASURED_FROM:
         return None, "the fit is short"

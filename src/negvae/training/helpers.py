@@ -8,6 +8,7 @@ the machine can use the core, and the system can move a worker that shares a cor
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,6 +128,17 @@ class Helpers:
         except BaseException as error:
             self._failure = error
             self._arrivals.put(None)
+
+
+@contextmanager
+def taking_turns() -> Iterator[None]:
+    """Let threads of Python take turns quickly within the block: a worker computes little between calls of torch."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(min(before, 1e-4))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
-from negvae.training.choice import check_workers, choose_workers
+from negvae.training.choice import check_workers, choose_workers, obstacle
 from negvae.training.reporting import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
 from negvae.training.step import Learner
@@ -193,10 +193,13 @@ def _share_among(
         workers, how = choose_workers(lambda: Learner(learner.config, learner.data, source), learner, left)
     if workers is None:
         return
+    if reason := obstacle(learner, workers):
+        raise ValueError(f"{workers} workers cannot share these batches: {reason}; take fewer workers")
     for run in runs:
         run.learner.share_among(workers)
         run.progress.workers = workers
-    log(f"training with {workers} worker{'s' * (workers > 1)} of one thread{' each' * (workers > 1)}" + f" ({how})" * bool(how))
+    one = "1 worker of one thread" if workers == 1 else f"{workers} workers of one thread each"
+    log(f"training with {one}{f' ({how})' if how else ''}")
 
 
 def _open(
@@ -251,6 +254,8 @@ def _check_places(runs: Sequence[TrainingRun], peers: Peers | None) -> None:
     learner, progress = runs[0].learner, runs[0].progress
     if peers.size > learner.batch:
         raise ValueError(f"{peers.size} workers for batches of {learner.batch} images: take fewer workers")
+    if reason := obstacle(learner, peers.size):
+        raise ValueError(f"{peers.size} workers cannot share these batches: {reason}; take fewer workers")
     kind = float(learner.data.device.type == "cuda"), float(learner.precision == "bfloat16")
     if not peers.agree(*kind):
         raise ValueError("the workers compute on different devices or in different precision: give both")

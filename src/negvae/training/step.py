@@ -21,7 +21,7 @@ from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeBatch, NegativeSource
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
-from negvae.training.helpers import threads_of_operators
+from negvae.training.helpers import taking_turns, threads_of_operators
 from negvae.training.objectives import Losses, Trained, TrainingBatch, train_step
 from negvae.training.team import Team, share_of
 from negvae.training.weights import Weights
@@ -120,7 +120,7 @@ class Learner:
                 batch = share_of(self.draw(self.model, self.randomness, rows, own), own)
                 losses = self.take(self.model, self.encoder, self.decoder, batch)
             else:
-                with threads_of_operators(1):
+                with threads_of_operators(1), taking_turns():
                     losses = self._team.step(rows)
         self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)

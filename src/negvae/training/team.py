@@ -1,8 +1,8 @@
 """The threads that train one model together, with one set of weights.
 
-A batch is cut into parts, each with a replica of the model whose layers compute with the leader's weights, so nothing is
-copied. The gradients of a part's rows are left in a vector of its own; when all are there, the leader adds them up in
-the order of the parts, weighted by their rows, and updates the weights.
+A batch is cut into parts, each with a replica of the model whose layers compute with the leader's weights, so nothing
+is copied. The gradients of a part's rows are left in a vector of its own; when all are there, the leader adds them up
+in the order of the parts, weighted by their rows, and updates the weights.
 
 Where nothing passes between the parts before that, there may be more of them than workers, and whoever is free takes
 the next: a worker that shares its core with another program is helped and not waited for. Otherwise (batch norm, and

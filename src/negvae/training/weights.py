@@ -143,12 +143,16 @@ class Replica:
 
 def _move_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
     """Copy the gradients of parameters to views of a vector, and clear them."""
+    places, given = list[Tensor](), list[Tensor]()
     for p, gradient in zip(parameters, gradients, strict=True):
         if p.grad is None:
             gradient.zero_()
         else:
-            gradient.copy_(p.grad)
+            places.append(gradient)
+            given.append(p.grad)
             p.grad = None
+    if places:
+        torch._foreach_copy_(places, given)  # one call: threads of Python wait for one another at each
 
 
 def _view(vector: Tensor, like: Tensor) -> Tensor:
