@@ -12,10 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench.rounds import SubjectError
+from benchmarks.bench.rounds import Subject, SubjectError
 
 NEGVAE = (sys.executable, "-P", "-c", "from negvae.cli import main; main()")
 """The command that starts negvae's command line as its script does."""
+SETTLES = 0.1
+"""Seconds after which the system has given processes that go on their share of the cores."""
 
 
 class Start:
@@ -83,6 +85,41 @@ class Streaming:
     def close(self) -> None:
         """End the command if it still runs."""
         self._running.close()
+
+
+class Beside:
+    """A subject beside other processes that are busy while it works its round, and halted otherwise.
+
+    Args:
+        subject: subject that is measured.
+        others: number of busy processes.
+    """
+
+    def __init__(self, subject: Subject, others: int) -> None:
+        self.facts, self._subject = {**subject.facts, "beside": others}, subject
+        spin = [sys.executable, "-c", "while True: sum(range(100_000))"]
+        self._others = [subprocess.Popen(spin) for _ in range(others)]
+        self._signal(signal.SIGSTOP)
+
+    def round(self) -> float:
+        """Measure one round, in the subject's unit."""
+        self._signal(signal.SIGCONT)
+        time.sleep(SETTLES)
+        try:
+            return self._subject.round()
+        finally:
+            self._signal(signal.SIGSTOP)
+
+    def close(self) -> None:
+        """End the subject and the other processes."""
+        for other in self._others:
+            other.kill()
+            other.wait()
+        self._subject.close()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for other in self._others:
+            other.send_signal(number)
 
 
 class _Running:

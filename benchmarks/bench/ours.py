@@ -24,6 +24,7 @@ from negvae.runs.artifact import load_artifact
 from negvae.scoring import compute_scores
 from negvae.training.loop import train
 from negvae.training.reporting import OnProgress, ProgressUpdate
+from negvae.training.step import Learner
 
 ENDLESS = 1_000_000_000
 
@@ -50,6 +51,35 @@ def training(spec: dict[str, Any]) -> None:
     # The loop waits for its turn inside the call that it makes at the end of each epoch.
     on_progress = _at_epochs(lambda: turns.take(len(images)))
     train(dataclasses.replace(config, epochs=ENDLESS), torch.from_numpy(images), source, on_progress=on_progress)
+
+
+def steps(spec: dict[str, Any]) -> None:
+    """Take training steps for a number of seconds in each round.
+
+    Args:
+        spec: `run` (preset and fields of RunConfig), `images` (a file), `seconds`, and `workers`: 0 for threads inside
+            torch's operators.
+    """
+    config = preset(**spec["run"], data=spec["images"], device="cpu")
+    images = torch.from_numpy(np.array(np.load(spec["images"], mmap_mode="r")[: 8 * config.batch_size]))
+    learner = Learner(config, images, build_source(config.negatives, lambda path: images))
+    if spec["workers"]:
+        learner.share_among(spec["workers"])
+    start = learner.randomness.get_state()
+
+    def work() -> float:
+        began, taken = time.perf_counter(), 0
+        while time.perf_counter() - began < spec["seconds"]:
+            learner.begin_epoch(start, 0)
+            for _ in range(learner.steps):
+                learner.step()
+            learner.finish()
+            taken += learner.steps
+        return float(taken * learner.batch)
+
+    work()
+    _turns(torch.device("cpu"), config.precision).serve(work)
+    learner.close()
 
 
 def scoring(spec: dict[str, Any]) -> None:
@@ -131,4 +161,4 @@ def _turns(device: torch.device, precision: str, **facts: Any) -> Turns:
 
 if __name__ == "__main__":
     what = specification()
-    {"training": training, "scoring": scoring, "roofline": roofline}[what["work"]](what)
+    {"training": training, "steps": steps, "scoring": scoring, "roofline": roofline}[what["work"]](what)

@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from benchmarks.bench.commands import NEGVAE, Start, Streaming
+from benchmarks.bench.commands import NEGVAE, Beside, Start, Streaming
 from benchmarks.bench.rounds import Subject, SubjectError, Worker
 from benchmarks.bench.work import scoring_multiply_adds, training_multiply_adds
 from negvae.config import PRESETS, RunConfig, preset
+from negvae.device import resolve_device, resolve_precision
 from negvae.fast.int8 import multiplies_integers
 from negvae.model import VAE, build_vae
 from negvae.runs.score import BATCH_SIZE
@@ -158,6 +160,7 @@ def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:
     """Return all rows, in the order of the table; training is measured on each device."""
     return [
         *(row for device in devices for row in _training_rows(place, device)),
+        *_worker_rows(place),
         *_scoring_rows(place),
         *_command_rows(place),
     ]
@@ -254,6 +257,50 @@ class _TrainingRows:
             {OURS: self.ours(network), ROOFLINE: self.roofline()},
             (PeerComparison(ROOFLINE, self.target(0.7), work=work),),
         )  # fmt: skip
+
+
+def _worker_rows(place: Place) -> list[Row]:
+    """Return the rows about workers of one thread each, in each precision that this processor computes in."""
+    best = resolve_precision("auto", resolve_device("cpu"))
+    precisions = ("bfloat16", "float32") if best == "bfloat16" else ("float32",)
+    cores = torch.get_num_threads()
+
+    def steps(workers: int, batch: int, precision: str) -> Subject:
+        if cores == 1:
+            raise UnavailableError("torch may use one thread")
+        run = {"name": "gray", "batch_size": batch, "precision": precision, "negatives": "none"}
+        return place.worker("steps", run=run, images=str(_images(place, "gray")), workers=workers, device="cpu")
+
+    rows = []
+    for precision in precisions:
+        for batch in (50, 256):
+            target = 1.0 if (batch, precision) == (50, "float32") else 1.15
+            rows.append(
+                Row(
+                    f"workers-{batch}-{precision}", f"training, `gray`, batch {batch}, {precision}: {cores} workers of"
+                    " one thread each", "images/s", "cpu",
+                    {
+                        OURS: functools.partial(steps, cores, batch, precision),
+                        f"{cores} threads in operators": functools.partial(steps, 0, batch, precision),
+                    },
+                    (PeerComparison(f"{cores} threads in operators", target),),
+                )
+            )  # fmt: skip
+        for others, target in ((1, 0.55), (3, 0.3)):
+            rows.append(
+                Row(
+                    f"beside-{others}-{precision}", f"training, `gray`, batch 128, {precision}: {cores} workers beside"
+                    f" {others} busy process{'es' * (others > 1)}", "images/s", "cpu",
+                    {
+                        OURS: lambda others=others, precision=precision: Beside(  # type: ignore[misc]
+                            steps(cores, 128, precision), others
+                        ),
+                        "idle machine": functools.partial(steps, cores, 128, precision),
+                    },
+                    (PeerComparison("idle machine", target),),
+                )
+            )  # fmt: skip
+    return rows
 
 
 def _scoring_rows(place: Place) -> list[Row]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,6 +111,35 @@ Cluster = Annotated[
         "Cluster",
     ),
 ]
+
+
+Workers = Annotated[
+    int | None,
+    option(
+        "Threads that score on a CPU, each its own images: their number changes no score.",
+        "threads",
+        "Machine",
+        show_default="as many as torch may use",
+    ),
+]
+
+
+@contextmanager
+def scoring_by(workers: int | None) -> Iterator[None]:
+    """Let this number of threads score within the block; None changes nothing.
+
+    Raises:
+        ValueError: if the number is below 1.
+    """
+    if workers is None:
+        yield
+        return
+    if workers < 1:
+        raise ValueError(f"--workers is {workers}: it must be at least 1")
+    from negvae.training.helpers import threads_of_operators
+
+    with threads_of_operators(workers):  # as many threads as torch may use score blocks of images
+        yield
 
 
 def given(**options: Any) -> dict[str, Any]:

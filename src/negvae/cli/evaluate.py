@@ -9,11 +9,13 @@ from negvae.cli.common import (
     Device,
     Model,
     Precision,
+    Workers,
     make_console,
     one_of,
     option,
     printer,
     score_help,
+    scoring_by,
     set_names,
 )
 from negvae.config import SCORE_PRECISIONS
@@ -38,15 +40,17 @@ def evaluate(
     limit: Annotated[int | None, option("Score the first so many images of each set, not all.", "images")] = None,
     precision: Precision = None,
     device: Device = "auto",
+    workers: Workers = None,
 ) -> None:
     """Test how well a model separates its data from other sets; write DIRECTORY/evaluation.json."""
     from negvae.runs.evaluate import evaluate_run, evaluation_table
 
     console = make_console()
     log = printer(console)
-    content = evaluate_run(
-        directory, ood, data=data, samples=samples, precision=precision, device=device, limit=limit, log=log
-    )
+    with scoring_by(workers):
+        content = evaluate_run(
+            directory, ood, data=data, samples=samples, precision=precision, device=device, limit=limit, log=log
+        )
     console.print(evaluation_table(content))
     log(f"written: {directory / 'evaluation.json'}")
 
@@ -91,21 +95,23 @@ def calibrate(
         ),
     ] = "float32",
     device: Device = "auto",
+    workers: Workers = None,
 ) -> None:
     """Set a model's p-values and threshold from inliers that it was not trained on."""
     from negvae.runs.calibrate import calibrate_run
 
     log = printer(make_console())
-    calibration = calibrate_run(
-        directory,
-        data,
-        score=score,
-        target_fpr=target_fpr,
-        confidence=confidence,
-        groups=groups,
-        precision=precision,
-        limit=limit,
-        device=device,
-        log=log,
-    )
+    with scoring_by(workers):
+        calibration = calibrate_run(
+            directory,
+            data,
+            score=score,
+            target_fpr=target_fpr,
+            confidence=confidence,
+            groups=groups,
+            precision=precision,
+            limit=limit,
+            device=device,
+            log=log,
+        )
     log(f"{directory}: {calibration.describe()}")

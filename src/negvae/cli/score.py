@@ -18,6 +18,7 @@ from negvae.cli.common import (
     Precision,
     Resize,
     TargetFPR,
+    Workers,
     completing,
     given,
     make_console,
@@ -25,6 +26,7 @@ from negvae.cli.common import (
     option,
     printer,
     score_help,
+    scoring_by,
 )
 from negvae.scoring.table import SCORES
 
@@ -96,6 +98,7 @@ def score(
     batch_size: Annotated[int, option("Images read at once.", "images")] = 512,
     precision: Precision = None,
     device: Device = "auto",
+    workers: Workers = None,
     cluster: Cluster = None,
     gpus: Annotated[
         float | None, option("GPUs of each worker, such as 0.25; none if left out.", panel="Cluster")
@@ -120,7 +123,9 @@ def score(
         max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble or (), precision=precision, embed=embed,
         log=log,
     )  # fmt: skip
-    with row_progress(console) as on_rows:
+    if cluster is not None and workers is not None:
+        raise ValueError("--workers does not go with --cluster: there the cluster says how many")
+    with row_progress(console) as on_rows, scoring_by(workers):
         if cluster is None and not _in_parts(out, resume, shard_rows):
             only_with_cluster(gpus=gpus)
             from negvae.runs.score import score_files

@@ -103,7 +103,13 @@ def train(
     ] = None,
     cluster: Cluster = None,
     workers: Annotated[
-        int | None, option("The most workers that share each batch; 2 if left out.", panel="Cluster")
+        int | None,
+        option(
+            "Workers of one thread each that share each batch on a CPU: the result is that of one but for rounding, and"
+            " the same bits for the same number. Left out: as many as a short measurement finds to pay. With --cluster:"
+            " the most workers on the cluster, 2 if left out.",
+            panel="Machine",
+        ),
     ] = None,
     cpus_per_worker: Annotated[
         int | None, option("Cores of each worker, 1 if left out; with --device cuda it has a GPU too.", panel="Cluster")
@@ -133,7 +139,8 @@ def train(
             connection.enter_context(joined(cluster))  # before anything is written
             team = {"trainer": Team(address=cluster, log=log, **given(workers=workers, cpus=cpus_per_worker))}
         else:
-            only_with_cluster(workers=workers, cpus_per_worker=cpus_per_worker)
+            only_with_cluster(cpus_per_worker=cpus_per_worker)
+            team = {"workers": workers}
         on_progress = connection.enter_context(training_progress(console))
         if track:
             from negvae.training.tracking import tracked

@@ -142,6 +142,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         precision: floating-point precision of training (see `negvae.RunConfig`); None uses the preset's.
         random_state: seed or `numpy.random.RandomState`; None gives a different result each time.
         device: device to train and score on: "auto", "cpu", "cuda" or "cuda:N".
+        workers: number of threads that share each training batch on a CPU; None chooses it by a short measurement where
+            the fit is long (see `negvae.training.loop.train_seeds`). The same number gives the same bits.
         verbose: whether to print a line on standard error after every epoch of training.
 
     Attributes:
@@ -184,6 +186,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         precision: str | None = None,
         random_state: Any = 0,
         device: str = "auto",
+        workers: int | None = None,
         verbose: bool = False,
     ) -> None:
         self.negatives = negatives
@@ -208,6 +211,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.precision = precision
         self.random_state = random_state
         self.device = device
+        self.workers = workers
         self.verbose = verbose
 
     # --- fitting -----
@@ -372,7 +376,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if training.is_floating_point():
             torch.set_num_threads(1)  # steps of such networks are so short that threads wait for one another
         try:
-            result = train(config, training, source, on_progress=show if self.verbose else None)
+            result = train(config, training, source, on_progress=show if self.verbose else None, workers=self.workers)
         finally:
             torch.set_num_threads(threads)
         if result.stopped_by != "finished":

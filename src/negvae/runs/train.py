@@ -45,7 +45,7 @@ def run_seeds(
 ) -> list[TrainingResult]:
     """Train runs that differ only in their seeds, side by side, and write an artifact of each.
 
-    Further options are `budget`, `checkpoint_seconds`, `on_progress` and `after_epoch` of
+    Further options are `budget`, `checkpoint_seconds`, `on_progress`, `after_epoch` and `workers` of
     `negvae.training.loop.train_seeds`.
 
     Args:
@@ -83,8 +83,9 @@ def run_seeds(
             else:
                 write_config(directory, each, inliers.shape, origin)
                 write_recorded(directory, _recorded(each, resolved))
+        more = {"log": log} if trainer is train_seeds else {}
         results = trainer(
-            configs, inliers.training, resolved.source, directories=directories, resume=resume, **options
+            configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
         )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration = None

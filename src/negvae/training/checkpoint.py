@@ -38,6 +38,7 @@ class Progress:
         seconds: seconds of training so far, over all calls.
         epoch_seconds: seconds of training in the current epoch.
         finished: whether all epochs are completed.
+        workers: number of threads that share each batch; 0 where it was not set.
 
     >>> Progress(epoch=3).finished
     False
@@ -49,6 +50,7 @@ class Progress:
     seconds: float = 0.0
     epoch_seconds: float = 0.0
     finished: bool = False
+    workers: int = 0
 
 
 def save_checkpoint(
@@ -144,7 +146,7 @@ def read_progress(directory: Path) -> Progress:
         ValueError: if the file is damaged.
 
     >>> read_progress(Path("no-such-run"))
-    Progress(epoch=0, step=0, sums={}, seconds=0.0, epoch_seconds=0.0, finished=False)
+    Progress(epoch=0, step=0, sums={}, seconds=0.0, epoch_seconds=0.0, finished=False, workers=0)
     """
     path = directory / FILE
     if not path.exists():

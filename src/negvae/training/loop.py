@@ -17,6 +17,7 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
+from negvae.training.choice import check_workers, choose_workers, obstacle
 from negvae.training.reporting import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
 from negvae.training.step import Learner
@@ -78,6 +79,8 @@ def train_seeds(
     after_epoch: AfterEpoch | None = None,
     should_stop: Callable[[], str] = lambda: "",
     peers: Peers | None = None,
+    workers: int | None = None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> list[TrainingResult]:
     """Train the models that `configs` describe, which differ in their seeds only, side by side.
 
@@ -100,17 +103,41 @@ def train_seeds(
         should_stop: called after every step; returns the reason to stop, with a checkpoint, or "" to go on.
         peers: connection to the other workers that make the same call to train together (`negvae.training.workers`);
             None if there is one worker.
+        workers: number of threads of this process that share each batch on a CPU, from 1 to the number of images in a
+            batch. The result is that of one worker but for rounding, and the same bits for the same number. None goes
+            on with the number of the checkpoint, or chooses one by a short measurement if the run is long enough.
+        log: called with the line that says how many workers were chosen.
 
     Returns:
         The trained models and their histories; SIGINT and SIGTERM end the call early, with a checkpoint.
 
     Raises:
         ValueError: if images are not uint8 N x C x H x W (or rows of features), are fewer than two or do not fit the
-            network; if a checkpoint is damaged; or if the configurations differ in more than the seed, or their
-            checkpoints in the number of steps.
+            network; if a checkpoint is damaged; if `workers` cannot share a batch; or if the configurations differ in
+            more than the seed, or their checkpoints in the number of steps.
+        TypeError: if `workers` is not a whole number.
         TrainingDivergedError: if a loss is not finite; the message names the step and the last good checkpoint.
     """
+    _check(configs, images)
+    device = resolve_device(configs[0].device)
+    check_workers(workers, device.type, min(configs[0].batch_size, len(images)))
     runs = _open(configs, images, source, directories, resume, peers)
+    if peers is None and device.type == "cpu":
+        _share_among(runs, workers, source, log)
+    try:
+        reason = _steps(runs, peers, should_stop, budget, checkpoint_seconds, on_progress, after_epoch)
+    finally:
+        for run in runs:
+            run.learner.close()
+    ending = "finished" if runs[0].progress.finished else reason
+    return [TrainingResult(run.learner.model, run.progress, ending, run.history.rows) for run in runs]
+
+
+def _steps(
+    runs: Sequence[TrainingRun], peers: Peers | None, should_stop: Callable[[], str], budget: float | None,
+    checkpoint_seconds: float, on_progress: OnProgress | None, after_epoch: AfterEpoch | None,
+) -> str:  # fmt: skip
+    """Take the runs' steps until they are finished or have to stop; return the reason, or ""."""
     learners, steps = [run.learner for run in runs], runs[0].learner.steps
     device = learners[0].data.device
     captured = device.type == "cuda" and peers is None
@@ -150,10 +177,29 @@ def train_seeds(
                     run.next_epoch()
                 clock.lap()  # what has passed since the losses were read was not training
             _save(runs, since_saved)
-    for learner in learners:
-        learner.close()
-    ending = "finished" if runs[0].progress.finished else reason
-    return [TrainingResult(run.learner.model, run.progress, ending, run.history.rows) for run in runs]
+    return reason
+
+
+def _share_among(
+    runs: Sequence[TrainingRun], workers: int | None, source: NegativeSource | None, log: Callable[[str], None]
+) -> None:
+    """Set the number of workers of runs on a CPU."""
+    progress, learner = runs[0].progress, runs[0].learner
+    how = ""
+    if workers is None and 0 < progress.workers <= torch.get_num_threads():
+        workers, how = progress.workers, "as before"
+    elif workers is None:
+        left = (learner.config.epochs - progress.epoch) * learner.steps - progress.step
+        workers, how = choose_workers(lambda: Learner(learner.config, learner.data, source), learner, left)
+    if workers is None:
+        return
+    if reason := obstacle(learner, workers):
+        raise ValueError(f"{workers} workers cannot share these batches: {reason}; take fewer workers")
+    for run in runs:
+        run.learner.share_among(workers)
+        run.progress.workers = workers
+    one = "1 worker of one thread" if workers == 1 else f"{workers} workers of one thread each"
+    log(f"training with {one}{f' ({how})' if how else ''}")
 
 
 def _open(
@@ -161,7 +207,6 @@ def _open(
     directories: Sequence[Path | None] | None, resume: bool, peers: Peers | None,
 ) -> list[TrainingRun]:  # fmt: skip
     """Return the runs, each at its start or at its checkpoint."""
-    _check(configs, images)
     data = images.to(resolve_device(configs[0].device))
     folders = [None] * len(configs) if directories is None else directories
     writes = peers is None or peers.rank == 0
@@ -209,6 +254,8 @@ def _check_places(runs: Sequence[TrainingRun], peers: Peers | None) -> None:
     learner, progress = runs[0].learner, runs[0].progress
     if peers.size > learner.batch:
         raise ValueError(f"{peers.size} workers for batches of {learner.batch} images: take fewer workers")
+    if reason := obstacle(learner, peers.size):
+        raise ValueError(f"{peers.size} workers cannot share these batches: {reason}; take fewer workers")
     kind = float(learner.data.device.type == "cuda"), float(learner.precision == "bfloat16")
     if not peers.agree(*kind):
         raise ValueError("the workers compute on different devices or in different precision: give both")

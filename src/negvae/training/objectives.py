@@ -29,7 +29,7 @@ from negvae.fast.convolution import gradients_by_input_only
 from negvae.model import VAE, Posterior
 from negvae.negatives import NegativeBatch
 from negvae.parts import UPDATES
-from negvae.training.weights import Weights
+from negvae.training.weights import Replica, Weights
 
 
 class Losses(NamedTuple):
@@ -65,7 +65,10 @@ class TrainingBatch(NamedTuple):
     noise: Tensor
 
 
-TakeStep = Callable[[VAE, Weights, Weights, TrainingBatch, float], Losses]
+Trained = Weights | Replica
+"""What has a step to take when the gradients of a network are there."""
+
+TakeStep = Callable[[VAE, Trained, Trained, TrainingBatch, float], Losses]
 """A function that takes a step of both networks on a batch, given the weight of the negatives' loss."""
 
 
@@ -153,8 +156,8 @@ def _frozen(network: torch.nn.Module) -> Iterator[None]:
 
 def train_step(
     model: VAE,
-    encoder: Weights,
-    decoder: Weights,
+    encoder: Trained,
+    decoder: Trained,
     images: Tensor,
     target: Tensor,
     negatives: NegativeBatch | None,
@@ -187,7 +190,7 @@ def train_step(
     return Losses(*(part.detach() for part in losses))
 
 
-def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float) -> Losses:
+def alternating(model: VAE, encoder: Trained, decoder: Trained, batch: TrainingBatch, negative_weight: float) -> Losses:
     """Step the encoder, then train the generator against the updated encoder, as in the paper."""
     images, target, negatives, noise = batch
     losses = shared_losses(model, images, target, None if negatives is None else negatives.images, noise)
@@ -202,7 +205,7 @@ def alternating(model: VAE, encoder: Weights, decoder: Weights, batch: TrainingB
 
 
 def simultaneous(
-    model: VAE, encoder: Weights, decoder: Weights, batch: TrainingBatch, negative_weight: float
+    model: VAE, encoder: Trained, decoder: Trained, batch: TrainingBatch, negative_weight: float
 ) -> Losses:
     """Step both networks by gradients at the same weights, from one forward pass of each over every image."""
     images, target, negatives, noise = batch

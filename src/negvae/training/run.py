@@ -77,6 +77,7 @@ class TrainingRun:
             TrainingDivergedError: if a loss is not finite.
         """
         first = self.progress.step
+        self.learner.finish()
         trace = self.learner.trace[first:taken]
         self.learner.average(trace)
         for offset, values in enumerate(trace.tolist()):

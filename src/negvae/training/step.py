@@ -16,11 +16,14 @@ from torch.optim import Optimizer
 from negvae.config import RunConfig
 from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
-from negvae.model import build_vae
+from negvae.model import VAE, build_vae
 from negvae.model.inputs import Features
 from negvae.negatives import EVERY, NegativeBatch, NegativeSource
 from negvae.parts import OPTIMIZERS
-from negvae.training.objectives import Losses, train_step
+from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
+from negvae.training.helpers import taking_turns, threads_of_operators
+from negvae.training.objectives import Losses, Trained, TrainingBatch, train_step
+from negvae.training.team import Team, share_of
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
 
@@ -32,7 +35,7 @@ class Learner:
         config: configuration of the run.
         data: inliers as they are stored (uint8 images or rows of features), N x C x H x W, on the training device.
         source: source of negatives; None for the baseline VAE.
-        peers: connection to the other workers that share each batch; None if there is one worker.
+        peers: connection to the workers of other processes that share each batch; None if there are none.
 
     Attributes:
         model: the VAE; outside of `exact` blocks its layers hold the weights that they compute with, which may be
@@ -59,6 +62,9 @@ class Learner:
         self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.batch = min(config.batch_size, len(data))
+        self._team: Team | None = None
+        if peers is not None:
+            share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
         self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer, reduce)
         self.decoder = Weights(self.model.decoder, sigma, dtype, self._optimizer, reduce)
@@ -81,6 +87,7 @@ class Learner:
                 a checkpoint need not store it.
             step: number of steps of the epoch already taken.
         """
+        self.finish()
         now = self.randomness.get_state()
         self.randomness.set_state(start)
         # Written in place: a captured graph reads these tensors where they are.
@@ -89,50 +96,90 @@ class Learner:
         if step:
             self.randomness.set_state(now)
 
+    @property
+    def workers(self) -> int | None:
+        """Return the number of threads that share each batch; None where torch's operators use several themselves."""
+        return None if self._team is None else self._team.workers
+
+    def share_among(self, workers: int) -> None:
+        """Let this number of workers, of one thread each, share each batch from the next step on.
+
+        Args:
+            workers: number of workers, from 1 to the number of images in a batch.
+        """
+        self._team = self._team or Team(self)
+        self._team.resize(workers)
+
     def step(self) -> None:
         """Take the next step of the epoch and store its losses in `trace`."""
-        config, model, device = self.config, self.model, self.data.device
+        self.finish()
         rows = self._order[self._place * self.batch + self._within]
         own = EVERY if self.peers is None else self.peers.rows
-        positives = model.prepare(self.data[rows])
-        with autocast(self.precision, device):
-            negatives = None if self.source is None else self.source.sample(positives, model, self.randomness, own)
-            target = model.likelihood.target(positives, self.randomness)
-            noise = torch.randn(
-                self.batch, config.latent_size, generator=self.randomness, device=device, dtype=torch.float32
-            )
-            positives, target, noise = positives[own], target[own], noise[own]
-            if getattr(model.likelihood, "encodes_noise", False):
-                positives, negatives = _noisy(positives, target, negatives)
-            losses = train_step(
-                model, self.encoder, self.decoder, positives, target, negatives, noise,
-                negative_weight=config.negative_weight, update=config.update,
-            )  # fmt: skip
-        self.trace.index_copy_(0, self._place, torch.stack([part.to(self.trace.dtype) for part in losses])[None])
+        with autocast(self.precision, self.data.device):
+            if self._team is None:
+                batch = share_of(self.draw(self.model, self.randomness, rows, own), own)
+                losses = self.take(self.model, self.encoder, self.decoder, batch)
+            else:
+                with threads_of_operators(1), taking_turns():
+                    losses = self._team.step(rows)
+        self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)
-        if self.peers is not None:
-            self._share_statistics()
+
+    def draw(self, model: VAE, randomness: torch.Generator, rows: Tensor, own: slice) -> TrainingBatch:
+        """Draw a batch with all its random numbers.
+
+        Args:
+            model: model, or the replica of it, that may generate negatives.
+            randomness: random generator, in the state of the learner's own.
+            rows: rows of the data that make the batch.
+            own: rows of the batch whose negatives are needed.
+
+        Returns:
+            The whole batch, but for the negatives.
+        """
+        positives = model.prepare(self.data[rows])
+        negatives = None if self.source is None else self.source.sample(positives, model, randomness, own)
+        target = model.likelihood.target(positives, randomness)
+        noise = torch.randn(
+            self.batch, self.config.latent_size, generator=randomness, device=self.data.device, dtype=torch.float32
+        )
+        return TrainingBatch(positives, target, negatives, noise)
+
+    def take(self, model: VAE, encoder: Trained, decoder: Trained, batch: TrainingBatch) -> Tensor:
+        """Take a step on a batch, or on a worker's share of it.
+
+        Args:
+            model: model, or a replica of it.
+            encoder: weights of its encoder.
+            decoder: weights of its decoder.
+            batch: tensors of the step.
+
+        Returns:
+            The parts of the loss, means over the rows, in the order of `Losses`.
+        """
+        images, target, negatives, noise = batch
+        if getattr(model.likelihood, "encodes_noise", False):
+            images, negatives = _noisy(images, target, negatives)
+        losses = train_step(
+            model, encoder, decoder, images, target, negatives, noise,
+            negative_weight=self.config.negative_weight, update=self.config.update,
+        )  # fmt: skip
+        return torch.stack([part.to(self.trace.dtype) for part in losses])
+
+    def finish(self) -> None:
+        """Wait until all workers have finished the last step, and complete its losses."""
+        if self._team is not None and (losses := self._team.finish(self.trace[self._place - 1][0])) is not None:
+            self.trace.index_copy_(0, self._place - 1, losses[None])
 
     def average(self, means: Tensor) -> None:
-        """Turn means over this worker's rows into means over the batch, in place, if there are other workers."""
+        """Turn means over this process's rows into means over the batch, in place, if there are other processes."""
         if self.peers is not None:
             self.peers.average(means, self.batch)
-
-    def _share_statistics(self) -> None:
-        """Average the running statistics of batch norms over the workers."""
-        buffers = self.model.named_buffers()
-        running = [buffer for name, buffer in buffers if name.endswith((".running_mean", ".running_var"))]
-        if running:
-            stacked = torch.cat(running)
-            self.average(stacked)
-            start = 0
-            for buffer in running:
-                buffer.copy_(stacked[start : start + len(buffer)])
-                start += len(buffer)
 
     @contextmanager
     def exact(self) -> Iterator[None]:
         """Give the model its float32 weights and evaluation mode within the block, to save, load or score it."""
+        self.finish()
         with self.encoder.exact(), self.decoder.exact():
             self.model.eval()
             try:
@@ -141,7 +188,10 @@ class Learner:
                 self.model.train()
 
     def close(self) -> None:
-        """Leave the model in evaluation mode with float32 weights of its own."""
+        """Leave the model in evaluation mode with float32 weights of its own, and end the other workers."""
+        if self._team is not None:
+            self._team.close()
+        unshare_batch_norms(self.model)
         self.encoder.release()
         self.decoder.release()
         self.model.eval()

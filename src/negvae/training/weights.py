@@ -26,6 +26,11 @@ class Weights:
         build_optimizer: function that makes the optimizer of the one master parameter.
         reduce: called with the gradient, one vector, to average it over all workers in place; None if there is one
             worker.
+
+    Attributes:
+        parameters: parameters of the layers, in the order in which they follow one another in the vector.
+        master: master weights, one vector, with their gradient.
+        updated: called after each update, before the next use of the weights; None if nobody waits for it.
     """
 
     def __init__(
@@ -37,6 +42,7 @@ class Weights:
         reduce: Callable[[Tensor], None] | None = None,
     ) -> None:
         self.reduce = reduce
+        self.updated: Callable[[], None] | None = None
         layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)]
         # What a weight is computed from is kept in float32; the layer rounds the result.
         castable = {id(p) for layer in layers for p in layer.parameters(recurse=False)}
@@ -71,17 +77,33 @@ class Weights:
 
     def step(self) -> None:
         """Update the weights by the parameters' gradients, and clear the gradients."""
-        for p, gradient in zip(self.parameters, self._gradients, strict=True):
-            if p.grad is None:
-                gradient.zero_()
-            else:
-                gradient.copy_(p.grad)
-                p.grad = None
+        _move_gradients(self.parameters, self._gradients)
         if self.reduce is not None and self.master.grad is not None:
             self.reduce(self.master.grad)
+        self.update()
+
+    def update(self) -> None:
+        """Update the weights by the gradient of the master weights."""
         self.optimizer.step()
         if self._copy is not None:
             self._copy.copy_(self.master.detach())
+        if self.updated is not None:
+            self.updated()
+
+    def replica(self, parameters: Sequence[nn.Parameter], arrive: Callable[[], None]) -> Replica:
+        """Let a copy of the network compute with these weights.
+
+        Args:
+            parameters: the copy's parameters, in the order of `parameters`.
+            arrive: called when a gradient is ready, to wait until the weights are updated where they are used again in
+                the same step.
+
+        Returns:
+            What stands in for these weights where the copy is trained.
+        """
+        for p, working in zip(parameters, self._working, strict=True):
+            p.data = working
+        return Replica(parameters, torch.zeros_like(self.master.detach()), arrive)
 
     @contextmanager
     def exact(self) -> Iterator[None]:
@@ -97,6 +119,40 @@ class Weights:
         """Give the parameters float32 values of their own."""
         for p, exact in zip(self.parameters, self._exact, strict=True):
             p.data = exact.clone(memory_format=torch.preserve_format)
+
+
+class Replica:
+    """The gradients of a copy of a network that computes with the weights of another; see `Weights.replica`.
+
+    Attributes:
+        gradient: gradients of the last step, as one vector.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], gradient: Tensor, arrive: Callable[[], None]) -> None:
+        self.gradient, self._parameters, self._arrive = gradient, parameters, arrive
+        self._gradients, start = list[Tensor](), 0
+        for p in parameters:
+            self._gradients.append(_view(gradient[start : start + p.numel()], p))
+            start += p.numel()
+
+    def step(self) -> None:
+        """Hand over the gradients."""
+        _move_gradients(self._parameters, self._gradients)
+        self._arrive()
+
+
+def _move_gradients(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor]) -> None:
+    """Copy the gradients of parameters to views of a vector, and clear them."""
+    places, given = list[Tensor](), list[Tensor]()
+    for p, gradient in zip(parameters, gradients, strict=True):
+        if p.grad is None:
+            gradient.zero_()
+        else:
+            places.append(gradient)
+            given.append(p.grad)
+            p.grad = None
+    if places:
+        torch._foreach_copy_(places, given)  # one call: threads of Python wait for one another at each
 
 
 def _view(vector: Tensor, like: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ rank + size, and so on, of the positives and of the negatives. Its gradients and
 weighted by the number of rows and added up over the workers they are the means over the batch. So the result is that of
 a single process, whatever the number of workers, which may change between checkpoints.
 
-Batch norm alone is an exception: each worker normalizes by the statistics of its own rows, as is usual. The running
-statistics are averaged over the workers after every step.
+Batch norm takes the statistics of the whole batch (`negvae.training.batchnorm`). The workers are threads of one process
+(`negvae.training.helpers`) or processes on a cluster.
 """
 
 from __future__ import annotations
@@ -40,9 +40,17 @@ class Peers:
         """Return this worker's share of a batch, as a slice of its rows."""
         return slice(self.rank, None, self.size)
 
+    def fraction(self, batch: int) -> float:
+        """Return this worker's share of a batch, as a fraction of its rows.
+
+        >>> Peers(1, 2, add=lambda tensor: None).fraction(5)
+        0.4
+        """
+        return len(range(batch)[self.rows]) / batch
+
     def average(self, means: Tensor, batch: int) -> None:
         """Turn means over this worker's rows into means over the batch, in place."""
-        self.add(means.mul_(len(range(batch)[self.rows]) / batch))
+        self.add(means.mul_(self.fraction(batch)))
 
     def any(self, *flags: bool) -> list[bool]:
         """Return for each flag whether it is set at any worker."""

@@ -1,0 +1,196 @@
+"""Threads of one process that share every batch: the run of one worker, whatever their number."""
+
+import dataclasses
+import threading
+import time
+import types
+
+import pytest
+import torch
+
+from negvae.fast import convolution
+from negvae.model import build_vae
+from negvae.negatives import Generated, build_source
+from negvae.training import choice, team
+from negvae.training.checkpoint import read_progress
+from negvae.training.choice import candidates, choose_workers, measure
+from negvae.training.history import read_metrics
+from negvae.training.loop import train
+from negvae.training.step import Learner
+from tests.conftest import blobs, small_run
+
+GRAY, OTHERS = blobs(24, (1, 28, 28)), 255 - blobs(20, (1, 28, 28), 1)
+
+
+@pytest.fixture
+def double(monkeypatch):
+    """Learners in float64, by torch's own layers: what is left of a difference is no rounding."""
+    monkeypatch.setattr(convolution, "run", lambda network, inputs: network(inputs))
+    monkeypatch.setattr("negvae.training.step.build_vae", lambda *arguments: build_vae(*arguments).double())
+
+
+@pytest.fixture
+def small_parts(monkeypatch):
+    """Parts of few rows, so that there are more of them than workers."""
+    monkeypatch.setattr(team, "LEAST_ROWS", 1)
+
+
+def weights(model):
+    """All that a model keeps, as one vector."""
+    return torch.cat([value.detach().flatten().double() for value in model.state_dict().values()])
+
+
+def helpers():
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("negvae-worker")]
+
+
+@pytest.mark.parametrize(
+    ("network", "negatives", "update"),
+    [
+        ("gray", "none", "alternating"),
+        ("gray", "augmented", "alternating"),
+        ("gray", "0.4*generated+0.6*others", "simultaneous"),
+        ("color", "none", "alternating"),
+        ("color", "generated", "simultaneous"),
+    ],
+)
+@pytest.mark.usefixtures("double", "small_parts")
+def test_three_epochs_by_any_number_of_workers_are_those_of_one(network, negatives, update):
+    images = GRAY if network == "gray" else blobs(16, (3, 32, 32))
+    config = small_run(
+        network, negatives=negatives, update=update, epochs=3, likelihood="quantized-gaussian", learn_sigma=True
+    )
+
+    def run(workers):
+        return train(config, images, build_source(negatives, lambda name: OTHERS), workers=workers)
+
+    alone = run(None)
+    for workers in (1, 2, 3):
+        result = run(workers)
+        assert (weights(result.model) - weights(alone.model)).abs().max() < 1e-9
+        for row, expected in zip(result.history, alone.history, strict=True):
+            for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):
+                assert row[name] == pytest.approx(expected[name], rel=1e-9)
+    assert not helpers()
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_the_bits_do_not_depend_on_who_is_slow(monkeypatch):
+    config, whole = small_run(epochs=2), Learner.take
+
+    def run(slow):
+        def take(self, *arguments):
+            if threading.current_thread().name == slow:
+                time.sleep(0.02)
+            return whole(self, *arguments)
+
+        monkeypatch.setattr(Learner, "take", take)
+        return weights(train(config, GRAY, None, workers=2).model)
+
+    assert torch.equal(run("negvae-worker-1"), run("MainThread"))
+
+
+def test_a_run_goes_on_with_the_number_of_its_checkpoint_or_with_another(tmp_path):
+    config, said = small_run(epochs=3), []
+
+    def stretch(epochs, folder, **options):
+        run = dataclasses.replace(config, epochs=epochs)
+        return train(run, GRAY, None, directory=tmp_path / folder, resume=True, log=said.append, **options)
+
+    stretch(1, "0", workers=3)
+    assert read_progress(tmp_path / "0").workers == 3
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        stretch(2, "0")
+    finally:
+        torch.set_num_threads(threads)
+    mixed = stretch(3, "0", workers=1)
+    assert said == [
+        "training with 3 workers of one thread each",
+        "training with 3 workers of one thread each (as before)",
+        "training with 1 worker of one thread",
+    ]
+    whole = stretch(3, "1", workers=3)
+    torch.testing.assert_close(weights(mixed.model), weights(whole.model), rtol=0.05, atol=0.05)
+    assert [row["epoch"] for row in read_metrics(tmp_path / "0")] == [1, 2, 3]
+    split = stretch(2, "2", workers=3)
+    assert split.progress.epoch == 2
+    assert torch.equal(weights(stretch(3, "2", workers=3).model), weights(whole.model))
+
+
+class Breaking(Generated):
+    """Generated negatives that fail at the second step of any worker but the first."""
+
+    seen = 0
+
+    def sample(self, *arguments):
+        if threading.current_thread().name != "MainThread":
+            type(self).seen += 1
+            if self.seen == 2:
+                raise LookupError("no negatives in this thread")
+        return super().sample(*arguments)
+
+
+def test_what_a_worker_raises_ends_the_run(tmp_path):
+    with pytest.raises(LookupError, match="no negatives in this thread"):
+        train(small_run(negatives="generated"), GRAY, Breaking(), workers=2)
+    assert not helpers()
+
+    def stop():
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(small_run(), GRAY, None, workers=2, should_stop=stop)
+    assert not helpers()
+    result = train(small_run(epochs=9), GRAY, None, workers=2, directory=tmp_path, should_stop=lambda: "SIGTERM")
+    assert (result.stopped_by, read_progress(tmp_path).step) == ("SIGTERM", 1)
+
+
+@pytest.mark.parametrize(
+    ("workers", "error", "message"),
+    [
+        (0, ValueError, "workers is 0: it must be at least 1"),
+        (9, ValueError, "9 workers for batches of 8 images"),
+        (2.0, TypeError, "workers is 2.0: it must be a whole number"),
+        (True, TypeError, "workers is True"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_refused(workers, error, message, tmp_path):
+    with pytest.raises(error, match=message):
+        train(small_run(batch_size=8), GRAY, None, workers=workers, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_networks_that_cannot_be_shared_are_refused():
+    def networks(shape, latent_size):
+        encoder = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(784, 2 * latent_size))
+        decoder = torch.nn.Sequential(torch.nn.Linear(latent_size, 784), torch.nn.Unflatten(1, shape))
+        return encoder, decoder
+
+    with pytest.raises(ValueError, match="Dropout draws from one random generator"):
+        train(dataclasses.replace(small_run(), network=networks), GRAY, None, workers=2)
+    mixture = build_source("0.1*generated+0.9*others", lambda name: blobs(20, (3, 32, 32)))
+    with pytest.raises(ValueError, match="rows of each kind of negatives"):
+        train(small_run("color", batch_size=8), blobs(16, (3, 32, 32)), mixture, workers=2)
+
+
+def test_the_number_is_measured_where_a_run_is_long(monkeypatch):
+    learner = Learner(small_run(), GRAY, None)
+    asked = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    monkeypatch.setattr(choice, "measure", lambda learner, numbers: asked.append(numbers) or {1: 100, 2: 180, 4: 182})
+    assert choose_workers(lambda: learner, learner, steps=10)[0] is None
+    assert not asked
+    assert choose_workers(lambda: learner, learner, steps=10**6) == (2, "images/s by workers: 1: 100, 2: 180, 4: 182")
+    assert asked == [[1, 2, 4]]
+    rows = types.SimpleNamespace(batch=learner.batch, source=None, model=types.SimpleNamespace(
+        modules=list, dimensions=8, takes_features=True))  # fmt: skip
+    assert choose_workers(lambda: learner, rows, steps=10**7)[0] == 1
+
+
+def test_a_measurement_gives_a_rate_for_each_number_and_leaves_no_thread():
+    rates = measure(Learner(small_run(), GRAY, None), candidates(2), seconds=0.05)
+    assert sorted(rates) == [1, 2]
+    assert all(rate > 0 for rate in rates.values())
+    assert not helpers()
