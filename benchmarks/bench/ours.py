@@ -17,11 +17,11 @@ import torch
 from benchmarks.bench.peers.protocol import Turns, images_for, rate_of, specification
 from negvae.config import preset
 from negvae.device import resolve_device, resolve_precision
-from negvae.fast.int8 import quantize
 from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.runs.artifact import load_artifact
 from negvae.scoring import compute_scores
+from negvae.scoring.quantization import quantize_model
 from negvae.training.loop import train
 from negvae.training.reporting import OnProgress, ProgressUpdate
 
@@ -67,7 +67,7 @@ def scoring(spec: dict[str, Any]) -> None:
         shape = images.shape[1:]
         model = build_vae(preset(**spec["run"], data=spec["images"]), (shape[0], shape[1], shape[2])).to(device).eval()
     name = spec["score"]
-    quantized = quantize(model.encoder, torch.from_numpy(np.array(images))) if spec.get("int8") else None
+    quantized = quantize_model(model, torch.from_numpy(np.array(images))) if spec.get("int8") else None
 
     def score(images: Any) -> None:
         compute_scores(model, torch.from_numpy(images), [name], quantized=quantized)
