@@ -8,10 +8,11 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +38,7 @@ NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
 PILLOW_LIMIT = 178_956_970
 Write = Callable[[pa.RecordBatch], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,8 @@ def score_files(
     without = [] if out is None else [out]
     batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
-    tables = scoring.tables(batches)
+    # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
+    tables = _ahead(scoring.tables(_ahead(batches)))
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
     with place as path, _writer(form, path) as write:
         counts = _Counts(on_rows)
@@ -150,6 +153,16 @@ def score_files(
         log(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
     return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items of an iterable, each of which a thread of its own makes while the one before is in use."""
+    source, ended = iter(items), object()
+    with ThreadPoolExecutor(1, "negvae-ahead") as pool:
+        coming = pool.submit(next, source, ended)
+        while (item := coming.result()) is not ended:
+            coming = pool.submit(next, source, ended)
+            yield item  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
