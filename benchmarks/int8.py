@@ -82,9 +82,9 @@ def markdown(results: dict[str, Any]) -> str:
     origin = results["provenance"]
     return (
         f"{text.rstrip()}\n\nLargest difference: {largest:.4f}. AUROC, {TESTED:,} test images of each set, one seed,"
-        f" the first {TRAINED:,} training images and {EPOCHS} epochs; moved: by how much int8 moves the scores of inlier"
-        f" test images, root mean square in their standard deviations. {origin['device']}, torch {origin['torch']},"
-        f" commit {origin['commit']}.\n"
+        f" the first {TRAINED:,} training images and {EPOCHS} epochs; moved: by how much int8 moves the scores of"
+        f" inlier test images, root mean square in their standard deviations. {origin['device']}, torch"
+        f" {origin['torch']}, commit {origin['commit']}.\n"
     )
 
 

@@ -2,7 +2,7 @@
 
 Each figure is of a process of its own, which trains and scores the preset `general` (network `pyramid`) on random color
 images for some seconds. Results go to benchmarks/results/scale.json, from which `python -m benchmarks.scale --draw`
-makes the pictures of docs/benchmarks.md; nothing is measured then. Cores are limited by the operating system.
+makes the pictures of docs/benchmarks.md and puts them there; nothing is measured then. Cores are limited by the operating system.
 A machine that is not idle gives other figures.
 """
 
@@ -19,7 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-RESULTS, PICTURES = Path("benchmarks/results/scale.json"), Path("docs")
+from negvae.report.tables import replace_table
+
+RESULTS, PAGE = Path("benchmarks/results/scale.json"), Path("docs/benchmarks.md")
+MARKS = ("<!-- scale: begin (python -m benchmarks.scale) -->", "<!-- scale: end -->")
 SIZES = (16, 32, 64, 128, 256)
 BATCH, SECONDS = 64, 2.0
 
@@ -72,7 +75,7 @@ def measured(work: str, size: int, precision: str, cores: int) -> dict[str, Any]
     )  # fmt: skip
     row = {"work": work, "size": size, "precision": precision, "cores": cores}
     if done.returncode:
-        return {**row, "refused": done.stderr.strip().splitlines()[-1]}
+        return {**row, "refused": done.stderr.strip().splitlines()[-1].removeprefix("ValueError: ")}
     return {**row, **json.loads(done.stdout)}
 
 
@@ -140,6 +143,16 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
     return pictures
 
 
+def markdown(results: dict[str, Any], pictures: list[Path]) -> str:
+    """Return the pictures and what they were measured on, in Markdown."""
+    names = ("Speed against the size of images", "Peak memory against the size of images", "Speed against cores")
+    lines = [f"![{name}]({path.name})" for name, path in zip(names, pictures, strict=True)]
+    refused = sorted({f"{row['size']}x{row['size']}: {row['refused']}" for row in results["rows"] if "refused" in row})
+    origin = results["provenance"]
+    lines += ["", f"{origin['device']}, torch {origin['torch']}, commit {origin['commit']}.", *refused]
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -152,7 +165,11 @@ def main() -> None:
         return
     if not options.draw:
         measure(options.out)
-    for path in draw(json.loads(options.out.read_text()), PICTURES):
+    results = json.loads(options.out.read_text())
+    pictures = draw(results, PAGE.parent)
+    if options.out == RESULTS:
+        replace_table(PAGE, *MARKS, markdown(results, pictures))
+    for path in pictures:
         print(path)
 
 
