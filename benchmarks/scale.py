@@ -2,8 +2,8 @@
 
 Each figure is of a process of its own, which trains and scores the preset `general` (network `pyramid`) on random color
 images for some seconds. Results go to benchmarks/results/scale.json, from which `python -m benchmarks.scale --draw`
-makes the pictures of docs/benchmarks.md and puts them there; nothing is measured then. Cores are limited by the operating system.
-A machine that is not idle gives other figures.
+makes the pictures of docs/benchmarks.md and puts them there; nothing is measured then. Cores are limited by the
+operating system. A machine that is not idle gives other figures.
 """
 
 from __future__ import annotations
