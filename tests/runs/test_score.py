@@ -211,7 +211,7 @@ def test_calibrate_afterwards_and_anew(capsys, blob_files, tmp_path):
 
 
 @pytest.mark.skipif(not multiplies_integers(), reason="no exact 8-bit convolution here")
-def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path):
+def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path, monkeypatch):
     _, path, images = trained
     directory = tmp_path / "run"
     shutil.copytree(trained[0], directory)
@@ -219,6 +219,10 @@ def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path):
     assert code == 2
     assert "--precision int8" in error
     assert error.count("\n") == 1
+    monkeypatch.setattr("negvae.runs.score.LONG", -1.0)
+    code, text, error = call(capsys, "score", directory, path, "--out", tmp_path / "slow.csv")
+    assert code == 0
+    assert "int8 may be quicker here" in " ".join((text + error).split())
     code, text, _ = call(capsys, "calibrate", directory, "--precision", "int8", "--target-fpr", "0.2", "--score", "kl")
     assert code == 0
     assert "kl > " in text

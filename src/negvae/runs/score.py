@@ -29,6 +29,7 @@ from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.groups import GROUPS, group_of
+from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -36,6 +37,8 @@ BATCH_SIZE = 512
 """Number of images that are read at once; scores do not depend on it."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
+LONG = 60.0
+"""Seconds of scoring after which a quicker precision is worth a line."""
 PILLOW_LIMIT = 178_956_970
 Write = Callable[[pa.RecordBatch], None]
 Item = TypeVar("Item")
@@ -152,7 +155,10 @@ def score_files(
     if left_out.counts:
         log(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
-    return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    if summary.seconds > LONG and scoring.may_use_int8():
+        log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
+    return summary
 
 
 def _ahead(items: Iterable[Item]) -> Iterator[Item]:
@@ -194,6 +200,11 @@ class Scoring:
             warnings.simplefilter("ignore")
             for batch in batches:
                 yield _table(batch, self)
+
+    def may_use_int8(self) -> bool:
+        """Return whether this machine has int8 for the decision score of a model that is calibrated otherwise."""
+        calibrated = self.calibration is not None and self.scorer.quantized is None and self.encoder is None
+        return calibrated and is_possible(self.scorer.model, self.names[0])
 
     def no_rows(self) -> pa.RecordBatch:
         """Return a table with the same columns and no rows."""
