@@ -15,7 +15,7 @@ help:
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
 	@echo "make dist    wheel and source distribution, checked, in dist"
-	@echo "make bench   measure speed beside peers and the machine's own limit (10 minutes, idle machine)"
+	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make torture  what is promised, tried by force: kills, full disks, damaged input, ... (under an hour)"
 	@echo "make mutation mutants of the package that the tests must notice: those named, then mutmut's (hours)"
@@ -117,6 +117,7 @@ sbom: $(STAMP) .venv-tools/.installed
 bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
 	$(BIN)/python -m benchmarks.bench --pythae .venv-pythae/bin/python --pyod .venv-pyod/bin/python \
 		$(if $(QUICK),--quick,--out benchmarks/results --table docs/benchmarks.md)
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.scale)
 
 # pytorch-ood imports torchvision, which has no build that matches ours: an environment of its own, of some 5.5 GB.
 .venv-interop/.installed: pyproject.toml

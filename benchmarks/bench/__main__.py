@@ -23,12 +23,15 @@ def main(
     pythae: Annotated[Path | None, typer.Option(help="A Python interpreter that has pythae.")] = None,
     pyod: Annotated[Path | None, typer.Option(help="A Python interpreter that has PyOD and torch.")] = None,
     table: Annotated[Path | None, typer.Option(help="Markdown file whose table to replace.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Measure only what today's results do not have yet.")
+    ] = False,
 ) -> None:
     """Measure training and scoring in comparison with peers and this machine's matrix-product rate."""
     pythons = {name: path for name, path in (("pythae", pythae), ("pyod", pyod)) if path is not None}
     well = run_bench(
         out, quick=quick, only=only or (), profile=profile or (), device=device, pythons=pythons, table=table,
-        console=Console(),
+        resume=resume, console=Console(),
     )  # fmt: skip
     if not well:
         raise typer.Exit(1)

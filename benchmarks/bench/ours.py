@@ -1,7 +1,7 @@
 """negvae's own subjects of the bench, and the roofline: processes that take turns (`benchmarks.bench.peers.protocol`).
 
-Training rounds are epochs of `negvae.training.loop.train`, scoring rounds calls of
-`negvae.scoring.compute_scores`: the code that users run, not a copy of it.
+Training rounds are epochs of `negvae.training.loop.train`, scoring rounds calls of a `negvae.scoring.Scorer`: the code
+that users run, not a copy of it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,11 @@ import torch
 from benchmarks.bench.peers.protocol import Turns, images_for, rate_of, specification
 from negvae.config import preset
 from negvae.device import resolve_device, resolve_precision
-from negvae.fast.int8 import quantize
 from negvae.model import build_vae
 from negvae.negatives import build_source
 from negvae.runs.artifact import load_artifact
-from negvae.scoring import compute_scores
+from negvae.scoring import SCORES, Scorer
+from negvae.scoring.quantization import quantize_model
 from negvae.training.loop import train
 from negvae.training.reporting import OnProgress, ProgressUpdate
 from negvae.training.step import Learner
@@ -87,7 +88,7 @@ def scoring(spec: dict[str, Any]) -> None:
 
     Args:
         spec: `score`, `images` (a file) and `seconds`; `model` (an artifact's folder) or `run` (with untrained
-            weights); and `int8`, whether the encoder is quantized.
+            weights); `precision`, "int8" included.
     """
     device = resolve_device(spec["device"])
     images = np.load(spec["images"], mmap_mode="r")[: spec.get("most", ENDLESS)]
@@ -97,10 +98,16 @@ def scoring(spec: dict[str, Any]) -> None:
         shape = images.shape[1:]
         model = build_vae(preset(**spec["run"], data=spec["images"]), (shape[0], shape[1], shape[2])).to(device).eval()
     name = spec["score"]
-    quantized = quantize(model.encoder, torch.from_numpy(np.array(images))) if spec.get("int8") else None
+    few, precision = torch.from_numpy(np.array(images[:1000])), spec["precision"]
+    if precision == "int8":
+        scorer = Scorer(model, quantized=quantize_model(model, few))
+    else:
+        scorer = Scorer(model, precision=precision)
+    if "reference" in SCORES[name].needs:
+        scorer = replace(scorer, references=scorer.measure(few, ("dose", "prior_ratio")))
 
     def score(images: Any) -> None:
-        compute_scores(model, torch.from_numpy(images), [name], quantized=quantized)
+        scorer(torch.from_numpy(images), [name])
 
     data = images_for(images, rate_of(score, images, spec["batch"]), spec["seconds"], spec["batch"])
 
@@ -108,7 +115,7 @@ def scoring(spec: dict[str, Any]) -> None:
         score(data)
         return len(data)
 
-    _turns(device, "auto" if quantized is None else "int8").serve(work)
+    _turns(device, precision).serve(work)
 
 
 def roofline(spec: dict[str, Any]) -> None:
@@ -154,7 +161,8 @@ def _clock(device: torch.device) -> float:
 
 def _turns(device: torch.device, precision: str, **facts: Any) -> Turns:
     return Turns(
-        device.type, torch=str(torch.__version__), precision=resolve_precision(precision, device),
+        device.type, torch=str(torch.__version__),
+        precision=precision if precision == "int8" else resolve_precision(precision, device),
         threads=torch.get_num_threads(), **facts,
     )  # fmt: skip
 

@@ -19,7 +19,7 @@ from benchmarks.bench.commands import NEGVAE, Beside, Start, Streaming
 from benchmarks.bench.rounds import Subject, SubjectError, Worker
 from benchmarks.bench.work import scoring_multiply_adds, training_multiply_adds
 from negvae.config import PRESETS, RunConfig, preset
-from negvae.device import resolve_device, resolve_precision
+from negvae.device import computes_in_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.model import VAE, build_vae
 from negvae.runs.score import BATCH_SIZE
@@ -157,38 +157,58 @@ def _module(folder: Path, name: str) -> list[str]:
 
 
 def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:
-    """Return all rows, in the order of the table; training is measured on each device."""
+    """Return all rows, in the order of the table, in every precision that the processor computes in.
+
+    The rows of the precision that negvae chooses here have plain keys; those of another have it after an "@".
+    """
     return [
-        *(row for device in devices for row in _training_rows(place, device)),
-        *_worker_rows(place),
-        *_scoring_rows(place),
+        *(
+            row
+            for device in devices
+            for precision in precisions(device)
+            for row in _training_rows(place, device, precision)
+        ),
+        *(row for precision in precisions("cpu") for row in _worker_rows(place, precision)),
+        *(row for precision in precisions("cpu") for row in _scoring_rows(place, precision)),
+        *_int8_rows(place),
         *_command_rows(place),
     ]
 
 
-def _training_rows(place: Place, device: str) -> list[Row]:
-    make = _TrainingRows(place, device)
+def precisions(device: str) -> list[str]:
+    """Return the precisions that are measured on a device, the one that negvae chooses there first."""
+    if device != "cpu":
+        return ["auto"]
+    return ["bfloat16", "float32"] if computes_in_bfloat16(torch.device("cpu")) else ["float32"]
+
+
+def _training_rows(place: Place, device: str, precision: str) -> list[Row]:
+    make = _TrainingRows(place, device, precision)
     rows = [*make.beside_peers(), *make.with_negatives()]
     return [*rows, *(make.beside_the_roofline(network) for network in ("gray-paper", "color"))]
 
 
 @dataclass(frozen=True)
 class _TrainingRows:
-    """The rows about training on one device."""
+    """The rows about training on one device in one precision."""
 
     place: Place
     device: str
+    precision: str
 
-    def target(self, value: float) -> float | None:
-        """Return the target on a CPU, and None on other devices, for which no targets are set."""
-        return value if self.device == "cpu" else None
+    def target(self, value: float, float32: float | None = None) -> float | None:
+        """Return the target on a CPU, another one in float32 if it is given; None on devices without targets."""
+        if self.device != "cpu":
+            return None
+        return value if self.precision != "float32" or float32 is None else float32
 
     def name(self, row: str) -> str:
-        """Return the row's name, with the device if it is not a CPU."""
+        """Return the row's name, with the device if it is not a CPU, and a precision that is not the usual one."""
+        row = row if self.precision == precisions(self.device)[0] else f"{row}@{self.precision}"
         return row if self.device == "cpu" else f"{row}@{self.device}"
 
     def ours(self, network: str, negatives: str = "none", **fields: Any) -> Callable[[], Subject]:
-        run = {"name": network, "negatives": negatives, **fields}
+        run = {"name": network, "negatives": negatives, "precision": self.precision, **fields}
         return lambda: self.place.worker(
             "training", run=run, images=str(_images(self.place, network)), device=self.device
         )
@@ -198,7 +218,7 @@ class _TrainingRows:
         return functools.partial(self.place.peer, "textbook", "peers.textbook", **spec)
 
     def roofline(self) -> Callable[[], Subject]:
-        return functools.partial(_roofline, self.place, self.device)
+        return functools.partial(_roofline, self.place, self.device, self.precision)
 
     def beside_peers(self) -> list[Row]:
         """Return the rows without negatives, for two batch sizes."""
@@ -207,7 +227,8 @@ class _TrainingRows:
             spec = dict(_peer_spec(self.place, self.device), batch=batch)
             rows.append(
                 Row(
-                    self.name(f"train-gray-{batch}"), f"training, `gray`, batch {batch}", "images/s", self.device,
+                    self.name(f"train-gray-{batch}"), f"training, `gray`, batch {batch}, {self.precision}", "images/s",
+                    self.device,
                     {
                         OURS: self.ours("gray", batch_size=batch),
                         "pythae": functools.partial(
@@ -217,8 +238,11 @@ class _TrainingRows:
                         ROOFLINE: self.roofline(),
                     },
                     (
-                        PeerComparison(ROOFLINE, self.target(0.75), work=training_multiply_adds(_model("gray"))),
-                        PeerComparison("pythae", self.target(2.0)),
+                        PeerComparison(
+                            ROOFLINE, self.target(0.6 if batch == 50 else 0.75, float32=0.7),
+                            work=training_multiply_adds(_model("gray")),
+                        ),
+                        PeerComparison("pythae", self.target(2.0, float32=1.6)),
                         PeerComparison("textbook"),
                     ),
                 )
@@ -232,20 +256,21 @@ class _TrainingRows:
         share = training_multiply_adds(model, negatives=True) / training_multiply_adds(model)
         return [
             Row(
-                self.name("train-auxiliary"), f"training with auxiliary negatives, `gray`, batch 50: cost over none"
-                f" (multiply-adds: {share:.2f}x)", "images/s", self.device,
+                self.name("train-auxiliary"), f"training with auxiliary negatives, `gray`, batch 50, {self.precision}:"
+                f" cost over none (multiply-adds: {share:.2f}x)", "images/s", self.device,
                 {OURS: self.ours("gray", f"auxiliary:{auxiliary}"), "no negatives": self.ours("gray")},
                 (PeerComparison("no negatives", self.target(1.35), at_most=True, inverse=True),),
             ),
             Row(
                 self.name("train-generated"),
-                "training with generated negatives, `gray`, batch 50: simultaneous update", "images/s", self.device,
+                f"training with generated negatives, `gray`, batch 50, {self.precision}: simultaneous update",
+                "images/s", self.device,
                 {
                     OURS: self.ours("gray", "generated", update="simultaneous"),
                     "alternating": self.ours("gray", "generated", update="alternating"),
                     "textbook": self.textbook(batch=50, negative_shift=PRESETS["gray"]["negative_shift"]),
                 },
-                (PeerComparison("alternating", self.target(1.6)), PeerComparison("textbook")),
+                (PeerComparison("alternating", self.target(1.5)), PeerComparison("textbook")),
             ),
         ]  # fmt: skip
 
@@ -253,98 +278,89 @@ class _TrainingRows:
         """Return the row that compares another network with the machine's rate of matrix products."""
         work = training_multiply_adds(_model(network))
         return Row(
-            self.name(f"train-{network}"), f"training, `{network}`, batch 50", "images/s", self.device,
+            self.name(f"train-{network}"), f"training, `{network}`, batch 50, {self.precision}", "images/s",
+            self.device,
             {OURS: self.ours(network), ROOFLINE: self.roofline()},
-            (PeerComparison(ROOFLINE, self.target(0.7), work=work),),
+            (PeerComparison(ROOFLINE, self.target(0.45 if network == "color" else 0.7), work=work),),
         )  # fmt: skip
 
 
-def _worker_rows(place: Place) -> list[Row]:
-    """Return the rows about workers of one thread each, in each precision that this processor computes in."""
-    best = resolve_precision("auto", resolve_device("cpu"))
-    precisions = ("bfloat16", "float32") if best == "bfloat16" else ("float32",)
+def _worker_rows(place: Place, precision: str) -> list[Row]:
+    """Return the rows about workers of one thread each."""
     cores = torch.get_num_threads()
 
-    def steps(workers: int, batch: int, precision: str) -> Subject:
+    def steps(workers: int, batch: int) -> Subject:
         if cores == 1:
             raise UnavailableError("torch may use one thread")
         run = {"name": "gray", "batch_size": batch, "precision": precision, "negatives": "none"}
         return place.worker("steps", run=run, images=str(_images(place, "gray")), workers=workers, device="cpu")
 
     rows = []
-    for precision in precisions:
-        for batch in (50, 256):
-            target = 1.0 if (batch, precision) == (50, "float32") else 1.15
-            rows.append(
-                Row(
-                    f"workers-{batch}-{precision}", f"training, `gray`, batch {batch}, {precision}: {cores} workers of"
-                    " one thread each", "images/s", "cpu",
-                    {
-                        OURS: functools.partial(steps, cores, batch, precision),
-                        f"{cores} threads in operators": functools.partial(steps, 0, batch, precision),
-                    },
-                    (PeerComparison(f"{cores} threads in operators", target),),
-                )
-            )  # fmt: skip
-        for others, target in ((1, 0.55), (3, 0.3)):
-            rows.append(
-                Row(
-                    f"beside-{others}-{precision}", f"training, `gray`, batch 128, {precision}: {cores} workers beside"
-                    f" {others} busy process{'es' * (others > 1)}", "images/s", "cpu",
-                    {
-                        OURS: lambda others=others, precision=precision: Beside(  # type: ignore[misc]
-                            steps(cores, 128, precision), others
-                        ),
-                        "idle machine": functools.partial(steps, cores, 128, precision),
-                    },
-                    (PeerComparison("idle machine", target),),
-                )
-            )  # fmt: skip
+    for batch in (50, 256):
+        target = 1.0 if (batch, precision) == (50, "float32") else 1.15
+        rows.append(
+            Row(
+                f"workers-{batch}-{precision}", f"training, `gray`, batch {batch}, {precision}: {cores} workers of"
+                " one thread each", "images/s", "cpu",
+                {
+                    OURS: functools.partial(steps, cores, batch),
+                    f"{cores} threads in operators": functools.partial(steps, 0, batch),
+                },
+                (PeerComparison(f"{cores} threads in operators", target),),
+            )
+        )  # fmt: skip
+    for others, target in ((1, 0.55), (3, 0.3)):
+        rows.append(
+            Row(
+                f"beside-{others}-{precision}", f"training, `gray`, batch 128, {precision}: {cores} workers beside"
+                f" {others} busy process{'es' * (others > 1)}", "images/s", "cpu",
+                {
+                    OURS: lambda others=others: Beside(  # type: ignore[misc]
+                        steps(cores, 128), others
+                    ),
+                    "idle machine": functools.partial(steps, cores, 128),
+                },
+                (PeerComparison("idle machine", target),),
+            )
+        )  # fmt: skip
     return rows
 
 
-def _scoring_rows(place: Place) -> list[Row]:
-    def ours(score: str, **more: Any) -> Callable[[], Subject]:
-        spec = dict(run={"name": "gray"}, images=str(_images(place, "gray")), score=score, batch=BATCH_SIZE, **more)
-        return lambda: place.worker("scoring", device="cpu", **spec)
+def _scorer(place: Place, network: str, score: str, precision: str) -> Callable[[], Subject]:
+    """Return a function that starts one of our scorers, with untrained weights."""
+    shape = network.partition(" ")[2] or network
+    spec = dict(
+        run={"name": network.partition(" ")[0]}, images=str(_images(place, shape)), score=score, batch=BATCH_SIZE,
+        precision=precision,
+    )  # fmt: skip
+    return lambda: place.worker("scoring", device="cpu", **spec)
 
-    def in_int8() -> Subject:
-        if not multiplies_integers():
-            raise UnavailableError("no exact 8-bit convolution on this processor")
-        return ours("kl", int8=True)()
 
+def _scoring_rows(place: Place, precision: str) -> list[Row]:
     spec = dict(_peer_spec(place, "cpu"), batch=BATCH_SIZE)
-    roof = functools.partial(_roofline, place, "cpu")
+    roof = functools.partial(_roofline, place, "cpu", precision)
     model = _model("gray")
+    after = "" if precision == precisions("cpu")[0] else f"@{precision}"
     return [
         Row(
-            "score-kl", "KL scoring, `gray`", "images/s", "cpu",
+            f"score-kl{after}", f"KL scoring, `gray`, {precision}", "images/s", "cpu",
             {
-                OURS: ours("kl"),
+                OURS: _scorer(place, "gray", "kl", precision),
                 # As it comes, and with our batch, which makes it faster.
                 "PyOD, batch 32": functools.partial(place.peer, "pyod", "peers.pyod_vae", **{**spec, "batch": 32}),
                 f"PyOD, batch {BATCH_SIZE}": functools.partial(place.peer, "pyod", "peers.pyod_vae", **spec),
                 ROOFLINE: roof,
             },
             (
-                PeerComparison(ROOFLINE, 0.9, work=scoring_multiply_adds(model, "kl")),
+                PeerComparison(ROOFLINE, 0.85, work=scoring_multiply_adds(model, "kl")),
                 PeerComparison("PyOD, batch 32", 1.0),
                 PeerComparison(f"PyOD, batch {BATCH_SIZE}", 1.0),
             ),
         ),
         Row(
-            "score-kl-int8", "KL scoring in int8, `gray`", "images/s", "cpu",
+            f"score-bpd{after}", f"BPD scoring, `gray`, {precision}", "images/s", "cpu",
             {
-                OURS: in_int8,
-                "not int8": ours("kl"),
-                f"PyOD, batch {BATCH_SIZE}": functools.partial(place.peer, "pyod", "peers.pyod_vae", **spec),
-            },
-            (PeerComparison("not int8", 1.5), PeerComparison(f"PyOD, batch {BATCH_SIZE}", 1.0)),
-        ),
-        Row(
-            "score-bpd", "BPD scoring, `gray`", "images/s", "cpu",
-            {
-                OURS: ours("bpd"),
+                OURS: _scorer(place, "gray", "bpd", precision),
                 "pythae": functools.partial(place.peer, "pythae", "peers.pythae_vae", work="forward", **spec),
                 ROOFLINE: roof,
             },
@@ -353,6 +369,41 @@ def _scoring_rows(place: Place) -> list[Row]:
                 PeerComparison(ROOFLINE, work=scoring_multiply_adds(model, "bpd")),
             ),
         ),
+    ]  # fmt: skip
+
+
+def _int8_rows(place: Place) -> list[Row]:
+    """Return the rows about scores in 8-bit integers, beside every other precision of this processor."""
+    others = precisions("cpu")
+    pyod = f"PyOD, batch {BATCH_SIZE}"
+    spec = dict(_peer_spec(place, "cpu"), batch=BATCH_SIZE)
+
+    def row(key: str, work: str, network: str, score: str, target: float) -> Row:
+        def in_int8() -> Subject:
+            if not multiplies_integers():
+                raise UnavailableError("no exact 8-bit convolution on this processor")
+            return _scorer(place, network, score, "int8")()
+
+        peers = {} if score != "kl" else {
+            pyod: functools.partial(place.peer, "pyod", "peers.pyod_vae", **spec),
+            "PyOD, batch 32": functools.partial(place.peer, "pyod", "peers.pyod_vae", **{**spec, "batch": 32}),
+        }  # fmt: skip
+        return Row(
+            key, work, "images/s", "cpu",
+            {OURS: in_int8, **{each: _scorer(place, network, score, each) for each in others}, **peers},
+            (
+                *(PeerComparison(each, target if each == "float32" else None) for each in others),
+                *(PeerComparison(each, 1.0) for each in peers),
+            ),
+        )  # fmt: skip
+
+    return [
+        row("score-kl-int8", "KL scoring, `gray`, int8", "gray", "kl", 1.5),
+        row("score-bpd-int8", "BPD scoring, `gray`, int8", "gray", "bpd", 2.0),
+        row("score-combined-gray", "scoring `combined`, preset `unsupervised`, 1x28x28, int8", "unsupervised gray",
+            "combined", 2.0),
+        row("score-combined-color", "scoring `combined`, preset `unsupervised`, 3x32x32, int8", "unsupervised color",
+            "combined", 2.0),
     ]  # fmt: skip
 
 
@@ -398,11 +449,11 @@ def _command_rows(place: Place) -> list[Row]:
                 OURS: lambda: Streaming(scored(many), many, place.rounds),
                 "in memory": lambda: place.worker(
                     "scoring", model=_score_command(place)[-1], images=str(_images(place, "gray")), score="kl",
-                    batch=BATCH_SIZE, device="auto",
+                    batch=BATCH_SIZE, device="auto", precision="float32",
                 ),
             },
             (
-                PeerComparison("in memory", 0.8),
+                PeerComparison("in memory", 0.85),
                 *(
                     PeerComparison(f"{kind}, {few:,} images", 1.1, at_most=True, ours=f"{kind}, {many:,} images")
                     for kind in ("peak memory", "peak memory without the mapped file")
@@ -436,8 +487,8 @@ def _score_command(place: Place) -> list[str]:
     return [*NEGVAE, "score", option[0], "kl", str(model)]
 
 
-def _roofline(place: Place, device: str) -> Worker:
-    return place.worker("roofline", precision="auto", device=device)
+def _roofline(place: Place, device: str, precision: str) -> Worker:
+    return place.worker("roofline", precision=precision, device=device)
 
 
 def _peer_spec(place: Place, device: str) -> dict[str, Any]:

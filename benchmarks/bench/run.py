@@ -37,6 +37,7 @@ def run_bench(
     device: str = "all",
     pythons: Mapping[str, Path] | None = None,
     table: Path | None = None,
+    resume: bool = False,
     console: Console,
 ) -> bool:
     """Measure all rows that are asked for, and report.
@@ -49,6 +50,7 @@ def run_bench(
         device: device to train on: "cpu", "cuda", or "all" that this machine has.
         pythons: interpreter of each peer, by the peer's name ("pythae", "pyod").
         table: Markdown file whose table is replaced; None to replace none.
+        resume: whether to keep the rows that the results' file of today already has, if it is of the same commit.
         console: console to print to.
 
     Returns:
@@ -79,22 +81,25 @@ def run_bench(
         **{name: path.absolute() for name, path in (pythons or {}).items()},
     }
     path = out / f"{datetime.now(UTC):%Y-%m-%d}-{_machine(results['provenance'])}.json"
+    if resume:
+        results = _resumed(path, results)
     well = True
     with tempfile.TemporaryDirectory(prefix="negvae-bench-") as folder:
         place = Place(Path(folder), results["rounds"], results["seconds"], interpreters)
         if quick:
             place = Place(place.folder, place.rounds, place.seconds, interpreters, QUICK_ROWS_ON_DISK)
         plan = rows(place, devices)
-        wanted = [*only, *profile]
+        wanted, order = [*only, *profile], {row.key: place for place, row in enumerate(plan)}
         for key in wanted:
             choose("row", key, [row.key for row in plan])
         out.mkdir(parents=True, exist_ok=True)
         for row in plan:
-            if wanted and row.key not in wanted:
+            if (wanted and row.key not in wanted) or row.key in {done["key"] for done in results["rows"]}:
                 continue
             result, good = measure(row, place.rounds, profile=row.key in profile)
             well = well and good
             results["rows"].append(result)
+            results["rows"].sort(key=lambda each: order.get(each["key"], len(order)))
             write_text(path, json.dumps(results, indent=1) + "\n")
             console.print(f"measured: {row.key}", highlight=False)
     console.print(rich_table(results["rows"]))
@@ -105,6 +110,25 @@ def run_bench(
         replace_table(table, BEGIN, END, markdown(results))
     console.print(f"written: {path}", highlight=False, soft_wrap=True)
     return well
+
+
+def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
+    """Return the results of an earlier part of this run, or the fresh ones if there is none.
+
+    Raises:
+        ValueError: if the file is of another commit or measured otherwise.
+    """
+    if not path.exists():
+        return fresh
+    earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    for name in ("rounds", "seconds", "quick"):
+        if earlier[name] != fresh[name]:
+            raise ValueError(f"{path} was measured with {name} {earlier[name]}, not {fresh[name]}: start anew")
+    if earlier["provenance"]["commit"] != fresh["provenance"]["commit"]:
+        raise ValueError(
+            f"{path} is of commit {earlier['provenance']['commit'][:12]}: leave out --resume to start anew"
+        )
+    return earlier
 
 
 def measure(row: Row, rounds: int, *, profile: bool = False) -> tuple[dict[str, Any], bool]:

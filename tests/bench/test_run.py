@@ -6,6 +6,7 @@ import sys
 import pytest
 from benchmarks.bench import __main__ as command
 from benchmarks.bench import rounds, run
+from benchmarks.bench import rows as run_rows
 from benchmarks.bench.report import BEGIN, END, lines, markdown
 from benchmarks.bench.rounds import SubjectError
 from benchmarks.bench.rows import OURS, PeerComparison, Place, Row, UnavailableError, rows
@@ -115,6 +116,7 @@ def test_rows_are_complete_and_devices_named(tmp_path):
         "score-kl",
         "score-kl-int8",
         "score-bpd",
+        "score-combined-color",
         "disk",
         "help",
     } <= {*keys}
@@ -124,6 +126,28 @@ def test_rows_are_complete_and_devices_named(tmp_path):
             assert item.device != "cuda" or comparison.target is None
     with pytest.raises(UnavailableError, match="--pythae"):
         plan[0].subjects["pythae"]()
+
+
+def test_every_row_is_there_in_both_precisions_where_the_machine_has_them(tmp_path, monkeypatch):
+    place = Place(tmp_path, 1, 0.1, {})
+    monkeypatch.setattr(run_rows, "computes_in_bfloat16", lambda device: True)
+    keys = {row.key for row in rows(place, ("cpu",))}
+    plain = {key for key in keys if key.startswith(("train-", "score-")) and "@" not in key}
+    alone = {key for key in plain if "int8" in key or "combined" in key}  # those stand beside every precision
+    assert {f"{key}@float32" for key in plain - alone} == {key for key in keys if "@" in key}
+    monkeypatch.setattr(run_rows, "computes_in_bfloat16", lambda device: False)
+    assert {row.key for row in rows(place, ("cpu",))} == {key for key in keys if "@" not in key}
+
+
+def test_a_bench_goes_on_where_it_ended(tmp_path):
+    path, fresh = tmp_path / "x.json", {"rounds": 7, "seconds": 1, "quick": False, "provenance": {"commit": "a"}}
+    assert run._resumed(path, fresh) is fresh
+    path.write_text(json.dumps({**fresh, "rows": [1]}))
+    assert run._resumed(path, fresh)["rows"] == [1]
+    with pytest.raises(ValueError, match="rounds 7, not 2"):
+        run._resumed(path, {**fresh, "rounds": 2})
+    with pytest.raises(ValueError, match="is of commit a"):
+        run._resumed(path, {**fresh, "provenance": {"commit": "b"}})
 
 
 def test_bad_wishes_are_refused(tmp_path):

@@ -5,9 +5,11 @@ from torch import nn
 from negvae.config import preset
 from negvae.fast import int8 as quantized
 from negvae.fast.int8 import QuantizedEncoder, quantize
+from negvae.fast.int8_decoder import QuantizedNetworks, quantize_decoder
 from negvae.model import build_vae
-from negvae.scoring import compute_scores
+from negvae.scoring import Scorer, compute_scores
 from negvae.scoring.metrics import detection_metrics
+from negvae.scoring.quantization import quantize_model, try_int8
 from tests.conftest import SHAPES, blobs, small_run
 
 pytestmark = pytest.mark.skipif(not quantized.multiplies_integers(), reason="no exact 8-bit convolution here")
@@ -29,7 +31,7 @@ def test_scores_are_those_of_float32_up_to_rounding(network):
     model = model_of(network)
     encoder = quantize(model.encoder, blobs(100, SHAPES[network], seed=1))
     images = blobs(100, SHAPES[network], seed=2)
-    rounded = compute_scores(model, images, ENCODER, quantized=encoder)
+    rounded = compute_scores(model, images, ENCODER, quantized=QuantizedNetworks(encoder))
     exact = compute_scores(model, images, ENCODER, precision="float32")
     for name in ENCODER:
         error = (rounded[name] - exact[name]).square().mean().sqrt() / exact[name].std()
@@ -41,12 +43,12 @@ def test_a_score_depends_on_the_image_alone(network):
     model = model_of(network)
     encoder = quantize(model.encoder, blobs(50, SHAPES[network], seed=1))
     images = blobs(41, SHAPES[network], seed=2)
-    together = compute_scores(model, images, ENCODER, quantized=encoder)
+    together = compute_scores(model, images, ENCODER, quantized=QuantizedNetworks(encoder))
     again = compute_scores(
-        model, images, ENCODER, quantized=quantize(model.encoder, blobs(50, SHAPES[network], seed=1))
+        model, images, ENCODER, quantized=QuantizedNetworks(quantize(model.encoder, blobs(50, SHAPES[network], seed=1)))
     )
     for part in images.split(7):
-        apart = compute_scores(model, part, ENCODER, quantized=encoder)
+        apart = compute_scores(model, part, ENCODER, quantized=QuantizedNetworks(encoder))
         first = next(index for index, image in enumerate(images) if torch.equal(image, part[0]))
         assert all(torch.equal(together[name][first : first + len(part)], apart[name]) for name in ENCODER)
     assert all(torch.equal(together[name], again[name]) for name in ENCODER)
@@ -68,7 +70,7 @@ def test_rounding_by_images_beats_rounding_to_the_nearest():
         nearest[f"kernel.{index}"] = (layer.weight / scales).round().to(torch.int8).detach()
     exact = compute_scores(model, images, ["kl"], precision="float32")["kl"]
     errors = [
-        (compute_scores(model, images, ["kl"], quantized=each)["kl"] - exact).square().mean()
+        (compute_scores(model, images, ["kl"], quantized=QuantizedNetworks(each))["kl"] - exact).square().mean()
         for each in (encoder, QuantizedEncoder(model.encoder, nearest))
     ]
     assert errors[0] < 0.7 * errors[1]
@@ -82,7 +84,7 @@ def test_auroc_is_that_of_float32():
     encoder = quantize(model.encoder, blobs(200, SHAPES["gray"], seed=1))
     for name in ENCODER:
         found = []
-        for options in ({"precision": "float32"}, {"quantized": encoder}):
+        for options in ({"precision": "float32"}, {"quantized": QuantizedNetworks(encoder)}):
             low, high = (compute_scores(model, x, [name], **options)[name].numpy() for x in (inliers, others))
             found.append(detection_metrics(low, high).auroc)
         assert abs(found[0] - 0.5) > 0.1
@@ -97,7 +99,7 @@ def test_dead_layers_and_blank_images_are_no_trouble():
     scores = compute_scores(
         model,
         blobs(5, SHAPES["gray"]),
-        quantized=quantize(model.encoder, torch.zeros_like(blobs(3, SHAPES["gray"]))),
+        quantized=QuantizedNetworks(quantize(model.encoder, torch.zeros_like(blobs(3, SHAPES["gray"])))),
         scores=["kl"],
     )
     assert scores["kl"].isfinite().all()
@@ -109,9 +111,9 @@ def test_what_int8_is_not_for_is_refused(monkeypatch):
     images = blobs(4, SHAPES["gray"])
     encoder = quantize(model.encoder, images)
     with pytest.raises(ValueError, match=r"score bpd needs the decoder.*kl, prior_ratio or latent_norm"):
-        compute_scores(model, images, ["bpd"], quantized=encoder)
+        compute_scores(model, images, ["bpd"], quantized=QuantizedNetworks(encoder))
     with pytest.raises(ValueError, match=r"images are .*this model takes uint8"):
-        compute_scores(model, images.float(), ["kl"], quantized=encoder)
+        compute_scores(model, images.float(), ["kl"], quantized=QuantizedNetworks(encoder))
     with pytest.raises(ValueError, match="not of this model"):
         QuantizedEncoder(model_of("pyramid").encoder, encoder.rounding)
     rows = build_vae(preset("features", "rows"), (5, 1, 1)).eval()
@@ -124,6 +126,55 @@ def test_what_int8_is_not_for_is_refused(monkeypatch):
     monkeypatch.setattr(quantized, "multiplies_integers", lambda: False)
     with pytest.raises(ValueError, match="no exact 8-bit convolution"):
         quantize(model_of("gray").encoder, images)
+
+
+@pytest.mark.parametrize("network", ["gray", "color", "pyramid", "deep"])
+def test_scores_that_decode_are_those_of_float32_up_to_rounding(network):
+    model, images = model_of(network), blobs(40, SHAPES[network], seed=2)
+    model.train()
+    model.decode(torch.randn(64, model.latent_size, generator=torch.Generator().manual_seed(0)))  # for batch norms
+    model.eval()
+    exact, rounded = Scorer(model), Scorer(model, quantized=quantize_model(model, blobs(50, SHAPES[network], seed=1)))
+    references = exact.measure(images, ("dose", "prior_ratio"))
+    names = ("combined", "dose", "bpd", "iwae")
+    before, after = (Scorer(model, references, quantized=each.quantized)(images, names) for each in (exact, rounded))
+    for name in names:
+        error = ((after[name] - before[name]) ** 2).mean() ** 0.5 / before[name].std()
+        assert 0 < error < 0.2, (name, error)
+    part = Scorer(model, references, quantized=rounded.quantized)(images[3:8], names)
+    for name in names:
+        assert (part[name] == after[name][3:8]).all()
+
+
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Linear(4, 8), nn.Unflatten(1, (8, 1, 1)), nn.ConvTranspose2d(8, 8, 4, stride=2, padding=1)],
+        [nn.Linear(4, 8), nn.ReLU(), nn.Unflatten(1, (8, 1, 1)), nn.Conv2d(8, 8, 3, padding=1)],
+        [nn.Unflatten(1, (4, 1, 1)), nn.ReLU(), nn.ConvTranspose2d(4, 8, 3, stride=2, padding=1)],
+        [nn.Unflatten(1, (4, 1, 1)), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)],
+        [nn.Unflatten(1, (4, 1, 1)), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU()],
+    ],
+)
+def test_decoders_it_does_not_know_are_refused(layers):
+    if isinstance(layers[-1], nn.ReLU):
+        assert quantize_decoder(nn.Sequential(*layers[:-1]), torch.ones(2, 4))(torch.ones(2, 4)).shape == (2, 8, 1, 1)
+    with pytest.raises(ValueError, match=r"int8 (does not know|takes decoders)"):
+        quantize_decoder(nn.Sequential(*layers), torch.ones(2, 4))
+
+
+def test_a_trial_says_what_int8_changes(monkeypatch):
+    model, shape = model_of("gray"), SHAPES["gray"]
+    training, held_out = blobs(120, shape, seed=1), blobs(200, shape, seed=2)
+    tried = try_int8(Scorer(model), training, held_out, "combined", ("dose",), 0.05)
+    assert 0 < tried.moved < 0.2
+    assert 0 <= tried.changed <= 0.1
+    assert tried.quicker > 0
+    assert "int8 scores combined" in tried.describe()
+    assert try_int8(Scorer(model), training, held_out[:20], "combined", ("dose",), 0.05) is None
+    assert try_int8(Scorer(model), training, held_out, "waic", ("dose",), 0.05) is None
+    monkeypatch.setattr("negvae.scoring.quantization.multiplies_integers", lambda: False)
+    assert try_int8(Scorer(model), training, held_out, "combined", ("dose",), 0.05) is None
 
 
 @pytest.mark.parametrize(

@@ -3,10 +3,15 @@
 import json
 
 import pytest
+import torch
 from rich.console import Console
 
 from negvae.cli.progress import training_progress
+from negvae.config import preset
+from negvae.paper import demo_plan
 from negvae.paper.demo import run_demo
+from negvae.paper.demo_plan import measure, plan
+from tests.conftest import SHAPES, blobs
 from tests.report.conftest import Reader
 
 
@@ -24,6 +29,28 @@ def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
     assert len(page.all("figure", "pixels")) == 5 + 6  # negatives only where there are any
     assert "0.46 (0.05)" in page.text
     assert "Negatives: augmented" in page.text
+
+
+def test_a_slow_machine_gets_a_smaller_demo_of_the_length_that_is_announced():
+    before = plan(1e6, 2, 3)
+    assert before.whole
+    for rate in (3000, 1000, 500, 250, 100):
+        chosen = plan(rate, 1, 3)
+        assert chosen.images * chosen.epochs <= before.images * before.epochs
+        assert 15 + 3 * chosen.images * chosen.epochs / rate < chosen.seconds <= 180
+        before = chosen
+    assert (plan(1.0, 1, 3).images, plan(1e6, 2, 2, quick=True).images) == (3000, 12_000)
+    assert "8,000 of 60,000 images for 2 epochs" in plan(300, 1, 3).describe(3)
+
+
+def test_the_measurement_takes_the_better_number_of_threads(monkeypatch):
+    monkeypatch.setattr(demo_plan, "SECONDS", 0.05)
+    config = preset("gray", "fashion-mnist", negatives="augmented", batch_size=8)
+    present = torch.get_num_threads()
+    rate, threads = measure(config, blobs(16, SHAPES["gray"]))
+    assert rate > 0
+    assert threads in (1, present)
+    assert torch.get_num_threads() == present
 
 
 def test_nothing_of_another_s_is_deleted(gray_sets, tmp_path):

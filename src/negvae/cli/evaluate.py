@@ -68,9 +68,7 @@ def calibrate(
     ] = None,
     score: Annotated[
         str | None,
-        option(
-            f"The score that decides. {score_help()}", "name", show_default="the present one, else combined; kl in int8"
-        ),
+        option(f"The score that decides. {score_help()}", "name", show_default="the present one, else combined"),
     ] = None,
     target_fpr: Annotated[
         float | None,
@@ -89,8 +87,8 @@ def calibrate(
         one_of(
             "precision",
             SCORE_PRECISIONS,
-            "The arithmetic of the scores from then on. Every processor has float32; int8 is for kl, prior_ratio and"
-            " latent_norm on a CPU.",
+            "The arithmetic of the scores from then on. Every processor has float32; int8 is for"
+            " networks of plain convolutions on a CPU.",
             panel="Machine",
         ),
     ] = "float32",

@@ -78,7 +78,7 @@ def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
         index += 2 if relu else 1
         following = _at(layers, index)
         if _ends_in_phases(following, layer):
-            x = _phased(x, _transposed_in_phases(layer.weight), layer.bias, relu)
+            x = _phased(x, transposed_in_phases(layer.weight), layer.bias, relu)
             x = _phased(x, _convolution_in_phases(following.weight), following.bias, False)
             x = pixel_shuffle(x, 2)
             index += 1
@@ -183,7 +183,7 @@ class _Geometry(NamedTuple):
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, relu: bool) -> Tensor:
         """Apply the convolution; with few output channels, in the phase layout (the gradient is faster without it)."""
         if weight.shape[1] < FEW_CHANNELS and self.doubles(weight.shape[2:]):
-            return pixel_shuffle(_phased(x, _transposed_in_phases(weight), bias, relu), 2)
+            return pixel_shuffle(_phased(x, transposed_in_phases(weight), bias, relu), 2)
         if relu and not self.transposed and _fuses_relu():
             y: Tensor = torch.ops.mkldnn._convolution_pointwise(
                 x, weight, bias, self.padding, self.stride, [1, 1], 1, "relu", [], ""
@@ -197,7 +197,7 @@ class _Geometry(NamedTuple):
     def backward(self, gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]) -> tuple[Tensor, Tensor | None]:
         """Return the gradients of x and of the weight, each if `wanted` asks for it."""
         if wanted[0] and weight.shape[1] <= FEW_CHANNELS and self.gradient_doubles(weight.shape[2:], x, gradient):
-            by_x = pixel_shuffle(_phased(gradient, _transposed_in_phases(weight), None, False), 2)
+            by_x = pixel_shuffle(_phased(gradient, transposed_in_phases(weight), None, False), 2)
             by_weight = self.backward(gradient, x, weight, [False, True])[1] if wanted[1] else None
             return by_x, by_weight
         by_x, by_weight, _ = torch.ops.aten.convolution_backward(
@@ -285,7 +285,7 @@ def _phased(x: Tensor, kernel: Tensor, bias: Tensor | None, relu: bool) -> Tenso
     return _convolution(x, kernel, None if bias is None else bias.repeat_interleave(4), _Geometry((1, 1), (1, 1)), relu)
 
 
-def _transposed_in_phases(weight: Tensor) -> Tensor:
+def transposed_in_phases(weight: Tensor) -> Tensor:
     """Return the 3x3 kernel (4 outputs x inputs) of a transposed convolution of stride 2 (inputs x outputs x k x k)."""
     return _gathered(weight, *_transposed_index(*weight.shape[:3]))
 

@@ -22,7 +22,8 @@ from safetensors import SafetensorError, safe_open
 
 from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yaml_mapping, translated
 from negvae.device import own_state, resolve_device, runs_bfloat16
-from negvae.fast.int8 import QuantizedEncoder, multiplies_integers
+from negvae.fast.int8 import multiplies_integers
+from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.files import write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
@@ -90,7 +91,7 @@ class Artifact:
             if not multiplies_integers():
                 raise ValueError(self._calibrate("is calibrated in int8, which does not run here", "float32"))
             numbers = {name: torch.from_numpy(values) for name, values in calibration.rounding.items()}
-            quantized = QuantizedEncoder(self.model.encoder, numbers)
+            quantized = QuantizedNetworks.of(self.model.encoder, self.model.decoder, numbers)
             return Scorer(self.model, calibration.reference, ensemble, quantized=quantized)
         if calibration.precision == "bfloat16" and not runs_bfloat16(self.model.device):
             raise ValueError(self._calibrate("is calibrated in bfloat16, which this machine does not run", "float32"))
@@ -424,6 +425,14 @@ def _check_registered(directory: Path, name: str) -> None:
         ) from None
 
 
+def _of_encoder(calibration: Calibration) -> str:
+    """Return what the card adds to the precision."""
+    if calibration.rounding is None:
+        return ""
+    decodes = any(name.startswith("decoder.") for name in calibration.rounding)
+    return ", on a CPU" if decodes else ", of the encoder alone, on a CPU"
+
+
 def _calibration_card(calibration: Calibration) -> str:
     """Explain the score and the threshold for the model card."""
     lines = [
@@ -437,8 +446,7 @@ def _calibration_card(calibration: Calibration) -> str:
         f" {1 / (calibration.size + 1):.2g}.",
         *_promise(calibration),
         f"- Calibrated scores: {', '.join(calibration.scores)}",
-        f"- Precision of the scores: {calibration.precision}"
-        + (", of the encoder alone, on a CPU" if calibration.precision == "int8" else ""),
+        f"- Precision of the scores: {calibration.precision}" + _of_encoder(calibration),
     ]
     if "combined" in calibration.scores:
         of = "; ".join(

@@ -12,15 +12,13 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.device import resolve_precision
-from negvae.fast.int8 import QuantizedEncoder, quantize
-from negvae.model import VAE
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
-from negvae.scoring.compute import compute_scores
 from negvae.scoring.groups import GROUPS
+from negvae.scoring.quantization import moved, quantize_model, try_int8
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
 from negvae.training.loop import TrainingResult
@@ -63,13 +61,13 @@ def calibrate_run(
         data: inliers, by name (test split) or path; None for those that the run held out, or, if it held out none, for
             the test split of its data set.
         score: decision score; None for the present one, or, if there is none, `negvae.scoring.scorer.default_score` (in
-            int8 "kl").
+            int8 without a decoder "kl").
         target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 if there is none.
         confidence: confidence with which the rate holds; None for the present one, or, if there is none, for a rate
             that holds on average over held-out sets.
         groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all inliers together.
         precision: precision of the scores from then on: "float32", which every processor supports; "bfloat16"; or
-            "int8", for scores of the encoder alone, on a CPU.
+            "int8", on a CPU, for networks of plain convolutions (without the decoder's, for scores of the encoder).
         limit: maximum number of inliers; the first ones are used. None for all.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         log: called with each line that the user should see.
@@ -99,11 +97,10 @@ def calibrate_run(
     if precision == "int8":
         if training is None:
             raise ValueError(f"{directory} was fitted on data in memory, which is not kept: int8 is rounded by it")
-        quantized = quantize(artifact.model.encoder, training)
-        scorer = Scorer(artifact.model, quantized=quantized)
-        score = score or (present if present and not SCORES[present].needs else "kl")
-        scorer.check([score])
-        log(f"int8: {_rounding(artifact.model, quantized, held_out[:REFERENCE_IMAGES])}")
+        scorer = Scorer(artifact.model, quantized=quantize_model(artifact.model, training))
+        if scorer.quantized and scorer.quantized.decode is None:
+            score = score or (present if present and not SCORES[present].needs else "kl")
+            scorer.check([score])
     calibration = calibrate(
         scorer, training, held_out,
         score=score or present, components=score_components(config), groups=labels,
@@ -113,6 +110,13 @@ def calibrate_run(
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
     save_calibration(directory, calibration)
+    if precision == "int8":
+        log(f"int8: {_rounding(scorer, calibration, held_out[:REFERENCE_IMAGES])}")
+    elif training is not None and labels is None:
+        rate = calibration.target_fpr or TARGET_FPR
+        tried = try_int8(scorer, training, held_out, calibration.score, score_components(config), rate)
+        if tried is not None and tried.holds:
+            log(f"{tried.describe()}: negvae calibrate {directory} --precision int8")
     return calibration
 
 
@@ -185,14 +189,11 @@ def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None
     return {"target_fpr": None if wanted is None or held_out < least_held_out(wanted) else wanted}
 
 
-def _rounding(model: VAE, quantized: QuantizedEncoder, images: Tensor) -> str:
-    """Describe in one line how much int8 changes the KL divergence of inliers."""
-    exact, rounded = (
-        compute_scores(model, images, ["kl"], precision="float32", quantized=encoder)["kl"]
-        for encoder in (None, quantized)
-    )
-    error = float((rounded - exact).square().mean().sqrt() / exact.std(correction=0).clamp_min(1e-12))
-    return f"the KL of held-out inliers differs from float32's by {error:.2g} of its standard deviation (rms)"
+def _rounding(scorer: Scorer, calibration: Calibration, images: Tensor) -> str:
+    """Describe in one line how much int8 changes the decision score of inliers, measured by the same references."""
+    exact, rounded = (Scorer(scorer.model, calibration.reference, quantized=each) for each in (None, scorer.quantized))
+    error, name = moved(exact, rounded, images, calibration.score), calibration.score
+    return f"the {name} of held-out inliers differs from float32's by {error:.2g} of its standard deviation (rms)"
 
 
 def score_components(config: RunConfig) -> tuple[str, ...]:

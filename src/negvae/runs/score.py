@@ -8,10 +8,11 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,7 @@ from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.groups import GROUPS, group_of
+from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 
 FORMATS = ("parquet", "csv", "jsonl")
@@ -35,8 +37,11 @@ BATCH_SIZE = 512
 """Number of images that are read at once; scores do not depend on it."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
+LONG = 60.0
+"""Seconds of scoring after which a quicker precision is worth a line."""
 PILLOW_LIMIT = 178_956_970
 Write = Callable[[pa.RecordBatch], None]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -133,7 +138,8 @@ def score_files(
     without = [] if out is None else [out]
     batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
-    tables = scoring.tables(batches)
+    # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
+    tables = _ahead(scoring.tables(_ahead(batches)))
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
     with place as path, _writer(form, path) as write:
         counts = _Counts(on_rows)
@@ -149,7 +155,20 @@ def score_files(
     if left_out.counts:
         log(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
-    return Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    if summary.seconds > LONG and scoring.may_use_int8():
+        log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
+    return summary
+
+
+def _ahead(items: Iterable[Item]) -> Iterator[Item]:
+    """Yield the items of an iterable, each of which a thread of its own makes while the one before is in use."""
+    source, ended = iter(items), object()
+    with ThreadPoolExecutor(1, "negvae-ahead") as pool:
+        coming = pool.submit(next, source, ended)
+        while (item := coming.result()) is not ended:
+            coming = pool.submit(next, source, ended)
+            yield item  # type: ignore[misc]
 
 
 @dataclass(frozen=True)
@@ -181,6 +200,11 @@ class Scoring:
             warnings.simplefilter("ignore")
             for batch in batches:
                 yield _table(batch, self)
+
+    def may_use_int8(self) -> bool:
+        """Return whether this machine has int8 for the decision score of a model that is calibrated otherwise."""
+        calibrated = self.calibration is not None and self.scorer.quantized is None and self.encoder is None
+        return calibrated and is_possible(self.scorer.model, self.names[0])
 
     def no_rows(self) -> pa.RecordBatch:
         """Return a table with the same columns and no rows."""

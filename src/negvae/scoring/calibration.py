@@ -172,8 +172,8 @@ class Calibration:
         precision: precision in which the scores were computed: "float32", "bfloat16" or "int8". New scores must be
             computed in the same: scores of another precision have another distribution, and their ranks among these
             mean less.
-        rounding: arrays that define the int8 encoder, by name (see `negvae.fast.int8.QuantizedEncoder`); None if the
-            scores are not of an int8 encoder.
+        rounding: arrays that define the networks in int8, by name (see `negvae.fast.int8_decoder.QuantizedNetworks`);
+            None if the scores are of another precision.
         confidence: confidence with which the threshold's rate is at most `target_fpr` (see
             `negvae.scoring.certificates`); None if the rate holds on average over held-out sets.
         groups: for inliers in groups, such as products: by the score's name, the scores of each group's held-out

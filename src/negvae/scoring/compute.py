@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from negvae.device import autocast
-from negvae.fast.int8 import QuantizedEncoder
+from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.scoring.blocks import block_size, blocks, filled, map_blocks
 from negvae.scoring.passes import Drawing, Draws, Pass
@@ -27,7 +27,7 @@ def compute_scores(
     references: References | None = None,
     ensemble: tuple[VAE, ...] = (),
     precision: str = "float32",
-    quantized: QuantizedEncoder | None = None,
+    quantized: QuantizedNetworks | None = None,
 ) -> dict[str, Tensor]:
     """Compute several scores from one pass of the encoder, and of the decoder if a score needs it.
 
@@ -46,19 +46,19 @@ def compute_scores(
         precision: precision of the networks: "float32", which is the same arithmetic on every processor, "bfloat16",
             or "auto" for bfloat16 if the device computes in it. Scores are computed from the networks' output in
             double precision.
-        quantized: the model's encoder in int8, used in place of its own; for scores of the encoder alone.
+        quantized: the model's networks in int8, used in place of its own.
 
     Returns:
         N values (float32, or float64 for a model in float64; CPU) for each score by its name, in the order asked.
 
     Raises:
         ValueError: if a name is unknown, there are no posterior samples, or the model does not take the images; if a
-            score of the decoder is asked for in int8; or if networks that do not run in bfloat16 are asked to.
+            score cannot be computed in int8; or if networks that do not run in bfloat16 are asked to.
     """
     entries = [score_of(score) for score in scores]
     if quantized is not None:
         for entry in entries:
-            refuse_decoder(entry)
+            refuse_in_int8(entry, quantized)
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
     block_draws = None
@@ -83,7 +83,7 @@ def over_blocks(
     references: References | None = None,
     ensemble: tuple[VAE, ...] = (),
     precision: str = "float32",
-    quantized: QuantizedEncoder | None = None,
+    quantized: QuantizedNetworks | None = None,
 ) -> dict[str, Tensor]:
     """Return what functions of a pass give for any number of inputs, on the CPU.
 
@@ -97,7 +97,7 @@ def over_blocks(
         references: statistics of training images, for scores that are measured against them.
         ensemble: further models trained in the same way, for "waic".
         precision: precision of the networks: "float32", "bfloat16" or "auto".
-        quantized: the model's encoder in int8, used in place of its own; for scores of the encoder alone.
+        quantized: the model's networks in int8, used in place of its own.
 
     Returns:
         What each function gave, N rows; an empty tensor if there are no inputs.
@@ -110,7 +110,7 @@ def over_blocks(
     def apply(block: tuple[Tensor, int, Drawing]) -> dict[str, Tensor]:
         part, count, drawing = block
         with torch.inference_mode(), autocast(precision, model.device):
-            x = Pass(model, part, draws=drawing, references=references, ensemble=ensemble, encode=quantized)
+            x = Pass(model, part, draws=drawing, references=references, ensemble=ensemble, quantized=quantized)
             return {name: function(x)[:count].cpu() for name, function in functions.items()}
 
     parts = map_blocks(apply, drawn(), model.device)
@@ -120,19 +120,22 @@ def over_blocks(
     }
 
 
-def refuse_decoder(score: Score) -> None:
+def refuse_in_int8(score: Score, quantized: QuantizedNetworks) -> None:
     """Refuse a score that cannot be computed in int8.
 
     Args:
         score: score to check.
+        quantized: networks in int8.
 
     Raises:
-        ValueError: if the score needs more than the encoder.
+        ValueError: if the score needs an ensemble, or a decoder that is not there.
     """
-    if score.needs:
+    if "ensemble" in score.needs:
+        raise ValueError(f"score {score.name} takes an ensemble, which has no int8: use float32")
+    if score.needs and quantized.decode is None:
         *allowed, last = names_of(lambda entry: not entry.needs)
         raise ValueError(
-            f"score {score.name} needs the decoder, and int8 is of the encoder alone: ask for"
+            f"score {score.name} needs the decoder, and the int8 of this model is of the encoder alone: ask for"
             f" {', '.join(allowed)} or {last}"
         )
 

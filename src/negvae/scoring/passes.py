@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE, Posterior
 from negvae.scoring.references import References
 from negvae.scoring.table import SCORES, Score
@@ -102,8 +102,8 @@ class Pass:
         draws: source of the random numbers of posterior samples.
         references: statistics of training images, for scores that are measured against them.
         ensemble: further models trained in the same way.
-        encode: function from stored inputs to q(z|x), used in place of the model's encoder; only scores of the encoder
-            alone are then available.
+        quantized: the model's networks in int8, used in place of its own; without a decoder, only scores of the encoder
+            alone are available.
 
     Attributes:
         images: inputs as the networks take them, N x C x H x W: pixels in [0, 1], features standardized.
@@ -117,12 +117,12 @@ class Pass:
         draws: Drawing,
         references: References | None = None,
         ensemble: tuple[VAE, ...] = (),
-        encode: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+        quantized: QuantizedNetworks | None = None,
     ) -> None:
         self.model, self.stored, self.draws = model, stored, draws
         self.references = references if references is not None else References()
         self.images = model.prepare(stored)
-        self._ensemble, self._encode = ensemble, encode
+        self._ensemble, self._quantized = ensemble, quantized
         self._sampled: dict[int, Sampled] = {}
         self._scores: dict[str, Tensor] = {}
 
@@ -134,7 +134,9 @@ class Pass:
     @cached_property
     def encoded(self) -> Posterior:
         """Return q(z|x) as the encoder gives it: mean and log_var, N x L each, in its own precision."""
-        return self.model.encode(self.images) if self._encode is None else Posterior(*self._encode(self.stored))
+        if self._quantized is not None:
+            return Posterior(*self._quantized.encode(self.stored))
+        return self.model.encode(self.images)
 
     @cached_property
     def posterior(self) -> Posterior:
@@ -159,12 +161,13 @@ class Pass:
             ValueError: if only scores of the encoder alone are available.
         """
         if samples not in self._sampled:
-            if self._encode is not None:
+            decode = self.model.decode if self._quantized is None else self._quantized.decode
+            if decode is None:
                 raise ValueError("int8 is of the encoder alone: a score that decodes needs the decoder")
             codes, likelihoods, first = [], [], None
             for noise, added in zip(*self.draws(self.model, samples), strict=True):
                 code = self.encoded.sample(noise)
-                output, target = self.model.decode(code).double(), (self.images + added).double()
+                output, target = decode(code).double(), (self.images + added).double()
                 likelihoods.append(self.model.likelihood.log_prob(output, target))
                 codes.append(code.double())
                 first = first or (output, target)

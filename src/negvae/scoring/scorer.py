@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.device import own_state, resolve_precision
-from negvae.fast.int8 import QuantizedEncoder
+from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
 from negvae.scoring.certificates import certified_threshold
-from negvae.scoring.compute import compute_scores, over_blocks, refuse_decoder
+from negvae.scoring.compute import compute_scores, over_blocks, refuse_in_int8
 from negvae.scoring.groups import split
 from negvae.scoring.passes import SharedDraws
 from negvae.scoring.references import References, scale
@@ -42,8 +42,8 @@ class Scorer:
         precision: precision of the networks: "float32", "bfloat16" or "auto"; a model of features is always scored in
             its own float64.
         seed: seed of the posterior samples, which all images share.
-        quantized: the model's encoder in int8, used in place of its own; only scores of the encoder alone are then
-            available.
+        quantized: the model's networks in int8, used in place of its own; without a decoder among them, only scores of
+            the encoder alone are available.
     """
 
     model: VAE
@@ -51,7 +51,7 @@ class Scorer:
     ensemble: tuple[VAE, ...] = ()
     precision: str = "float32"
     seed: int = 0
-    quantized: QuantizedEncoder | None = None
+    quantized: QuantizedNetworks | None = None
 
     @own_state()
     def __call__(self, images: Tensor, scores: Sequence[str | Score | ScoreFunction]) -> dict[str, NDArray[np.float32]]:
@@ -108,7 +108,7 @@ class Scorer:
         """
         for score in map(score_of, scores):
             if self.quantized is not None:
-                refuse_decoder(score)
+                refuse_in_int8(score, self.quantized)
             if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
                 raise ValueError(
                     f"score {score.name} is measured against training images: run `negvae calibrate` first"
@@ -152,8 +152,8 @@ def calibrate(
         held_out: inliers that the model was not trained on, at least one; p-values and thresholds rest on them.
         references: statistics of the training images, if the images are not kept.
         score: decision score, by name or as the function that was registered; None for `default_score`.
-        names: names of further scores to calibrate; None for those that the table marks; in int8 those of the encoder
-            alone.
+        names: names of further scores to calibrate; None for those that the table marks; in int8 without a decoder
+            those of the encoder alone.
         components: names of the scores that "combined" is made of; a model without negatives has no use for
             "prior_ratio".
         contamination: share of outliers among training and held-out images together; if it is above 0, or
@@ -180,7 +180,7 @@ def calibrate(
     names = [decisive, *names]
     apart: dict[str, NDArray[np.float32]] = {}
     references = References() if references is None else references
-    if scorer.quantized is None:
+    if scorer.quantized is None or scorer.quantized.decode is not None:
         if training is not None:
             step = max(len(training) // REFERENCE_IMAGES, 1)
             references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
