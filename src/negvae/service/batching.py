@@ -1,0 +1,167 @@
+"""One bounded queue in front of the models: what arrives together is scored together, off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.service.models import Served, Slot
+
+Outcome = TypeVar("Outcome")
+
+
+class QueueFull(Exception):  # noqa: N818 - it is an answer to the client, as asyncio's exception of this name is
+    """The exception of a request that would make the queue longer than its bound."""
+
+
+@dataclass(eq=False)
+class _Job:
+    """Something to compute: the scores of some inputs, or a function.
+
+    Attributes:
+        slot: slot of the model, whose monitor learns of the scores.
+        model: model, as it was when the request was accepted.
+        stored: images or rows; empty for a function.
+        function: function to call; None for scores.
+        size: number of images or rows that the job counts for.
+        done: the result.
+    """
+
+    slot: Slot
+    model: Served
+    stored: NDArray[Any]
+    function: Callable[[], Any] | None
+    size: int
+    done: asyncio.Future[Any]
+
+
+class Batcher:
+    """The queue and the thread that empties it.
+
+    While one batch is computed, requests gather in the queue; the next batch is all that has gathered, up to a bound.
+    So a single request waits for nothing, and many requests share the cost of a pass.
+
+    Args:
+        max_batch: maximum number of images or rows in a batch.
+        max_queue: maximum number of images or rows that wait.
+        on_batch: called with the slot, the scores of a batch and the number of requests in it, after the answers are
+            on their way.
+
+    Attributes:
+        waiting: number of images or rows that wait.
+    """
+
+    def __init__(
+        self, max_batch: int, max_queue: int, on_batch: Callable[[Slot, NDArray[np.float32], int], None]
+    ) -> None:
+        self.max_batch, self.max_queue, self.on_batch = max_batch, max_queue, on_batch
+        self.waiting = 0
+        self._queue: asyncio.Queue[_Job] = asyncio.Queue(max_queue)
+        self._pool = ThreadPoolExecutor(1, "negvae-serve")
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Start to empty the queue, in the running event loop."""
+        self._task = asyncio.create_task(self._work())
+
+    async def stop(self) -> None:
+        """Finish what was accepted, and stop."""
+        await self._queue.join()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        self._pool.shutdown()
+
+    async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Score images or rows, together with those of other requests.
+
+        Args:
+            slot: slot of the model.
+            model: model of the slot when the request was accepted.
+            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+
+        Returns:
+            The decision scores (N).
+
+        Raises:
+            QueueFull: if too many images or rows wait already.
+        """
+        found: NDArray[np.float32] = await self._put(slot, model, stored, None, len(stored))
+        return found
+
+    async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
+        """Call a function of the model in its thread, in turn with the scores.
+
+        Args:
+            slot: slot of the model.
+            model: model of the slot when the request was accepted.
+            size: number of images that the call counts for.
+            function: function to call.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            QueueFull: if too many images or rows wait already.
+        """
+        result: Outcome = await self._put(slot, model, np.empty(0), function, size)
+        return result
+
+    async def _put(
+        self, slot: Slot, model: Served, stored: NDArray[Any], function: Callable[[], Any] | None, size: int
+    ) -> Any:
+        if self.waiting + size > self.max_queue or self._queue.full():
+            raise QueueFull
+        job = _Job(slot, model, stored, function, size, asyncio.get_running_loop().create_future())
+        self.waiting += size
+        self._queue.put_nowait(job)
+        return await job.done
+
+    async def _work(self) -> None:
+        """Empty the queue, batch by batch."""
+        while True:
+            jobs = [await self._queue.get()]
+            count = jobs[0].size
+            while count < self.max_batch and not self._queue.empty():
+                jobs.append(self._queue.get_nowait())
+                count += jobs[-1].size
+            self.waiting -= count
+            groups: dict[int, list[_Job]] = {}
+            for job in jobs:
+                if not job.done.cancelled():  # whose client has not gone
+                    groups.setdefault(id(job) if job.function else id(job.model), []).append(job)
+            for group in groups.values():
+                await self._run(group)
+            for _ in jobs:
+                self._queue.task_done()
+
+    async def _run(self, jobs: list[_Job]) -> None:
+        """Compute jobs of one model together, and hand out the results."""
+        loop, first = asyncio.get_running_loop(), jobs[0]
+        try:
+            if first.function is not None:
+                _resolve(first, await loop.run_in_executor(self._pool, first.function))
+                return
+            stored = first.stored if len(jobs) == 1 else np.concatenate([job.stored for job in jobs])
+            scores = await loop.run_in_executor(self._pool, first.model.scores, stored)
+        except Exception as error:  # belongs to these requests, and ends no others
+            for job in jobs:
+                if not job.done.done():
+                    job.done.set_exception(error)
+            return
+        start = 0
+        for job in jobs:
+            _resolve(job, scores[start : start + job.size])
+            start += job.size
+        await loop.run_in_executor(self._pool, self.on_batch, first.slot, scores, len(jobs))
+
+
+def _resolve(job: _Job, result: Any) -> None:
+    if not job.done.done():
+        job.done.set_result(result)
