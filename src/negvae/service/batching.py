@@ -14,6 +14,16 @@ from numpy.typing import NDArray
 from negvae.service.models import Served, Slot
 
 Outcome = TypeVar("Outcome")
+Judgment = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]
+"""Scores, p-values and decisions."""
+TURNS = 4
+"""Turns of the event loop without a new request after which a batch is computed; a request takes three to arrive."""
+
+
+def judge(model: Served, stored: NDArray[Any]) -> Judgment:
+    """Return scores, p-values and decisions by the model's calibration; for groups, see `Calibration.p_values`."""
+    scores = model.scores(stored)
+    return scores, model.calibration.p_values(scores), model.calibration.is_outlier(scores)
 
 
 class QueueFull(Exception):  # noqa: N818 - it is an answer to the client, as asyncio's exception of this name is
@@ -50,16 +60,13 @@ class Batcher:
     Args:
         max_batch: maximum number of images or rows in a batch.
         max_queue: maximum number of images or rows that wait.
-        on_batch: called with the slot, the scores of a batch and the number of requests in it, after the answers are
-            on their way.
+        on_batch: called with the slot and the scores of a batch, after the answers are on their way.
 
     Attributes:
         waiting: number of images or rows that wait.
     """
 
-    def __init__(
-        self, max_batch: int, max_queue: int, on_batch: Callable[[Slot, NDArray[np.float32], int], None]
-    ) -> None:
+    def __init__(self, max_batch: int, max_queue: int, on_batch: Callable[[Slot, NDArray[np.float32]], None]) -> None:
         self.max_batch, self.max_queue, self.on_batch = max_batch, max_queue, on_batch
         self.waiting = 0
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(max_queue)
@@ -78,7 +85,7 @@ class Batcher:
             await asyncio.gather(self._task, return_exceptions=True)
         self._pool.shutdown()
 
-    async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> NDArray[np.float32]:
+    async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> Judgment:
         """Score images or rows, together with those of other requests.
 
         Args:
@@ -87,12 +94,12 @@ class Batcher:
             stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
 
         Returns:
-            The decision scores (N).
+            Scores, p-values and decisions (N each).
 
         Raises:
             QueueFull: if too many images or rows wait already.
         """
-        found: NDArray[np.float32] = await self._put(slot, model, stored, None, len(stored))
+        found: Judgment = await self._put(slot, model, stored, None, len(stored))
         return found
 
     async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
@@ -127,6 +134,7 @@ class Batcher:
         """Empty the queue, batch by batch."""
         while True:
             jobs = [await self._queue.get()]
+            await self._arrivals()
             count = jobs[0].size
             while count < self.max_batch and not self._queue.empty():
                 jobs.append(self._queue.get_nowait())
@@ -141,6 +149,14 @@ class Batcher:
             for _ in jobs:
                 self._queue.task_done()
 
+    async def _arrivals(self) -> None:
+        """Let the event loop read what has arrived already: a pass costs the same for one image and for a block."""
+        quiet, before = 0, self._queue.qsize()
+        while quiet < TURNS:
+            await asyncio.sleep(0)
+            now = self._queue.qsize()
+            quiet, before = (0, now) if now > before else (quiet + 1, now)
+
     async def _run(self, jobs: list[_Job]) -> None:
         """Compute jobs of one model together, and hand out the results."""
         loop, first = asyncio.get_running_loop(), jobs[0]
@@ -148,8 +164,8 @@ class Batcher:
             if first.function is not None:
                 _resolve(first, await loop.run_in_executor(self._pool, first.function))
                 return
-            stored = first.stored if len(jobs) == 1 else np.concatenate([job.stored for job in jobs])
-            scores = await loop.run_in_executor(self._pool, first.model.scores, stored)
+            stored = np.concatenate([job.stored for job in jobs])  # a copy, which torch may hold
+            judged = await loop.run_in_executor(self._pool, judge, first.model, stored)
         except Exception as error:  # belongs to these requests, and ends no others
             for job in jobs:
                 if not job.done.done():
@@ -157,9 +173,9 @@ class Batcher:
             return
         start = 0
         for job in jobs:
-            _resolve(job, scores[start : start + job.size])
+            _resolve(job, tuple(values[start : start + job.size] for values in judged))
             start += job.size
-        await loop.run_in_executor(self._pool, self.on_batch, first.slot, scores, len(jobs))
+        await loop.run_in_executor(self._pool, self.on_batch, first.slot, judged[0])
 
 
 def _resolve(job: _Job, result: Any) -> None:

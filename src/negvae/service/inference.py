@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from pydantic import BaseModel
@@ -17,6 +17,7 @@ from negvae.service.guard import LOGGER, Refused
 from negvae.service.models import Slot
 from negvae.service.protocol import (
     HEADER,
+    OUTPUTS,
     inflated,
     input_metadata,
     output_metadata,
@@ -164,25 +165,35 @@ def routes(service: Service) -> APIRouter:
 
 async def _infer(service: Service, name: str, request: Request) -> Response:
     """Answer a request for scores."""
+    return await answer(service, name, await request.body(), request.headers)
+
+
+async def answer(service: Service, name: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    """Answer a request for scores.
+
+    Args:
+        service: what the routes share.
+        name: name of the model.
+        body: body of the request.
+        headers: headers of the request, their names in lower case.
+
+    Returns:
+        The answer.
+
+    Raises:
+        Refused: if the request is not valid, or the queue is full.
+    """
     slot, model = service.ready(name)
-    body = await request.body()
-    headers = request.headers
     try:
         content = inflated(body, headers.get("content-encoding", ""), service.settings.max_body)
         asked = parse(content, headers.get(HEADER), model.spec, service.settings.max_batch)
     except ValueError as error:
         raise Refused(400, str(error)) from None
-    scores = await service.scores(slot, model, asked.stored)
-    calibration = model.calibration
-    values: dict[str, np.ndarray[Any, Any]] = {"score": scores}
-    if "p_value" in asked.outputs:
-        values["p_value"] = calibration.p_values(scores)
-    if "is_outlier" in asked.outputs:
-        values["is_outlier"] = calibration.is_outlier(scores)
-    answer, size = respond(name, asked, values)
+    judged = await service.scores(slot, model, asked.stored)
+    content, size = respond(name, asked, dict(zip(OUTPUTS, judged, strict=True)))
     if size is None:
-        return Response(answer, media_type="application/json")
-    return Response(answer, headers={HEADER: str(size)}, media_type="application/octet-stream")
+        return Response(content, media_type="application/json")
+    return Response(content, headers={HEADER: str(size)}, media_type="application/octet-stream")
 
 
 def _health(router: APIRouter, service: Service) -> None:

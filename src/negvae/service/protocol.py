@@ -8,6 +8,7 @@ the order of the tensors that say `binary_data_size`.
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +20,11 @@ from negvae.data.streams import InputSpec
 
 HEADER = "inference-header-content-length"
 OUTPUTS = {"score": ("FP32", "<f4"), "p_value": ("FP64", "<f8"), "is_outlier": ("BOOL", "?")}
-_TYPES = {
+_NAMES = {
     "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4",
     "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+_TYPES = {name: np.dtype(text) for name, text in _NAMES.items()}
 
 
 @dataclass(frozen=True)
@@ -140,13 +142,13 @@ def _tensor(tensor: dict[str, Any], rest: bytes, spec: InputSpec, max_batch: int
     given = tensor.get("datatype")
     if given != kind and not (spec.features and isinstance(given, str) and given in _TYPES):
         raise ValueError(f"{name} have datatype {str(given)[:80]}: this model takes {kind}")
-    count = int(np.prod(shape))
+    count = math.prod(shape)
     size = _parameters(tensor).get("binary_data_size")
     if size is not None:
-        values = np.frombuffer(rest, np.dtype(_TYPES[str(given)])) if _fits(size, rest, given, count) else None
+        values = np.frombuffer(rest, _TYPES[str(given)]) if _fits(size, rest, given, count) else None
         if values is None or "data" in tensor:
             raise ValueError(
-                f"{name} of shape {shape} and type {given} take {count * np.dtype(_TYPES[str(given)]).itemsize:,} bytes"
+                f"{name} of shape {shape} and type {given} take {count * _TYPES[str(given)].itemsize:,} bytes"
                 f" after the JSON and no data in it: there are {len(rest):,}, and binary_data_size is {str(size)[:40]}"
             )
     else:
@@ -162,15 +164,16 @@ def _tensor(tensor: dict[str, Any], rest: bytes, spec: InputSpec, max_batch: int
 
 
 def _fits(size: Any, rest: bytes, kind: Any, count: int) -> bool:
-    return type(size) is int and size == len(rest) == count * np.dtype(_TYPES[str(kind)]).itemsize
+    return type(size) is int and size == len(rest) == count * _TYPES[str(kind)].itemsize
 
 
 def _shape(shape: Any, wanted: dict[str, Any], max_batch: int) -> tuple[int, ...]:
     """Return the shape of a tensor if the model takes it."""
     each = wanted["shape"][1:]
-    form = " x ".join(["N", *map(str, each)])
     if not isinstance(shape, list) or not all(type(size) is int for size in shape) or shape[1:] != each or not shape:
-        raise ValueError(f"{wanted['name']} have shape {str(shape)[:80]}: this model takes {form}")
+        raise ValueError(
+            f"{wanted['name']} have shape {str(shape)[:80]}: this model takes N x {' x '.join(map(str, each))}"
+        )
     if not 1 <= shape[0] <= max_batch:
         raise ValueError(f"{wanted['name']} have shape {shape}: N must lie between 1 and {max_batch}")
     return tuple(shape)
@@ -183,7 +186,7 @@ def _numbers(data: Any, name: str, kind: str, count: int) -> NDArray[Any]:
     try:
         values = np.asarray(data)
     except (ValueError, OverflowError, RecursionError):
-        values = np.empty(0, object)
+        raise ValueError(f"{name} must be a list of numbers, flat or in rows alike") from None
     whole = kind == "UINT8"
     if values.size and values.dtype.kind not in ("iu" if whole else "iuf"):
         raise ValueError(f"{name} must be a list of {'whole numbers' if whole else 'numbers'}, flat or in rows alike")

@@ -102,7 +102,7 @@ def routes(service: Service) -> APIRouter:
         scores = np.empty(0, np.float32)
         if good:
             stored = np.stack([batch.images[row] for batch, row in good])
-            scores = await service.scores(slot, served, stored)
+            scores, _, _ = await service.scores(slot, served, stored)
             if wanted:
                 extras = await service.call(slot, served, len(stored), lambda: served.look(stored, wanted))
             if wanted and not served.spec.features:

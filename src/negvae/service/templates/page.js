@@ -56,7 +56,7 @@ async function take(chosen) {
   $("least").textContent = percent(least());
   show();
   say("");
-  if (model.offers.includes("samples")) await dream();
+  if (model.offers.includes("samples")) await draw();
 }
 
 async function score(files) {
@@ -78,7 +78,7 @@ async function score(files) {
   }
 }
 
-async function dream() {
+async function draw() {
   const { images } = await ask(`/v1/models/${encodeURIComponent(name)}/samples?count=16&seed=${seed}`);
   $("samples").replaceChildren(...images.map((source, at) => picture(source, `Generated image ${at + 1}`)));
 }
@@ -295,7 +295,7 @@ $("clear").addEventListener("click", () => {
 });
 $("again").addEventListener("click", guarded(() => {
   seed += 1;
-  return dream();
+  return draw();
 }));
 $("model").addEventListener("change", guarded((event) => take(event.target.value)));
 $("keyform").addEventListener("submit", (event) => {
