@@ -60,7 +60,9 @@ class Running:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text).group(1))
 
-    def ask(self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None) -> tuple[int, bytes]:
+    def ask(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, bytes]:
         """Send one request over a new connection, and return status and body."""
         connection = http.client.HTTPConnection(self.host, self.port, timeout=120)
         try:
@@ -125,7 +127,9 @@ def infer_body(images: np.ndarray) -> tuple[bytes, dict[str, str]]:
 def form_body(files: list[tuple[str, bytes]]) -> tuple[bytes, dict[str, str]]:
     """Return body and headers of a multipart form of files."""
     parts = [
-        f'--edge\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode() + content + b"\r\n"
+        f'--edge\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'.encode()
+        + content
+        + b"\r\n"
         for name, content in files
     ]
     return b"".join(parts) + b"--edge--\r\n", {"Content-Type": "multipart/form-data; boundary=edge"}
@@ -150,21 +154,39 @@ def malformed(draw: random.Random, service: Running) -> tuple[str, str, bytes, d
     if kind < 3:
         body, headers = infer_body(noise(draw, (draw.randrange(1, 4), *service.shape)))
         if kind == 0:
-            headers["Inference-Header-Content-Length"] = draw.choice(["-1", "9" * 30, "x", "0", str(draw.randrange(900))])
+            headers["Inference-Header-Content-Length"] = draw.choice(
+                ["-1", "9" * 30, "x", "0", str(draw.randrange(900))]
+            )
         return "POST", infer, damaged(draw, body), headers
     if kind == 3:
         return "POST", infer, json.dumps(_nonsense(draw, service)).encode(), {}
     if kind == 4:
-        deep = draw.choice([b"[" * 100_000, b'{"inputs":' * 20_000, b"9" * 50_000, b"\xff\xfe", b'{"inputs":[NaN]}', b""])
+        deep = draw.choice(
+            [b"[" * 100_000, b'{"inputs":' * 20_000, b"9" * 50_000, b"\xff\xfe", b'{"inputs":[NaN]}', b""]
+        )
         return "POST", infer, deep, {"Content-Encoding": draw.choice(["", "gzip", "br", "deflate"])}
     if kind == 5:
         method = draw.choice(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
-        path = "/" + "/".join(draw.choice(["v1", "v2", "models", "m", "%00", "..", "infer", "score", "é".encode().hex()]) for _ in range(4))
+        path = "/" + "/".join(
+            draw.choice(["v1", "v2", "models", "m", "%00", "..", "infer", "score", "é".encode().hex()])
+            for _ in range(4)
+        )
         return method, path, b"", {}
     form = draw.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-    files = [(draw.choice(["a.png", "\\x", "../../b", "c" * 300]), damaged(draw, encoded(noise(draw, service.shape), form)))]
+    files = [
+        (draw.choice(["a.png", "\\x", "../../b", "c" * 300]), damaged(draw, encoded(noise(draw, service.shape), form)))
+    ]
     if kind == 6:
-        files += [("rows.npy", damaged(draw, b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999, 28, 28), }" + b" " * 40))]
+        files += [
+            (
+                "rows.npy",
+                damaged(
+                    draw,
+                    b"\x93NUMPY\x01\x00v\x00{'descr': '|u1', 'fortran_order': False, 'shape': (9999999999, 28, 28), }"
+                    + b" " * 40,
+                ),
+            )
+        ]
     body, headers = form_body(files)
     return "POST", score, body if draw.random() < 0.7 else damaged(draw, body), headers
 
@@ -189,7 +211,12 @@ def damaged(draw: random.Random, content: bytes) -> bytes:
 def _nonsense(draw: random.Random, service: Running) -> object:
     """Return a request whose fields have values of the wrong kind."""
     odd = [None, True, -1, 2**70, 1e308, "x" * 50, [], {}, [[1], [1, 2]], [None], {"a": []}, [2**63], "images", "UINT8"]
-    tensor = {"name": "images", "shape": [1, *service.shape], "datatype": "UINT8", "data": [0] * int(np.prod(service.shape))}
+    tensor = {
+        "name": "images",
+        "shape": [1, *service.shape],
+        "datatype": "UINT8",
+        "data": [0] * int(np.prod(service.shape)),
+    }
     request = {"inputs": [tensor], "outputs": [{"name": "score"}], "id": "1", "parameters": {}}
     for _ in range(draw.randrange(1, 4)):
         target = draw.choice([tensor, request])
@@ -203,7 +230,9 @@ def _nonsense(draw: random.Random, service: Running) -> object:
 def half_a_body(service: Running, draw: random.Random) -> None:
     """Promise a body, send part of it, and go."""
     with suppress(OSError), socket.create_connection((service.host, service.port), 10) as connection:
-        connection.sendall(f"POST /v2/models/m/infer HTTP/1.1\r\nHost: {service.host}\r\nContent-Length: 5000\r\n\r\n".encode())
+        connection.sendall(
+            f"POST /v2/models/m/infer HTTP/1.1\r\nHost: {service.host}\r\nContent-Length: 5000\r\n\r\n".encode()
+        )
         connection.sendall(draw.randbytes(draw.randrange(4000)))
 
 
@@ -230,7 +259,7 @@ class Counts:
     wrong: list[str] = field(default_factory=list)
 
     def add(self, status: int, body: bytes, expected: bool) -> None:
-        """Count an answer; one of 500 or above is wrong unless it is 503, and where it is expected to be 200, others too."""
+        """Count an answer; 500 and above is wrong but for 503, and where 200 is expected, so is anything else."""
         self.statuses[status] += 1
         if ((status >= 500 and status != 503) or (expected and status not in (200, 503))) and len(self.wrong) < 10:
             self.wrong.append(f"{status}: {body[:300]!r}")
@@ -350,7 +379,9 @@ def rate(model: Path, seconds: int, connections: int = 32) -> dict[str, float]:
     with running(model) as service, tempfile.TemporaryDirectory() as place:
         body, headers = infer_body(images[:1].numpy())
         (Path(place) / "body").write_bytes(body)
-        (Path(place) / "infer.lua").write_text(WRK.format(path=f"{place}/body", size=headers["Inference-Header-Content-Length"]))
+        (Path(place) / "infer.lua").write_text(
+            WRK.format(path=f"{place}/body", size=headers["Inference-Header-Content-Length"])
+        )
         url = f"http://{service.host}:{service.port}/v2/models/m/infer"
         command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", f"{place}/infer.lua", url]
         text = subprocess.run(command, check=True, capture_output=True, text=True).stdout

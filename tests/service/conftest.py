@@ -10,8 +10,8 @@ import pytest
 
 pytest.importorskip("fastapi")
 import uvicorn
-
 from benchmarks.serve import Running
+
 from negvae.detector import NegVAEDetector
 from negvae.runs.export import export_onnx
 from negvae.service.app import Service, create_app
@@ -33,9 +33,8 @@ def models(tmp_path_factory):
     NegVAEDetector(**options).fit(rows).save(place / "rows")
     for name in ("gray", "rows"):
         export_onnx(place / name, place / f"{name}.onnx")
-    return {
-        "gray": place / "gray", "gray-onnx": place / "gray.onnx", "rows": place / "rows", "rows-onnx": place / "rows.onnx",
-    }  # fmt: skip
+    paths = {name: place / name for name in ("gray", "rows")}
+    return paths | {f"{name}-onnx": place / f"{name}.onnx" for name in paths}
 
 
 @contextmanager

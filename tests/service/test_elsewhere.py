@@ -42,7 +42,9 @@ def test_node_gives_the_same_answer(models, images):
     if shutil.which("node") is None or not (NODE / "onnxruntime-node").exists():
         pytest.skip("node or onnxruntime-node is not installed")
     command = ["node", ROOT / "examples" / "score.js", models["gray-onnx"], images[1], "6", *map(str, SHAPE)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "NODE_PATH": str(NODE)})
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "NODE_PATH": str(NODE)}
+    )
     assert done.returncode == 0, done.stderr
     check(done.stdout, models["gray-onnx"], images[0])
 
@@ -107,7 +109,11 @@ def test_the_container_runs_as_nobody_and_passes_the_lint():
 
 def test_what_the_service_needs_without_torch_is_listed_once():
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    names = {re.split(r"[>=<;\[ ]", line)[0].lower() for line in (ROOT / "serve-onnx.txt").read_text().splitlines() if line[:1].isalpha()}
+    names = {
+        re.split(r"[>=<;\[ ]", line)[0].lower()
+        for line in (ROOT / "serve-onnx.txt").read_text().splitlines()
+        if line[:1].isalpha()
+    }
     core = {re.split(r"[>=<;\[ ]", each)[0] for each in extras["dependencies"]}
     serve = {re.split(r"[>=<;\[ ]", each)[0] for each in extras["optional-dependencies"]["serve"]}
     assert serve | {"onnxruntime"} <= names

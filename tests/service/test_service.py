@@ -1,7 +1,6 @@
 """The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
 
 import json
-import random
 import socket
 import subprocess
 import sys
@@ -10,9 +9,9 @@ import time
 
 import numpy as np
 import pytest
+from benchmarks.serve import encoded, form_body, fuzz, infer_body
 from PIL import Image
 
-from benchmarks.serve import encoded, form_body, fuzz, grown, infer_body, load
 from negvae.cli import main
 from negvae.detector import NegVAEDetector
 from tests.conftest import blobs
@@ -39,8 +38,8 @@ def score(live, model, files, query=""):
 
 
 def rows_of_cli(capsys, *arguments):
+    sys.argv = ["negvae", "score", *map(str, arguments)]
     with pytest.raises(SystemExit) as end:
-        sys.argv = ["negvae", "score", *map(str, arguments)]
         main()
     assert end.value.code == 0
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
@@ -78,7 +77,9 @@ def test_rows_of_features_score_as_the_command_line_does(live, models, tmp_path,
     for name in ("rows", "rows-onnx"):
         status, answer = live.ask("POST", f"/v2/models/{name}/infer", json.dumps({"inputs": [tensor]}).encode())
         assert status == 200
-        np.testing.assert_allclose(json.loads(answer)["outputs"][0]["data"], [row[found["score"]] for row in wanted], rtol=1e-3)
+        np.testing.assert_allclose(
+            json.loads(answer)["outputs"][0]["data"], [row[found["score"]] for row in wanted], rtol=1e-3
+        )
     wrong = {"cut.npy": body[:-8], "huge.npy": body.replace(b"(20, 4)", b"(2e9,4)"), "image.png": b"\x89PNG"}
     for name, content in wrong.items():
         assert score(live, "rows", [(name, content)])[1]["images"][0]["error"]
@@ -202,12 +203,17 @@ def test_limits_of_body_pixels_batch_and_time(models):
         assert score(live, "m", [("a.png", image)] * 4)[0] == 200
         assert score(live, "m", [("a.png", image)] * 5)[0] == 400
         large = encoded(np.zeros((1, 50, 50), np.uint8))
-        assert "at most 2,000 are accepted" in score(live, "m", [("a.png", large)], "&resize=true")[1]["images"][0]["error"]
+        assert (
+            "at most 2,000 are accepted"
+            in score(live, "m", [("a.png", large)], "&resize=true")[1]["images"][0]["error"]
+        )
         with socket.create_connection(("127.0.0.1", live.port)) as slow:
             slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
             assert slow.recv(1000).startswith(b"HTTP/1.1 408")
         with socket.create_connection(("127.0.0.1", live.port)) as endless:
-            endless.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+            endless.sendall(
+                b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
             endless.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
             assert endless.recv(1000).startswith(b"HTTP/1.1 413")
 
@@ -246,7 +252,17 @@ main()
 
 
 def test_an_exported_file_is_served_without_torch_and_stopped_in_order(models):
-    command = [sys.executable, "-c", WITHOUT_TORCH, "serve", f"m={models['gray-onnx']}", "--port", "0", "--log-level", "info"]
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TORCH,
+        "serve",
+        f"m={models['gray-onnx']}",
+        "--port",
+        "0",
+        "--log-level",
+        "info",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         line = json.loads(process.stderr.readline())
@@ -255,7 +271,8 @@ def test_an_exported_file_is_served_without_torch_and_stopped_in_order(models):
         body, headers = form_body([("a.png", image)])
         with socket.create_connection(("127.0.0.1", port)) as late:
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            late.sendall(f"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\nContent-Length: {len(body)}\r\n{head}\r\n".encode() + body[:50])
+            start = "POST /v1/score HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n"
+            late.sendall(f"{start}Content-Length: {len(body)}\r\n{head}\r\n".encode() + body[:50])
             time.sleep(0.3)
             process.terminate()
             time.sleep(0.3)

@@ -290,7 +290,9 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         promised["group_thresholds"] = json.dumps(calibration.thresholds)
         promised["groups"] = "the largest p-value over groups, and the highest of their thresholds"
         by_group = calibration.groups[calibration.score]
-        promised["held_out_scores_of_groups"] = f"{{{', '.join(f'{json.dumps(g)}: {_as_json(s)}' for g, s in by_group.items())}}}"
+        promised["held_out_scores_of_groups"] = (
+            f"{{{', '.join(f'{json.dumps(g)}: {_as_json(s)}' for g, s in by_group.items())}}}"
+        )
     if not model.takes_features:
         promised["channel_order"] = CHANNEL_ORDERS.get(model.shape[0], "as given to fit")
         promised["value_range"] = "0 to 255"

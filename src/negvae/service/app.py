@@ -197,18 +197,33 @@ def _with_direct_inference(service: Service, app: App) -> App:
             await app(scope, receive, send)
             return
         scope["route"] = INFER
-        request = Request(scope, receive)
         try:
-            response = await inference.answer(service, name, await request.body(), request.headers)
+            response = await inference.answer(service, name, await _body(receive), scope["negvae.headers"])
         except Refused as refused:
             response = _error(refused.status, str(refused), refused.headers)
         except ClientDisconnect:
             return
         except Exception as error:
-            response = await _failed(request, error)
+            response = await _failed(Request(scope, receive), error)
         await response(scope, receive, send)
 
     return direct
+
+
+async def _body(receive: Receive) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        ClientDisconnect: if the client goes before its end.
+    """
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

@@ -26,7 +26,7 @@ def judge(model: Served, stored: NDArray[Any]) -> Judgment:
     return scores, model.calibration.p_values(scores), model.calibration.is_outlier(scores)
 
 
-class QueueFull(Exception):  # noqa: N818 - it is an answer to the client, as asyncio's exception of this name is
+class QueueFull(Exception):
     """The exception of a request that would make the queue longer than its bound."""
 
 
@@ -71,6 +71,8 @@ class Batcher:
         self.waiting = 0
         self._queue: asyncio.Queue[_Job] = asyncio.Queue(max_queue)
         self._pool = ThreadPoolExecutor(1, "negvae-serve")
+        self._observers = ThreadPoolExecutor(1, "negvae-observe")
+        self._observed: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -83,7 +85,10 @@ class Batcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        if self._observed is not None:
+            await self._observed
         self._pool.shutdown()
+        self._observers.shutdown()
 
     async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> Judgment:
         """Score images or rows, together with those of other requests.
@@ -175,7 +180,10 @@ class Batcher:
         for job in jobs:
             _resolve(job, tuple(values[start : start + job.size] for values in judged))
             start += job.size
-        await loop.run_in_executor(self._pool, self.on_batch, first.slot, judged[0])
+        # Beside the next batch, but at most one behind.
+        if self._observed is not None:
+            await self._observed
+        self._observed = loop.run_in_executor(self._observers, self.on_batch, first.slot, judged[0])
 
 
 def _resolve(job: _Job, result: Any) -> None:

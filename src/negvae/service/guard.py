@@ -35,7 +35,7 @@ _SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"
 LOGGER = logging.getLogger("negvae.service")
 
 
-class Refused(Exception):  # noqa: N818 - it is an answer to the client
+class Refused(Exception):
     """The exception of a request that is answered with an error.
 
     Attributes:
@@ -96,7 +96,7 @@ class Guard:
         given = headers.get("x-request-id", "")
         exchange = _Exchange(scope, headers, given if _ID.fullmatch(given) else secrets.token_hex(8))
         exchange.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-        scope["request_id"] = exchange.id
+        scope["request_id"], scope["negvae.headers"] = exchange.id, headers
         self.active += 1
         try:
             await self._answer(exchange, self._counted(exchange, receive), self._marked(exchange, send))
@@ -114,7 +114,9 @@ class Guard:
             error = refused
         except TimeoutError:
             late = f"took longer than {self.settings.timeout:g} s"
-            error = Refused(503, f"the request {late}", RETRY) if exchange.complete else Refused(408, f"the body {late}")
+            error = (
+                Refused(503, f"the request {late}", RETRY) if exchange.complete else Refused(408, f"the body {late}")
+            )
         except (ClientDisconnect, ConnectionError):
             return
         if not exchange.begun:
@@ -184,8 +186,7 @@ class Guard:
         """Count the request, and log it."""
         seconds = time.perf_counter() - exchange.started
         route = getattr(exchange.scope.get("route"), "path", "other")
-        self.metrics.requests.labels(route, exchange.status).inc()
-        self.metrics.seconds.labels(route).observe(seconds)
+        self.metrics.on_request(route, exchange.status, seconds)
         if LOGGER.isEnabledFor(logging.INFO):
             client = exchange.scope.get("client")
             LOGGER.info(

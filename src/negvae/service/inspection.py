@@ -50,7 +50,11 @@ def routes(service: Service) -> APIRouter:
         slot, served = service.ready(name)
         priors = await service.call(slot, served, 1, lambda: served.priors(CLOUD))
         limits = {"max_images": service.settings.max_batch, "max_bytes": service.settings.max_body}
-        return {**described(served), **limits, "priors": {key: values.round(3).tolist() for key, values in priors.items()}}
+        return {
+            **described(served),
+            **limits,
+            "priors": {key: values.round(3).tolist() for key, values in priors.items()},
+        }
 
     @router.get("/v1/models/{name}/samples", summary="Images generated from the prior", responses=ERRORS)
     async def samples(

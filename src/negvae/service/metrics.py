@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,11 +39,19 @@ class ServiceMetrics:
         self.levels = {name: np.zeros(len(LEVELS) + 1) for name in slots}
         self.sums = dict.fromkeys(slots, 0.0)
         self.batches = Histogram("negvae_batch_images", "Images scored together.", ["model"], buckets=SIZES, **made)
+        # Looking up the child of a metric by its labels takes longer than counting.
+        self._request = cache(lambda route, status: self.requests.labels(route, status))
+        self._time = cache(lambda route: self.seconds.labels(route))
         Gauge("negvae_queue_images", "Images or rows that wait.", **made).set_function(waiting)
         for name in slots:
             for metric in (self.images, self.errors, self.alarms, self.batches):
                 metric.labels(name)
         self._registry.register(_Streams(slots, self))
+
+    def on_request(self, route: str, status: int, seconds: float) -> None:
+        """Count an answered request."""
+        self._request(route, status).inc()
+        self._time(route).observe(seconds)
 
     def on_batch(self, slot: Slot, scores: NDArray[np.float32]) -> None:
         """Count a batch of scores, and show it to the slot's drift monitor; called in the thread that scores."""

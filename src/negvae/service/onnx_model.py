@@ -128,8 +128,9 @@ def _calibration(facts: Mapping[str, str]) -> Calibration:
     }
     if not held_out.size or not np.isfinite(held_out).all():
         raise ValueError("its held-out scores are damaged")
+    rate = float(facts["target_fpr"]) if "target_fpr" in facts else None
     return Calibration(
-        {name: held_out}, name, float(facts["threshold"]), float(facts["target_fpr"]) if "target_fpr" in facts else None,
+        {name: held_out}, name, float(facts["threshold"]), rate,
         float(facts.get("contamination", 0)), groups={name: groups} if groups else {},
         thresholds=json.loads(facts.get("group_thresholds", "{}")),
     )  # fmt: skip

@@ -162,7 +162,13 @@ def _verdicts(
         place: dict[str, Any] = {"file": batch.paths[row], "index": batch.indices[row]}
         if batch.errors[row]:
             found.append(
-                Verdict(**place, score=None, p_value=None, is_outlier=None, error=batch.errors[row].encode("utf-8", "replace").decode())
+                Verdict(
+                    **place,
+                    score=None,
+                    p_value=None,
+                    is_outlier=None,
+                    error=batch.errors[row].encode("utf-8", "replace").decode(),
+                )
             )
             continue
         values = {"score": numbers[at], "p_value": float(p_values[at]), "is_outlier": bool(outliers[at])}

@@ -69,7 +69,9 @@ def _array(content: bytes) -> NDArray[Any]:
         count *= size
     rest = len(content) - stream.tell()
     if count * dtype.itemsize != rest or not shape or not count:
-        raise ValueError(f"declares {' x '.join(map(str, shape)) or 'one number'} of {dtype}, and {rest:,} bytes follow")
+        raise ValueError(
+            f"declares {' x '.join(map(str, shape)) or 'one number'} of {dtype}, and {rest:,} bytes follow"
+        )
     return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if by_columns else "C")
 
 

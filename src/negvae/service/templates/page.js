@@ -172,18 +172,17 @@ function drawn(tag, attributes, ...children) {
   return made;
 }
 
-const WIDE = 520, HIGH = 230, LEFT = 8, RIGHT = 12, TOP = 22, BOTTOM = 34;
+const WIDE = 520, HIGH = 230, LEFT = 8, RIGHT = 12, TOP = 24, BOTTOM = 28;
 
-function frame(label, low, high, ticks, axis) {
+function frame(label, low, high, ticks) {
   const x = (value) => LEFT + ((value - low) / (high - low)) * (WIDE - LEFT - RIGHT);
   const svg = drawn("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, role: "img", "aria-label": label });
   svg.append(drawn("line", { x1: LEFT, x2: WIDE - RIGHT, y1: HIGH - BOTTOM, y2: HIGH - BOTTOM, stroke: "var(--soft)" }));
   for (const tick of ticks) {
     svg.append(drawn("line", { x1: x(tick), x2: x(tick), y1: HIGH - BOTTOM, y2: HIGH - BOTTOM + 4, stroke: "var(--soft)" }));
     const anchor = x(tick) < 30 ? "start" : x(tick) > WIDE - 30 ? "end" : "middle";
-    svg.append(drawn("text", { x: x(tick), y: HIGH - BOTTOM + 17, "text-anchor": anchor }, short(tick)));
+    svg.append(drawn("text", { x: x(tick), y: HIGH - BOTTOM + 21, "text-anchor": anchor }, short(tick)));
   }
-  svg.append(drawn("text", { x: WIDE - RIGHT, y: HIGH - 3, "text-anchor": "end" }, axis));
   return [svg, x];
 }
 
@@ -214,9 +213,10 @@ function histogram(good) {
   const span = last - first;
   const low = first - 0.02 * span, high = last + (beyond ? 0.3 : 0.04) * span;
   const inside = (value) => Math.min(Math.max(value, low), high - 0.02 * span);
-  const axis = `${model.score.replaceAll("_", " ")}${model.unit && model.unit !== "1" ? `, ${model.unit}` : ""}${beyond ? "; the rightmost lie beyond" : ""}`;
+  const axis = `Score: ${model.score.replaceAll("_", " ")}${model.unit && model.unit !== "1" ? `, ${model.unit}` : ""}${beyond ? "; the images at the right edge lie beyond it" : ""}`;
   const label = `Histogram of the scores of ${model.held_out} held-out inliers, from ${short(first)} to ${short(last)}, with the threshold at ${short(limit)} and ${good.length} scored images`;
-  const [svg, x] = frame(label, low, high, nice(first, last), axis);
+  const [svg, x] = frame(label, low, high, nice(first, last));
+  $("histaxis").textContent = axis;
   const most = Math.max(...counts, 1), base = HIGH - BOTTOM;
   counts.forEach((count, at) => {
     const height = (Math.sqrt(count / most)) * (base - TOP - 46);
@@ -250,10 +250,9 @@ function map(good) {
   const tall = Math.min(Math.max(...all.map((each) => each[1])), 2.5 * Math.max(...[...prior, ...negative].map((each) => each[1]))) * 1.08 || 1;
   const out = good.filter(outlying).length;
   const label = `Map of the latent space: the prior on the left, the negative prior on the right, and ${good.length} images, ${out} of them called outliers`;
-  const [svg, x] = frame(label, low, high, nice(low, high), "along the line between the priors' means");
+  const [svg, x] = frame(label, low, high, nice(low, high));
   const y = (value) => HIGH - BOTTOM - (Math.min(value, tall) / tall) * (HIGH - BOTTOM - TOP);
   const inside = (value) => Math.min(Math.max(value, low), high);
-  svg.append(drawn("text", { x: LEFT, y: 12 }, "distance from that line"));
   for (const [cloud, fill] of [[prior, "var(--fill0)"], [negative, "var(--fill4)"]]) {
     for (const [along, across] of cloud) svg.append(drawn("circle", { cx: x(along), cy: y(across), r: 2.6, fill }));
   }
