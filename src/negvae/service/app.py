@@ -77,7 +77,13 @@ class Service:
         return service
 
     def slot(self, name: str | None) -> Slot:
-        """Return the slot of a model; without a name, of the only one.
+        """Return the slot of a model.
+
+        Args:
+            name: name of the model; None for the only one.
+
+        Returns:
+            The slot.
 
         Raises:
             Refused: if there is no such model, or there are several and none is named.
@@ -91,7 +97,13 @@ class Service:
         return self.slots[name]
 
     def ready(self, name: str | None) -> tuple[Slot, Served]:
-        """Return the slot of a model and the model in it; see `slot`.
+        """Return the slot of a model and the model in it.
+
+        Args:
+            name: name of the model; None for the only one.
+
+        Returns:
+            The slot and its model.
 
         Raises:
             Refused: if there is no such model, or it is not loaded.
@@ -103,7 +115,15 @@ class Service:
         return slot, model
 
     async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> Judgment:
-        """Score images or rows in batches with those of other requests.
+        """Score images or rows together with those of other requests.
+
+        Args:
+            slot: slot of the model.
+            model: model of the slot when the request was accepted.
+            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+
+        Returns:
+            Scores, p-values and decisions (N each).
 
         Raises:
             Refused: if the queue is full.
@@ -115,6 +135,15 @@ class Service:
 
     async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
         """Call a function in the thread of the models.
+
+        Args:
+            slot: slot of the model.
+            model: model of the slot when the request was accepted.
+            size: number of images that the call counts for.
+            function: function to call.
+
+        Returns:
+            What the function returned.
 
         Raises:
             Refused: if the queue is full, or the model does not offer what the function asks for.
@@ -137,6 +166,13 @@ class Service:
 
     async def decode(self, files: list[tuple[str, bytes]], spec: InputSpec) -> list[Batch]:
         """Decode uploaded files in a thread.
+
+        Args:
+            files: name and content of each file.
+            spec: form that the model takes.
+
+        Returns:
+            A batch for each file, in order.
 
         Raises:
             Refused: if they hold more than a request may.

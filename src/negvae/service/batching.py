@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from negvae.service.models import Served, Slot
 
+LOGGER = logging.getLogger("negvae.service")
 Outcome = TypeVar("Outcome")
 Judgment = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]
 """Scores, p-values and decisions."""
@@ -183,7 +185,14 @@ class Batcher:
         # Beside the next batch, but at most one behind.
         if self._observed is not None:
             await self._observed
-        self._observed = loop.run_in_executor(self._observers, self.on_batch, first.slot, judged[0])
+        self._observed = loop.run_in_executor(self._observers, self._observe, first.slot, judged[0])
+
+    def _observe(self, slot: Slot, scores: NDArray[np.float32]) -> None:
+        """Call `on_batch`; an error of it ends no request."""
+        try:
+            self.on_batch(slot, scores)
+        except Exception as error:
+            LOGGER.error("not counted", exc_info=error, extra={"fields": {"model": slot.name}})
 
 
 def _resolve(job: _Job, result: Any) -> None:

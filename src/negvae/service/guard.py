@@ -38,8 +38,9 @@ LOGGER = logging.getLogger("negvae.service")
 class Refused(Exception):
     """The exception of a request that is answered with an error.
 
-    Attributes:
+    Args:
         status: HTTP status.
+        text: what is wrong, for the client.
         headers: further headers of the answer.
     """
 

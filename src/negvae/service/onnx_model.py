@@ -44,11 +44,7 @@ class OnnxModel:
         return np.concatenate(found)
 
     def look(self, stored: NDArray[Any], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Refuse what an exported file does not hold.
-
-        Raises:
-            ValueError: if anything is wanted.
-        """
+        """Refuse whatever is wanted, since an exported file holds nothing of it."""
         if wanted:
             raise ValueError(f"an exported file gives no {' or '.join(sorted(wanted))}: serve the run's folder for it")
         return {}

@@ -50,11 +50,10 @@ class ServiceSettings(BaseSettings):
 
 
 def read_settings(file: Path | None = None, **flags: Any) -> ServiceSettings:
-    """Combine the settings: flags come before the environment, and the environment before the file.
+    """Combine the settings: flags, the keyword arguments, come before the environment, and that before the file.
 
     Args:
         file: YAML file with a mapping from the names of settings to values; None for no file.
-        **flags: settings that were given as flags.
 
     Returns:
         The settings.
