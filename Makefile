@@ -26,8 +26,9 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[heif,onnx,pyod,ray,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
-		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML sybil sphinx furo myst-parser
+		--editable '.[heif,onnx,pyod,ray,serve,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
+		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML playwright schemathesis 'tritonclient[http]' \
+		sybil sphinx furo myst-parser
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -43,11 +44,21 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 	$(BIN)/pydoclint --quiet $(DOCUMENTED)
 
+NODE_PACKAGES := axe-core@4.14.1 onnxruntime-node@1.30.0 onnxruntime-web@1.30.0 dockerfile-utils@0.16.3
+
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-test: $(STAMP) check
+test: $(STAMP) .node/.installed check
 	OMP_NUM_THREADS=1 $(PYTEST)
+
+# What the tests of the service's page and of the exported file elsewhere take from npm, where there is npm; without
+# install scripts, which would fetch more.
+.node/.installed:
+	mkdir -p .node
+	if command -v npm > /dev/null; then npm install --prefix .node --ignore-scripts --no-audit --no-fund --silent \
+		$(NODE_PACKAGES); fi
+	touch $@
 
 # What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two.
 NUMERICAL := tests/model tests/fast tests/negatives tests/training tests/scoring tests/detector tests/records \
@@ -136,4 +147,4 @@ docs/demo.png: runs/demo/report.html
 		--screenshot=$@ file://$(CURDIR)/$<
 
 clean:
-	rm -rf .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .node .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache

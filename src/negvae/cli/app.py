@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from negvae.cli import cite, clean, data, evaluate, paper, score, train, watch
+from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
 from negvae.files import shown
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 COMMANDS: dict[str, tuple[Callable[..., None], ...]] = {
     "Make a model": (train.train, evaluate.evaluate, evaluate.calibrate),
-    "Use a model": (score.score, watch.watch, score.report, score.export),
+    "Use a model": (score.score, watch.watch, score.report, score.export, serve.serve),
     "Data and paper": (clean.clean, paper.demo, cite.cite),
 }
 for panel, commands in COMMANDS.items():

@@ -196,6 +196,9 @@ def export(
     directory: Model,
     format: Annotated[str, option("The only one is onnx.", "name")] = "onnx",
     out: Annotated[Path | None, typer.Option(help="File to write.", show_default="DIRECTORY/model.onnx")] = None,
+    triton: Annotated[
+        Path | None, option("Write into this model repository of Triton, with a config.pbtxt, instead.", "folder")
+    ] = None,
     score: Decides = None,
     target_fpr: TargetFPR = None,
     confidence: Confidence = None,
@@ -203,7 +206,13 @@ def export(
     """Write one file that takes images and returns score, p-value and decision."""
     from negvae.registry import choose
     from negvae.runs.export import FORMATS, export_onnx
+    from negvae.runs.triton import export_triton
 
     choose("format", format, FORMATS)
-    written = export_onnx(directory, out, score=score, target_fpr=target_fpr, confidence=confidence)
+    if triton is not None:
+        if out is not None:
+            raise ValueError("--out and --triton are two places to write to: give one")
+        written = export_triton(directory, triton, score=score, target_fpr=target_fpr, confidence=confidence)
+    else:
+        written = export_onnx(directory, out, score=score, target_fpr=target_fpr, confidence=confidence)
     printer(make_console())(f"{written.path}: {written.describe()}")

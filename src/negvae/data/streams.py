@@ -508,3 +508,27 @@ def _unit_floats(part: NDArray[Any], errors: list[str]) -> NDArray[Any]:
         for row in wrong:
             errors[row] = "float images must lie within [0, 1]"
     return part
+
+
+# --- content in memory -----
+
+
+def from_memory(path: str, content: bytes | NDArray[Any], spec: InputSpec) -> Batch:
+    """Read one encoded image, or the rows of an array, as a file with this content is read.
+
+    Args:
+        path: name of the content in the rows and their errors.
+        content: bytes of an encoded image, or an array of images or rows.
+        spec: form that the rows must have.
+
+    Returns:
+        The rows; content that cannot be used becomes one row with an error.
+    """
+    if isinstance(content, bytes):
+        if spec.features:
+            return _failed(path, None, _NOT_FEATURES, spec)
+        return _decode_piece([(path, 0, content)], spec)
+    try:
+        return _array_rows(path, content, spec, 0)
+    except Exception as error:  # whatever NumPy makes of an odd array
+        return _failed(path, None, error, spec)

@@ -29,6 +29,8 @@ from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.table import SCORES, names_of
 
 FORMATS = ("onnx",)
+CHANNEL_ORDERS = {1: "gray", 3: "RGB"}
+"""Order of the channels in the metadata, by their number."""
 TOLERANCE = 1e-3
 """Largest relative difference from the library's own scores that an export may have."""
 
@@ -229,6 +231,13 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
     if calibration.thresholds:
         promised["group_thresholds"] = json.dumps(calibration.thresholds)
         promised["groups"] = "the largest p-value over groups, and the highest of their thresholds"
+        by_group = calibration.groups[calibration.score]
+        promised["held_out_scores_of_groups"] = (
+            f"{{{', '.join(f'{json.dumps(g)}: {_as_json(s)}' for g, s in by_group.items())}}}"
+        )
+    if not model.takes_features:
+        promised["channel_order"] = CHANNEL_ORDERS.get(model.shape[0], "as given to fit")
+        promised["value_range"] = "0 to 255"
     return {
         "negvae": negvae.__version__,
         "commit": str(now["commit"]),
@@ -236,6 +245,7 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "training_data": artifact.config.data,
         "training_commit": str(artifact.provenance.get("commit", "unknown")),
         "input": what,
+        "layout": "ND" if model.takes_features else "NCHW",
         "shape": shape,
         "score": calibration.score,
         "score_meaning": f"{SCORES[calibration.score].meaning}; larger = more out-of-distribution",
@@ -244,11 +254,17 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         **promised,
         rule: repr(getattr(calibration, rule)),
         "calibration_size": str(calibration.size),
+        "held_out_scores": _as_json(calibration.scores[calibration.score]),
         "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
         "arithmetic": "float64" if model.takes_features else "float32",
     }
+
+
+def _as_json(scores: NDArray[np.float64]) -> str:
+    """Return scores as a JSON list; they are float32, and each is the shortest text that restores it."""
+    return f"[{', '.join(map(str, scores.astype(np.float32)))}]"
 
 
 def _difference(content: bytes, artifact: Artifact, calibration: Calibration) -> tuple[float, int]:

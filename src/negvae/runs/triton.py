@@ -1,0 +1,81 @@
+"""A model repository for the Triton Inference Server: the exported file, and the description that Triton reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from negvae.files import write_text
+from negvae.model import VAE
+from negvae.runs.artifact import load_artifact
+from negvae.runs.export import Export, export_onnx
+
+MAX_BATCH = 256
+"""Maximum number of images or rows that Triton scores together."""
+_OUTPUTS = {"score": "TYPE_FP32", "p_value": "TYPE_FP64", "is_outlier": "TYPE_BOOL"}
+
+
+def export_triton(
+    directory: Path | str,
+    repository: Path | str,
+    *,
+    score: str | None = None,
+    target_fpr: float | None = None,
+    confidence: float | None = None,
+) -> Export:
+    """Write a calibrated detector into a Triton model repository, as NAME/1/model.onnx and NAME/config.pbtxt.
+
+    NAME is the name of the run's folder. The repository may hold other models; another version of this one is replaced.
+
+    Args:
+        directory: folder of the run.
+        repository: folder of the model repository; created if it does not exist.
+        score: another of the calibrated scores to decide by; None for the calibration's.
+        target_fpr: another false-positive rate for the threshold; None for the calibration's rule.
+        confidence: confidence with which the rate holds; see `negvae.runs.export.export_onnx`.
+
+    Returns:
+        The file that was written.
+
+    Raises:
+        FileNotFoundError: if there is no such detector.
+        ImportError: if the extra "onnx" is not installed.
+        ValueError: if the detector cannot be exported, or the folder's name cannot be a model's.
+    """
+    directory = Path(directory)
+    name = directory.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
+        raise ValueError(f"{directory}: Triton takes no model named {name!r}: rename the folder")
+    model = load_artifact(directory, "cpu", calibration=False).model
+    place = Path(repository) / name
+    (place / "1").mkdir(parents=True, exist_ok=True)
+    written = export_onnx(
+        directory, place / "1" / "model.onnx", score=score, target_fpr=target_fpr, confidence=confidence
+    )
+    write_text(place / "config.pbtxt", configuration(name, model))
+    return written
+
+
+def configuration(name: str, model: VAE) -> str:
+    """Return Triton's description of an exported model, in the text format of protocol buffers.
+
+    Args:
+        name: name of the model.
+        model: the model, whose inputs are described.
+
+    Returns:
+        The content of config.pbtxt.
+    """
+    rows = model.takes_features
+    dims = ", ".join(map(str, model.shape[:1] if rows else model.shape))
+    lines = [
+        f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {MAX_BATCH}", "input [", "  {",
+        f'    name: "{"rows" if rows else "images"}"', f"    data_type: {'TYPE_FP64' if rows else 'TYPE_UINT8'}",
+        f"    dims: [ {dims} ]", "  }", "]", "output [",
+    ]  # fmt: skip
+    # One number for each input: Triton wants a dimension beside the batch's, which the graph does not have.
+    outputs = [
+        f'  {{\n    name: "{output}"\n    data_type: {kind}\n    dims: [ 1 ]\n    reshape: {{ shape: [ ] }}\n  }}'
+        for output, kind in _OUTPUTS.items()
+    ]
+    return "\n".join([*lines, ",\n".join(outputs), "]", "dynamic_batching { }", ""])

@@ -1,0 +1,293 @@
+"""The application: the routes of the service, and what they share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from numpy.typing import NDArray
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+import negvae
+from negvae.data.streams import Batch, InputSpec
+from negvae.service import inference, inspection, scoring
+from negvae.service.batching import Batcher, Judgment, QueueFull
+from negvae.service.guard import LOGGER, RETRY, App, Guard, Message, Receive, Refused, Send
+from negvae.service.metrics import ServiceMetrics
+from negvae.service.models import Served, Slot
+from negvae.service.settings import ServiceSettings
+from negvae.service.uploads import read_uploads
+
+Outcome = TypeVar("Outcome")
+START = "/v2/models/"
+INFER = SimpleNamespace(path="/v2/models/{name}/infer")
+"""The route of requests for scores, for the metrics."""
+
+
+@dataclass
+class Service:
+    """What the routes share.
+
+    Attributes:
+        settings: settings of the service.
+        slots: slots of the models, by name.
+        batcher: the queue.
+        metrics: counts and times.
+        workers: threads that decode images and load models.
+    """
+
+    settings: ServiceSettings
+    slots: Mapping[str, Slot]
+    batcher: Batcher
+    metrics: ServiceMetrics
+    workers: ThreadPoolExecutor
+
+    @classmethod
+    def of(cls, settings: ServiceSettings, paths: Mapping[str, Path]) -> Service:
+        """Load the models and make what the routes share.
+
+        Args:
+            settings: settings of the service.
+            paths: folders of runs, or exported files, by the models' names.
+
+        Returns:
+            The service, whose queue is not running yet.
+
+        Raises:
+            OSError: if a model does not exist.
+            ValueError: if a model cannot be loaded.
+        """
+        slots = {name: Slot(name, path) for name, path in paths.items()}
+        for slot in slots.values():
+            slot.load(settings.threads, settings.alarm_rate)
+        metrics = ServiceMetrics(slots, lambda: service.batcher.waiting)
+        batcher = Batcher(settings.max_batch, settings.max_queue, metrics.on_batch)
+        service = cls(settings, slots, batcher, metrics, ThreadPoolExecutor(2, "negvae-decode"))
+        return service
+
+    def slot(self, name: str | None) -> Slot:
+        """Return the slot of a model.
+
+        Args:
+            name: name of the model; None for the only one.
+
+        Returns:
+            The slot.
+
+        Raises:
+            Refused: if there is no such model, or there are several and none is named.
+        """
+        if name is None:
+            if len(self.slots) > 1:
+                raise Refused(400, f"model is missing: one of {', '.join(self.slots)}")
+            return next(iter(self.slots.values()))
+        if name not in self.slots:
+            raise Refused(404, f"no model is named {name[:100]!r}: there are {', '.join(self.slots)}")
+        return self.slots[name]
+
+    def ready(self, name: str | None) -> tuple[Slot, Served]:
+        """Return the slot of a model and the model in it.
+
+        Args:
+            name: name of the model; None for the only one.
+
+        Returns:
+            The slot and its model.
+
+        Raises:
+            Refused: if there is no such model, or it is not loaded.
+        """
+        slot = self.slot(name)
+        model = slot.model
+        if model is None:
+            raise Refused(400, f"model {slot.name} is not loaded ({slot.reason})")
+        return slot, model
+
+    async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> Judgment:
+        """Score images or rows together with those of other requests.
+
+        Args:
+            slot: slot of the model.
+            model: model of the slot when the request was accepted.
+            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+
+        Returns:
+            Scores, p-values and decisions (N each).
+
+        Raises:
+            Refused: if the queue is full.
+        """
+        try:
+            return await self.batcher.scores(slot, model, stored)
+        except QueueFull:
+            raise self._busy() from None
+
+    async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
+        """Call a function in the thread of the models.
+
+        Args:
+            slot: slot of the model.
+            model: model of the slot when the request was accepted.
+            size: number of images that the call counts for.
+            function: function to call.
+
+        Returns:
+            What the function returned.
+
+        Raises:
+            Refused: if the queue is full, or the model does not offer what the function asks for.
+        """
+        try:
+            return await self.batcher.call(slot, model, size, function)
+        except QueueFull:
+            raise self._busy() from None
+        except ValueError as error:
+            raise Refused(422, str(error)) from None
+
+    def _busy(self) -> Refused:
+        return Refused(503, f"{self.batcher.waiting} images wait already: try again", RETRY)
+
+    def spec(self, model: Served, resize: bool | None) -> InputSpec:
+        """Return the form of a model's inputs, with the limits of the service."""
+        wanted = self.settings.resize if resize is None else resize
+        spec = model.spec
+        return replace(spec, resize=spec.resize or wanted, max_pixels=self.settings.max_pixels)
+
+    async def decode(self, files: list[tuple[str, bytes]], spec: InputSpec) -> list[Batch]:
+        """Decode uploaded files in a thread.
+
+        Args:
+            files: name and content of each file.
+            spec: form that the model takes.
+
+        Returns:
+            A batch for each file, in order.
+
+        Raises:
+            Refused: if they hold more than a request may.
+        """
+        read = partial(read_uploads, files, spec, self.settings.max_batch)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.workers, read)
+        except ValueError as error:
+            raise Refused(413, str(error)) from None
+
+    @asynccontextmanager
+    async def running(self, app: Any) -> AsyncIterator[None]:
+        """Run the queue while the application runs; at the end, finish what was accepted."""
+        self.batcher.start()
+        try:
+            yield
+        finally:
+            await self.batcher.stop()
+            self.workers.shutdown()
+
+
+def create_app(service: Service) -> Guard:
+    """Make the application.
+
+    Args:
+        service: what the routes share.
+
+    Returns:
+        The ASGI application.
+    """
+    app = FastAPI(
+        title="negvae", version=negvae.__version__, docs_url=None, redoc_url=None, lifespan=service.running,
+        description="Out-of-distribution detectors over HTTP: the Open Inference Protocol, and scores of image files.",
+        exception_handlers={
+            Refused: _refused, HTTPException: _http_error, RequestValidationError: _invalid, ClientDisconnect: _gone,
+            Exception: _failed,
+        },
+    )  # fmt: skip
+    for routes in (inference.routes, scoring.routes, inspection.routes):
+        app.include_router(routes(service))
+    return Guard(_with_direct_inference(service, app), service.settings, service.metrics)  # type: ignore[arg-type]
+
+
+def _with_direct_inference(service: Service, app: App) -> App:
+    """Return the application with a direct way to the route that programs call most.
+
+    FastAPI's matching of routes and their parameters takes several times as long as the score of an image. Its own
+    route for the same path calls the same function; it documents it.
+    """
+
+    async def direct(scope: Message, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] != "http" or scope["method"] != "POST" or not path.startswith(START) or path.count("/") != 4:
+            await app(scope, receive, send)
+            return
+        name, _, verb = path[len(START) :].partition("/")
+        if verb != "infer":
+            await app(scope, receive, send)
+            return
+        scope["route"] = INFER
+        try:
+            response = await inference.answer(service, name, await _body(receive), scope["negvae.headers"])
+        except Refused as refused:
+            response = _error(refused.status, str(refused), refused.headers)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            response = await _failed(Request(scope, receive), error)
+        await response(scope, receive, send)
+
+    return direct
+
+
+async def _body(receive: Receive) -> bytes:
+    """Read the body of a request.
+
+    Raises:
+        ClientDisconnect: if the client goes before its end.
+    """
+    parts, more = [], True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": text}, status, dict(headers or {}))
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return _error(error.status, str(error), error.headers)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _error(error.status_code, str(error.detail), error.headers)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"][1:]) or "the request"
+    return _error(400, f"{where}: {problem['msg'].lower()}")
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)  # the client does not see it
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    identifier = request.scope.get("request_id", "")
+    LOGGER.error("failed", exc_info=error, extra={"fields": {"request_id": identifier, "path": request.url.path}})
+    return _error(500, f"the service failed; its log has the reason under request {identifier}")

@@ -1,0 +1,284 @@
+"""Routes of the Open Inference Protocol, and of its extension for loading and unloading models."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter
+from fastapi import Path as PathParameter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+import negvae
+from negvae.service.guard import LOGGER, Refused
+from negvae.service.models import Slot
+from negvae.service.protocol import (
+    HEADER,
+    OUTPUTS,
+    inflated,
+    input_metadata,
+    output_metadata,
+    parse,
+    respond,
+)
+
+if TYPE_CHECKING:
+    from negvae.service.app import Service
+
+EXTENSIONS = ["binary_tensor_data", "model_repository"]
+Name = Annotated[str, PathParameter(description="Name of the model.")]
+Version = Annotated[str, PathParameter(description="Version of the model; the only one is 1.")]
+
+
+class ServerMetadata(BaseModel):
+    """Name, version and extensions of the server."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class TensorMetadata(BaseModel):
+    """Name, type and shape of a tensor; -1 is any size."""
+
+    name: str
+    datatype: str
+    shape: list[int]
+
+
+class ModelMetadata(BaseModel):
+    """What a model takes and gives."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+
+
+class Failure(BaseModel):
+    """An error."""
+
+    error: str
+
+
+class IndexEntry(BaseModel):
+    """A model of the repository and its state."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+_TENSOR_DATA = {"type": "array", "description": "Numbers, flat or nested.", "items": {}}
+_PARAMETERS = {"type": "object"}
+REQUEST = {
+    "type": "object",
+    "required": ["inputs"],
+    "properties": {
+        "id": {"type": "string"},
+        "parameters": _PARAMETERS,
+        "inputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "parameters": _PARAMETERS,
+                    "data": _TENSOR_DATA,
+                },
+            },
+        },
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name"],
+                "properties": {"name": {"type": "string"}, "parameters": _PARAMETERS},
+            },
+        },
+    },
+}
+RESPONSE = {
+    "type": "object",
+    "required": ["model_name", "outputs"],
+    "properties": {
+        "model_name": {"type": "string"},
+        "model_version": {"type": "string"},
+        "id": {"type": "string"},
+        "outputs": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["name", "shape", "datatype"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "shape": {"type": "array", "items": {"type": "integer"}},
+                    "datatype": {"type": "string"},
+                    "parameters": _PARAMETERS,
+                    "data": _TENSOR_DATA,
+                },
+            },
+        },
+    },
+}
+ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"model": Failure, "description": what}
+    for status, what in {
+        400: "The request is not valid.", 401: "The key is missing or wrong.", 403: "The request comes from elsewhere.",
+        404: "There is no such model.", 408: "The body took too long.", 413: "The request is too large.",
+        422: "The model does not offer what was asked for.", 503: "Too many requests wait: try again.",
+    }.items()
+}  # fmt: skip
+
+
+def routes(service: Service) -> APIRouter:
+    """Return the routes of the protocol."""
+    router = APIRouter(responses=ERRORS)
+    _health(router, service)
+    _metadata(router, service)
+    _repository(router, service)
+    documented: dict[str, Any] = {
+        "openapi_extra": {"requestBody": {"required": True, "content": {"application/json": {"schema": REQUEST}}}},
+        "responses": {200: {"description": "OK", "content": {"application/json": {"schema": RESPONSE}}}},
+        "response_class": Response,
+    }
+
+    @router.post("/v2/models/{name}/infer", summary="Inference", **documented)
+    async def infer(name: Name, request: Request) -> Response:
+        return await _infer(service, name, request)
+
+    @router.post("/v2/models/{name}/versions/{version}/infer", summary="Inference", **documented)
+    async def infer_version(name: Name, version: Version, request: Request) -> Response:
+        _check_version(service.slot(name), version)
+        return await _infer(service, name, request)
+
+    return router
+
+
+async def _infer(service: Service, name: str, request: Request) -> Response:
+    """Answer a request for scores."""
+    return await answer(service, name, await request.body(), request.headers)
+
+
+async def answer(service: Service, name: str, body: bytes, headers: Mapping[str, str]) -> Response:
+    """Answer a request for scores.
+
+    Args:
+        service: what the routes share.
+        name: name of the model.
+        body: body of the request.
+        headers: headers of the request, their names in lower case.
+
+    Returns:
+        The answer.
+
+    Raises:
+        Refused: if the request is not valid, or the queue is full.
+    """
+    slot, model = service.ready(name)
+    try:
+        content = inflated(body, headers.get("content-encoding", ""), service.settings.max_body)
+        asked = parse(content, headers.get(HEADER), model.spec, service.settings.max_batch)
+    except ValueError as error:
+        raise Refused(400, str(error)) from None
+    judged = await service.scores(slot, model, asked.stored)
+    content, size = respond(name, asked, dict(zip(OUTPUTS, judged, strict=True)))
+    if size is None:
+        return Response(content, media_type="application/json")
+    return Response(content, headers={HEADER: str(size)}, media_type="application/octet-stream")
+
+
+def _health(router: APIRouter, service: Service) -> None:
+    """Add the routes that ask whether the server and a model are ready."""
+
+    @router.get("/v2/health/live", summary="Server live", response_class=Response)
+    async def live() -> Response:
+        return JSONResponse({"live": True})
+
+    @router.get("/v2/health/ready", summary="Server ready", response_class=Response)
+    async def ready() -> Response:
+        missing = [slot.name for slot in service.slots.values() if slot.model is None]
+        if missing:
+            raise Refused(503, f"not loaded: {', '.join(missing)}", {"retry-after": "5"})
+        return JSONResponse({"ready": True})
+
+    @router.get("/v2/models/{name}/ready", summary="Model ready", response_class=Response)
+    async def model_ready(name: Name) -> Response:
+        service.ready(name)
+        return JSONResponse({"name": name, "ready": True})
+
+    @router.get("/v2/models/{name}/versions/{version}/ready", summary="Model ready", response_class=Response)
+    async def version_ready(name: Name, version: Version) -> Response:
+        _check_version(service.slot(name), version)
+        return await model_ready(name)
+
+
+def _metadata(router: APIRouter, service: Service) -> None:
+    """Add the routes that describe the server and a model."""
+
+    @router.get("/v2", summary="Server metadata")
+    @router.get("/v2/", summary="Server metadata", include_in_schema=False)
+    async def server() -> ServerMetadata:
+        return ServerMetadata(name="negvae", version=negvae.__version__, extensions=EXTENSIONS)
+
+    @router.get("/v2/models/{name}", summary="Model metadata")
+    async def model(name: Name) -> ModelMetadata:
+        _, served = service.ready(name)
+        return ModelMetadata(
+            name=name,
+            versions=["1"],
+            platform=served.platform,
+            inputs=[TensorMetadata(**input_metadata(served.spec))],
+            outputs=[TensorMetadata(**output) for output in output_metadata()],
+        )
+
+    @router.get("/v2/models/{name}/versions/{version}", summary="Model metadata")
+    async def version(name: Name, version: Version) -> ModelMetadata:
+        _check_version(service.slot(name), version)
+        return await model(name)
+
+
+def _repository(router: APIRouter, service: Service) -> None:
+    """Add the routes that list, load and unload models."""
+
+    @router.post("/v2/repository/index", summary="Models and their state")
+    async def index() -> list[IndexEntry]:
+        return [
+            IndexEntry(
+                name=slot.name,
+                version="1",
+                state="READY" if slot.model is not None else "UNAVAILABLE",
+                reason=slot.reason,
+            )
+            for slot in service.slots.values()
+        ]
+
+    @router.post("/v2/repository/models/{name}/load", summary="Load a model, or load it anew", response_class=Response)
+    async def load(name: Name) -> Response:
+        slot, settings = service.slot(name), service.settings
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(service.workers, slot.load, settings.threads, settings.alarm_rate)
+        except (ValueError, OSError, ImportError) as error:
+            raise Refused(400, f"{name} stays as it is: {error}") from None
+        LOGGER.info("loaded", extra={"fields": {"model": name, "path": str(slot.path)}})
+        return JSONResponse({})
+
+    @router.post("/v2/repository/models/{name}/unload", summary="Unload a model", response_class=Response)
+    async def unload(name: Name) -> Response:
+        service.slot(name).unload()
+        LOGGER.info("unloaded", extra={"fields": {"model": name}})
+        return JSONResponse({})
+
+
+def _check_version(slot: Slot, version: str) -> None:
+    if version != "1":
+        raise Refused(404, f"model {slot.name} has no version {version[:40]!r}: the only one is 1")

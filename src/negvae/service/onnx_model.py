@@ -1,0 +1,132 @@
+"""An exported .onnx file behind the service. Imports no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data.streams import InputSpec
+from negvae.files import need
+from negvae.scoring.calibration import Calibration
+
+BLOCK = 32
+"""Number of inputs of one run: always the same, so that a score does not depend on the other inputs of a request."""
+_TYPES = {"images": "tensor(uint8)", "rows": "tensor(double)"}
+
+
+@dataclass(frozen=True)
+class OnnxModel:
+    """An exported file in onnxruntime; see `negvae.service.models.Served` for the attributes."""
+
+    path: Path
+    spec: InputSpec
+    calibration: Calibration
+    unit: str
+    meaning: str
+    _session: Any
+    platform: str = "onnx_onnxruntime"
+    offers: frozenset[str] = frozenset()
+
+    def scores(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Compute the decision scores (N) of stored images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1)."""
+        given = stored.reshape(len(stored), -1) if self.spec.features else stored
+        name, found = self._session.get_inputs()[0].name, [np.empty(0, np.float32)]
+        for start in range(0, len(given), BLOCK):
+            part = given[start : start + BLOCK]
+            filled = np.concatenate([part, np.repeat(part[-1:], BLOCK - len(part), axis=0)])
+            found.append(self._session.run(["score"], {name: np.ascontiguousarray(filled)})[0][: len(part)])
+        return np.concatenate(found)
+
+    def look(self, stored: NDArray[Any], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Refuse whatever is wanted, since an exported file holds nothing of it."""
+        if wanted:
+            raise ValueError(f"an exported file gives no {' or '.join(sorted(wanted))}: serve the run's folder for it")
+        return {}
+
+    def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
+        """Refuse to generate images, which an exported file cannot do."""
+        raise ValueError("an exported file generates no images: serve the run's folder for samples")
+
+    def priors(self, count: int) -> dict[str, NDArray[np.float64]]:
+        """Return no places, since an exported file has no latent map."""
+        return {}
+
+
+def load_onnx(path: Path, threads: int) -> OnnxModel:
+    """Load an exported file, and check that its metadata agree with its graph.
+
+    Args:
+        path: file that `negvae export` wrote.
+        threads: number of threads of onnxruntime.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ImportError: if onnxruntime is not installed.
+        ValueError: if the file is no ONNX model, was not exported by this version of negvae or a later one, or its
+            metadata do not fit its graph.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    runtime = need("onnxruntime", "serve-onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        facts = session.get_modelmeta().custom_metadata_map
+    except Exception as error:  # onnxruntime has many kinds for a damaged file
+        raise ValueError(f"{path}: not a model that onnxruntime reads ({str(error).splitlines()[0]})") from None
+    if "negvae" not in facts or "held_out_scores" not in facts:
+        raise ValueError(f"{path}: was not exported by this version of negvae: run `negvae export` again")
+    try:
+        return OnnxModel(
+            path, _spec(facts, session), _calibration(facts), facts["units"], facts["score_meaning"], session
+        )
+    except (KeyError, TypeError, json.JSONDecodeError, AttributeError) as error:
+        raise ValueError(f"{path}: its metadata are damaged ({error}): run `negvae export` again") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}: run `negvae export` again") from None
+
+
+def _spec(facts: Mapping[str, str], session: Any) -> InputSpec:
+    """Return the form of the inputs, as the metadata have it and the graph confirms."""
+    given = session.get_inputs()[0]
+    features = facts["layout"] == "ND"
+    shape = tuple(int(size) for size in facts["shape"].split("x"))
+    if given.name not in _TYPES or _TYPES[given.name] != given.type or features != (given.name == "rows"):
+        raise ValueError(f"its input is {given.name}, {given.type}, and its metadata name another")
+    if tuple(given.shape[1:]) != shape or facts["layout"] not in ("NCHW", "ND"):
+        raise ValueError(f"its input has shape {given.shape[1:]}, and its metadata say {facts['shape']}")
+    order = {1: "gray", 3: "RGB"}.get(shape[0], "as given to fit")
+    if not features and (facts["value_range"], facts["channel_order"]) != ("0 to 255", order):
+        raise ValueError(f"its pixels are {facts['channel_order']}, {facts['value_range']}, which is not served")
+    outputs = [output.name for output in session.get_outputs()]
+    if outputs != ["score", "p_value", "is_outlier"]:
+        raise ValueError(f"its outputs are {', '.join(outputs)}")
+    return InputSpec((shape[0], 1, 1) if features else (shape[0], shape[1], shape[2]), features)
+
+
+def _calibration(facts: Mapping[str, str]) -> Calibration:
+    """Return the calibration that the metadata describe; its rule draws the same decisions as the graph."""
+    name = facts["score"]
+    held_out = np.sort(np.asarray(json.loads(facts["held_out_scores"]), np.float32).astype(np.float64))
+    groups = {
+        group: np.sort(np.asarray(scores, np.float32).astype(np.float64))
+        for group, scores in json.loads(facts.get("held_out_scores_of_groups", "{}")).items()
+    }
+    if not held_out.size or not np.isfinite(held_out).all():
+        raise ValueError("its held-out scores are damaged")
+    rate = float(facts["target_fpr"]) if "target_fpr" in facts else None
+    return Calibration(
+        {name: held_out}, name, float(facts["threshold"]), rate,
+        float(facts.get("contamination", 0)), groups={name: groups} if groups else {},
+        thresholds=json.loads(facts.get("group_thresholds", "{}")),
+    )  # fmt: skip

@@ -1,0 +1,252 @@
+"""Requests and responses of the Open Inference Protocol, version 2, over REST: JSON, and the binary tensor extension.
+
+Pure functions from bytes to arrays and back. The protocol is that of KServe; binary tensors are Triton's extension: a
+header `Inference-Header-Content-Length` says where the JSON ends, and the tensors' bytes follow it, little-endian, in
+the order of the tensors that say `binary_data_size`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data.streams import InputSpec
+
+HEADER = "inference-header-content-length"
+OUTPUTS = {"score": ("FP32", "<f4"), "p_value": ("FP64", "<f8"), "is_outlier": ("BOOL", "?")}
+_NAMES = {
+    "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4",
+    "INT64": "<i8", "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
+}  # fmt: skip
+_TYPES = {name: np.dtype(text) for name, text in _NAMES.items()}
+
+
+@dataclass(frozen=True)
+class InferRequest:
+    """A request for scores.
+
+    Attributes:
+        stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+        id: identifier that the response repeats; empty for none.
+        outputs: names of the outputs that are wanted, and whether each is sent as bytes.
+    """
+
+    stored: NDArray[Any]
+    id: str
+    outputs: dict[str, bool]
+
+
+def input_metadata(spec: InputSpec) -> dict[str, Any]:
+    """Return name, type and shape of a model's input."""
+    if spec.features:
+        return {"name": "rows", "datatype": "FP64", "shape": [-1, spec.shape[0]]}
+    return {"name": "images", "datatype": "UINT8", "shape": [-1, *spec.shape]}
+
+
+def output_metadata() -> list[dict[str, Any]]:
+    """Return name, type and shape of the outputs."""
+    return [{"name": name, "datatype": kind, "shape": [-1]} for name, (kind, _) in OUTPUTS.items()]
+
+
+def inflated(body: bytes, encoding: str, limit: int) -> bytes:
+    """Decompress a body.
+
+    Args:
+        body: body of a request.
+        encoding: its content encoding: "gzip", "deflate", or "" or "identity" for none.
+        limit: maximum size of the content, in bytes.
+
+    Returns:
+        The content.
+
+    Raises:
+        ValueError: if the encoding is another, the content is damaged, or it is larger than the limit.
+    """
+    if encoding in ("", "identity"):
+        return body
+    if encoding not in ("gzip", "deflate"):
+        raise ValueError(f"content encoding is {encoding}: gzip, deflate and identity are accepted")
+    try:
+        inflator = zlib.decompressobj(47)
+        content = inflator.decompress(body, limit + 1)
+    except zlib.error as error:
+        raise ValueError(f"the body is not {encoding} ({error})") from None
+    if len(content) > limit:
+        raise ValueError(f"the body is larger than {limit:,} bytes when it is decompressed")
+    if not inflator.eof:
+        raise ValueError(f"the end of the {encoding} body is missing")
+    return content
+
+
+def parse(body: bytes, json_size: str | None, spec: InputSpec, max_batch: int) -> InferRequest:
+    """Read a request.
+
+    Args:
+        body: body of the request, decompressed.
+        json_size: value of the header that says where the JSON ends; None if all is JSON.
+        spec: form of the model's inputs.
+        max_batch: maximum number of images or rows.
+
+    Returns:
+        The request.
+
+    Raises:
+        ValueError: if the request is not one that the model can answer; the message says what is wrong.
+    """
+    size = len(body)
+    if json_size is not None:
+        if not (json_size.isascii() and json_size.isdigit() and len(json_size) < 20 and int(json_size) <= size):
+            raise ValueError(f"header {HEADER} is {json_size!r}: expected a number of bytes within the body")
+        size = int(json_size)
+    content = _mapping(_loaded(body[:size]), "the request")
+    inputs = content.get("inputs")
+    if not isinstance(inputs, list) or len(inputs) != 1:
+        raise ValueError(f"inputs must be a list of one tensor, {input_metadata(spec)['name']}")
+    stored = _tensor(_mapping(inputs[0], "the input"), body[size:], spec, max_batch)
+    identifier = content.get("id", "")
+    if not isinstance(identifier, str):
+        raise ValueError("id must be a text")
+    return InferRequest(stored, identifier, _wanted(content))
+
+
+def _loaded(text: bytes) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8, and of numbers with too many digits
+        raise ValueError(f"the request is not JSON ({str(error)[:200]})") from None
+
+
+def _mapping(value: Any, what: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} must be a JSON object")
+    return value
+
+
+def _parameters(value: dict[str, Any]) -> dict[str, Any]:
+    return _mapping(value.get("parameters") or {}, "parameters")
+
+
+def _tensor(tensor: dict[str, Any], rest: bytes, spec: InputSpec, max_batch: int) -> NDArray[Any]:
+    """Read the one input of a request, from its JSON or from the bytes after it."""
+    wanted = input_metadata(spec)
+    name, kind = wanted["name"], wanted["datatype"]
+    if tensor.get("name") != name:
+        raise ValueError(f"the input is named {str(tensor.get('name'))[:80]!r}: this model takes {name!r}")
+    shape = _shape(tensor.get("shape"), wanted, max_batch)
+    given = tensor.get("datatype")
+    if given != kind and not (spec.features and isinstance(given, str) and given in _TYPES):
+        raise ValueError(f"{name} have datatype {str(given)[:80]}: this model takes {kind}")
+    count = math.prod(shape)
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None:
+        values = np.frombuffer(rest, _TYPES[str(given)]) if _fits(size, rest, given, count) else None
+        if values is None or "data" in tensor:
+            raise ValueError(
+                f"{name} of shape {shape} and type {given} take {count * _TYPES[str(given)].itemsize:,} bytes"
+                f" after the JSON and no data in it: there are {len(rest):,}, and binary_data_size is {str(size)[:40]}"
+            )
+    else:
+        if rest:
+            raise ValueError(f"{len(rest):,} bytes follow the JSON, and no input has binary_data_size")
+        values = _numbers(tensor.get("data"), name, kind, count)
+    if not spec.features:
+        return values.reshape(shape)
+    rows = values.astype(np.float64).reshape(shape[0], *spec.shape)
+    if not np.isfinite(rows).all():
+        raise ValueError("rows hold NaN or infinity")
+    return rows
+
+
+def _fits(size: Any, rest: bytes, kind: Any, count: int) -> bool:
+    return type(size) is int and size == len(rest) == count * _TYPES[str(kind)].itemsize
+
+
+def _shape(shape: Any, wanted: dict[str, Any], max_batch: int) -> tuple[int, ...]:
+    """Return the shape of a tensor if the model takes it."""
+    each = wanted["shape"][1:]
+    if not isinstance(shape, list) or not all(type(size) is int for size in shape) or shape[1:] != each or not shape:
+        raise ValueError(
+            f"{wanted['name']} have shape {str(shape)[:80]}: this model takes N x {' x '.join(map(str, each))}"
+        )
+    if not 1 <= shape[0] <= max_batch:
+        raise ValueError(f"{wanted['name']} have shape {shape}: N must lie between 1 and {max_batch}")
+    return tuple(shape)
+
+
+def _numbers(data: Any, name: str, kind: str, count: int) -> NDArray[Any]:
+    """Convert the numbers of a tensor, nested or flat, to a flat array."""
+    if not isinstance(data, list):
+        raise ValueError(f"{name} have no data: expected a list of {count:,} numbers")
+    try:
+        values = np.asarray(data)
+    except (ValueError, OverflowError, RecursionError):
+        raise ValueError(f"{name} must be a list of numbers, flat or in rows alike") from None
+    whole = kind == "UINT8"
+    if values.size and values.dtype.kind not in ("iu" if whole else "iuf"):
+        raise ValueError(f"{name} must be a list of {'whole numbers' if whole else 'numbers'}, flat or in rows alike")
+    if values.size != count:
+        raise ValueError(f"{name} have {values.size:,} numbers: their shape has {count:,}")
+    if whole and (values.min() < 0 or values.max() > 255):
+        raise ValueError(f"{name} must lie within 0 and 255")
+    return values.reshape(-1).astype(_TYPES[kind])
+
+
+def _wanted(content: dict[str, Any]) -> dict[str, bool]:
+    """Return the outputs that a request wants, and whether each is sent as bytes; without a list, all of them."""
+    binary = _parameters(content).get("binary_data_output") is True
+    listed = content.get("outputs")
+    if listed is None or listed == []:
+        return dict.fromkeys(OUTPUTS, binary)
+    if not isinstance(listed, list):
+        raise ValueError("outputs must be a list of objects")
+    found = {}
+    for each in listed:
+        output = _mapping(each, "an output")
+        name = output.get("name")
+        if not isinstance(name, str) or name not in OUTPUTS:
+            raise ValueError(f"output {str(name)[:80]!r} is unknown: this model has {', '.join(OUTPUTS)}")
+        found[name] = _parameters(output).get("binary_data", binary) is True
+    return found
+
+
+def respond(model: str, asked: InferRequest, values: dict[str, NDArray[Any]]) -> tuple[bytes, int | None]:
+    """Write a response.
+
+    Args:
+        model: name of the model.
+        asked: the request.
+        values: values (N each) of all outputs, by name.
+
+    Returns:
+        The body, and the size of the JSON in it if bytes follow, else None.
+    """
+    tensors, tail = [], []
+    for name, binary in asked.outputs.items():
+        kind, dtype = OUTPUTS[name]
+        tensor: dict[str, Any] = {"name": name, "datatype": kind, "shape": [len(values[name])]}
+        if binary:
+            tail.append(values[name].astype(dtype).tobytes())
+            tensor["parameters"] = {"binary_data_size": len(tail[-1])}
+        else:
+            tensor["data"] = plain(values[name])
+        tensors.append(tensor)
+    content: dict[str, Any] = {"model_name": model, "model_version": "1", "outputs": tensors}
+    if asked.id:
+        content["id"] = asked.id
+    head = json.dumps(content).encode()
+    return b"".join([head, *tail]), len(head) if tail else None
+
+
+def plain(values: NDArray[Any]) -> list[Any]:
+    """Return values for JSON; float32 as the number whose shortest text is theirs, as `negvae score` writes it.
+
+    >>> plain(np.array([0.1], np.float32))
+    [0.1]
+    """
+    return [float(str(value)) for value in values] if values.dtype == np.float32 else list(values.tolist())

@@ -1,0 +1,163 @@
+"""The folder of a run behind the service. The only module of the package that imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from negvae.data.embedding import Encoder
+from negvae.data.streams import InputSpec
+from negvae.detector import NegVAEDetector
+from negvae.report.page import latent_means, reconstructions
+from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.scorer import Scorer
+from negvae.scoring.table import SCORES
+
+Heatmap = Callable[[NDArray[Any]], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class RunModel:
+    """A calibrated run; see `negvae.service.models.Served` for the attributes."""
+
+    path: Path
+    spec: InputSpec
+    calibration: Calibration
+    unit: str
+    meaning: str
+    offers: frozenset[str]
+    _artifact: Artifact
+    _scorer: Scorer
+    _encoder: Encoder | None
+    platform: str = "negvae_pytorch"
+    _maps: list[Heatmap] = field(default_factory=list)
+
+    def scores(self, stored: NDArray[Any]) -> NDArray[np.float32]:
+        """Compute the decision scores (N) of stored images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1)."""
+        inputs = torch.from_numpy(inputs_of(stored, self._encoder))
+        return self._scorer(inputs, [self.calibration.score])[self.calibration.score]
+
+    def look(self, stored: NDArray[Any], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
+        """Compute reconstructions, places on the latent map and heat maps of stored images.
+
+        Args:
+            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+            wanted: some of `negvae.service.models.EXTRAS`.
+
+        Returns:
+            The arrays by name.
+
+        Raises:
+            ValueError: if the model does not offer one of them.
+        """
+        for name in sorted(wanted):
+            if name not in self.offers:
+                raise ValueError(f"this model has no {name}; it has: {', '.join(sorted(self.offers)) or 'none'}")
+        inputs, model, found = inputs_of(stored, self._encoder), self._artifact.model, dict[str, NDArray[Any]]()
+        if "reconstruction" in wanted:
+            found["reconstruction"] = reconstructions(model, inputs)
+        if "position" in wanted:
+            found["position"] = positions(latent_means(model, inputs))
+        if "heatmap" in wanted:
+            found["heatmap"] = self._heatmap(inputs)
+        return found
+
+    def _heatmap(self, images: NDArray[np.uint8]) -> NDArray[Any]:
+        """Compute heat maps (N x H x W) with the detector, which is loaded when they are first asked for."""
+        if not self._maps:
+            self._maps.append(heatmap_of(self.path))
+        return np.asarray(self._maps[0](images))
+
+    def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
+        """Generate images from the prior (uint8, count x C x H x W)."""
+        model = self._artifact.model
+        with torch.inference_mode():
+            codes = model.prior.sample(count, torch.Generator().manual_seed(seed)).to(model.device)
+            images: NDArray[np.uint8] = model.inputs.restore(model.generate(codes)).cpu().numpy()
+        return images
+
+    def priors(self, count: int) -> dict[str, NDArray[np.float64]]:
+        """Draw codes from the prior and the negative prior, and return their places on the latent map (count x 2)."""
+        model, randomness = self._artifact.model, torch.Generator().manual_seed(0)
+        drawn = {"prior": model.prior, "negative_prior": model.negative_prior}
+        return {name: positions(prior.sample(count, randomness).double().numpy()) for name, prior in drawn.items()}
+
+
+def positions(codes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the places of latent codes on a map on which the two priors lie apart.
+
+    The first coordinate is the component along the line from the mean of the prior, 0, to that of the negative prior,
+    c 1; the second is the distance from this line. For codes of N(0, I) the first is standard normal, and the second
+    about the square root of the number of dimensions.
+
+    Args:
+        codes: latent codes, N x L.
+
+    Returns:
+        Places, N x 2.
+
+    >>> positions(np.array([[3.0, 4.0], [8.0, 8.0]])).round(2).tolist()
+    [[4.95, 0.71], [11.31, 0.0]]
+    """
+    along = codes.sum(1) / np.sqrt(codes.shape[1])
+    across = np.sqrt(np.maximum((codes**2).sum(1) - along**2, 0))
+    return np.stack([along, across], axis=1)
+
+
+def heatmap_of(directory: Path) -> Heatmap:
+    """Return the heat maps of a run's detector: a function from images to N x H x W numbers.
+
+    Args:
+        directory: folder of the run.
+
+    Returns:
+        The function.
+
+    Raises:
+        ValueError: if the detector has no heat maps.
+    """
+    function = getattr(NegVAEDetector.load(directory), "heatmap", None)
+    if function is None:
+        raise ValueError("this model has no heatmap")
+    made: Heatmap = function
+    return made
+
+
+def load_run(directory: Path, threads: int) -> RunModel:
+    """Load a calibrated run.
+
+    Args:
+        directory: folder of the run.
+        threads: number of threads of torch.
+
+    Returns:
+        The model.
+
+    Raises:
+        FileNotFoundError: if the folder is not a run, or its encoder is missing.
+        ValueError: if the run is damaged or not calibrated.
+    """
+    torch.set_num_threads(threads)
+    artifact = load_artifact(directory)
+    if artifact.calibration is None:
+        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
+    encoder = encoder_of(artifact)
+    scorer = artifact.scorer()
+    entry = SCORES[artifact.calibration.score]
+    scorer.check([entry.name])
+    offers = {"position"}
+    if not artifact.model.takes_features:
+        offers |= {"reconstruction", "samples"}
+        offers |= {"heatmap"} if hasattr(NegVAEDetector, "heatmap") else set()
+    spec = replace(spec_of(artifact, encoder, False), resize=encoder is not None)
+    return RunModel(
+        directory, spec, artifact.calibration, entry.unit, entry.meaning, frozenset(offers), artifact, scorer, encoder
+    )

@@ -1,0 +1,65 @@
+"""A service in a thread of the test's process, with small models of every kind."""
+
+import threading
+import time
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+pytest.importorskip("fastapi")
+import uvicorn
+from benchmarks.serve import Running
+
+from negvae.detector import NegVAEDetector
+from negvae.runs.export import export_onnx
+from negvae.service.app import Service, create_app
+from negvae.service.settings import ServiceSettings
+from tests.conftest import blobs
+
+SHAPE = (1, 28, 28)
+
+
+@pytest.fixture(scope="package")
+def models(tmp_path_factory):
+    """Paths of a run of gray images, one of rows, and the exports of both."""
+    place = tmp_path_factory.mktemp("models")
+    options = {"epochs": 1, "batch_size": 16, "device": "cpu"}
+    NegVAEDetector(target_fpr=0.2, preset="gray", decision_score="combined", **options).fit(
+        blobs(96, SHAPE).numpy()
+    ).save(place / "gray")
+    rows = np.random.default_rng(0).normal(5, [1, 20, 3, 0.1], (200, 4))
+    NegVAEDetector(**options).fit(rows).save(place / "rows")
+    for name in ("gray", "rows"):
+        export_onnx(place / name, place / f"{name}.onnx")
+    paths = {name: place / name for name in ("gray", "rows")}
+    return paths | {f"{name}-onnx": place / f"{name}.onnx" for name in paths}
+
+
+@contextmanager
+def served(paths, **settings):
+    """Run a service until the block ends."""
+    service = Service.of(ServiceSettings(**settings), paths)
+    config = uvicorn.Config(create_app(service), port=0, log_config=None, lifespan="on", ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        running = Running(port, SimpleNamespace(poll=lambda: None), next(iter(paths)), SHAPE)
+        running.service = service
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(60)
+    assert not thread.is_alive()
+
+
+@pytest.fixture(scope="package")
+def live(models):
+    with served(models, max_batch=64, max_body=2_000_000) as running:
+        yield running

@@ -1,0 +1,292 @@
+"""The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
+
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from benchmarks.serve import encoded, form_body, fuzz, infer_body
+from PIL import Image
+
+from negvae.cli import main
+from negvae.detector import NegVAEDetector
+from tests.conftest import blobs
+from tests.service.conftest import SHAPE, served
+
+FOLDER = {"a.png": "PNG", "b.jpg": "JPEG", "c.bmp": "BMP"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Images of several formats, one of another size, and one that is none."""
+    place = tmp_path_factory.mktemp("images")
+    for number, (name, form) in enumerate(FOLDER.items()):
+        (place / name).write_bytes(encoded(blobs(1, SHAPE, number)[0].numpy(), form))
+    (place / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    Image.new("RGB", (40, 30), (9, 99, 199)).save(place / "e.png")
+    return place
+
+
+def score(live, model, files, query=""):
+    body, headers = form_body(files)
+    status, answer = live.ask("POST", f"/v1/score?model={model}{query}", body, headers)
+    return status, json.loads(answer)
+
+
+def rows_of_cli(capsys, *arguments):
+    sys.argv = ["negvae", "score", *map(str, arguments)]
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("resize", [False, True])
+def test_a_folder_scores_as_the_command_line_does_to_the_last_digit(live, models, folder, capsys, monkeypatch, resize):
+    monkeypatch.setattr(sys, "argv", [])
+    wanted = rows_of_cli(capsys, models["gray"], folder, *(["--resize"] if resize else []))
+    files = [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
+    status, answer = score(live, "gray", files, f"&resize={str(resize).lower()}")
+    assert status == 200
+    assert len(wanted) == len(files)
+    for row, image in zip(wanted, answer["images"], strict=True):
+        assert (row[answer["score"]], row["p_value"], row["is_outlier"]) == (
+            image["score"], image["p_value"], image["is_outlier"],
+        )  # fmt: skip
+        assert (row["error"] is None) == (image["error"] is None)
+    assert [bool(image["error"]) for image in answer["images"]] == [False, False, False, True, not resize]
+    exported = score(live, "gray-onnx", files, f"&resize={str(resize).lower()}")[1]["images"]
+    good = [(a["score"], b["score"]) for a, b in zip(answer["images"], exported, strict=True) if not a["error"]]
+    np.testing.assert_allclose(*zip(*good, strict=True), rtol=1e-3)
+
+
+def test_rows_of_features_score_as_the_command_line_does(live, models, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [])
+    rows = np.random.default_rng(1).normal(5, [2, 20, 3, 1], (20, 4))
+    np.save(tmp_path / "rows.npy", rows)
+    wanted = rows_of_cli(capsys, models["rows"], tmp_path / "rows.npy")
+    body = (tmp_path / "rows.npy").read_bytes()
+    found = score(live, "rows", [("rows.npy", body)])[1]
+    assert [row[found["score"]] for row in wanted] == [image["score"] for image in found["images"]]
+    assert [row["p_value"] for row in wanted] == [image["p_value"] for image in found["images"]]
+    tensor = {"name": "rows", "shape": [20, 4], "datatype": "FP64", "data": rows.tolist()}
+    for name in ("rows", "rows-onnx"):
+        status, answer = live.ask("POST", f"/v2/models/{name}/infer", json.dumps({"inputs": [tensor]}).encode())
+        assert status == 200
+        np.testing.assert_allclose(
+            json.loads(answer)["outputs"][0]["data"], [row[found["score"]] for row in wanted], rtol=1e-3
+        )
+    wrong = {"cut.npy": body[:-8], "huge.npy": body.replace(b"(20, 4)", b"(2e9,4)"), "image.png": b"\x89PNG"}
+    for name, content in wrong.items():
+        assert score(live, "rows", [(name, content)])[1]["images"][0]["error"]
+
+
+def test_triton_s_client_works_unchanged(live):
+    http = pytest.importorskip("tritonclient.http")
+    client = http.InferenceServerClient(f"127.0.0.1:{live.port}")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("gray", "1")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository"]
+    assert client.get_model_metadata("rows")["inputs"] == [{"name": "rows", "datatype": "FP64", "shape": [-1, 4]}]
+    images = blobs(5, SHAPE, 3).numpy()
+    wanted = NegVAEDetector.load(live.service.slots["gray"].path).ood_score(images)
+    tensor = http.InferInput("images", list(images.shape), "UINT8")
+    for binary in (True, False):
+        tensor.set_data_from_numpy(images, binary_data=binary)
+        result = client.infer("gray", [tensor], request_id="7", request_compression_algorithm="gzip")
+        assert result.get_response()["id"] == "7"
+        np.testing.assert_array_equal(result.as_numpy("score"), wanted)
+        asked = [http.InferRequestedOutput("is_outlier", binary_data=binary)]
+        assert client.infer("gray", [tensor], outputs=asked).as_numpy("is_outlier").dtype == bool
+    client.unload_model("gray-onnx")
+    assert not client.is_model_ready("gray-onnx")
+    with pytest.raises(Exception, match="not loaded"):
+        client.infer("gray-onnx", [tensor])
+    client.load_model("gray-onnx")
+    assert {each["state"] for each in client.get_model_repository_index()} == {"READY"}
+
+
+def test_a_reload_loses_no_request(live):
+    body, headers = infer_body(blobs(1, SHAPE).numpy())
+    found, done = [], threading.Event()
+
+    def ask():
+        while not done.is_set():
+            found.append(live.ask("POST", "/v2/models/gray/infer", body, headers))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for _ in range(3):
+        assert live.ask("POST", "/v2/repository/models/gray/load")[0] == 200
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert {status for status, _ in found} == {200}
+    assert len({answer for _, answer in found}) == 1
+
+
+def test_a_model_that_cannot_be_loaded_again_stays_as_it_is(models, tmp_path):
+    copy = tmp_path / "guard.onnx"
+    copy.write_bytes(models["gray-onnx"].read_bytes())
+    with served({"guard": copy}) as live:
+        copy.write_bytes(b"no model")
+        status, answer = live.ask("POST", "/v2/repository/models/guard/load")
+        assert (status, b"stays as it is" in answer) == (400, True)
+        assert score(live, "guard", [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))])[0] == 200
+
+
+def test_further_values_come_where_the_model_has_them(live, monkeypatch):
+    files = [("a.png", encoded(image.numpy())) for image in blobs(2, SHAPE)]
+    status, answer = score(live, "gray", files, "&include=reconstruction&include=position")
+    assert status == 200
+    for image in answer["images"]:
+        assert image["reconstruction"].startswith("data:image/png;base64,")
+        assert len(image["position"]) == 2
+    status, answer = score(live, "gray-onnx", files, "&include=reconstruction")
+    assert (status, answer["error"]) == (422, "this model has no reconstruction")
+    assert score(live, "gray", files, "&include=everything")[0] == 400
+    assert score(live, "gray", files, "&target_fpr=0.000001")[0] == 422
+    strict = score(live, "gray", files, "&target_fpr=0.5")[1]
+    assert all(image["is_outlier"] == (image["p_value"] <= 0.5) for image in strict["images"])
+
+
+def test_heat_maps_come_from_the_detector(models, monkeypatch):
+    monkeypatch.setattr(NegVAEDetector, "heatmap", lambda self, images: images[:, 0] / 255.0, raising=False)
+    with served({"gray": models["gray"]}) as live:
+        answer = score(live, "gray", [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))], "&include=heatmap")[1]
+        assert answer["images"][0]["heatmap"].startswith("data:image/png;base64,")
+
+
+def test_metrics_count_what_was_scored_and_notice_a_change(models):
+    with served({"gray": models["gray"]}) as live:
+        for seed in range(4):
+            body, headers = infer_body(255 - blobs(64, SHAPE, seed).numpy())
+            assert live.ask("POST", "/v2/models/gray/infer", body, headers)[0] == 200
+        score(live, "gray", [("a.png", b"no image")])
+        time.sleep(0.2)  # the monitor learns of a batch after its answer
+        text = live.ask("GET", "/metrics")[1].decode()
+    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(values['negvae_images_total{model="gray"}']) == 256
+    assert float(values['negvae_alarms_total{model="gray"}']) == 256
+    assert float(values['negvae_alarm_share{model="gray"}']) == 1
+    assert float(values['negvae_image_errors_total{model="gray"}']) == 1
+    assert float(values['negvae_changes_total{model="gray"}']) >= 1
+    assert float(values['negvae_p_value_bucket{le="+Inf",model="gray"}']) == 256
+    assert float(values['negvae_p_value_bucket{le="0.05",model="gray"}']) == 256
+    assert float(values['negvae_requests_total{route="/v2/models/{name}/infer",status="200"}']) == 4
+
+
+def test_key_host_and_origin_are_checked(models):
+    with served({"m": models["gray-onnx"]}, api_key="correct horse") as live:
+        for path in ("/", "/v2/health/live"):
+            assert live.ask("GET", path)[0] == 200
+        for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-API-Key": "é"}, {"Authorization": "correct horse"}):
+            assert live.ask("GET", "/v2/models/m", headers={k: v.encode() for k, v in headers.items()})[0] == 401
+        good = {"Authorization": "Bearer correct horse"}
+        assert live.ask("GET", "/v2/models/m", headers=good)[0] == 200
+        assert live.ask("GET", "/v2/models/m", headers={"X-API-Key": "correct horse"})[0] == 200
+        assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": "http://elsewhere.example"})[0] == 403
+        assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "rebound.example"})[0] == 403
+        assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": f"http://127.0.0.1:{live.port}"})[0] == 200
+
+
+def test_limits_of_body_pixels_batch_and_time(models):
+    with served({"m": models["gray-onnx"]}, max_body=20_000, max_pixels=2_000, max_batch=4, timeout=0.5) as live:
+        assert live.ask("POST", "/v2/models/m/infer", b"x" * 20_001)[0] == 413
+        image = encoded(blobs(1, SHAPE)[0].numpy())
+        assert score(live, "m", [("a.png", image)] * 4)[0] == 200
+        assert score(live, "m", [("a.png", image)] * 5)[0] == 400
+        large = encoded(np.zeros((1, 50, 50), np.uint8))
+        assert (
+            "at most 2,000 are accepted"
+            in score(live, "m", [("a.png", large)], "&resize=true")[1]["images"][0]["error"]
+        )
+        with socket.create_connection(("127.0.0.1", live.port)) as slow:
+            slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+        with socket.create_connection(("127.0.0.1", live.port)) as endless:
+            endless.sendall(
+                b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+            )
+            endless.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
+            assert endless.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_full_queue_answers_503_and_when_to_try_again(models):
+    with served({"m": models["gray-onnx"]}, max_queue=2) as live:
+        body, headers = infer_body(blobs(3, SHAPE).numpy())
+        import http.client
+
+        connection = http.client.HTTPConnection("127.0.0.1", live.port)
+        connection.request("POST", "/v2/models/m/infer", body, headers)
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Retry-After")) == (503, "1")
+        assert b"wait already" in answer.read()
+        connection.close()
+
+
+def test_rude_clients_and_malformed_requests_do_no_harm(live):
+    live.name = "gray-onnx"
+    counts = fuzz(live, 240)
+    assert counts.wrong == []
+    assert counts.statuses[400] > 20
+    assert live.ask("GET", "/v2/health/ready")[0] == 200
+
+
+WITHOUT_TORCH = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "sklearn", "matplotlib", "onnx", "pyarrow"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+from negvae.cli import main
+main()
+"""
+
+
+def test_an_exported_file_is_served_without_torch_and_stopped_in_order(models):
+    command = [
+        sys.executable,
+        "-c",
+        WITHOUT_TORCH,
+        "serve",
+        f"m={models['gray-onnx']}",
+        "--port",
+        "0",
+        "--log-level",
+        "info",
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        line = json.loads(process.stderr.readline())
+        port = int(line["url"].rstrip("/").rpartition(":")[2])
+        image = encoded(blobs(1, SHAPE)[0].numpy())
+        body, headers = form_body([("a.png", image)])
+        with socket.create_connection(("127.0.0.1", port)) as late:
+            head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            start = "POST /v1/score HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n"
+            late.sendall(f"{start}Content-Length: {len(body)}\r\n{head}\r\n".encode() + body[:50])
+            time.sleep(0.3)
+            process.terminate()
+            time.sleep(0.3)
+            late.sendall(body[50:])
+            answer = late.recv(100_000)
+        assert answer.startswith(b"HTTP/1.1 200"), answer
+        assert process.wait(60) == 0
+        log = [json.loads(text) for text in process.stderr]
+    finally:
+        process.kill()
+    (request,) = [record for record in log if record["event"] == "request"]
+    assert (request["request_id"], request["path"], request["status"]) == ("mine", "/v1/score", 200)
+    assert log[-1]["event"] == "stopped"
+    command[-1:] = ["info"]
+    refused = subprocess.run([*command[:4], str(models["gray"])], capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
+    assert "negvae[serve]" in refused.stderr
