@@ -27,12 +27,12 @@ def parts(quick: bool) -> dict[str, Callable[[Count], None]]:
     """The parts by name; a quick look takes seconds."""
     some = ["train", "score", "calibrate", "download"] if quick else []
     return {
-        "kills": lambda count: kills.torture(count, 2 if quick else 100, some),
+        "guarantees": lambda count: guarantees.torture(count, 200 if quick else 20_000),
         "disks": lambda count: disks.torture(count, quick),
         "inputs": lambda count: inputs.torture(count, 200 if quick else INPUTS[0]),
         **({} if quick else {"coverage": lambda count: coverage.torture(count, INPUTS[1])}),
         "numbers": lambda count: numbers.torture(count, ("gray",) if quick else numbers.NETWORKS, 2 if quick else 50),
-        "guarantees": lambda count: guarantees.torture(count, 200 if quick else 20_000),
+        "kills": lambda count: kills.torture(count, 2 if quick else 100, some),
         **({} if quick else {"mutants": mutants.torture}),
     }
 

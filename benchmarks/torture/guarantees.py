@@ -13,7 +13,7 @@ from negvae.scoring.calibration import benjamini_hochberg, fpr_threshold, p_valu
 from negvae.scoring.certificates import certified_threshold, fpr_bounds
 from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numbers, twice_mean_p_values
 from negvae.scoring.martingale import OnlineRanks, TestMartingale
-from negvae.scoring.metrics import detection_metrics
+from negvae.scoring.metrics import auroc
 from negvae.scoring.weighted import weighted_p_values
 
 
@@ -161,7 +161,7 @@ def intervals(times: int, size: int, shift: float) -> Iterator[str]:
     draw, inside = generator("intervals", size, shift), 0
     true = 0.5 * (1 + math.erf(shift / 2))  # of N(0, 1) against N(shift, 1): Phi(shift / sqrt(2))
     for _ in range(times):
-        low, high = detection_metrics(draw.normal(size=size), draw.normal(shift, size=size)).auroc_ci
+        low, high = auroc(draw.normal(size=size), draw.normal(shift, size=size))[1]
         inside += int(low <= true <= high)
     if inside < 0.9 * times:
         yield f"{inside / times:.3f} of intervals hold the true one, of {size} and {size} scores {shift} apart"

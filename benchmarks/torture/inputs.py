@@ -27,7 +27,7 @@ from PIL import Image
 from tests.conftest import blobs, small_run
 
 from benchmarks.torture.count import Count
-from benchmarks.torture.kills import ended, kill, start
+from benchmarks.torture.kills import ENDLESS, ended, kill, start
 from negvae.config import RunConfig
 from negvae.data import load
 from negvae.data.formats import Batches, Idx, Mat
@@ -300,7 +300,7 @@ def apart(work: Callable[[Path], list[str]], place: Path, seed: int) -> list[str
 
     log = place.parent / "log"
     process = start(carry_out, log)
-    if (status := ended(process, 600)) != 0 or not report.exists():
+    if (status := ended(process, ENDLESS)) != 0 or not report.exists():
         if status is None:
             kill(process)
         return [f"process ended with {status} (seed {seed}): {log.read_text()[-500:]}"]
