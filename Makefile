@@ -88,9 +88,11 @@ dist: .venv-tools/.installed
 	.venv-tools/bin/python -m build --outdir dist .
 	.venv-tools/bin/twine check --strict dist/*
 
-# What is promised, tried by force; the counts are printed. Parts may be named: make torture PARTS="kills disks".
+# What is promised, tried by force; the counts are printed, and those of all parts are kept. A run that was stopped goes
+# on. Parts may be named: make torture PARTS="kills disks".
 torture: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture $(PARTS)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0 || true
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture $(if $(PARTS),$(PARTS),--out benchmarks/results/torture.json)
 
 # The mutants that are named, then those that mutmut makes of what computes (settings in pyproject.toml).
 mutation: $(STAMP) .venv-tools/.installed

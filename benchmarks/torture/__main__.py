@@ -3,40 +3,76 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
+import platform
 import sys
-import time
 from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
-from benchmarks.torture import disks, guarantees, inputs, kills, mutants, numbers
+from benchmarks.torture import coverage, disks, guarantees, inputs, kills, mutants, numbers
 from benchmarks.torture.count import Count
+from negvae.config import RunConfig
+from negvae.runs.provenance import provenance
+
+ROOT = Path(__file__).parents[2]
+JOURNAL = ROOT / "runs" / "torture.jsonl"
+INPUTS = 60_000, 40_000
+"""So many inputs are made by chance, and so many by a fuzzer."""
 
 
 def parts(quick: bool) -> dict[str, Callable[[Count], None]]:
     """The parts by name; a quick look takes seconds."""
     some = ["train", "score", "calibrate", "download"] if quick else []
     return {
-        "kills": lambda count: kills.torture(count, 2 if quick else 100, some),
-        "disks": lambda count: disks.torture(count, quick),
-        "inputs": lambda count: inputs.torture(count, 200 if quick else 100_000),
-        "numbers": lambda count: numbers.torture(count, ("gray",) if quick else numbers.NETWORKS, 2 if quick else 50),
         "guarantees": lambda count: guarantees.torture(count, 200 if quick else 20_000),
+        "disks": lambda count: disks.torture(count, quick),
+        "inputs": lambda count: inputs.torture(count, 200 if quick else INPUTS[0]),
+        **({} if quick else {"coverage": lambda count: coverage.torture(count, INPUTS[1])}),
+        "numbers": lambda count: numbers.torture(count, ("gray",) if quick else numbers.NETWORKS, 2 if quick else 50),
+        "kills": lambda count: kills.torture(count, 2 if quick else 100, some),
         **({} if quick else {"mutants": mutants.torture}),
     }
+
+
+def subject() -> dict[str, Any]:
+    """What is tried: the package and the trials, as they are in this checkout."""
+    digest = hashlib.sha256()
+    for path in sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "benchmarks" / "torture").glob("*.py")]):
+        digest.update(path.read_bytes())
+    return {"source_sha256": digest.hexdigest()}
+
+
+def result(count: Count, names: list[str]) -> dict[str, Any]:
+    """The counts, with what they were made from and on."""
+    facts = provenance(RunConfig(data="fashion-mnist"))
+    machine = {name: facts[name] for name in ("negvae", "commit", "python", "torch", "device")}
+    return {"made_by": " ".join(["make torture", *([f'PARTS="{" ".join(names)}"'] if names else [])]), **subject(),
+            **machine, "system": platform.platform(), "written": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seconds": round(sum(count.seconds.values())), **count.to_dict()}  # fmt: skip
 
 
 def main() -> int:
     """Carry out what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.torture")
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts(False))}; all if left out")
-    parser.add_argument("--quick", action="store_true", help="a look of seconds")
+    parser.add_argument("--quick", action="store_true", help="a look of seconds, without a journal")
+    parser.add_argument("--journal", type=Path, default=JOURNAL, help="of trials; a run that was stopped goes on")
+    parser.add_argument("--out", type=Path, help="a JSON file of the counts")
     asked = parser.parse_args()
-    count = Count()
+    if unknown := set(asked.parts) - parts(False).keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    count = Count() if asked.quick else Count.open(asked.journal, {**subject(), "parts": sorted(asked.parts)})
     for name, part in parts(asked.quick).items():
         if not asked.parts or name in asked.parts:
-            began = time.monotonic()
             part(count)
-            print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+            print(f"{name}: done", flush=True)
+    count.close()
     print(count.table())
+    if asked.out:
+        asked.out.write_text(json.dumps(result(count, asked.parts), indent=1) + "\n")
     return 1 if count.failures else 0
 
 

@@ -7,7 +7,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tests.conftest import blobs, small_run
@@ -74,6 +76,14 @@ def problems(work: Callable[[Path], object], folder: Path) -> Iterator[str]:
         yield f"half-written: {error}"
 
 
+def refused(work: Callable[[Path], object], place: Path, *disk: Any) -> list[str]:
+    """Work on a disk of its own, of so many kilobytes and with these options: what is wrong."""
+    with mounted(place, *disk) as folder:
+        found = list(problems(work, folder))
+    place.rmdir()
+    return found
+
+
 def torture(count: Count, quick: bool) -> None:
     """Full disks of several sizes, a read-only disk, and two processes at once."""
     with tempfile.TemporaryDirectory(prefix="negvae-torture-") as text:
@@ -89,12 +99,8 @@ def torture(count: Count, quick: bool) -> None:
             if quick and name == "export":
                 continue
             for size in (4, 300) if quick else (4, 16, 64, 200, 300, 500, 900, 1500, 2500, 3500):
-                with mounted(place / "disk", size) as disk:
-                    count.add(f"full disk: {name}", problems(work, disk))
-                (place / "disk").rmdir()
-            with mounted(place / "disk", 9000, "ro") as disk:
-                count.add(f"read-only disk: {name}", problems(work, disk))
-            (place / "disk").rmdir()
+                count.trial(f"full disk: {name}", size, partial(refused, work, place / "disk", size))
+            count.trial(f"read-only disk: {name}", "", partial(refused, work, place / "disk", 9000, "ro"))
 
 
 def together(count: Count, place: Path, times: int) -> None:
@@ -113,14 +119,17 @@ def together(count: Count, place: Path, times: int) -> None:
             for _ in range(5):
                 score_files(place / "model", [str(place / "more.npy")], folder / "scores.csv")
 
-        for kind, work in (("calibrate", calibrate), ("score", score)):
+        def at_once(work: Callable[[], None], folder: Path = folder) -> Iterator[str]:
             pair = [start(work, folder / "log") for _ in range(2)]
             found = [ended(process, ENDLESS) for process in pair]
-            faults = [] if found == [0, 0] else [f"{found}: {(folder / 'log').read_text()[-300:]}"]
+            if found != [0, 0]:
+                yield f"{found}: {(folder / 'log').read_text()[-300:]}"
             try:
                 looks_whole(folder / "run")
             except ValueError as error:
-                faults.append(f"half-written: {error}")
+                yield f"half-written: {error}"
             if left := leftovers(folder):
-                faults.append(f"left behind: {left}")
-            count.add(f"two processes: {kind}", faults)
+                yield f"left behind: {left}"
+
+        for kind, work in (("calibrate", calibrate), ("score", score)):
+            count.trial(f"two processes: {kind}", number, partial(at_once, work))

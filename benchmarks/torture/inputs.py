@@ -27,16 +27,18 @@ from PIL import Image
 from tests.conftest import blobs, small_run
 
 from benchmarks.torture.count import Count
-from benchmarks.torture.kills import ended, kill, start
+from benchmarks.torture.kills import ENDLESS, ended, kill, start
 from negvae.config import RunConfig
 from negvae.data import load
 from negvae.data.formats import Batches, Idx, Mat
 from negvae.data.formats import read as read_set
 from negvae.data.streams import InputSpec, stream
 from negvae.negatives import parse
-from negvae.runs.artifact import load_artifact, read_config
+from negvae.runs.artifact import load_artifact
 from negvae.runs.recorded import read_recorded
 from negvae.runs.train import run
+from negvae.runs.watch import _begin as begin
+from negvae.runs.watch import prometheus, watch
 from negvae.training.checkpoint import read_progress
 from negvae.training.history import read_metrics
 
@@ -44,7 +46,7 @@ EXPECTED = (ValueError, FileNotFoundError, PermissionError, IsADirectoryError, N
 CHUNK = 250
 MEMORY = 600 * 2**20
 """So much may a process grow while it reads small files."""
-Read = Callable[[Path], None]
+STATE_OF_WATCH, ROWS_OF_WATCH = Path("watched/state.json"), Path("watched/rows.jsonl")
 
 
 def stored(place: Path, name: str, content: bytes) -> Path:
@@ -175,24 +177,50 @@ def files(place: Path, seed: int, number: int) -> list[str]:
     return problems
 
 
+def good_artifact(place: Path) -> None:
+    """Train a run in the folder `model`, and watch a stream with it, in `watched`."""
+    (place / "arriving").mkdir(parents=True)
+    np.save(place / "in.npy", blobs(30, (1, 28, 28)).numpy())
+    np.save(place / "arriving" / "a.npy", blobs(8, (1, 28, 28), 1).numpy())
+    run(RunConfig.from_dict({**small_run(epochs=1, calibration=0.3).to_dict(), "data": str(place / "in.npy")}),
+        place / "model")  # fmt: skip
+    watch(place / "model", str(place / "arriving"), place / "watched", once=True, settle=0.0)
+
+
+def read_folder(place: Path) -> list[Callable[[], Any]]:
+    """The ways in which the package reads a run and a watch of it."""
+    run_folder, watched = place / "model", place / "watched"
+
+    def load_and_go_on() -> None:
+        calibration = load_artifact(run_folder).calibration
+        if calibration is not None:
+            options = {"alarm_rate": 0.01, "fdr": None, "window": 0}
+            found, _ = begin(run_folder, str(place), watched, calibration, options)
+            found.monitor.update(np.linspace(-1, 200, 5))
+            json.dumps([found.monitor.state(), found.rows + 1, found.errors + 1, found.latest, prometheus(found)])
+
+    return [load_and_go_on, lambda: read_recorded(run_folder, {}),
+            lambda: read_progress(run_folder), lambda: read_metrics(run_folder)]  # fmt: skip
+
+
 def artifacts(place: Path, seed: int, number: int) -> list[str]:
-    """Damage one file of a run and read the run."""
-    draw, good, problems = random.Random(seed), place.parent / "model", []
-    directory = place / "run"
-    names = sorted(path.name for path in good.iterdir())
+    """Damage one file of a run, or of a watch of it, and read them."""
+    draw, problems = random.Random(seed), []
+    good = {folder: place.parent / folder for folder in ("model", "watched")}
+    names = sorted(path.relative_to(place.parent) for folder in good.values() for path in folder.iterdir())
+    for folder, source in good.items():
+        shutil.copytree(source, place / folder)
     for _ in range(number):
-        shutil.rmtree(directory, ignore_errors=True)
-        shutil.copytree(good, directory)
         name = draw.choice(names)
-        (directory / name).write_bytes(damaged((good / name).read_bytes(), draw))
-
-        def look() -> None:
-            load_artifact(directory)
-
-        for work in (look, lambda: read_recorded(directory, {}), lambda: read_progress(directory),
-                     lambda: read_metrics(directory), lambda: read_config(directory)):  # fmt: skip
+        content = (place.parent / name).read_bytes()
+        (place / name).write_bytes(damaged(content, draw))
+        for work in read_folder(place):
             if fault := attempt(work):
-                problems.append(f"artifact with damaged {name}: {fault}")
+                kept = place.parent / f"kept-{seed}-{len(problems)}-{name.name}"
+                shutil.copy(place / name, kept)
+                problems.append(f"artifact with damaged {name}: {fault}; kept as {kept}")
+        for each in {name, STATE_OF_WATCH, ROWS_OF_WATCH}:
+            shutil.copy(place.parent / each, place / each)
     return problems
 
 
@@ -235,22 +263,24 @@ def configs(number: int) -> list[str]:
 
 
 def torture(count: Count, number: int) -> None:
-    """Read so many inputs: seven in ten are files, two artifacts, one configs."""
+    """Read so many inputs: three quarters are files, a twelfth artifacts, the others configs."""
     with tempfile.TemporaryDirectory(prefix="negvae-torture-") as text:
         place = Path(text)
         Trap.place = text
-        np.save(place / "in.npy", blobs(30, (1, 28, 28)).numpy())
-        run(RunConfig.from_dict({**small_run(epochs=1, calibration=0.3).to_dict(), "data": str(place / "in.npy")}),
-            place / "model")  # fmt: skip
-        shares = {"damaged files": (files, number * 7 // 10), "damaged artifacts": (artifacts, number * 2 // 10)}
+        good_artifact(place)
+        shares = {"damaged files": (files, number * 3 // 4), "damaged artifacts": (artifacts, number // 12)}
         for kind, (work, total) in shares.items():
             for chunk in range(0, total, CHUNK):
                 few = min(CHUNK, total - chunk)
-                count.add(kind, apart(partial(work, seed=chunk, number=few), place / "work", chunk), few)
-        each = max(number // 30, 1)
-        count.add("configs and notations", apart(lambda where: configs(each), place / "work", 0), 3 * each)
-        if (place / "trapped").exists():
-            count.add("damaged files", ["code of a file was run"], 0)
+                count.trial(
+                    kind, chunk, partial(apart, partial(work, seed=chunk, number=few), place / "work", chunk), few
+                )
+        each = max(number // 18, 1)
+        count.trial(
+            "configs and notations", "", partial(apart, lambda where: configs(each), place / "work", 0), 3 * each
+        )
+        trapped = ["code of a file was run"] if (place / "trapped").exists() else []
+        count.trial("files that ran code", "", lambda: trapped)
 
 
 def apart(work: Callable[[Path], list[str]], place: Path, seed: int) -> list[str]:
@@ -270,7 +300,7 @@ def apart(work: Callable[[Path], list[str]], place: Path, seed: int) -> list[str
 
     log = place.parent / "log"
     process = start(carry_out, log)
-    if (status := ended(process, 600)) != 0 or not report.exists():
+    if (status := ended(process, ENDLESS)) != 0 or not report.exists():
         if status is None:
             kill(process)
         return [f"process ended with {status} (seed {seed}): {log.read_text()[-500:]}"]

@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ from negvae.runs.parts import score_to_folder
 from negvae.runs.train import run
 
 SHAPE = (1, 28, 28)
-ENDLESS = 120.0
-"""A trial that takes longer than so many seconds hangs."""
+ENDLESS = 1800.0
+"""A trial that takes longer than so many seconds hangs; other work may take most of the machine."""
 Outcome = dict[str, Any]
 
 
@@ -251,22 +252,26 @@ def trial(command: Command, folder: Path, after: float, expected: Outcome) -> It
 def torture(count: Count, times: int, names: list[str]) -> None:
     """Kill each command so many times."""
     torch.set_num_threads(1)
-    draw = random.Random(0)
     with tempfile.TemporaryDirectory(prefix="negvae-torture-") as text:
         place = Path(text)
         for command in commands(place):
             if names and command.name not in names:
+                continue
+            kind = f"killed: {command.name}"
+            if count.done(kind, range(times)):
+                for number in range(times):
+                    count.trial(kind, number, list)
                 continue
             whole = place / f"{command.name} unbroken"
             whole.mkdir()
             began = time.monotonic()
             status = ended(start(lambda command=command, whole=whole: command.work(whole), place / "log"), ENDLESS)
             if status != 0:
-                count.add(f"killed: {command.name}", [f"unbroken: {status}: {(place / 'log').read_text()[-300:]}"])
+                count.trial(kind, "unbroken", lambda s=status: [f"unbroken: {s}: {(place / 'log').read_text()[-300:]}"])
                 continue
             seconds, expected = time.monotonic() - began, command.outcome(whole)
             for number in range(times):
                 folder = place / f"{command.name} {number}"
-                problems = list(trial(command, folder, draw.uniform(0, 1.05 * seconds), expected))
-                count.add(f"killed: {command.name}", problems)
-                shutil.rmtree(folder)
+                after = random.Random(f"{command.name} {number}").uniform(0, 1.05 * seconds)
+                count.trial(kind, number, partial(trial, command, folder, after, expected))
+                shutil.rmtree(folder, ignore_errors=True)

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,42 +69,28 @@ MUTANTS = [
 ]  # fmt: skip
 
 
-def survivors(names: list[str]) -> Iterator[tuple[str, str]]:
-    """Run the tests against each mutant, and give its name with "killed", "survived" or "not applicable"."""
-    for mutant in MUTANTS:
-        if names and not any(name in mutant.name for name in names):
-            continue
-        with tempfile.TemporaryDirectory() as place:
-            source = Path(place) / "negvae"
-            shutil.copytree(ROOT / "src" / "negvae", source, ignore=shutil.ignore_patterns("__pycache__"))
-            file = source / mutant.file
-            text = file.read_text()
-            if mutant.old not in text:
-                yield mutant.name, "not applicable: the source has changed"
-                continue
-            file.write_text(text.replace(mutant.old, mutant.new, 1))
-            command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.tests]
-            environment = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": "1"}
-            done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
-            yield mutant.name, "killed" if done.returncode == 1 else "survived" if done.returncode == 0 else "broken"
+def outcome(mutant: Mutant) -> str:
+    """Run the tests against a mutant: "killed", "survived", or what else became of it."""
+    with tempfile.TemporaryDirectory() as place:
+        source = Path(place) / "negvae"
+        shutil.copytree(ROOT / "src" / "negvae", source, ignore=shutil.ignore_patterns("__pycache__"))
+        file = source / mutant.file
+        text = file.read_text()
+        if mutant.old not in text:
+            return "not applicable: the source has changed"
+        file.write_text(text.replace(mutant.old, mutant.new, 1))
+        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", mutant.tests]
+        environment = {**os.environ, "PYTHONPATH": place, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, check=False)
+    return {0: "survived", 1: "killed"}.get(done.returncode, "broken")
 
 
 def torture(count: Count) -> None:
     """Count what becomes of every mutant."""
-    for name, outcome in survivors([]):
-        count.add("mutants", [] if outcome == "killed" else [f"{name}: {outcome}"])
+    for mutant in MUTANTS:
 
+        def faults(mutant: Mutant = mutant) -> list[str]:
+            found = outcome(mutant)
+            return [] if found == "killed" else [f"{mutant.name}: {found}"]
 
-def main(names: list[str]) -> int:
-    """Print what became of every mutant; the number of those that no test noticed."""
-    found = {}
-    for name, outcome in survivors(names):
-        found[name] = outcome
-        print(f"{outcome}: {name}", flush=True)
-    alive = [name for name, outcome in found.items() if outcome != "killed"]
-    print(f"mutants: {len(found)} tried, {len(found) - len(alive)} killed, {len(alive)} not killed")
-    return len(alive)
-
-
-if __name__ == "__main__":
-    sys.exit(1 if main(sys.argv[1:]) else 0)
+        count.trial("named mutants", mutant.name, faults)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,8 @@ SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 FORMAT = 3
 """The format of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has
 both, and names from before `RENAMED`."""
+_MOST_VALUES = 100_000
+"""So many values may a YAML file hold."""
 RENAMED = {"network": {"auto": "pyramid"}}
 """The present names for those in formats before 3, by field."""
 
@@ -382,9 +385,32 @@ def read_yaml_mapping(text: str, where: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
         raise ValueError(f"{where}: not YAML{line}") from None
+    except (ValueError, OverflowError) as error:  # a date or a number that is none
+        raise ValueError(f"{where}: {str(error).splitlines()[0][:100]}") from None
+    except RecursionError:
+        raise ValueError(f"{where}: nested too deeply") from None
+    _refuse_large(values, where)
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise ValueError(f"{where}: expected a mapping of names to values")
     return values
+
+
+def _refuse_large(values: Any, where: str) -> None:
+    """Refuse YAML whose aliases stand for more values than any configuration has, before one of them is printed.
+
+    Raises:
+        ValueError: if there are too many.
+    """
+    todo, count = [values], 0
+    while todo:
+        value = todo.pop()
+        count += 1
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, list | tuple | set):
+            todo += value
+        if count + len(todo) > _MOST_VALUES:
+            raise ValueError(f"{where}: holds more than {_MOST_VALUES:,} values, or itself")
 
 
 def _typed(name: str, value: Any, kind: str) -> Any:
@@ -394,13 +420,16 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         return None
     if further not in ("", "None") and not isinstance(value, bool | int | float | None):
         return value  # the name of a part, or the part itself
-    if base == "float" and isinstance(value, (int, float)) and not isinstance(value, bool):
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if is_number and isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"{name} is a number of {len(f'{value:x}')} hexadecimal digits: it must be below 2^63")
+    if base == "float" and is_number:
         return float(value)
-    if base == "int" and isinstance(value, int) and not isinstance(value, bool):
+    if base == "int" and is_number and isinstance(value, int):
         return value
     if base == "bool" and isinstance(value, bool):
         return value
     if base == "str" and isinstance(value, str):
         return value
     expected = {"float": "a number", "int": "a whole number", "bool": "true or false", "str": "text"}[base]
-    raise ValueError(f"{name} is {value!r}: it must be {expected}")
+    raise ValueError(f"{name} is {reprlib.repr(value)}: it must be {expected}")

@@ -200,6 +200,36 @@ def shown(text: str) -> str:
     return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
 
 
+def home(path: Path | str) -> Path:
+    """Return a path with "~" at its beginning replaced by the user's home; one of an unknown user stays as it is.
+
+    >>> home("~no-such-user/images").name
+    'images'
+    """
+    return Path(os.path.expanduser(path))
+
+
+def from_json(text: str | bytes) -> Any:
+    """Read JSON that anyone may have written.
+
+    Args:
+        text: the JSON, in UTF-8 if it is bytes.
+
+    Returns:
+        The value.
+
+    Raises:
+        ValueError: if the text is not JSON, or is nested too deeply to be read.
+
+    >>> from_json(b'{"rows": 2}')
+    {'rows': 2}
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def order_header(path: Path) -> None:
     """Sort the header of a safetensors file, so that equal content gives equal bytes.
 

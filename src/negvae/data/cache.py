@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from negvae.data.formats import READ_ERRORS, Decoded, Folder, Reader, npz, pixel_sha256, read
-from negvae.files import replacing
+from negvae.files import home, replacing
 
 _log = logging.getLogger("negvae.data")
 
@@ -21,8 +21,8 @@ _log = logging.getLogger("negvae.data")
 def cache_folder() -> Path:
     """Return the user's cache: NEGVAE_CACHE, else negvae below XDG_CACHE_HOME, else ~/.cache/negvae."""
     if given := os.environ.get("NEGVAE_CACHE"):
-        return Path(given).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "negvae"
+        return home(given)
+    return home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "negvae"
 
 
 def read_cached(reader: Reader) -> tuple[Decoded, str]:

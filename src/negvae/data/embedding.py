@@ -66,9 +66,24 @@ class Encoder:
         Raises:
             ValueError: if the images have another shape, or an embedding is not finite.
         """
-        found = np.stack(list(self._each(images))) if len(images) else np.zeros((0, self.size))
+        found = self.embed(images)
         if not np.isfinite(found).all():
             raise ValueError(f"{self.path}: the embedding of an image is not finite")
+        return found
+
+    def embed(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """Return the embeddings of images as `rows` does, and leave values that are not finite to the caller.
+
+        Args:
+            images: images, uint8, N x C x H x W.
+
+        Returns:
+            Rows of features, float64, N x D x 1 x 1.
+
+        Raises:
+            ValueError: if the images have another shape.
+        """
+        found = np.stack(list(self._each(images))) if len(images) else np.zeros((0, self.size))
         return found.reshape(len(images), self.size, 1, 1)
 
     def _each(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:
@@ -159,13 +174,22 @@ def _sha256(path: Path) -> str:
             if tensor.data_location == onnx.TensorProto.EXTERNAL and entry.key == "location"
         }
         digest = hashlib.sha256()
-        for each in (path, *(path.parent / place for place in sorted(places))):
+        for each in (path, *(_beside(path, place) for place in sorted(places))):
             with each.open("rb") as file:
                 while part := file.read(1 << 20):
                     digest.update(part)
     except Exception as error:  # protobuf has exceptions of its own
         raise ValueError(f"{path}: not an ONNX model with its weights ({_line(error)})") from None
     return digest.hexdigest()
+
+
+def _beside(path: Path, place: str) -> Path:
+    """Return the path of a weight file; only regular files in the model's own folder are read, whatever it names."""
+    folder = path.parent.resolve()
+    found = (folder / place).resolve()
+    if folder not in found.parents or not found.is_file():
+        raise ValueError(f"it names {place!r} as a weight file, which is no file in its folder")
+    return found
 
 
 def _line(error: Exception) -> str:

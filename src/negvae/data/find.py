@@ -11,6 +11,7 @@ from pathlib import Path
 from negvae.data.cache import cache_folder
 from negvae.data.catalog import CATALOG, SetSpec, Split
 from negvae.data.formats import Batches, Folder, Idx, Mat, Npz, Parquet, Reader, npz, origin
+from negvae.files import home
 
 DEBIAN_FOLDER = Path("/usr/share/datasets")
 # Folders that hold other people's data sets one level further down, as clones and caches lay them out.
@@ -36,7 +37,7 @@ def data_folders() -> list[Path]:
     Raises:
         FileNotFoundError: if NEGVAE_DATA names something that is not a folder.
     """
-    given = [Path(part).expanduser() for part in os.environ.get("NEGVAE_DATA", "").split(os.pathsep) if part]
+    given = [home(part) for part in os.environ.get("NEGVAE_DATA", "").split(os.pathsep) if part]
     for folder in given:
         if not folder.is_dir():
             raise FileNotFoundError(f"NEGVAE_DATA names {folder}, which is not a folder: correct or unset it")

@@ -32,6 +32,8 @@ from negvae.data.check import best_local, read_checked
 from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, suppliers
 from negvae.data.find import Candidate
 from negvae.data.formats import DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
+from negvae.data.formats.folder import IMAGE_ENDINGS, walk
+from negvae.files import home
 
 _log = logging.getLogger("negvae.data")
 _NOISE_SEEDS: dict[Split, int] = {"train": 20_190_401, "test": 20_190_402}
@@ -97,7 +99,7 @@ def load(
         found = _load_path(text, folder, split, limit, disjoint_from_train)
         return replace(found, notes=(*found.notes, note)) if note else found
     elif is_path(text):
-        return _load_path(text, Path(text).expanduser(), split, limit, disjoint_from_train)
+        return _load_path(text, home(text), split, limit, disjoint_from_train)
     else:
         found = _made(lookup(text), split)
     return _first(found, limit)
@@ -119,11 +121,15 @@ def is_path(text: str) -> bool:
     (True, False)
     """
     separators = {os.sep, os.altsep} - {None}
-    return (
-        any(str(s) in text for s in separators)
-        or text.lower().endswith(_PATH_ENDINGS)
-        or bool(text and Path(text).expanduser().exists())
-    )
+    return any(str(s) in text for s in separators) or text.lower().endswith(_PATH_ENDINGS) or _exists(text)
+
+
+def _exists(text: str) -> bool:
+    """Return whether a text is the path of something that exists; none that no system would take as a path is."""
+    try:
+        return bool(text) and os.path.exists(home(text))
+    except ValueError:  # a null character
+        return False
 
 
 def _pick(found: ImageSet, rows: Any, split: str, note: str) -> ImageSet:
@@ -279,6 +285,21 @@ def _refuse_rows_of_features(text: str, reader: Reader) -> None:
             f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images; train on rows in Python,"
             " with NegVAEDetector().fit(rows).save(FOLDER), and then use `negvae score FOLDER`"
         )
+
+
+def image_files(path: Path | str, split: Split) -> list[str]:
+    """List the files that `load` reads the images of a folder from, in the order of the images.
+
+    Args:
+        path: path of data as `load` takes it.
+        split: split that `load` is asked for.
+
+    Returns:
+        The path of each image; empty if the data is not a folder of image files.
+    """
+    folder = home(path)
+    reader = _path_reader(folder, split)[0] if folder.is_dir() else None
+    return list(walk(str(reader.path), IMAGE_ENDINGS)) if isinstance(reader, Folder) else []
 
 
 def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:

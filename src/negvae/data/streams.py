@@ -40,6 +40,7 @@ from negvae.data.formats.encoded import in_order
 from negvae.data.formats.folder import HIDDEN, LeftOut, walk
 from negvae.data.formats.npy import refuse_rows
 from negvae.data.formats.pixels import slack
+from negvae.files import home
 
 Encoded = tuple[str, int, Source]
 """An image that is still to be decoded: its path, its row in that file, and its source."""
@@ -203,7 +204,7 @@ def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
             for uri, s in zip(found, shown, strict=True)
             if uri == text or (s and uri.lower().endswith(_ENDINGS))
         ]
-    path = Path(text).expanduser()
+    path = home(text)
     if path.exists():
         return _walked(str(path), left_out) if path.is_dir() else [Span(str(path))]
     if glob.has_magic(text):

@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.estimator import NegVAEDetector
+from negvae.detector.inputs import as_array
 
 INLIER, OUTLIER = 0, 1
 
@@ -43,11 +44,14 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             The fitted classifier itself.
 
         Raises:
-            ValueError: if a label is neither 0 nor 1.
+            ValueError: if a label is neither 0 nor 1, there is not one for each row, or the detector holds out no
+                inliers.
         """
-        rows = np.asarray(X)
+        rows = np.asarray(as_array(X, "train")[0])
         if y is not None:
             labels = np.asarray(y)
+            if labels.shape != rows.shape[:1]:
+                raise ValueError(f"labels of shape {labels.shape} for data of shape {rows.shape}: one for each row")
             if not np.isin(labels, (INLIER, OUTLIER)).all():
                 raise ValueError(f"labels are {np.unique(labels)[:5].tolist()}: they must be 0 (inlier) or 1 (outlier)")
             rows = rows[labels == INLIER]
@@ -55,6 +59,8 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self._take(clone(detector).fit(rows))
 
     def _take(self, detector: NegVAEDetector) -> Self:
+        if getattr(detector, "calibration_", None) is None:
+            raise ValueError("the detector is not calibrated: a classifier takes one that holds out inliers")
         self.detector_ = detector
         self.classes_ = np.array([INLIER, OUTLIER])
         self.n_features_in_ = detector.n_features_in_
@@ -72,6 +78,7 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             sklearn.exceptions.NotFittedError: if the detector is not fitted.
+            ValueError: if the detector is not calibrated.
         """
         check_is_fitted(fitted, "model_")
         return cls(fitted)._take(fitted)

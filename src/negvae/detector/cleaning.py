@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data import load
-from negvae.data.formats.folder import IMAGE_ENDINGS, walk
+from negvae.data.load import image_files
 from negvae.data.rows import holds_rows, load_rows
-from negvae.files import replacing
+from negvae.files import replacing, shown
 
 FOLDS = 3
 
@@ -134,20 +134,21 @@ def clean(
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     rows, places = rows_of(data, limit)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
-    found = cross_fit(
-        lambda: NegVAEDetector(**{"target_fpr": None, **parameters}),
-        rows,
-        folds,
-        int(parameters.get("random_state", 0)),
-        log,
-    )
+    # The file is opened first: a place that cannot be written to is to be known before hours of training.
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        found = cross_fit(
+            lambda: NegVAEDetector(**{"target_fpr": None, **parameters}),
+            rows,
+            folds,
+            int(parameters.get("random_state", 0)),
+            log,
+        )
         writer = csv.writer(file)
         writer.writerow(["rank", "path", "index", "p_value", "score"])
         for rank, row in enumerate(found.order, 1):
             path, index = places[row]
             values = repr(float(found.p_values[row])), repr(float(found.scores[row]))
-            writer.writerow([rank, path, index, *values])
+            writer.writerow([rank, shown(path), index, *values])
     return Cleaned(len(rows), out)
 
 
@@ -169,8 +170,6 @@ def rows_of(data: str, limit: int | None = None) -> tuple[NDArray[Any], list[tup
         rows: NDArray[Any] = load_rows(data, limit)
         return rows, [(data, index) for index in range(len(rows))]
     images = load(data, "train", limit=limit).images
-    files = list(walk(data, IMAGE_ENDINGS)) if Path(data).is_dir() else []
-    # A folder that is not read as a folder of image files (one with parts, or with Parquet files) has rows only.
-    if len(files) >= len(images) and (limit is not None or len(files) == len(images)):
+    if files := image_files(data, "train"):
         return images, [(file, 0) for file in files[: len(images)]]
     return images, [(data, index) for index in range(len(images))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,9 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import as_array
-from negvae.files import refuse_used
+from negvae.files import from_json, refuse_used, write_text
+from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
 from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numbers, twice_mean_p_values
+
+FOLDS = "folds.json"
+FORMAT = 1
+"""Of that file."""
 
 
 class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -72,6 +79,8 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError(f"target_fpr is {self.target_fpr!r}: it must lie between 0 and 1")
         data = as_array(X, "train")[0]
         rows = data if hasattr(data, "iloc") else np.asarray(data)
+        if not rows.ndim:  # a sparse matrix, or no data
+            raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
         number = fold_numbers(len(rows), self.folds, self.random_state)
         smallest = 2 / (len(rows) / self.folds + 1) if self.twice_mean else 1 / (len(rows) + 1)
         if smallest > self.target_fpr:
@@ -129,6 +138,8 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         refuse_used(directory)
         for fold, detector in enumerate(self.detectors_):
             detector.save(directory / f"fold-{fold:03d}")
+        # Written last: without it a part of the folds would pass as the whole.
+        write_text(directory / FOLDS, json.dumps({"format": FORMAT, "weights": _digests(directory)}) + "\n")
 
     @classmethod
     def load(cls, directory: Path | str, *, target_fpr: float = TARGET_FPR, twice_mean: bool = False) -> Self:
@@ -144,19 +155,40 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             FileNotFoundError: if the folder does not exist or holds no detectors.
-            ValueError: if a file is damaged.
+            ValueError: if a file is damaged, or the folder does not hold the folds that were saved, whole.
         """
-        places = sorted(Path(directory).glob("fold-*"))
-        if not places:
-            raise FileNotFoundError(
-                f"{directory} holds no folders fold-000, fold-001, ...: CrossConformalDetector.save"
-            )
+        places = _places(Path(directory))
         detectors = [NegVAEDetector.load(place) for place in places]
         made = cls(detectors[0], folds=len(detectors), target_fpr=target_fpr, twice_mean=twice_mean)
         made.detectors_, made.offset_ = detectors, target_fpr
         made.n_inliers_ = sum(each.calibration_.size for each in detectors)
         made.n_features_in_ = detectors[0].n_features_in_
         return made
+
+
+def _digests(directory: Path) -> list[str]:
+    """Return the SHA-256 of the weights of each fold in a folder, in order."""
+    return [hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest() for place in sorted(directory.glob("fold-*"))]
+
+
+def _places(directory: Path) -> list[Path]:
+    """Return the folders of the folds, and refuse a folder from which one is missing or of which one is another's."""
+    places = sorted(directory.glob("fold-*"))
+    if not places:
+        raise FileNotFoundError(f"{directory} holds no folders fold-000, fold-001, ...: CrossConformalDetector.save")
+    path = directory / FOLDS
+    if not path.is_file():
+        raise ValueError(f"{directory} has no {FOLDS}: saving it did not come to its end")
+    try:
+        content = from_json(path.read_text(encoding="utf-8"))
+        version, weights = content["format"], content["weights"]
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{path}: damaged") from None
+    if not isinstance(version, int) or version > FORMAT:
+        raise ValueError(f"{path}: its format is {version!r:.40}, this version reads {FORMAT}: upgrade negvae")
+    if _digests(directory) != weights:
+        raise ValueError(f"{directory} does not hold the {len(weights)} folds that were saved")
+    return places
 
 
 def _taken(rows: Any, chosen: NDArray[np.bool_]) -> Any:

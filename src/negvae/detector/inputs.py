@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,7 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
     Raises:
         FileNotFoundError: if there is no such path or data set.
         ValueError: if a file cannot be read, a Dataset is empty, or an item of a list differs in kind from the others.
+        TypeError: if the data is an iterator.
 
     >>> as_array(torch.zeros(1, 2), "train")
     (array([[0., 0.]], dtype=float32), 'a tensor')
@@ -57,6 +58,8 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
         data = data.tolist()  # of paths or images
     if isinstance(data, list | tuple):
         return _listed(data), "a list"
+    if isinstance(data, Iterator):  # it could be read once only
+        raise TypeError(f"the data is a {type(data).__name__}: give a list of what it yields, or a Dataset")
     return data, "an array"
 
 
@@ -142,12 +145,19 @@ def _collected(data: Any) -> NDArray[Any]:
     parts = []
     for item in items:
         while isinstance(item, list | tuple | dict):
+            if not item:
+                raise DataError(f"item {len(parts)} of {type(data).__name__} is empty: its first part must be an image")
             item = next(iter(item.values())) if isinstance(item, dict) else item[0]
         parts.append(_numbers(item) if isinstance(item, Tensor) else item)
     if not parts:
         raise ValueError(f"{type(data).__name__} is empty: it must give images or rows of features")
-    if batched:
-        return np.concatenate([np.asarray(part) for part in parts])
-    if any(isinstance(part, Image.Image) for part in parts):
+    if not batched and any(isinstance(part, Image.Image) for part in parts):
         return _stacked(parts)
-    return np.stack([np.asarray(part) for part in parts])
+    arrays = [np.asarray(part) for part in parts]
+    for place, array in enumerate(arrays):
+        if array.shape[batched:] != arrays[0].shape[batched:] or (batched and not array.ndim):
+            raise DataError(
+                f"{'batch' if batched else 'item'} {place} of {type(data).__name__} has shape {array.shape},"
+                f" the first has {arrays[0].shape}: they must be alike"
+            )
+    return np.concatenate(arrays) if batched else np.stack(arrays)

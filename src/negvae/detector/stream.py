@@ -11,7 +11,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.files import write_text
+from negvae.files import from_json, write_text
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.monitor import Judged, Monitor
 
@@ -43,9 +43,9 @@ class DetectorMonitor:
         if path is None or not path.exists():
             return cls(detector, Monitor.start(calibration, **options), path)
         try:
-            state = json.loads(path.read_text(encoding="utf-8"))
+            state = from_json(path.read_text(encoding="utf-8"))
             held_out = np.asarray(state["scores"], np.float64)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path}: not the state of a stream ({error})") from None
         if not np.array_equal(held_out, calibration.scores[calibration.score]):
             raise ValueError(f"{path}: the stream was watched with another detector or calibration")

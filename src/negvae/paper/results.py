@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from negvae.config import RunConfig
-from negvae.files import write_text
+from negvae.files import from_json, write_text
 from negvae.paper.profiles import Profile
 from negvae.paper.published import ROWS, Cell, Setting
 
@@ -83,10 +83,10 @@ def read_result(path: Path) -> Result | None:
         ValueError: if the file is damaged.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except ValueError:
         content = None
     if not isinstance(content, dict) or not {"config", "status", "seed"} <= content.keys():
         raise ValueError(f"{path}: not a result of `negvae paper run`; remove it, and that command makes it anew")

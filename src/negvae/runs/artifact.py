@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yam
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import write_text
+from negvae.files import from_json, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.scoring.calibration import Calibration
@@ -138,7 +139,7 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
         raise ValueError(f"{path}: expected the sections run, shape and provenance")
     shape, provenance = content["shape"], content["provenance"]
     if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(size, int) for size in shape)):
-        raise ValueError(f"{path}: shape is {shape!r}, expected three whole numbers [C, H, W]")
+        raise ValueError(f"{path}: shape is {reprlib.repr(shape)}, expected three whole numbers [C, H, W]")
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance must be a mapping")
     require_names(content["run"], str(path))
@@ -188,7 +189,7 @@ def _read_config(directory: Path) -> dict[str, Any]:
     version = content.get("format", 1)
     if not isinstance(version, int) or version > FORMAT:
         raise ValueError(
-            f"{path}: its format is {version!r}, and this version of negvae reads formats up to {FORMAT}:"
+            f"{path}: its format is {reprlib.repr(version)}, and this version of negvae reads formats up to {FORMAT}:"
             " upgrade negvae"
         )
     if version > 1 and not text.rstrip().endswith("..."):
@@ -251,7 +252,7 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        epochs, finished = int(header["epochs"]), bool(json.loads(header["finished"]))
+        epochs, finished = int(header["epochs"]), bool(from_json(header["finished"]))
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from None
@@ -343,7 +344,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
-            rule = json.loads(header["rule"])
+            rule = from_json(header["rule"])
             for key in file.keys():  # noqa: SIM118 - not a mapping
                 kind, name = _VERSION_0_1.get(key, key).split(".", 1)
                 values = file.get_tensor(key)
@@ -361,7 +362,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             parts["int8"] or None,
             None if rule.get("confidence") is None else float(rule["confidence"]),
             columns=parts["columns"].get("held_out"),
-            **_groups(parts["group"], json.loads(header.get("groups", "{}"))),
+            **_groups(parts["group"], from_json(header.get("groups", "{}"))),
         )
         if calibration.precision not in SCORE_PRECISIONS:
             raise ValueError(f"its precision is {calibration.precision}")

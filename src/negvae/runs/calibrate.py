@@ -12,6 +12,7 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.device import resolve_precision
+from negvae.files import home
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
@@ -126,7 +127,7 @@ def _subfolders(data: str | None) -> list[str]:
     Raises:
         ValueError: if there is no folder, or an image lies in no subfolder.
     """
-    place = Path(data or "").expanduser()
+    place = home(data or "")
     if data is None or not place.is_dir():
         raise ValueError(
             "groups folders takes a folder of inliers with a subfolder for each group: name it with --data"

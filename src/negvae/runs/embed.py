@@ -33,6 +33,26 @@ def inputs_of(images: NDArray[Any], encoder: Encoder | None) -> NDArray[Any]:
     return images if encoder is None else encoder.rows(images)
 
 
+def embedded(batch: Batch, encoder: Encoder | None) -> Batch:
+    """Return a batch as the model takes it: an image whose embedding is not finite becomes a row with an error.
+
+    Args:
+        batch: rows as they were read.
+        encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
+
+    Returns:
+        The same rows, with features (float64, N x D x 1 x 1) in place of images if there is an encoder.
+    """
+    if encoder is None:
+        return batch
+    errors, good = list(batch.errors), [index for index, error in enumerate(batch.errors) if not error]
+    rows = np.zeros((len(batch), encoder.size, 1, 1))
+    rows[good] = encoder.embed(batch.images[good])
+    for index in np.flatnonzero(~np.isfinite(rows).all((1, 2, 3))):
+        errors[index], rows[index] = f"its embedding by {encoder.path.name} is not finite", 0.0
+    return Batch(batch.paths, batch.indices, errors, rows)
+
+
 def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | None:
     """Load the encoder that a model was trained with.
 

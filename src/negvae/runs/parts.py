@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
+from negvae.files import from_json
 from negvae.runs.provenance import versions
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 from negvae.version import source_commit
@@ -282,7 +283,7 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
         raise ValueError(f"--out {folder} has no {MANIFEST}: `negvae score` did not begin it")
     with stores.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
         try:
-            before = json.load(file)["settings"]
+            before = dict(from_json(file.read())["settings"])
         except (ValueError, KeyError, TypeError):
             raise ValueError(f"{folder}/{MANIFEST}: damaged; take another --out") from None
     for name, value in json.loads(json.dumps(settings)).items():
@@ -296,7 +297,7 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
 def _read_part(folder: str, name: str) -> Part:
     try:
         with stores.open_file(f"{folder}/{name}") as file:
-            return Part(**json.loads(pq.read_metadata(file).metadata[KEY]))
+            return Part(**from_json(pq.read_metadata(file).metadata[KEY]))
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]
         raise ValueError(f"{folder}/{name}: not a part of `negvae score` ({reason}); remove it") from None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from negvae.data import stores
 from negvae.data.formats import IMAGE_ENDINGS, pixel_sha256
 from negvae.data.formats.folder import walk
-from negvae.files import write_text
+from negvae.files import from_json, write_text
 
 INLIERS = "inliers.json"
 SPLIT, WHOLE, MEMORY = "split", "whole", "memory"
@@ -93,7 +93,7 @@ def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
         found = hashes.get("inliers") if isinstance(hashes, dict) else None
         return Recorded(found if isinstance(found, str) else None)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = from_json(path.read_text(encoding="utf-8"))
         held_out = content["held_out"]
         recorded = Recorded(
             content["sha256"],

@@ -26,7 +26,7 @@ from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
-from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.quantization import is_possible
@@ -319,10 +319,11 @@ def _decision(
 def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     """Score a batch; rows with errors get nulls."""
     names, calibration = scoring.names, scoring.calibration
+    batch = embedded(batch, scoring.encoder)
     failed = np.array([bool(error) for error in batch.errors])
     good = np.flatnonzero(~failed)
     images = batch.images if len(good) == len(batch) else batch.images[good]
-    scores = scoring.scorer(torch.from_numpy(inputs_of(images, scoring.encoder)), names) if len(good) else {}
+    scores = scoring.scorer(torch.from_numpy(images), names) if len(good) else {}
 
     def column(values: Any, kind: Any) -> pa.Array:
         if values is None or not len(good):

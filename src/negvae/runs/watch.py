@@ -29,10 +29,10 @@ from numpy.typing import NDArray
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
-from negvae.files import locked, write_text
+from negvae.files import from_json, locked, write_text
 from negvae.registry import choose
 from negvae.runs.artifact import load_artifact
-from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.groups import GROUPS, group_of
@@ -201,12 +201,12 @@ def _turn(
 
 
 def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
+    batch = embedded(batch, encoder)
     name = watched.monitor.calibration.score
     good = [index for index, error in enumerate(batch.errors) if not error]
     scores: NDArray[Any] = np.empty(0)
     if good:
-        inputs = inputs_of(batch.images[good], encoder)
-        scores = scorer(torch.from_numpy(inputs), [name])[name]
+        scores = scorer(torch.from_numpy(batch.images[good]), [name])[name]
     known = watched.monitor.calibration.thresholds
     groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
     judged = watched.monitor.update(scores, groups)
@@ -238,26 +238,62 @@ def _begin(
             raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
         return Watch(directory, source, Monitor.start(calibration, **options)), set()
     try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-        kept, length = state["options"], int(state["length"])
+        state = _state(path)
+        kept, length = state["options"], state["length"]
         if state["calibration"] != _fingerprint(calibration):
             raise ValueError(f"{out} watches with another model, calibration or rate: take another folder")
         for name, value in options.items():
             if kept[name] != value:
                 raise ValueError(f"{out} was started with {name} {kept[name]}, not {value}: take another folder")
-        watched = Watch(directory, source, Monitor.restore(calibration, state["monitor"]))
+        watched = Watch(directory, source, _restored(calibration, state["monitor"], path))
         watched.rows, watched.errors, watched.latest = state["rows"], state["errors"], state["latest"]
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); take another folder") from None
+        _check_counts(watched, length)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path}: damaged ({_line(error)}); take another folder") from None
     if not (out / ROWS).is_file() or (out / ROWS).stat().st_size < length:
         raise ValueError(f"{out / ROWS}: rows that {STATE} counts are missing; take another folder")
     os.truncate(out / ROWS, length)
+    return watched, _known(out / ROWS)
+
+
+def _state(path: Path) -> dict[str, Any]:
+    try:
+        return dict(from_json(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({_line(error)}); take another folder") from None
+
+
+def _restored(calibration: Calibration, state: dict[str, Any], path: Path) -> Monitor:
+    try:
+        return Monitor.restore(calibration, state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {_line(error)}; take another folder") from None
+
+
+def _known(path: Path) -> set[Place]:
+    """Return the files that a file of rows holds."""
     known = set()
-    with (out / ROWS).open("rb") as lines:
-        for line in lines:
-            row = json.loads(line)
-            known.add((row["path"], row["mtime_ns"]))
-    return watched, known
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = from_json(line)
+                known.add((str(row["path"]), int(row["mtime_ns"])))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path}: line {number} is damaged ({_line(error)}); take another folder") from None
+    return known
+
+
+def _check_counts(watched: Watch, length: int) -> None:
+    """Refuse counts that are none; the message says what they are."""
+    for value in (length, watched.rows, watched.errors):
+        if not isinstance(value, int) or value < 0:
+            raise TypeError(f"{value!r} is no count")
+    if not isinstance(watched.latest, list) or not all(isinstance(row, dict) for row in watched.latest):
+        raise TypeError("the latest rows are no list of rows")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:120]
 
 
 def _commit(out: Path, watched: Watch, rows: IO[bytes], calibration: Calibration) -> None:
@@ -359,7 +395,9 @@ def _piped(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[
     lines: queue.Queue[str | None] = queue.Queue(4 * TURN)
 
     def pump() -> None:
-        for line in sys.stdin:
+        # Names of files are bytes; standard input as text would end at one that is not UTF-8.
+        source = getattr(sys.stdin, "buffer", None)
+        for line in map(os.fsdecode, source) if source is not None else sys.stdin:
             lines.put(line.rstrip("\r\n"))
         lines.put(None)
 

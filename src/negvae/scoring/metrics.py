@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import norm, rankdata
+from scipy.stats import beta, norm, rankdata
 from sklearn.metrics import average_precision_score
 
 from negvae.scoring.references import Values
@@ -73,8 +73,9 @@ def detection_metrics(inliers: ArrayLike, outliers: ArrayLike) -> Detection:
 def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple[float, tuple[float, float]]:
     """Compute the exact AUROC and its interval by DeLong et al. (1988), on the logit scale.
 
-    If the sets separate perfectly, DeLong's variance is zero, whatever the sample size. The interval then is
-    the exact binomial one for min(n, m) independent pairs that are all in order, which is valid though wide.
+    If the sets separate perfectly, DeLong's variance is zero, whatever the sample size, and a set of one score has no
+    variance. The interval then is the exact binomial one (Clopper and Pearson) for min(n, m) independent pairs of which
+    this share is in order, which is valid though wide.
 
     Args:
         inliers: n scores of inliers.
@@ -91,10 +92,13 @@ def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple
     of_outliers = (ranks[n:] - rankdata(high)) / n
     of_inliers = 1 - (ranks[:n] - rankdata(low)) / m
     area = float(of_outliers.mean())
-    if area in (0.0, 1.0):
-        edge = ((1 - level) / 2) ** (1 / min(n, m))
-        return area, (edge, 1.0) if area else (0.0, 1 - edge)
-    variance = sum(float(np.var(p, ddof=1)) / len(p) for p in (of_outliers, of_inliers) if len(p) > 1)
+    pairs = min(n, m)
+    if area in (0.0, 1.0) or pairs == 1:
+        below, above = area * pairs, (1 - area) * pairs
+        low_end = float(beta.ppf((1 - level) / 2, below, above + 1)) if below else 0.0
+        high_end = float(beta.ppf((1 + level) / 2, below + 1, above)) if above else 1.0
+        return area, (low_end, high_end)
+    variance = sum(float(np.var(p, ddof=1)) / len(p) for p in (of_outliers, of_inliers))
     half = norm.ppf((1 + level) / 2) * math.sqrt(variance) / (area * (1 - area))
     center = math.log(area / (1 - area))
     low_end, high_end = (_logistic(center + sign * half) for sign in (-1, 1))

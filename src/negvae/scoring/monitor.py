@@ -243,20 +243,46 @@ class Monitor:
             if state["format"] > FORMAT:
                 raise ValueError(f"its format is {state['format']}: upgrade negvae")
             edges = np.sort(calibration.scores[calibration.score])
-            ties, weights = np.array(state["ties"], np.float64), np.array(state["weights"], np.int64)
-            if len(edges) != state["held_out"] or len(weights) != len(edges) + 1:
+            if len(edges) != state["held_out"]:
                 raise ValueError(f"it is of {state['held_out']} held-out inliers, the calibration has {len(edges)}")
-            random = np.random.default_rng()
-            random.bit_generator.state = state["random"]
-            martingale = {**state["martingale"], "accounts": np.array(state["martingale"]["accounts"], np.float64)}
-            return cls(
-                calibration, OnlineRanks(edges, ties, weights), TestMartingale(**martingale),
-                _procedure(state["fdr"], state["online"]), state["fdr"], state["window"],
-                np.array(state["latest"], np.float64), random, state["seen"], state["outliers"], state["discoveries"],
-                list(state["changes"]), [(int(at), float(wealth)) for at, wealth in state["history"]], state["every"],
-            )  # fmt: skip
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"the state of the stream is damaged ({error})") from None
+            made = cls._restored(calibration, edges, state)
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise ValueError(f"the state of the stream is damaged ({' '.join(str(error).split())[:120]})") from None
+        if fault := made._fault():
+            raise ValueError(f"the state of the stream is damaged ({fault})")
+        return made
+
+    @classmethod
+    def _restored(cls, calibration: Calibration, edges: Floats, state: dict[str, Any]) -> Monitor:
+        random = np.random.default_rng()
+        random.bit_generator.state = state["random"]
+        martingale = {**state["martingale"], "accounts": np.array(state["martingale"]["accounts"], np.float64)}
+        ranks = OnlineRanks(edges, np.array(state["ties"], np.float64), np.array(state["weights"], np.int64))
+        return cls(
+            calibration, ranks, TestMartingale(**martingale),
+            _procedure(state["fdr"], state["online"]), state["fdr"], state["window"],
+            np.array(state["latest"], np.float64), random, state["seen"], state["outliers"], state["discoveries"],
+            list(state["changes"]), [(int(at), float(wealth)) for at, wealth in state["history"]], state["every"],
+        )  # fmt: skip
+
+    def _fault(self) -> str:
+        """Return what is wrong with a restored state; empty if nothing is, so that the next score can be judged."""
+        martingale, ranks = self.martingale, self.ranks
+        counts = [self.seen, self.outliers, self.discoveries, self.window, martingale.steps, *self.changes]
+        if not all(isinstance(count, int) for count in (*counts, self.every, martingale.starts)):
+            return "a count is no whole number"
+        if min(*counts, self.every - 1, martingale.starts - 1) < 0 or not isinstance(martingale.peak, int | float):
+            return "a count is negative, or the peak no number"
+        if ranks.ties.shape != ranks.edges.shape or ranks.weights.shape != (len(ranks.edges) + 1,):
+            return "not a weight for each gap between held-out inliers"
+        if (ranks.weights < 1).any() or ranks.weights.sum(dtype=np.float64) > 2**62:
+            return "a weight is no count"
+        accounts, fresh = martingale.accounts, TestMartingale(martingale.alarm_rate).accounts
+        if accounts.shape != fresh.shape or not np.isfinite(accounts).all() or (accounts < 0).any():
+            return "the accounts of the martingale are no amounts"
+        if self.latest.ndim != 1 or (self.window and not self.latest.size):
+            return "the latest scores are none"
+        return ""
 
 
 def _procedure(fdr: float | None, snapshot: dict[str, Any] | None = None) -> OnlineTest | None:

@@ -93,7 +93,7 @@ def weighted_p_values(
     # above[i]: the weight of the held-out scores from the i-th on.
     above = np.append(np.cumsum(known_weights[order][::-1])[::-1], 0.0)
     heavier = above[np.searchsorted(known[order], values, side="left")]
-    return np.asarray((heavier + own) / (known_weights.sum() + own), np.float64)
+    return np.asarray((heavier + own) / (above[0] + own), np.float64)  # the sum in the same order: never above 1
 
 
 def density_ratio(held_out: ArrayLike, new: ArrayLike) -> Callable[[ArrayLike], Floats]:
@@ -101,7 +101,7 @@ def density_ratio(held_out: ArrayLike, new: ArrayLike) -> Callable[[ArrayLike], 
 
     The estimate is the odds of "new", divided by the ratio of the sample sizes. It is steadier if there are few
     features in comparison with the number of new inliers; the regression is shrunk (ridge), so that uninformative
-    features lead to weights near 1.
+    features lead to weights near 1. No weight lies outside the range of those of the given inliers.
 
     Args:
         held_out: n x d features of held-out inliers, such as latent codes or scores.
@@ -124,11 +124,16 @@ def density_ratio(held_out: ArrayLike, new: ArrayLike) -> Callable[[ArrayLike], 
     if min(len(old), len(fresh)) < 10:
         raise ValueError(f"{len(old)} held-out and {len(fresh)} new inliers: weights need at least 10 of each")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=1.0, max_iter=1000))
-    model.fit(np.concatenate([old, fresh]), np.repeat([0, 1], [len(old), len(fresh)]))
+    both = np.concatenate([old, fresh])
+    model.fit(both, np.repeat([0, 1], [len(old), len(fresh)]))
+    known = model.decision_function(both)
+    # Beyond what either place has shown the estimate is a guess that grows without bound: the weight of an image far
+    # out would be so large that its p-value were 1, and no outlier would ever be found there.
+    low, high = max(float(known.min()), -50.0), min(float(known.max()), 50.0)
 
     def ratio(features: ArrayLike) -> Floats:
         odds = model.decision_function(np.asarray(features, np.float64))
-        return np.asarray(np.exp(np.clip(odds, -50, 50)) * len(old) / len(fresh), np.float64)
+        return np.asarray(np.exp(np.clip(odds, low, high)) * len(old) / len(fresh), np.float64)
 
     return ratio
 

@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torch.optim import Optimizer
 
-from negvae.files import order_header, replacing
+from negvae.files import from_json, order_header, replacing
 from negvae.model import VAE
 
 FILE = "checkpoint.safetensors"
@@ -152,7 +152,7 @@ def read_progress(directory: Path) -> Progress:
     if not path.exists():
         return Progress()
     with _readable(path), safe_open(path, "pt") as file:
-        return Progress(**json.loads((file.metadata() or {})["progress"]))
+        return Progress(**from_json((file.metadata() or {})["progress"]))
 
 
 @contextmanager
@@ -160,7 +160,7 @@ def _readable(path: Path) -> Iterator[None]:
     """Turn every exception that a damaged file can raise into a ValueError of one line."""
     try:
         yield
-    except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: not a readable checkpoint ({error}); remove it to start anew") from None
 
 

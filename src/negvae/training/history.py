@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from negvae.config import RunConfig
-from negvae.files import write_text
+from negvae.files import from_json, write_text
 from negvae.model import VAE
 from negvae.training.checkpoint import Progress
 
@@ -59,8 +59,8 @@ def read_metrics(directory: Path) -> list[Row]:
     path = directory / METRICS
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
+            row = from_json(line)
+        except ValueError:
             break
         if not (isinstance(row, dict) and {"epoch", "nats_per_dim", "seconds"} <= row.keys()):
             break

@@ -1,0 +1,222 @@
+"""Run the tests of a module against each mutant that was drawn, and count those that no test notices.
+
+Each mutant is put into a copy of the package, and its tests run in a process forked from this one, which has imported
+the libraries already. What becomes of it is written at once, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import beta
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "negvae"
+DRAWN, JOURNAL = ROOT / "runs" / "mutants.json", ROOT / "runs" / "mutation.jsonl"
+EXPLAINED = Path(__file__).parent / "explained.json"
+LIBRARIES = ("torch", "torch._dynamo", "torch.nn.utils.parametrizations", "scipy.stats", "sklearn.linear_model",
+             "sklearn.pipeline", "sklearn.preprocessing", "sklearn.mixture", "sklearn.neighbors", "sklearn.metrics",
+             "PIL.Image", "pyarrow.parquet", "safetensors.torch", "yaml", "pytest", "beartype.door", "jaxtyping",
+             "hypothesis", "filelock", "rich.console", "typer", "pytest_timeout", "xdist.plugin")  # fmt: skip
+SECONDS = 200
+"""Of CPU time, after which a mutant counts as killed: it does not end."""
+ENDLESS = 3600.0
+
+_SCORES = ("tests/scoring/test_scores.py", "tests/scoring/test_table.py", "tests/scoring/test_more_scores.py")
+_NETWORKS = ("tests/model/test_paper.py", "tests/model/test_networks.py")
+_SOURCES = ("tests/negatives/test_sources.py", "tests/test_parts.py")
+TESTS: dict[str, tuple[str, ...]] = {
+    "model/authors.py": ("tests/model/test_authors.py",),
+    "model/initialization.py": (*_NETWORKS, "tests/model/test_authors.py"),
+    "model/inputs.py": ("tests/model/test_inputs.py",),
+    "model/likelihoods.py": ("tests/model/test_likelihoods.py", *_NETWORKS),
+    "model/networks.py": (*_NETWORKS, "tests/model/test_authors.py", "tests/records/test_version_0_1.py"),
+    "model/priors.py": ("tests/model/test_priors.py", "tests/model/test_paper.py", "tests/training/test_objectives.py"),
+    "model/reparametrized.py": ("tests/model/test_authors.py",),
+    "model/vae.py": ("tests/model/test_likelihoods.py", *_NETWORKS, "tests/training/test_objectives.py",
+                     "tests/model/test_inputs.py"),
+    "negatives/notation.py": _SOURCES,
+    "negatives/overlap.py": _SOURCES,
+    "negatives/sources.py": (*_SOURCES, "tests/model/test_paper.py"),
+    "negatives/transformations.py": _SOURCES,
+    "training/objectives.py": ("tests/training/test_objectives.py", "tests/model/test_paper.py"),
+    "scoring/blocks.py": ("tests/scoring/test_blocks.py", "tests/fast/test_int8.py", *_SCORES),
+    "scoring/calibration.py": ("tests/scoring/test_calibration.py", "tests/scoring/test_certificates.py",
+                               "tests/scoring/test_groups.py", "tests/detector/test_guarantees.py"),
+    "scoring/certificates.py": ("tests/scoring/test_certificates.py", "tests/scoring/test_calibration.py"),
+    "scoring/combination.py": ("tests/scoring/test_more_scores.py", "tests/scoring/test_table.py"),
+    "scoring/comparison.py": _SCORES,
+    "scoring/complexity.py": ("tests/scoring/test_more_scores.py",),
+    "scoring/compute.py": (*_SCORES, "tests/scoring/test_extending.py"),
+    "scoring/crossconformal.py": ("tests/scoring/test_weighted.py",),
+    "scoring/dose.py": ("tests/scoring/test_dose.py", "tests/scoring/test_table.py"),
+    "scoring/drift.py": ("tests/scoring/test_weighted.py",),
+    "scoring/ensemble.py": ("tests/scoring/test_more_scores.py",),
+    "scoring/groups.py": ("tests/scoring/test_groups.py", "tests/scoring/test_calibration.py"),
+    "scoring/martingale.py": ("tests/scoring/test_martingale.py",),
+    "scoring/metrics.py": ("tests/scoring/test_metrics.py", "tests/scoring/test_table.py"),
+    "scoring/monitor.py": ("tests/scoring/test_martingale.py", "tests/detector/test_guarantees.py"),
+    "scoring/neighbors.py": ("tests/scoring/test_neighbors.py",),
+    "scoring/passes.py": (*_SCORES, "tests/scoring/test_dose.py"),
+    "scoring/references.py": _SCORES,
+    "scoring/regret.py": ("tests/scoring/test_more_scores.py",),
+    "scoring/scorer.py": (*_SCORES, "tests/scoring/test_blocks.py", "tests/scoring/test_dose.py",
+                          "tests/scoring/test_extending.py", "tests/scoring/test_neighbors.py"),
+    "scoring/scores.py": _SCORES,
+    "scoring/table.py": (*_SCORES, "tests/scoring/test_extending.py"),
+    "scoring/weighted.py": ("tests/scoring/test_weighted.py",),
+}  # fmt: skip
+
+
+class Copy:
+    """A copy of the package, into which one mutant after another is put."""
+
+    def __init__(self, place: Path) -> None:
+        self.package = place / "negvae"
+        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__"))
+        for path in self.package.rglob("*.py"):  # so that compiled files know one version of a file from another
+            os.utime(path, (1e9, 1e9))
+        self.changes = 0
+
+    def put(self, file: str, text: str) -> None:
+        """Write a file anew."""
+        self.changes += 1
+        (self.package / file).write_text(text)
+        os.utime(self.package / file, (1e9 + 10 * self.changes,) * 2)
+
+    def restore(self, file: str) -> None:
+        """Write a file as it is in the package."""
+        self.put(file, (PACKAGE / file).read_text())
+
+
+def examined(copy: Copy, file: str) -> str:
+    """What the tests of a module say of the copy: "survived", "killed", or what else happened."""
+    name = "negvae." + file.removesuffix(".py").replace("/", ".")
+    example = f"tests/test_docstrings.py::test_examples_give_what_they_show[{name}]"
+    process = os.fork()
+    if not process:
+        _test(copy.package.parent, [example, *TESTS[file]])
+    end = time.monotonic() + ENDLESS
+    while time.monotonic() < end:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            code = os.waitstatus_to_exitcode(status)
+            return {0: "survived", 1: "killed", 2: "killed", 4: "killed"}.get(code, "killed" if code < 0 else "broken")
+        time.sleep(0.02)
+    os.kill(process, 9)
+    os.waitpid(process, 0)
+    return "killed"
+
+
+def _test(place: Path, tests: list[str]) -> None:
+    """Run tests in this process, and end it."""
+    code = 5
+    try:
+        nowhere = os.open(os.environ.get("MUTATION_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+        os.chdir(ROOT)
+        sys.path.insert(0, str(place))
+        sys.dont_write_bytecode = False
+        import pytest
+
+        code = int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *tests]))
+    except BaseException:
+        code = 2
+    finally:
+        os._exit(code)
+
+
+def interval(killed: int, number: int) -> tuple[float, float]:
+    """The exact 95% interval of a share (Clopper and Pearson)."""
+    low = float(beta.ppf(0.025, killed, number - killed + 1)) if killed else 0.0
+    high = float(beta.ppf(0.975, killed + 1, number - killed)) if killed < number else 1.0
+    return low, high
+
+
+def known_outcomes(journal: Path, again: bool) -> dict[str, str]:
+    """What the journal holds, by mutant; with `again`, only those that were killed."""
+    lines = journal.read_text().splitlines() if journal.exists() else []
+    found = {entry["mutant"]: entry["outcome"] for entry in map(json.loads, lines)}
+    return {name: outcome for name, outcome in found.items() if outcome == "killed" or not again}
+
+
+def name_of(mutant: dict[str, Any]) -> str:
+    """A mutant's name: its file and its change."""
+    return " ".join([mutant["file"], *(line.replace("  ", "") for line in mutant["change"])])
+
+
+def result(drawn: dict[str, Any], outcomes: dict[str, str]) -> dict[str, Any]:
+    """The counts with their interval, and every mutant that was not killed with its explanation."""
+    from negvae.runs.provenance import source_commit
+
+    explained = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
+    tried = [mutant for mutant in drawn["drawn"] if name_of(mutant) in outcomes]
+    alive = [mutant for mutant in tried if outcomes[name_of(mutant)] != "killed"]
+    equivalent = [mutant for mutant in alive if explained.get(name_of(mutant), "").startswith("Equivalent")]
+    killed, number = len(tried) - len(alive), len(tried)
+    return {
+        "made_by": "make mutation", "commit": source_commit(), "system": platform.platform(),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        **{name: drawn[name] for name in ("tool", "seed", "subject", "places", "mutants")},
+        "tried": number, "killed": killed, "share_killed": round(killed / max(number, 1), 4),
+        "interval_95": [round(edge, 4) for edge in interval(killed, number)], "equivalent": len(equivalent),
+        "share_killed_of_those_not_equivalent": round(killed / max(number - len(equivalent), 1), 4),
+        "not_killed": [{"file": mutant["file"], "line": mutant["line"], "change": mutant["change"],
+                        "outcome": outcomes[name_of(mutant)], "why": explained.get(name_of(mutant), "")}
+                       for mutant in alive],
+    }  # fmt: skip
+
+
+def main() -> int:
+    """Try the mutants that were drawn."""
+    parser = argparse.ArgumentParser(description=__doc__, prog="python -m benchmarks.mutation")
+    parser.add_argument("--drawn", type=Path, default=DRAWN, help="the file of benchmarks/mutation/draw.py")
+    parser.add_argument("--journal", type=Path, default=JOURNAL)
+    parser.add_argument("--out", type=Path, help="a JSON file of the counts and of what was not killed")
+    parser.add_argument("--again", action="store_true", help="try those that survived once more")
+    parser.add_argument("--count", action="store_true", help="only count what is known")
+    asked = parser.parse_args()
+    drawn = json.loads(asked.drawn.read_text())
+    outcomes = known_outcomes(asked.journal, asked.again)
+    todo = [] if asked.count else [mutant for mutant in drawn["drawn"] if name_of(mutant) not in outcomes]
+    if todo:
+        for name in LIBRARIES:
+            import_module(name)
+        with tempfile.TemporaryDirectory(prefix="negvae-mutation-") as place:
+            copy = Copy(Path(place))
+            sound: set[str] = set()
+            for mutant in todo:
+                file = mutant["file"]
+                if file not in sound and examined(copy, file) != "survived":
+                    raise SystemExit(f"{file}: its tests fail without a mutant")
+                sound.add(file)
+                copy.put(file, mutant["text"])
+                outcomes[name_of(mutant)] = outcome = examined(copy, file)
+                copy.restore(file)
+                with asked.journal.open("a") as journal:
+                    journal.write(json.dumps({"mutant": name_of(mutant), "outcome": outcome}) + "\n")
+                print(f"{outcome}: {name_of(mutant)}", flush=True)
+    found = result(drawn, outcomes)
+    print(f"{found['tried']} mutants tried, {found['killed']} killed: {found['share_killed']:.1%}"
+          f" (95%: {found['interval_95'][0]:.1%} to {found['interval_95'][1]:.1%})")  # fmt: skip
+    if asked.out:
+        asked.out.write_text(json.dumps(found, indent=1) + "\n")
+    return 1 if any(not entry["why"] for entry in found["not_killed"]) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
