@@ -173,6 +173,11 @@ class Pass:
         return self._sampled[samples]
 
     @property
+    def transformed(self) -> bool:
+        """Return whether the encoder of transformations has been used."""
+        return "transformed_divergences" in self.__dict__
+
+    @property
     def decoded(self) -> bool:
         """Return whether the decoder has been used."""
         return bool(self._sampled)
@@ -201,6 +206,14 @@ class Pass:
     def members(self) -> tuple[Pass, ...]:
         """Return a pass of each model of the ensemble, this model's first."""
         return (self, *(Pass(model, self.stored, draws=self.draws) for model in self._ensemble))
+
+    @cached_property
+    def transformed_divergences(self) -> Tensor:
+        """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x T x T)."""
+        if self.model.shifted is None:
+            raise ValueError("the model was trained without transformations that have priors")
+        mean, log_var = self.model.shifted.posteriors(self.images)
+        return self.model.shifted.divergences(mean.double(), log_var.double())
 
     def scale(self, name: str) -> tuple[float, float, float, float]:
         """Return the 5% quantile, median, 95% quantile and mean of a score on training images.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 ScoreFunction = Callable[["Pass"], "Tensor"]
 """A score: from one pass over N inputs to N numbers, larger = more out-of-distribution."""
 Function = TypeVar("Function", bound="ScoreFunction")
-Need = Literal["decoder", "reference", "ensemble", "pixels", "features"]
+Need = Literal["decoder", "reference", "ensemble", "pixels", "features", "transformations"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Score(Entry[ScoreFunction]):
         unit: unit of the score's values.
         needs: needs beyond the encoder: "decoder"; "reference", statistics of training images; "ensemble", further
             models trained in the same way; "pixels", images and not rows of features; "features", rows of features and
-            not images.
+            not images; "transformations", a model trained with transformations that have priors.
         label: name of the score in tables and charts.
         citation: publication that described the score.
         calibrated: whether held-out inliers are scored with it by default.
@@ -124,6 +124,10 @@ SCORES: Table[Score] = Table(
         Score(
             name="prior_ratio", meaning="KL to the positive prior minus KL to the negative prior", unit="nats",
             needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
+        ),
+        Score(
+            name="transformations", meaning="KL of every transformed copy to its own prior, summed", unit="nats",
+            needs=("transformations",), calibrated=True, target="negvae.scoring.scores:transformations",
         ),
         Score(
             name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", citation="An & Cho 2015",
