@@ -23,7 +23,6 @@ from negvae.runs.resolve import describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
-from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress
 
@@ -88,7 +87,6 @@ def run_one_class(
                 break
             content["provenance"]["commit"] = commit
             write_result(path_of(run, profile, results), content)
-            (work / "one-class" / run.name / CHECKPOINT).unlink(missing_ok=True)
             areas = content["evaluation"]
             log(f"{run.name}: combined {areas['auc_combined']:.3f}, {content['provenance']['train_seconds']:.0f} s")
     done = sum(finished(run, profile, results) is not None for run in runs)
@@ -128,7 +126,7 @@ def _carry_out(
 
 def _measured(result: TrainingResult, calibration: Calibration, inliers: Tensor, outliers: Tensor) -> Result:
     """Return AUROC with intervals of every score, order statistics of both sides, and the rate of false alarms."""
-    names = [name for name in SCORES if name != "transformations" or result.model.shifted is not None]
+    names = [name for name in SCORES if not name.startswith("transformations") or result.model.shifted is not None]
     scorer = Scorer(result.model, calibration.reference)
     other_scales = {name: each for name, each in calibration.reference.scales.items() if name != "transformations"}
     before = Scorer(result.model, replace(calibration.reference, scales=other_scales))

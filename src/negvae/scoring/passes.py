@@ -175,7 +175,7 @@ class Pass:
     @property
     def transformed(self) -> bool:
         """Return whether the encoder of transformations has been used."""
-        return "transformed_divergences" in self.__dict__
+        return "_transformed" in self.__dict__
 
     @property
     def decoded(self) -> bool:
@@ -208,12 +208,24 @@ class Pass:
         return (self, *(Pass(model, self.stored, draws=self.draws) for model in self._ensemble))
 
     @cached_property
-    def transformed_divergences(self) -> Tensor:
-        """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x T x T)."""
+    def _transformed(self) -> Posterior:
         if self.model.shifted is None:
             raise ValueError("the model was trained without transformations that have priors")
         mean, log_var = self.model.shifted.posteriors(self.images)
-        return self.model.shifted.divergences(mean.double(), log_var.double())
+        return Posterior(mean.double(), log_var.double())
+
+    @property
+    def transformed_means(self) -> Tensor:
+        """Return the means of q(z|t(x)) for all transformations t that have a prior (N x T x L, float64)."""
+        mean = self._transformed.mean
+        return mean.reshape(-1, len(self.stored), mean.shape[1]).transpose(0, 1)
+
+    @property
+    def transformed_divergences(self) -> Tensor:
+        """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x T x T, float64)."""
+        transformed, shifted = self._transformed, self.model.shifted
+        assert shifted is not None
+        return shifted.divergences(*transformed)
 
     def scale(self, name: str) -> tuple[float, float, float, float]:
         """Return the 5% quantile, median, 95% quantile and mean of a score on training images.

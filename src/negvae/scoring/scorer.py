@@ -247,7 +247,7 @@ def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
     """Add the scale of the score "transformations" if it is to be part of "combined"."""
-    judgement = judge(scorer.model, training, scorer.computes_in)
+    judgement = judge(scorer.model, training, references, scorer.computes_in)
     log(judgement.describe())
     if not judgement.counts or judgement.scale is None:
         return references

@@ -44,15 +44,6 @@ def latent_norm(x: Pass) -> Tensor:
     return x.posterior.mean.square().sum(1)
 
 
-def transformations(x: Pass) -> Tensor:
-    """Return the sum over transformations t of KL(q(z|t(x)) || prior_t) in nats (N).
-
-    It is the loss of the encoder of transformations (`negvae.model.shifted`), for one image. With the identity alone
-    it would be a KL to N(0, I).
-    """
-    return x.transformed_divergences.diagonal(dim1=1, dim2=2).sum(1)
-
-
 def iwae(x: Pass) -> Tensor:
     """Return the negative importance-weighted bound on log p(x) in bits per dimension (N).
 

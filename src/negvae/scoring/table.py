@@ -30,9 +30,9 @@ class Fit:
     """The way in which a score is fitted to training images.
 
     Attributes:
-        statistics: function from a pass over N inputs to their statistics, N x K in float64.
+        statistics: function from a pass over N inputs to their statistics, N x K or N x T x L in float64.
         fit: function from the statistics of training images (NumPy) to the array that saved folders keep.
-        distance: function from statistics (N x K) and the fitted array to the score (N).
+        distance: function from statistics and the fitted array to the score (N).
         is_fitted: function that returns whether an array has the form that `fit` gives.
     """
 
@@ -126,8 +126,14 @@ SCORES: Table[Score] = Table(
             needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
         ),
         Score(
-            name="transformations", meaning="KL of every transformed copy to its own prior, summed", unit="nats",
-            needs=("transformations",), calibrated=True, target="negvae.scoring.scores:transformations",
+            name="transformations", meaning="how unusual the codes of all transformed copies are",
+            unit="squared Mahalanobis distance", needs=("transformations", "reference"), calibrated=True,
+            target="negvae.scoring.transformations:transformations", fit="negvae.scoring.transformations:DENSITY",
+        ),
+        Score(
+            name="transformations_kl", label="transformations, KL",
+            meaning="KL of every transformed copy to its own prior, summed", unit="nats", needs=("transformations",),
+            calibrated=True, target="negvae.scoring.transformations:transformations_kl",
         ),
         Score(
             name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", citation="An & Cho 2015",
