@@ -185,25 +185,23 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     inputs = Features(shape[0]) if features else Pixels()
-    shifted = None if config.transformations == "none" else _shift_encoder(config, shape)
+    shifted = None if config.transformations == "none" else build_shift_encoder(config, shape)
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs, shifted)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
 
 
-def _shift_encoder(config: RunConfig, shape: Shape) -> ShiftEncoder:
-    """Build the untrained encoder of transformations, with random numbers of its own."""
+def build_shift_encoder(config: RunConfig, shape: Shape) -> ShiftEncoder:
+    """Build the untrained encoder of transformations, with random numbers of its own, on the CPU.
+
+    Args:
+        config: config that names the transformations and the seed.
+        shape: shape (C, H, W) of the images.
+
+    Returns:
+        The encoder.
+    """
     with torch.device("meta"):
         shifted = ShiftEncoder(config.transformations, shape)
     shifted.float().to_empty(device="cpu")
-    initialize_shifts(shifted, config.seed)
+    initialize(shifted.encoder, "he", torch.Generator().manual_seed(config.seed + 0x5417))
     return shifted
-
-
-def initialize_shifts(shifted: ShiftEncoder, seed: int) -> None:
-    """Draw the weights of the encoder of transformations anew.
-
-    Args:
-        shifted: encoder whose weights are set in place.
-        seed: seed of the run.
-    """
-    initialize(shifted.encoder, "he", torch.Generator().manual_seed(seed + 0x5417))

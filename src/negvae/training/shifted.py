@@ -23,7 +23,7 @@ from negvae.config import RunConfig
 from negvae.device import autocast
 from negvae.model import VAE
 from negvae.model.shifted import held_back
-from negvae.model.vae import initialize_shifts
+from negvae.model.vae import build_shift_encoder
 from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
@@ -72,7 +72,7 @@ class ShiftLearner:
     def restart(self) -> None:
         """Go back to the start of the training, as for a run that has become longer."""
         with self.weights.exact():
-            initialize_shifts(self.shifted, self.config.seed)
+            self.shifted.load_state_dict(build_shift_encoder(self.config, self.model.shape).state_dict())
         self.weights.optimizer.state.clear()
         self.randomness.manual_seed(self.config.seed + 0x5417)
         self.taken = 0
