@@ -29,8 +29,9 @@ from negvae.training.weights import Weights
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.03
-PASSES, MOST_PASSES = 0.6, 1_000_000
-"""Images for each image that the rest of the model was trained on, and the largest number of copies of them."""
+PASSES, MOST_EPOCHS, MOST_COPIES = 0.6, 20, 1_000_000
+"""Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
+so many copies in all."""
 COPIES = 256
 """Number of copies in one step, about."""
 LEAST_IMAGES = 16
@@ -64,7 +65,7 @@ class ShiftLearner:
         self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
         count = self.shifted.priors.count
         self.batch = max(COPIES // count, LEAST_IMAGES)
-        images = min(PASSES * config.epochs * len(data), MOST_PASSES / count)
+        images = min(min(PASSES * config.epochs, MOST_EPOCHS) * len(data), MOST_COPIES / count)
         self.steps = max(math.ceil(images / self.batch), 1)
         self.taken = 0
         self._own = torch.arange(count, device=data.device).repeat_interleave(self.batch)
