@@ -217,8 +217,9 @@ class Pass:
     @property
     def transformed_means(self) -> Tensor:
         """Return the means of q(z|t(x)) for all transformations t that have a prior (N x T x L, float64)."""
-        mean = self._transformed.mean
-        return mean.reshape(-1, len(self.stored), mean.shape[1]).transpose(0, 1)
+        mean, shifted = self._transformed.mean, self.model.shifted
+        assert shifted is not None
+        return mean.reshape(shifted.priors.count, -1, mean.shape[1]).transpose(0, 1)
 
     @property
     def transformed_divergences(self) -> Tensor:
