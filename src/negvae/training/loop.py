@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,8 @@ def train_seeds(
                 clock.lap()  # what has passed since the losses were read was not training
             _save(runs, since_saved)
         for run in runs:
-            reason = reason or run.train_shifts(stop.reason, lambda: _save_due(runs, since_saved, checkpoint_seconds),
-                                                on_progress)  # fmt: skip
+            save = partial(_save_due, runs, since_saved, checkpoint_seconds)
+            reason = reason or run.train_shifts(stop.reason, save, on_progress)
             if run.learner.shifted is not None:
                 _save(runs, since_saved)
     for learner in learners:
