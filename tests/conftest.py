@@ -23,6 +23,7 @@ SHAPES = {
     "color-authors-spectral-norm": (3, 32, 32),
     "pyramid": (3, 18, 25),
     "deep": (2, 20, 33),
+    "residual": (2, 20, 33),
 }
 
 

@@ -15,6 +15,7 @@ from negvae.parts import (
     LIKELIHOODS,
     NETWORKS,
     OPTIMIZERS,
+    SHIFTS,
     SOURCES,
     UPDATES,
     LikelihoodEntry,
@@ -70,6 +71,8 @@ class RunConfig:
         latent_size: number of dimensions of the latent code z.
         negative_shift: c in the negative prior N(c 1, I).
         negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; 1 in the paper.
+        transformations: names in `negvae.parts.SHIFTS`, separated by commas, of the transformations of inliers that
+            have a prior each (`negvae.model.shifted`); "none" for none.
         update: name in `negvae.parts.UPDATES`: whether the generator's term for generated negatives is evaluated after
             the encoder's step, as in the paper, or at the same weights (see `negvae.training.objectives`).
         optimizer: name in `negvae.parts.OPTIMIZERS`; the encoder and the decoder have one optimizer each.
@@ -124,6 +127,16 @@ class RunConfig:
     negative_shift: float = field(default=8.0, metadata=_shown("Negatives", "The c of the negatives' prior N(c 1, I)."))
     negative_weight: float = field(
         default=1.0, metadata=_shown("Negatives", "Weight of the negatives' KL divergence in the loss.")
+    )
+    transformations: str = field(
+        default="none",
+        metadata=_shown(
+            "Model",
+            "Transformations of inliers with a prior each: none, or names joined by commas: "
+            + ", ".join(f"{name} ({SHIFTS[name].meaning})" for name in SHIFTS)
+            + ".",
+            "names",
+        ),
     )
     update: str = field(
         default="alternating",
@@ -202,6 +215,11 @@ class RunConfig:
             raise ValueError(
                 f"embed makes rows of features of images, which network {network.name} does not take; these do: {right}"
             )
+        if self.transformations != "none":
+            for name in self.transformations.split(","):
+                SHIFTS[name]
+            if network.takes == "features":
+                raise ValueError(f"transformations {self.transformations}: rows of features have none; leave them out")
         if self.learn_sigma and "learn_sigma" not in likelihood.needs:
             right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)
             raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
@@ -322,7 +340,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # on transformations of inliers that are not among its negatives (docs/unsupervised.md).
     "unsupervised": dict(
         network="deep", initialization="he", latent_size=32, negative_shift=2.5,
-        negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom",
+        negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom", transformations="turns",
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=6, calibration=0.2,
     ),
     # Rows of features, such as embeddings or tables; standardized on the way in.

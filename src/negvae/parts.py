@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from negvae.model.initialization import Initialize
     from negvae.model.likelihoods import BuildLikelihood, Likelihood
     from negvae.model.networks import BuildNetworks
+    from negvae.model.shifts import Family
     from negvae.negatives.sources import BuildSource
     from negvae.negatives.transformations import Transformation
     from negvae.training.objectives import TakeStep
@@ -176,6 +177,11 @@ NETWORKS = Table(
             target="negvae.model.networks:pyramid",
         ),
         NetworkEntry(name="deep", meaning="pyramid with more layers", target="negvae.model.networks:deep"),
+        NetworkEntry(
+            name="residual",
+            meaning="pyramid's decoder, an encoder with residual blocks and batch norm",
+            target="negvae.model.networks:residual",
+        ),
         NetworkEntry(name="mlp", meaning="rows of features", target="negvae.model.networks:mlp", takes="features"),
         NetworkEntry(
             name="linear", meaning="few rows of features", target="negvae.model.networks:linear", takes="features"
@@ -253,6 +259,19 @@ TRANSFORMATIONS = Table(
         _transformation("shuffled", "each feature permuted by itself", takes="features", default=True),
         _transformation("box", "uniform in a box around the rows", takes="features", default=True),
         _transformation("spread", "rows with Gaussian noise", takes="features", default=True),
+    ),
+)
+
+SHIFTS: Table[Entry[Family]] = Table(
+    "shifting transformation",
+    (
+        Entry(name="turns", meaning="quarter turns", target="negvae.model.shifts:turns"),
+        Entry(
+            name="translations",
+            meaning="moves by a quarter of the width or the height",
+            target="negvae.model.shifts:translations",
+        ),
+        Entry(name="tiles", meaning="exchanged halves", target="negvae.model.shifts:tiles"),
     ),
 )
 

@@ -15,7 +15,7 @@ from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
 CPU = torch.device("cpu")
 NETWORKS = ["gray", "color", "pyramid", "deep", "mlp"]
-CHEAP = names_of(lambda score: score.calibrated and "features" not in score.needs)
+CHEAP = names_of(lambda score: score.calibrated and {"features", "transformations"}.isdisjoint(score.needs))
 
 
 @pytest.fixture(autouse=True)

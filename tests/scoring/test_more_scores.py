@@ -121,7 +121,8 @@ def test_calibration_is_of_the_scores_that_the_table_says(model):
     calibration = calibrate(Scorer(model), IMAGES, blobs(30, SHAPES["gray"], 1), target_fpr=0.1)
     assert calibration.size == 30
     assert calibration.threshold == calibration.scores["combined"][-3]
-    assert set(calibration.scores) == set(names_of(lambda score: score.calibrated and "features" not in score.needs))
+    others = {"features", "transformations"}
+    assert set(calibration.scores) == set(names_of(lambda score: score.calibrated and others.isdisjoint(score.needs)))
 
 
 def test_draws_are_shared_also_where_pixels_are_dequantized():

@@ -23,7 +23,7 @@ from negvae.scoring.table import names_of, score_of
 from negvae.training.loop import train
 from tests.conftest import SHAPES, blobs, small_run
 
-NAMES = names_of(lambda score: "features" not in score.needs)
+NAMES = names_of(lambda score: {"features", "transformations"}.isdisjoint(score.needs))
 OTHERS = 255 - blobs(23, SHAPES["gray"], 7)
 BITS = 784 * math.log(2)
 

@@ -20,6 +20,7 @@ from negvae.cli.common import (
     option,
     printer,
 )
+from negvae.paper import one_class
 from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import PROFILES, Profile, choose_profile, planned
 from negvae.paper.published import TABLES, cells, select_settings, select_tables
@@ -33,8 +34,8 @@ TableName = Annotated[
     str,
     typer.Argument(
         metavar="TABLE",
-        help=f"{', '.join(TABLES)}, all (of these), or {beyond.TABLE}, which is not in the paper.",
-        autocompletion=completing([*TABLES, "all", beyond.TABLE]),
+        help=f"{', '.join(TABLES)}, all (of these), or {beyond.TABLE} or {one_class.TABLE}, not in the paper.",
+        autocompletion=completing([*TABLES, "all", beyond.TABLE, one_class.TABLE]),
         show_default=False,
     ),
 ]
@@ -85,6 +86,9 @@ def show(
     """Show our figures beside the paper's, with the difference and whether it lies within the combined spread."""
     from negvae.paper import show
 
+    if table == one_class.TABLE:
+        _show_one_class(profile, results, as_json, page)
+        return
     if table == beyond.TABLE:
         _show_beyond(choose_profile(profile), results, as_json, page)
         return
@@ -137,6 +141,59 @@ def _show_beyond(recipe: Profile, results: Path, as_json: bool, page: Path | Non
         printer(console)(f"written: {page}")
 
 
+def _show_one_class(profile: str, results: Path, as_json: bool, page: Path | None) -> None:
+    """Show the table of one class against the others, beside the goals and published means."""
+    from negvae.paper import one_class_show as show
+    from negvae.registry import choose
+    from negvae.report.tables import terminal
+
+    if as_json and page is not None:
+        raise ValueError("--page does not go with --json: give one of them")
+    recipe = one_class.PROFILES[choose(f"profile of {one_class.TABLE}", profile, one_class.PROFILES)]
+    found = show.gather(recipe, results)
+    if as_json:
+        print(json.dumps(show.as_json(found), indent=1))
+        return
+    console = make_console()
+    for sheet in show.sheets(found):
+        console.print(terminal(sheet))
+    for remark in show.remarks(found, recipe):
+        printer(console)(f"- {remark}")
+    if page is not None:
+        show.fill_page(page, found, recipe)
+        printer(console)(f"written: {page}")
+
+
+def _run_one_class(
+    profile: str, only: list[str] | None, seeds: str | None, budget: float | None, results: Path, out: Path, device: str
+) -> None:
+    """Train and test a detector of each class; the exit code is that of `run`."""
+    from negvae.cli.progress import training_progress
+    from negvae.paper.one_class_runs import run_one_class
+    from negvae.paper.profiles import parse_seeds
+    from negvae.registry import choose
+
+    recipe = one_class.PROFILES[choose(f"profile of {one_class.TABLE}", profile, one_class.PROFILES)]
+    if budget is not None and not budget > 0:
+        raise ValueError(f"--budget is {budget:g}: it must be above 0 seconds")
+    numbers = None if seeds is None else tuple(parse_seeds(seeds, PROFILES[recipe.name]))
+    chosen = one_class.runs(recipe, tuple(only or ()), numbers)
+    console = make_console()
+    log = printer(console)
+    with training_progress(console) as on_progress:
+        outcome = run_one_class(
+            chosen, recipe, results, out, device=device, budget=budget, log=log, on_progress=on_progress
+        )
+    log(f"{outcome.done} of {len(chosen)} runs have a result; see: negvae paper show {one_class.TABLE}"
+        + ("" if recipe.name == "cpu" else f" --profile {recipe.name}"))  # fmt: skip
+    if outcome.left:
+        log(f"{outcome.left} are left ({outcome.stopped_by}); the same command goes on with them")
+    if outcome.stopped_by in ("SIGINT", "SIGTERM"):
+        raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.left:
+        raise typer.Exit(3)
+
+
 @app.command()
 def run(
     table: TableName,
@@ -167,6 +224,11 @@ def run(
 
     Finished runs are kept, and stopped ones continue. The exit code is 3 if some runs are left.
     """
+    if table == one_class.TABLE:
+        if jobs != 1 or cluster is not None:
+            raise ValueError(f"{table} takes neither --jobs nor --cluster: commands side by side share its runs")
+        _run_one_class(profile, only, seeds, budget, results, out, device)
+        return
     recipe = choose_profile(profile)
     settings = beyond.settings(tuple(only or ())) if table == beyond.TABLE else select_settings(table, only or [])
     runs = tuple(planned(settings, seeds, recipe))

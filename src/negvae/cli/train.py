@@ -203,9 +203,9 @@ def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Call
         log(f"finished {progress.epoch} epochs in {progress.seconds:.0f} s: {out}")
         return
     reason = f"the budget of {budget:g} s is used up" if result.stopped_by == "budget" else result.stopped_by
-    log(
-        f"stopped in epoch {progress.epoch + 1} at step {progress.step} ({reason});"
-        f" go on with: negvae train --out {out} --resume"
-    )
+    place = f"in epoch {progress.epoch + 1} at step {progress.step}"
+    if progress.shift_steps[0]:
+        place = "at step {} of {} of the encoder of transformations".format(*progress.shift_steps)
+    log(f"stopped {place} ({reason}); go on with: negvae train --out {out} --resume")
     if result.stopped_by != "budget":
         raise typer.Exit(128 + signal.Signals[result.stopped_by])

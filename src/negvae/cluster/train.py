@@ -107,7 +107,8 @@ class Team:
         if restored is None:
             raise ValueError(f"{directory} has no checkpoint: it must be a folder that all nodes share")
         progress = restored[0]
-        progress.finished = progress.epoch >= config.epochs
+        taken, of = progress.shift_steps
+        progress.finished = progress.epoch >= config.epochs and (model.shifted is None or 0 < of <= taken)
         return [TrainingResult(model.eval(), progress, ending, read_metrics(directory))]
 
     def _run(

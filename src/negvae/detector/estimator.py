@@ -63,8 +63,8 @@ from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import ProgressUpdate
 
 _RUN_PARAMETERS = (
-    "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight", "optimizer",
-    "learning_rate", "batch_size", "epochs", "precision",
+    "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight",
+    "transformations", "optimizer", "learning_rate", "batch_size", "epochs", "precision",
 )  # fmt: skip
 
 
@@ -134,6 +134,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         latent_size: number of latent dimensions; None uses the preset's.
         negative_shift: c in the negative prior N(c 1, I); None uses the preset's.
         negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; None uses the preset's.
+        transformations: names of transformations of inliers with a prior each, or "none" (see `negvae.RunConfig`); None
+            uses the preset's.
         optimizer: name of the optimizer (see `negvae.RunConfig`); None uses the preset's.
         learning_rate: step size of the optimizer; None uses the preset's.
         batch_size: number of inliers in one training step; None uses the preset's, or a smaller one for small data.
@@ -179,6 +181,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         latent_size: int | None = None,
         negative_shift: float | None = None,
         negative_weight: float | None = None,
+        transformations: str | None = None,
         optimizer: str | None = None,
         learning_rate: float | None = None,
         batch_size: int | None = None,
@@ -204,6 +207,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.latent_size = latent_size
         self.negative_shift = negative_shift
         self.negative_weight = negative_weight
+        self.transformations = transformations
         self.optimizer = optimizer
         self.learning_rate = learning_rate
         self.batch_size = batch_size
@@ -273,7 +277,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             result.model.double()
         measured = calibrated(
             config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
-            target_fpr=rate, confidence=confidence, groups=labels,
+            target_fpr=rate, confidence=confidence, groups=labels, log=self._log(),
         )  # fmt: skip
         if features:
             measured = dataclasses.replace(measured, columns=columns_of(held_out.flatten(1)))
@@ -328,9 +332,12 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             return None, None
         return self.target_fpr, None
 
+    def _log(self) -> Callable[[str], None]:
+        return (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+
     def _least_usual(self, stored: Tensor) -> NDArray[np.bool_]:
         """Return a mask of the inputs of mixed data that are left out (N)."""
-        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+        log = self._log()
         data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
         # Outliers that lie together are neighbors of one another: so their share is given.
         plain = {"trim": 0.0, "contamination": float(self.trim), "target_fpr": None}

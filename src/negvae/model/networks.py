@@ -228,6 +228,55 @@ def deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     return nn.Sequential(*layers, nn.Flatten(), head), pyramid(shape, latent_size)[1]
 
 
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm around which the input passes by (He et al. 2016).
+
+    Args:
+        channels: number of channels of the input.
+        filters: number of channels of the output.
+        stride: stride of the first convolution.
+    """
+
+    def __init__(self, channels: int, filters: int, stride: int) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(
+            nn.Conv2d(channels, filters, 3, stride, padding=1, bias=False), nn.BatchNorm2d(filters), nn.ReLU(),
+            nn.Conv2d(filters, filters, 3, padding=1, bias=False), nn.BatchNorm2d(filters),
+        )  # fmt: skip
+        self.skip = nn.Sequential(nn.Conv2d(channels, filters, 1, stride, bias=False), nn.BatchNorm2d(filters))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's output, N x filters x H/stride x W/stride."""
+        output: torch.Tensor = self.skip(x) + self.inner(x)
+        return output.relu()
+
+
+def residual_encoder(channels: int, latent_size: int, width: int = 16) -> nn.Sequential:
+    """Make an encoder of a convolution and three residual blocks that each halve height and width.
+
+    For 3 x 32 x 32 images it has 9 million multiply-adds.
+
+    Args:
+        channels: number of channels of the images.
+        latent_size: L, the number of latent dimensions; the encoder gives 2L numbers.
+        width: number of filters of the first convolution.
+
+    Returns:
+        The encoder.
+    """
+    blocks = [ResidualBlock(i * width, o * width, 2) for i, o in ((1, 2), (2, 4), (4, 4))]
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), *blocks,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), PosteriorHead(4 * width, latent_size),
+    )  # fmt: skip
+
+
+def residual(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Make the decoder of `pyramid`, and the residual encoder that shifting transformations have."""
+    decoder = pyramid(shape, latent_size)[1]
+    return residual_encoder(shape[0], latent_size), decoder
+
+
 def mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
     """Make networks for rows of features, of two hidden layers with twice as many units as features, 64 to 512."""
     features = shape[0]

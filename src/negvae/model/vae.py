@@ -15,6 +15,7 @@ from negvae.model.inputs import Features, Pixels
 from negvae.model.likelihoods import Likelihood, build_likelihood, wide
 from negvae.model.networks import Shape, build_networks, check_networks
 from negvae.model.priors import GaussianPrior
+from negvae.model.shifted import ShiftEncoder
 from negvae.parts import network_entry
 
 
@@ -45,6 +46,7 @@ class VAE(nn.Module):
         latent_size: L, the number of latent dimensions.
         negative_shift: c in the negative prior N(c 1, I).
         inputs: module that converts stored data to the encoder's input; None converts uint8 pixels.
+        shifted: encoder of the transformation's part of the code; None if there are no transformations with priors.
 
     Attributes:
         plain: whether torch runs the networks layer by layer on a CPU too; otherwise `negvae.fast.convolution.run`
@@ -60,6 +62,7 @@ class VAE(nn.Module):
         latent_size: int,
         negative_shift: float,
         inputs: Pixels | Features | None = None,
+        shifted: ShiftEncoder | None = None,
     ) -> None:
         super().__init__()
         self.inputs = inputs if inputs is not None else Pixels()
@@ -70,6 +73,7 @@ class VAE(nn.Module):
         self.latent_size = latent_size
         self.prior = GaussianPrior(latent_size)
         self.negative_prior = GaussianPrior(latent_size, negative_shift)
+        self.shifted = shifted
         self.plain = False
 
     def _run(self, network: nn.Sequential, inputs: Tensor) -> Tensor:
@@ -181,5 +185,23 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     inputs = Features(shape[0]) if features else Pixels()
-    model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs)
+    shifted = None if config.transformations == "none" else build_shift_encoder(config, shape)
+    model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs, shifted)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def build_shift_encoder(config: RunConfig, shape: Shape) -> ShiftEncoder:
+    """Build the untrained encoder of transformations, with random numbers of its own, on the CPU.
+
+    Args:
+        config: config that names the transformations and the seed.
+        shape: shape (C, H, W) of the images.
+
+    Returns:
+        The encoder.
+    """
+    with torch.device("meta"):
+        shifted = ShiftEncoder(config.transformations, shape)
+    shifted.float().to_empty(device="cpu")
+    initialize(shifted.encoder, "he", torch.Generator().manual_seed(config.seed + 0x5417))
+    return shifted

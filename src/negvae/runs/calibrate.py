@@ -105,7 +105,7 @@ def calibrate_run(
     calibration = calibrate(
         scorer, training, held_out,
         score=score or present, components=score_components(config), groups=labels,
-        references=before.reference if before and training is None else None,
+        references=before.reference if before and training is None else None, log=log,
         **_rule(artifact, target_fpr, confidence, len(held_out)),
     )  # fmt: skip
     if calibration.small:

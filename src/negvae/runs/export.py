@@ -6,6 +6,7 @@ noise are constants in it, so that an image gets the same answer wherever the fi
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import negvae
 from negvae.files import need, replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
+from negvae.model.networks import ResidualBlock
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.graph import Decision, traced
 from negvae.runs.provenance import provenance
@@ -145,8 +147,10 @@ class _Graph(nn.Module):
         self.rows = model.takes_features
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
         encoder, decoder = _plain(model.encoder), _plain(model.decoder)
-        shift = model.negative_prior.shift
-        self.model = VAE(encoder, decoder, likelihood, model.shape, model.latent_size, shift, model.inputs)
+        shift, shifted = model.negative_prior.shift, copy.deepcopy(model.shifted)
+        if shifted is not None:
+            shifted.encoder = _plain(shifted.encoder)
+        self.model = VAE(encoder, decoder, likelihood, model.shape, model.latent_size, shift, model.inputs, shifted)
         self.model.plain = True
         self.draws = SharedDraws()
         self.decision = Decision(calibration)
@@ -155,6 +159,8 @@ class _Graph(nn.Module):
             once = self._over(_example(model, 2))
             self.score.read(once)
         self.decodes = once.decoded
+        if not once.transformed:
+            self.model.shifted = None
         if not self.decodes:
             self.model.decoder = nn.Sequential()
 
@@ -185,7 +191,16 @@ class _Scaled(nn.Module):
 
 
 def _plain(network: nn.Sequential) -> nn.Sequential:
-    return nn.Sequential(*(_Scaled(layer) if isinstance(layer, nn.BatchNorm2d) else layer for layer in network))
+    """Return a network with its batch norms replaced, those inside of its blocks too."""
+    layers = []
+    for layer in network:
+        if isinstance(layer, nn.BatchNorm2d):
+            layer = _Scaled(layer)
+        elif isinstance(layer, ResidualBlock):
+            layer = copy.deepcopy(layer)
+            layer.inner, layer.skip = _plain(layer.inner), _plain(layer.skip)
+        layers.append(layer)
+    return nn.Sequential(*layers)
 
 
 class _StableBernoulli(Bernoulli):

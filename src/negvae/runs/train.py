@@ -91,7 +91,7 @@ def run_seeds(
         calibration = None
         if len(inliers.held_out):
             rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
-            calibration = calibrated(each, result, inliers.training, inliers.held_out, target_fpr=rate)
+            calibration = calibrated(each, result, inliers.training, inliers.held_out, target_fpr=rate, log=log)
             log(f"calibrated: {calibration.describe()}")
         save_artifact(directory, each, result, origin, calibration)
     return results

@@ -176,6 +176,11 @@ class Pass:
         return self._sampled[samples]
 
     @property
+    def transformed(self) -> bool:
+        """Return whether the encoder of transformations has been used."""
+        return "_transformed" in self.__dict__
+
+    @property
     def decoded(self) -> bool:
         """Return whether the decoder has been used."""
         return bool(self._sampled)
@@ -204,6 +209,27 @@ class Pass:
     def members(self) -> tuple[Pass, ...]:
         """Return a pass of each model of the ensemble, this model's first."""
         return (self, *(Pass(model, self.stored, draws=self.draws) for model in self._ensemble))
+
+    @cached_property
+    def _transformed(self) -> Posterior:
+        if self.model.shifted is None:
+            raise ValueError("the model was trained without transformations that have priors")
+        mean, log_var = self.model.shifted.posteriors(self.images)
+        return Posterior(mean.double(), log_var.double())
+
+    @property
+    def transformed_means(self) -> Tensor:
+        """Return the means of q(z|t(x)) for all transformations t that have a prior (N x T x L, float64)."""
+        mean, shifted = self._transformed.mean, self.model.shifted
+        assert shifted is not None
+        return mean.reshape(shifted.priors.count, -1, mean.shape[1]).transpose(0, 1)
+
+    @property
+    def transformed_divergences(self) -> Tensor:
+        """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x T x T, float64)."""
+        transformed, shifted = self._transformed, self.model.shifted
+        assert shifted is not None
+        return shifted.divergences(*transformed)
 
     def scale(self, name: str) -> tuple[float, float, float, float]:
         """Return the 5% quantile, median, 95% quantile and mean of a score on training images.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from negvae.scoring.groups import split
 from negvae.scoring.passes import SharedDraws
 from negvae.scoring.references import References, scale
 from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
+from negvae.scoring.transformations import judge
 
 REFERENCE_IMAGES = 5_000
 LARGEST = float(np.finfo(np.float32).max)
@@ -119,6 +120,11 @@ class Scorer:
                 )
             if "features" in score.needs and not self.model.takes_features:
                 raise ValueError(f"score {score.name} is for rows of features: this model takes images")
+            if "transformations" in score.needs and self.model.shifted is None:
+                raise ValueError(
+                    f"score {score.name} takes a model that was trained with transformations: train it with"
+                    " --transformations turns"
+                )
             if "pixels" in score.needs and self.model.takes_features:
                 raise ValueError(f"score {score.name} is for images: rows of features have no pixels")
 
@@ -142,6 +148,7 @@ def calibrate(
     target_fpr: float | None = None,
     confidence: float | None = None,
     groups: Sequence[str] | None = None,
+    log: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """Score held-out inliers, and set the threshold from their scores.
 
@@ -162,6 +169,7 @@ def calibrate(
         confidence: confidence with which that rate is to hold; None for a rate that holds on average over held-out
             sets.
         groups: group of each held-out inlier, if p-values and thresholds are to be those of its group.
+        log: called with a line that says whether transformations are part of "combined", if the model has some.
 
     Returns:
         The calibration, with the reference statistics in it.
@@ -175,15 +183,18 @@ def calibrate(
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
     features = scorer.model.takes_features
     decisive = score_of(default_score(scorer.model) if score is None else score).name
-    other = "pixels" if features else "features"
-    names = names_of(lambda entry: entry.calibrated and other not in entry.needs) if names is None else names
+    missing = {"pixels" if features else "features", *(["transformations"] if scorer.model.shifted is None else [])}
+    names = names_of(lambda entry: entry.calibrated and missing.isdisjoint(entry.needs)) if names is None else names
     names = [decisive, *names]
     apart: dict[str, NDArray[np.float32]] = {}
     references = References() if references is None else references
     if scorer.quantized is None or scorer.quantized.decode is not None:
         if training is not None:
             step = max(len(training) // REFERENCE_IMAGES, 1)
+            components = [name for name in components if name != "transformations"]
             references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
+            if scorer.model.shifted is not None:
+                references = _with_transformations(scorer, references, training, log)
             if features:
                 references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
     else:
@@ -230,6 +241,17 @@ def _with_neighbors(
     rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]
     fitted, scores = fit_neighbors(rows[0], rows[1], contamination)
     return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}
+
+
+def _with_transformations(
+    scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
+) -> References:
+    """Add the scale of the score "transformations" if it is to be part of "combined"."""
+    judgement = judge(scorer.model, training, references, scorer.computes_in)
+    log(judgement.describe())
+    if not judgement.counts or judgement.scale is None:
+        return references
+    return replace(references, scales={**references.scales, "transformations": judgement.scale})
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ScoreFunction = Callable[["Pass"], "Tensor"]
 """A score: from one pass over N inputs to N numbers, larger = more out-of-distribution."""
 Function = TypeVar("Function", bound="ScoreFunction")
-Need = Literal["decoder", "reference", "ensemble", "pixels", "features"]
+Need = Literal["decoder", "reference", "ensemble", "pixels", "features", "transformations"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Fit:
     """The way in which a score is fitted to training images.
 
     Attributes:
-        statistics: function from a pass over N inputs to their statistics, N x K in float64.
+        statistics: function from a pass over N inputs to their statistics, N x K or N x T x L in float64.
         fit: function from the statistics of training images (NumPy) to the array that saved folders keep.
-        distance: function from statistics (N x K) and the fitted array to the score (N).
+        distance: function from statistics and the fitted array to the score (N).
         is_fitted: function that returns whether an array has the form that `fit` gives.
     """
 
@@ -51,7 +51,7 @@ class Score(Entry[ScoreFunction]):
         unit: unit of the score's values.
         needs: needs beyond the encoder: "decoder"; "reference", statistics of training images; "ensemble", further
             models trained in the same way; "pixels", images and not rows of features; "features", rows of features and
-            not images.
+            not images; "transformations", a model trained with transformations that have priors.
         label: name of the score in tables and charts.
         citation: publication that described the score, as running text cites it; that of `papers` if left out.
         calibrated: whether held-out inliers are scored with it by default.
@@ -127,6 +127,16 @@ SCORES: Table[Score] = Table(
         Score(
             name="prior_ratio", meaning="KL to the positive prior minus KL to the negative prior", unit="nats",
             needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
+        ),
+        Score(
+            name="transformations", meaning="how unusual the codes of all transformed copies are",
+            unit="squared Mahalanobis distance", needs=("transformations", "reference"), calibrated=True,
+            target="negvae.scoring.transformations:transformations", fit="negvae.scoring.transformations:DENSITY",
+        ),
+        Score(
+            name="transformations_kl", label="transformations, KL",
+            meaning="KL of every transformed copy to its own prior, summed", unit="nats", needs=("transformations",),
+            calibrated=True, target="negvae.scoring.transformations:transformations_kl",
         ),
         Score(
             name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", papers=("an2015",),

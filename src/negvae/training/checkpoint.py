@@ -37,8 +37,9 @@ class Progress:
         sums: sum of each loss part over the steps of the current epoch, in nats per image.
         seconds: seconds of training so far, over all calls.
         epoch_seconds: seconds of training in the current epoch.
-        finished: whether all epochs are completed.
+        finished: whether all epochs are completed, and the steps of the encoder of transformations.
         workers: number of threads that share each batch; 0 where it was not set.
+        shift_steps: number of steps that the encoder of transformations has taken, and their number in all.
 
     >>> Progress(epoch=3).finished
     False
@@ -51,6 +52,7 @@ class Progress:
     epoch_seconds: float = 0.0
     finished: bool = False
     workers: int = 0
+    shift_steps: tuple[int, int] = (0, 0)
 
 
 def save_checkpoint(
@@ -146,7 +148,7 @@ def read_progress(directory: Path) -> Progress:
         ValueError: if the file is damaged.
 
     >>> read_progress(Path("no-such-run"))
-    Progress(epoch=0, step=0, sums={}, seconds=0.0, epoch_seconds=0.0, finished=False, workers=0)
+    Progress(epoch=0, step=0, sums={}, seconds=0.0, epoch_seconds=0.0, finished=False, workers=0, shift_steps=(0, 0))
     """
     path = directory / FILE
     if not path.exists():

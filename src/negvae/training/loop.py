@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def train_seeds(
     finally:
         for run in runs:
             run.learner.close()
-    ending = "finished" if runs[0].progress.finished else reason
+    ending = "finished" if all(run.progress.finished for run in runs) else reason
     return [TrainingResult(run.learner.model, run.progress, ending, run.history.rows) for run in runs]
 
 
@@ -145,7 +146,7 @@ def _steps(
     steps_per_update = steps if captured else STEPS_PER_UPDATE
     clock, since_saved, reason = Clock(), Clock(), ""
     with StopConditions(should_stop, budget) as stop:
-        while not reason and not runs[0].progress.finished:
+        while not reason and runs[0].progress.epoch < learners[0].config.epochs:
             for run in runs:
                 run.begin_epoch()
             taken = runs[0].progress.step
@@ -177,6 +178,11 @@ def _steps(
                     run.next_epoch()
                 clock.lap()  # what has passed since the losses were read was not training
             _save(runs, since_saved)
+        for run in runs:
+            save = partial(_save_due, runs, since_saved, checkpoint_seconds)
+            reason = reason or run.train_shifts(stop.reason, save, on_progress)
+            if run.learner.shifted is not None:
+                _save(runs, since_saved)
     return reason
 
 
@@ -227,6 +233,11 @@ def _save(runs: Sequence[TrainingRun], since_saved: Clock) -> None:
     for run in runs:
         run.save()
     since_saved.lap()
+
+
+def _save_due(runs: Sequence[TrainingRun], since_saved: Clock, checkpoint_seconds: float) -> None:
+    if since_saved.seconds() >= checkpoint_seconds:
+        _save(runs, since_saved)
 
 
 def _check(configs: Sequence[RunConfig], images: Tensor) -> None:

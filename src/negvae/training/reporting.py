@@ -45,6 +45,7 @@ class ProgressUpdate:
     def losses_and_rate(self) -> str:
         """Describe the losses that are not zero, in nats per image, and the training speed."""
         shown = {"reconstruction": "rec", "kl": "KL", "negative_kl": "neg KL", "generator_kl": "gen KL"}
+        shown["transformation_kl"] = "transformations' KL"
         parts = [f"{shown[name]} {value:.1f}" for name, value in self.losses.items() if value]
         return f"{' '.join(parts)} nats, {self.images_per_second:.0f} images/s"
 

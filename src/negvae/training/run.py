@@ -8,11 +8,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from negvae.config import RunConfig
 from negvae.model import VAE
 from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
 from negvae.training.history import History, epoch_row, read_metrics
 from negvae.training.objectives import Losses
+from negvae.training.reporting import Clock, ProgressUpdate
+from negvae.training.shifted import train_shifts
 from negvae.training.step import Learner
 
 AfterEpoch = Callable[[VAE, RunConfig, int], dict[str, Any]]
@@ -58,10 +62,65 @@ class TrainingRun:
         if restored is None:
             return []
         self.progress, generators = restored
-        self.progress.finished = self.progress.epoch >= learner.config.epochs
+        self._restore_shifts(generators.get("shifted"))
+        self.progress.finished = self.progress.epoch >= learner.config.epochs and self._shifts_done()
         self._epoch_start = generators["epoch_start"]
         learner.randomness.set_state(generators["now"])
         return read_metrics(directory)[: self.progress.epoch]
+
+    def _restore_shifts(self, state: Tensor | None) -> None:
+        """Go to the encoder of transformations' place, which is its start if the run has become longer."""
+        shifted, (taken, of) = self.learner.shifted, self.progress.shift_steps
+        if shifted is None:
+            return
+        if state is not None and of == shifted.steps:
+            shifted.taken = taken
+            shifted.randomness.set_state(state)
+        elif taken:
+            shifted.restart()
+        self.progress.shift_steps = shifted.taken, shifted.steps
+
+    def _shifts_done(self) -> bool:
+        shifted = self.learner.shifted
+        return shifted is None or shifted.taken >= shifted.steps
+
+    def train_shifts(
+        self, reason: Callable[[], str], save: Callable[[], None], on_progress: Callable[[ProgressUpdate], None] | None
+    ) -> str:
+        """Train the encoder of transformations, once all epochs are completed.
+
+        Args:
+            reason: called after every step; returns the reason to stop, or "" to go on.
+            save: called every few steps to save a checkpoint if one is due.
+            on_progress: called every few steps.
+
+        Returns:
+            The reason why training stopped; "" if it is finished.
+
+        Raises:
+            TrainingDivergedError: if the loss is not finite.
+        """
+        shifted, clock, epochs = self.learner.shifted, Clock(), self.learner.config.epochs
+        if shifted is None:
+            return ""
+        first, began = shifted.taken, self.progress.seconds
+
+        def report(loss: float) -> None:
+            self.add_time(clock.lap())
+            self.progress.shift_steps = shifted.taken, shifted.steps
+            pace = (shifted.taken - first) / max(self.progress.seconds - began, 1e-9)
+            if on_progress is not None:
+                losses, rate = {"transformation_kl": loss}, pace * shifted.batch
+                left = (shifted.steps - shifted.taken) / pace
+                on_progress(ProgressUpdate(epochs, epochs, shifted.taken, shifted.steps, losses, rate, left))
+
+        try:
+            stopped = train_shifts(shifted, reason=reason, report=report, save=save)
+        except ValueError as error:
+            raise TrainingDivergedError(str(error)) from None
+        self.progress.epoch_seconds = 0.0
+        self.progress.finished = self._shifts_done()
+        return stopped
 
     def begin_epoch(self) -> None:
         """Draw the order of the epoch's images and go to the run's place in it."""
@@ -106,7 +165,7 @@ class TrainingRun:
     def next_epoch(self) -> None:
         """Go to the start of the next epoch."""
         epoch = self.progress.epoch + 1
-        finished = epoch == self.learner.config.epochs
+        finished = epoch == self.learner.config.epochs and self._shifts_done()
         self.progress = replace(self.progress, epoch=epoch, step=0, sums={}, epoch_seconds=0.0, finished=finished)
         self._epoch_start = self.learner.randomness.get_state()
 
@@ -116,6 +175,8 @@ class TrainingRun:
             return
         learner = self.learner
         states = {"now": learner.randomness.get_state(), "epoch_start": self._epoch_start}
+        if learner.shifted is not None:
+            states["shifted"] = learner.shifted.randomness.get_state()
         with learner.exact():
             save_checkpoint(self._folder, learner.model, learner.optimizers, states, self.progress)
 

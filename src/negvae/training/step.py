@@ -7,7 +7,7 @@ steps of an epoch follow one another without the host (`negvae.fast.graph`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
 from negvae.training.objectives import Losses, Trained, TrainingBatch, train_step
+from negvae.training.shifted import ShiftLearner
 from negvae.training.team import Team, share_of
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
@@ -42,6 +43,7 @@ class Learner:
             bfloat16.
         encoder: weights of the encoder with their optimizer.
         decoder: weights of p(x|z) with their optimizer.
+        shifted: encoder of transformations in training, after the rest; None without transformations.
         randomness: random generator of the order of images, the noise and the negatives.
         steps: number of steps in an epoch.
         trace: losses of the epoch's steps so far, steps x parts, in nats per image.
@@ -68,6 +70,7 @@ class Learner:
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
         self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer, reduce)
         self.decoder = Weights(self.model.decoder, sigma, dtype, self._optimizer, reduce)
+        self.shifted = None if self.model.shifted is None else ShiftLearner(config, self.model, data, self.precision)
         self.steps = len(data) // self.batch
         self.trace = torch.zeros(self.steps, len(Losses._fields), device=device, dtype=self.encoder.master.dtype)
         self._order = torch.zeros(len(data), dtype=torch.long, device=device)
@@ -77,7 +80,11 @@ class Learner:
     @property
     def optimizers(self) -> dict[str, Optimizer]:
         """Return the optimizers by the name of their network."""
-        return {"encoder": self.encoder.optimizer, "decoder": self.decoder.optimizer}
+        return {
+            "encoder": self.encoder.optimizer,
+            "decoder": self.decoder.optimizer,
+            **({} if self.shifted is None else {"shifted": self.shifted.weights.optimizer}),
+        }
 
     def begin_epoch(self, start: Tensor, step: int) -> None:
         """Draw the order of the epoch's images and go to a place in it.
@@ -180,7 +187,9 @@ class Learner:
     def exact(self) -> Iterator[None]:
         """Give the model its float32 weights and evaluation mode within the block, to save, load or score it."""
         self.finish()
-        with self.encoder.exact(), self.decoder.exact():
+        with ExitStack() as exact:
+            for weights in self._weights():
+                exact.enter_context(weights.exact())
             self.model.eval()
             try:
                 yield
@@ -192,9 +201,12 @@ class Learner:
         if self._team is not None:
             self._team.close()
         unshare_batch_norms(self.model)
-        self.encoder.release()
-        self.decoder.release()
+        for weights in self._weights():
+            weights.release()
         self.model.eval()
+
+    def _weights(self) -> list[Weights]:
+        return [self.encoder, self.decoder, *([] if self.shifted is None else [self.shifted.weights])]
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
         build = OPTIMIZERS[self.config.optimizer].load()

@@ -1,0 +1,104 @@
+"""The part of the code that says which transformation made an image, with one prior for each transformation.
+
+Section 3 of the paper has two classes of inputs, inliers and negatives, and a prior for each. Here every shifting
+transformation t of the inliers (`negvae.model.shifts`) is a class of its own with the prior N(mu_t, I); the identity is
+the class of the inliers, with mu_0 = 0. The encoder minimizes KL(q(z|t(x)) || N(mu_t, I)) for all of them, so that it
+learns what distinguishes an inlier from the same inlier turned or moved. Images of another kind lack those marks, and
+their copies fall elsewhere. With one transformation beside the identity, this is the paper's pair of priors.
+
+The code of a VAE then has two parts, one of the image's content and one of its transformation. The decoder reads the
+content alone, so the other part is integrated out of the bound on log p(x), and "kl" and "bpd" stay what they were.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
+
+from negvae.model.likelihoods import wide
+from negvae.model.networks import Shape, residual_encoder
+from negvae.model.priors import PriorSet
+from negvae.model.shifts import build_shifts, copies
+
+SIZE = 64
+"""Number of latent dimensions of the transformation's part of the code, or of the transformations if they are more."""
+DISTANCE = 6.0
+"""Distance of any two priors' means, in standard deviations."""
+SIDE = 32
+"""Side in pixels of the images that the encoder sees, about; larger ones are averaged over squares of pixels."""
+HELD_BACK = 10
+"""One image in so many is not trained on: what the encoder makes of unseen inliers is measured on it."""
+_MANY = 1_000_003
+
+
+class ShiftEncoder(nn.Module):
+    """q(z|x) of the transformation's part of the code, and a prior for each of T transformations.
+
+    Args:
+        names: names of the transformations in `negvae.parts.SHIFTS`, separated by commas.
+        shape: shape (C, H, W) of the images.
+
+    Attributes:
+        encoder: network from images (N x C x H x W) to N x 2L numbers.
+        shifts: the T transformations; the first is the identity.
+        priors: the T priors.
+
+    >>> encoder = ShiftEncoder("turns", (1, 28, 28)).eval()
+    >>> encoder.divergences(*encoder.posteriors(torch.rand(5, 1, 28, 28))).shape
+    torch.Size([5, 4, 4])
+    """
+
+    def __init__(self, names: str, shape: Shape) -> None:
+        super().__init__()
+        self.shifts = build_shifts(names, shape)
+        size = max(SIZE, len(self.shifts))
+        self.priors = PriorSet.simplex(len(self.shifts), size, DISTANCE)
+        self._pooled = max(1, round(min(shape[1:]) / SIDE))
+        self.encoder = residual_encoder(shape[0], size)
+
+    def posteriors(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute q(z|t(x)) for all transformations t.
+
+        Args:
+            images: prepared images, N x C x H x W, in [0, 1].
+
+        Returns:
+            Means and log-variances, each (T N) x L: those of the first transformation, then those of the next.
+        """
+        shifted = copies(self.shifts, images)
+        if self._pooled > 1:
+            shifted = avg_pool2d(shifted, self._pooled)
+        shifted = shifted.contiguous(memory_format=torch.channels_last)
+        mean, log_var = wide(self.encoder(shifted)).chunk(2, dim=1)
+        return mean, log_var.clamp(-12, 12)  # exp() of an image unlike all others stays finite
+
+    def divergences(self, mean: Tensor, log_var: Tensor) -> Tensor:
+        """Compute KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s.
+
+        Args:
+            mean: means that `posteriors` gives, (T N) x L.
+            log_var: log-variances that `posteriors` gives, (T N) x L.
+
+        Returns:
+            N x T x T values, the transformation on axis 1 and the prior on axis 2.
+        """
+        divergences = self.priors.kl(mean, log_var)
+        return divergences.reshape(self.priors.count, -1, self.priors.count).transpose(0, 1)
+
+
+def held_back(images: Tensor) -> Tensor:
+    """Return which images the encoder of transformations is not trained on, about one in `HELD_BACK`.
+
+    An image's own pixels decide, so that the answer does not depend on its place, and copies of an image agree.
+
+    Args:
+        images: uint8 images, N x C x H x W.
+
+    Returns:
+        A mask (N), on the images' device.
+    """
+    weights = torch.arange(1, images[:1].numel() + 1, device=images.device).square_().remainder_(_MANY)
+    sums = [(part.flatten(1) * weights).sum(1) for part in torch.split(images, 256)]
+    # The remainder by a prime first, since sums of few distinct intensities have common divisors.
+    return torch.cat(sums).remainder(_MANY).remainder(HELD_BACK) == 0

@@ -1,0 +1,114 @@
+"""Table `one-class` for a terminal, as JSON and as Markdown. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from negvae.paper.one_class import BEFORE, CLASSES, DATA, GOALS, PUBLISHED, OneClassProfile, finished, runs
+from negvae.paper.results import Result
+from negvae.paper.unsupervised_show import spread
+from negvae.report.tables import DataTable, markdown, replace_table
+
+BEGIN, END = "<!-- one-class: begin (negvae paper show one-class --page FILE) -->", "<!-- one-class: end -->"
+SHOWN = ("combined", "transformations", "transformations_kl", BEFORE, "dose", "prior_ratio", "kl", "bpd")
+
+
+def gather(profile: OneClassProfile, results: Path) -> dict[str, dict[int, list[Result]]]:
+    """Gather the up-to-date results by data set and class, in the order of the seeds.
+
+    Args:
+        profile: recipe of the runs.
+        results: folder of result files.
+
+    Returns:
+        The results.
+
+    Raises:
+        ValueError: if a result file is damaged.
+    """
+    found: dict[str, dict[int, list[Result]]] = {data: {label: [] for label in range(CLASSES)} for data in DATA}
+    for run in runs(profile):
+        if (content := finished(run, profile, results)) is not None:
+            found[run.data][run.label].append(content)
+    return found
+
+
+def sheets(found: dict[str, dict[int, list[Result]]]) -> list[DataTable]:
+    """Tabulate every class and the means over the classes, beside the goals and published means."""
+    return [means(found), *(classes(data, found[data]) for data in DATA)]
+
+
+def means(found: dict[str, dict[int, list[Result]]]) -> DataTable:
+    """Tabulate the mean over the classes that have a result, beside the goal and published means."""
+    lines = []
+    for data in DATA:
+        have = {label: each for label, each in found[data].items() if each}
+        ours = [spread([_area(one, "combined") for one in each]) for each in have.values()]
+        figures = [each.mean for each in ours if each is not None]
+        mean = f"{sum(figures) / len(figures):.3f}" if figures else "-"
+        reached = "-" if len(figures) < CLASSES else "yes" if float(mean) >= GOALS[data] else "no"
+        others = [f"{one[data]:.3f}" if data in one else "-" for one in PUBLISHED.values()]
+        lines.append((data, f"{GOALS[data]:g}", mean, f"{len(figures)} of {CLASSES}", reached, *others))
+    heads = ("data", "goal", "ours, combined", "classes", "reached", *(f"{name}, published" for name in PUBLISHED))
+    return _sheet("One class against the others: mean AUROC over the classes that were run", heads, lines)
+
+
+def classes(data: str, found: dict[int, list[Result]]) -> DataTable:
+    """Tabulate the scores of each class: mean over its seeds (standard deviation)."""
+    lines = []
+    for label, results in found.items():
+        figures = [
+            spread([_area(one, name) for one in results if f"auc_{name}" in one["evaluation"]]) for name in SHOWN
+        ]
+        lines.append((str(label), str(len(results)), *("-" if each is None else str(each) for each in figures)))
+    return _sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
+
+
+def _area(result: Result, score: str) -> float:
+    return float(result["evaluation"][f"auc_{score}"])
+
+
+def _sheet(title: str, heads: Sequence[str], lines: Sequence[tuple[str, ...]]) -> DataTable:
+    return DataTable(heads, lines, title=title, align="l" + "r" * (len(heads) - 1))
+
+
+def remarks(found: dict[str, dict[int, list[Result]]], profile: OneClassProfile) -> list[str]:
+    """Return what must be said beside the figures: hardware, commits, notes on the data, and false alarms."""
+    every = [one for by_class in found.values() for each in by_class.values() for one in each]
+    if not every:
+        return ["no results yet; make them with: negvae paper run one-class"]
+    processors = sorted({one["provenance"]["device"] for one in every})
+    commits = sorted({str(one["provenance"]["commit"])[:10] for one in every})
+    alarms = sum(float(one["false_alarms"]) for one in every) / len(every)
+    notes = sorted({note for one in every for note in one["notes"]})
+    return [
+        f"profile {profile.name}; {' and '.join(processors)}; commit {', '.join(commits)}; {len(every)} runs",
+        f"false alarms on the test images of the class: {alarms:.3f}, where 0.05 was asked for",
+        *notes,
+    ]
+
+
+def as_json(found: dict[str, dict[int, list[Result]]]) -> list[dict[str, Any]]:
+    """Return one entry for each result, without its order statistics."""
+    return [
+        {"run": one["run"], "seed": one["seed"], "judgement": one["judgement"], **one["evaluation"]}
+        for by_class in found.values() for each in by_class.values() for one in each
+    ]  # fmt: skip
+
+
+def fill_page(page: Path, found: dict[str, dict[int, list[Result]]], profile: OneClassProfile) -> None:
+    """Replace the tables between the marks of a Markdown file.
+
+    Args:
+        page: Markdown file.
+        found: results, as `gather` returns them.
+        profile: recipe of the runs.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file does not have the marks.
+    """
+    tables = "\n".join(markdown(sheet) for sheet in sheets(found))
+    replace_table(page, BEGIN, END, f"{tables}\nMeasured on: {'; '.join(remarks(found, profile))}.\n")

@@ -1,0 +1,170 @@
+"""Training the encoder of transformations, after the rest of a model.
+
+Its loss is that of section 3 of the paper with one prior for each of T transformations, in nats per copy of an image:
+
+    weight KL(q(z|t(x)) || prior_t) - log p(t|z),   p(t|z) = softmax over s of -KL(q(z|t(x)) || prior_s)
+
+The first term is the paper's. The second is the cross-entropy of the right transformation under the model's own odds.
+Every step takes all copies of a few images, which are moved by up to `MOVED` pixels first, a change that is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
+from torch.nn.parameter import Parameter
+from torch.optim import AdamW, Optimizer
+
+from negvae.config import RunConfig
+from negvae.device import autocast
+from negvae.model import VAE
+from negvae.model.shifted import held_back
+from negvae.model.vae import build_shift_encoder
+from negvae.training.weights import Weights
+
+KL_WEIGHT = 0.02
+"""Weight of the KL divergence beside the cross-entropy."""
+LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.03
+PASSES, MOST_EPOCHS, MOST_COPIES = 0.6, 20, 1_000_000
+"""Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
+so many copies in all."""
+COPIES = 256
+"""Number of copies in one step, about."""
+LEAST_IMAGES = 16
+MOVED = 2
+
+
+class ShiftLearner:
+    """The encoder of transformations in training.
+
+    Args:
+        config: configuration of the run.
+        model: model whose encoder of transformations is trained.
+        data: stored images on the training device, uint8, N x C x H x W; the rows of `held_back` are left out.
+        precision: "bfloat16" or "float32".
+
+    Attributes:
+        weights: weights of the encoder with their optimizer.
+        randomness: random generator of the images of each step and of their moves.
+        steps: number of steps of the training.
+        taken: number of steps taken so far.
+    """
+
+    def __init__(self, config: RunConfig, model: VAE, data: Tensor, precision: str) -> None:
+        assert model.shifted is not None
+        self.config, self.model, self.precision = config, model, precision
+        self.shifted = model.shifted
+        kept = ~held_back(data)
+        self.data = data[kept] if kept.any() else data
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.weights = Weights(self.shifted.encoder, [], dtype, _optimizer)
+        self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
+        count = self.shifted.priors.count
+        self.batch = max(COPIES // count, LEAST_IMAGES)
+        images = min(min(PASSES * config.epochs, MOST_EPOCHS) * len(data), MOST_COPIES / count)
+        self.steps = max(math.ceil(images / self.batch), 1)
+        self.taken = 0
+        self._own = torch.arange(count, device=data.device).repeat_interleave(self.batch)
+
+    def restart(self) -> None:
+        """Go back to the start of the training, as for a run that has become longer."""
+        with self.weights.exact():
+            self.shifted.load_state_dict(build_shift_encoder(self.config, self.model.shape).state_dict())
+        self.weights.optimizer.state.clear()
+        self.randomness.manual_seed(self.config.seed + 0x5417)
+        self.taken = 0
+
+    def step(self) -> Tensor:
+        """Take the next step.
+
+        Returns:
+            The mean KL divergence of a copy to its own prior, in nats, without gradient.
+        """
+        for group in self.weights.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        device = self.data.device
+        rows = torch.randint(len(self.data), (self.batch,), generator=self.randomness, device=device)
+        images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED)
+        with autocast(self.precision, device):
+            mean, log_var = self.shifted.posteriors(images)
+        divergences = self.shifted.priors.kl(mean, log_var)
+        own = divergences.gather(1, self._own.unsqueeze(1)).mean()
+        loss = KL_WEIGHT * own + cross_entropy(-divergences, self._own)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.weights.step()
+        self.taken += 1
+        return own.detach()
+
+    def _learning_rate(self) -> float:
+        """Return the learning rate of the next step: a short rise, then half a cosine down to zero."""
+        done = self.taken / self.steps
+        rise = min(1.0, (self.taken + 1) / (WARM_UP * self.steps + 1))
+        return LEARNING_RATE * rise * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def moved(images: Tensor, generator: torch.Generator, most: int) -> Tensor:
+    """Move each image by up to `most` pixels either way; what comes in is the reflected border.
+
+    Args:
+        images: images, N x C x H x W, higher and wider than `most`.
+        generator: random generator on the images' device.
+        most: largest move in pixels.
+
+    Returns:
+        Images of the same shape.
+    """
+    count, _, height, width = images.shape
+    framed = pad(images, (most, most, most, most), mode="reflect")
+    start = torch.randint(2 * most + 1, (2, count, 1), generator=generator, device=images.device)
+    down = start[0] + torch.arange(height, device=images.device)
+    right = start[1] + torch.arange(width, device=images.device)
+    number = torch.arange(count, device=images.device)[:, None, None]
+    # Indices on axes 0, 2 and 3 put the channels last.
+    return framed[number, :, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
+
+
+def train_shifts(
+    learner: ShiftLearner,
+    *,
+    reason: Callable[[], str],
+    report: Callable[[float], None],
+    save: Callable[[], None] | None = None,
+    every: int = 25,
+) -> str:
+    """Take the steps that are left.
+
+    Args:
+        learner: encoder of transformations in training.
+        reason: called after every step; returns the reason to stop, or "" to go on.
+        report: called every few steps with the mean KL divergence since the last call.
+        save: called every few steps to save a checkpoint if one is due; None for no checkpoints.
+        every: number of steps between the calls of `report` and `save`.
+
+    Returns:
+        The reason why training stopped; "" if all steps are taken.
+
+    Raises:
+        ValueError: if the loss is not finite.
+    """
+    losses, stopped = list[Tensor](), ""
+    while not stopped and learner.taken < learner.steps:
+        losses.append(learner.step())
+        stopped = reason()
+        if len(losses) < every and not stopped and learner.taken < learner.steps:
+            continue
+        mean = float(torch.stack(losses).mean())
+        if not math.isfinite(mean):
+            raise ValueError(f"training the encoder of transformations diverged at step {learner.taken}")
+        report(mean)
+        losses.clear()
+        if save is not None and not stopped:
+            save()
+    return stopped
+
+
+def _optimizer(parameters: list[Parameter]) -> Optimizer:
+    return AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)

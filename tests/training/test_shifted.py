@@ -1,0 +1,113 @@
+"""The encoder of transformations is trained after the rest, exactly resumable, and tells copies of inliers apart."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from negvae import NegVAEDetector
+from negvae.negatives import build_source
+from negvae.scoring import Scorer, calibrate
+from negvae.scoring import transformations as judging
+from negvae.training import shifted as shift_training
+from negvae.training.loop import train
+from tests.conftest import blobs, small_run
+
+
+def corners(count: int, seed: int = 0) -> torch.Tensor:
+    """Blobs with a bright corner, by which their turns differ."""
+    images = blobs(count, (1, 16, 16), seed)
+    images[:, :, :5, :5] = 255
+    return images
+
+
+IMAGES = corners(240)
+
+
+def run(**fields):
+    values = {"network": "pyramid", "negatives": "augmented", "transformations": "turns", "batch_size": 32}
+    return small_run(**{**values, **fields})
+
+
+def trained(config, **options):
+    return train(config, IMAGES, build_source(config.negatives, None), **options)
+
+
+@pytest.fixture(scope="module")
+def result():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shift_training, "PASSES", 15)
+        return trained(run(epochs=1))
+
+
+def test_copies_of_unseen_inliers_are_told_apart(result):
+    lines = []
+    calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
+    assert "transformations are part of combined" in lines[0]
+    assert calibration.reference.components == ["dose", "prior_ratio", "transformations"]
+    scorer = Scorer(result.model, calibration.reference)
+    inliers, turned = corners(40, 2), corners(40, 3).rot90(1, (2, 3))
+    for name in ("transformations", "combined"):
+        kept, strange = scorer(inliers, [name])[name], scorer(turned, [name])[name]
+        assert (strange > kept.max()).mean() > 0.9, name
+        assert scorer(inliers[5:6], [name])[name] == kept[5]
+
+
+def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):
+    monkeypatch.setattr(judging, "LEAST_ACCURACY", 1.01)
+    lines = []
+    calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
+    assert "transformations are left out of combined: " in lines[0]
+    assert calibration.reference.components == ["dose", "prior_ratio"]
+    assert "transformations" in calibration.scores
+
+
+def test_the_rest_is_trained_as_without_transformations():
+    plain, shifted = (trained(run(epochs=1, transformations=names)).model.state_dict() for names in ("none", "turns"))
+    assert all(torch.equal(value, shifted[name]) for name, value in plain.items())
+
+
+@pytest.mark.parametrize("after", [3, 7, 8])
+def test_a_stopped_run_goes_on_exactly(tmp_path, after):
+    config = run(epochs=1)
+    whole = trained(config)
+    assert whole.progress.shift_steps[0] == whole.progress.shift_steps[1] > 2
+    calls = iter(range(1000))
+    stopped = trained(config, directory=tmp_path, should_stop=lambda: "enough" if next(calls) == after else "")
+    assert stopped.stopped_by == "enough"
+    assert not stopped.progress.finished
+    resumed = trained(config, directory=tmp_path, resume=True)
+    assert resumed.stopped_by == "finished"
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_a_longer_run_trains_it_anew(tmp_path):
+    trained(run(epochs=1), directory=tmp_path)
+    longer = dataclasses.replace(run(epochs=1), epochs=2)
+    resumed, whole = trained(longer, directory=tmp_path, resume=True), trained(longer)
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+
+def test_a_model_without_transformations_has_no_such_score():
+    model = trained(run(epochs=1, transformations="none")).model
+    with pytest.raises(ValueError, match="trained with transformations"):
+        Scorer(model)(IMAGES[:2], ["transformations_kl"])
+    assert "transformations" not in calibrate(Scorer(model), IMAGES, IMAGES[:20]).scores
+
+
+def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "LEAST_ACCURACY", 0)
+    options = {"epochs": 1, "batch_size": 32, "target_fpr": 0.2, "device": "cpu", "precision": "float32"}
+    detector = NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy())
+    assert "transformations" in detector.calibration_.reference.components
+    detector.save(tmp_path / "run")
+    again = NegVAEDetector.load(tmp_path / "run")
+    assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()
+    pytest.importorskip("onnxruntime")
+    from negvae.runs.export import export_onnx
+
+    exported = export_onnx(tmp_path / "run", score="transformations")
+    assert exported.encoder_only
+    assert exported.difference < 1e-4
