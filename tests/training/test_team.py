@@ -176,21 +176,38 @@ def test_networks_that_cannot_be_shared_are_refused():
 
 
 def test_the_number_is_measured_where_a_run_is_long(monkeypatch):
-    learner = Learner(small_run(), GRAY, None)
-    asked = []
+    learner, asked, rates = Learner(small_run(), GRAY, None), [], {0: 170, 1: 100, 2: 180, 4: 182}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
-    monkeypatch.setattr(choice, "measure", lambda learner, numbers: asked.append(numbers) or {1: 100, 2: 180, 4: 182})
-    assert choose_workers(lambda: learner, learner, steps=10)[0] is None
+    monkeypatch.setattr(choice, "measure", lambda make, numbers: asked.append(numbers) or rates)
+
+    def choose(steps, like=learner):
+        return choose_workers(lambda: learner, like, steps)
+
+    assert choose(10).workers is None
     assert not asked
-    assert choose_workers(lambda: learner, learner, steps=10**6) == (2, "images/s by workers: 1: 100, 2: 180, 4: 182")
-    assert asked == [[1, 2, 4]]
-    rows = types.SimpleNamespace(batch=learner.batch, source=None, model=types.SimpleNamespace(
-        modules=list, dimensions=8, takes_features=True))  # fmt: skip
-    assert choose_workers(lambda: learner, rows, steps=10**7)[0] == 1
+    found = choose(10**6)
+    assert asked == [[0, 1, 2, 4]]
+    assert (found.workers, found.otherwise) == (2, 0)
+    assert found.how == "images/s by workers: 4 threads in operators: 170, 1: 100, 2: 180, 4: 182"
+    rates[0] = 200
+    assert (choose(10**6).workers, choose(10**6).otherwise) == (None, 2)
+    model = types.SimpleNamespace(modules=list, dimensions=8, takes_features=True)
+    assert choose(10**7, types.SimpleNamespace(batch=8, source=None, model=model)).workers == 1
+
+
+def test_threads_inside_operators_are_given_up_when_they_fall_behind(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr("negvae.training.loop.choose_workers", lambda *asked: choice.Choice(None, "tried", otherwise=2))
+    monkeypatch.setattr(choice, "LAG", -1)  # any step is slow
+    result = train(small_run(), GRAY, None, directory=tmp_path, log=said.append)
+    assert result.stopped_by == "finished"
+    assert said[1:] == ["steps became slow beside other programs: going on with 2 workers of one thread each"]
+    assert read_progress(tmp_path).workers == 2
+    assert not helpers()
 
 
 def test_a_measurement_gives_a_rate_for_each_number_and_leaves_no_thread():
-    rates = measure(Learner(small_run(), GRAY, None), candidates(2), seconds=0.05)
-    assert sorted(rates) == [1, 2]
+    rates = measure(lambda: Learner(small_run(), GRAY, None), [0, *candidates(2)], seconds=0.05)
+    assert sorted(rates) == [0, 1, 2]
     assert all(rate > 0 for rate in rates.values())
     assert not helpers()

@@ -38,7 +38,7 @@ def share_batch_norms(network: nn.Module, peers: Callable[[], Peers], batch: int
     """
     for layer in network.modules():
         if isinstance(layer, NORMS):
-            layer.forward = partial(_forward, layer, peers, batch)
+            layer.__dict__["forward"] = partial(_forward, layer, peers, batch)
 
 
 def unshare_batch_norms(network: nn.Module) -> None:
@@ -55,7 +55,7 @@ def _forward(layer: nn.BatchNorm1d | nn.BatchNorm2d, peers: Callable[[], Peers],
     with torch.no_grad():
         mean, variance, count = _statistics(x, connection)
         if layer.running_mean is not None and layer.running_var is not None:
-            layer.num_batches_tracked.add_(1)  # type: ignore[union-attr,operator]
+            layer.num_batches_tracked.add_(1)  # type: ignore[union-attr]
             weight = layer.momentum if layer.momentum is not None else 1 / float(layer.num_batches_tracked)  # type: ignore[arg-type]
             layer.running_mean.lerp_(mean.to(layer.running_mean), weight)
             layer.running_var.lerp_((variance * (count / max(count - 1, 1))).to(layer.running_var), weight)

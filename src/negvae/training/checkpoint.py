@@ -38,7 +38,8 @@ class Progress:
         seconds: seconds of training so far, over all calls.
         epoch_seconds: seconds of training in the current epoch.
         finished: whether all epochs are completed, and the steps of the encoder of transformations.
-        workers: number of threads that share each batch; 0 where it was not set.
+        workers: number of threads that share each batch; 0 where it was not set; below 0, minus the number to go on
+            with where threads inside operators fall behind.
         shift_steps: number of steps that the encoder of transformations has taken, and their number in all.
 
     >>> Progress(epoch=3).finished

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -18,6 +19,10 @@ MOST_SECONDS = 0.6
 """Seconds of a measurement; the step that is under way is finished."""
 GAIN = 1.03
 """How much faster more workers must be to be taken: they also keep the machine busier."""
+OPERATORS = 0
+"""The number that stands for one worker whose operators use several threads themselves, in measurements."""
+LAG = 1.7
+"""How much longer steps may become before threads inside operators are given up: each waits for all of them."""
 
 
 def check_workers(workers: int | None, device: str, batch: int) -> None:
@@ -61,34 +66,86 @@ def obstacle(learner: Learner, workers: int) -> str:
     return ""
 
 
-def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) -> tuple[int | None, str]:
+@dataclass(frozen=True)
+class Choice:
+    """A number of workers.
+
+    Attributes:
+        workers: the number; None for threads inside operators.
+        how: how it was found.
+        otherwise: the number to go on with where threads inside operators fall behind; 0 for none.
+    """
+
+    workers: int | None
+    how: str
+    otherwise: int = 0
+
+
+def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) -> Choice:
     """Choose a number of workers for a run on a CPU, up to the number of threads that torch may use.
 
     Args:
-        make: function that makes a learner like the one to train, which the measurement uses up.
+        make: function that makes a learner like the one to train, to measure with.
         learner: learner to train.
         steps: number of steps that are left.
 
     Returns:
-        The number, or None to leave the learner as it is; and how it was found.
+        The choice; runs that are too short to measure are left with the threads inside operators.
     """
     threads = min(torch.get_num_threads(), learner.batch)
     if threads == 1:
-        return None, "torch may use one thread"
+        return Choice(None, "torch may use one thread")
     if reason := obstacle(learner, threads):
-        return None, reason
-    numbers = learner.batch * learner.model.dimensions
-    if steps * numbers < MEASURED_FROM:
-        return None, "the fit is short"
+        return Choice(None, reason)
+    if steps * learner.batch * learner.model.dimensions < MEASURED_FROM:
+        return Choice(None, "the fit is short")
     if learner.model.takes_features:
-        return 1, "steps on rows are too short to be shared"
-    rates = measure(make(), candidates(threads))
+        return Choice(1, "steps on rows are too short to be shared")
+    rates = measure(make, [OPERATORS, *candidates(threads)])
     best = 1
     for workers, rate in rates.items():
-        if rate >= GAIN * rates[best]:
+        if workers != OPERATORS and rate >= GAIN * rates[best]:
             best = workers
-    shown = ", ".join(f"{workers}: {rate:,.0f}" for workers, rate in rates.items())
-    return best, f"images/s by workers: {shown}"
+    names = {OPERATORS: f"{threads} threads in operators"}
+    how = "images/s by workers: " + ", ".join(f"{names.get(each, each)}: {rate:,.0f}" for each, rate in rates.items())
+    if rates[OPERATORS] > GAIN * rates[best]:
+        return Choice(None, how, otherwise=best)
+    return Choice(best, how)
+
+
+class Watch:
+    """What gives threads inside operators up, for workers of one thread each, when a neighbor makes them wait.
+
+    Args:
+        learners: learners that take the steps.
+        otherwise: number of workers to go on with; 0 to change nothing.
+        log: called with the line that says so.
+    """
+
+    def __init__(self, learners: Sequence[Learner], otherwise: int, log: Callable[[str], None]) -> None:
+        self._learners, self._otherwise, self._log, self._least = learners, otherwise, log, float("inf")
+
+    def look(self, seconds: float, steps: int) -> int:
+        """Note how long the last steps took; return the number of workers to go on with, or 0 for no change."""
+        if not self._otherwise:
+            return 0
+        self._least = min(self._least, seconds / steps)
+        if seconds / steps <= LAG * self._least:
+            return 0
+        workers, self._otherwise = self._otherwise, 0
+        for learner in self._learners:
+            learner.share_among(workers)
+        self._log(f"steps became slow beside other programs: going on with {worded(workers)}")
+        return workers
+
+
+def worded(workers: int) -> str:
+    """Return a number of workers in words.
+
+    >>> worded(1), worded(2)
+    ('1 worker of one thread', '2 workers of one thread each')
+    """
+    return "1 worker of one thread" if workers == 1 else f"{workers} workers of one thread each"
 
 
 def candidates(threads: int) -> list[int]:
@@ -100,25 +157,26 @@ def candidates(threads: int) -> list[int]:
     return sorted({threads, *(2**power for power in range(threads.bit_length()) if 2**power <= threads)})
 
 
-def measure(learner: Learner, numbers: Sequence[int], seconds: float = MOST_SECONDS) -> dict[int, float]:
-    """Measure the images per second of a learner with several numbers of workers, in turns.
+def measure(make: Callable[[], Learner], numbers: Sequence[int], seconds: float = MOST_SECONDS) -> dict[int, float]:
+    """Measure the images per second with several numbers of workers, in turns.
 
     Args:
-        learner: learner to measure with; it is closed.
-        numbers: numbers of workers.
-        seconds: number of seconds after which no step begins.
+        make: function that makes a learner to measure with.
+        numbers: numbers of workers, `OPERATORS` among them.
+        seconds: number of seconds after which no step begins, once each number had its turn.
 
     Returns:
         The rate by number: that of the quickest step, which a busy machine spoils least.
     """
+    plain, shared = make(), make()
     least = dict.fromkeys(numbers, float("inf"))
-    start, began, taken = learner.randomness.get_state(), time.perf_counter(), 0
+    start, began, taken = plain.randomness.get_state(), time.perf_counter(), 0
     try:
-        while taken < 2 * len(numbers) or time.perf_counter() - began < seconds:
-            if taken >= len(numbers) and time.perf_counter() - began > 2 * seconds:
-                break
+        while taken < len(numbers) or time.perf_counter() - began < seconds:
             workers = numbers[taken % len(numbers)]
-            learner.share_among(workers)
+            learner = plain if workers == OPERATORS else shared
+            if workers != OPERATORS:
+                learner.share_among(workers)
             for _ in range(2):  # the first after a change has more to do
                 learner.begin_epoch(start, 0)
                 stepped = time.perf_counter()
@@ -127,5 +185,6 @@ def measure(learner: Learner, numbers: Sequence[int], seconds: float = MOST_SECO
                 least[workers] = min(least[workers], time.perf_counter() - stepped)
             taken += 1
     finally:
-        learner.close()
-    return {number: learner.batch / took for number, took in least.items()}
+        plain.close()
+        shared.close()
+    return {number: plain.batch / took for number, took in least.items()}

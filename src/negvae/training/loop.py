@@ -18,7 +18,7 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
-from negvae.training.choice import check_workers, choose_workers, obstacle
+from negvae.training.choice import Choice, Watch, check_workers, choose_workers, obstacle, worded
 from negvae.training.reporting import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
 from negvae.training.step import Learner
@@ -123,10 +123,10 @@ def train_seeds(
     device = resolve_device(configs[0].device)
     check_workers(workers, device.type, min(configs[0].batch_size, len(images)))
     runs = _open(configs, images, source, directories, resume, peers)
-    if peers is None and device.type == "cpu":
-        _share_among(runs, workers, source, log)
+    otherwise = _share_among(runs, workers, source, log) if peers is None and device.type == "cpu" else 0
+    watch = Watch([run.learner for run in runs], otherwise, log)
     try:
-        reason = _steps(runs, peers, should_stop, budget, checkpoint_seconds, on_progress, after_epoch)
+        reason = _steps(runs, peers, watch, should_stop, budget, checkpoint_seconds, on_progress, after_epoch)
     finally:
         for run in runs:
             run.learner.close()
@@ -135,8 +135,8 @@ def train_seeds(
 
 
 def _steps(
-    runs: Sequence[TrainingRun], peers: Peers | None, should_stop: Callable[[], str], budget: float | None,
-    checkpoint_seconds: float, on_progress: OnProgress | None, after_epoch: AfterEpoch | None,
+    runs: Sequence[TrainingRun], peers: Peers | None, watch: Watch, should_stop: Callable[[], str],
+    budget: float | None, checkpoint_seconds: float, on_progress: OnProgress | None, after_epoch: AfterEpoch | None,
 ) -> str:  # fmt: skip
     """Take the runs' steps until they are finished or have to stop; return the reason, or ""."""
     learners, steps = [run.learner for run in runs], runs[0].learner.steps
@@ -161,9 +161,13 @@ def _steps(
                     reason = (reason or BUDGET) if stopping else ""
                 if not (reason or due or taken == steps or taken - runs[0].progress.step == steps_per_update):
                     continue
+                since = taken - runs[0].progress.step
                 for run in runs:
                     run.read_losses(taken)
                 seconds = clock.lap()
+                if changed := watch.look(seconds, since):
+                    for run in runs:
+                        run.progress.workers = changed
                 for run in runs:
                     run.add_time(seconds)
                 if on_progress is not None and taken < steps:
@@ -188,24 +192,28 @@ def _steps(
 
 def _share_among(
     runs: Sequence[TrainingRun], workers: int | None, source: NegativeSource | None, log: Callable[[str], None]
-) -> None:
-    """Set the number of workers of runs on a CPU."""
+) -> int:
+    """Set the number of workers of runs on a CPU; return the number to go on with if they fall behind, or 0."""
     progress, learner = runs[0].progress, runs[0].learner
-    how = ""
+    choice = Choice(workers, "")
     if workers is None and 0 < progress.workers <= torch.get_num_threads():
-        workers, how = progress.workers, "as before"
+        choice = Choice(progress.workers, "as before")
+    elif workers is None and progress.workers < 0:
+        choice = Choice(None, "as before", otherwise=-progress.workers)
     elif workers is None:
         left = (learner.config.epochs - progress.epoch) * learner.steps - progress.step
-        workers, how = choose_workers(lambda: Learner(learner.config, learner.data, source), learner, left)
-    if workers is None:
-        return
-    if reason := obstacle(learner, workers):
-        raise ValueError(f"{workers} workers cannot share these batches: {reason}; take fewer workers")
-    for run in runs:
-        run.learner.share_among(workers)
-        run.progress.workers = workers
-    one = "1 worker of one thread" if workers == 1 else f"{workers} workers of one thread each"
-    log(f"training with {one}{f' ({how})' if how else ''}")
+        choice = choose_workers(lambda: Learner(learner.config, learner.data, source), learner, left)
+    if choice.workers is not None:
+        if reason := obstacle(learner, choice.workers):
+            raise ValueError(f"{choice.workers} workers cannot share these batches: {reason}; take fewer workers")
+        for run in runs:
+            run.learner.share_among(choice.workers)
+    if choice.workers is not None or choice.otherwise:
+        for run in runs:
+            run.progress.workers = choice.workers or -choice.otherwise
+        one = f"{torch.get_num_threads()} threads in operators" if choice.workers is None else worded(choice.workers)
+        log(f"training with {one}{f' ({choice.how})' if choice.how else ''}")
+    return choice.otherwise
 
 
 def _open(

@@ -119,7 +119,7 @@ class Learner:
 
     def step(self) -> None:
         """Take the next step of the epoch and store its losses in `trace`."""
-        self.finish()
+        self._complete()
         rows = self._order[self._place * self.batch + self._within]
         own = EVERY if self.peers is None else self.peers.rows
         with autocast(self.precision, self.data.device):
@@ -128,7 +128,7 @@ class Learner:
                 losses = self.take(self.model, self.encoder, self.decoder, batch)
             else:
                 with threads_of_operators(1), taking_turns():
-                    losses = self._team.step(rows)
+                    losses = self._team.step(rows, self._following())
         self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)
 
@@ -174,6 +174,20 @@ class Learner:
         return torch.stack([part.to(self.trace.dtype) for part in losses])
 
     def finish(self) -> None:
+        """Wait until all workers have finished the last step, and complete its losses.
+
+        The random generator stands where the step left it then.
+        """
+        self._complete()
+        if self._team is not None:
+            self._team.forget()
+
+    def _following(self) -> Tensor | None:
+        """Return the rows of the data that make the next step's batch, if the epoch has one."""
+        following = self._place + 1
+        return self._order[following * self.batch + self._within] if int(following) < self.steps else None
+
+    def _complete(self) -> None:
         """Wait until all workers have finished the last step, and complete its losses."""
         if self._team is not None and (losses := self._team.finish(self.trace[self._place - 1][0])) is not None:
             self.trace.index_copy_(0, self._place - 1, losses[None])

@@ -39,10 +39,11 @@ LEAST_ROWS = 32
 
 
 class _Step(NamedTuple):
-    """What a helper is given for a step: the parts still to take, the batch, or what it is drawn from."""
+    """What a helper is given for a step: the parts still to take, the batch, or what it and the next are drawn from."""
 
     parts: Iterator[int]
     rows: Tensor
+    following: Tensor | None
     batch: TrainingBatch | None
     randomness: Tensor | None
 
@@ -76,6 +77,7 @@ class Team:
         self._helpers = Helpers(lambda rank: partial(self._help, rank))
         self._parts: list[_Part] = []
         self._unfinished = False
+        self._ahead: tuple[TrainingBatch, Tensor] | None = None
         share_batch_norms(learner.model, lambda: self._peers(0), learner.batch)
         if self._meets:
             for weights, name in ((learner.encoder, "encoder"), (learner.decoder, "decoder")):
@@ -98,11 +100,12 @@ class Team:
             for own, leading in zip(part.model.buffers(), self.learner.model.buffers(), strict=True):
                 own.copy_(leading)
 
-    def step(self, rows: Tensor) -> Tensor:
+    def step(self, rows: Tensor, following: Tensor | None) -> Tensor:
         """Take a step on a batch.
 
         Args:
             rows: rows of the data that make the batch.
+            following: rows of the next batch, which a free worker draws ahead; None if there is none yet.
 
         Returns:
             The parts of the loss; `finish` completes them.
@@ -114,12 +117,15 @@ class Team:
         parts = itertools.count()
         if self._adversarial:
             # Generated negatives belong to each worker's own graph: all draw the batch from the same random numbers.
-            self._begin(_Step(parts, rows, None, learner.randomness.get_state()))
+            self._begin(_Step(parts, rows, None, None, learner.randomness.get_state()))
             own = self._peers(0).rows
             batch = share_of(learner.draw(learner.model, learner.randomness, rows, own), own)
             return learner.take(learner.model, learner.encoder, learner.decoder, batch)
-        whole = learner.draw(learner.model, learner.randomness, rows, EVERY)
-        step = _Step(parts, rows, whole, None)
+        if self._ahead is None:
+            whole = learner.draw(learner.model, learner.randomness, rows, EVERY)
+        else:
+            whole, self._ahead = self._ahead[0], None
+        step = _Step(parts, rows, following, whole, None)
         self._begin(step)
         if self._meets:
             own = self._peers(0).rows
@@ -154,6 +160,12 @@ class Team:
         for number in range(1, self.workers):
             total += self._parts[number].losses * self._fraction(number)
         return total
+
+    def forget(self) -> None:
+        """Put the random generator back to where the last step left it, if a batch was drawn ahead."""
+        if self._ahead is not None:
+            self.learner.randomness.set_state(self._ahead[1])
+            self._ahead = None
 
     def close(self) -> None:
         """End the helpers, also in the middle of a step."""
@@ -190,12 +202,19 @@ class Team:
             part.losses = learner.take(part.model, part.encoder, part.decoder, batch)
 
     def _take_parts(self, step: _Step) -> None:
-        """Take parts of the batch, which wait for nobody, until none is left."""
+        """Take parts of the batch, which wait for nobody, until none is left; then the next batch is drawn."""
         assert step.batch is not None
-        while (number := next(step.parts)) < self.parts:
+        learner = self.learner
+        while (number := next(step.parts)) <= self.parts:
+            if number == self.parts:
+                if step.following is not None:
+                    before = learner.randomness.get_state()
+                    batch = learner.draw(learner.model, learner.randomness, step.following, EVERY)
+                    self._ahead = batch, before
+                return
             part, own = self._parts[number], Peers(number, self.parts, _alone).rows
             batch = share_of(step.batch, own, own)
-            part.losses = self.learner.take(part.model, part.encoder, part.decoder, batch)
+            part.losses = learner.take(part.model, part.encoder, part.decoder, batch)
 
     def _add_up(self, name: str, gradient: Tensor) -> None:
         """Add the gradients of the helpers up in the leader's, each weighted by its rows; wait for them first."""
