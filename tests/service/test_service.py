@@ -283,6 +283,7 @@ def test_an_exported_file_is_served_without_torch_and_stopped_in_order(models):
         log = [json.loads(text) for text in process.stderr]
     finally:
         process.kill()
+        process.stderr.close()
     (request,) = [record for record in log if record["event"] == "request"]
     assert (request["request_id"], request["path"], request["status"]) == ("mine", "/v1/score", 200)
     assert log[-1]["event"] == "stopped"

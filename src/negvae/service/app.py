@@ -213,7 +213,7 @@ def create_app(service: Service) -> Guard:
     )  # fmt: skip
     for routes in (inference.routes, scoring.routes, inspection.routes):
         app.include_router(routes(service))
-    return Guard(_with_direct_inference(service, app), service.settings, service.metrics)  # type: ignore[arg-type]
+    return Guard(_with_direct_inference(service, app), service.settings, service.metrics)
 
 
 def _with_direct_inference(service: Service, app: App) -> App:

@@ -118,7 +118,7 @@ class Slot:
         """
         with self.lock:
             model = open_model(self.path, threads)
-            before, now = self.monitor and self.monitor.calibration, model.calibration
+            before, now = None if self.monitor is None else self.monitor.calibration, model.calibration
             same = before is not None and before.score == now.score
             if not same or not np.array_equal(_held_out(before), _held_out(now)):
                 self.monitor = Monitor.start(now, alarm_rate=alarm_rate)

@@ -20,7 +20,7 @@ BLOCK = 32
 _TYPES = {"images": "tensor(uint8)", "rows": "tensor(double)"}
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class OnnxModel:
     """An exported file in onnxruntime; see `negvae.service.models.Served` for the attributes."""
 

@@ -24,7 +24,7 @@ from negvae.scoring.table import SCORES
 Heatmap = Callable[[NDArray[Any]], NDArray[Any]]
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class RunModel:
     """A calibrated run; see `negvae.service.models.Served` for the attributes."""
 
