@@ -86,7 +86,7 @@ mutation: $(STAMP) .venv-tools/.installed
 # Every package that `make` installs, with the hashes of its files: pip install --require-hashes -r requirements.lock
 locks: .venv-tools/.installed
 	.venv-tools/bin/uv pip compile pyproject.toml benchmarks/develop.txt --extra heif --extra onnx --extra pyod --extra ray \
-		--constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
+		--extra watch --constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
 
 licenses: $(STAMP) .venv-tools/.installed
 	.venv-tools/bin/pip-licenses --python $(BIN)/python --order license --format markdown
