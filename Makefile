@@ -18,7 +18,7 @@ help:
 	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make torture  what is promised, tried by force: kills, full disks, damaged input, ... (under an hour)"
-	@echo "make mutation mutants of the package that the tests must notice: those named, then mutmut's (hours)"
+	@echo "make mutation mutants of the package, drawn at random, that the tests must notice (an hour)"
 	@echo "make locks    requirements with hashes; make licenses, make audit, make sbom: what is installed, and its faults"
 	@echo "make clean   remove .venv and caches"
 
@@ -94,12 +94,11 @@ torture: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0 || true
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture $(if $(PARTS),$(PARTS),--out benchmarks/results/torture.json)
 
-# The mutants that are named, then those that mutmut makes of what computes (settings in pyproject.toml).
+# Mutants of what computes, drawn at random by cosmic-ray, that the tests must notice, or that are explained. A run that
+# was stopped goes on; AGAIN=1 tries those once more that survived. Those that are named: make torture PARTS=mutants.
 mutation: $(STAMP) .venv-tools/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture.mutants
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check mutmut==3.8.1
-	OMP_NUM_THREADS=1 $(BIN)/mutmut run
-	$(BIN)/mutmut results
+	.venv-tools/bin/python benchmarks/mutation/draw.py --number $(or $(NUMBER),300) --out runs/mutants.json
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutation $(if $(AGAIN),--again) --out benchmarks/results/mutation.json
 
 # Tools that look at what is installed, in an environment of their own.
 .venv-tools/.installed: benchmarks/tools.txt
@@ -110,13 +109,14 @@ mutation: $(STAMP) .venv-tools/.installed
 # Every package that `make` installs, with the hashes of its files: pip install --require-hashes -r requirements.lock
 locks: .venv-tools/.installed
 	.venv-tools/bin/uv pip compile pyproject.toml benchmarks/develop.txt --extra heif --extra onnx --extra pyod --extra ray \
-		--constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
+		--extra watch --constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
 
 licenses: $(STAMP) .venv-tools/.installed
 	.venv-tools/bin/pip-licenses --python $(BIN)/python --order license --format markdown
 
+# Code 0: no vulnerability is known; 1: some are; 3: the index of advisories was not reached, and nothing is known.
 audit: $(STAMP) .venv-tools/.installed
-	.venv-tools/bin/pip-audit --path $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+	.venv-tools/bin/python benchmarks/audit.py $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 sbom: $(STAMP) .venv-tools/.installed
 	.venv-tools/bin/cyclonedx-py environment $(BIN)/python --of JSON --output-file sbom.json

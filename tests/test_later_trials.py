@@ -62,7 +62,7 @@ def aliases(depth: int) -> str:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("[" * 1500, "nested too deeply"),
+    ("- " * 1500, "nested too deeply"),
     (f"data: x\nepochs: {aliases(9)}", "more than 100,000 values"),
     ("data: x\nepochs: &a [*a]", "or itself"),
     ("data: x\nlearning_rate: 1" + "0" * 400, "below 2"),

@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -134,7 +135,9 @@ def _test(place: Path, tests: list[str]) -> None:
         import pytest
 
         code = int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *tests]))
+        sys.stdout.flush()
     except BaseException:
+        traceback.print_exc()
         code = 2
     finally:
         os._exit(code)
