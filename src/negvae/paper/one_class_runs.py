@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ from negvae.runs.provenance import provenance, source_commit
 from negvae.runs.resolve import describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.metrics import auroc
+from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress
@@ -128,11 +129,9 @@ def _measured(result: TrainingResult, calibration: Calibration, inliers: Tensor,
     """Return AUROC with intervals of every score, order statistics of both sides, and the rate of false alarms."""
     names = [name for name in SCORES if not name.startswith("transformations") or result.model.shifted is not None]
     scorer = Scorer(result.model, calibration.reference)
-    other_scales = {name: each for name, each in calibration.reference.scales.items() if name != "transformations"}
-    before = Scorer(result.model, replace(calibration.reference, scales=other_scales))
     sides = {side: dict(scorer(images, names)) for side, images in (("inliers", inliers), ("ood", outliers))}
-    for side, images in (("inliers", inliers), ("ood", outliers)):
-        sides[side][BEFORE] = before(images, ["combined"])["combined"]
+    for scores in sides.values():
+        scores[BEFORE] = _without_transformations(scores, calibration.reference)
     areas: dict[str, object] = {"count": len(outliers)}
     for name in sides["ood"]:
         area, interval = auroc(sides["inliers"][name], sides["ood"][name])
@@ -141,6 +140,16 @@ def _measured(result: TrainingResult, calibration: Calibration, inliers: Tensor,
                   for name in sides["ood"]}  # fmt: skip
     alarms = float(calibration.is_outlier(sides["inliers"][calibration.score]).mean())
     return {"evaluation": areas, "quantiles": statistics, "false_alarms": alarms}
+
+
+def _without_transformations(scores: Mapping[str, NDArray[np.float32]], references: References) -> NDArray[np.float32]:
+    """Return "combined" (N) as it would be without transformations, made of the other scores and their scales."""
+    ratios = []
+    for name in references.components:
+        if name != "transformations":
+            _, median, high, _ = references.scales[name]
+            ratios.append((scores[name] - median) / max(high - median, 1e-9 * max(abs(median), 1e-9)))
+    return np.max(ratios, axis=0).astype(np.float32)
 
 
 def _labels(images: ImageSet) -> NDArray[np.int64]:

@@ -11,7 +11,7 @@ from negvae.paper.results import Result
 from negvae.paper.unsupervised_show import spread
 from negvae.report.tables import DataTable, markdown, replace_table
 
-BEGIN, END = "<!-- one-class: begin (negvae paper show one-class --page FILE) -->", "<!-- one-class: end -->"
+BEGIN, END = "<!-- one class: begin (negvae paper show one-class --page FILE) -->", "<!-- one class: end -->"
 SHOWN = ("combined", "transformations", "transformations_kl", BEFORE, "dose", "prior_ratio", "kl", "bpd")
 
 
