@@ -1,10 +1,11 @@
 """Rows of features: `NegVAEDetector` beside the usual detectors on sets of ADBench, by one protocol.
 
-    python benchmarks/rows.py run --data DIRECTORY [--method NAME ...] [--set NAME ...] [--seeds 3]
+    python benchmarks/rows.py [run] [--data DIRECTORY] [--method NAME ...] [--set NAME ...] [--seeds 3]
     python benchmarks/rows.py table [--page docs/rows.md]
     python benchmarks/rows.py time
 
-DIRECTORY holds npz files with X (rows x columns) and y (1 = anomaly), as ADBench (Han et al. 2022) publishes them.
+Without a command it runs all methods on all sets with 3 seeds, and prints the tables. DIRECTORY holds npz files with X
+(rows x columns) and y (1 = anomaly), as ADBench (Han et al. 2022) publishes them.
 
 The protocol: half of the inliers, 2,000 at most, train; up to 3,000 other inliers and up to 3,000 anomalies test, all
 drawn by the seed. Columns that are constant in the training rows are dropped; the peers get standardized columns, with
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 from numpy.typing import NDArray
@@ -265,9 +267,12 @@ def main(arguments: list[str] | None = None) -> None:
     commands.add_parser("time")
     for each in (measured, shown):
         each.add_argument("--results", type=Path, default=RESULTS)
-    chosen = parser.parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    named = bool(given) and (given[0] in commands.choices or given[0] in ("-h", "--help"))
+    chosen = parser.parse_args(given if named else ["run", *given])
     if chosen.command == "run":
         run(chosen.data, chosen.method or row_methods.METHODS, chosen.set, chosen.seeds, chosen.results)
+        print(table(chosen.results))
         return
     if chosen.command == "time":
         fit_times()

@@ -7,6 +7,7 @@ from typing import Annotated
 from negvae.cli.common import (
     Confidence,
     Device,
+    Embed,
     Model,
     Precision,
     make_console,
@@ -37,6 +38,7 @@ def evaluate(
     samples: Annotated[int, option("Posterior samples for the ELBO.")] = 1,
     limit: Annotated[int | None, option("Score the first so many images of each set, not all.", "images")] = None,
     precision: Precision = None,
+    embed: Embed = None,
     device: Device = "auto",
 ) -> None:
     """Test how well a model separates its data from other sets; write DIRECTORY/evaluation.json."""
@@ -45,8 +47,9 @@ def evaluate(
     console = make_console()
     log = printer(console)
     content = evaluate_run(
-        directory, ood, data=data, samples=samples, precision=precision, device=device, limit=limit, log=log
-    )
+        directory, ood, data=data, samples=samples, precision=precision, device=device, limit=limit, embed=embed,
+        log=log,
+    )  # fmt: skip
     console.print(evaluation_table(content))
     log(f"written: {directory / 'evaluation.json'}")
 
@@ -77,7 +80,12 @@ def calibrate(
     confidence: Confidence = None,
     groups: Annotated[
         str | None,
-        option("folders: p-values and a threshold for each subfolder of --data.", "name", show_default="none"),
+        option(
+            "p-values and a threshold for each group: folders (a subfolder of --data for each), or the name of a column"
+            " of a CSV or Parquet file.",
+            "name",
+            show_default="those of the run; none with --data",
+        ),
     ] = None,
     limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,
     precision: Annotated[
@@ -90,6 +98,7 @@ def calibrate(
             panel="Machine",
         ),
     ] = "float32",
+    embed: Embed = None,
     device: Device = "auto",
 ) -> None:
     """Set a model's p-values and threshold from inliers that it was not trained on."""
@@ -105,6 +114,7 @@ def calibrate(
         groups=groups,
         precision=precision,
         limit=limit,
+        embed=embed,
         device=device,
         log=log,
     )

@@ -272,8 +272,9 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
     Neither covers the fields that may change during a run.
     """
     values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
-    if values["embed"] is None:
-        del values["embed"]  # which earlier versions did not have
+    for name in ("embed", "target_fpr", "confidence", "groups"):
+        if values[name] is None:
+            del values[name]  # which earlier versions did not have
     before = {name: new_to_old.get(values[name], values[name]) for name, new_to_old in _FORMER.items()}
     return [
         hashlib.sha256(json.dumps([fields, list(shape)], sort_keys=True).encode()).hexdigest()

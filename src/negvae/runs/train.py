@@ -16,6 +16,7 @@ from negvae.runs.artifact import (
     read_config,
     save_artifact,
     write_config,
+    write_section,
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
@@ -90,9 +91,15 @@ def run_seeds(
         calibration = None
         if len(inliers.held_out):
             rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
-            calibration = calibrated(each, result, inliers.training, inliers.held_out, target_fpr=rate)
+            rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
+            calibration = calibrated(
+                each, result, inliers.training, inliers.held_out, target_fpr=rate, confidence=config.confidence,
+                groups=inliers.groups,
+            )  # fmt: skip
             log(f"calibrated: {calibration.describe()}")
         save_artifact(directory, each, result, origin, calibration)
+        if inliers.columns is not None:
+            write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
 
 
