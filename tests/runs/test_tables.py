@@ -24,7 +24,7 @@ RULE = ("--target-fpr", "0.1", "--confidence", "0.9")
 
 
 def table(count: int, seed: int, further: bool = False) -> pa.Table:
-    """Rows of two products, of which the second varies more; columns in another order, and one of text, if `further`."""
+    """Rows of two products, of which the second varies more; `further`: reordered columns, and one of text."""
     random = np.random.default_rng(seed)
     product = np.where(random.uniform(size=count) < 0.5, "bolt", "nut")
     rows = random.normal(size=(count, 3)) * np.where(product == "nut", 4.0, 1.0)[:, None]
@@ -155,8 +155,8 @@ def test_folders_name_the_groups_of_a_training_run(capsys, tmp_path: Path) -> No
         for number, image in enumerate(blobs(40, (1, 28, 28), seed).numpy() // (1 + seed)):
             Image.fromarray(image[0]).save(tmp_path / "products" / name / f"{number:02d}.png")
     code, text, _ = call(
-        capsys, "train", "--data", tmp_path / "products", "--out", tmp_path / "run", "--preset", "gray", "--epochs", "1",
-        "--calibration", "0.5", "--groups", "folders", "--target-fpr", "0.2", "--device", "cpu",
+        capsys, "train", "--data", tmp_path / "products", "--out", tmp_path / "run", "--preset", "gray",
+        "--epochs", "1", "--calibration", "0.5", "--groups", "folders", "--target-fpr", "0.2", "--device", "cpu",
     )  # fmt: skip
     assert (code, "2 groups, each with its own threshold" in text) == (0, True)
     first = load_artifact(tmp_path / "run", "cpu").calibration
