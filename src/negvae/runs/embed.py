@@ -130,7 +130,7 @@ def read_feature_rows(
         rows = numbers.reshape(*numbers.shape, 1, 1)
         text = f"{data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
     else:
-        batches = _images(data, encoder, limit, split)
+        batches = encoder_images(data, encoder, limit, split)
         if groups is not None:
             labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths])
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
@@ -157,8 +157,8 @@ def _image_groups(data: str, groups: str, paths: list[str]) -> list[str]:
     return subfolders(place, files=paths)
 
 
-def _images(data: str, encoder: Encoder, limit: int | None, split: Split) -> list[Batch]:
-    """Read images in batches, resized for the encoder."""
+def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> list[Batch]:
+    """Read images in batches, resized for the encoder; see `read_feature_rows` for the arguments and errors."""
     spec = InputSpec(encoder.shape, resize=True)
     if not is_path(data):
         found = load(data, split, limit=limit, disjoint_from_train=True).images

@@ -19,6 +19,7 @@ from negvae.runs.artifact import (
     write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import Log, ResolvedRun, resolve, silent
@@ -98,6 +99,8 @@ def run_seeds(
             )  # fmt: skip
             log(f"calibrated: {calibration.describe()}")
         save_artifact(directory, each, result, origin, calibration)
+        if (bank := fit_patches(each, inliers.held_out_rows)) is not None:
+            save_patches(directory, bank)
         if inliers.columns is not None:
             write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
