@@ -105,9 +105,10 @@ def table(results: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--page", type=Path, help="page to write the table to")
+    parser.add_argument("--kept", action="store_true", help="measure nothing, and show what is kept")
     chosen = parser.parse_args()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"results": {}}
-    for share in SHARES:
+    for share in () if chosen.kept else SHARES:
         for task, inlier_class in TASKS.items():
             for way in ("as it is", "trim") if share else ("as it is",):
                 key = f"{task}/{share:g}/{way}"

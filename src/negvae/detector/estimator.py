@@ -479,7 +479,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             N labels, +1 for inliers and -1 for outliers.
         """
         X, labels = with_groups(X, groups, columns=self._names())
-        return np.where(self.calibration_.is_outlier(self.ood_score(X), labels), -1, 1)
+        scores = self.ood_score(X)
+        return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
 
     def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
         """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2021).
@@ -494,7 +495,8 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             N p-values.
         """
         X, labels = with_groups(X, groups, columns=self._names())
-        return self.calibration_.p_values(self.ood_score(X), labels)
+        scores = self.ood_score(X)
+        return self.calibration_.p_values(scores, labels)
 
     def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
         """Decide on a batch as a whole, controlling the false-discovery rate.
