@@ -88,6 +88,12 @@ class RunConfig:
             for images as they are. The run's folder keeps the SHA-256 of the file.
         calibration: fraction of the inliers that is held out from training to calibrate p-values and the threshold; 0,
             as in the paper, trains on all of them.
+        target_fpr: rate of false alarms that the threshold is set for, from the held-out inliers; None for 0.05, or for
+            a threshold above all of the data if they are too few for that.
+        confidence: confidence with which that rate is to hold; None for a rate that holds on average over held-out
+            sets.
+        groups: what names the group of a held-out inlier, if each group is to have its own threshold and p-values:
+            "folders", or the name of a column of a CSV or Parquet file; None for no groups.
 
     >>> config = RunConfig(data="fashion-mnist", epochs=2)
     >>> config.latent_size, config.negative_shift
@@ -180,6 +186,29 @@ class RunConfig:
             "fraction",
         ),
     )
+    target_fpr: float | None = field(
+        default=None,
+        metadata=_shown(
+            "Calibration", "Rate of false alarms that the threshold is set for; 0.05 where the inliers suffice.", "rate"
+        ),
+    )
+    confidence: float | None = field(
+        default=None,
+        metadata=_shown(
+            "Calibration",
+            "Confidence with which that rate is to hold, such as 0.95; on average if left out.",
+            "probability",
+        ),
+    )
+    groups: str | None = field(
+        default=None,
+        metadata=_shown(
+            "Calibration",
+            "A threshold and p-values for each group: folders (a subfolder of --data for each), or the name of a column"
+            " of a CSV or Parquet file.",
+            "name",
+        ),
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, with one line that says what would be right."""
@@ -204,6 +233,15 @@ class RunConfig:
                 raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
         if not 0 <= self.calibration < 1:
             raise ValueError(f"calibration is {self.calibration}: it must be a fraction of at least 0 and below 1")
+        for name in ("target_fpr", "confidence"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < 1:
+                raise ValueError(f"{name} is {value}: it must lie between 0 and 1")
+        for name in ("target_fpr", "confidence", "groups"):
+            if getattr(self, name) is not None and not self.calibration:
+                raise ValueError(
+                    f"{name} concerns held-out inliers, and calibration is 0: hold out a part, such as 0.2"
+                )
         if network.takes not in likelihood.takes:
             right = ", ".join(name for name in LIKELIHOODS if network.takes in LIKELIHOODS[name].takes)
             raise ValueError(

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from negvae import NegVAEDetector
-from negvae.runs.artifact import load_artifact
+from negvae.runs.artifact import load_artifact, read_section
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 from tests.runs.test_watch import QUICK
@@ -112,6 +112,10 @@ def test_groups_and_certificates_in_an_exported_file(capsys, trained, model):
     metadata = {each.key: each.value for each in onnx.load(model / "model.onnx").metadata_props}
     assert float(metadata["false_alarm_bound"]) == calibration.fpr_bounds(0.8).high <= 0.2
     assert metadata["false_alarm_bound_confidence"] == "0.8"
+    certificate = calibration.certificate()
+    assert certificate["at_most"] == calibration.fpr_bounds(0.8).high
+    assert certificate["groups"]["left"]["at_most"] == calibration.group_bounds(0.8)["left"].high
+    assert read_section(model, "calibration")["groups"] == certificate["groups"]
     assert json.loads(metadata["group_thresholds"]) == calibration.thresholds
     score, p, called = run_onnx(model / "model.onnx", blobs(30, (1, 28, 28), 50).numpy())
     np.testing.assert_array_equal(p, calibration.p_values(score))

@@ -7,6 +7,7 @@ from typing import Annotated
 from negvae.cli.common import (
     Confidence,
     Device,
+    Embed,
     Model,
     Precision,
     Workers,
@@ -39,6 +40,7 @@ def evaluate(
     samples: Annotated[int, option("Posterior samples for the ELBO.")] = 1,
     limit: Annotated[int | None, option("Score the first so many images of each set, not all.", "images")] = None,
     precision: Precision = None,
+    embed: Embed = None,
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
@@ -49,7 +51,15 @@ def evaluate(
     log = printer(console)
     with scoring_by(workers):
         content = evaluate_run(
-            directory, ood, data=data, samples=samples, precision=precision, device=device, limit=limit, log=log
+            directory,
+            ood,
+            data=data,
+            samples=samples,
+            precision=precision,
+            device=device,
+            limit=limit,
+            embed=embed,
+            log=log,
         )
     console.print(evaluation_table(content))
     log(f"written: {directory / 'evaluation.json'}")
@@ -79,7 +89,12 @@ def calibrate(
     confidence: Confidence = None,
     groups: Annotated[
         str | None,
-        option("folders: p-values and a threshold for each subfolder of --data.", "name", show_default="none"),
+        option(
+            "p-values and a threshold for each group: folders (a subfolder of --data for each), or the name of a column"
+            " of a CSV or Parquet file.",
+            "name",
+            show_default="those of the run; none with --data",
+        ),
     ] = None,
     limit: Annotated[int | None, option("Use the first so many inliers, not all.", "images")] = None,
     precision: Annotated[
@@ -92,6 +107,7 @@ def calibrate(
             panel="Machine",
         ),
     ] = "float32",
+    embed: Embed = None,
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
@@ -109,6 +125,7 @@ def calibrate(
             groups=groups,
             precision=precision,
             limit=limit,
+            embed=embed,
             device=device,
             log=log,
         )

@@ -80,7 +80,7 @@ def score(
     groups: Annotated[
         str | None,
         option(
-            "folders: decide by the group that a folder above each file is named after.",
+            "Decide by the group of each row: folders (a folder above the file has its name), or the name of a column.",
             "name",
             DECISION,
             show_default="the largest p-value over groups, where there are any",

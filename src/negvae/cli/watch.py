@@ -46,7 +46,12 @@ def watch(
         option("Take p-values and threshold from the latest so many images; 0 for held-out ones.", "images", STREAM),
     ] = 0,
     groups: Annotated[
-        str | None, option("folders: decide by the group that a folder above each file is named after.", "name", STREAM)
+        str | None,
+        option(
+            "Decide by the group of each row: folders (a folder above the file has its name), or the name of a column.",
+            "name",
+            STREAM,
+        ),
     ] = None,
     interval: Annotated[float, option("Time between two looks at the folder.", "seconds", STREAM)] = 2.0,
     settle: Annotated[

@@ -8,8 +8,9 @@ an embedding is a function of the image alone. The SHA-256 of the model identifi
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +43,7 @@ class Encoder:
         std: standard deviation that the difference is divided by, one number per channel; empty if the encoder takes
             uint8.
         output: name of the model output that holds the features.
+        map_output: name of the model output that holds the features of patches; "" if there is none.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Encoder:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     output: str
+    map_output: str
     _session: Any = field(repr=False, compare=False)
 
     def rows(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
@@ -83,10 +86,28 @@ class Encoder:
         Raises:
             ValueError: if the images have another shape.
         """
-        found = np.stack(list(self._each(images))) if len(images) else np.zeros((0, self.size))
+        found = np.stack(list(self._each(images, self._one))) if len(images) else np.zeros((0, self.size))
         return found.reshape(len(images), self.size, 1, 1)
 
-    def _each(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:
+    def patches(self, images: NDArray[np.uint8]) -> Iterator[NDArray[np.float64]]:
+        """Yield the features of the patches of each image, D x h x w.
+
+        Args:
+            images: images, uint8, N x C x H x W.
+
+        Yields:
+            The patches of the next image.
+
+        Raises:
+            ValueError: if the encoder gives no map of patches, or the images have another shape.
+        """
+        if not self.map_output:
+            raise ValueError(f"{self.path}: gives no map of patches")
+        yield from self._each(images, lambda image: _map_of(self._run(image, self.map_output)))
+
+    def _each(
+        self, images: NDArray[np.uint8], function: Callable[[NDArray[np.uint8]], NDArray[np.float64]]
+    ) -> Iterator[NDArray[np.float64]]:
         if images.dtype != np.uint8 or images.shape[1:] != self.shape:
             found, wanted = ("x".join(map(str, shape)) for shape in (images.shape[1:], self.shape))
             raise ValueError(
@@ -94,16 +115,20 @@ class Encoder:
             )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         with ThreadPoolExecutor(min(cores, 8), "negvae-embedding") as pool:
-            yield from pool.map(self._one, images)
+            yield from pool.map(function, images)
 
     def _one(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
+        return _pooled(self._run(image, self.output))
+
+    def _run(self, image: NDArray[np.uint8], output: str) -> NDArray[Any]:
         given: NDArray[Any] = image
         if self.mean:
             mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (self.mean, self.std))
             given = (image.astype(np.float32) / np.float32(255) - mean) / std
         given = given.transpose(1, 2, 0) if self.channels_last else given
         feed = {self._session.get_inputs()[0].name: np.ascontiguousarray(given)[None]}
-        return _pooled(self._session.run([self.output], feed)[0])
+        found: NDArray[Any] = self._session.run([output], feed)[0]
+        return found
 
     def describe(self) -> str:
         """Describe the encoder in one line."""
@@ -150,12 +175,21 @@ def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
     shape, channels_last, kind = _images_of(path, session)
     mean, std = _normalization(path, session, shape[0]) if kind != "tensor(uint8)" else ((), ())
     output = min(session.get_outputs(), key=lambda each: abs(len(each.shape or []) - 2)).name
-    draft = Encoder(path, found, shape, 0, channels_last, mean, std, output, session)
+    draft = Encoder(path, found, shape, 0, channels_last, mean, std, output, "", session)
+    blank = np.zeros(shape, np.uint8)
     try:
-        size = draft._one(np.zeros(shape, np.uint8)).size
+        size = draft._one(blank).size
+        # Of a model with several maps, the one with the most patches.
+        maps = (
+            {} if channels_last else {each.name: _grid(draft._run(blank, each.name)) for each in session.get_outputs()}
+        )
     except Exception as error:  # as above
         raise ValueError(f"{path}: does not encode an image ({_line(error)})") from None
-    return Encoder(path, found, shape, size, channels_last, mean, std, output, session)
+    map_output = max(maps, key=lambda name: maps[name], default="")
+    return Encoder(
+        path, found, shape, size, channels_last, mean, std, output,
+        map_output if maps.get(map_output) else "", session,
+    )  # fmt: skip
 
 
 def _sha256(path: Path) -> str:
@@ -230,3 +264,25 @@ def _pooled(output: Any) -> NDArray[np.float64]:
     patches = {3: (1, 2), 2: (0,)}.get(values.ndim)
     pooled: NDArray[np.float64] = values.ravel() if patches is None else values.mean(patches)
     return pooled
+
+
+def _grid(output: Any) -> int:
+    """Return the number of patches in an output: of a map 1 x D x h x w, or of tokens 1 x T x D; 0 if it has none."""
+    shape = np.shape(output)
+    if len(shape) == 4:
+        return int(shape[2] * shape[3]) if shape[2] * shape[3] > 1 else 0
+    if len(shape) != 3:
+        return 0
+    return next((count for count in (shape[1], shape[1] - 1) if count > 1 and math.isqrt(count) ** 2 == count), 0)
+
+
+def _map_of(output: Any) -> NDArray[np.float64]:
+    """Return the patches D x h x w of one image; of tokens, the first is left out if the others form a square."""
+    values: NDArray[np.float64] = np.asarray(output, np.float64)[0]
+    if not np.isfinite(values).all():
+        raise ValueError("the embedding of a patch is not finite")
+    if values.ndim == 3:
+        return values
+    count = _grid(output)
+    side = math.isqrt(count)
+    return np.ascontiguousarray(values[-count:].T).reshape(-1, side, side)

@@ -282,8 +282,8 @@ def _refuse_rows_of_features(text: str, reader: Reader) -> None:
     probe = reader.probe()
     if probe.shape is not None and len(probe.shape) == 1 and probe.dtype is not None and probe.dtype.kind in "fiu":
         raise DataError(
-            f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images; train on rows in Python,"
-            " with NegVAEDetector().fit(rows).save(FOLDER), and then use `negvae score FOLDER`"
+            f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images: these go with a model of"
+            " rows (`negvae train --data FILE`, or NegVAEDetector().fit(rows))"
         )
 
 
@@ -300,6 +300,11 @@ def image_files(path: Path | str, split: Split) -> list[str]:
     folder = home(path)
     reader = _path_reader(folder, split)[0] if folder.is_dir() else None
     return list(walk(str(reader.path), IMAGE_ENDINGS)) if isinstance(reader, Folder) else []
+
+
+def reader_of(path: Path | str, split: Split) -> tuple[Reader, bool]:
+    """Return the reader of a path's images of a split, and whether the path has a train and a test part."""
+    return _path_reader(home(path), split)
 
 
 def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:

@@ -1,19 +1,24 @@
-"""Read rows of features from files: N x D numbers in an .npy or .npz file."""
+"""Read rows of features from files: N x D numbers in an .npy or .npz file, or the columns of a CSV or Parquet file."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from negvae.data import tables
 from negvae.data.formats import DataError, Npy, Npz, Reader
 
 _ENDINGS = (".npy", ".npz")
 
 
 def holds_rows(path: Path | str) -> bool:
-    """Return whether a path is an .npy or .npz file of rows of features; any other path or name stands for images.
+    """Return whether a path is a file of rows of features; any other path or name stands for images.
+
+    Files of rows are .npy and .npz files with N x D numbers, CSV files, and Parquet files without images.
 
     Args:
         path: path of a file or folder, or the name of a set.
@@ -25,15 +30,39 @@ def holds_rows(path: Path | str) -> bool:
         ValueError: if the file is damaged.
     """
     path = Path(path)
+    if tables.is_table(path):
+        return True
     return path.suffix.lower() in _ENDINGS and path.is_file() and len(_reader(path).probe().shape or ()) == 1
 
 
-def load_rows(path: Path | str, limit: int | None = None) -> NDArray[np.float64]:
+def feature_columns(path: Path | str, without: str | None = None) -> tuple[str, ...] | None:
+    """Return the names of the columns of features in a file.
+
+    Args:
+        path: path of a file of rows of features.
+        without: name of a column that is no feature, such as one that names groups; None if there is none.
+
+    Returns:
+        The names, in order; None if the file's columns have no names.
+
+    Raises:
+        ValueError: if the file is damaged, or has no column `without`.
+    """
+    if not tables.is_table(path):
+        return None
+    if without is not None:
+        tables.check_columns(path, [without])
+    return tuple(name for name in tables.column_names(path) if name != without)
+
+
+def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str] | None = None) -> NDArray[np.float64]:
     """Read the rows of features of a file.
 
     Args:
-        path: path of an .npy file, or of an .npz file with the rows under images, x, X, data, arr_0 or its only key.
+        path: path of an .npy file, of an .npz file with the rows under images, x, X, data, arr_0 or its only key, or
+            of a CSV or Parquet file.
         limit: maximum number of rows; the first ones are read. None for all.
+        columns: names of the columns of a CSV or Parquet file to read, in the order of the result; None for all.
 
     Returns:
         Rows of features, float64, N x D.
@@ -41,17 +70,43 @@ def load_rows(path: Path | str, limit: int | None = None) -> NDArray[np.float64]
     Raises:
         ValueError: if the file is damaged, or holds anything but N x D finite numbers.
     """
+    if tables.is_table(path):
+        names = tables.column_names(path) if columns is None else tuple(columns)
+        parts = list(tables.numbers(path, names))
+        found = np.concatenate(parts)[:limit] if parts else np.zeros((0, len(names)))
+        return finite_rows(found, str(path), names)
     blocks = list(_reader(Path(path)).rows(0, limit))
     rows = np.concatenate([np.asarray(block.rows) for block in blocks]) if blocks else np.zeros((0, 0))
     return finite_rows(rows, str(path))
 
 
-def finite_rows(rows: NDArray[np.generic], where: str) -> NDArray[np.float64]:
+def feature_table(path: Path | str, columns: Sequence[str] | None = None) -> Any:
+    """Read the rows of features of a CSV or Parquet file with the names of their columns.
+
+    Args:
+        path: path of the file.
+        columns: names of the columns to read, in order; None for all.
+
+    Returns:
+        A `pyarrow.Table` of float64 columns.
+
+    Raises:
+        ValueError: if the file is damaged, a column is missing, or a value is not a finite number.
+    """
+    import pyarrow as pa
+
+    names = tables.column_names(path) if columns is None else tuple(columns)
+    rows = load_rows(path, columns=names)
+    return pa.table({name: rows[:, index] for index, name in enumerate(names)})
+
+
+def finite_rows(rows: NDArray[np.generic], where: str, columns: Sequence[str] | None = None) -> NDArray[np.float64]:
     """Return rows as float64 if they are N x D finite numbers.
 
     Args:
         rows: array of any type and shape.
         where: name of the array in error messages.
+        columns: names of the columns in error messages; None for their numbers.
 
     Returns:
         The same numbers, float64, N x D.
@@ -74,8 +129,9 @@ def finite_rows(rows: NDArray[np.generic], where: str) -> NDArray[np.float64]:
     wrong = ~np.isfinite(numbers)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
+        name = str(column) if columns is None else repr(columns[column])
         raise DataError(
-            f"{where}: row {row}, column {column} is {numbers[row, column]} (of {wrong.any(1).sum():,} rows with such"
+            f"{where}: row {row}, column {name} is {numbers[row, column]} (of {wrong.any(1).sum():,} rows with such"
             " values): fill in missing values first (sklearn.impute.SimpleImputer), or leave the rows out"
         )
     return numbers

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from negvae.data import stores
+from negvae.data import stores, tables
 from negvae.data.catalog import Shape
 from negvae.data.formats import (
     IMAGE_ENDINGS,
@@ -47,7 +47,7 @@ Encoded = tuple[str, int, Source]
 
 _PACKED = (".npy", ".npz", ".parquet")
 _ENDINGS = (*IMAGE_ENDINGS, *_PACKED)
-_NOT_FEATURES = "the model takes rows of features: .npy and .npz files hold them"
+_NOT_FEATURES = "the model takes rows of features: .npy, .npz, CSV and Parquet files hold them"
 _ROWS = 512
 _PIECE = 32
 _FIRST = 8
@@ -90,12 +90,15 @@ class InputSpec:
             they become errors. In either case gray is repeated to RGB, and RGB becomes gray by the weights 0.299,
             0.587, 0.114.
         max_pixels: maximum number of pixels that an encoded image may declare; checked before it is decoded.
+        columns: names of the columns of features in tables, in the model's order; empty if the model's columns have no
+            names, and a table then must have as many columns as the model.
     """
 
     shape: Shape
     features: bool = False
     resize: bool = False
     max_pixels: int = MAX_PIXELS
+    columns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -301,6 +304,8 @@ def _stretches(path: str, spec: InputSpec, rows: int) -> list[tuple[int, int]]:
     """Return where to cut a file; no cuts if its errors do not concern single rows."""
     if path.lower().endswith(".npz"):
         return []
+    if spec.features and path.lower().endswith(tables.ENDINGS):
+        return []
     reader = _reader(path)
     probe = reader.probe()
     if probe.shape is None:
@@ -338,6 +343,8 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
             elif span.images is not None:
                 for low in range(0, len(span.images), _ROWS):
                     yield _array_rows(span.path, span.images[low : low + _ROWS], spec, span.start + low)
+            elif spec.features and span.path.lower().endswith(tables.ENDINGS):
+                yield from _from_table(span, spec)
             elif span.path.lower().endswith(_PACKED):
                 yield from _from_file(span, spec)
             elif spec.features:
@@ -382,6 +389,23 @@ def _from_file(span: Span, spec: InputSpec) -> Iterator[Batch | Encoded]:
             yield from _from_reader(reader, probe, span, spec, local)
     except Exception as error:  # whatever a reader makes of a broken file
         yield _failed(path, None, error, spec, local)
+
+
+def _from_table(span: Span, spec: InputSpec) -> Iterator[Batch]:
+    """Read the rows of features of a CSV or Parquet file, with a row for an error where the file is damaged."""
+    path, row = span.path, 0
+    try:
+        columns = spec.columns or tables.column_names(path)
+        for block in tables.numbers(path, columns):
+            for low in range(0, len(block), _ROWS):
+                start = row + low
+                first, stop = max(span.start - start, 0), len(block) if span.stop is None else max(span.stop - start, 0)
+                part = block[low : low + _ROWS][first:stop]
+                if len(part):
+                    yield _array_rows(path, part, spec, start + first)
+            row += len(block)
+    except Exception as error:  # whatever a reader makes of a broken file
+        yield _failed(path, row or None, error, spec)
 
 
 def _from_reader(
@@ -492,8 +516,15 @@ def _features(part: NDArray[Any], spec: InputSpec, errors: list[str], path: str)
         raise DataError(f"{path}: holds {part.dtype} of {found}, the model takes N x {size} numbers")
     rows = part.astype(np.float64)
     for row in np.flatnonzero(~np.isfinite(rows).all(1)):
-        errors[row], rows[row] = "holds NaN or infinity", 0
+        errors[row], rows[row] = _not_finite(rows[row], spec.columns), 0
     return rows.reshape(-1, *spec.shape)
+
+
+def _not_finite(row: NDArray[np.float64], columns: Sequence[str]) -> str:
+    """Return what is wrong with a row that holds NaN or infinity; columns with names are named."""
+    wrong = np.flatnonzero(~np.isfinite(row))[:3]
+    where = f" in {', '.join(columns[index] for index in wrong)}" if columns else ""
+    return f"holds NaN or infinity{where}"
 
 
 def _unit_floats(part: NDArray[Any], errors: list[str]) -> NDArray[Any]:

@@ -25,6 +25,7 @@ from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
 from negvae.detector.cleaning import cross_fit
+from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array
 from negvae.detector.plots import LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
@@ -49,7 +50,7 @@ from negvae.runs.artifact import (
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
-from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, silent
+from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, rows_to_hold_out, silent
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
@@ -66,10 +67,6 @@ _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight",
     "transformations", "optimizer", "learning_rate", "batch_size", "epochs", "precision",
 )  # fmt: skip
-
-
-ROWS_TO_SCALE = 400
-"""Number of rows of features that is enough to measure scales on."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     All methods take data X in the same forms: images as an array or tensor (uint8, or floats in [0, 1]; N x H x W,
     N x H x W x C or N x C x H x W, C 1 or 3), a path or data-set name (`negvae.data.load`; `fit` reads its train
     split, other methods its test split), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first
-    part is used; or rows of features, N x D numbers of any range, which are standardized and passed to an MLP.
+    part is used; or rows of features, N x D numbers of any range (an array, a data frame, or the path of a CSV or
+    Parquet file), which are standardized and passed to an MLP.
 
     Args:
         negatives: source of negative samples: a `NegativeSource`, or text in the notation of `negvae.negatives`. None
@@ -232,7 +230,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             calibration: inliers to hold out, in any form that X may have; the model is then trained on all of X. None
                 holds out `calibration_fraction` of X.
             groups: N texts, the group (such as a product) of each row of X, or of `calibration` if that is given:
-                each group gets its own threshold and p-values. None means no groups.
+                each group gets its own threshold and p-values. Or what names them: a column of a data frame or of a
+                CSV or Parquet file, which is then no feature; or "folders", for the path of a folder with a subfolder
+                for each group. None means no groups.
 
         Returns:
             The fitted detector itself.
@@ -242,8 +242,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             KeyboardInterrupt: if training was interrupted.
         """
         self._check_parameters()
+        if calibration is None:
+            X, labels = with_groups(X, groups, "train")
+        else:
+            calibration, labels = with_groups(calibration, groups)
         name, stored = self._read(X, "train", fitting=True)
-        features = stored.is_floating_point()
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = int(check_random_state(seed).randint(2**31 - 1))
@@ -253,7 +256,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             text, negatives = negatives, None
         elif _is_source(negatives):
             text = f"given:{described(negatives)}"
-        labels = _labels(groups)
         if calibration is None:
             check_labels(labels, len(stored))
         given = stored
@@ -273,14 +275,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rate, confidence = self._rate(len(held_out))
         source = self._source(stored, config.negatives, negatives)
         result = self._train(config, training, source)
-        if features:
-            result.model.double()
         measured = calibrated(
             config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
             target_fpr=rate, confidence=confidence, groups=labels, log=self._log(),
         )  # fmt: skip
-        if features:
-            measured = dataclasses.replace(measured, columns=columns_of(held_out.flatten(1)))
         _warn_of_small_groups(measured)
         data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
         artifact = Artifact(
@@ -359,7 +357,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             kind, name, negatives=negatives, calibration=float(calibration), seed=seed, device=self.device, **values
         )
         training = count - max(round(calibration * count), 1)
-        left_open = [field for field in LEFT_OPEN if getattr(self, field) is None]
+        left_open = [field for field in LEFT_OPEN if getattr(self, field, 0) is None]
         return fill_in(plain, training, left_open, columns=columns, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
@@ -416,7 +414,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         Returns:
             The name of the data and the stored data.
         """
-        X, name = as_array(X, split)
+        X, name = as_array(X, split, None if fitting else self._names())
         dimensions = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
         if dimensions in (3, 4):
             return name, self._images(np.asarray(X), fitting, shape)
@@ -486,28 +484,31 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Args:
             X: data in any form that `NegVAEDetector` describes.
-            groups: N texts, the group of each row, if the detector was calibrated with groups (see `p_values`). With
+            groups: group of each row (see `p_values`), if the detector was calibrated with groups. With
                 None, rows that score above the highest threshold of the groups are outliers.
 
         Returns:
             N labels, +1 for inliers and -1 for outliers.
         """
+        X, labels = with_groups(X, groups, columns=self._names())
         scores = self.ood_score(X)
-        return np.where(self.calibration_.is_outlier(scores, _labels(groups)), -1, 1)
+        return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
 
     def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
         """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2021).
 
         Args:
             X: data in any form that `NegVAEDetector` describes.
-            groups: N texts, the group of each row, if the detector was calibrated with groups. A row whose group is
-                not known has "" and gets the largest p-value over the groups. None means that no group is known.
+            groups: N texts, the group of each row, or what names it (see `fit`), if the detector was calibrated with
+                groups. A row whose group is not known has "" and gets the largest p-value over the groups. None means
+                that no group is known.
 
         Returns:
             N p-values.
         """
+        X, labels = with_groups(X, groups, columns=self._names())
         scores = self.ood_score(X)
-        return self.calibration_.p_values(scores, _labels(groups))
+        return self.calibration_.p_values(scores, labels)
 
     def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
         """Decide on a batch as a whole, controlling the false-discovery rate.
@@ -518,7 +519,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         Args:
             X: the batch, in any form that `NegVAEDetector` describes.
             fdr: largest expected share of inliers among the rows labeled outliers.
-            groups: N texts, the group of each row, if the detector was calibrated with groups (see `p_values`).
+            groups: group of each row (see `p_values`), if the detector was calibrated with groups.
 
         Returns:
             N labels, +1 for inliers and -1 for outliers.
@@ -554,6 +555,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         order = np.argsort(-scores[calibration.score], kind="stable")[:10]
         moved = movements(held_out, batch, target_fpr)
         return Drift(value, limit, value > limit, moved, tuple(order.tolist()))
+
+    def _names(self) -> list[str] | None:
+        """Return the names of the columns of features; None if they have none."""
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else list(map(str, names))
 
     def _column_names(self) -> list[str]:
         names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(self.n_features_in_)])
@@ -596,7 +602,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Args:
             X: inliers that the model was not trained on, in any form that X of `fit` may have.
-            groups: N texts, the group of each inlier (see `fit`); None means no groups.
+            groups: group of each inlier (see `fit`); None means no groups.
             target_fpr: new rate of false alarms; None keeps the current rule.
             confidence: probability with which the rate is to hold; None keeps the current one, or drops it if
                 `target_fpr` is given.
@@ -612,7 +618,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         before = self.calibration_
         if before.contamination and target_fpr is None:
             raise ValueError("the threshold was set by a contamination of the training data: give a target_fpr")
-        stored, labels = self._read(X, "test", fitting=False)[1], _labels(groups)
+        X, labels = with_groups(X, groups, columns=self._names())
+        stored = self._read(X, "test", fitting=False)[1]
         check_labels(labels, len(stored))
         scores = {
             name: values.astype(np.float64)
@@ -838,11 +845,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return tags
 
 
-def _labels(groups: Any) -> list[str] | None:
-    """Convert groups to a list of texts."""
-    return None if groups is None else [str(name) for name in np.asarray(groups, dtype=object).reshape(-1)]
-
-
 def _warn_of_small_groups(calibration: Calibration) -> None:
     if calibration.small:
         warnings.warn(
@@ -870,15 +872,6 @@ def _is_source(value: Any) -> bool:
     return hasattr(value, "sample") and hasattr(value, "adversarial")
 
 
-def rows_to_hold_out(count: int) -> int:
-    """Return how many of `count` rows of features to hold out: a fifth, or all but 400 up to half if that is more.
-
-    >>> [rows_to_hold_out(count) for count in (100, 600, 5000)]
-    [20, 200, 2500]
-    """
-    return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
-
-
 def _translated(parameters: dict[str, Any]) -> dict[str, Any]:
     """Translate saved parameters of version 0.1 to current names; it called `decision_score` `score`."""
     former: dict[str, dict[str, Any]] = {"preset": {"auto": None}, "decision_score": {"auto": "combined"}, **RENAMED}
@@ -897,7 +890,8 @@ def _parameters_of(config: RunConfig) -> dict[str, Any]:
     """Return the parameters of a detector that would train with this config."""
     values = {name: getattr(config, name) for name in _RUN_PARAMETERS}
     preset_name = "features" if config.takes_features else "general"
+    rule = {} if config.target_fpr is None else {"target_fpr": config.target_fpr}
     return {
-        **values, "preset": preset_name, "negatives": config.negatives, "random_state": config.seed,
-        "calibration_fraction": config.calibration or 0.2,
+        **values, **rule, "confidence": config.confidence, "preset": preset_name, "negatives": config.negatives,
+        "random_state": config.seed, "calibration_fraction": config.calibration or 0.2,
     }  # fmt: skip

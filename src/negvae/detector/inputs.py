@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 from negvae.data import ImageSet, Split, is_path, load
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
+from negvae.data.rows import feature_table
+from negvae.data.tables import is_table
 
 
-def as_array(data: Any, split: Split) -> tuple[Any, str]:
+def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> tuple[Any, str]:
     """Convert data to an array of images or rows; data of an unknown form is returned unchanged.
 
     Args:
@@ -26,6 +28,7 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
             every item is used), a Pillow image, a list of images (Pillow images, arrays, or paths of image files),
             or anything array-like. Lists of images are converted as the images of a folder are.
         split: split to load if the data is a name or path.
+        columns: names of the columns to read if the data is the path of a CSV or Parquet file; None for all.
 
     Returns:
         The array, and a name of the data for messages.
@@ -40,6 +43,8 @@ def as_array(data: Any, split: Split) -> tuple[Any, str]:
     """
     if isinstance(data, str | Path):
         name = str(data)
+        if is_table(name):
+            return feature_table(name, columns), name
         if name.lower().endswith(".npy") and Path(name).is_file():
             return npy.array(name), name
         if name.lower().endswith(IMAGE_ENDINGS) and Path(name).is_file():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -11,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from negvae.detector.groups import with_groups
 from negvae.files import from_json, write_text
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.monitor import Judged, Monitor
@@ -56,18 +56,19 @@ class DetectorMonitor:
                 raise ValueError(f"{path}: the stream was watched with {name} {kept[name]}, not {value}")
         return cls(detector, monitor, path)
 
-    def update(self, X: Any, groups: Sequence[str] | None = None) -> Judged:
+    def update(self, X: Any, groups: Any = None) -> Judged:
         """Judge the next images or rows of the stream, in their order, and write the state if there is a file for it.
 
         Args:
             X: data in any form that the detector takes.
-            groups: N texts, the group of each row, if the detector was calibrated with groups (see
-                `NegVAEDetector.p_values`).
+            groups: group of each row (see `NegVAEDetector.p_values`), if the detector was calibrated with groups.
 
         Returns:
             The p-values, decisions and alarms of this batch.
         """
-        judged = self.monitor.update(self.detector.ood_score(X), groups)
+        names = getattr(self.detector, "feature_names_in_", None)
+        X, labels = with_groups(X, groups, columns=None if names is None else list(map(str, names)))
+        judged = self.monitor.update(self.detector.ood_score(X), labels)
         if self.path is not None:
             calibration = self.monitor.calibration
             scores = calibration.scores[calibration.score].tolist()

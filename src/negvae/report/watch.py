@@ -16,6 +16,8 @@ from negvae.runs.watch import Watch
 PAGE = "index.html"
 REFRESH = 5
 """Seconds after which a browser loads the page anew."""
+LATEST_CHANGES = 8
+"""The number of changes of the stream that are listed and marked."""
 
 
 def write_page(out: Path, watched: Watch, *, ended: bool = False) -> None:
@@ -28,8 +30,8 @@ def write_page(out: Path, watched: Watch, *, ended: bool = False) -> None:
     """
     monitor = watched.monitor
     sections = [
+        Section("Has the stream changed?", _course(watched), _answer(watched)),
         Section("Counts", _counts(watched)),
-        Section("Has the stream changed?", _course(watched), _guarantee(watched)),
         Section("Latest", _latest(watched), f"The last {len(watched.latest)} rows with an alarm, the newest first."),
     ]
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z")
@@ -58,28 +60,43 @@ def _counts(watched: Watch) -> Markup:
         if not monitor.can_discover():
             note += "; its level is now below the smallest p-value there is, so that nothing more can be found"
         rows.append(("discoveries", f"{monitor.discoveries:,}", note))
-    rows.append(
-        ("changes of the stream", f"{len(monitor.changes)}", ", ".join(f"{at:,}" for at in monitor.changes[-8:]))
-    )
+    rows.append(("changes of the stream", f"{len(monitor.changes)}", ""))
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
 
 
-def _guarantee(watched: Watch) -> str:
+def _answer(watched: Watch) -> str:
+    changes = watched.monitor.changes
     rate = watched.monitor.martingale.alarm_rate
-    return (
-        f"Wealth of the test martingale: it reaches {1 / rate:g}, an alarm, with a probability of at most {rate:g} from"
+    meaning = (
+        f"The wealth of a test martingale reaches {1 / rate:g}, an alarm, with a probability of at most {rate:g} from"
         " one start to the next while images come from where the held-out inliers came from."
     )
+    if not changes:
+        return f"There is no sign of it so far. {meaning}"
+    times = "once" if len(changes) == 1 else f"{len(changes):,} times"
+    return f"Yes, {times}, the last time noticed after {changes[-1]:,} images. {meaning}"
 
 
 def _course(watched: Watch) -> Markup:
-    history = watched.monitor.history
-    if not history:
+    monitor = watched.monitor
+    if not monitor.history:
         return Markup("<p>Nothing has been scored yet.</p>")
-    seen, wealth = np.array(history, np.float64).T
-    alarm = np.log10(1 / watched.monitor.martingale.alarm_rate)
-    series = {"wealth": (seen, np.log10(np.maximum(wealth, 1e-12))), "alarm": (seen, np.full(len(seen), alarm))}
-    return document.chart(figures.lines(series, xlabel="images scored", ylabel="wealth, log10"))
+    seen, wealth = np.array(monitor.history, np.float64).T
+    alarm = np.log10(1 / monitor.martingale.alarm_rate)
+    series = {
+        "wealth": (seen, np.log10(np.maximum(wealth, 1e-12))),
+        "alarm": (seen, np.full(len(seen), alarm)),
+    }
+    if monitor.changes:
+        at = np.array(monitor.changes[-LATEST_CHANGES:], np.float64)
+        series["change noticed"] = (at, np.full(len(at), alarm))
+    chart = document.chart(figures.lines(series, xlabel="images scored", ylabel="wealth, log10"))
+    facts = {
+        "wealth now": f"{monitor.martingale.wealth:.3g} (an alarm at {1 / monitor.martingale.alarm_rate:g})",
+        "since the last start": f"{monitor.seen - (monitor.changes[-1] if monitor.changes else 0):,} images",
+        "changes noticed after": ", ".join(f"{at:,}" for at in monitor.changes[-LATEST_CHANGES:]) or "none",
+    }
+    return document.row(chart, document.facts(facts))
 
 
 def _latest(watched: Watch) -> Markup:

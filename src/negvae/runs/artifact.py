@@ -274,8 +274,9 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
     Neither covers the fields that may change during a run.
     """
     values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
-    if values["embed"] is None:
-        del values["embed"]  # which earlier versions did not have
+    for name in ("embed", "target_fpr", "confidence", "groups"):
+        if values[name] is None:
+            del values[name]  # which earlier versions did not have
     if values["transformations"] == "none":
         del values["transformations"]
     before = {name: new_to_old.get(values[name], values[name]) for name, new_to_old in _FORMER.items()}
@@ -311,14 +312,10 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
     save_tensors(directory / CALIBRATION, tensors, header)
     description = {**rule, "held_out": calibration.size, "false_alarm_rate": calibration.false_alarm_rate}
-    if not calibration.contamination:
-        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
-        description["false_alarm_bound"] = {"at_most": bounds.high, "confidence": bounds.confidence}
-    if names and not calibration.contamination:
-        description["groups"] = {
-            group: {"threshold": calibration.thresholds[group], "held_out": each.held_out, "at_most": each.high}
-            for group, each in calibration.group_bounds().items()
-        }
+    if certificate := calibration.certificate():
+        description["false_alarm_bound"] = {name: certificate[name] for name in ("at_most", "confidence")}
+        if names:
+            description["groups"] = certificate["groups"]
     write_section(directory, "calibration", description)
     card = directory / CARD
     text = card.read_text(encoding="utf-8") if card.exists() else ""

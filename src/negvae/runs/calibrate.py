@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,15 @@ from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
-from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.device import resolve_precision
-from negvae.files import home
 from negvae.registry import choose
+from negvae.runs import embed as embedding
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.groups import inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
-from negvae.scoring.groups import GROUPS
+from negvae.scoring.drift import columns_of
 from negvae.scoring.quantization import moved, quantize_model, try_int8
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
@@ -35,9 +36,20 @@ def calibrated(
     """Calibrate a newly trained model; see `negvae.scoring.scorer.calibrate` for the options.
 
     The scores are computed in float32 whatever the precision of the training, because every processor supports it: the
-    folder then gives the same decisions on a machine without bfloat16.
+    folder then gives the same decisions on a machine without bfloat16. A model of rows of features is left in float64,
+    in which it is scored.
     """
-    return calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
+    if result.model.takes_features:
+        result.model.double()
+    found = calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
+    return with_columns(found, held_out)
+
+
+def with_columns(calibration: Calibration, held_out: Tensor) -> Calibration:
+    """Return the calibration with the held-out values of each column if the inliers are rows of features."""
+    if not held_out.is_floating_point():
+        return calibration
+    return dataclasses.replace(calibration, columns=columns_of(held_out.flatten(1)))
 
 
 def calibrate_run(
@@ -50,6 +62,7 @@ def calibrate_run(
     groups: str | None = None,
     precision: str = "float32",
     limit: int | None = None,
+    embed: Path | str | None = None,
     device: str = "auto",
     log: Log = silent,
 ) -> Calibration:
@@ -60,16 +73,20 @@ def calibrate_run(
     Args:
         directory: folder of the run.
         data: inliers, by name (test split) or path; None for those that the run held out, or, if it held out none, for
-            the test split of its data set.
+            the test split of its data set. For a model of rows of features, a file of rows, or, if it was trained with
+            an encoder, images; these replace the held-out rows, and the rows that distances are measured to stay.
         score: decision score; None for the present one, or, if there is none, `negvae.scoring.scorer.default_score` (in
             int8 without a decoder "kl").
         target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 if there is none.
         confidence: confidence with which the rate holds; None for the present one, or, if there is none, for a rate
             that holds on average over held-out sets.
-        groups: "folders" sets p-values and a threshold for each subfolder of `data`; None for all inliers together.
+        groups: "folders" sets p-values and a threshold for each subfolder of `data`, and any other text for each value
+            of this column of a CSV or Parquet file; None for the groups of the run, or, with `data`, for all inliers
+            together.
         precision: precision of the scores from then on: "float32", which every processor supports; "bfloat16"; or
             "int8", on a CPU, for networks of plain convolutions (without the decoder's, for scores of the encoder).
         limit: maximum number of inliers; the first ones are used. None for all.
+        embed: present path of the encoder that the model was trained with; None for the path at the time of training.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         log: called with each line that the user should see.
 
@@ -84,14 +101,17 @@ def calibrate_run(
     choose("precision", precision, SCORE_PRECISIONS)
     artifact = _open(directory, device)
     before, config = artifact.calibration, artifact.config
+    if data is None and groups is None:
+        groups = config.groups
     if artifact.model.takes_features:
-        raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
-    training, held_out = _inliers(artifact, data, log)
-    labels = None
-    if groups is not None:
-        choose("groups", groups, GROUPS)
-        labels = _subfolders(data)[:limit]
-    held_out = held_out[:limit]
+        if precision != "float32":
+            raise ValueError(f"{directory} takes rows of features, which are scored in float64: leave out {precision}")
+        training, held_out, labels = _feature_inliers(artifact, data, groups, embed, log)
+    else:
+        if embed is not None:
+            raise ValueError(f"{directory} was trained without an encoder: leave out --embed")
+        training, held_out, labels = _inliers(artifact, data, groups, log)
+    held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
     scorer, present = Scorer(artifact.model), before.score if before else None
     if precision == "bfloat16":
         scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
@@ -110,6 +130,7 @@ def calibrate_run(
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
+    calibration = with_columns(calibration, held_out)
     save_calibration(directory, calibration)
     if precision == "int8":
         log(f"int8: {_rounding(scorer, calibration, held_out[:REFERENCE_IMAGES])}")
@@ -121,23 +142,6 @@ def calibrate_run(
     return calibration
 
 
-def _subfolders(data: str | None) -> list[str]:
-    """Return the subfolder of each image of a folder, in the order in which the folder is loaded.
-
-    Raises:
-        ValueError: if there is no folder, or an image lies in no subfolder.
-    """
-    place = home(data or "")
-    if data is None or not place.is_dir():
-        raise ValueError(
-            "groups folders takes a folder of inliers with a subfolder for each group: name it with --data"
-        )
-    below = [Path(file).relative_to(place).parts for file in walk(str(place), IMAGE_ENDINGS)]
-    if loose := [parts[0] for parts in below if len(parts) == 1]:
-        raise ValueError(f"{place}: {loose[0]} lies in no subfolder, and groups folders takes one for each group")
-    return [parts[0] for parts in below]
-
-
 def _open(directory: Path, device: str) -> Artifact:
     """Load the artifact, without its calibration if that is damaged."""
     try:
@@ -146,13 +150,17 @@ def _open(directory: Path, device: str) -> Artifact:
         return load_artifact(directory, device, calibration=False)
 
 
-def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | None, Tensor]:
-    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), and the held-out inliers."""
+def _inliers(
+    artifact: Artifact, data: str | None, groups: str | None, log: Log
+) -> tuple[Tensor | None, Tensor, list[str] | None]:
+    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), held-out inliers and groups."""
     config, shape = artifact.config, artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
     # With other inliers named, those of the training give scales and rounding only, for which a changed few do.
     known = recorded if data is None else Recorded(source=recorded.source)
+    if config.calibration:
+        config = dataclasses.replace(config, groups=groups if data is None else None)
     try:
         inliers = load_inliers(config, shape=shape, recorded=known, log=log)
         training, held_out = inliers.training, inliers.held_out
@@ -163,13 +171,43 @@ def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | N
             raise
     if data is None and len(held_out):
         log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
-        return training, held_out
-    if data is None or (data == config.data and recorded.source != MEMORY):
+        return training, held_out, None if inliers.groups is None else list(inliers.groups)
+    own = data is None or (data == config.data and recorded.source != MEMORY)
+    labels = None if groups is None else inlier_groups(data or config.data, groups, "test", disjoint=own)
+    if own:
         found = load_test_set(config, shape=shape, recorded=recorded, log=log)
     else:
-        found = load(data, "test", shape=shape, log=log)
+        found = load(str(data), "test", shape=shape, log=log)
     log(f"calibration: {describe(found)}")
-    return training, torch.from_numpy(found.images)
+    return training, torch.from_numpy(found.images), labels
+
+
+def _feature_inliers(
+    artifact: Artifact, data: str | None, groups: str | None, embed: Path | str | None, log: Log
+) -> tuple[Tensor | None, Tensor, list[str] | None]:
+    """Return training rows (None to keep the measurements of the present calibration), held-out rows and groups."""
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    config = artifact.config if embed is None else dataclasses.replace(artifact.config, embed=str(embed))
+    if data is None:
+        if config.calibration:
+            config = dataclasses.replace(config, groups=groups)
+        inliers = load_inliers(config, recorded=recorded, log=log)
+        if not len(inliers.held_out):
+            raise ValueError(f"{artifact.directory} held out no rows: name inliers that are new to it with --data")
+        log(f"calibration: the {len(inliers.held_out):,} rows of {config.data} that the run held out")
+        return inliers.training, inliers.held_out, None if inliers.groups is None else list(inliers.groups)
+    encoder = embedding.encoder_of(artifact, embed)
+    found = embedding.read_feature_rows(
+        data, encoder, columns=embedding.columns_of(artifact), groups=groups, split="test"
+    )
+    if found.sha256 == recorded.sha256:
+        raise ValueError(f"--data {data} is what the model was trained on: name inliers that are new to it")
+    artifact.model.check(found.rows)
+    log(f"calibration: {found.description}")
+    before = artifact.calibration
+    kept = before is not None and before.reference.neighbors is not None
+    training = None if kept else load_inliers(config, recorded=recorded, log=log).training
+    return training, found.rows, None if found.groups is None else list(found.groups)
 
 
 def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:

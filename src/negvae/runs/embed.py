@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,16 @@ import torch
 from numpy.typing import NDArray
 
 from negvae.config import RunConfig
-from negvae.data import is_path, load
+from negvae.data import Split, is_path, load
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.formats import MAX_PIXELS
-from negvae.data.rows import load_rows
+from negvae.data.rows import feature_columns, load_rows
 from negvae.data.streams import Batch, InputSpec, fitted, stream
-from negvae.runs.artifact import Artifact
+from negvae.data.tables import is_table, texts
+from negvae.files import home
+from negvae.runs.artifact import Artifact, read_section
+from negvae.runs.groups import check_named, subfolders
+from negvae.scoring.groups import FOLDERS
 
 _BATCH = 64
 
@@ -25,7 +30,14 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
     """Return the form of a model's inputs: images or rows of its shape, or images for its encoder, always resized."""
     if encoder is not None:
         return InputSpec(encoder.shape, False, True, max_pixels)
-    return InputSpec(artifact.model.shape, artifact.model.takes_features, resize, max_pixels)
+    model = artifact.model
+    columns = columns_of(artifact) if model.takes_features else ()
+    return InputSpec(model.shape, model.takes_features, resize, max_pixels, columns)
+
+
+def columns_of(artifact: Artifact) -> tuple[str, ...]:
+    """Return the names of the columns that a model of rows was trained on; empty if they had none."""
+    return tuple(map(str, read_section(artifact.directory, "detector").get("feature_names") or ()))
 
 
 def inputs_of(images: NDArray[Any], encoder: Encoder | None) -> NDArray[Any]:
@@ -75,47 +87,113 @@ def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | 
     return load_encoder(path or str(artifact.config.embed), str(known["sha256"]))
 
 
-def training_rows(config: RunConfig) -> tuple[torch.Tensor, str, str, Encoder | None]:
-    """Return the rows of features of a run: those of a file, or embeddings of its images.
+@dataclass(frozen=True)
+class FeatureRows:
+    """Rows of features, and what is known about them.
+
+    Attributes:
+        rows: rows as models take them, float64, N x D x 1 x 1.
+        description: line that describes them.
+        sha256: SHA-256 of their numbers.
+        encoder: encoder that made them of images; None if they are those of a file.
+        columns: names of the columns; None if they have none.
+        groups: group of each row; None if no groups were asked for.
+    """
+
+    rows: torch.Tensor
+    description: str
+    sha256: str
+    encoder: Encoder | None = None
+    columns: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
+
+
+def training_rows(config: RunConfig) -> FeatureRows:
+    """Return the rows of features of a run, those of a file or embeddings of its images; see `read_feature_rows`."""
+    encoder = None if config.embed is None else load_encoder(config.embed)
+    return read_feature_rows(config.data, encoder, limit=config.limit, groups=config.groups)
+
+
+def read_feature_rows(
+    data: str,
+    encoder: Encoder | None = None,
+    *,
+    columns: tuple[str, ...] = (),
+    limit: int | None = None,
+    groups: str | None = None,
+    split: Split = "train",
+) -> FeatureRows:
+    """Read rows of features: those of a file, or embeddings of images.
 
     Args:
-        config: configuration of a network that takes features.
+        data: path of a file of rows, or, with an encoder, name or path of images.
+        encoder: encoder that turns images into rows; None for a file of rows.
+        columns: names of the columns to read from a CSV or Parquet file; empty for all but that of the groups.
+        limit: maximum number of rows; the first ones are read. None for all.
+        groups: "folders", or the name of a column, that names the group of each row; None for no groups.
+        split: split of a named set of images.
 
     Returns:
-        Rows (float64, N x D x 1 x 1), a line that describes them, the SHA-256 of their numbers, and the encoder.
+        The rows, with what is known about them.
 
     Raises:
-        FileNotFoundError: if the data or the encoder does not exist.
-        ValueError: if an image cannot be read, or the data cannot be used.
+        FileNotFoundError: if the data does not exist.
+        ValueError: if an image cannot be read, or the data or the groups cannot be used.
     """
-    if config.embed is None:
-        numbers, encoder = load_rows(config.data, config.limit), None
+    names, labels = None, None
+    if encoder is None:
+        if not Path(data).is_file():
+            raise FileNotFoundError(f"{data}: no such file of rows of features (.npy, .npz, CSV or Parquet)")
+        if groups is not None:
+            labels = _column_groups(data, groups)
+        names = columns or feature_columns(data, groups)
+        numbers = load_rows(data, limit, names)
         rows = numbers.reshape(*numbers.shape, 1, 1)
-        text = f"{config.data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
+        text = f"{data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
     else:
-        encoder = load_encoder(config.embed)
-        rows = np.concatenate([encoder.rows(batch.images) for batch in _images(config, encoder)])
-        text = f"{config.data}, {len(rows):,} images as rows by {encoder.describe()}"
+        batches = encoder_images(data, encoder, limit, split)
+        if groups is not None:
+            labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths])
+        rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
+        text = f"{data}, {len(rows):,} images as rows by {encoder.describe()}"
     sha256 = hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
-    return torch.from_numpy(rows), f"{text}, sha256 {sha256[:16]}", sha256, encoder
+    known = None if labels is None else tuple(labels[: len(rows)])
+    return FeatureRows(torch.from_numpy(rows), f"{text}, sha256 {sha256[:16]}", sha256, encoder, names, known)
 
 
-def _images(config: RunConfig, encoder: Encoder) -> list[Batch]:
-    """Read the images of a run in batches, resized for the encoder."""
+def _column_groups(data: str, groups: str) -> list[str]:
+    """Return the group of each row of a table."""
+    if groups == FOLDERS or not is_table(data):
+        raise ValueError(f"groups {groups}: rows of features have groups in a column of a CSV or Parquet file")
+    names = texts(data, groups)
+    check_named(names, groups, data)
+    return names
+
+
+def _image_groups(data: str, groups: str, paths: list[str]) -> list[str]:
+    """Return the group of each image of a folder that an encoder turns into rows."""
+    place = home(data)
+    if groups != FOLDERS or not place.is_dir():
+        raise ValueError(f"groups {groups}: with an encoder, groups are subfolders of a folder of images (folders)")
+    return subfolders(place, files=paths)
+
+
+def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> list[Batch]:
+    """Read images in batches, resized for the encoder; see `read_feature_rows` for the arguments and errors."""
     spec = InputSpec(encoder.shape, resize=True)
-    if not is_path(config.data):
-        found = load(config.data, "train", limit=config.limit, disjoint_from_train=True).images
+    if not is_path(data):
+        found = load(data, split, limit=limit, disjoint_from_train=True).images
         parts = np.array_split(found, max(len(found) // _BATCH, 1))
-        return [Batch([config.data] * len(part), [None] * len(part), [], fitted(part, spec)) for part in parts]
+        return [Batch([data] * len(part), [None] * len(part), [], fitted(part, spec)) for part in parts]
     batches, count = [], 0
-    for batch in stream([config.data], spec, batch_size=_BATCH):
+    for batch in stream([data], spec, batch_size=_BATCH):
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
                 raise ValueError(f"{path}: {error}: leave it out of the inliers")
-        batches.append(batch[: None if config.limit is None else config.limit - count])
+        batches.append(batch[: None if limit is None else limit - count])
         count += len(batches[-1])
-        if config.limit is not None and count >= config.limit:
+        if limit is not None and count >= limit:
             break
     if not count:
-        raise ValueError(f"{config.data}: there are no images in there")
+        raise ValueError(f"{data}: there are no images in there")
     return batches

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from torch import Tensor
 
-from negvae.data import ImageSet, load
+from negvae.data import is_path, load
+from negvae.data.embedding import Encoder
 from negvae.files import write_text
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
 from negvae.runs.resolve import Log, describe, load_test_set, silent
@@ -33,6 +36,7 @@ def evaluate_run(
     precision: str | None = None,
     device: str = "auto",
     limit: int | None = None,
+    embed: Path | str | None = None,
     log: Log = silent,
 ) -> dict[str, Any]:
     """Compare a run's inlier test set with other sets and write evaluation.json.
@@ -41,11 +45,13 @@ def evaluate_run(
         directory: folder of the run.
         ood: out-of-distribution sets, by name or path; their test splits are used.
         data: inliers that the model was not trained on, by name (test split) or path; None for the test split of the
-            run's data set.
+            run's data set. For a model of rows of features, `ood` and `data` are files of rows, or, if it was trained
+            with an encoder, images; `data` must then be given, except for a named set of images.
         samples: number of posterior samples for "bpd".
         precision: precision of all scores: "float32", "bfloat16" or "int8"; None for the calibration's.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         limit: maximum number of images of each set; the first ones are used. None for all.
+        embed: present path of the encoder that the model was trained with; None for the path at the time of training.
         log: called with each line that the user should see.
 
     Returns:
@@ -66,18 +72,15 @@ def evaluate_run(
     config, calibration = artifact.config, artifact.calibration
     if not artifact.finished:
         log(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
-    if artifact.model.takes_features:
-        raise ValueError(
-            f"{directory} takes rows of features: `negvae score` scores them, and evaluate has no test sets"
-        )
-    test = _inliers(artifact, data, limit, log)
-    outliers = {name: _outliers(name, artifact, limit, log) for name in dict.fromkeys(ood)}
+    encoder = encoder_of(artifact, embed)
+    test, description = _inliers(artifact, data, encoder, limit, log)
+    outliers = {name: _outliers(name, artifact, encoder, limit, log) for name in dict.fromkeys(ood)}
     scorer = artifact.scorer(precision)
     decides = calibration.score if calibration else "kl"
     comparisons = compare(
         artifact.model,
-        torch.from_numpy(test.images),
-        {name: torch.from_numpy(images.images) for name, images in outliers.items()},
+        test,
+        {name: images for name, (images, _) in outliers.items()},
         samples=samples,
         precision=scorer.precision,
         seed=config.seed,
@@ -92,39 +95,71 @@ def evaluate_run(
         "score": decides,
         "target_fpr": calibration.target_fpr if calibration else None,
         "rows": [_row(comparison, artifact) for comparison in comparisons],
-        "data": {"test": describe(test), **{f"ood {name}": describe(images) for name, images in outliers.items()}},
+        "data": {"test": description, **{f"ood {name}": text for name, (_, text) in outliers.items()}},
         "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
     }
     write_text(directory / FILE, json.dumps(content, indent=1))
     return content
 
 
-def _inliers(artifact: Artifact, data: str | None, limit: int | None, log: Log) -> ImageSet:
-    """Load the inliers to evaluate on."""
+def _inliers(
+    artifact: Artifact, data: str | None, encoder: Encoder | None, limit: int | None, log: Log
+) -> tuple[Tensor, str]:
+    """Load the inliers to evaluate on, and describe them in one line."""
+    if artifact.model.takes_features:
+        rows = _new_rows(artifact, data, encoder, limit)
+        log(f"inliers: {rows.description}")
+        return rows.rows, rows.description
     shape = artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     if data is None or (data == artifact.config.data and recorded.source != MEMORY):
         test = load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log)
     else:
         test = load(data, "test", limit=limit, shape=shape, log=log)
-        _refuse_shape(f"--data {data}", test, artifact)
+        _refuse_shape(f"--data {data}", test.shape, artifact)
     log(f"inliers: {describe(test)}")
-    return test
+    return torch.from_numpy(test.images), describe(test)
 
 
-def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log) -> ImageSet:
-    """Load the test split of a set that the model was not trained on, in the model's shape."""
+def _new_rows(artifact: Artifact, data: str | None, encoder: Encoder | None, limit: int | None) -> FeatureRows:
+    """Load inliers that a model of rows was not trained on: those that are named, or the test split of a named set."""
+    own = artifact.config.data
+    if data is None and (encoder is None or is_path(own)):
+        raise ValueError(
+            f"{artifact.directory} was trained on rows of all of {own}: name inliers that are new to it with --data"
+        )
+    return _feature_rows("--data", own if data is None else data, artifact, encoder, limit)
+
+
+def _feature_rows(what: str, data: str, artifact: Artifact, encoder: Encoder | None, limit: int | None) -> FeatureRows:
+    """Load rows of features in the form of the model, and refuse those that it was trained on."""
+    found = read_feature_rows(data, encoder, columns=columns_of(artifact), limit=limit, split="test")
+    if found.sha256 == read_recorded(artifact.directory, artifact.provenance).sha256:
+        raise ValueError(f"{what} {data} is what the model was trained on: name another set")
+    if (width := found.rows.shape[1]) != artifact.model.shape[0]:
+        raise ValueError(f"{what} {data} has rows of {width} numbers, the model takes {artifact.model.shape[0]}")
+    return found
+
+
+def _outliers(
+    name: str, artifact: Artifact, encoder: Encoder | None, limit: int | None, log: Log
+) -> tuple[Tensor, str]:
+    """Load the test split of a set that the model was not trained on, in the model's shape, and describe it."""
     if name == artifact.config.data:
         raise ValueError(f"--ood {name} is what the model was trained on: name another set")
+    if artifact.model.takes_features:
+        rows = _feature_rows("--ood", name, artifact, encoder, limit)
+        log(f"out-of-distribution: {rows.description}")
+        return rows.rows, rows.description
     images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
-    _refuse_shape(f"--ood {name}", images, artifact)
+    _refuse_shape(f"--ood {name}", images.shape, artifact)
     log(f"out-of-distribution: {describe(images)}")
-    return images
+    return torch.from_numpy(images.images), describe(images)
 
 
-def _refuse_shape(what: str, images: ImageSet, artifact: Artifact) -> None:
-    if images.shape != artifact.model.shape:
-        given, wanted = ("x".join(map(str, s)) for s in (images.shape, artifact.model.shape))
+def _refuse_shape(what: str, shape: tuple[int, ...], artifact: Artifact) -> None:
+    if shape != artifact.model.shape:
+        given, wanted = ("x".join(map(str, s)) for s in (shape, artifact.model.shape))
         raise ValueError(f"{what} has {given} images, the model takes {wanted} (C x H x W)")
 
 

@@ -23,10 +23,10 @@ from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
 from negvae.runs.artifact import Artifact, load_artifact
+from negvae.runs.embed import columns_of
 from negvae.runs.graph import Decision, traced
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.table import SCORES, names_of
 
@@ -239,10 +239,12 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
     shape = "x".join(map(str, model.shape[:1] if model.takes_features else model.shape))
     what = "float64 rows, N x D, as given to fit" if model.takes_features else "uint8 intensities, N x C x H x W"
     rule = "contamination" if calibration.target_fpr is None else "target_fpr"
-    promised = {}
-    if not calibration.contamination:
-        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
-        promised = {"false_alarm_bound": repr(bounds.high), "false_alarm_bound_confidence": repr(bounds.confidence)}
+    promised: dict[str, str] = {}
+    if certificate := calibration.certificate():
+        promised["false_alarm_bound"] = repr(certificate["at_most"])
+        promised["false_alarm_bound_confidence"] = repr(certificate["confidence"])
+    if model.takes_features and (columns := columns_of(artifact)):
+        promised["columns"] = json.dumps(columns)
     if calibration.thresholds:
         promised["group_thresholds"] = json.dumps(calibration.thresholds)
         promised["groups"] = "the largest p-value over groups, and the highest of their thresholds"

@@ -21,7 +21,10 @@ from negvae.model import build_vae
 from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
 from negvae.parts import SOURCES
 from negvae.registry import choose
+from negvae.runs.groups import inlier_groups
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
+from negvae.scoring.calibration import TARGET_FPR, least_held_out
+from negvae.scoring.certificates import certified_rank
 
 LEAST_STEPS = 1000
 """Number of training steps on images below which most models are undertrained."""
@@ -31,8 +34,10 @@ ROWS_A_COLUMN = 10
 """Number of training rows per column below which the network is linear."""
 ROW_STEPS = 500
 """Number of training steps on rows of features, where the default decision score depends on none of them."""
-LEFT_OPEN = ("batch_size", "epochs", "network")
-"""Names of the fields that `fill_in` can set."""
+LEFT_OPEN = ("batch_size", "epochs", "network", "calibration")
+"""Names of the fields that `resolve` can set: `calibration` for rows of features, the others by `fill_in`."""
+ROWS_TO_SCALE = 400
+"""Number of rows of features that is enough to measure scales on."""
 Log = Callable[[str], None]
 
 
@@ -51,6 +56,8 @@ class Inliers:
         description: line that describes the set that both parts come from.
         sha256: SHA-256 of the pixels of that set.
         encoder: facts about the encoder that turned images into rows ("sha256", "describes"); None if there is none.
+        columns: names of the columns of rows of features; None if they have none.
+        groups: group of each held-out inlier; None if the run has no groups.
     """
 
     training: Tensor
@@ -59,6 +66,8 @@ class Inliers:
     description: str
     sha256: str
     encoder: dict[str, str] | None = None
+    columns: tuple[str, ...] | None = None
+    groups: tuple[str, ...] | None = None
 
     @property
     def shape(self) -> Shape:
@@ -93,7 +102,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     Args:
         config: configuration of the run.
         log: called with each line that the user should see.
-        left_open: names of the fields that the user did not set (see `fill_in`).
+        left_open: names of the fields that the user did not set (see `fill_in` and `rows_to_hold_out`).
 
     Returns:
         Everything that training needs.
@@ -108,8 +117,12 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     for name in auxiliary_names(config.negatives):
         if not is_path(name) and DATASETS.get(name) is None:
             choose("source of negatives (and no such path)", name, [*SOURCES, *DATASETS])
-    inliers = load_inliers(config, log=log)
+    inliers = load_inliers(config, log=log, left_open=left_open)
     log(f"inliers: {inliers.description}")
+    if config.takes_features and "calibration" in left_open and config.calibration:
+        count = len(inliers.held_out)
+        config = replace(config, calibration=count / (count + len(inliers.training)))
+    _check_rule(config, len(inliers.held_out))
     build_vae(config, inliers.shape)  # refused before anything else is loaded or written
     data, hashes = {"inliers": inliers.description}, {"inliers": inliers.sha256}
     encoder = {} if inliers.encoder is None else {"encoder": inliers.encoder}
@@ -128,6 +141,17 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     source = build_source(config.negatives, load_auxiliary)
     config = fill_in(config, len(inliers.training), left_open, log, columns=inliers.shape[0])
     return ResolvedRun(config, device, inliers, source, {"data": data, "data_sha256": hashes, **encoder})
+
+
+def _check_rule(config: RunConfig, held_out: int) -> None:
+    """Refuse, before anything is trained, a rate of false alarms that the held-out inliers cannot show."""
+    if config.confidence is not None:
+        certified_rank(held_out, config.target_fpr or TARGET_FPR, config.confidence)
+    elif config.target_fpr is not None and held_out < (least := least_held_out(config.target_fpr)):
+        raise ValueError(
+            f"target_fpr {config.target_fpr:g} needs at least {least} held-out inliers, there are {held_out}: ask for a"
+            " higher rate, hold out more, or give more data"
+        )
 
 
 def fill_in(
@@ -191,6 +215,7 @@ def load_inliers(
     fetch: bool = True,
     recorded: Recorded | None = None,
     log: Log = silent,
+    left_open: Collection[str] = (),
 ) -> Inliers:
     """Load the inliers of a run, divided as its training divided them.
 
@@ -200,6 +225,8 @@ def load_inliers(
         fetch: whether to look beyond this machine.
         recorded: inliers that the run's folder records; None for a run that is about to start.
         log: called with a line about every step of a fetch.
+        left_open: names of the fields that the user did not set; with "calibration", the share of rows of features
+            that is held out is that of `rows_to_hold_out`.
 
     Returns:
         The inliers to train on and the held-out ones.
@@ -211,7 +238,7 @@ def load_inliers(
     """
     known = recorded or Recorded()
     if config.takes_features:
-        return _rows(config, known)
+        return _rows(config, known, left_open)
     if recorded is not None:
         refuse_memory(config, recorded)
     found = load(
@@ -230,7 +257,11 @@ def load_inliers(
     else:
         rows = torch.tensor(known.held_out, dtype=torch.long, device="cpu")
     training, held_out = divide(images, rows)
-    return Inliers(training, held_out, tuple(rows.tolist()), describe(found), found.sha256)
+    groups = None
+    if config.groups is not None:
+        names = inlier_groups(config.data, config.groups, "train", disjoint=known.source != WHOLE)
+        groups = tuple(names[row] for row in rows.tolist())
+    return Inliers(training, held_out, tuple(rows.tolist()), describe(found), found.sha256, groups=groups)
 
 
 def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
@@ -250,17 +281,28 @@ def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
         )
 
 
-def _rows(config: RunConfig, known: Recorded) -> Inliers:
+def _rows(config: RunConfig, known: Recorded, left_open: Collection[str]) -> Inliers:
     """Load the inliers of a run on rows of features, from a file or from images and an encoder; see `load_inliers`."""
     from negvae.runs.embed import training_rows
 
-    rows, description, found, encoder = training_rows(config)
-    if known.sha256 is not None and found != known.sha256:
+    if known.source == MEMORY:
+        refuse_memory(config, known)
+    found = training_rows(config)
+    if known.sha256 is not None and found.sha256 != known.sha256:
         raise ValueError(f"{config.data}, or the encoder, has changed since the run was trained")
-    numbers = held_out_rows(len(rows), config.calibration, config.seed)
-    training, held_out = divide(rows, numbers)
+    fraction = config.calibration
+    if "calibration" in left_open and fraction:
+        fraction = rows_to_hold_out(len(found.rows)) / len(found.rows)
+    numbers = held_out_rows(len(found.rows), fraction, config.seed)
+    if known.held_out is not None:
+        numbers = torch.tensor(known.held_out, dtype=torch.long, device="cpu")
+    training, held_out = divide(found.rows, numbers)
+    encoder = found.encoder
     facts = None if encoder is None else {"sha256": encoder.sha256, "describes": encoder.describe()}
-    return Inliers(training, held_out, tuple(numbers.tolist()), description, found, facts)
+    groups = None if found.groups is None else tuple(found.groups[row] for row in numbers.tolist())
+    return Inliers(
+        training, held_out, tuple(numbers.tolist()), found.description, found.sha256, facts, found.columns, groups
+    )
 
 
 def load_test_set(
@@ -342,6 +384,15 @@ def held_out_rows(count: int, fraction: float, seed: int) -> Tensor:
         raise ValueError(f"holding out {fraction:g} of {count} inliers for calibration leaves fewer than 2 to train on")
     randomness = torch.Generator().manual_seed(seed + 0xCA11B)
     return torch.randperm(count, generator=randomness, device="cpu")[:held_out].sort().values
+
+
+def rows_to_hold_out(count: int) -> int:
+    """Return how many of `count` rows of features to hold out: a fifth, or all but 400 up to half if that is more.
+
+    >>> [rows_to_hold_out(count) for count in (100, 600, 5000)]
+    [20, 200, 2500]
+    """
+    return count - max(count - count // 2, min(count - max(round(count / 5), 1), ROWS_TO_SCALE))
 
 
 def divide(images: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

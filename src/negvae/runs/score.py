@@ -27,8 +27,8 @@ from negvae.files import replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
+from negvae.runs.groups import Label, labeling
 from negvae.scoring.calibration import Calibration, discovery_level
-from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 
@@ -101,8 +101,9 @@ def score_files(
         target_fpr: false-positive rate to decide by in place of the calibration's rule; None for that rule.
         confidence: confidence with which the rate holds; None for the calibration's, or, with `target_fpr`, for a rate
             that holds on average.
-        groups: "folders" decides by the group that a folder above each file is named after, if the model is calibrated
-            with groups; None takes the largest p-value over all groups.
+        groups: "folders" decides by the group that a folder above each file is named after, and any other text by the
+            group in this column of CSV and Parquet files, if the model is calibrated with groups. A row whose group is
+            not one of them, and None, take the largest p-value over all groups.
         fdr: false-discovery rate at which Benjamini-Hochberg decides over all rows, which requires `out`; None to
             decide row by row.
         resize: whether to resize images of another size; otherwise they are errors.
@@ -181,7 +182,7 @@ class Scoring:
         calibration: calibration for p-values and decisions; None if there are none.
         wanted: form that the images must have.
         decide: whether rows are decided one by one; if not, all together at the end.
-        grouped: whether the folder above each file names its group.
+        label: function that names the group of each row; None if no group is known.
         encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
     """
 
@@ -190,7 +191,7 @@ class Scoring:
     calibration: Calibration | None
     wanted: InputSpec
     decide: bool
-    grouped: bool = False
+    label: Label | None = None
     encoder: Encoder | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
@@ -242,16 +243,18 @@ def open_scoring(
     names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
     scorer = artifact.scorer(precision, others)
     scorer.check(names)
+    label = None
     if groups is not None:
-        choose("groups", groups, GROUPS)
         if artifact.calibration is None or not artifact.calibration.groups:
             raise ValueError(
-                f"{directory} is calibrated without groups: `negvae calibrate --groups folders` makes them"
+                f"{directory} is calibrated without groups: `negvae calibrate --groups folders` makes them, and so does"
+                " --groups with the name of a column"
             )
+        label = labeling(groups, artifact.calibration.thresholds)
     calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     encoder = encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder)
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder)
 
 
 @dataclass
@@ -334,8 +337,9 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
 
     p = outlier = None
     if calibration is not None and len(good):
-        known = calibration.thresholds
-        labels = [group_of(batch.paths[row], known) for row in good] if scoring.grouped else None
+        labels = None
+        if scoring.label is not None:
+            labels = scoring.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])
         p = calibration.p_values(scores[names[0]], labels)
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     return pa.RecordBatch.from_pydict(

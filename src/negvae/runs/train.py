@@ -16,8 +16,10 @@ from negvae.runs.artifact import (
     read_config,
     save_artifact,
     write_config,
+    write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import Log, ResolvedRun, resolve, silent
@@ -91,9 +93,17 @@ def run_seeds(
         calibration = None
         if len(inliers.held_out):
             rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
-            calibration = calibrated(each, result, inliers.training, inliers.held_out, target_fpr=rate, log=log)
+            rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
+            calibration = calibrated(
+                each, result, inliers.training, inliers.held_out, target_fpr=rate, confidence=config.confidence,
+                groups=inliers.groups, log=log,
+            )  # fmt: skip
             log(f"calibrated: {calibration.describe()}")
         save_artifact(directory, each, result, origin, calibration)
+        if (bank := fit_patches(each, inliers.held_out_rows)) is not None:
+            save_patches(directory, bank)
+        if inliers.columns is not None:
+            write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
 
 

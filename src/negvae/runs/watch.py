@@ -30,12 +30,11 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import from_json, locked, write_text
-from negvae.registry import choose
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
+from negvae.runs.groups import Label, labeling
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.monitor import Monitor
 from negvae.scoring.scorer import Scorer
 
@@ -59,7 +58,7 @@ class Watch:
         rows: number of rows so far.
         errors: number of rows that could not be scored.
         latest: the latest rows that were outliers, discoveries or changes of the stream.
-        grouped: whether the folder above each file names its group.
+        label: function that names the group of each row; None if no group is known.
     """
 
     directory: Path
@@ -68,7 +67,7 @@ class Watch:
     rows: int = 0
     errors: int = 0
     latest: list[dict[str, Any]] = field(default_factory=list)
-    grouped: bool = False
+    label: Label | None = None
 
     def describe(self) -> str:
         """Describe the counts in one line."""
@@ -116,7 +115,8 @@ def watch(
             `negvae.scoring.monitor.Monitor.start`).
         fdr: false-discovery rate of the online procedure LOND; None to not run it.
         window: number of latest scores to take p-values and threshold from; 0 for the held-out scores.
-        groups: "folders" decides by the group that a folder above each file is named after; None for no groups.
+        groups: "folders" decides by the group that a folder above each file is named after, and any other text by the
+            group in this column of CSV and Parquet files; None for no groups.
         interval: time between two looks at the folder, in seconds.
         settle: time that a file must have been unchanged before it is read, in seconds, so that none is read
             half-written.
@@ -145,12 +145,8 @@ def watch(
     if artifact.calibration is None:
         raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
     calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
-    if groups is not None:
-        choose("groups", groups, GROUPS)
-        if not calibration.groups or window:
-            raise ValueError(
-                "groups take a calibration with groups (`negvae calibrate --groups folders`) and no window"
-            )
+    if groups is not None and (not calibration.groups or window):
+        raise ValueError("groups take a calibration with groups (`negvae calibrate --groups folders`) and no window")
     scorer, encoder = artifact.scorer(), encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
     options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
@@ -159,7 +155,7 @@ def watch(
         if not mine:
             raise ValueError(f"{out} is in use by another watch: take another folder")
         watched, known = _begin(directory, source, out, calibration, options)
-        watched.grouped = groups is not None
+        watched.label = None if groups is None else labeling(groups, calibration.thresholds)
         log(f"outliers: {calibration.describe()}")
         if known:
             log(f"going on after {watched.rows:,} rows")
@@ -207,8 +203,9 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
     scores: NDArray[Any] = np.empty(0)
     if good:
         scores = scorer(torch.from_numpy(batch.images[good]), [name])[name]
-    known = watched.monitor.calibration.thresholds
-    groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
+    groups = None
+    if watched.label is not None:
+        groups = watched.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])
     judged = watched.monitor.update(scores, groups)
     place = {index: at for at, index in enumerate(good)}
     for index, (path, number, error) in enumerate(zip(batch.paths, batch.indices, batch.errors, strict=True)):

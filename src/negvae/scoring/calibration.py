@@ -239,6 +239,26 @@ class Calibration:
         held_out = self.groups.get(self.score, {})
         return {name: fpr_bounds(scores, self.thresholds[name], confidence) for name, scores in held_out.items()}
 
+    def certificate(self) -> dict[str, Any]:
+        """Return what is certified about the rate of false alarms, as plain values for files and services.
+
+        Returns:
+            "at_most", the upper bound on the rate of the threshold, which holds with "confidence", and "held_out", the
+            number of inliers that it rests on; with groups also "groups", with "threshold", "held_out" and "at_most"
+            of each, which hold with the same confidence for each by itself. Empty if the threshold was set by a
+            contamination, for which nothing is certified.
+        """
+        if self.contamination:
+            return {}
+        confidence = self.confidence or CONFIDENCE
+        bounds = self.fpr_bounds(confidence)
+        found = {"at_most": bounds.high, "confidence": bounds.confidence, "held_out": bounds.held_out}
+        groups = {
+            name: {"threshold": self.thresholds[name], "held_out": each.held_out, "at_most": each.high}
+            for name, each in self.group_bounds(confidence).items()
+        }
+        return {**found, "groups": groups} if groups else found
+
     def p_values(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Values:
         """Return conformal p-values of decision scores, as the function `p_values` defines them.
 

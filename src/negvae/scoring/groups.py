@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 
-GROUPS = ("folders",)
-"""What may name the group of a file."""
+FOLDERS = "folders"
+"""The word for groups that are named by folders; any other word is the name of a column."""
 UNKNOWN = ""
 """The label of an image whose group is not known."""
 

@@ -1,0 +1,226 @@
+"""Tables with named columns, in CSV and Parquet files: rows of features, and the column that names a row's group.
+
+Columns of features must hold numbers or booleans; text and missing values are refused, with the name of the column.
+CSV files have a header, commas and UTF-8; an empty cell, NA, NaN and the like are missing values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data import stores
+from negvae.data.formats.base import DataError, reading
+from negvae.files import home
+
+ENDINGS = (".csv", ".parquet")
+UNNAMED = ""
+"""Value of a cell without text."""
+_BLOCK = 1 << 16
+
+
+def is_table(path: Path | str) -> bool:
+    """Return whether a path is a CSV file, or a Parquet file without a column of encoded images.
+
+    Args:
+        path: path or URI of a file, or anything else.
+
+    Returns:
+        True for a file with columns of numbers or text.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    text = str(path)
+    if not text.lower().endswith(ENDINGS) or not (stores.is_uri(text) or home(text).is_file()):
+        return False
+    return text.lower().endswith(".csv") or not any(_holds_images(kind) for kind in _schema(text).types)
+
+
+def column_names(path: Path | str) -> tuple[str, ...]:
+    """Return the names of the columns of a table, in order.
+
+    Args:
+        path: path or URI of a CSV or Parquet file.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: if the file is damaged, or two columns have one name.
+    """
+    names = tuple(_schema(str(path)).names)
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
+    return names
+
+
+def numbers(path: Path | str, columns: Sequence[str]) -> Iterator[NDArray[np.float64]]:
+    """Read columns of numbers, a block of rows at a time.
+
+    Args:
+        path: path or URI of a CSV or Parquet file.
+        columns: names of the columns, in the order that the result has.
+
+    Yields:
+        Rows (n x D); missing values are NaN.
+
+    Raises:
+        ValueError: if the file is damaged, has no such column, or a column holds anything but numbers.
+    """
+    check_columns(path, columns)
+    for batch in _batches(str(path), columns, numeric=True):
+        parts = []
+        for name in columns:
+            column = batch.column(name)
+            if not _is_number(column.type):
+                raise DataError(_not_a_number(path, name, str(column.type)))
+            parts.append(np.asarray(column.cast("float64").to_numpy(zero_copy_only=False), np.float64))
+        yield np.stack(parts, 1) if parts else np.zeros((len(batch), 0))
+
+
+def texts(path: Path | str, column: str) -> list[str]:
+    """Read one column as text, such as the product that each row belongs to.
+
+    Args:
+        path: path or URI of a CSV or Parquet file.
+        column: name of the column.
+
+    Returns:
+        The text of each row; `UNNAMED` for a missing value.
+
+    Raises:
+        ValueError: if the file is damaged, or has no such column or one that holds no text, numbers or booleans.
+    """
+    check_columns(path, [column])
+    found: list[str] = []
+    for batch in _batches(str(path), [column], numeric=False):
+        with reading(path, f"column {column} of text"):
+            values = batch.column(column)
+            values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
+            found += [UNNAMED if value is None else value for value in values.cast("string").to_pylist()]
+    return found
+
+
+def check_columns(path: Path | str, columns: Sequence[str]) -> None:
+    """Refuse a table in which columns are missing.
+
+    Args:
+        path: path or URI of a CSV or Parquet file.
+        columns: names of the columns that it must have.
+
+    Raises:
+        ValueError: if a column is missing; the message names it and the columns there are.
+    """
+    there = column_names(path)
+    if missing := [name for name in columns if name not in there]:
+        shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+        raise DataError(f"{path}: has no column {', '.join(map(repr, missing[:5]))}; its columns are {shown}")
+
+
+@dataclass
+class GroupColumn:
+    """The column of a table that names the group of each row.
+
+    Attributes:
+        name: name of the column.
+
+    The column of one file is kept at a time: a stream asks for consecutive rows.
+    """
+
+    name: str
+    _path: str = field(default="", repr=False)
+    _values: list[str] = field(default_factory=list, repr=False)
+
+    def __call__(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
+        """Return the group of each row.
+
+        Args:
+            paths: file of each row.
+            indices: index of each row in its file.
+
+        Returns:
+            The groups; `UNNAMED` for a row of a file that is not a CSV or Parquet file.
+
+        Raises:
+            ValueError: if a CSV or Parquet file has no such column.
+        """
+        return [self._of(path, index) for path, index in zip(paths, indices, strict=True)]
+
+    def _of(self, path: str, index: int | None) -> str:
+        if index is None or not path.lower().endswith(ENDINGS):
+            return UNNAMED
+        if path != self._path:
+            self._path, self._values = path, texts(path, self.name)
+        return self._values[index]
+
+
+def _schema(path: str) -> Any:
+    """Return the names and types of a table's columns; types in a CSV file are those of its first block."""
+    with reading(path, "table"), stores.open_file(path) as file:
+        if path.lower().endswith(".csv"):
+            from pyarrow import csv
+
+            with csv.open_csv(file) as reader:
+                return reader.schema
+        import pyarrow.parquet as pq
+
+        return pq.read_schema(file)
+
+
+def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[Any]:
+    """Read batches of rows that have at least these columns."""
+    with reading(path, "table"), stores.open_file(path) as file:
+        if not path.lower().endswith(".csv"):
+            import pyarrow.parquet as pq
+
+            yield from pq.ParquetFile(file).iter_batches(_BLOCK, columns=list(columns))
+            return
+        import pyarrow as pa
+        from pyarrow import csv
+
+        # A whole column has one type, which the first block does not always show.
+        kinds = {name: pa.float64() if numeric else pa.string() for name in columns}
+        if numeric:
+            schema = _schema(path)
+            for name in columns:
+                kind = schema.field(name).type
+                if not (_is_number(kind) or pa.types.is_null(kind)):
+                    raise DataError(_not_a_number(path, name, str(kind)))
+                if pa.types.is_boolean(kind):
+                    kinds[name] = kind
+        convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns), strings_can_be_null=True)
+        with csv.open_csv(file, convert_options=convert) as reader:
+            yield from reader
+
+
+def _not_a_number(path: Path | str, name: str, kind: str) -> str:
+    return (
+        f"{path}: column {name!r} holds {kind}, and features are numbers: encode it first, for example as one column of"
+        " 0 and 1 for each category (pandas.get_dummies), or leave it out; a column that names groups goes to --groups"
+    )
+
+
+def _is_number(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    )
+
+
+def _holds_images(kind: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
