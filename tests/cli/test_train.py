@@ -27,7 +27,10 @@ def test_each_field_has_an_option(capsys, blob_files, tmp_path):
         precision="float32", device="cpu", limit=30, calibration=0.25,
     )  # fmt: skip
     # embed takes an encoder and a network for features: tests/runs/test_embed.py
-    assert {*values, "embed"} == {field.name for field in dataclasses.fields(RunConfig)}
+    # fit, side, max_broken and images are about folders of photos: tests/runs/test_folders.py
+    assert {*values, "embed", "fit", "side", "max_broken", "images"} == {
+        field.name for field in dataclasses.fields(RunConfig)
+    }
     options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name != "learn_sigma"]
     assert trained(capsys, tmp_path / "run", *options, "--learn-sigma") == RunConfig(**values)
 

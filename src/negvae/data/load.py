@@ -31,7 +31,8 @@ from negvae.data.catalog import (
 from negvae.data.check import best_local, read_checked
 from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, suppliers
 from negvae.data.find import Candidate
-from negvae.data.formats import DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
+from negvae.data.formats import IMAGE_ENDINGS, DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
+from negvae.data.formats.folder import LeftOut, walk
 
 _log = logging.getLogger("negvae.data")
 _NOISE_SEEDS: dict[Split, int] = {"train": 20_190_401, "test": 20_190_402}
@@ -263,6 +264,36 @@ def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint:
         words = "every fifth image" if split == "test" else "four in five images"
         found = _pick(found, rows, split, f"{text}: {words} ({rows.sum():,} of {len(rows):,}), it has no parts itself")
     return _first(found, limit)
+
+
+def image_files(
+    text: str, split: Split, *, disjoint: bool = False, limit: int | None = None, left_out: LeftOut | None = None
+) -> list[str] | None:
+    """List the image files of a folder that `load` would read with the same arguments, in order.
+
+    Args:
+        text: path of the folder.
+        split: "train" or "test"; of a folder without such parts, all files.
+        disjoint: whether to divide a folder without parts: every fifth file is for testing, the rest for training.
+        limit: maximum number of files; the first ones are kept. None for all.
+        left_out: collects the files that are no images; None ignores them.
+
+    Returns:
+        The paths; None if this is no folder of image files.
+    """
+    place = Path(text).expanduser()
+    if text in CATALOG or not is_path(text) or not place.is_dir():
+        return None
+    try:
+        reader, has_splits = _path_reader(place, split)
+    except ValueError:  # `load` says what is wrong
+        return None
+    if not isinstance(reader, Folder):
+        return None
+    files = list(walk(str(reader.path), IMAGE_ENDINGS, left_out))
+    if disjoint and not has_splits:
+        files = files[4::5] if split == "test" else [file for row, file in enumerate(files) if row % 5 != 4]
+    return files[:limit]
 
 
 def _refuse_rows_of_features(text: str, reader: Reader) -> None:

@@ -32,6 +32,7 @@ from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.scoring.tiles import RULES
 from negvae.training.checkpoint import save_tensors
 from negvae.training.loop import TrainingResult
 
@@ -271,9 +272,11 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
 
     Neither covers the fields that may change during a run.
     """
-    values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
-    if values["embed"] is None:
-        del values["embed"]  # which earlier versions did not have
+    free = ("epochs", "device", "precision", "max_broken")
+    values = {name: value for name, value in config.to_dict().items() if name not in free}
+    for name in ("embed", "fit", "side", "images"):
+        if values[name] is None:
+            del values[name]  # which earlier versions did not have
     before = {name: new_to_old.get(values[name], values[name]) for name, new_to_old in _FORMER.items()}
     return [
         hashlib.sha256(json.dumps([fields, list(shape)], sort_keys=True).encode()).hexdigest()
@@ -302,6 +305,8 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         tensors |= {f"group.{names.index(group)}.{score}": torch.from_numpy(by_group[group]) for group in names}
     fields = ("score", "threshold", "target_fpr", "contamination", "precision", "confidence")
     rule = {name: getattr(calibration, name) for name in fields}
+    if calibration.tiles:
+        rule["tiles"] = calibration.tiles
     header = {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
@@ -360,8 +365,11 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             parts["int8"] or None,
             None if rule.get("confidence") is None else float(rule["confidence"]),
             columns=parts["columns"].get("held_out"),
+            tiles=str(rule.get("tiles", "")),
             **_groups(parts["group"], json.loads(header.get("groups", "{}"))),
         )
+        if calibration.tiles not in ("", *RULES):
+            raise ValueError(f"its rule for tiles is {calibration.tiles}")
         if calibration.precision not in SCORE_PRECISIONS:
             raise ValueError(f"its precision is {calibration.precision}")
         if not math.isfinite(calibration.threshold):
@@ -437,6 +445,7 @@ def _calibration_card(calibration: Calibration) -> str:
         f" {1 / (calibration.size + 1):.2g}.",
         *_promise(calibration),
         f"- Calibrated scores: {', '.join(calibration.scores)}",
+        *_tiles_card(calibration),
         f"- Precision of the scores: {calibration.precision}"
         + (", of the encoder alone, on a CPU" if calibration.precision == "int8" else ""),
     ]
@@ -452,6 +461,16 @@ def _calibration_card(calibration: Calibration) -> str:
             " training images alone."
         )
     return "\n".join(lines) + "\n"
+
+
+def _tiles_card(calibration: Calibration) -> list[str]:
+    """Return the line of the model card on how the scores of an image's tiles become one."""
+    if not calibration.tiles:
+        return []
+    return [
+        f"- Score of an image: {RULES[calibration.tiles]}. Its p-value and the rate of false alarms are those of whole"
+        " images: the inliers were held out by image."
+    ]
 
 
 def _promise(calibration: Calibration) -> list[str]:

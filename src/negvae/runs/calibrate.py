@@ -5,24 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
+from negvae.decoding import Decoding
 from negvae.device import resolve_precision
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.model import VAE
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.folders import load_fitted
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
-from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
+from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.compute import compute_scores
 from negvae.scoring.groups import GROUPS
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
+from negvae.scoring.tiles import Owners
 from negvae.training.loop import TrainingResult
 
 
@@ -87,12 +91,15 @@ def calibrate_run(
     before, config = artifact.calibration, artifact.config
     if artifact.model.takes_features:
         raise ValueError(f"{directory} takes rows of features: NegVAEDetector.fit calibrates it, with its data")
-    training, held_out = _inliers(artifact, data, log)
+    training, held_out, owners = _inliers(artifact, data, log, limit)
     labels = None
     if groups is not None:
         choose("groups", groups, GROUPS)
+        if config.images is not None:
+            raise ValueError("groups folders takes images that are taken as they are, and this model decodes a folder")
         labels = _subfolders(data)[:limit]
-    held_out = held_out[:limit]
+    if config.images is None:
+        held_out = held_out[:limit]
     scorer, present = Scorer(artifact.model), before.score if before else None
     if precision == "bfloat16":
         scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
@@ -108,7 +115,8 @@ def calibrate_run(
         scorer, training, held_out,
         score=score or present, components=score_components(config), groups=labels,
         references=before.reference if before and training is None else None,
-        **_rule(artifact, target_fpr, confidence, len(held_out)),
+        owners=owners, rule=before.tiles if before and training is None else None,
+        **_rule(artifact, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))),
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
@@ -141,8 +149,15 @@ def _open(directory: Path, device: str) -> Artifact:
         return load_artifact(directory, device, calibration=False)
 
 
-def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | None, Tensor]:
-    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), and the held-out inliers."""
+def _inliers(
+    artifact: Artifact, data: str | None, log: Log, limit: int | None
+) -> tuple[Tensor | None, Tensor, Owners | None]:
+    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), and the held-out inliers.
+
+    For tiled images these are tiles, with the images that they belong to.
+    """
+    if artifact.config.images is not None:
+        return _photos(artifact, artifact.config.images, data, log, limit)
     config, shape = artifact.config, artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
@@ -158,13 +173,45 @@ def _inliers(artifact: Artifact, data: str | None, log: Log) -> tuple[Tensor | N
             raise
     if data is None and len(held_out):
         log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
-        return training, held_out
+        return training, held_out, None
     if data is None or (data == config.data and recorded.source != MEMORY):
         found = load_test_set(config, shape=shape, recorded=recorded, log=log)
     else:
         found = load(data, "test", shape=shape, log=log)
     log(f"calibration: {describe(found)}")
-    return training, torch.from_numpy(found.images)
+    return training, torch.from_numpy(found.images), None
+
+
+def _photos(
+    artifact: Artifact, decoding: Decoding, data: str | None, log: Log, limit: int | None
+) -> tuple[Tensor | None, Tensor, Owners | None]:
+    """Return what `_inliers` does, of a run whose data is a folder of photos."""
+    config = artifact.config
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    training: Tensor | None = None
+    of_training = np.empty(0, np.int64)
+    try:
+        inliers = load_inliers(config, recorded=recorded, log=log)
+    except (ValueError, FileNotFoundError):
+        if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
+            raise
+        inliers = None
+    if inliers is not None:
+        training = inliers.training
+        of_training = np.arange(len(training)) if inliers.owners is None else inliers.owners.training
+    if data is None and inliers is not None and len(inliers.held_out):
+        held_out = inliers.held_out
+        owners = np.arange(len(held_out)) if inliers.owners is None else inliers.owners.held_out
+        log(f"calibration: the {inliers.held_out_images:,} images of {config.data} that the run held out")
+    else:
+        if data is None or (data == config.data and recorded.source != MEMORY):
+            found = load_test_photos(config, recorded=recorded, log=log)
+        else:
+            found = load_fitted(data, "test", decoding, max_broken=config.max_broken, log=log)
+        log(f"calibration: {found.description}")
+        held_out, owners = found.inputs, found.owners
+    kept = slice(None) if limit is None else slice(int(np.searchsorted(owners, limit)))
+    return training, held_out[kept], Owners(of_training, owners[kept]) if decoding.tiled else None
 
 
 def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:

@@ -25,7 +25,8 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
     """Return the form of a model's inputs: images or rows of its shape, or images for its encoder, always resized."""
     if encoder is not None:
         return InputSpec(encoder.shape, False, True, max_pixels)
-    return InputSpec(artifact.model.shape, artifact.model.takes_features, resize, max_pixels)
+    decoding = artifact.config.images
+    return InputSpec(artifact.model.shape, artifact.model.takes_features, resize, max_pixels, decoding)
 
 
 def inputs_of(images: NDArray[Any], encoder: Encoder | None) -> NDArray[Any]:

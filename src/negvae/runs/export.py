@@ -31,6 +31,7 @@ from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.scorer import LARGEST
 from negvae.scoring.table import SCORES, names_of
+from negvae.scoring.tiles import RULES, TOP, combine
 
 FORMATS = ("onnx",)
 TOLERANCE = 1e-3
@@ -78,8 +79,9 @@ def export_onnx(
 
     The graph's input is "images" (uint8, N x C x H x W), or "rows" (float64, N x D) for a model of features, with any
     N. Its outputs, each of length N, are "score" (float32, larger = more out-of-distribution), "p_value" (float64) and
-    "is_outlier" (bool). Images are scored in float32 and rows in float64, as in the library. The file's metadata
-    describe it and what it was made from.
+    "is_outlier" (bool). Of a model of tiled images, a call takes the tiles of one image, and the outputs have length 1.
+    Images are scored in float32 and rows in float64, as in the library. The file's metadata describe it and what it was
+    made from.
 
     Args:
         directory: folder of the run.
@@ -146,6 +148,7 @@ class _Graph(nn.Module):
         self.score = SCORES[calibration.score]
         self.references = calibration.reference
         self.rows = model.takes_features
+        self.rule = calibration.tiles
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
         encoder, decoder = _plain(model.encoder), _plain(model.decoder)
         shift = model.negative_prior.shift
@@ -170,15 +173,31 @@ class _Graph(nn.Module):
         return Pass(self.model, stored, draws=self.draws, references=self.references)
 
     def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return score, p-value and decision (N each)."""
+        """Return score, p-value and decision (N each; of tiles, which are those of one image, one each)."""
         score = self.score.read(self._over(stored))
         # As the library has it: what is not a number counts as the most conspicuous of all.
         score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
+        if self.rule:
+            score = _of_image(score, self.rule)
         p_values = [
             (1 + (scores >= score.unsqueeze(1)).sum(1)).double() / (len(scores) + 1) for scores in self.held_out
         ]
         p_value = p_values[0] if len(p_values) == 1 else torch.stack(p_values).amax(0)
         return score, p_value, score > self.threshold
+
+
+def _of_image(scores: Tensor, rule: str) -> Tensor:
+    """Return the score of one image (1) from those of its tiles (T); the graph's form of `negvae.scoring.tiles`."""
+    wide = scores.double()
+    if rule == "max":
+        return wide.amax(0, keepdim=True).float()
+    if rule == "mean":
+        return wide.mean(0, keepdim=True).float()
+    ordered = wide.sort(descending=True).values
+    counted = torch.ones_like(ordered)
+    rank = counted.cumsum(0)
+    taken = (rank <= (TOP * counted.sum()).ceil()).double()
+    return ((ordered * taken).sum(0, keepdim=True) / taken.sum(0, keepdim=True)).float()
 
 
 class _Scaled(nn.Module):
@@ -305,8 +324,23 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
+        **_images(artifact, calibration),
         "arithmetic": "float64" if model.takes_features else "float32",
     }
+
+
+def _images(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
+    """Return the entries of the metadata on how images become inputs, of a model that was trained on photos."""
+    decoding = artifact.config.images
+    if decoding is None:
+        return {}
+    entries = {"images": json.dumps(decoding.to_dict())}
+    if calibration.tiles:
+        entries["tiles"] = (
+            "the tiles of one image, any number of them, as negvae.data.tiling cuts them; the outputs are of length 1:"
+            f" the score is {RULES[calibration.tiles]}"
+        )
+    return entries
 
 
 def _difference(content: bytes, artifact: Artifact, calibration: Calibration) -> tuple[float, int]:
@@ -320,7 +354,15 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
     model = artifact.model
     stored = _trial(model)
     wanted = artifact.scorer("float32")(stored, [calibration.score])[calibration.score]
-    score, p_value, called = run_onnx(content, stored.flatten(1).numpy() if model.takes_features else stored.numpy())
+    if calibration.tiles:
+        sizes = (1, 2, 5, 8, 16)  # of five images made of the trial's tiles
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        wanted = combine(wanted, owners, calibration.tiles)
+        parts = [run_onnx(content, part.numpy()) for part in torch.split(stored, list(sizes))]
+        score, p_value, called = (np.concatenate(each) for each in zip(*parts, strict=True))
+    else:
+        inputs = stored.flatten(1).numpy() if model.takes_features else stored.numpy()
+        score, p_value, called = run_onnx(content, inputs)
     difference = relative_difference(score, wanted)
     clear = np.abs(wanted - calibration.cut) > TOLERANCE * max(abs(calibration.cut), 1e-3)
     decided = (called == calibration.is_outlier(wanted))[clear].all()
@@ -329,7 +371,7 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
             f"the exported graph does not score as the library does (relative difference {difference:.2g}):"
             " nothing was written; please report this with the versions of torch and onnxruntime"
         )
-    return difference, len(stored)
+    return difference, len(wanted)
 
 
 def relative_difference(scores: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
@@ -29,6 +30,7 @@ from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.scorer import Scorer
+from negvae.scoring.tiles import UNCALIBRATED, combine
 
 FORMATS = ("parquet", "csv", "jsonl")
 BATCH_SIZE = 512
@@ -164,6 +166,7 @@ class Scoring:
         decide: whether rows are decided one by one; if not, all together at the end.
         grouped: whether the folder above each file names its group.
         encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
+        rule: rule that makes one score of those of an image's tiles, if images are tiled.
     """
 
     scorer: Scorer
@@ -173,6 +176,7 @@ class Scoring:
     decide: bool
     grouped: bool = False
     encoder: Encoder | None = None
+    rule: str = UNCALIBRATED
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
@@ -227,7 +231,10 @@ def open_scoring(
     calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     encoder = encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder)
+    rule = artifact.calibration.tiles if artifact.calibration else ""
+    return Scoring(
+        scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder, rule or UNCALIBRATED
+    )
 
 
 @dataclass
@@ -296,9 +303,8 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     """Score a batch; rows with errors get nulls."""
     names, calibration = scoring.names, scoring.calibration
     failed = np.array([bool(error) for error in batch.errors])
-    good = np.flatnonzero(~failed)
-    images = batch.images if len(good) == len(batch) else batch.images[good]
-    scores = scoring.scorer(torch.from_numpy(inputs_of(images, scoring.encoder)), names) if len(good) else {}
+    good = batch.good()
+    scores = scores_of(scoring.scorer, batch, good, names, scoring.rule, scoring.encoder) if len(good) else {}
 
     def column(values: Any, kind: Any) -> pa.Array:
         if values is None or not len(good):
@@ -323,6 +329,32 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
             "error": pa.array([shown(error) or None for error in batch.errors], pa.string()),
         }
     )
+
+
+def scores_of(
+    scorer: Scorer,
+    batch: Batch,
+    rows: NDArray[np.int64],
+    names: Sequence[str],
+    rule: str,
+    encoder: Encoder | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Score some rows of a batch, one score for each row.
+
+    Args:
+        scorer: scorer of the model.
+        batch: batch of the stream that `spec_of` describes.
+        rows: numbers of the rows, ascending.
+        names: names of the scores.
+        rule: rule that makes one score of those of an image's tiles, if images are tiled.
+        encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
+
+    Returns:
+        The scores of the rows, by name.
+    """
+    images, owners = batch.inputs(rows)
+    scores = scorer(torch.from_numpy(inputs_of(images, encoder)), names)
+    return scores if owners is None else {name: combine(values, owners, rule) for name, values in scores.items()}
 
 
 def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, folder: Path) -> Iterator[pa.RecordBatch]:

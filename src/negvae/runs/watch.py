@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
@@ -32,8 +31,9 @@ from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import locked, write_text
 from negvae.registry import choose
 from negvae.runs.artifact import load_artifact
-from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.embed import encoder_of, spec_of
 from negvae.runs.resolve import Log, silent
+from negvae.runs.score import scores_of
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.monitor import Monitor
@@ -202,11 +202,11 @@ def _turn(
 
 def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
     name = watched.monitor.calibration.score
-    good = [index for index, error in enumerate(batch.errors) if not error]
+    good = batch.good().tolist()
     scores: NDArray[Any] = np.empty(0)
     if good:
-        inputs = inputs_of(batch.images[good], encoder)
-        scores = scorer(torch.from_numpy(inputs), [name])[name]
+        rule = watched.monitor.calibration.tiles
+        scores = scores_of(scorer, batch, batch.good(), [name], rule, encoder)[name]
     known = watched.monitor.calibration.thresholds
     groups = [group_of(batch.paths[row], known) for row in good] if watched.grouped else None
     judged = watched.monitor.update(scores, groups)
