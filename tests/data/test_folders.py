@@ -34,10 +34,10 @@ def chosen(files, fit=None, side=None):
         ([(40, 30), (80, 60), (60, 45)], "L", "3 photos, 40x30 to 80x60: resized to 60x44, 1 channel"),
         ([(40, 30), (30, 60), (50, 50)], "RGB", "3 photos, 40x30 to 50x50: padded to 48x48, 3 channels"),
         ([(640, 480), (300, 200), (400, 400)], "RGB",
-         "3 photos, 300x200 to 640x480: 128x128 tiles of images reduced to 384 pixels, 3 channels"),
+         "3 photos, 300x200 to 640x480: 96x96 tiles of images reduced to 288 pixels, 3 channels"),
         ([(400, 80), (200, 70), (300, 60)], "RGB",
-         "3 photos, 200x70 to 400x80: 64x64 tiles of images reduced to 192 pixels, 3 channels"),
-        ([(300, 300)] * 2, "RGB", "2 photos, 300x300: 128x128 tiles, 3 channels"),
+         "3 photos, 200x70 to 400x80: 48x48 tiles of images reduced to 144 pixels, 3 channels"),
+        ([(300, 300)] * 2, "RGB", "2 photos, 300x300: 96x96 tiles of images reduced to 288 pixels, 3 channels"),
     ],
 )  # fmt: skip
 def test_what_is_chosen_by_a_look(tmp_path, sizes, mode, line):

@@ -31,7 +31,9 @@ from negvae.files import replacing
 
 LARGEST_WHOLE = 256
 """The largest side that networks take directly."""
-TILE = 128
+RESIZED = 128
+"""The longer side of images that are resized or padded, at most."""
+TILE = 96
 TILES_ACROSS = 3
 """An image is reduced until its longer side has at most so many tile sides, before it is cut into tiles."""
 SMALL = 160
@@ -109,7 +111,7 @@ def choose_decoding(
     """Choose how the images of a folder are decoded.
 
     Images of one size with sides from 16 to 256 are taken as they are. Small images of several sizes are resized if
-    their proportions agree to 10%, and padded if not. All others are cut into tiles of 128x128 pixels (64x64 if they
+    their proportions agree to 10%, and padded if not. All others are cut into tiles of 96x96 pixels (48x48 if they
     are low or narrow), after being reduced to three tiles along the longer side.
 
     Args:
@@ -148,7 +150,7 @@ def _size_for(fit: str, middle: NDArray[Any], longer: float, shorter: float) -> 
     if fit == "tile":
         tile = TILE if shorter >= 3 * TILE / 4 else TILE // 2
         return tile, tile
-    scale = min(TILE / longer, 1.0)
+    scale = min(RESIZED / longer, 1.0)
     if fit == "resize":
         width, height = (max(round(float(length) * scale / 4) * 4, 16) for length in middle)
         return width, height

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
     if encoder is not None:
         return InputSpec(encoder.shape, False, True, max_pixels)
     decoding = artifact.config.images
+    if decoding is not None and resize and decoding.fit == "exact":
+        decoding = replace(decoding, fit="resize")
     return InputSpec(artifact.model.shape, artifact.model.takes_features, resize, max_pixels, decoding)
 
 

@@ -32,7 +32,7 @@ from negvae.scoring.tiles import Owners
 
 LEAST_STEPS = 1000
 """Number of training steps on images below which most models are undertrained."""
-LARGE, LARGE_BATCH, LARGE_STEPS = 64 * 64, 16, 750
+LARGE, LARGE_BATCH, LARGE_STEPS = 64 * 64, 16, 500
 """If photos are decoded to images or tiles of more pixels than the first, batches have the second's size and there are
 about so many steps: each has as many places to learn from as many small images, and takes as long."""
 FEW_STEPS = 100
@@ -193,7 +193,7 @@ def fill_in(
     an_epoch = steps_of_epoch(training, batch_size)
     enough = math.ceil((ROW_STEPS if rows else LARGE_STEPS if large else LEAST_STEPS) / an_epoch)
     if "epochs" in left_open:
-        epochs = enough if rows or large else max(epochs, enough)
+        epochs = max(round(LARGE_STEPS / an_epoch), 1) if large else enough if rows else max(epochs, enough)
     if large:
         log(f"{training:,} inputs, {epochs:,} epochs with batches of {batch_size}: {an_epoch * epochs:,} steps")
     elif not rows and (batch_size, epochs) != (config.batch_size, config.epochs):

@@ -78,16 +78,17 @@ def combine(values: NDArray[Any], owners: NDArray[np.int64], rule: str) -> NDArr
     choose("rule for tiles", rule, RULES)
     if not len(values):
         return values
-    starts = np.flatnonzero(np.diff(owners, prepend=-1))
-    wide = values.astype(np.float64)
-    if rule == "max":
-        found = np.maximum.reduceat(wide, starts)
-    elif rule == "mean":
-        found = np.add.reduceat(wide, starts) / np.diff([*starts, len(wide)])
-    else:
-        parts = np.split(wide, starts[1:])
-        found = np.array([np.sort(part)[::-1][: highest(len(part))].mean() for part in parts])
+    parts = np.split(values.astype(np.float64), np.flatnonzero(np.diff(owners)) + 1)
+    found = np.array([_of_one(part, rule) for part in parts])
     return found.astype(values.dtype)
+
+
+def _of_one(values: NDArray[np.float64], rule: str) -> float:
+    """Return the score of one image; sums are exactly rounded, so that they depend on its tiles alone."""
+    if rule == "max":
+        return float(values.max())
+    counted = values if rule == "mean" else np.sort(values)[::-1][: highest(len(values))]
+    return math.fsum(counted) / len(counted)
 
 
 def choose_rule(scores: Scores, training: Tensor, owners: NDArray[np.int64], seed: int = 0) -> str:
