@@ -96,7 +96,7 @@ def test_fits():
     assert (pad[0, 0, 0] == pad[0, 0, 3]).all()  # the border's color goes on
     assert resize.mean() == pytest.approx(120, abs=2)  # of the whole width
     tiles, plan = fit_photo(image, Decoding(fit="tile", **shape))
-    assert len(tiles) == len(plan) == 18
+    assert len(tiles) == len(plan) == 15
     with pytest.raises(ValueError, match="is 40 x 20, the model takes 10 x 10"):
         fit_photo(image, Decoding(fit="exact", **shape))
 
