@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from negvae.decoding import FITS, Decoding
 from negvae.parts import (
     INITIALIZATIONS,
     LIKELIHOODS,
@@ -35,13 +36,16 @@ PRECISIONS = ("auto", "bfloat16", "float32")
 SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
-FORMAT = 3
+FORMAT = 4
 """The format of config.yaml. Version 0.1 wrote format 1, which names no format and has no mark at its end; format 2 has
-both, and names from before `RENAMED`."""
+both, and names from before `RENAMED`; format 3 has no fields about how images are decoded, which then are all taken as
+they are."""
 _MOST_VALUES = 100_000
 """So many values may a YAML file hold."""
 RENAMED = {"network": {"auto": "pyramid"}}
 """The present names for those in formats before 3, by field."""
+LAST_RENAMED = 2
+"""The last format with former names."""
 
 
 def _shown(panel: str, help: str, unit: str = "", choices: Iterable[str] = ()) -> dict[str, Any]:
@@ -94,6 +98,12 @@ class RunConfig:
             sets.
         groups: what names the group of a held-out inlier, if each group is to have its own threshold and p-values:
             "folders", or the name of a column of a CSV or Parquet file; None for no groups.
+        fit: how the images of a folder are fitted to the network: a name in `negvae.decoding.FITS`; None to choose by a
+            look at the folder.
+        side: side in pixels of the images, or of the tiles, that the network gets from a folder; None to choose.
+        max_broken: largest share of a folder's images that may be broken; they are left out and listed.
+        images: complete description of how the images of a folder are decoded; None if they are taken as they are, or
+            before a run has looked at its folder.
 
     >>> config = RunConfig(data="fashion-mnist", epochs=2)
     >>> config.latent_size, config.negative_shift
@@ -209,6 +219,27 @@ class RunConfig:
             "name",
         ),
     )
+    fit: str | None = field(
+        default=None,
+        metadata=_shown(
+            "Data",
+            "How a folder's images are fitted to the network; chosen by a look at them if left out.",
+            "name",
+            FITS,
+        ),
+    )
+    side: int | None = field(
+        default=None,
+        metadata=_shown("Data", "Side of the images or tiles that the network gets from a folder.", "pixels"),
+    )
+    max_broken: float = field(
+        default=0.1,
+        metadata=_shown("Data", "Largest share of a folder's images that may be broken.", "fraction"),
+    )
+    images: Decoding | None = field(
+        default=None,
+        metadata=_shown("Data", "How a folder's images are decoded; a run fills this in.", "mapping"),
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that make no sense, with one line that says what would be right."""
@@ -227,10 +258,15 @@ class RunConfig:
                 raise ValueError(f"{name} is {value}: it must be a finite number above 0")
         if not 0 <= self.negative_shift < float("inf"):
             raise ValueError(f"negative_shift is {self.negative_shift}: it must be a finite number, 0 or more")
-        for name, least in (("latent_size", 1), ("batch_size", 2), ("epochs", 1), ("seed", 0), ("limit", 2)):
+        for name, least in (("latent_size", 1), ("batch_size", 2), ("epochs", 1), ("seed", 0), ("limit", 2),
+                            ("side", 16)):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} is {value}: it must be a whole number of at least {least}")
+        if not 0 <= self.max_broken < 1:
+            raise ValueError(f"max_broken is {self.max_broken}: it must be a fraction of at least 0 and below 1")
+        if self.fit is not None:
+            choose("fit", self.fit, FITS)
         if not 0 <= self.calibration < 1:
             raise ValueError(f"calibration is {self.calibration}: it must be a fraction of at least 0 and below 1")
         for name in ("target_fpr", "confidence"):
@@ -293,6 +329,7 @@ class RunConfig:
                     f"{name} {described(values[name])} has no name by which a saved run could know it: register it"
                     f' with @negvae.register_{name}("...")'
                 )
+        values["images"] = None if self.images is None else self.images.to_dict()
         return values
 
     @classmethod
@@ -345,7 +382,7 @@ class RunConfig:
 
 def translated(values: dict[str, Any], version: object) -> dict[str, Any]:
     """Return the fields of a run from a file of this format version, with the names that are used today."""
-    if not isinstance(version, int) or version >= FORMAT:
+    if not isinstance(version, int) or version > LAST_RENAMED:
         return values
     return {
         name: RENAMED[name].get(value, value) if name in RENAMED and isinstance(value, str) else value
@@ -369,12 +406,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         network="color", initialization="glorot", latent_size=100, negative_shift=25.0,
         optimizer="adam", learning_rate=1e-4, batch_size=50, epochs=100,
     ),
-    # Any image size from 16x16 to 128x128; a recipe for a first look rather than for the paper's figures.
+    # Any image size from 16x16 to 256x256; a recipe for a first look rather than for the paper's figures.
     "general": dict(
         network="pyramid", initialization="he", latent_size=32, negative_shift=8.0,
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10, calibration=0.2,
     ),
-    # The default where no negatives are named: nothing but the inliers, of any image size from 16x16 to 128x128. Chosen
+    # The default where no negatives are named: nothing but the inliers, of any image size from 16x16 to 256x256. Chosen
     # on transformations of inliers that are not among its negatives (docs/unsupervised.md).
     "unsupervised": dict(
         network="deep", initialization="he", latent_size=32, negative_shift=2.5,
@@ -474,6 +511,12 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     base, _, further = kind.partition(" | ")
     if value is None and further == "None":
         return None
+    if base == "Decoding":
+        if isinstance(value, dict):
+            return Decoding.from_dict(value)
+        if isinstance(value, Decoding):
+            return value
+        raise ValueError(f"{name} is {value!r}: it must be a mapping that describes how images are decoded")
     if further not in ("", "None") and not isinstance(value, bool | int | float | None):
         return value  # the name of a part, or the part itself
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)

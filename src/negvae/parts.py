@@ -173,7 +173,7 @@ NETWORKS = Table(
         ),
         NetworkEntry(
             name="pyramid",
-            meaning="images from 16x16 to 128x128",
+            meaning="images from 16x16 to 256x256",
             target="negvae.model.networks:pyramid",
         ),
         NetworkEntry(name="deep", meaning="pyramid with more layers", target="negvae.model.networks:deep"),

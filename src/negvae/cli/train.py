@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PANELS = ("Data", "Model", "Negatives", "Training", "Calibration", "Machine")
 FIELDS = {field.name: field for field in dataclasses.fields(configs.RunConfig)}
+OPTIONS = {name: field for name, field in FIELDS.items() if field.metadata["unit"] != "mapping"}
+"""The fields that have an option; a mapping is given in a file."""
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -42,7 +44,7 @@ class ShowsPreset(TyperCommand):
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help text."""
         preset = ctx.params.get("preset") or configs.default_preset(ctx.params.get("negatives"))
-        values: dict[str, Any] = {name: field.default for name, field in FIELDS.items() if name != "data"}
+        values: dict[str, Any] = {name: field.default for name, field in OPTIONS.items() if name != "data"}
         values |= {**configs.PRESETS[preset], "preset": preset}
         values["negatives"] = values["negatives"].replace(",", ", ")  # so that lines break
         ctx.default_map = {name: value for name, value in values.items() if not isinstance(value, bool | None)}
@@ -53,7 +55,7 @@ def _with_run_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for each field of `RunConfig` in place of its `**fields`."""
     signature = inspect.signature(command, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD]
-    fields = sorted(FIELDS.values(), key=lambda field: PANELS.index(field.metadata["panel"]))
+    fields = sorted(OPTIONS.values(), key=lambda field: PANELS.index(field.metadata["panel"]))
     command.__signature__ = signature.replace(parameters=[*map(_parameter, fields), *own])  # type: ignore[attr-defined]
     return command
 

@@ -31,8 +31,8 @@ from negvae.data.catalog import (
 from negvae.data.check import best_local, read_checked
 from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, suppliers
 from negvae.data.find import Candidate
-from negvae.data.formats import DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
-from negvae.data.formats.folder import IMAGE_ENDINGS, walk
+from negvae.data.formats import IMAGE_ENDINGS, DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
+from negvae.data.formats.folder import LeftOut, walk
 from negvae.files import home
 
 _log = logging.getLogger("negvae.data")
@@ -271,6 +271,36 @@ def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint:
     return _first(found, limit)
 
 
+def image_files(
+    text: Path | str, split: Split, *, disjoint: bool = False, limit: int | None = None, left_out: LeftOut | None = None
+) -> list[str] | None:
+    """List the image files of a folder that `load` would read with the same arguments, in order.
+
+    Args:
+        text: path of the folder.
+        split: "train" or "test"; of a folder without such parts, all files.
+        disjoint: whether to divide a folder without parts: every fifth file is for testing, the rest for training.
+        limit: maximum number of files; the first ones are kept. None for all.
+        left_out: collects the files that are no images; None ignores them.
+
+    Returns:
+        The paths; None if this is no folder of image files.
+    """
+    place = home(text)
+    if text in CATALOG or not is_path(text) or not place.is_dir():
+        return None
+    try:
+        reader, has_splits = _path_reader(place, split)
+    except ValueError:  # `load` says what is wrong
+        return None
+    if not isinstance(reader, Folder):
+        return None
+    files = list(walk(str(reader.path), IMAGE_ENDINGS, left_out))
+    if disjoint and not has_splits:
+        files = files[4::5] if split == "test" else [file for row, file in enumerate(files) if row % 5 != 4]
+    return files[:limit]
+
+
 def _refuse_rows_of_features(text: str, reader: Reader) -> None:
     """Refuse an array of rows of features, and explain how to train on such rows.
 
@@ -285,21 +315,6 @@ def _refuse_rows_of_features(text: str, reader: Reader) -> None:
             f"{text}: holds {probe.count:,} rows of {probe.shape[0]} features and no images: these go with a model of"
             " rows (`negvae train --data FILE`, or NegVAEDetector().fit(rows))"
         )
-
-
-def image_files(path: Path | str, split: Split) -> list[str]:
-    """List the files that `load` reads the images of a folder from, in the order of the images.
-
-    Args:
-        path: path of data as `load` takes it.
-        split: split that `load` is asked for.
-
-    Returns:
-        The path of each image; empty if the data is not a folder of image files.
-    """
-    folder = home(path)
-    reader = _path_reader(folder, split)[0] if folder.is_dir() else None
-    return list(walk(str(reader.path), IMAGE_ENDINGS)) if isinstance(reader, Folder) else []
 
 
 def reader_of(path: Path | str, split: Split) -> tuple[Reader, bool]:

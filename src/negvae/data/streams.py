@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, chain, pairwise
 from pathlib import Path
@@ -40,6 +40,9 @@ from negvae.data.formats.encoded import in_order
 from negvae.data.formats.folder import HIDDEN, LeftOut, walk
 from negvae.data.formats.npy import refuse_rows
 from negvae.data.formats.pixels import slack
+from negvae.data.photos import fit_photo, prepared, read_photo
+from negvae.data.tiling import Tiling, tiling
+from negvae.decoding import Decoding
 from negvae.files import home
 
 Encoded = tuple[str, int, Source]
@@ -50,6 +53,10 @@ _ENDINGS = (*IMAGE_ENDINGS, *_PACKED)
 _NOT_FEATURES = "the model takes rows of features: .npy, .npz, CSV and Parquet files hold them"
 _ROWS = 512
 _PIECE = 32
+_FEW = 4
+"""Photos that one thread decodes together."""
+_TILED_ROWS = 32
+"""Images in a batch if they are tiled: each has many tiles."""
 _FIRST = 8
 
 
@@ -62,21 +69,47 @@ class Batch:
         indices: index of each row in its file, from 0; None for an error that concerns the whole file.
         errors: reason why each row cannot be scored; "" if it can.
         images: content of each row (images, uint8, N x C x H x W, or features, float64, N x D x 1 x 1); zeros for rows
-            with an error.
+            with an error. If images are tiled, the tiles of all rows, one row after the other.
+        tilings: where the tiles of each row lie in its image; empty if images are not tiled. A row with an error has
+            one tile.
     """
 
     paths: list[str]
     indices: list[int | None]
     errors: list[str]
     images: NDArray[Any]
+    tilings: list[Tiling] = field(default_factory=list)
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.paths)
 
     def __getitem__(self, rows: slice) -> Batch:
-        """Return a slice of the rows."""
-        return Batch(self.paths[rows], self.indices[rows], self.errors[rows], self.images[rows])
+        """Return a slice of the rows, which are consecutive."""
+        if not self.tilings:
+            return Batch(self.paths[rows], self.indices[rows], self.errors[rows], self.images[rows])
+        start, stop, _ = rows.indices(len(self))
+        low, high = (sum(map(len, self.tilings[:row])) for row in (start, max(start, stop)))
+        return Batch(self.paths[rows], self.indices[rows], self.errors[rows], self.images[low:high], self.tilings[rows])
+
+    def good(self) -> NDArray[np.int64]:
+        """Return the numbers of the rows without an error."""
+        return np.flatnonzero([not error for error in self.errors])
+
+    def inputs(self, rows: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.int64] | None]:
+        """Return the model's inputs of some rows, and, if images are tiled, the place among them of each tile's row.
+
+        Args:
+            rows: numbers of the rows, ascending.
+
+        Returns:
+            The images, tiles or features, and for tiles the index in `rows` of the row that each belongs to; else None.
+        """
+        if not self.tilings:
+            return (self.images if len(rows) == len(self) else self.images[rows]), None
+        owners = np.repeat(np.arange(len(self)), list(map(len, self.tilings)))
+        wanted = np.isin(owners, rows)
+        return self.images[wanted], np.searchsorted(rows, owners[wanted])
 
 
 @dataclass(frozen=True)
@@ -92,6 +125,8 @@ class InputSpec:
         max_pixels: maximum number of pixels that an encoded image may declare; checked before it is decoded.
         columns: names of the columns of features in tables, in the model's order; empty if the model's columns have no
             names, and a table then must have as many columns as the model.
+        decoding: how images are decoded and fitted, if the model was trained on a folder of photos; None if they must
+            have its shape, or `resize` is used.
     """
 
     shape: Shape
@@ -99,6 +134,12 @@ class InputSpec:
     resize: bool = False
     max_pixels: int = MAX_PIXELS
     columns: tuple[str, ...] = ()
+    decoding: Decoding | None = None
+
+    @property
+    def tiled(self) -> bool:
+        """Whether images are cut into tiles."""
+        return self.decoding is not None and self.decoding.tiled
 
 
 @dataclass(frozen=True)
@@ -148,6 +189,7 @@ def stream(
         FileNotFoundError: if an input does not exist or a pattern matches nothing; raised before any row is read.
         ValueError: if an input cannot be read at all.
     """
+    batch_size = min(batch_size, _TILED_ROWS) if spec.tiled else batch_size
     return _rebatched(_from_spans(spans(inputs, left_out, without), spec), batch_size, min(_FIRST, batch_size))
 
 
@@ -165,6 +207,7 @@ def read(
     Returns:
         The batches.
     """
+    batch_size = min(batch_size, _TILED_ROWS) if spec.tiled else batch_size
     return _rebatched(_from_spans(stretch, spec, threads), batch_size, batch_size)
 
 
@@ -246,6 +289,7 @@ def _joined(parts: list[Batch]) -> Batch:
         [index for part in parts for index in part.indices],
         [error for part in parts for error in part.errors],
         np.concatenate([part.images for part in parts]),
+        [plan for part in parts for plan in part.tilings],
     )
 
 
@@ -341,8 +385,9 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
             if span.error:
                 yield _failed(span.path, None, span.error, spec)
             elif span.images is not None:
-                for low in range(0, len(span.images), _ROWS):
-                    yield _array_rows(span.path, span.images[low : low + _ROWS], spec, span.start + low)
+                size = _TILED_ROWS if spec.tiled else _ROWS
+                for low in range(0, len(span.images), size):
+                    yield _array_rows(span.path, span.images[low : low + size], spec, span.start + low)
             elif spec.features and span.path.lower().endswith(tables.ENDINGS):
                 yield from _from_table(span, spec)
             elif span.path.lower().endswith(_PACKED):
@@ -353,14 +398,15 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
                 yield span.path, 0, span.path
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return in_order(partial(_decode_piece, spec=spec), _grouped(rows()), threads or min(4, cores))
+    return in_order(partial(_decode_piece, spec=spec), _grouped(rows(), spec), threads or min(4, cores))
 
 
-def _grouped(items: Iterator[Batch | Encoded]) -> Iterator[Future[Batch] | list[Encoded]]:
+def _grouped(items: Iterator[Batch | Encoded], spec: InputSpec) -> Iterator[Future[Batch] | list[Encoded]]:
     """Group runs of encoded images into short lists, in order among the batches."""
     run: list[Encoded] = []
+    most = _PIECE if spec.decoding is None else _FEW
     for item in items:
-        if run and (isinstance(item, Batch) or len(run) == _PIECE):
+        if run and (isinstance(item, Batch) or len(run) == most):
             yield run
             run = []
         if isinstance(item, Batch):
@@ -413,7 +459,7 @@ def _from_reader(
 ) -> Iterator[Batch | Encoded]:
     """Read the rows of a range; a damaged group of rows does not end the others."""
     row, stop = span.start, probe.count if span.stop is None else span.stop
-    size = _ROWS if probe.shape is not None else _PIECE
+    size = (_TILED_ROWS if spec.tiled else _ROWS) if probe.shape is not None else _PIECE
     while row < stop:
         try:
             for block in reader.rows(row, stop, size=size):
@@ -433,13 +479,20 @@ def _failed(path: str, index: int | None, error: object, spec: InputSpec, local:
     error = str(error).replace(str(local), path) or error if local else error
     text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
     empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
-    return Batch([path], [index], [text.removeprefix(path).removeprefix(":").strip()], empty)
+    return Batch([path], [index], [text.removeprefix(path).removeprefix(":").strip()], empty, _none(spec))
+
+
+def _none(spec: InputSpec) -> list[Tiling]:
+    """Return the tilings of a row with an error."""
+    return [tiling(spec.shape[1:], spec.shape[1:], 0)] if spec.tiled else []
 
 
 # --- encoded images -----
 
 
 def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
+    if spec.decoding is not None:
+        return _joined([_photo(encoded, spec, spec.decoding) for encoded in chunk])
     images = np.zeros((len(chunk), *spec.shape), np.uint8)
     errors = [""] * len(chunk)
     for row, (path, _, source) in enumerate(chunk):
@@ -449,6 +502,16 @@ def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
         except Exception as error:  # whatever a decoder makes of a broken file
             errors[row] = _failed(path, None, error, spec).errors[0]
     return Batch([path for path, _, _ in chunk], [index for _, index, _ in chunk], errors, images)
+
+
+def _photo(encoded: Encoded, spec: InputSpec, decoding: Decoding) -> Batch:
+    """Return one photo as a batch of one row."""
+    path, index, source = encoded
+    try:
+        inputs, plan = read_photo(source, path, decoding, spec.max_pixels)
+    except Exception as error:  # whatever a decoder makes of a broken file
+        return _failed(path, index, error, spec)
+    return Batch([path], [index], [""], inputs, [plan] if spec.tiled else [])
 
 
 def fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
@@ -505,8 +568,21 @@ def _array_rows(path: str, part: NDArray[Any], spec: InputSpec, start: int) -> B
     if spec.features:
         images = _features(part, spec, errors, path)
     else:
-        images = fitted(as_images(_unit_floats(part, errors), path).images, spec)
+        images = as_images(_unit_floats(part, errors), path).images
+        if spec.decoding is not None:
+            return _photos(path, images, errors, spec, spec.decoding, start)
+        images = fitted(images, spec)
     return Batch([path] * len(part), list(range(start, start + len(part))), errors, images)
+
+
+def _photos(
+    path: str, images: NDArray[np.uint8], errors: list[str], spec: InputSpec, decoding: Decoding, start: int
+) -> Batch:
+    """Fit the images of an array as photos are."""
+    found = [fit_photo(prepared(image, path, decoding), decoding) for image in images]
+    numbers: list[int | None] = list(range(start, start + len(images)))
+    plans = [plan for _, plan in found] if spec.tiled else []
+    return Batch([path] * len(images), numbers, errors, np.concatenate([inputs for inputs, _ in found]), plans)
 
 
 def _features(part: NDArray[Any], spec: InputSpec, errors: list[str], path: str) -> NDArray[np.float64]:

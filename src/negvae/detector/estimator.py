@@ -24,9 +24,11 @@ from negvae.config import PRESETS, RENAMED, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
+from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array
+from negvae.detector.photos import Photos, decoding_of, inliers_of, photos_of, read_any
 from negvae.detector.plots import LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
@@ -58,6 +60,7 @@ from negvae.scoring.combination import batch_typicality, batch_typicality_thresh
 from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, split
 from negvae.scoring.table import Score, ScoreFunction, score_of
+from negvae.scoring.tiles import Owners, combine
 from negvae.training.checkpoint import Progress
 from negvae.training.history import read_metrics, write_metrics
 from negvae.training.loop import TrainingResult, train
@@ -97,9 +100,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     All methods take data X in the same forms: images as an array or tensor (uint8, or floats in [0, 1]; N x H x W,
     N x H x W x C or N x C x H x W, C 1 or 3), a path or data-set name (`negvae.data.load`; `fit` reads its train
-    split, other methods its test split), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first
-    part is used; or rows of features, N x D numbers of any range (an array, a data frame, or the path of a CSV or
-    Parquet file), which are standardized and passed to an MLP.
+    split, other methods its test split), a folder or list of photos of any size (those of several sizes are cut into
+    tiles, see docs/folders.md), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first part is used;
+    or rows of features, N x D numbers of any range (an array, a data frame, or the path of a CSV or Parquet file),
+    which are standardized and passed to an MLP.
 
     Args:
         negatives: source of negative samples: a `NegativeSource`, or text in the notation of `negvae.negatives`. None
@@ -242,6 +246,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             KeyboardInterrupt: if training was interrupted.
         """
         self._check_parameters()
+        photos = photos_of(X, "train")
+        decoding = None if photos is None else decoding_of(photos)
+        if photos is not None and decoding is not None:
+            return self._fit_photos(X, photos, decoding, negatives, calibration, groups)
         if calibration is None:
             X, labels = with_groups(X, groups, "train")
         else:
@@ -293,6 +301,56 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self._take(artifact, result.history, recorded)
         return self
 
+    def _fit_photos(
+        self, X: Any, photos: Photos, decoding: Decoding, negatives: Any, calibration: Any, groups: Any
+    ) -> Self:
+        """Fit on photos that are decoded as a description says; see `fit`."""
+        for name, value in (("trim", self.trim), ("groups", groups is not None)):
+            if value:
+                raise ValueError(f"{name} takes images of one size: photos of several sizes are cut into tiles")
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = int(check_random_state(seed).randint(2**31 - 1))
+        part = 0.2 if self.calibration_fraction is None else self.calibration_fraction
+        share = 0.0 if calibration is not None else part
+        found = inliers_of(photos, RunConfig(data=photos.name, images=decoding, calibration=share, seed=int(seed)))
+        training, held_out = found.training, found.held_out
+        owners = Owners(found.training_owners, found.held_out_owners)
+        if calibration is not None:
+            held_out, others = read_any(calibration, "test", decoding)
+            owners = Owners(found.training_owners, others)
+        self.left_out_ = np.zeros(len(photos.sources), bool)
+        given = self.negatives if negatives is None else negatives
+        if not isinstance(given, str | None) and not _is_source(given):
+            given = Auxiliary(read_any(given, "train", decoding)[0].to(resolve_device(self.device)))
+        text = given if isinstance(given, str | None) else f"given:{described(given)}"
+        size = (round(len(training) / (1 - share)), *training.shape[1:])
+        config = self._config(photos.name, size, int(seed), text, decoding)
+        rate, confidence = self._rate(len(np.unique(owners.held_out)))
+        source = self._negative_source(given, config.negatives, decoding)
+        result = self._train(config, training, source)
+        measured = calibrated(
+            config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
+            target_fpr=rate, confidence=confidence, owners=owners if decoding.tiled else None,
+        )  # fmt: skip
+        data = {"inliers": found.description}
+        artifact = Artifact(
+            Path(), config, result.model, {**provenance(config), "data": data},
+            result.progress.epoch, result.progress.finished, measured,
+        )  # fmt: skip
+        rows = held_out_rows(len(photos.sources), share, int(seed))
+        origin = WHOLE if photos.folder else MEMORY
+        files = file_hashes(photos.name) if photos.folder else {}
+        self._take(artifact, result.history, Recorded(found.sha256 or None, origin, tuple(rows.tolist()), files))
+        return self
+
+    def _negative_source(self, given: Any, text: str, decoding: Decoding) -> NegativeSource | None:
+        """Return the source of negatives of photos, whose data is decoded as the inliers are."""
+        if _is_source(given):
+            return cast(NegativeSource, given)
+        device = resolve_device(self.device)
+        return build_source(text, lambda name: read_any(name, "train", decoding)[0].to(device))
+
     def _check_parameters(self) -> None:
         if self.decision_score is not None and "ensemble" in (score := score_of(self.decision_score)).needs:
             raise ValueError(
@@ -342,7 +400,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
         return found.least_usual(self.trim)
 
-    def _config(self, name: str, size: tuple[int, ...], seed: int, negatives: str | None) -> RunConfig:
+    def _config(
+        self, name: str, size: tuple[int, ...], seed: int, negatives: str | None, images: Decoding | None = None
+    ) -> RunConfig:
         """Return the complete config that the parameters describe for inputs of this size (N, C, H, W)."""
         count, columns, features = size[0], size[1], size[2:] == (1, 1)
         usual = "features" if features else default_preset(negatives)
@@ -354,7 +414,14 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if calibration is None:
             calibration = rows_to_hold_out(count) / count if features else PRESETS[kind].get("calibration", 0.2)
         plain = preset(
-            kind, name, negatives=negatives, calibration=float(calibration), seed=seed, device=self.device, **values
+            kind,
+            name,
+            negatives=negatives,
+            calibration=float(calibration),
+            seed=seed,
+            device=self.device,
+            images=images,
+            **values,
         )
         training = count - max(round(calibration * count), 1)
         left_open = [field for field in LEFT_OPEN if getattr(self, field, 0) is None]
@@ -467,8 +534,22 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         name = score_of(self.calibration_.score if score is None else score).name
         scorer = self._artifact.scorer()
         scorer.check([name])
-        stored = self._read(X, "test", fitting=False)[1]
-        return scorer(stored, [name])[name]
+        return self._scores(X, [name])[0][name]
+
+    def _scores(self, X: Any, names: Sequence[str]) -> tuple[dict[str, NDArray[np.float32]], Tensor]:
+        """Return scores of each row or image (N each, by name), and the model's inputs that they were computed from."""
+        stored, owners = self._inputs(X)
+        scores = self._artifact.scorer()(stored, names)
+        if owners is not None and self.calibration_.tiles:
+            scores = {name: combine(values, owners, self.calibration_.tiles) for name, values in scores.items()}
+        return scores, stored
+
+    def _inputs(self, X: Any) -> tuple[Tensor, NDArray[np.int64] | None]:
+        """Return the model's inputs, and, of a detector of photos, the image that each belongs to."""
+        decoding = self.config_.images
+        if decoding is None:
+            return self._read(X, "test", fitting=False)[1], None
+        return read_any(X, "test", decoding)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return minus the decision score (N): larger = more normal, as in scikit-learn."""
@@ -541,9 +622,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             The typicality with its threshold, the movements, and the rows that score highest.
         """
         check_is_fitted(self, "model_")
-        calibration, scorer = self.calibration_, self._artifact.scorer()
-        stored = self._read(X, "test", fitting=False)[1]
-        scores = scorer(stored, list(dict.fromkeys([*calibration.scores, "bpd"])))
+        calibration = self.calibration_
+        scores, stored = self._scores(X, list(dict.fromkeys([*calibration.scores, "bpd"])))
         bpd = scores["bpd"]
         value = batch_typicality(bpd, calibration.reference)
         limit = batch_typicality_threshold(calibration.scores["bpd"], calibration.reference, len(bpd), target_fpr)
@@ -619,12 +699,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if before.contamination and target_fpr is None:
             raise ValueError("the threshold was set by a contamination of the training data: give a target_fpr")
         X, labels = with_groups(X, groups, columns=self._names())
-        stored = self._read(X, "test", fitting=False)[1]
-        check_labels(labels, len(stored))
-        scores = {
-            name: values.astype(np.float64)
-            for name, values in self._artifact.scorer()(stored, list(before.scores)).items()
-        }
+        found, stored = self._scores(X, list(before.scores))
+        scores = {name: values.astype(np.float64) for name, values in found.items()}
+        check_labels(labels, len(scores[before.score]))
         fresh = dataclasses.replace(
             before, scores={name: np.sort(values) for name, values in scores.items()}, groups={}, thresholds={},
             small=(), columns=None if before.columns is None else columns_of(stored.flatten(1)),
@@ -690,17 +767,24 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     @own_state()
     def transform(self, X: Any) -> NDArray[np.float64]:
-        """Compute the latent code of every row or image, the mean of q(z|x) (N x L)."""
+        """Compute the latent code of every row or image, the mean of q(z|x); of tiles, their mean (N x L)."""
         check_is_fitted(self, "model_")
-        stored = self._read(X, "test", fitting=False)[1]
+        stored, owners = self._inputs(X)
         codes: NDArray[np.float64] = mapped(self.model_, stored, lambda x: self.model_.encode(x).mean).double().numpy()
-        return codes
+        if owners is None:
+            return codes
+        starts = np.flatnonzero(np.diff(owners, prepend=-1))
+        means: NDArray[np.float64] = np.add.reduceat(codes, starts) / np.diff([*starts, len(codes)])[:, None]
+        return means
 
     @own_state()
     def reconstruct(self, X: Any) -> NDArray[Any]:
-        """Compute E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D."""
+        """Compute E[x|z] at the mean of q(z|x): uint8 images N x C x H x W, or rows of features N x D.
+
+        Of a detector of tiled photos, these are the tiles of all images, one image after the other.
+        """
         check_is_fitted(self, "model_")
-        stored = self._read(X, "test", fitting=False)[1]
+        stored = self._inputs(X)[0]
         return self._shown(mapped(self.model_, stored, lambda x: self.model_.generate(self.model_.encode(x).mean)))
 
     @own_state()

@@ -200,9 +200,10 @@ def pyramid(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequentia
 def _levels(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
     """Return sizes from the image's down to below 8, and the filters at each; the first are the image's channels."""
     channels, height, width = shape
-    if not (16 <= height <= 128 and 16 <= width <= 128):
+    if not (16 <= height <= 256 and 16 <= width <= 256):
         raise ValueError(
-            f"network {name} takes images from 16x16 to 128x128, these are {height}x{width}: resize them first"
+            f"network {name} takes images from 16x16 to 256x256, these are {height}x{width}: resize them first, or give"
+            " a folder of image files, which are cut into tiles"
         )
     if not 1 <= channels <= 16:
         raise ValueError(f"network {name} takes 1 to 16 channels, these images have {channels}")

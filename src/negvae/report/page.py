@@ -23,6 +23,7 @@ from negvae.data.streams import Batch, stream
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
+from negvae.report.photos import SIDE, photos, pictures
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
@@ -34,6 +35,7 @@ from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.scoring.tiles import combine
 
 TOP = 40
 """The number of the most and of the least typical images to show."""
@@ -41,6 +43,8 @@ SAMPLE = 5_000
 """The number of rows that histograms and the map are drawn from."""
 MAPPED = 1_500
 """The number of points of each kind on the map; more would hide one another."""
+TILES_MAPPED = 300
+"""The number of tiles of inliers on the map, if images are tiled."""
 ERRORS = 10
 LARGEST_SIDE = 64
 """The largest side in pixels of a shown image, so that a page is small enough to be sent by mail."""
@@ -219,12 +223,15 @@ def _take(
             findings.failed += 1
             if len(findings.errors) < ERRORS:
                 findings.errors.append((_place(path, index), error))
-    good = np.flatnonzero([not error for error in batch.errors])
+    good = batch.good()
     if not len(good):
         return
-    images = batch.images[good]
+    images, owners = batch.inputs(good)
     inputs = inputs_of(images, encoder)
     scores = scorer(torch.from_numpy(inputs), names)
+    if owners is not None:
+        images = photos(images, [batch.tilings[row] for row in good])
+        scores = {name: combine(values, owners, calibration.tiles) for name, values in scores.items()}
     decisive = scores[names[0]]
     p_values, called = calibration.p_values(decisive), calibration.is_outlier(decisive)
     findings.outliers += int(called.sum())
@@ -240,8 +247,21 @@ def _take(
     findings.most.offer(-decisive, extreme)
     # The rows with the largest of random keys are an even sample of all rows.
     findings.sample.offer(
-        draw.random(len(good)), lambda rows: {"codes": latent_means(scorer.model, inputs[rows]), **numbers(rows)}
+        draw.random(len(good)), lambda rows: {"codes": _codes(scorer.model, inputs, owners, rows), **numbers(rows)}
     )
+
+
+def _codes(
+    model: VAE, inputs: NDArray[Any], owners: NDArray[np.int64] | None, rows: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the latent means of some images; of a tiled image, the mean over its tiles (N x L)."""
+    if owners is None:
+        return latent_means(model, inputs[rows])
+    wanted = np.isin(owners, rows)
+    found = latent_means(model, inputs[wanted])
+    starts = np.flatnonzero(np.diff(owners[wanted], prepend=-1))
+    means: NDArray[np.float64] = np.add.reduceat(found, starts) / np.diff([*starts, len(found)])[:, None]
+    return means
 
 
 def _place(path: str, index: int | None) -> str:
@@ -281,6 +301,8 @@ def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
     if inliers.shape != artifact.model.shape:
         return None
     chosen = inliers.held_out if len(inliers.held_out) else inliers.training
+    if inliers.owners is not None:
+        chosen = chosen[:: max(len(chosen) // TILES_MAPPED, 1)]
     kind = "held out from training" if len(inliers.held_out) else "of the training data"
     return chosen[:: max(len(chosen) // MAPPED, 1)][:MAPPED].numpy(), f"inliers {kind}"
 
@@ -348,7 +370,12 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
     ]
     blocks = []
     if not model.takes_features:
-        images, again = (_viewable(array) for array in (columns["images"], reconstructions(model, columns["images"])))
+        if columns["images"].dtype == object:
+            pair = pictures(columns["images"], lambda tiles: reconstructions(model, tiles))
+            images, again = (_viewable(array, SIDE) for array in pair)
+        else:
+            pair = columns["images"], reconstructions(model, columns["images"])
+            images, again = (_viewable(array) for array in pair)
         scale = max(1, LARGEST_SIDE // max(images.shape[2:]))
         blocks = [
             document.row(
@@ -366,11 +393,11 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
     return Section(title, Markup().join([*blocks, tables.html(table)]), intro)
 
 
-def _viewable(images: NDArray[Any]) -> NDArray[np.uint8]:
+def _viewable(images: NDArray[Any], largest: int = LARGEST_SIDE) -> NDArray[np.uint8]:
     """Return images with one or three channels (the mean of any other number), reduced to a size for a page."""
     if images.shape[1] not in (1, 3):
         images = images.mean(1, keepdims=True).round().astype(np.uint8)
-    step = -(-max(images.shape[2:]) // LARGEST_SIDE)
+    step = -(-max(images.shape[2:]) // largest)
     return np.ascontiguousarray(images[:, :, ::step, ::step])
 
 

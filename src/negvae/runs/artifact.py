@@ -34,6 +34,7 @@ from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.scoring.tiles import RULES
 from negvae.training.checkpoint import save_tensors
 from negvae.training.loop import TrainingResult
 
@@ -273,8 +274,9 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
 
     Neither covers the fields that may change during a run.
     """
-    values = {name: value for name, value in config.to_dict().items() if name not in ("epochs", "device", "precision")}
-    for name in ("embed", "target_fpr", "confidence", "groups"):
+    free = ("epochs", "device", "precision", "max_broken")
+    values = {name: value for name, value in config.to_dict().items() if name not in free}
+    for name in ("embed", "fit", "side", "images", "target_fpr", "confidence", "groups"):
         if values[name] is None:
             del values[name]  # which earlier versions did not have
     if values["transformations"] == "none":
@@ -307,6 +309,8 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         tensors |= {f"group.{names.index(group)}.{score}": torch.from_numpy(by_group[group]) for group in names}
     fields = ("score", "threshold", "target_fpr", "contamination", "precision", "confidence")
     rule = {name: getattr(calibration, name) for name in fields}
+    if calibration.tiles:
+        rule["tiles"] = calibration.tiles
     header = {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
@@ -361,8 +365,11 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             parts["int8"] or None,
             None if rule.get("confidence") is None else float(rule["confidence"]),
             columns=parts["columns"].get("held_out"),
+            tiles=str(rule.get("tiles", "")),
             **_groups(parts["group"], from_json(header.get("groups", "{}"))),
         )
+        if calibration.tiles not in ("", *RULES):
+            raise ValueError(f"its rule for tiles is {calibration.tiles}")
         if calibration.precision not in SCORE_PRECISIONS:
             raise ValueError(f"its precision is {calibration.precision}")
         if not math.isfinite(calibration.threshold):
@@ -446,6 +453,7 @@ def _calibration_card(calibration: Calibration) -> str:
         f" {1 / (calibration.size + 1):.2g}.",
         *_promise(calibration),
         f"- Calibrated scores: {', '.join(calibration.scores)}",
+        *_tiles_card(calibration),
         f"- Precision of the scores: {calibration.precision}" + _of_encoder(calibration),
     ]
     if "combined" in calibration.scores:
@@ -460,6 +468,16 @@ def _calibration_card(calibration: Calibration) -> str:
             " training images alone."
         )
     return "\n".join(lines) + "\n"
+
+
+def _tiles_card(calibration: Calibration) -> list[str]:
+    """Return the line of the model card on how the scores of an image's tiles become one."""
+    if not calibration.tiles:
+        return []
+    return [
+        f"- Score of an image: {RULES[calibration.tiles]}. Its p-value and the rate of false alarms are those of whole"
+        " images: the inliers were held out by image."
+    ]
 
 
 def _promise(calibration: Calibration) -> list[str]:

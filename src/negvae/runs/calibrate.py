@@ -6,23 +6,27 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
+from negvae.decoding import Decoding
 from negvae.device import resolve_precision
 from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.folders import load_fitted
 from negvae.runs.groups import inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
-from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, silent
+from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.drift import columns_of
 from negvae.scoring.quantization import moved, quantize_model, try_int8
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
+from negvae.scoring.tiles import Owners
 from negvae.training.loop import TrainingResult
 
 
@@ -107,11 +111,15 @@ def calibrate_run(
         if precision != "float32":
             raise ValueError(f"{directory} takes rows of features, which are scored in float64: leave out {precision}")
         training, held_out, labels = _feature_inliers(artifact, data, groups, embed, log)
+        owners = None
     else:
         if embed is not None:
             raise ValueError(f"{directory} was trained without an encoder: leave out --embed")
-        training, held_out, labels = _inliers(artifact, data, groups, log)
-    held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
+        if groups is not None and config.images is not None:
+            raise ValueError("groups take images that are taken as they are, and this model decodes a folder")
+        training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
+    if config.images is None:
+        held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
     scorer, present = Scorer(artifact.model), before.score if before else None
     if precision == "bfloat16":
         scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
@@ -126,7 +134,8 @@ def calibrate_run(
         scorer, training, held_out,
         score=score or present, components=score_components(config), groups=labels,
         references=before.reference if before and training is None else None, log=log,
-        **_rule(artifact, target_fpr, confidence, len(held_out)),
+        owners=owners, rule=before.tiles if before and training is None else None,
+        **_rule(artifact, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))),
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
@@ -151,9 +160,15 @@ def _open(directory: Path, device: str) -> Artifact:
 
 
 def _inliers(
-    artifact: Artifact, data: str | None, groups: str | None, log: Log
-) -> tuple[Tensor | None, Tensor, list[str] | None]:
-    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), held-out inliers and groups."""
+    artifact: Artifact, data: str | None, groups: str | None, log: Log, limit: int | None
+) -> tuple[Tensor | None, Tensor, list[str] | None, Owners | None]:
+    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), held-out inliers and groups.
+
+    For tiled images these are tiles, with the images that they belong to.
+    """
+    if artifact.config.images is not None:
+        training, held_out, owners = _photos(artifact, artifact.config.images, data, log, limit)
+        return training, held_out, None, owners
     config, shape = artifact.config, artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
@@ -171,7 +186,7 @@ def _inliers(
             raise
     if data is None and len(held_out):
         log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
-        return training, held_out, None if inliers.groups is None else list(inliers.groups)
+        return training, held_out, None if inliers.groups is None else list(inliers.groups), None
     own = data is None or (data == config.data and recorded.source != MEMORY)
     labels = None if groups is None else inlier_groups(data or config.data, groups, "test", disjoint=own)
     if own:
@@ -179,7 +194,7 @@ def _inliers(
     else:
         found = load(str(data), "test", shape=shape, log=log)
     log(f"calibration: {describe(found)}")
-    return training, torch.from_numpy(found.images), labels
+    return training, torch.from_numpy(found.images), labels, None
 
 
 def _feature_inliers(
@@ -208,6 +223,38 @@ def _feature_inliers(
     kept = before is not None and before.reference.neighbors is not None
     training = None if kept else load_inliers(config, recorded=recorded, log=log).training
     return training, found.rows, None if found.groups is None else list(found.groups)
+
+
+def _photos(
+    artifact: Artifact, decoding: Decoding, data: str | None, log: Log, limit: int | None
+) -> tuple[Tensor | None, Tensor, Owners | None]:
+    """Return what `_inliers` does, of a run whose data is a folder of photos."""
+    config = artifact.config
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    training: Tensor | None = None
+    of_training = np.empty(0, np.int64)
+    try:
+        inliers = load_inliers(config, recorded=recorded, log=log)
+    except (ValueError, FileNotFoundError):
+        if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
+            raise
+        inliers = None
+    if inliers is not None:
+        training = inliers.training
+        of_training = np.arange(len(training)) if inliers.owners is None else inliers.owners.training
+    if data is None and inliers is not None and len(inliers.held_out):
+        held_out = inliers.held_out
+        owners = np.arange(len(held_out)) if inliers.owners is None else inliers.owners.held_out
+        log(f"calibration: the {inliers.held_out_images:,} images of {config.data} that the run held out")
+    else:
+        if data is None or (data == config.data and recorded.source != MEMORY):
+            found = load_test_photos(config, recorded=recorded, log=log)
+        else:
+            found = load_fitted(data, "test", decoding, max_broken=config.max_broken, log=log)
+        log(f"calibration: {found.description}")
+        held_out, owners = found.inputs, found.owners
+    kept = slice(None) if limit is None else slice(int(np.searchsorted(owners, limit)))
+    return training, held_out[kept], Owners(of_training, owners[kept]) if decoding.tiled else None
 
 
 def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:

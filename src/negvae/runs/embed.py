@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,11 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
     """Return the form of a model's inputs: images or rows of its shape, or images for its encoder, always resized."""
     if encoder is not None:
         return InputSpec(encoder.shape, False, True, max_pixels)
-    model = artifact.model
+    model, decoding = artifact.model, artifact.config.images
     columns = columns_of(artifact) if model.takes_features else ()
-    return InputSpec(model.shape, model.takes_features, resize, max_pixels, columns)
+    if decoding is not None and resize and decoding.fit == "exact":
+        decoding = replace(decoding, fit="resize")
+    return InputSpec(model.shape, model.takes_features, resize, max_pixels, columns, decoding)
 
 
 def columns_of(artifact: Artifact) -> tuple[str, ...]:

@@ -8,21 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.table import Table
-from torch import Tensor
 
-from negvae.data import is_path, load
+from negvae.data import ImageSet, is_path, load
 from negvae.data.embedding import Encoder
 from negvae.files import write_text
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows
+from negvae.runs.folders import FittedSet, load_fitted
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
-from negvae.runs.resolve import Log, describe, load_test_set, silent
+from negvae.runs.resolve import Log, describe, load_test_photos, load_test_set, silent
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
+from negvae.scoring.tiles import UNCALIBRATED
 
 FILE = "evaluation.json"
 
@@ -73,18 +75,23 @@ def evaluate_run(
     if not artifact.finished:
         log(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
     encoder = encoder_of(artifact, embed)
-    test, description = _inliers(artifact, data, encoder, limit, log)
-    outliers = {name: _outliers(name, artifact, encoder, limit, log) for name in dict.fromkeys(ood)}
+    load_set = partial(_inliers, encoder=encoder) if config.images is None else _inlier_photos
+    load_other = partial(_outliers, encoder=encoder) if config.images is None else _outlier_photos
+    test = load_set(artifact, data, limit, log)
+    outliers = {name: load_other(name, artifact, limit, log) for name in dict.fromkeys(ood)}
+    rule = (calibration.tiles if calibration else "") or UNCALIBRATED
     scorer = artifact.scorer(precision)
     decides = calibration.score if calibration else "kl"
     comparisons = compare(
         artifact.model,
-        test,
-        {name: images for name, (images, _) in outliers.items()},
+        test.inputs,
+        {name: images.inputs for name, images in outliers.items()},
         samples=samples,
         precision=scorer.precision,
         seed=config.seed,
         further=partial(scorer, scores=[decides]) if calibration else None,
+        rule=rule if config.images is not None and config.images.tiled else None,
+        owners=[each.owners for each in (test, *outliers.values())],
     )
     content = {
         "train": config.data,
@@ -95,7 +102,7 @@ def evaluate_run(
         "score": decides,
         "target_fpr": calibration.target_fpr if calibration else None,
         "rows": [_row(comparison, artifact) for comparison in comparisons],
-        "data": {"test": description, **{f"ood {name}": text for name, (_, text) in outliers.items()}},
+        "data": {"test": test.description, **{f"ood {name}": each.description for name, each in outliers.items()}},
         "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
     }
     write_text(directory / FILE, json.dumps(content, indent=1))
@@ -103,13 +110,13 @@ def evaluate_run(
 
 
 def _inliers(
-    artifact: Artifact, data: str | None, encoder: Encoder | None, limit: int | None, log: Log
-) -> tuple[Tensor, str]:
-    """Load the inliers to evaluate on, and describe them in one line."""
+    artifact: Artifact, data: str | None, limit: int | None, log: Log, *, encoder: Encoder | None
+) -> FittedSet:
+    """Load the inliers to evaluate on."""
     if artifact.model.takes_features:
         rows = _new_rows(artifact, data, encoder, limit)
         log(f"inliers: {rows.description}")
-        return rows.rows, rows.description
+        return _of_rows(rows)
     shape = artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     if data is None or (data == artifact.config.data and recorded.source != MEMORY):
@@ -118,7 +125,40 @@ def _inliers(
         test = load(data, "test", limit=limit, shape=shape, log=log)
         _refuse_shape(f"--data {data}", test.shape, artifact)
     log(f"inliers: {describe(test)}")
-    return torch.from_numpy(test.images), describe(test)
+    return _as_they_are(test)
+
+
+def _as_they_are(images: ImageSet) -> FittedSet:
+    """Return a set whose images are the model's inputs."""
+    return FittedSet(torch.from_numpy(images.images), np.arange(len(images.images)), describe(images), images.sha256)
+
+
+def _inlier_photos(artifact: Artifact, data: str | None, limit: int | None, log: Log) -> FittedSet:
+    """Load the inliers to evaluate on, of a run whose data is a folder of photos."""
+    config, recorded = artifact.config, read_recorded(artifact.directory, artifact.provenance)
+    assert config.images is not None
+    if data is None or (data == config.data and recorded.source != MEMORY):
+        test = load_test_photos(config, limit=limit, recorded=recorded, log=log)
+    else:
+        test = load_fitted(data, "test", config.images, limit=limit, max_broken=config.max_broken, log=log)
+    log(f"inliers: {test.description}")
+    return test
+
+
+def _outlier_photos(name: str, artifact: Artifact, limit: int | None, log: Log) -> FittedSet:
+    """Load a set that the model was not trained on, decoded and fitted as the run's own images."""
+    config = artifact.config
+    assert config.images is not None
+    if name == config.data:
+        raise ValueError(f"--ood {name} is what the model was trained on: name another set")
+    images = load_fitted(name, "test", config.images, limit=limit, max_broken=config.max_broken, log=log)
+    log(f"out-of-distribution: {images.description}")
+    return images
+
+
+def _of_rows(rows: FeatureRows) -> FittedSet:
+    """Return rows of features as a set of the model's inputs."""
+    return FittedSet(rows.rows, np.arange(len(rows.rows)), rows.description, rows.sha256)
 
 
 def _new_rows(artifact: Artifact, data: str | None, encoder: Encoder | None, limit: int | None) -> FeatureRows:
@@ -141,20 +181,18 @@ def _feature_rows(what: str, data: str, artifact: Artifact, encoder: Encoder | N
     return found
 
 
-def _outliers(
-    name: str, artifact: Artifact, encoder: Encoder | None, limit: int | None, log: Log
-) -> tuple[Tensor, str]:
-    """Load the test split of a set that the model was not trained on, in the model's shape, and describe it."""
+def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log, *, encoder: Encoder | None) -> FittedSet:
+    """Load the test split of a set that the model was not trained on, in the model's shape."""
     if name == artifact.config.data:
         raise ValueError(f"--ood {name} is what the model was trained on: name another set")
     if artifact.model.takes_features:
         rows = _feature_rows("--ood", name, artifact, encoder, limit)
         log(f"out-of-distribution: {rows.description}")
-        return rows.rows, rows.description
+        return _of_rows(rows)
     images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
     _refuse_shape(f"--ood {name}", images.shape, artifact)
     log(f"out-of-distribution: {describe(images)}")
-    return torch.from_numpy(images.images), describe(images)
+    return _as_they_are(images)
 
 
 def _refuse_shape(what: str, shape: tuple[int, ...], artifact: Artifact) -> None:

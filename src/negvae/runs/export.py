@@ -24,11 +24,12 @@ from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import columns_of
-from negvae.runs.graph import Decision, traced
+from negvae.runs.graph import Decision, finite32, traced
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.table import SCORES, names_of
+from negvae.scoring.tiles import RULES, TOP, combine
 
 FORMATS = ("onnx",)
 CHANNEL_ORDERS = {1: "gray", 3: "RGB"}
@@ -78,8 +79,9 @@ def export_onnx(
 
     The graph's input is "images" (uint8, N x C x H x W), or "rows" (float64, N x D) for a model of features, with any
     N. Its outputs, each of length N, are "score" (float32, larger = more out-of-distribution), "p_value" (float64) and
-    "is_outlier" (bool). Images are scored in float32 and rows in float64, as in the library. The file's metadata
-    describe it and what it was made from.
+    "is_outlier" (bool). Of a model of tiled images, a call takes the tiles of one image, and the outputs have length 1.
+    Images are scored in float32 and rows in float64, as in the library. The file's metadata describe it and what it was
+    made from.
 
     Args:
         directory: folder of the run.
@@ -145,6 +147,7 @@ class _Graph(nn.Module):
         self.score = SCORES[calibration.score]
         self.references = calibration.reference
         self.rows = model.takes_features
+        self.rule = calibration.tiles
         likelihood = _StableBernoulli() if isinstance(model.likelihood, Bernoulli) else model.likelihood
         encoder, decoder = _plain(model.encoder), _plain(model.decoder)
         shift, shifted = model.negative_prior.shift, copy.deepcopy(model.shifted)
@@ -169,9 +172,26 @@ class _Graph(nn.Module):
         return Pass(self.model, stored, draws=self.draws, references=self.references)
 
     def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return score, p-value and decision (N each)."""
-        decided: tuple[Tensor, Tensor, Tensor] = self.decision(self.score.read(self._over(stored)))
+        """Return score, p-value and decision (N each; of tiles, which are those of one image, one each)."""
+        score = self.score.read(self._over(stored))
+        if self.rule:
+            score = _of_image(finite32(score), self.rule)
+        decided: tuple[Tensor, Tensor, Tensor] = self.decision(score)
         return decided
+
+
+def _of_image(scores: Tensor, rule: str) -> Tensor:
+    """Return the score of one image (1) from those of its tiles (T); the graph's form of `negvae.scoring.tiles`."""
+    wide = scores.double()
+    if rule == "max":
+        return wide.amax(0, keepdim=True).float()
+    if rule == "mean":
+        return wide.mean(0, keepdim=True).float()
+    ordered = wide.sort(descending=True).values
+    counted = torch.ones_like(ordered)
+    rank = counted.cumsum(0)
+    taken = (rank <= (TOP * counted.sum()).ceil()).double()
+    return ((ordered * taken).sum(0, keepdim=True) / taken.sum(0, keepdim=True)).float()
 
 
 class _Scaled(nn.Module):
@@ -275,6 +295,7 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
+        **_images(artifact, calibration),
         "arithmetic": "float64" if model.takes_features else "float32",
     }
 
@@ -282,6 +303,20 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
 def _as_json(scores: NDArray[np.float64]) -> str:
     """Return scores as a JSON list; they are float32, and each is the shortest text that restores it."""
     return f"[{', '.join(map(str, scores.astype(np.float32)))}]"
+
+
+def _images(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
+    """Return the entries of the metadata on how images become inputs, of a model that was trained on photos."""
+    decoding = artifact.config.images
+    if decoding is None:
+        return {}
+    entries = {"images": json.dumps(decoding.to_dict())}
+    if calibration.tiles:
+        entries["tiles"] = (
+            "the tiles of one image, any number of them, as negvae.data.tiling cuts them; the outputs are of length 1:"
+            f" the score is {RULES[calibration.tiles]}"
+        )
+    return entries
 
 
 def _difference(content: bytes, artifact: Artifact, calibration: Calibration) -> tuple[float, int]:
@@ -295,7 +330,15 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
     model = artifact.model
     stored = _trial(model)
     wanted = artifact.scorer("float32")(stored, [calibration.score])[calibration.score]
-    score, p_value, called = run_onnx(content, stored.flatten(1).numpy() if model.takes_features else stored.numpy())
+    if calibration.tiles:
+        sizes = (1, 2, 5, 8, 16)  # of five images made of the trial's tiles
+        owners = np.repeat(np.arange(len(sizes)), sizes)
+        wanted = combine(wanted, owners, calibration.tiles)
+        parts = [run_onnx(content, part.numpy()) for part in torch.split(stored, list(sizes))]
+        score, p_value, called = (np.concatenate(each) for each in zip(*parts, strict=True))
+    else:
+        inputs = stored.flatten(1).numpy() if model.takes_features else stored.numpy()
+        score, p_value, called = run_onnx(content, inputs)
     difference = relative_difference(score, wanted)
     clear = np.abs(wanted - calibration.cut) > TOLERANCE * max(abs(calibration.cut), 1e-3)
     decided = (called == calibration.is_outlier(wanted))[clear].all()
@@ -304,7 +347,7 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
             f"the exported graph does not score as the library does (relative difference {difference:.2g}):"
             " nothing was written; please report this with the versions of torch and onnxruntime"
         )
-    return difference, len(stored)
+    return difference, len(wanted)
 
 
 def relative_difference(scores: NDArray[Any], wanted: NDArray[Any]) -> float:

@@ -38,13 +38,17 @@ class Decision(nn.Module):
 
     def forward(self, score: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the score in float32, its p-value in float64 and the decision (N each)."""
-        # As the library has it: what is not a number counts as the most conspicuous of all.
-        score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
+        score = finite32(score)
         p_values = [
             (1 + (scores >= score.unsqueeze(1)).sum(1)).double() / (len(scores) + 1) for scores in self.held_out
         ]
         p_value = p_values[0] if len(p_values) == 1 else torch.stack(p_values).amax(0)
         return score, p_value, score > self.threshold
+
+
+def finite32(scores: Tensor) -> Tensor:
+    """Return scores in float32; as in the library, what is not a number counts as the most conspicuous of all."""
+    return torch.where(scores.isnan(), LARGEST, scores).clamp(-LARGEST, LARGEST).float()
 
 
 def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -10,24 +10,34 @@ import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.data import DATASETS, ImageSet, is_path, load
 from negvae.data.catalog import Shape
+from negvae.data.formats import DataError
+from negvae.data.formats.folder import LeftOut
+from negvae.data.load import image_files
+from negvae.decoding import Decoding
 from negvae.device import resolve_device, resolve_precision
 from negvae.model import build_vae
 from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
 from negvae.parts import SOURCES
 from negvae.registry import choose
+from negvae.runs.folders import FittedSet, FolderInliers, collector, exact, folder_inliers, load_fitted, with_images
 from negvae.runs.groups import inlier_groups
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 from negvae.scoring.calibration import TARGET_FPR, least_held_out
 from negvae.scoring.certificates import certified_rank
+from negvae.scoring.tiles import Owners
 
 LEAST_STEPS = 1000
 """Number of training steps on images below which most models are undertrained."""
+LARGE, LARGE_BATCH, LARGE_STEPS = 64 * 64, 16, 500
+"""If photos are decoded to images or tiles of more pixels than the first, batches have the second's size and there are
+about so many steps: each has as many places to learn from as many small images, and takes as long."""
 FEW_STEPS = 100
 """Number of training steps below which a run gets a warning."""
 ROWS_A_COLUMN = 10
@@ -58,6 +68,9 @@ class Inliers:
         encoder: facts about the encoder that turned images into rows ("sha256", "describes"); None if there is none.
         columns: names of the columns of rows of features; None if they have none.
         groups: group of each held-out inlier; None if the run has no groups.
+        images: how the images of a folder were decoded; None if they were taken as they are.
+        owners: image of each row of `training` and `held_out`, if images are tiled; else None.
+        skipped: reason why a file of a folder was left out, by its path.
     """
 
     training: Tensor
@@ -68,6 +81,14 @@ class Inliers:
     encoder: dict[str, str] | None = None
     columns: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    images: Decoding | None = None
+    owners: Owners | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def held_out_images(self) -> int:
+        """The number of images that are held out, however many tiles they have."""
+        return len(self.held_out) if self.owners is None else len(np.unique(self.owners.held_out))
 
     @property
     def shape(self) -> Shape:
@@ -118,6 +139,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
         if not is_path(name) and DATASETS.get(name) is None:
             choose("source of negatives (and no such path)", name, [*SOURCES, *DATASETS])
     inliers = load_inliers(config, log=log, left_open=left_open)
+    config = replace(config, images=inliers.images)
     log(f"inliers: {inliers.description}")
     if config.takes_features and "calibration" in left_open and config.calibration:
         count = len(inliers.held_out)
@@ -126,11 +148,17 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     build_vae(config, inliers.shape)  # refused before anything else is loaded or written
     data, hashes = {"inliers": inliers.description}, {"inliers": inliers.sha256}
     encoder = {} if inliers.encoder is None else {"encoder": inliers.encoder}
-    everything = torch.cat([inliers.training, inliers.held_out])
 
     def load_auxiliary(name: str) -> Tensor:
         if name == config.data:
             raise ValueError(f"negatives {name} are the inliers themselves: choose another data set")
+        everything = torch.cat([inliers.training, inliers.held_out])
+        if config.images is not None:
+            fitted = load_fitted(name, "train", config.images, log=log)
+            log(f"negatives: {fitted.description}")
+            refuse_overlap(everything, fitted.inputs, config.data, name)
+            data[f"negatives {name}"], hashes[f"negatives {name}"] = fitted.description, fitted.sha256
+            return fitted.inputs.to(device)
         auxiliary = load(name, "train", shape=inliers.shape, log=log)
         log(f"negatives: {describe(auxiliary)}")
         negatives = torch.from_numpy(auxiliary.images)
@@ -183,13 +211,16 @@ def fill_in(
     rows, batch_size, epochs = config.takes_features, config.batch_size, config.epochs
     if rows and "network" in left_open and training < ROWS_A_COLUMN * columns:
         config = replace(config, network="linear")
+    large = config.images is not None and config.images.height * config.images.width > LARGE
     if "batch_size" in left_open:
-        batch_size = min(batch_size, max(training // 8, 16))
+        batch_size = LARGE_BATCH if large else min(batch_size, max(training // 8, 16))
     an_epoch = steps_of_epoch(training, batch_size)
-    enough = math.ceil((ROW_STEPS if rows else LEAST_STEPS) / an_epoch)
+    enough = math.ceil((ROW_STEPS if rows else LARGE_STEPS if large else LEAST_STEPS) / an_epoch)
     if "epochs" in left_open:
-        epochs = enough if rows else max(epochs, enough)
-    if not rows and (batch_size, epochs) != (config.batch_size, config.epochs):
+        epochs = max(round(LARGE_STEPS / an_epoch), 1) if large else enough if rows else max(epochs, enough)
+    if large:
+        log(f"{training:,} inputs, {epochs:,} epochs with batches of {batch_size}: {an_epoch * epochs:,} steps")
+    elif not rows and (batch_size, epochs) != (config.batch_size, config.epochs):
         log(
             f"{training:,} images to train on are few: {epochs:,} epochs with batches of"
             f" {min(batch_size, training)} make {an_epoch * epochs:,} steps"
@@ -241,10 +272,22 @@ def load_inliers(
         return _rows(config, known, left_open)
     if recorded is not None:
         refuse_memory(config, recorded)
-    found = load(
-        config.data, "train", fetch=fetch, limit=config.limit, shape=shape,
-        disjoint_from_train=known.source != WHOLE, log=log,
-    )  # fmt: skip
+    skipped = collector()
+    disjoint = known.source != WHOLE
+    files = image_files(config.data, "train", disjoint=disjoint, limit=config.limit, left_out=skipped)
+    if recorded is None or config.images is not None:
+        config = with_images(config, files, log)
+        if config.images is not None and files is not None:
+            return _photos(config, files, known, skipped)
+    try:
+        found = load(
+            config.data, "train", fetch=fetch, limit=config.limit, shape=shape, disjoint_from_train=disjoint, log=log
+        )
+    except DataError:
+        if recorded is not None or not files:
+            raise
+        # All headers are in order, and some pixels are not: those images are left out.
+        return _photos(replace(config, images=exact(files, config.data)), files, known, skipped)
     if known.sha256 is not None and found.sha256 != known.sha256:
         where = difference(known, config.data)
         raise ValueError(
@@ -262,6 +305,25 @@ def load_inliers(
         names = inlier_groups(config.data, config.groups, "train", disjoint=known.source != WHOLE)
         groups = tuple(names[row] for row in rows.tolist())
     return Inliers(training, held_out, tuple(rows.tolist()), describe(found), found.sha256, groups=groups)
+
+
+def _photos(config: RunConfig, files: list[str], known: Recorded, skipped: LeftOut) -> Inliers:
+    """Load the inliers of a run whose data is a folder of photos; see `load_inliers`."""
+    if known.held_out is None:
+        rows = held_out_rows(len(files), config.calibration, config.seed).numpy()
+    else:
+        rows = np.array([row for row in known.held_out if row < len(files)], np.int64)
+    found: FolderInliers = folder_inliers(config, files, rows, skipped)
+    if known.sha256 is not None and found.sha256 != known.sha256:
+        raise ValueError(
+            f"{config.data} has changed since the run was trained (its pixels have sha256 {found.sha256[:16]}, not"
+            f" {known.sha256[:16]}): which of its images were held out cannot be told"
+        )
+    owners = Owners(found.training_owners, found.held_out_owners) if found.decoding.tiled else None
+    return Inliers(
+        found.training, found.held_out, tuple(rows.tolist()), found.description, found.sha256,
+        images=found.decoding, owners=owners, skipped=found.skipped,
+    )  # fmt: skip
 
 
 def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
@@ -345,6 +407,35 @@ def load_test_set(
             " was not trained on with --data"
         )
     return found
+
+
+def load_test_photos(
+    config: RunConfig, *, limit: int | None = None, recorded: Recorded | None = None, log: Log = silent
+) -> FittedSet:
+    """Load the test part of a run's folder of photos as its model takes them; see `load_test_set`.
+
+    Args:
+        config: configuration of the run, with a description of how images are decoded.
+        limit: maximum number of images; None for all.
+        recorded: inliers that the run's folder records; None if there is no folder.
+        log: called with a line about every step of a fetch.
+
+    Returns:
+        The test images.
+
+    Raises:
+        FileNotFoundError: if the data do not exist.
+        ValueError: if it cannot be determined which images the run was not trained on.
+    """
+    assert config.images is not None
+    if recorded is not None:
+        refuse_memory(config, recorded)
+        if recorded.source == WHOLE:
+            raise ValueError(f"all of {config.data} was trained on: name other inliers with --data")
+        load_inliers(config, recorded=recorded)  # refuses a folder that has changed
+    return load_fitted(
+        config.data, "test", config.images, limit=limit, disjoint=True, max_broken=config.max_broken, log=log
+    )
 
 
 def describe(images: ImageSet) -> str:

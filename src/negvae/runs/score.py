@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
+from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
@@ -31,6 +32,7 @@ from negvae.runs.groups import Label, labeling
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
+from negvae.scoring.tiles import UNCALIBRATED, combine
 
 FORMATS = ("parquet", "csv", "jsonl")
 BATCH_SIZE = 512
@@ -184,6 +186,7 @@ class Scoring:
         decide: whether rows are decided one by one; if not, all together at the end.
         label: function that names the group of each row; None if no group is known.
         encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
+        rule: rule that makes one score of those of an image's tiles, if images are tiled.
     """
 
     scorer: Scorer
@@ -193,6 +196,7 @@ class Scoring:
     decide: bool
     label: Label | None = None
     encoder: Encoder | None = None
+    rule: str = UNCALIBRATED
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
@@ -254,7 +258,8 @@ def open_scoring(
     calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     encoder = encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder)
+    rule = artifact.calibration.tiles if artifact.calibration else ""
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder, rule or UNCALIBRATED)
 
 
 @dataclass
@@ -324,9 +329,8 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     names, calibration = scoring.names, scoring.calibration
     batch = embedded(batch, scoring.encoder)
     failed = np.array([bool(error) for error in batch.errors])
-    good = np.flatnonzero(~failed)
-    images = batch.images if len(good) == len(batch) else batch.images[good]
-    scores = scoring.scorer(torch.from_numpy(images), names) if len(good) else {}
+    good = batch.good()
+    scores = scores_of(scoring.scorer, batch, good, names, scoring.rule) if len(good) else {}
 
     def column(values: Any, kind: Any) -> pa.Array:
         if values is None or not len(good):
@@ -352,6 +356,30 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
             "error": pa.array([shown(error) or None for error in batch.errors], pa.string()),
         }
     )
+
+
+def scores_of(
+    scorer: Scorer,
+    batch: Batch,
+    rows: NDArray[np.int64],
+    names: Sequence[str],
+    rule: str,
+) -> dict[str, NDArray[np.float32]]:
+    """Score some rows of a batch, one score for each row.
+
+    Args:
+        scorer: scorer of the model.
+        batch: batch of the stream that `spec_of` describes, as the model takes it (`negvae.runs.embed.embedded`).
+        rows: numbers of the rows, ascending.
+        names: names of the scores.
+        rule: rule that makes one score of those of an image's tiles, if images are tiled.
+
+    Returns:
+        The scores of the rows, by name.
+    """
+    images, owners = batch.inputs(rows)
+    scores = scorer(torch.from_numpy(images), names)
+    return scores if owners is None else {name: combine(values, owners, rule) for name, values in scores.items()}
 
 
 def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, folder: Path) -> Iterator[pa.RecordBatch]:

@@ -19,6 +19,7 @@ from negvae.runs.artifact import (
     write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.folders import BROKEN, write_skipped
 from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
@@ -74,7 +75,7 @@ def run_seeds(
         _check_directory(each, directory, resume)
     resolved = resolve(config, log, left_open)
     inliers = resolved.inliers
-    filled = {name: getattr(resolved.config, name) for name in left_open}
+    filled = {name: getattr(resolved.config, name) for name in (*left_open, "images")}
     configs = [dataclasses.replace(each, **filled) for each in configs]
     origins: list[dict[str, Any]] = [{**provenance(each), **resolved.facts} for each in configs]
     with _left_as_before(directories):
@@ -85,6 +86,7 @@ def run_seeds(
             else:
                 write_config(directory, each, inliers.shape, origin)
                 write_recorded(directory, _recorded(each, resolved))
+                write_skipped(directory, inliers.skipped)
         more = {"log": log} if trainer is train_seeds else {}
         results = trainer(
             configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
@@ -92,11 +94,11 @@ def run_seeds(
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration = None
         if len(inliers.held_out):
-            rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
+            rate = TARGET_FPR if inliers.held_out_images >= least_held_out(TARGET_FPR) else None
             rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
             calibration = calibrated(
                 each, result, inliers.training, inliers.held_out, target_fpr=rate, confidence=config.confidence,
-                groups=inliers.groups, log=log,
+                groups=inliers.groups, owners=inliers.owners, log=log,
             )  # fmt: skip
             log(f"calibrated: {calibration.describe()}")
         save_artifact(directory, each, result, origin, calibration)
@@ -150,7 +152,7 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
         for directory in new:
             if not directory.is_dir() or (directory / CHECKPOINT).exists():
                 continue
-            for name in (CONFIG, INLIERS, METRICS):
+            for name in (CONFIG, INLIERS, METRICS, BROKEN):
                 (directory / name).unlink(missing_ok=True)
             if directory in made and directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
@@ -34,6 +33,7 @@ from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeling
 from negvae.runs.resolve import Log, silent
+from negvae.runs.score import scores_of
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.monitor import Monitor
 from negvae.scoring.scorer import Scorer
@@ -199,10 +199,11 @@ def _turn(
 def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
     batch = embedded(batch, encoder)
     name = watched.monitor.calibration.score
-    good = [index for index, error in enumerate(batch.errors) if not error]
+    good = batch.good().tolist()
     scores: NDArray[Any] = np.empty(0)
     if good:
-        scores = scorer(torch.from_numpy(batch.images[good]), [name])[name]
+        rule = watched.monitor.calibration.tiles
+        scores = scores_of(scorer, batch, batch.good(), [name], rule)[name]
     groups = None
     if watched.label is not None:
         groups = watched.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])

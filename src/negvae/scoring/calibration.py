@@ -182,6 +182,8 @@ class Calibration:
         small: groups that have too few held-out inliers for the rate; their thresholds lie above all of their scores.
         columns: for rows of features: the values of up to 1,000 held-out inliers, each column sorted ascending by
             itself, for `drift` to compare with; None for images.
+        tiles: rule of `negvae.scoring.tiles` by which the scores of an image's tiles became one; "" if an image is not
+            tiled.
     """
 
     scores: dict[str, Values]
@@ -197,6 +199,7 @@ class Calibration:
     thresholds: dict[str, float] = field(default_factory=dict)
     small: tuple[str, ...] = ()
     columns: Values | None = None
+    tiles: str = ""
 
     @property
     def cut(self) -> float:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -15,6 +16,7 @@ from negvae.model import VAE
 from negvae.scoring.compute import compute_scores
 from negvae.scoring.metrics import Detection, detection_metrics
 from negvae.scoring.table import names_of
+from negvae.scoring.tiles import combine
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,8 @@ def compare(
     precision: str = "float32",
     seed: int = 0,
     further: Callable[[Tensor], Mapping[str, NDArray[Any]]] | None = None,
+    rule: str | None = None,
+    owners: Sequence[NDArray[np.int64]] = (),
 ) -> list[Comparison]:
     """Score the inlier test set once and every other set, and measure how well the scores separate them.
 
@@ -68,6 +72,9 @@ def compare(
         seed: seed of the posterior samples; every set gets the same, so its figures do not depend on the other sets.
         further: function from images to further scores by name, which are added to the scores that the table marks as
             evaluated, or replace them.
+        rule: rule of `negvae.scoring.tiles` that makes one score of those of an image's tiles; None if each input is an
+            image.
+        owners: image of each tile, of the inliers and of every other set, in order; read if there is a rule.
 
     Returns:
         One comparison for each out-of-distribution set.
@@ -76,7 +83,7 @@ def compare(
         ValueError: if the model does not take the images, or a score is not a number.
     """
 
-    def scores(images: Tensor) -> dict[str, Tensor]:
+    def scores(images: Tensor, number: int) -> dict[str, Tensor]:
         randomness = torch.Generator(model.device).manual_seed(seed)
         values = compute_scores(
             model, images, names_of(lambda score: score.evaluated), samples=samples, generator=randomness,
@@ -84,12 +91,15 @@ def compare(
         )  # fmt: skip
         if further is not None:
             values |= {name: torch.from_numpy(found) for name, found in further(images).items()}
+        if rule is not None:
+            tiles = owners[number]
+            values = {name: torch.from_numpy(combine(found.numpy(), tiles, rule)) for name, found in values.items()}
         return values
 
-    inlier_scores = scores(inliers)
+    inlier_scores = scores(inliers, 0)
     comparisons = []
-    for name, images in outliers.items():
-        ood_scores = scores(images)
+    for number, (name, images) in enumerate(outliers.items(), 1):
+        ood_scores = scores(images, number)
         detection = {
             key: detection_metrics(values.numpy(), ood_scores[key].numpy()) for key, values in inlier_scores.items()
         }

@@ -21,9 +21,10 @@ from negvae.scoring.groups import split
 from negvae.scoring.passes import SharedDraws
 from negvae.scoring.references import References, scale
 from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
+from negvae.scoring.tiles import UNCALIBRATED, Owners, choose_rule, combine
 from negvae.scoring.transformations import judge
 
-REFERENCE_IMAGES = 5_000
+REFERENCE_IMAGES, REFERENCE_TILES = 5_000, 1_000
 LARGEST = float(np.finfo(np.float32).max)
 """What is not a number, or too large for float32, counts as this score: the most conspicuous of all."""
 
@@ -148,6 +149,8 @@ def calibrate(
     target_fpr: float | None = None,
     confidence: float | None = None,
     groups: Sequence[str] | None = None,
+    owners: Owners | None = None,
+    rule: str | None = None,
     log: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """Score held-out inliers, and set the threshold from their scores.
@@ -169,6 +172,10 @@ def calibrate(
         confidence: confidence with which that rate is to hold; None for a rate that holds on average over held-out
             sets.
         groups: group of each held-out inlier, if p-values and thresholds are to be those of its group.
+        owners: images that the training and held-out tiles belong to, if images are tiled: the calibration is then that
+            of whole images. None if each input is an image.
+        rule: rule of `negvae.scoring.tiles` that makes one score of those of an image's tiles; None chooses it on the
+            training tiles ("mean" if they are not kept).
         log: called with a line that says whether transformations are part of "combined", if the model has some.
 
     Returns:
@@ -190,9 +197,10 @@ def calibrate(
     references = References() if references is None else references
     if scorer.quantized is None or scorer.quantized.decode is not None:
         if training is not None:
-            step = max(len(training) // REFERENCE_IMAGES, 1)
+            most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
+            step = max(len(training) // most, 1)
             components = [name for name in components if name != "transformations"]
-            references = scorer.measure(training[::step][:REFERENCE_IMAGES], components, names)
+            references = scorer.measure(training[::step][:most], components, names)
             if scorer.model.shifted is not None:
                 references = _with_transformations(scorer, references, training, log)
             if features:
@@ -202,6 +210,11 @@ def calibrate(
     measured = replace(scorer, references=references)
     names = list(dict.fromkeys(names))
     raw = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}
+    if owners is not None:
+        if rule is None and training is not None:
+            rule = choose_rule(lambda tiles: measured(tiles, [decisive])[decisive], training, owners.training)
+        rule = rule or UNCALIBRATED
+        raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
     if target_fpr is not None and confidence is not None:
@@ -210,9 +223,14 @@ def calibrate(
         threshold = fpr_threshold(scores[decisive], target_fpr)
     else:
         # Training images are part of the data that the share is about; their scores matter to no p-value.
-        everything: list[NDArray[Any]] = [(measured(held_out, [decisive]) if contamination else found)[decisive]]
+        everything: list[NDArray[Any]] = [found[decisive]]
+        if contamination and owners is None:
+            everything = [measured(held_out, [decisive])[decisive]]
         if training is not None:
-            everything.append(measured(training, [decisive])[decisive])
+            scores_of_training = measured(training, [decisive])[decisive]
+            if owners is not None:
+                scores_of_training = combine(scores_of_training, owners.training, rule or UNCALIBRATED)
+            everything.append(scores_of_training)
         threshold = contamination_threshold(np.concatenate(everything), contamination)
     rounding = None
     if scorer.quantized is not None:
@@ -220,7 +238,7 @@ def calibrate(
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
         scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
-        confidence=None if target_fpr is None else confidence,
+        confidence=None if target_fpr is None else confidence, tiles="" if owners is None else rule or UNCALIBRATED,
     )  # fmt: skip
     if groups is None:
         return calibration

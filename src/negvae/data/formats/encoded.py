@@ -53,13 +53,14 @@ def in_order(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _open(source: str | bytes, where: str) -> IO[bytes]:
+def opened(source: str | bytes, where: str) -> IO[bytes]:
+    """Open an encoded image for reading; see `decode_image` for what is raised."""
     if isinstance(source, str) and source.lower().endswith(_HEIF):
         need("pillow_heif", "heif").register_heif_opener()
     return io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
 
 
-def _formats() -> tuple[str, ...]:
+def formats() -> tuple[str, ...]:
     """Return Pillow's names of the accepted formats: those with a signature in their first bytes that run no code."""
     return tuple(name for name in (*_known_formats(), "HEIF") if name in Image.OPEN)
 
@@ -91,7 +92,7 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
             raise DataError(f"{where} holds no image bytes (links to files are not followed)")
         if isinstance(source, Image.Image):
             return _pixels(source, where, max_pixels)
-        with _open(source, where) as file, Image.open(file, formats=_formats()) as image:
+        with opened(source, where) as file, Image.open(file, formats=formats()) as image:
             return _pixels(image, where, max_pixels)
 
 
@@ -101,6 +102,11 @@ def _pixels(image: Image.Image, where: str, max_pixels: int) -> tuple[NDArray[np
         raise DataError(
             f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
         )
+    return plain_pixels(image, where)
+
+
+def plain_pixels(image: Image.Image, where: str) -> tuple[NDArray[np.uint8], str]:
+    """Return the pixels of an open image in gray or RGB; see `decode_image`."""
     mode, done = image.mode, ""
     if mode[0] in "IF":
         raise DataError(f"{where}: has {mode} pixels, more than 8 bits; convert it to 8-bit gray or RGB first")

@@ -72,16 +72,18 @@ class LeftOut:
     Attributes:
         counts: number of skipped paths by the ending of their names, or by another reason.
         first: the first few skipped paths.
+        named: largest number of paths to keep in `first`.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
+    named: int = _NAMED
 
     def add(self, path: str, reason: str = "") -> None:
         """Count a skipped file, or a folder that is not entered."""
         kind = reason or os.path.splitext(path)[1].lower() or "no ending"
         self.counts[kind] = self.counts.get(kind, 0) + 1
-        if len(self.first) < _NAMED:
+        if len(self.first) < self.named:
             self.first.append(path)
 
     def __len__(self) -> int:
@@ -93,8 +95,8 @@ class LeftOut:
         if not self.counts:
             return ""
         kinds = ", ".join(f"{kind} {count:,}" for kind, count in sorted(self.counts.items()))
-        more = ", ..." if len(self) > len(self.first) else ""
-        return f"{len(self):,} left out ({kinds}: {', '.join(self.first)}{more})"
+        more = ", ..." if len(self) > _NAMED else ""
+        return f"{len(self):,} left out ({kinds}: {', '.join(self.first[:_NAMED])}{more})"
 
 
 def walk(

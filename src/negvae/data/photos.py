@@ -1,0 +1,330 @@
+"""Decode images of any size, depth and number of channels, and fit them to a model as a `Decoding` describes."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from negvae.data.formats.base import DataError, Source, reading
+from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels
+from negvae.data.tiling import Tiling, cut, resized, tiling
+from negvae.decoding import MAX_CHANNELS, Decoding
+from negvae.files import need
+
+Pixels = NDArray[Any]
+"""An image, C x H x W, uint8 or uint16."""
+_TIFF = (".tif", ".tiff")
+_ROTATED = (5, 6, 7, 8)
+_SAMPLES, _BITS = 277, 258
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file declares.
+
+    Attributes:
+        width: width in pixels, upright.
+        height: height in pixels, upright.
+        channels: number of channels after decoding.
+        bits: bits of a channel, 8 or 16.
+    """
+
+    width: int
+    height: int
+    channels: int
+    bits: int
+
+
+def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Header:
+    """Read what an image declares, without decoding its pixels.
+
+    Args:
+        source: encoded image.
+        where: name of the image in error messages.
+        max_pixels: maximum number of pixels that the image may declare.
+
+    Returns:
+        Size, channels and depth.
+
+    Raises:
+        ImportError: if the image takes an extra that is not installed.
+        ValueError: if this is no image that can be read.
+    """
+    with reading(where, "image"):
+        if isinstance(source, Image.Image):
+            return _declared(source)
+        if source is None:
+            raise DataError(f"{where} holds no image bytes (links to files are not followed)")
+        with opened(source, where) as file:
+            try:
+                with Image.open(file, formats=formats()) as image:
+                    found = None if _is_deep_tiff(image) else _declared(image)
+            except UnidentifiedImageError:
+                if not _may_be_tiff(source):
+                    raise
+                found = None
+            if found is None:
+                file.seek(0)
+                found = _tiff_header(file, where)
+        _refuse_large(found.width, found.height, where, max_pixels)
+        return found
+
+
+def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode one image upright, in the channels and the depth of a description, and not larger than it needs.
+
+    A large JPEG is reduced while it is decoded, to a half, a quarter or an eighth, if that leaves at least twice the
+    size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent.
+
+    Args:
+        source: encoded image.
+        where: name of the image in error messages.
+        decoding: description of what is made of images.
+        max_pixels: maximum number of pixels that the image may declare; checked before decoding.
+
+    Returns:
+        The image, uint8, C x H x W; for tiles it has the size that they are cut from, or is smaller.
+
+    Raises:
+        ImportError: if the image takes an extra that is not installed.
+        ValueError: if this is no image that can be decoded to these channels.
+    """
+    with reading(where, "image"):
+        if isinstance(source, Image.Image):
+            return _from_pillow(source, where, decoding, max_pixels)
+        if source is None:
+            raise DataError(f"{where} holds no image bytes (links to files are not followed)")
+        with opened(source, where) as file:
+            try:
+                with Image.open(file, formats=formats()) as image:
+                    if not _is_deep_tiff(image):
+                        return _from_pillow(image, where, decoding, max_pixels)
+            except UnidentifiedImageError:
+                if not _may_be_tiff(source):
+                    raise
+            file.seek(0)
+            header = _tiff_header(file, where)
+            _refuse_large(header.width, header.height, where, max_pixels)
+            file.seek(0)
+            return prepared(_tiff_pixels(file, where), where, decoding)
+
+
+def raw_pixels(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Decode one image upright in its own size and depth: uint8 or uint16, C x H x W; see `decode_photo`."""
+    header = read_header(source, where, max_pixels)
+    if header.bits == 8:
+        own = Decoding(fit="exact", height=header.height, width=header.width, channels=header.channels)
+        return decode_photo(source, where, own, max_pixels)
+    with reading(where, "image"):
+        if isinstance(source, Image.Image):
+            return _sixteen(source)
+        assert source is not None
+        with opened(source, where) as file:
+            try:
+                with Image.open(file, formats=formats()) as image:
+                    if not _is_deep_tiff(image):
+                        return _sixteen(image)
+            except UnidentifiedImageError:
+                pass
+            file.seek(0)
+            return _tiff_pixels(file, where)
+
+
+def prepared(image: Pixels, where: str, decoding: Decoding) -> Pixels:
+    """Convert an image to uint8 in the channels of a description, and reduce it where tiles are cut of a smaller one.
+
+    Args:
+        image: image, C x H x W, uint8 or uint16.
+        where: name of the image in error messages.
+        decoding: description of what is made of images.
+
+    Returns:
+        The image, uint8, C x H x W.
+
+    Raises:
+        ValueError: if its channels cannot be converted.
+    """
+    channels = image.shape[0]
+    if image.dtype == np.uint8 and decoding.bits == 16:
+        image = image.astype(np.uint16) * 257
+    if image.dtype == np.uint16:
+        low, high = (decoding.low, decoding.high) if decoding.bits == 16 else (0, 65535)
+        scaled = (image.astype(np.float32) - low) * (255 / (high - low))
+        image = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    image = resized(image, reduced_size(image.shape[-2:], decoding))
+    if channels == decoding.channels:
+        return image
+    if (channels, decoding.channels) == (1, 3):
+        return np.repeat(image, 3, axis=0)
+    if (channels, decoding.channels) == (3, 1):
+        red, green, blue = image.astype(np.uint32)
+        gray: Pixels = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[None]
+        return gray
+    raise DataError(f"{where}: has {channels} channels, the model takes {decoding.channels}")
+
+
+def fit_photo(image: NDArray[np.uint8], decoding: Decoding) -> tuple[NDArray[np.uint8], Tiling]:
+    """Fit an image to the size that a model takes.
+
+    Args:
+        image: image as `decode_photo` or `prepared` returns it, uint8, C x H x W.
+        decoding: description of what is made of images.
+
+    Returns:
+        The model's inputs, uint8, T x C x h x w, where T is 1 unless the image is tiled, and where they lie in the
+        image: for all other fits as one tile.
+
+    Raises:
+        ValueError: if images must have a size already and this one has another.
+    """
+    size, wanted = image.shape[-2:], (decoding.height, decoding.width)
+    if decoding.tiled:
+        plan = tiling(size, wanted, decoding.overlap)
+        return cut(image, plan), plan
+    whole = tiling(wanted, wanted, 0)
+    if size == wanted:
+        return image[None], whole
+    if decoding.fit == "exact":
+        raise DataError(
+            f"is {size[1]} x {size[0]}, the model takes {wanted[1]} x {wanted[0]} (width x height); ask for --resize"
+        )
+    if decoding.fit == "resize":
+        return resized(image, wanted)[None], whole
+    pick = max if decoding.fit == "crop" else min
+    scale = pick(wanted[0] / size[0], wanted[1] / size[1])
+    inner = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+    image = resized(image, inner)
+    if decoding.fit == "crop":
+        top, left = (max(inner[axis] - wanted[axis], 0) // 2 for axis in (0, 1))
+        return image[None, :, top : top + wanted[0], left : left + wanted[1]], whole
+    before = [max(wanted[axis] - inner[axis], 0) // 2 for axis in (0, 1)]
+    edges = [(before[axis], max(wanted[axis] - inner[axis] - before[axis], 0)) for axis in (0, 1)]
+    return np.pad(image, ((0, 0), *edges), mode="edge")[None, :, : wanted[0], : wanted[1]], whole
+
+
+def read_photo(
+    source: Source, where: str, decoding: Decoding, max_pixels: int = MAX_PIXELS
+) -> tuple[NDArray[np.uint8], Tiling]:
+    """Decode one image and fit it to a model: `decode_photo` and `fit_photo`."""
+    return fit_photo(decode_photo(source, where, decoding, max_pixels), decoding)
+
+
+def reduced_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
+    """Return the height and width that tiles are cut from: those of the image, or of the image reduced.
+
+    >>> reduced_size((3024, 4032), Decoding(fit="tile", height=64, width=64, channels=3, longest=256))
+    (192, 256)
+    """
+    longest = max(size)
+    if not decoding.tiled or not decoding.longest or longest <= decoding.longest:
+        return size
+    scale = decoding.longest / longest
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+# --- Pillow -----
+
+
+def _declared(image: Image.Image) -> Header:
+    width, height = image.size
+    if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED:
+        width, height = height, width
+    if image.mode.startswith("I;16"):
+        return Header(width, height, 1, 16)
+    if image.mode[0] in "IF":
+        raise DataError(f"has {image.mode} pixels: 8 and 16 bits of whole numbers are accepted")
+    return Header(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8)
+
+
+def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels: int) -> Pixels:
+    _refuse_large(image.width, image.height, where, max_pixels)
+    if image.mode.startswith("I;16"):
+        return prepared(_sixteen(image), where, decoding)
+    target = _needed(image.size, decoding)
+    if target is not None:
+        image.draft(None, (2 * target[0], 2 * target[1]))
+    upright = _upright(image)
+    pixels = plain_pixels(upright, where)[0]
+    channels = pixels.shape[2]
+    size = reduced_size(pixels.shape[:2], decoding)
+    if size != pixels.shape[:2] and channels in (1, 3):  # all channels at once take less memory
+        picture = Image.fromarray(pixels[..., 0] if channels == 1 else pixels)
+        pixels = np.asarray(picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)).reshape(*size, channels)
+    return prepared(np.ascontiguousarray(pixels.transpose(2, 0, 1)), where, decoding)
+
+
+def _needed(size: tuple[int, int], decoding: Decoding) -> tuple[int, int] | None:
+    """Return the width and height that the fit will reduce an image to; None if it is not reduced."""
+    if decoding.tiled:
+        height, width = reduced_size((size[1], size[0]), decoding)
+        return (width, height) if (width, height) != size else None
+    return None if decoding.fit == "exact" else (max(decoding.height, decoding.width),) * 2
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+
+
+def _sixteen(image: Image.Image) -> Pixels:
+    return np.asarray(_upright(image)).astype(np.uint16)[None]
+
+
+def _refuse_large(width: int, height: int, where: str, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise DataError(f"{where}: claims {width:,} x {height:,} pixels; at most {max_pixels:,} are accepted")
+
+
+# --- TIFF files that Pillow does not read whole -----
+
+
+def _may_be_tiff(source: Source) -> bool:
+    if isinstance(source, bytes):
+        return source[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+    return isinstance(source, str) and os.path.splitext(source)[1].lower() in _TIFF
+
+
+def _is_deep_tiff(image: Image.Image) -> bool:
+    """Return whether this is a TIFF of more than four channels, or of more than 8 bits in more than one."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
+        return False
+    samples, bits = int(tags.get(_SAMPLES, 1)), tags.get(_BITS, (8,))
+    deepest = max(bits) if isinstance(bits, tuple) else int(bits)
+    return samples > 4 or (samples > 1 and deepest > 8) or getattr(image, "n_frames", 1) > 1
+
+
+def _tiff_header(file: IO[bytes], where: str) -> Header:
+    return _tiff(file, where, pixels=False)[0]
+
+
+def _tiff_pixels(file: IO[bytes], where: str) -> Pixels:
+    pixels = _tiff(file, where, pixels=True)[1]
+    assert pixels is not None
+    return pixels
+
+
+def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[Header, Pixels | None]:
+    """Return what the first series of a TIFF declares, and its pixels if they are wanted."""
+    with need("tifffile", "tiff").TiffFile(file) as tiff:
+        series = tiff.series[0]
+        sizes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"}
+        others = [axis for axis in sizes if axis not in "YX"]
+        if not {"Y", "X"} <= sizes.keys() or len(others) > 1:
+            raise DataError(f"has the axes {series.axes} of {series.shape}: one image with channels is needed")
+        if series.dtype not in (np.uint8, np.uint16):
+            raise DataError(f"has {series.dtype} pixels: uint8 and uint16 are accepted")
+        channels = sizes[others[0]] if others else 1
+        if channels > MAX_CHANNELS:
+            raise DataError(f"has {channels} channels: at most {MAX_CHANNELS} are accepted")
+        header = Header(sizes["X"], sizes["Y"], channels, 16 if series.dtype == np.uint16 else 8)
+        if not pixels:
+            return header, None
+        array = series.asarray().reshape(tuple(sizes.values()))
+        array = array.transpose([list(sizes).index(axis) for axis in (*others, "Y", "X")])
+        return header, np.ascontiguousarray(array if others else array[None])

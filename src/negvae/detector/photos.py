@@ -1,0 +1,157 @@
+"""Photos of any size as the data of a detector: folders, paths of files, and images of Pillow."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from negvae.config import RunConfig
+from negvae.data import Split
+from negvae.data.folders import choose_decoding, look_at
+from negvae.data.formats import IMAGE_ENDINGS, DataError, Source, as_images
+from negvae.data.load import image_files
+from negvae.data.photos import fit_photo, prepared, read_photo
+from negvae.decoding import Decoding
+from negvae.detector.inputs import as_array
+from negvae.runs.folders import FolderInliers, folder_inliers
+from negvae.runs.resolve import held_out_rows
+
+_IN_MEMORY = "images in memory"
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Encoded images.
+
+    Attributes:
+        name: name of the data in messages.
+        sources: name of each image in messages, and the image.
+        folder: whether they are the files of a folder, of which broken ones are left out.
+    """
+
+    name: str
+    sources: list[tuple[str, Source]]
+    folder: bool = False
+
+    @property
+    def files(self) -> list[str] | None:
+        """The paths, if all images are files."""
+        paths = [source for _, source in self.sources if isinstance(source, str)]
+        return paths if len(paths) == len(self.sources) else None
+
+
+def photos_of(data: Any, split: Split) -> Photos | None:
+    """Return data as encoded images.
+
+    Args:
+        data: data in any form that a detector takes.
+        split: split to list if the data is a folder with such parts.
+
+    Returns:
+        The images, in order; None if the data is something else.
+    """
+    if isinstance(data, str | Path):
+        name = str(data)
+        if Path(name).is_file() and name.lower().endswith(IMAGE_ENDINGS):
+            return Photos(name, [(name, name)])
+        files = image_files(name, split)
+        return None if not files else Photos(name, [(file, file) for file in files], folder=True)
+    if isinstance(data, Image.Image):
+        return Photos("an image", [("an image", data)])
+    if isinstance(data, np.ndarray) and data.dtype.kind in "OU" and data.ndim == 1:
+        data = data.tolist()
+    if not isinstance(data, list | tuple) or not data:
+        return None
+    if not all(isinstance(item, str | Path | Image.Image) for item in data):
+        return None
+    sources: list[tuple[str, Source]] = [
+        (f"item {place}", item) if isinstance(item, Image.Image) else (str(item), str(item))
+        for place, item in enumerate(data)
+    ]
+    return Photos("a list", sources)
+
+
+def decoding_of(photos: Photos) -> Decoding | None:
+    """Choose how photos to train on are decoded; None if they are taken as they are.
+
+    Raises:
+        ValueError: if images of a list are broken.
+    """
+    look = look_at(photos.sources, photos.name)
+    if look.broken and not photos.folder:
+        name, why = next(iter(look.broken.items()))
+        raise DataError(f"{name}: {why}")
+    return choose_decoding(look, None, None, photos.sources)
+
+
+def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:
+    """Decode photos to train on, a part of them held out.
+
+    Args:
+        photos: the photos.
+        config: configuration whose `images` says how they are decoded, and whose `calibration` how many are held out.
+
+    Returns:
+        The inliers; `skipped` names the broken files of a folder.
+
+    Raises:
+        ValueError: if images of a list are broken, or too many of a folder's.
+    """
+    assert config.images is not None
+    count = len(photos.sources)
+    rows = held_out_rows(count, config.calibration, config.seed).numpy()
+    if photos.files is not None:
+        found = folder_inliers(config, photos.files, rows)
+        if found.skipped:
+            name, why = next(iter(found.skipped.items()))
+            if not photos.folder:
+                raise DataError(f"{name}: {why}")
+            warnings.warn(
+                f"{photos.name}: {len(found.skipped)} broken files are left out ({name}: {why})", stacklevel=4
+            )
+        return found
+    inputs, owners = read(photos, config.images)
+    held = torch.from_numpy(np.isin(owners, rows))
+    kept = [np.unique(owners[part], return_inverse=True)[1] for part in (~held.numpy(), held.numpy())]
+    return FolderInliers(config.images, inputs[~held], inputs[held], kept[0], kept[1], "", {}, _IN_MEMORY)
+
+
+def read(photos: Photos, decoding: Decoding) -> tuple[Tensor, NDArray[np.int64]]:
+    """Decode photos to a model's inputs.
+
+    Args:
+        photos: the photos.
+        decoding: how they are decoded.
+
+    Returns:
+        The inputs, uint8, T x C x h x w, and the image that each belongs to.
+
+    Raises:
+        ValueError: if an image is broken; the message names it.
+    """
+    return _stacked([read_photo(source, name, decoding)[0] for name, source in photos.sources])
+
+
+def read_any(data: Any, split: Split, decoding: Decoding) -> tuple[Tensor, NDArray[np.int64]]:
+    """Convert data of any form to the inputs of a model that was trained on photos; see `read`."""
+    if (photos := photos_of(data, split)) is not None:
+        return read(photos, decoding)
+    if isinstance(data, list | tuple) and any(getattr(item, "ndim", 0) in (2, 3) for item in data):
+        arrays = [as_images(np.asarray(item)[None], f"item {place}").images[0] for place, item in enumerate(data)]
+    else:
+        array, name = as_array(data, split)
+        arrays = list(as_images(np.asarray(array), name).images)
+    return _stacked([fit_photo(prepared(image, "X", decoding), decoding)[0] for image in arrays])
+
+
+def _stacked(parts: list[NDArray[np.uint8]]) -> tuple[Tensor, NDArray[np.int64]]:
+    owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    return torch.from_numpy(np.concatenate(parts)), owners

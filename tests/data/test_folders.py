@@ -1,0 +1,107 @@
+"""Folders of photos: what is chosen by a look at them, broken files, and the decoded images in the cache."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from negvae.data import folders
+from negvae.data.folders import choose_decoding, look_at, read_photos
+
+
+def write(folder, sizes, mode="RGB", form="png"):
+    folder.mkdir(exist_ok=True)
+    random = np.random.default_rng(0)
+    files = []
+    for number, (width, height) in enumerate(sizes):
+        pixels = random.integers(0, 256, (height, width, 3), np.uint8)
+        files.append(str(folder / f"{number:02d}.{form}"))
+        Image.fromarray(pixels).convert(mode).save(files[-1])
+    return files
+
+
+def chosen(files, fit=None, side=None):
+    sources = [(file, file) for file in files]
+    look = look_at(sources, "F")
+    decoding = choose_decoding(look, fit, side, sources)
+    return decoding, look.describe(decoding)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "mode", "line"),
+    [
+        ([(40, 30)] * 3, "RGB", "3 photos, 40x30: 40x30 as they are"),
+        ([(200, 256)] * 3, "L", "3 photos, 200x256: 200x256 as they are"),
+        ([(40, 30), (80, 60), (60, 45)], "L", "3 photos, 40x30 to 80x60: resized to 60x44, 1 channel"),
+        ([(40, 30), (30, 60), (50, 50)], "RGB", "3 photos, 40x30 to 50x50: padded to 48x48, 3 channels"),
+        ([(640, 480), (300, 200), (400, 400)], "RGB",
+         "3 photos, 300x200 to 640x480: 96x96 tiles of images reduced to 288 pixels, 3 channels"),
+        ([(400, 80), (200, 70), (300, 60)], "RGB",
+         "3 photos, 200x70 to 400x80: 48x48 tiles of images reduced to 144 pixels, 3 channels"),
+        ([(300, 300)] * 2, "RGB", "2 photos, 300x300: 96x96 tiles of images reduced to 288 pixels, 3 channels"),
+    ],
+)  # fmt: skip
+def test_what_is_chosen_by_a_look(tmp_path, sizes, mode, line):
+    assert chosen(write(tmp_path / "f", sizes, mode))[1] == line
+
+
+def test_what_is_asked_for_is_kept(tmp_path):
+    files = write(tmp_path / "f", [(40, 30), (80, 90)])
+    assert chosen(files, "crop", 20)[0].shape == (3, 20, 20)
+    assert chosen(files, "tile", 32)[0].fit == "tile"
+
+
+def test_sixteen_bits_get_the_range_of_the_images(tmp_path):
+    values = np.linspace(500, 4000, 400).reshape(20, 20).astype(np.uint16)
+    files = [str(tmp_path / f"{number}.png") for number in range(3)]
+    for file in files:
+        Image.fromarray(values).save(file)
+    decoding, line = chosen(files)
+    assert (decoding.fit, decoding.bits) == ("exact", 16)
+    assert 500 <= decoding.low < 520
+    assert 3980 < decoding.high <= 4000
+    assert "16 bits from" in line
+
+
+def test_broken_files_are_named_and_too_many_refused(tmp_path):
+    files = write(tmp_path / "f", [(40, 30), (80, 90), (50, 60), (70, 70)])
+    (tmp_path / "f" / "02.png").write_bytes(b"nothing")
+    decoding, line = chosen(files)
+    assert line.endswith("; 1 broken")
+    found = read_photos(files, decoding, "F", max_broken=0.25)
+    assert list(found.broken) == [files[2]]
+    assert "cannot identify" in found.broken[files[2]]
+    assert found.owners.max() == 2
+    with pytest.raises(ValueError, match=r"F: 1 of 4 images cannot be read, more than 10% .*raise --max-broken"):
+        read_photos(files, decoding, "F")
+
+
+def test_decoding_is_kept_and_made_anew_where_it_is_damaged_or_files_change(tmp_path, monkeypatch):
+    files = write(tmp_path / "f", [(40, 30), (80, 90), (50, 60)])
+    decoding = chosen(files, "tile", 16)[0]
+    first = read_photos(files, decoding, "F")
+    (kept,) = (tmp_path / "cache" / "decoded").glob("*.pixels")
+    monkeypatch.setattr(folders, "IN_MEMORY", 0)
+    mapped = read_photos(files, decoding, "F")
+    assert isinstance(mapped.inputs, np.memmap)
+    np.testing.assert_array_equal(mapped.inputs, first.inputs)
+    monkeypatch.undo()
+    monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "cache"))
+    kept.write_bytes(bytes(len(kept.read_bytes())))  # zeros
+    again = read_photos(files, decoding, "F")
+    np.testing.assert_array_equal(again.inputs, first.inputs)
+    for other in (mapped, again):
+        assert other.sha256 == first.sha256
+        np.testing.assert_array_equal(other.owners, first.owners)
+    backwards = read_photos(files[::-1], decoding, "F")
+    assert backwards.sha256 == first.sha256  # of the set, in whatever order it is kept
+    Image.new("RGB", (50, 60)).save(files[2])
+    assert read_photos(files, decoding, "F").sha256 != first.sha256
+
+
+def test_no_cache_is_no_obstacle(tmp_path, monkeypatch):
+    files = write(tmp_path / "f", [(40, 30), (80, 90)])
+    decoding = chosen(files, "tile", 16)[0]
+    (tmp_path / "file").write_text("")
+    first = read_photos(files, decoding, "F")
+    monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "file"))
+    np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, first.inputs)

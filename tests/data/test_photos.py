@@ -1,0 +1,125 @@
+"""Photos of any size, depth and number of channels, decoded and fitted by one description."""
+
+import dataclasses
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from negvae.data.photos import decode_photo, fit_photo, read_header, read_photo
+from negvae.decoding import Decoding
+
+RGB = Decoding(fit="tile", height=16, width=16, channels=3)
+
+
+def encoded(image, form="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def picture(height=24, width=40, seed=0):
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_and_the_header_says_so(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    content = encoded(picture(), "PNG", exif=exif)
+    header, pixels = read_header(content, "x"), decode_photo(content, "x", RGB)
+    assert pixels.shape == (3, header.height, header.width)
+    assert (header.width > header.height) == (orientation < 5)
+    if orientation == 3:
+        np.testing.assert_array_equal(pixels, decode_photo(encoded(picture()), "x", RGB)[:, ::-1, ::-1])
+
+
+def test_every_mode_of_pillow_becomes_rgb_or_gray():
+    image = picture()
+    transparent = image.convert("RGBA")
+    transparent.putalpha(0)
+    assert (decode_photo(encoded(transparent), "x", RGB) == 255).all()  # over white
+    for mode in ("P", "L", "1", "LA", "CMYK"):
+        form = "JPEG" if mode == "CMYK" else "PNG"
+        content = encoded(image.convert(mode), form)
+        assert decode_photo(content, "x", RGB).shape == (3, 24, 40)
+        assert read_header(content, "x").channels == (1 if mode in ("L", "1", "LA") else 3)
+    gray = decode_photo(encoded(image), "x", dataclasses.replace(RGB, channels=1))
+    np.testing.assert_allclose(gray[0], np.asarray(image.convert("L")), atol=1)
+    np.testing.assert_array_equal(decode_photo(image, "x", RGB), decode_photo(encoded(image), "x", RGB))
+
+
+def test_sixteen_bits_are_scaled_by_the_range_of_the_description():
+    values = np.array([[0, 1000, 3000], [5000, 6000, 65535]], np.uint16)
+    deep = Decoding(fit="exact", height=2, width=3, channels=1, bits=16, low=1000, high=5000)
+    content = encoded(Image.fromarray(values))
+    assert read_header(content, "x").bits == 16
+    np.testing.assert_array_equal(decode_photo(content, "x", deep)[0], [[0, 0, 128], [255, 255, 255]])
+    eight = encoded(Image.fromarray((values >> 8).astype(np.uint8)))
+    assert decode_photo(eight, "x", deep).max() == 255  # 8 bits are taken as the upper ones
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_tiff_of_many_channels(kind, planar, tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    image = np.random.default_rng(0).integers(0, 256, (6, 20, 30)).astype(kind)
+    path = str(tmp_path / "x.tif")
+    stored = image if planar == "separate" else image.transpose(1, 2, 0)
+    tifffile.imwrite(path, stored, photometric="minisblack", planarconfig=planar)
+    wanted = Decoding(fit="tile", height=16, width=16, channels=6, bits=8 * kind().itemsize, low=0, high=255)
+    header = read_header(path, path)
+    assert (header.width, header.height, header.channels, header.bits) == (30, 20, 6, wanted.bits)
+    np.testing.assert_array_equal(decode_photo(path, path, wanted), image)
+    with pytest.raises(ValueError, match="has 6 channels, the model takes 3"):
+        decode_photo(path, path, dataclasses.replace(RGB, bits=wanted.bits))
+
+
+def test_large_jpeg_is_reduced_while_it_is_decoded_and_looks_the_same():
+    image = picture(1200, 1600)
+    small = dataclasses.replace(RGB, longest=64)
+    drafted = decode_photo(encoded(image, "JPEG", quality=95), "x", small)
+    whole = decode_photo(encoded(image, "PNG"), "x", small)
+    assert drafted.shape == whole.shape == (3, 48, 64)
+    assert np.abs(drafted.astype(int) - whole).mean() < 2
+
+
+def test_fits():
+    image = np.zeros((1, 20, 40), np.uint8)
+    image[:, :, 8:32] = 200  # the middle, and a little more
+    shape = {"height": 10, "width": 10, "channels": 1}
+    crop, pad, resize = (fit_photo(image, Decoding(fit=fit, **shape))[0] for fit in ("crop", "pad", "resize"))
+    assert crop.shape == pad.shape == resize.shape == (1, 1, 10, 10)
+    assert crop.min() == 200
+    assert (pad[0, 0, 0] == pad[0, 0, 3]).all()  # the border's color goes on
+    assert resize.mean() == pytest.approx(120, abs=2)  # of the whole width
+    tiles, plan = fit_photo(image, Decoding(fit="tile", **shape))
+    assert len(tiles) == len(plan) == 15
+    with pytest.raises(ValueError, match="is 40 x 20, the model takes 10 x 10"):
+        fit_photo(image, Decoding(fit="exact", **shape))
+
+
+def test_what_is_no_image_is_refused_in_one_line(tmp_path):
+    whole = encoded(picture(), "JPEG")
+    for content in (b"text", whole[:200], encoded(Image.fromarray(np.zeros((2, 2), np.float32)), "TIFF")):
+        with pytest.raises(ValueError, match=r"^x: "):
+            read_photo(content, "x", RGB)
+    with pytest.raises(ValueError, match="claims 40 x 24 pixels"):
+        read_photo(encoded(picture()), "x", RGB, max_pixels=100)
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"fit": "stretch"}, "fit"), ({"channels": 17}, "between 1 and 16"), ({"bits": 12}, "8 or 16"),
+        ({"low": 9, "high": 9}, "ascend"), ({"longest": 3}, "at least a tile"), ({"overlap": 0.9}, "0 to 0.75"),
+        ({"height": 0}, "at least 1 pixel"), ({"width": 2.5}, "whole number"), ({"rules": "others"}, "upgrade"),
+        ({"hight": 3}, "did you mean height"),
+    ],
+)  # fmt: skip
+def test_description_goes_through_plain_values_and_refuses_nonsense(values, word):
+    assert Decoding.from_dict(RGB.to_dict()) == RGB
+    with pytest.raises(ValueError, match=word):
+        Decoding.from_dict({**RGB.to_dict(), **values})

@@ -1,0 +1,174 @@
+"""A run on a folder of photos of several sizes, from training to the exported file, by the same decoding."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+
+from negvae import NegVAEDetector
+from negvae.config import preset
+from negvae.data.photos import read_photo
+from negvae.report.page import write_report
+from negvae.runs.artifact import load_artifact, read_config
+from negvae.runs.calibrate import calibrate_run
+from negvae.runs.evaluate import evaluate_run
+from negvae.runs.export import export_onnx, run_onnx
+from negvae.runs.recorded import read_recorded
+from negvae.runs.resolve import load_inliers
+from negvae.runs.score import score_files
+from negvae.runs.train import run
+
+FAST = dict(
+    network="pyramid", latent_size=2, epochs=1, batch_size=16, precision="float32", device="cpu", fit="tile", side=16
+)
+
+
+def photos(folder, count, seed=0, bright=0):
+    folder.mkdir()
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        coarse = random.integers(0, 160, (3, 3, 3), np.uint8) + np.uint8(bright)
+        size = [(20, 40), (36, 24), (16, 16)][number % 3]
+        made = Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+        made.save(folder / f"{number:02d}.{'jpg' if number % 2 else 'png'}")
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    place = tmp_path_factory.mktemp("photos")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEGVAE_CACHE", str(place / "cache"))
+        photos(place / "in", 60)
+        photos(place / "out", 12, seed=1, bright=95)
+        (place / "in" / "20.png").write_bytes(b"broken")
+        (place / "in" / "notes.txt").write_text("text")
+        lines = []
+        run(preset("unsupervised", str(place / "in"), **FAST), place / "run", log=lines.append)
+        (place / "lines").write_text("\n".join(lines))
+    return place
+
+
+@pytest.fixture(scope="module")
+def artifact(place):
+    return load_artifact(place / "run", "cpu")
+
+
+def test_what_was_found_and_chosen_is_said_and_kept(place, artifact):
+    config = read_config(place / "run")[0]
+    assert (config.images.fit, config.images.shape) == ("tile", (3, 16, 16))
+    assert "48 photos, 16x16 to" not in (place / "lines").read_text()  # one of 48 is broken
+    assert "47 photos, 16x16 to 36x24: 16x16 tiles, 3 channels; 1 broken" in (place / "lines").read_text()
+    left_out = (place / "run" / "broken.tsv").read_text().splitlines()
+    assert [line.split("\t")[0].rsplit("/", 1)[1] for line in left_out[1:]] == ["20.png", "notes.txt"]
+    assert artifact.calibration.tiles in ("mean", "top", "max")
+
+
+def test_inliers_are_held_out_by_image(place, artifact):
+    recorded = read_recorded(place / "run", artifact.provenance)
+    inliers = load_inliers(artifact.config, recorded=recorded)
+    assert inliers.held_out_images == artifact.calibration.size <= len(recorded.held_out) == 10
+    assert len(inliers.held_out) > 10
+    files = sorted(path for path in (place / "in").iterdir() if path.suffix != ".txt")
+    files = [str(file) for row, file in enumerate(files) if row % 5 != 4]
+    kept = [files[row] for row in recorded.held_out if "20.png" not in files[row]]
+    wanted = np.concatenate([read_photo(file, file, artifact.config.images)[0] for file in kept])
+    np.testing.assert_array_equal(inliers.held_out.numpy(), wanted)
+
+
+def test_calibrating_again_changes_nothing(place, artifact):
+    again = calibrate_run(place / "run", device="cpu")
+    assert again.tiles == artifact.calibration.tiles
+    for name, scores in artifact.calibration.scores.items():
+        np.testing.assert_array_equal(again.scores[name], scores)
+    fewer = calibrate_run(place / "run", str(place / "out"), limit=5, target_fpr=0.4, device="cpu")
+    assert fewer.size == 5
+    calibrate_run(place / "run", target_fpr=0.2, device="cpu")
+
+
+def test_an_image_has_one_score_wherever_it_is_asked_for(place, artifact):
+    done = score_files(place / "run", [str(place / "in")], place / "rows.parquet", device="cpu")
+    assert (done.rows, done.errors) == (60, 1)
+    rows = {row["path"]: row for row in pq.read_table(place / "rows.parquet").to_pylist()}
+    good = [path for path, row in rows.items() if row["error"] is None]
+    detector = NegVAEDetector.load(place / "run", device="cpu")
+    by_file = detector.ood_score(good)
+    np.testing.assert_array_equal(by_file, [rows[path]["combined"] for path in good])
+    np.testing.assert_array_equal(detector.p_values(good), [rows[path]["p_value"] for path in good])
+    opened = [Image.open(path) for path in good[:5]]
+    np.testing.assert_array_equal(detector.ood_score(opened), by_file[:5])
+    assert detector.transform(good).shape == (59, 2)
+    with pytest.raises(ValueError, match=r"20\.png"):
+        detector.ood_score(str(place / "in"))
+
+
+def test_evaluation_and_report_are_by_image(place):
+    content = evaluate_run(place / "run", [str(place / "out")], device="cpu")
+    assert content["rows"][0]["auc_kl"] == pytest.approx(content["rows"][0]["metrics"]["kl"]["auroc"])
+    assert "12 photos" in content["data"]["test"]
+    assert "12 photos" in content["data"][f"ood {place / 'out'}"]
+    found = write_report(place / "run", [str(place / "out")], place / "page.html", device="cpu", top=3)
+    assert (found.rows, found.failed) == (12, 0)
+    assert (place / "page.html").stat().st_size > 10_000
+
+
+def test_exported_file_takes_the_tiles_of_one_image(place, artifact):
+    pytest.importorskip("onnxruntime")
+    onnx = pytest.importorskip("onnx")
+    written = export_onnx(place / "run")
+    file = place / "out" / "00.png"
+    tiles, _ = read_photo(str(file), "x", artifact.config.images)
+    score, p_value, called = run_onnx(written.path, tiles)
+    assert score.shape == p_value.shape == called.shape == (1,)
+    wanted = NegVAEDetector.load(place / "run", device="cpu").ood_score([str(file)])
+    np.testing.assert_allclose(score, wanted, rtol=1e-3)
+    facts = {entry.key: entry.value for entry in onnx.load(written.path).metadata_props}
+    assert json.loads(facts["images"])["fit"] == "tile"
+    assert "tiles of one image" in facts["tiles"]
+
+
+def test_a_folder_that_has_changed_is_refused(place, artifact, tmp_path):
+    import shutil
+
+    shutil.copytree(place / "in", tmp_path / "in")
+    recorded = read_recorded(place / "run", artifact.provenance)
+    moved = preset("unsupervised", str(tmp_path / "in"), images=artifact.config.images, **FAST)
+    assert len(load_inliers(moved, recorded=recorded).held_out)
+    Image.new("RGB", (30, 30)).save(tmp_path / "in" / "00.png")
+    with pytest.raises(ValueError, match="has changed since the run was trained"):
+        load_inliers(moved, recorded=recorded)
+
+
+def test_equal_images_with_a_broken_one_are_taken_as_they_are(tmp_path):
+    (tmp_path / "in").mkdir()
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (30, 16, 18), np.uint8)
+    for number, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / "in" / f"{number:02d}.png")
+    whole = (tmp_path / "in" / "07.png").read_bytes()
+    (tmp_path / "in" / "07.png").write_bytes(whole[:200])  # its header is in order
+    config = preset("unsupervised", str(tmp_path / "in"), network="pyramid")
+    inliers = load_inliers(config)
+    assert inliers.images.fit == "exact"
+    left = [number for number in range(30) if number % 5 != 4 and number != 7]
+    both = torch.cat([inliers.training, inliers.held_out])[:, 0].numpy()
+    assert sorted(image.tobytes() for image in both) == sorted(images[number].tobytes() for number in left)
+    assert list(inliers.skipped) == [str(tmp_path / "in" / "07.png")]
+
+
+def test_detector_is_fitted_on_paths_and_on_a_folder(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("NEGVAE_CACHE", str(place / "cache"))
+    options = dict(network="pyramid", latent_size=2, epochs=1, batch_size=16, device="cpu", target_fpr=None)
+    photos(tmp_path / "large", 5, seed=5)
+    for path in (tmp_path / "large").iterdir():
+        Image.open(path).resize((170 + int(path.stem), 130)).save(path)
+    paths = sorted(map(str, (tmp_path / "large").iterdir()))
+    by_paths = NegVAEDetector(**options).fit(paths)
+    assert by_paths.config_.images.tiled
+    by_folder = NegVAEDetector(**options).fit(str(tmp_path / "large"))
+    np.testing.assert_array_equal(by_paths.ood_score(paths), by_folder.ood_score(paths))
+    by_folder.save(tmp_path / "saved")
+    again = NegVAEDetector.load(tmp_path / "saved", device="cpu")
+    np.testing.assert_array_equal(again.predict(paths), by_folder.predict(paths))
