@@ -46,6 +46,7 @@ from negvae.runs.artifact import (
     write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, silent
@@ -55,6 +56,7 @@ from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, fals
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, split
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.training.checkpoint import Progress
 from negvae.training.history import read_metrics, write_metrics
@@ -139,6 +141,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         epochs: number of passes over the training data; None uses the preset's, or more for small data, so that there
             are enough steps.
         precision: floating-point precision of training (see `negvae.RunConfig`); None uses the preset's.
+        heatmaps: whether `fit` trains the maps of `heatmap` for images, and `save` keeps them. If not, the first call
+            of `heatmap` trains them on the data given to `fit`, which the detector refers to until it is saved or
+            pickled.
         random_state: seed or `numpy.random.RandomState`; None gives a different result each time.
         device: device to train and score on: "auto", "cpu", "cuda" or "cuda:N".
         verbose: whether to print a line on standard error after every epoch of training.
@@ -181,6 +186,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         batch_size: int | None = None,
         epochs: int | None = None,
         precision: str | None = None,
+        heatmaps: bool = False,
         random_state: Any = 0,
         device: str = "auto",
         verbose: bool = False,
@@ -205,6 +211,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         self.batch_size = batch_size
         self.epochs = epochs
         self.precision = precision
+        self.heatmaps = heatmaps
         self.random_state = random_state
         self.device = device
         self.verbose = verbose
@@ -284,6 +291,9 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             file_hashes(name) if source_of_data != MEMORY else {},
         )  # fmt: skip
         self._take(artifact, result.history, recorded)
+        self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
+        if self.heatmaps and not features:
+            self._maps()
         return self
 
     def _check_parameters(self) -> None:
@@ -328,7 +338,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
         data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
         # Outliers that lie together are neighbors of one another: so their share is given.
-        plain = {"trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
+        plain = {"heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
         return found.least_usual(self.trim)
 
@@ -547,6 +557,47 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(self.n_features_in_)])
         return [f"column {name}" for name in names]
 
+    # --- where -----
+
+    @own_state()
+    def heatmap(self, X: Any) -> NDArray[np.float32]:
+        """Compute where each image is out-of-distribution, or which columns of each row are.
+
+        For images, the posterior of each patch is asked which of the two priors it belongs to (`docs/heatmaps.md`).
+        The maps are trained by `fit(heatmaps=True)`, or by the first call of this method.
+
+        Args:
+            X: data in any form that `NegVAEDetector` describes.
+
+        Returns:
+            -log10 of the p-value of each pixel among the pixels of held-out inliers, N x H x W, so that 3 means one in
+            a thousand for every image; for rows of features, of each column among the columns of inliers, N x D.
+
+        Raises:
+            ValueError: if the detector was loaded without maps: it has no inliers to train them on.
+        """
+        check_is_fitted(self, "model_")
+        if self.model_.takes_features:
+            raise NotImplementedError
+        maps = self._maps()
+        return maps(self._read(X, "test", fitting=False)[1])
+
+    def _maps(self) -> Heatmaps:
+        """Return the maps, training them if the inliers are at hand."""
+        if self._artifact.heatmaps is None:
+            if self._inliers is None:
+                raise ValueError(
+                    "this detector was loaded without heat maps, and has no inliers to train them on: set heatmaps=True"
+                    " before fit, or train with `negvae train --heatmaps`"
+                )
+            training, held_out = self._inliers
+            log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+            maps = fit_heatmaps(
+                training, held_out, seed=self.seed_, precision=self.config_.precision, device=self.device, log=log
+            )
+            self._artifact = dataclasses.replace(self._artifact, heatmaps=maps)
+        return self._artifact.maps()
+
     # --- guarantees -----
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
@@ -739,7 +790,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         progress.seconds = sum(row["seconds"] for row in self._history[-1:])
         write_metrics(directory, self._history)
         result = TrainingResult(artifact.model, progress, "finished", self._history)
-        save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration)
+        save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration, artifact.heatmaps)
         parameters = {
             key: artifact.config.to_dict()[key] if key in ("network", "likelihood") and value is not None else value
             for key, value in self._named_parameters().items()
@@ -784,6 +835,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
     def _restore(self, directory: Path, device: str) -> None:
         artifact = load_artifact(directory, device)
         self._take(artifact, read_metrics(directory), read_recorded(directory, artifact.provenance))
+        self._inliers = None
         names = read_section(directory, "detector").get("feature_names")
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
