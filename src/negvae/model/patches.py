@@ -18,7 +18,7 @@ from negvae.model.priors import GaussianPrior
 LATENT_SIZE, SHIFT = 8, 4.0
 """Latent dimensions of a patch, and the c of its negative prior N(c 1, I)."""
 
-WIDTH = 24
+WIDTH = 16
 
 
 def patch_stride(height: int, width: int) -> int:
@@ -82,7 +82,8 @@ class PatchEncoder(nn.Module):
         joined = levels[3]
         for across, up, level in zip(self.across, self.up, (levels[2], levels[1]), strict=True):
             joined = up(level + interpolate(across(joined), size=level.shape[2:], mode="nearest"))
-        return self.head(joined)
+        output: Tensor = self.head(joined)
+        return output
 
     def log_odds(self, images: Tensor) -> Tensor:
         """Compute the log-odds of the negative prior in each patch, in nats per latent dimension.

@@ -15,13 +15,16 @@ from torch.nn.functional import affine_grid, avg_pool2d, conv2d, grid_sample, in
 
 from negvae.negatives.transformations import uniform
 
-LEAST_AREA, MOST_AREA = 0.01, 0.25
+LEAST_AREA, MOST_AREA = 0.01, 0.3
 """Share of the image that a defect covers, drawn log-uniformly between the two."""
 
 VISIBLE = 0.05
 """Change of a pixel, for pixels from 0 to 1, from which the mask counts it."""
 
-SWEEPS = 12
+SEAMLESS = 0.15
+"""Share of the defects that are put in by Poisson's equation."""
+
+SWEEPS = 8
 """Jacobi sweeps after the multiscale solution of Poisson's equation."""
 
 
@@ -53,13 +56,13 @@ def defects(images: Tensor, generator: torch.Generator) -> Defects:
     """
     inside = torch.where(uniform(images, 0, 1, generator) < 0.5, shapes(images, generator), patches(images, generator))
     content = torch.where(
-        uniform(images, 0, 1, generator) < 0.65, moved(images.roll(1, 0), generator), textures(images, generator)
+        uniform(images, 0, 1, generator) < 0.5, moved(images.roll(1, 0), generator), textures(images, generator)
     )
-    choice = uniform(images, 0, 1, generator)
-    opacity = torch.where(choice < 0.4, torch.ones_like(choice), uniform(images, 0.5, 1.0, generator))
-    soft = torch.where(uniform(images, 0, 1, generator) < 0.3, blurred(inside), inside)
-    blended = images + opacity * soft * (content - images)
-    result = torch.where(choice > 0.8, seamless(images, content, inside), blended).clamp(0, 1)
+    opacity = uniform(images, 0.4, 1.8, generator).clamp(max=1)
+    edge = torch.where(uniform(images, 0, 1, generator) < 0.25, blurred(inside), inside)
+    blended = images + opacity * edge * (content - images)
+    way = uniform(images, 0, 1, generator)
+    result = torch.where(way < SEAMLESS, seamless(images, content, inside), blended).clamp(0, 1)
     return Defects(result, visible(images, result))
 
 

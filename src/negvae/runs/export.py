@@ -6,6 +6,7 @@ noise are constants in it, so that an image gets the same answer wherever the fi
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import warnings
@@ -24,15 +25,18 @@ import negvae
 from negvae.files import need, replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
+from negvae.model.patches import PatchEncoder
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
+from negvae.scoring.heatmaps import Heatmaps, log_odds_maps, surprise, surprise_table
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.scorer import LARGEST
 from negvae.scoring.table import SCORES, names_of
 
 FORMATS = ("onnx",)
+HEATMAP = "-log10 of each pixel's p-value among the pixels of held-out inliers, where it is out-of-distribution"
 TOLERANCE = 1e-3
 """Largest relative difference from the library's own scores that an export may have."""
 
@@ -78,8 +82,9 @@ def export_onnx(
 
     The graph's input is "images" (uint8, N x C x H x W), or "rows" (float64, N x D) for a model of features, with any
     N. Its outputs, each of length N, are "score" (float32, larger = more out-of-distribution), "p_value" (float64) and
-    "is_outlier" (bool). Images are scored in float32 and rows in float64, as in the library. The file's metadata
-    describe it and what it was made from.
+    "is_outlier" (bool). If the run has heat maps, a fourth output "heatmap" (float32, N x H x W) is the map that
+    `NegVAEDetector.heatmap` gives. Images are scored in float32 and rows in float64, as in the library. The file's
+    metadata describe it and what it was made from.
 
     Args:
         directory: folder of the run.
@@ -106,7 +111,7 @@ def export_onnx(
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
     calibration = _calibration(artifact, score, target_fpr, confidence)
-    graph = _Graph(artifact.model, calibration).eval()
+    graph = _Graph(artifact.model, calibration, artifact.heatmaps).eval()
     model = _traced(graph)
     _strip(model)
     onnx.helper.set_model_props(model, _metadata(artifact, calibration))
@@ -139,10 +144,15 @@ def _calibration(
 
 
 class _Graph(nn.Module):
-    """A module from stored images or rows to (score, p-value, decision), with only the parts that the score needs."""
+    """A module from stored images or rows to (score, p-value, decision), with only the parts that the score needs.
 
-    def __init__(self, model: VAE, calibration: Calibration) -> None:
+    With maps, it gives a heat map too.
+    """
+
+    def __init__(self, model: VAE, calibration: Calibration, maps: Heatmaps | None = None) -> None:
         super().__init__()
+        self.patches = None if maps is None else _scaled(copy.deepcopy(maps.network))
+        self.table = None if maps is None else torch.from_numpy(surprise_table(maps.counts)).float()
         self.score = SCORES[calibration.score]
         self.references = calibration.reference
         self.rows = model.takes_features
@@ -169,8 +179,8 @@ class _Graph(nn.Module):
         stored = stored.unsqueeze(2).unsqueeze(3) if self.rows else stored
         return Pass(self.model, stored, draws=self.draws, references=self.references)
 
-    def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return score, p-value and decision (N each)."""
+    def forward(self, stored: Tensor) -> tuple[Tensor, ...]:
+        """Return score, p-value and decision (N each), and heat maps (N x H x W) if there are any."""
         score = self.score.read(self._over(stored))
         # As the library has it: what is not a number counts as the most conspicuous of all.
         score = torch.where(score.isnan(), LARGEST, score).clamp(-LARGEST, LARGEST).float()
@@ -178,7 +188,10 @@ class _Graph(nn.Module):
             (1 + (scores >= score.unsqueeze(1)).sum(1)).double() / (len(scores) + 1) for scores in self.held_out
         ]
         p_value = p_values[0] if len(p_values) == 1 else torch.stack(p_values).amax(0)
-        return score, p_value, score > self.threshold
+        if self.patches is None or self.table is None:
+            return score, p_value, score > self.threshold
+        odds = log_odds_maps(self.patches, stored.float() / 255, torch.float32)
+        return score, p_value, score > self.threshold, surprise(odds, self.table)
 
 
 class _Scaled(nn.Module):
@@ -195,6 +208,14 @@ class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift every channel (N x C x H x W)."""
         return x * self.scale + self.shift
+
+
+def _scaled(network: PatchEncoder) -> PatchEncoder:
+    for part in list(network.modules()):
+        for name, layer in list(part.named_children()):
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(part, name, _Scaled(layer))
+    return network
 
 
 def _plain(network: nn.Sequential) -> nn.Sequential:
@@ -237,7 +258,7 @@ def _traced(graph: _Graph) -> Any:
                 (_example(graph.model, 2),),
                 dynamo=True,
                 input_names=["rows" if graph.rows else "images"],
-                output_names=["score", "p_value", "is_outlier"],
+                output_names=["score", "p_value", "is_outlier", *([] if graph.patches is None else ["heatmap"])],
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
@@ -305,6 +326,7 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
+        **({} if artifact.heatmaps is None else {"heatmap": HEATMAP}),
         "arithmetic": "float64" if model.takes_features else "float32",
     }
 
@@ -329,6 +351,12 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
             f"the exported graph does not score as the library does (relative difference {difference:.2g}):"
             " nothing was written; please report this with the versions of torch and onnxruntime"
         )
+    if artifact.heatmaps is not None:
+        apart = float(np.abs(run_onnx_maps(content, stored.numpy()) - artifact.heatmaps(stored)).max())
+        if apart > TOLERANCE:
+            raise ValueError(
+                f"the exported graph's heat maps differ from the library's by {apart:.2g}: nothing was written"
+            )
     return difference, len(stored)
 
 
@@ -369,11 +397,22 @@ def run_onnx(model: bytes | Path, stored: NDArray[Any]) -> tuple[NDArray[Any], N
     Raises:
         ImportError: if the extra "onnx" is not installed.
     """
+    score, p_value, called = _outputs(model, stored)[:3]
+    return score, p_value, called
+
+
+def run_onnx_maps(model: bytes | Path, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the heat maps (N x H x W) of an exported file; the arguments are those of `run_onnx`."""
+    maps: NDArray[np.float32] = _outputs(model, stored)[3]
+    return maps
+
+
+def _outputs(model: bytes | Path, stored: NDArray[Any]) -> list[Any]:
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     content = model if isinstance(model, bytes) else str(model)
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    score, p_value, called = session.run(None, {session.get_inputs()[0].name: stored})
-    return score, p_value, called
+    outputs: list[Any] = session.run(None, {session.get_inputs()[0].name: stored})
+    return outputs

@@ -22,10 +22,11 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Batch, InputSpec, stream
-from negvae.files import replacing, shown, temporary_folder
+from negvae.files import refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.pictures import MapWriter
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.groups import GROUPS, group_of
 from negvae.scoring.scorer import Scorer
@@ -80,6 +81,7 @@ def score_files(
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
     embed: Path | str | None = None,
+    heatmaps: Path | None = None,
     device: str = "auto",
     on_rows: Callable[[int], None] = lambda rows: None,
     log: Callable[[str], None] = lambda text: None,
@@ -107,6 +109,8 @@ def score_files(
         precision: "float32", "bfloat16" or "int8"; None for the precision of the calibration, which is the only one
             that a calibrated model accepts.
         embed: present path of the encoder that the model was trained with; None for the path at the time of training.
+        heatmaps: folder, new or empty, to write a PNG for each image into, which shows where it is
+            out-of-distribution; the column `heatmap` names it. None for no maps.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         on_rows: called after every batch with the number of rows scored so far.
         log: called with each line that the user should see.
@@ -126,11 +130,11 @@ def score_files(
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
         max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed,
-        device=device, log=log,
+        heatmaps=heatmaps, device=device, log=log,
     )  # fmt: skip
     calibration = scoring.calibration
     left_out = LeftOut()
-    without = [] if out is None else [out]
+    without = [path for path in (out, heatmaps) if path is not None]
     batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
     tables = scoring.tables(batches)
@@ -164,6 +168,7 @@ class Scoring:
         decide: whether rows are decided one by one; if not, all together at the end.
         grouped: whether the folder above each file names its group.
         encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
+        pictures: writer of a map for each image; None if none are wanted.
     """
 
     scorer: Scorer
@@ -173,6 +178,7 @@ class Scoring:
     decide: bool
     grouped: bool = False
     encoder: Encoder | None = None
+    pictures: MapWriter | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
@@ -203,6 +209,7 @@ def open_scoring(
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
     embed: Path | str | None = None,
+    heatmaps: Path | None = None,
     device: str = "auto",
     log: Callable[[str], None] = lambda text: None,
 ) -> Scoring:
@@ -227,7 +234,12 @@ def open_scoring(
     calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     encoder = encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder)
+    pictures = None
+    if heatmaps is not None:
+        maps = artifact.maps()
+        refuse_used(heatmaps)
+        pictures = MapWriter(heatmaps, maps)
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, groups is not None, encoder, pictures)
 
 
 @dataclass
@@ -313,6 +325,12 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
         labels = [group_of(batch.paths[row], known) for row in good] if scoring.grouped else None
         p = calibration.p_values(scores[names[0]], labels)
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
+    pictures: dict[str, pa.Array] = {}
+    if scoring.pictures is not None:
+        written = iter(
+            scoring.pictures.write([batch.paths[row] for row in good], [batch.indices[row] for row in good], images)
+        )
+        pictures["heatmap"] = pa.array([None if bad else next(written) for bad in failed], pa.string())
     return pa.RecordBatch.from_pydict(
         {
             "path": pa.array(map(shown, batch.paths), pa.string()),
@@ -320,6 +338,7 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
             **{name: column(scores.get(name), pa.float32()) for name in names},
             "p_value": column(p, pa.float64()),
             "is_outlier": column(outlier, pa.bool_()),
+            **pictures,
             "error": pa.array([shown(error) or None for error in batch.errors], pa.string()),
         }
     )

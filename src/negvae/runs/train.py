@@ -18,6 +18,7 @@ from negvae.runs.artifact import (
     write_config,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import Log, ResolvedRun, resolve, silent
@@ -40,6 +41,7 @@ def run_seeds(
     resume: bool = False,
     log: Log = silent,
     left_open: Collection[str] = (),
+    heatmaps: bool = False,
     trainer: Callable[..., list[TrainingResult]] = train_seeds,
     **options: Any,
 ) -> list[TrainingResult]:
@@ -55,6 +57,8 @@ def run_seeds(
         log: called with each line that the user should see.
         left_open: names of the fields that the user did not set (see `negvae.runs.resolve.fill_in`); the run's folder
             records their values.
+        heatmaps: whether to train maps of where an image is out-of-distribution, which takes a few minutes more; they
+            need inliers that are held out for calibration.
         trainer: function that trains, with the signature of `negvae.training.loop.train_seeds`.
 
     Returns:
@@ -68,6 +72,11 @@ def run_seeds(
     config = configs[0]
     if config.calibration and len(configs) > 1:
         raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
+    if heatmaps and (config.takes_features or not config.calibration):
+        raise ValueError(
+            "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
+            " network for images and a --calibration above 0"
+        )
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
     resolved = resolve(config, log, left_open)
@@ -92,7 +101,17 @@ def run_seeds(
             rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
             calibration = calibrated(each, result, inliers.training, inliers.held_out, target_fpr=rate)
             log(f"calibrated: {calibration.describe()}")
-        save_artifact(directory, each, result, origin, calibration)
+        maps = None
+        if heatmaps and result.progress.finished and len(inliers.held_out):
+            maps = fit_heatmaps(
+                inliers.training,
+                inliers.held_out,
+                seed=each.seed,
+                precision=each.precision,
+                device=each.device,
+                log=log,
+            )
+        save_artifact(directory, each, result, origin, calibration, maps)
     return results
 
 

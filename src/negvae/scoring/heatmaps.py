@@ -22,7 +22,7 @@ from negvae.device import own_state
 from negvae.model.patches import PatchEncoder
 from negvae.scoring.blocks import IMAGES, filled, map_blocks
 
-LOW, HIGH, BINS = -6.0, 6.0, 4096
+LOW, HIGH, BINS = -6.0, 6.0, 1024
 """Range of the log-odds (nats per latent dimension and unit of c) that are told apart, and into how many bins."""
 
 TOP = 0.01
@@ -128,17 +128,18 @@ def calibrated_heatmaps(network: PatchEncoder, held_out: Tensor) -> Heatmaps:
     return Heatmaps(network, shape, counts, np.sort(np.concatenate(scores)))
 
 
-def log_odds_maps(network: PatchEncoder, prepared: Tensor) -> Tensor:
+def log_odds_maps(network: PatchEncoder, prepared: Tensor, dtype: torch.dtype = torch.float64) -> Tensor:
     """Compute the log-odds of each pixel, bilinearly between the patches' centers.
 
     Args:
         network: encoder in evaluation mode.
         prepared: images, N x C x H x W, floats in [0, 1].
+        dtype: type in which is computed after the network.
 
     Returns:
-        N x H x W in float64.
+        N x H x W of this type.
     """
-    odds = network.log_odds(prepared).double()
+    odds = network.log_odds(prepared).to(dtype)
     return interpolate(odds[:, None], size=prepared.shape[2:], mode="bilinear", align_corners=False)[:, 0]
 
 
@@ -157,7 +158,7 @@ def bins(odds: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the bin of each value; the outermost bins hold what lies beyond the range, too.
 
     >>> bins(np.array([-100.0, 0.0, 100.0])).tolist()
-    [0, 2048, 4095]
+    [0, 512, 1023]
     """
     return np.clip(np.floor((odds - LOW) * (BINS / (HIGH - LOW))), 0, BINS - 1).astype(np.int64)
 

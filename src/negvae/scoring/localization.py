@@ -21,7 +21,7 @@ class Localization:
         pixel_auroc: area under the ROC curve of all pixels.
         pro: mean overlap with the defective regions, integrated over false-positive rates up to `FPR_LIMIT` and divided
             by it.
-        image_auroc: area under the ROC curve of the images; None if no images without a defect, or no scores, are given.
+        image_auroc: area under the ROC curve of the images; None without such images or scores.
     """
 
     pixel_auroc: float

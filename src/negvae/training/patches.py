@@ -22,8 +22,10 @@ from negvae.negatives.defects import defects
 from negvae.training.optimizers import adam
 from negvae.training.weights import Weights
 
-STEPS, BATCH, LEARNING_RATE = 900, 24, 2e-3
-KL_WEIGHT = 0.1
+STEPS, BATCH, LEARNING_RATE = 2000, 16, 3e-3
+KL_WEIGHT, DEFECT_WEIGHT = 0.1, 3.0
+"""Weight of the divergence beside the cross-entropy, and of a patch with a defect, of which there are few."""
+
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises, before it falls like a cosine."""
 
@@ -45,7 +47,7 @@ def train_patches(
         images: inliers, uint8, N x C x H x W, N >= 2.
         seed: seed of the weights, the batches and the defects.
         steps: number of training steps.
-        batch_size: number of whole inliers, and of inliers with a defect, in each step.
+        batch_size: number of inliers in each step; a quarter of them stay whole.
         precision: precision of the arithmetic, as in `RunConfig`.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         on_step: called after each step with the number of steps taken.
@@ -57,7 +59,7 @@ def train_patches(
         ValueError: if there are fewer than two images, or they are not uint8 images.
 
     >>> images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
-    >>> train_patches(images, steps=2, batch_size=2, device="cpu").log_odds(images.float() / 255).shape
+    >>> train_patches(images, steps=2, batch_size=4, device="cpu").log_odds(images.float() / 255).shape
     torch.Size([8, 8, 8])
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or len(images) < 2:
@@ -72,11 +74,12 @@ def train_patches(
     for step in range(steps):
         for group in weights.optimizer.param_groups:
             group["lr"] = LEARNING_RATE * schedule(step, steps)
-        rows = torch.randint(len(data), (2 * batch_size,), generator=randomness, device=place)
-        whole, broken = (data[rows].float() / 255).split(batch_size)
+        rows = torch.randint(len(data), (batch_size,), generator=randomness, device=place)
+        prepared = data[rows].float() / 255
+        whole, broken = prepared[: batch_size // 4], prepared[batch_size // 4 :]
         made = defects(broken, randomness)
         inputs = torch.cat([whole, made.images]).contiguous(memory_format=torch.channels_last)
-        shares = network.grid(torch.cat([torch.zeros_like(made.masks), made.masks]))
+        shares = network.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks]))
         with autocast(kind, place):
             output = network(inputs)
         patch_loss(network, output, shares).backward()  # type: ignore[no-untyped-call]
@@ -100,9 +103,11 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
     mean, log_var = output.float().movedim(1, -1).chunk(2, -1)
     log_var = log_var.clamp(-8, 8)
     target = (2 * shares).clamp(max=1)
-    divergence = torch.lerp(network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var), target)
+    positive, negative = network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var)
+    divergence = (1 - target) * positive + DEFECT_WEIGHT * target * negative
     logits = network.negative_prior.kl_excess(mean) / network.latent_size
-    return KL_WEIGHT * divergence.mean() / network.latent_size + binary_cross_entropy_with_logits(logits, target)
+    crossed = binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_tensor(DEFECT_WEIGHT))
+    return KL_WEIGHT * divergence.mean() / network.latent_size + crossed
 
 
 def schedule(step: int, steps: int) -> float:
