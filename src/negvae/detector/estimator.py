@@ -53,6 +53,7 @@ from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_r
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
+from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, split
@@ -273,8 +274,10 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         result = self._train(config, training, source)
         if features:
             result.model.double()
+        self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
+        maps = self._trained_maps(config, training, held_out) if self.heatmaps and not features else None
         measured = calibrated(
-            config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
+            config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
             target_fpr=rate, confidence=confidence, groups=labels,
         )  # fmt: skip
         if features:
@@ -283,7 +286,7 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
         artifact = Artifact(
             Path(), config, result.model, {**provenance(config), "data": data},
-            result.progress.epoch, result.progress.finished, measured,
+            result.progress.epoch, result.progress.finished, measured, maps,
         )  # fmt: skip
         source_of_data = _source_of(X)
         recorded = Recorded(
@@ -291,9 +294,6 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
             file_hashes(name) if source_of_data != MEMORY else {},
         )  # fmt: skip
         self._take(artifact, result.history, recorded)
-        self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
-        if self.heatmaps and not features:
-            self._maps()
         return self
 
     def _check_parameters(self) -> None:
@@ -578,7 +578,11 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
         """
         check_is_fitted(self, "model_")
         if self.model_.takes_features:
-            raise NotImplementedError
+            fitted = self.calibration_.reference.neighbors
+            if fitted is None:
+                raise ValueError("this detector has no reference rows to compare columns with: fit it anew")
+            prepared = self.model_.prepare(self._read(X, "test", fitting=False)[1]).double().flatten(1).cpu()
+            return column_surprise(prepared.numpy(), fitted).astype(np.float32)
         maps = self._maps()
         return maps(self._read(X, "test", fitting=False)[1])
 
@@ -590,13 +594,21 @@ class NegVAEDetector(ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierM
                     "this detector was loaded without heat maps, and has no inliers to train them on: set heatmaps=True"
                     " before fit, or train with `negvae train --heatmaps`"
                 )
-            training, held_out = self._inliers
-            log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
-            maps = fit_heatmaps(
-                training, held_out, seed=self.seed_, precision=self.config_.precision, device=self.device, log=log
+            maps = self._trained_maps(self.config_, *self._inliers)
+            reference = dataclasses.replace(self.calibration_.reference, heatmaps=maps)
+            calibration = dataclasses.replace(self.calibration_, reference=reference)
+            self._take(
+                dataclasses.replace(self._artifact, calibration=calibration, heatmaps=maps),
+                self._history,
+                self._recorded,
             )
-            self._artifact = dataclasses.replace(self._artifact, heatmaps=maps)
         return self._artifact.maps()
+
+    def _trained_maps(self, config: RunConfig, training: Tensor, held_out: Tensor) -> Heatmaps:
+        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+        return fit_heatmaps(
+            training, held_out, seed=config.seed, precision=config.precision, device=config.device, log=log
+        )
 
     # --- guarantees -----
 

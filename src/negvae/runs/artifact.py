@@ -290,6 +290,8 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     before = str(provenance.get("precision", config.precision)) if not model.takes_features else "float32"
     found = _load_calibration(directory, "float32" if before == "auto" else before) if calibration else None
     maps = load_heatmaps(directory, shape, model.device)
+    if found is not None and maps is not None:
+        found = dataclasses.replace(found, reference=dataclasses.replace(found.reference, heatmaps=maps))
     return Artifact(directory, config, model, provenance, epochs, finished, found, maps)
 
 

@@ -21,6 +21,8 @@ from negvae.runs.resolve import Log, describe, load_inliers, load_test_set, sile
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.compute import compute_scores
 from negvae.scoring.groups import GROUPS
+from negvae.scoring.heatmaps import Heatmaps
+from negvae.scoring.references import References
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
 from negvae.training.loop import TrainingResult
@@ -31,6 +33,7 @@ def calibrated(
     result: TrainingResult,
     images: Tensor,
     held_out: Tensor,
+    heatmaps: Heatmaps | None = None,
     **options: Any,
 ) -> Calibration:
     """Calibrate a newly trained model; see `negvae.scoring.scorer.calibrate` for the options.
@@ -38,7 +41,8 @@ def calibrated(
     The scores are computed in float32 whatever the precision of the training, because every processor supports it: the
     folder then gives the same decisions on a machine without bfloat16.
     """
-    return calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
+    scorer = Scorer(result.model, References(heatmaps=heatmaps))
+    return calibrate(scorer, images, held_out, components=score_components(config), **options)
 
 
 def calibrate_run(
@@ -93,9 +97,10 @@ def calibrate_run(
         choose("groups", groups, GROUPS)
         labels = _subfolders(data)[:limit]
     held_out = held_out[:limit]
-    scorer, present = Scorer(artifact.model), before.score if before else None
+    known = References(heatmaps=artifact.heatmaps)
+    scorer, present = Scorer(artifact.model, known), before.score if before else None
     if precision == "bfloat16":
-        scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
+        scorer = Scorer(artifact.model, known, precision=resolve_precision(precision, artifact.model.device))
     if precision == "int8":
         if training is None:
             raise ValueError(f"{directory} was fitted on data in memory, which is not kept: int8 is rounded by it")

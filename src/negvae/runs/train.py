@@ -96,12 +96,7 @@ def run_seeds(
             configs, inliers.training, resolved.source, directories=directories, resume=resume, **options
         )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
-        calibration = None
-        if len(inliers.held_out):
-            rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
-            calibration = calibrated(each, result, inliers.training, inliers.held_out, target_fpr=rate)
-            log(f"calibrated: {calibration.describe()}")
-        maps = None
+        calibration = maps = None
         if heatmaps and result.progress.finished and len(inliers.held_out):
             maps = fit_heatmaps(
                 inliers.training,
@@ -111,6 +106,10 @@ def run_seeds(
                 device=each.device,
                 log=log,
             )
+        if len(inliers.held_out):
+            rate = TARGET_FPR if len(inliers.held_out) >= least_held_out(TARGET_FPR) else None
+            calibration = calibrated(each, result, inliers.training, inliers.held_out, maps, target_fpr=rate)
+            log(f"calibrated: {calibration.describe()}")
         save_artifact(directory, each, result, origin, calibration, maps)
     return results
 

@@ -21,6 +21,7 @@ from torch.nn.functional import interpolate
 from negvae.device import own_state
 from negvae.model.patches import PatchEncoder
 from negvae.scoring.blocks import IMAGES, filled, map_blocks
+from negvae.scoring.passes import Pass
 
 LOW, HIGH, BINS = -6.0, 6.0, 1024
 """Range of the log-odds (nats per latent dimension and unit of c) that are told apart, and into how many bins."""
@@ -100,6 +101,23 @@ class Heatmaps:
 
     def _over_blocks(self, stored: Tensor, function: Callable[[Tensor], Tensor]) -> list[NDArray[Any]]:
         return over_blocks(self.network, self.shape, stored, function)
+
+
+def defects(x: Pass) -> Tensor:
+    """Score images by the pixels that their maps show highest, in nats per latent dimension, over c (N).
+
+    Args:
+        x: pass over N images.
+
+    Returns:
+        N values.
+
+    Raises:
+        ValueError: if no maps were trained.
+    """
+    if x.references.heatmaps is None:
+        raise ValueError("score defects has no heat maps here")
+    return top_mean(log_odds_maps(x.references.heatmaps.network, x.images))
 
 
 @own_state()
