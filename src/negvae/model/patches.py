@@ -97,8 +97,9 @@ class PatchEncoder(nn.Module):
         Returns:
             N x h x w values in float32 at least.
         """
-        mean = self(images).float().chunk(2, 1)[0]
-        return self.negative_prior.kl_excess(mean.movedim(1, -1)) / (self.latent_size * self.negative_prior.shift)
+        mean = self(images).float().chunk(2, 1)[0].movedim(1, -1)
+        excess = self.negative_prior.kl_excess(mean.reshape(-1, self.latent_size))
+        return excess.reshape(mean.shape[:3]) / (self.latent_size * self.negative_prior.shift)
 
     def grid(self, masks: Tensor) -> Tensor:
         """Reduce masks of pixels to the share of each patch that they cover, N x 1 x H x W to N x h x w."""

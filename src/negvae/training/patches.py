@@ -100,9 +100,9 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
     Returns:
         The loss in nats per latent dimension.
     """
-    mean, log_var = output.float().movedim(1, -1).chunk(2, -1)
+    mean, log_var = (part.reshape(-1, network.latent_size) for part in output.float().movedim(1, -1).chunk(2, -1))
     log_var = log_var.clamp(-8, 8)
-    target = (2 * shares).clamp(max=1)
+    target = (2 * shares).clamp(max=1).flatten()
     positive, negative = network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var)
     divergence = (1 - target) * positive + DEFECT_WEIGHT * target * negative
     logits = network.negative_prior.kl_excess(mean) / network.latent_size
