@@ -15,14 +15,14 @@ from torch.nn.functional import affine_grid, avg_pool2d, conv2d, grid_sample, in
 
 from negvae.negatives.transformations import uniform
 
-LEAST_AREA, MOST_AREA = 0.01, 0.3
+LEAST_AREA, MOST_AREA = 0.006, 0.25
 """Share of the image that a defect covers, drawn log-uniformly between the two."""
 
 VISIBLE = 0.05
 """Change of a pixel, for pixels from 0 to 1, from which the mask counts it."""
 
-SEAMLESS = 0.15
-"""Share of the defects that are put in by Poisson's equation."""
+TEXTURES, SEAMLESS = 0.3, 0.1
+"""Share of the defects whose content is noise instead of another inlier, and of those put in by Poisson's equation."""
 
 SWEEPS = 8
 """Jacobi sweeps after the multiscale solution of Poisson's equation."""
@@ -55,11 +55,11 @@ def defects(images: Tensor, generator: torch.Generator) -> Defects:
     (torch.Size([8, 3, 32, 32]), torch.Size([8, 1, 32, 32]))
     """
     inside = torch.where(uniform(images, 0, 1, generator) < 0.5, shapes(images, generator), patches(images, generator))
-    content = torch.where(
-        uniform(images, 0, 1, generator) < 0.5, moved(images.roll(1, 0), generator), textures(images, generator)
-    )
-    opacity = uniform(images, 0.4, 1.8, generator).clamp(max=1)
-    edge = torch.where(uniform(images, 0, 1, generator) < 0.25, blurred(inside), inside)
+    other = images.roll(1, 0)
+    other = torch.where(uniform(images, 0, 1, generator) < 0.5, other, moved(other, generator))
+    content = torch.where(uniform(images, 0, 1, generator) < TEXTURES, textures(images, generator), other)
+    opacity = uniform(images, 0.4, 2.2, generator).clamp(max=1)
+    edge = torch.where(uniform(images, 0, 1, generator) < 0.2, blurred(inside), inside)
     blended = images + opacity * edge * (content - images)
     way = uniform(images, 0, 1, generator)
     result = torch.where(way < SEAMLESS, seamless(images, content, inside), blended).clamp(0, 1)
@@ -79,7 +79,7 @@ def shapes(images: Tensor, generator: torch.Generator) -> Tensor:
     """Draw a turned rectangle or ellipse for each image, from thin to square, N x 1 x H x W, 1 inside."""
     height, width = images.shape[2:]
     area = _area(images, generator) * height * width
-    aspect = torch.exp(uniform(images, -1.6, 1.6, generator))
+    aspect = torch.exp(uniform(images, -2.2, 2.2, generator))
     half_long, half_short = (area * aspect).sqrt() / 2, (area / aspect).sqrt() / 2
     y = torch.arange(height, device=images.device, dtype=torch.float32).reshape(1, 1, -1, 1) + 0.5
     x = torch.arange(width, device=images.device, dtype=torch.float32).reshape(1, 1, 1, -1) + 0.5

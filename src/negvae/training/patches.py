@@ -1,8 +1,7 @@
 """Train the posterior of each patch on inliers and on inliers with a defect put in (`negvae.negatives.defects`).
 
 It is the paper's objective turned local: the KL divergence of a patch's posterior to N(0, I), or to the negative prior
-N(c 1, I) where the patch is part of a defect. To it comes the cross-entropy of the two priors as classes, whose logits
-are the log-odds that a map shows.
+N(c 1, I) where the patch is part of a defect.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from negvae.device import autocast, own_state, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
@@ -22,10 +20,7 @@ from negvae.negatives.defects import defects
 from negvae.training.optimizers import adam
 from negvae.training.weights import Weights
 
-STEPS, BATCH, LEARNING_RATE = 2000, 16, 3e-3
-KL_WEIGHT, DEFECT_WEIGHT = 0.1, 3.0
-"""Weight of the divergence beside the cross-entropy, and of a patch with a defect, of which there are few."""
-
+STEPS, BATCH, LEARNING_RATE = 4000, 16, 2e-3
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises, before it falls like a cosine."""
 
@@ -103,11 +98,8 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
     mean, log_var = (part.reshape(-1, network.latent_size) for part in output.float().movedim(1, -1).chunk(2, -1))
     log_var = log_var.clamp(-8, 8)
     target = (2 * shares).clamp(max=1).flatten()
-    positive, negative = network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var)
-    divergence = (1 - target) * positive + DEFECT_WEIGHT * target * negative
-    logits = network.negative_prior.kl_excess(mean) / network.latent_size
-    crossed = binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_tensor(DEFECT_WEIGHT))
-    return KL_WEIGHT * divergence.mean() / network.latent_size + crossed
+    divergence = torch.lerp(network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var), target)
+    return divergence.mean() / network.latent_size
 
 
 def schedule(step: int, steps: int) -> float:
