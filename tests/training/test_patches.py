@@ -1,4 +1,4 @@
-"""Training of the posterior of each patch: reproducible, and its loss is the KL divergence to the prior of each patch."""
+"""Training of the posterior of each patch: it is reproducible, and its loss is the divergence that the mask names."""
 
 import pytest
 import torch
