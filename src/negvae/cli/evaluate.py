@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from negvae.cli.common import (
@@ -25,9 +26,13 @@ from negvae.config import SCORE_PRECISIONS
 def evaluate(
     directory: Model,
     ood: Annotated[
-        list[str],
-        option("Out-of-distribution set; may be repeated.", "name or path", autocompletion=set_names),
-    ],
+        list[str] | None,
+        option(
+            "Out-of-distribution set; may be repeated. A folder in the layout of MVTec AD has its own.",
+            "name or path",
+            autocompletion=set_names,
+        ),
+    ] = None,
     data: Annotated[
         str | None,
         option(
@@ -44,11 +49,21 @@ def evaluate(
     device: Device = "auto",
     workers: Workers = None,
 ) -> None:
-    """Test how well a model separates its data from other sets; write DIRECTORY/evaluation.json."""
+    """Test how well a model separates its data from other sets; write DIRECTORY/evaluation.json.
+
+    Data in the layout of MVTec AD (train/good, test/*, ground_truth/*) is tested by kind of defect, and by pixel.
+    """
     from negvae.runs.evaluate import evaluate_run, evaluation_table
 
     console = make_console()
     log = printer(console)
+    if not ood:
+        from negvae.runs.defects import defects_table, evaluate_defects
+
+        root = _defects_of(directory, data)
+        console.print(defects_table(evaluate_defects(directory, root, precision=precision, device=device, log=log)))
+        log(f"written: {directory / 'evaluation.json'}")
+        return
     with scoring_by(workers):
         content = evaluate_run(
             directory,
@@ -63,6 +78,20 @@ def evaluate(
         )
     console.print(evaluation_table(content))
     log(f"written: {directory / 'evaluation.json'}")
+
+
+def _defects_of(directory: Path, data: str | None) -> Path:
+    """Return the folder in the layout of MVTec AD to test on; if there is none, --ood is missing."""
+    from negvae.data.load import is_defect_layout
+    from negvae.runs.artifact import read_config
+
+    root = Path(read_config(directory)[0].data if data is None else data).expanduser()
+    if not is_defect_layout(root):
+        raise ValueError(
+            "--ood is missing: name an out-of-distribution set, or with --data a folder with train/good, test/good and"
+            " test/KIND, as in MVTec AD"
+        )
+    return root
 
 
 def calibrate(

@@ -92,6 +92,10 @@ def score(
     ensemble: Annotated[
         list[Path] | None, option("Folder of a further model, for waic; may be repeated.", "folder", DECISION)
     ] = None,
+    heatmaps: Annotated[
+        Path | None,
+        option("New folder for a PNG of each image that shows where it is out-of-distribution.", "folder"),
+    ] = None,
     resize: Resize = False,
     max_pixels: Annotated[int, option("Refuse images that claim more than this.", "pixels")] = 64_000_000,
     embed: Embed = None,
@@ -131,7 +135,17 @@ def score(
             from negvae.runs.score import score_files
 
             file = None if out is None else Path(out)
-            done = score_files(directory, inputs, file, form=format, fdr=fdr, device=device, on_rows=on_rows, **options)
+            done = score_files(
+                directory,
+                inputs,
+                file,
+                form=format,
+                fdr=fdr,
+                device=device,
+                on_rows=on_rows,
+                heatmaps=heatmaps,
+                **options,
+            )
         else:
             device_asked = device if device != "auto" and cluster is not None else None
             for name in given(format=format, fdr=fdr, device=device_asked):
@@ -140,6 +154,8 @@ def score(
                     f"--{name} does not go with {what}: parts are Parquet, decided row by row, and on a cluster made"
                     " by CPUs or the --gpus of each worker"
                 )
+            if heatmaps is not None:
+                raise ValueError("--heatmaps does not go with a folder of parts or --cluster: score into one file")
             if out is None:
                 raise ValueError("parts are written to a folder: give --out")
             options |= dict(resume=resume, on_rows=on_rows, **given(shard_rows=shard_rows))

@@ -337,9 +337,23 @@ def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:
     raise ValueError(f"{path}: {path.suffix or 'this file'} cannot be read as a set; {_ACCEPTED} is accepted")
 
 
+def is_defect_layout(folder: Path) -> bool:
+    """Return whether a folder has the layout of MVTec AD: inliers in train/good and test/good, defects in test/KIND.
+
+    Args:
+        folder: folder to look at, which need not exist.
+
+    Returns:
+        Whether it has; its train and test split are then the inliers alone.
+    """
+    return (folder / "train" / "good").is_dir() and (folder / "test" / "good").is_dir()
+
+
 def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
     below = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
     parts = {s: next((below[w] for w in words if w in below), None) for s, words in _PATH_SPLITS.items()}
+    if is_defect_layout(folder):
+        return Folder(folder / split / "good"), True
     if parts["train"] and parts["test"]:
         return _folder_reader(parts[split] or folder, split)[0], True
     for place in (folder, folder / "data"):

@@ -24,11 +24,12 @@ from negvae.config import PRESETS, RENAMED, RunConfig, default_preset, preset
 from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
+from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array
-from negvae.detector.photos import Photos, decoding_of, inliers_of, photos_of, read_any
+from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any
 from negvae.detector.plots import LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
@@ -50,15 +51,18 @@ from negvae.runs.artifact import (
     write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, rows_to_hold_out, silent
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
+from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, split
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.scoring.tiles import Owners, combine
 from negvae.training.checkpoint import Progress
@@ -144,6 +148,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         epochs: number of passes over the training data; None uses the preset's, or more for small data, so that there
             are enough steps.
         precision: floating-point precision of training (see `negvae.RunConfig`); None uses the preset's.
+        heatmaps: whether `fit` trains the maps of `heatmap` for images, and `save` keeps them. If not, the first call
+            of `heatmap` trains them on the data given to `fit`, which the detector refers to until it is saved or
+            pickled.
         random_state: seed or `numpy.random.RandomState`; None gives a different result each time.
         device: device to train and score on: "auto", "cpu", "cuda" or "cuda:N".
         workers: number of threads that share each training batch on a CPU; None chooses it by a short measurement where
@@ -189,6 +196,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         batch_size: int | None = None,
         epochs: int | None = None,
         precision: str | None = None,
+        heatmaps: bool = False,
         random_state: Any = 0,
         device: str = "auto",
         workers: int | None = None,
@@ -215,6 +223,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.batch_size = batch_size
         self.epochs = epochs
         self.precision = precision
+        self.heatmaps = heatmaps
         self.random_state = random_state
         self.device = device
         self.workers = workers
@@ -283,15 +292,18 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rate, confidence = self._rate(len(held_out))
         source = self._source(stored, config.negatives, negatives)
         result = self._train(config, training, source)
+        features = stored.is_floating_point()
+        self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
+        maps = self._trained_maps(config, training, held_out) if self.heatmaps and not features else None
         measured = calibrated(
-            config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
+            config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
             target_fpr=rate, confidence=confidence, groups=labels, log=self._log(),
         )  # fmt: skip
         _warn_of_small_groups(measured)
         data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
         artifact = Artifact(
             Path(), config, result.model, {**provenance(config), "data": data},
-            result.progress.epoch, result.progress.finished, measured,
+            result.progress.epoch, result.progress.finished, measured, maps,
         )  # fmt: skip
         source_of_data = _source_of(X)
         recorded = Recorded(
@@ -329,14 +341,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rate, confidence = self._rate(len(np.unique(owners.held_out)))
         source = self._negative_source(given, config.negatives, decoding)
         result = self._train(config, training, source)
+        self._inliers = (training, held_out)
+        maps = self._trained_maps(config, training, held_out) if self.heatmaps else None
         measured = calibrated(
-            config, result, training, held_out, score=self.decision_score, contamination=self.contamination,
+            config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
             target_fpr=rate, confidence=confidence, owners=owners if decoding.tiled else None,
         )  # fmt: skip
         data = {"inliers": found.description}
         artifact = Artifact(
             Path(), config, result.model, {**provenance(config), "data": data},
-            result.progress.epoch, result.progress.finished, measured,
+            result.progress.epoch, result.progress.finished, measured, maps,
         )  # fmt: skip
         rows = held_out_rows(len(photos.sources), share, int(seed))
         origin = WHOLE if photos.folder else MEMORY
@@ -396,7 +410,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         log = self._log()
         data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
         # Outliers that lie together are neighbors of one another: so their share is given.
-        plain = {"trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
+        plain = {"heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
         return found.least_usual(self.trim)
 
@@ -645,6 +659,66 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(self.n_features_in_)])
         return [f"column {name}" for name in names]
 
+    # --- where -----
+
+    @own_state()
+    def heatmap(self, X: Any) -> NDArray[Any]:
+        """Compute where each image is out-of-distribution, or which columns of each row are.
+
+        For images, the posterior of each patch is asked which of the two priors it belongs to (`docs/heatmaps.md`).
+        The maps are trained by `fit(heatmaps=True)`, or by the first call of this method.
+
+        Args:
+            X: data in any form that `NegVAEDetector` describes.
+
+        Returns:
+            -log10 of the p-value of each pixel among the pixels of held-out inliers, N x H x W, so that 3 means one in
+            a thousand for every image; for rows of features, of each column among the columns of inliers, N x D.
+            Photos of several sizes give N objects, each a map of the size to which the photo is decoded.
+
+        Raises:
+            ValueError: if the detector was loaded without maps: it has no inliers to train them on.
+        """
+        check_is_fitted(self, "model_")
+        if self.model_.takes_features:
+            fitted = self.calibration_.reference.neighbors
+            if fitted is None:
+                raise ValueError("this detector has no reference rows to compare columns with: fit it anew")
+            prepared = self.model_.prepare(self._read(X, "test", fitting=False)[1]).double().flatten(1).cpu()
+            return column_surprise(prepared.numpy(), fitted).astype(np.float32)
+        maps, decoding = self._maps(), self.config_.images
+        if decoding is None or not decoding.tiled:
+            return maps(self._inputs(X)[0])
+        found = [blend(maps(torch.from_numpy(tiles)), plan) for tiles, plan in each_photo(X, "test", decoding)]
+        whole = np.empty(len(found), object)
+        for place, values in enumerate(found):
+            whole[place] = values.astype(np.float32)
+        return np.stack(found).astype(np.float32) if len({values.shape for values in found}) == 1 else whole
+
+    def _maps(self) -> Heatmaps:
+        """Return the maps, training them if the inliers are at hand."""
+        if self._artifact.heatmaps is None:
+            if self._inliers is None:
+                raise ValueError(
+                    "this detector was loaded without heat maps, and has no inliers to train them on: set heatmaps=True"
+                    " before fit, or train with `negvae train --heatmaps`"
+                )
+            maps = self._trained_maps(self.config_, *self._inliers)
+            reference = dataclasses.replace(self.calibration_.reference, heatmaps=maps)
+            calibration = dataclasses.replace(self.calibration_, reference=reference)
+            self._take(
+                dataclasses.replace(self._artifact, calibration=calibration, heatmaps=maps),
+                self._history,
+                self._recorded,
+            )
+        return self._artifact.maps()
+
+    def _trained_maps(self, config: RunConfig, training: Tensor, held_out: Tensor) -> Heatmaps:
+        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
+        return fit_heatmaps(
+            training, held_out, seed=config.seed, precision=config.precision, device=config.device, log=log
+        )
+
     # --- guarantees -----
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
@@ -854,7 +928,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         progress.seconds = sum(row["seconds"] for row in self._history[-1:])
         write_metrics(directory, self._history)
         result = TrainingResult(artifact.model, progress, "finished", self._history)
-        save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration)
+        save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration, artifact.heatmaps)
         parameters = {
             key: artifact.config.to_dict()[key] if key in ("network", "likelihood") and value is not None else value
             for key, value in self._named_parameters().items()
@@ -899,6 +973,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _restore(self, directory: Path, device: str) -> None:
         artifact = load_artifact(directory, device)
         self._take(artifact, read_metrics(directory), read_recorded(directory, artifact.provenance))
+        self._inliers = None
         names = read_section(directory, "detector").get("feature_names")
         if names is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)

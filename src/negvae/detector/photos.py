@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from negvae.data.folders import choose_decoding, look_at
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Source, as_images
 from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared, read_photo
+from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
 from negvae.detector.inputs import as_array
 from negvae.runs.folders import FolderInliers, folder_inliers
@@ -142,14 +144,32 @@ def read(photos: Photos, decoding: Decoding) -> tuple[Tensor, NDArray[np.int64]]
 
 def read_any(data: Any, split: Split, decoding: Decoding) -> tuple[Tensor, NDArray[np.int64]]:
     """Convert data of any form to the inputs of a model that was trained on photos; see `read`."""
+    return _stacked([tiles for tiles, _ in each_photo(data, split, decoding)])
+
+
+def each_photo(data: Any, split: Split, decoding: Decoding) -> Iterator[tuple[NDArray[np.uint8], Tiling]]:
+    """Decode data of any form for a model that was trained on photos.
+
+    Args:
+        data: photos, or images in any form that `negvae.NegVAEDetector` takes.
+        split: split to read of a named data set.
+        decoding: how they are decoded.
+
+    Yields:
+        The tiles of each image, uint8, T x C x h x w, and their places in it.
+
+    Raises:
+        ValueError: if an image is broken; the message names it.
+    """
     if (photos := photos_of(data, split)) is not None:
-        return read(photos, decoding)
+        yield from (read_photo(source, name, decoding) for name, source in photos.sources)
+        return
     if isinstance(data, list | tuple) and any(getattr(item, "ndim", 0) in (2, 3) for item in data):
         arrays = [as_images(np.asarray(item)[None], f"item {place}").images[0] for place, item in enumerate(data)]
     else:
         array, name = as_array(data, split)
         arrays = list(as_images(np.asarray(array), name).images)
-    return _stacked([fit_photo(prepared(image, "X", decoding), decoding)[0] for image in arrays])
+    yield from (fit_photo(prepared(image, "X", decoding), decoding) for image in arrays)
 
 
 def _stacked(parts: list[NDArray[np.uint8]]) -> tuple[Tensor, NDArray[np.int64]]:

@@ -6,6 +6,7 @@ sample.
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,12 +28,14 @@ from negvae.report.photos import SIDE, photos, pictures
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.pictures import palette, picture
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import combine
@@ -314,8 +317,8 @@ def _page(artifact: Artifact, calibration: Calibration, findings: Findings, inpu
     least, most, sample = findings.least.ordered(), findings.most.ordered(), findings.sample.columns
     sections = [
         Section("Counts", _counts(calibration, findings)),
-        _extremes(artifact.model, "Least typical", least, calibration),
-        _extremes(artifact.model, "Most typical", most, calibration),
+        _extremes(artifact, "Least typical", least, calibration),
+        _extremes(artifact, "Most typical", most, calibration),
         _histograms(calibration, findings, sample),
         _map(artifact, findings, sample),
     ]
@@ -357,7 +360,8 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
 
 
-def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration) -> Section:
+def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Calibration) -> Section:
+    model = artifact.model
     lowest = title.startswith("Most")
     intro = f"The {len(columns['p'])} rows with the {'lowest' if lowest else 'highest'} {calibration.score}, in order."
     names = [name for name in columns if name in SCORES]
@@ -377,9 +381,21 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
             pair = columns["images"], reconstructions(model, columns["images"])
             images, again = (_viewable(array) for array in pair)
         scale = max(1, LARGEST_SIDE // max(images.shape[2:]))
+        maps = []
+        if artifact.heatmaps is not None:
+            colored = functools.partial(_colored, artifact.heatmaps)
+            if columns["images"].dtype == object:
+                shades = _viewable(pictures(columns["images"], colored)[1], SIDE)
+            else:
+                shades = _viewable(colored(columns["images"]))
+            caption = (
+                "Where they are out-of-distribution: from black to pale yellow, 0 to 6, -log10 of a pixel's p-value."
+            )
+            maps = [document.image_grid(shades, columns=8, scale=scale, caption=caption)]
         blocks = [
             document.row(
                 document.image_grid(images, columns=8, scale=scale, caption="The images."),
+                *maps,
                 document.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
             )
         ]
@@ -391,6 +407,12 @@ def _extremes(model: VAE, title: str, columns: Columns, calibration: Calibration
         caption=f"The first {len(rows)} of them. Larger scores mean farther from the training data.",
     )  # fmt: skip
     return Section(title, Markup().join([*blocks, tables.html(table)]), intro)
+
+
+def _colored(maps: Heatmaps, images: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return the maps of images in the colors of `negvae.runs.pictures`, N x 3 x H x W."""
+    levels = np.stack([np.asarray(picture(values)) for values in maps(torch.from_numpy(images))])
+    return palette()[levels].transpose(0, 3, 1, 2)
 
 
 def _viewable(images: NDArray[Any], largest: int = LARGEST_SIDE) -> NDArray[np.uint8]:

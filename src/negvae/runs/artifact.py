@@ -1,7 +1,7 @@
 """The folder that holds a trained model.
 
-It holds config.yaml, weights.safetensors, metrics.jsonl and MODEL_CARD.md, and calibration.safetensors if inliers were
-held out. Loading a model runs no code from the folder.
+It holds config.yaml, weights.safetensors, metrics.jsonl and MODEL_CARD.md, calibration.safetensors if inliers were
+held out, and heatmaps.safetensors if maps were trained. Loading a model runs no code from the folder.
 """
 
 from __future__ import annotations
@@ -28,8 +28,11 @@ from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.files import from_json, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
+from negvae.runs.heatmaps import FILE as HEATMAPS
+from negvae.runs.heatmaps import load_heatmaps, save_heatmaps
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
@@ -57,6 +60,7 @@ class Artifact:
         epochs: number of completed epochs; less than `config.epochs` if the run was stopped.
         finished: whether all epochs are completed.
         calibration: scores of held-out inliers and the threshold; None if no inliers were held out.
+        heatmaps: maps of where an image is out-of-distribution; None if they were not trained.
     """
 
     directory: Path
@@ -66,6 +70,23 @@ class Artifact:
     epochs: int
     finished: bool
     calibration: Calibration | None = None
+    heatmaps: Heatmaps | None = None
+
+    def maps(self) -> Heatmaps:
+        """Return the maps of where an image is out-of-distribution.
+
+        Returns:
+            The maps.
+
+        Raises:
+            ValueError: if the run has none.
+        """
+        if self.heatmaps is None:
+            raise ValueError(
+                f"{self.directory} has no heat maps: train with `negvae train --heatmaps`, or in Python with"
+                " NegVAEDetector(heatmaps=True)"
+            )
+        return self.heatmaps
 
     def scorer(self, precision: str | None = None, ensemble: tuple[VAE, ...] = ()) -> Scorer:
         """Return a scorer of this model, which computes the same scores that its calibration is based on.
@@ -206,6 +227,7 @@ def save_artifact(
     result: TrainingResult,
     provenance: dict[str, Any],
     calibration: Calibration | None = None,
+    heatmaps: Heatmaps | None = None,
 ) -> None:
     """Write the files that `load_artifact` reads; the training loop has written metrics.jsonl."""
     model = result.model
@@ -224,6 +246,10 @@ def save_artifact(
         save_calibration(directory, calibration)
     else:
         (directory / CALIBRATION).unlink(missing_ok=True)  # of an earlier stretch of training
+    if heatmaps is not None:
+        save_heatmaps(directory, heatmaps)
+    else:
+        (directory / HEATMAPS).unlink(missing_ok=True)
 
 
 @own_state()
@@ -266,7 +292,10 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     # Version 0.1 scored as it trained, and noted what "auto" came to among the facts on the machine.
     before = str(provenance.get("precision", config.precision)) if not model.takes_features else "float32"
     found = _load_calibration(directory, "float32" if before == "auto" else before) if calibration else None
-    return Artifact(directory, config, model, provenance, epochs, finished, found)
+    maps = load_heatmaps(directory, shape, model.device)
+    if found is not None and maps is not None:
+        found = dataclasses.replace(found, reference=dataclasses.replace(found.reference, heatmaps=maps))
+    return Artifact(directory, config, model, provenance, epochs, finished, found, maps)
 
 
 def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:

@@ -23,7 +23,9 @@ from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.drift import columns_of
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.quantization import moved, quantize_model, try_int8
+from negvae.scoring.references import References
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import Owners
@@ -35,6 +37,7 @@ def calibrated(
     result: TrainingResult,
     images: Tensor,
     held_out: Tensor,
+    heatmaps: Heatmaps | None = None,
     **options: Any,
 ) -> Calibration:
     """Calibrate a newly trained model; see `negvae.scoring.scorer.calibrate` for the options.
@@ -45,7 +48,8 @@ def calibrated(
     """
     if result.model.takes_features:
         result.model.double()
-    found = calibrate(Scorer(result.model), images, held_out, components=score_components(config), **options)
+    scorer = Scorer(result.model, References(heatmaps=heatmaps))
+    found = calibrate(scorer, images, held_out, components=score_components(config), **options)
     return with_columns(found, held_out)
 
 
@@ -120,9 +124,10 @@ def calibrate_run(
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
-    scorer, present = Scorer(artifact.model), before.score if before else None
+    known = References(heatmaps=artifact.heatmaps)
+    scorer, present = Scorer(artifact.model, known), before.score if before else None
     if precision == "bfloat16":
-        scorer = Scorer(artifact.model, precision=resolve_precision(precision, artifact.model.device))
+        scorer = Scorer(artifact.model, known, precision=resolve_precision(precision, artifact.model.device))
     if precision == "int8":
         if training is None:
             raise ValueError(f"{directory} was fitted on data in memory, which is not kept: int8 is rounded by it")

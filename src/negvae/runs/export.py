@@ -22,11 +22,13 @@ from negvae.files import need, replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
+from negvae.model.patches import PatchEncoder
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import columns_of
 from negvae.runs.graph import Decision, finite32, traced
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.heatmaps import Heatmaps, log_odds_maps, surprise, surprise_table
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.table import SCORES, names_of
 from negvae.scoring.tiles import RULES, TOP, combine
@@ -34,6 +36,7 @@ from negvae.scoring.tiles import RULES, TOP, combine
 FORMATS = ("onnx",)
 CHANNEL_ORDERS = {1: "gray", 3: "RGB"}
 """Order of the channels in the metadata, by their number."""
+HEATMAP = "-log10 of each pixel's p-value among the pixels of held-out inliers, where it is out-of-distribution"
 TOLERANCE = 1e-3
 """Largest relative difference from the library's own scores that an export may have."""
 
@@ -79,9 +82,10 @@ def export_onnx(
 
     The graph's input is "images" (uint8, N x C x H x W), or "rows" (float64, N x D) for a model of features, with any
     N. Its outputs, each of length N, are "score" (float32, larger = more out-of-distribution), "p_value" (float64) and
-    "is_outlier" (bool). Of a model of tiled images, a call takes the tiles of one image, and the outputs have length 1.
-    Images are scored in float32 and rows in float64, as in the library. The file's metadata describe it and what it was
-    made from.
+    "is_outlier" (bool). Of a model of tiled images, a call takes the tiles of one image, and these have length 1. If
+    the run has heat maps, a fourth output "heatmap" (float32, N x H x W) is the map that `NegVAEDetector.heatmap`
+    gives, of each tile if images are tiled. Images are scored in float32 and rows in float64, as in the library. The
+    file's metadata describe it and what it was made from.
 
     Args:
         directory: folder of the run.
@@ -108,7 +112,7 @@ def export_onnx(
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
     calibration = _calibration(artifact, score, target_fpr, confidence)
-    graph = _Graph(artifact.model, calibration).eval()
+    graph = _Graph(artifact.model, calibration, artifact.heatmaps).eval()
     model = _traced(graph)
     onnx.helper.set_model_props(model, _metadata(artifact, calibration))
     onnx.checker.check_model(model, full_check=True)
@@ -140,10 +144,15 @@ def _calibration(
 
 
 class _Graph(nn.Module):
-    """A module from stored images or rows to (score, p-value, decision), with only the parts that the score needs."""
+    """A module from stored images or rows to (score, p-value, decision), with only the parts that the score needs.
 
-    def __init__(self, model: VAE, calibration: Calibration) -> None:
+    With maps, it gives a heat map too.
+    """
+
+    def __init__(self, model: VAE, calibration: Calibration, maps: Heatmaps | None = None) -> None:
         super().__init__()
+        self.patches = None if maps is None else _scaled(copy.deepcopy(maps.network))
+        self.table = None if maps is None else torch.from_numpy(surprise_table(maps.counts)).float()
         self.score = SCORES[calibration.score]
         self.references = calibration.reference
         self.rows = model.takes_features
@@ -171,13 +180,18 @@ class _Graph(nn.Module):
         stored = stored.unsqueeze(2).unsqueeze(3) if self.rows else stored
         return Pass(self.model, stored, draws=self.draws, references=self.references)
 
-    def forward(self, stored: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return score, p-value and decision (N each; of tiles, which are those of one image, one each)."""
+    def forward(self, stored: Tensor) -> tuple[Tensor, ...]:
+        """Return score, p-value and decision (N each; of tiles, which are those of one image, one each).
+
+        If the run has heat maps, they are the fourth value (N x H x W).
+        """
         score = self.score.read(self._over(stored))
         if self.rule:
             score = _of_image(finite32(score), self.rule)
         decided: tuple[Tensor, Tensor, Tensor] = self.decision(score)
-        return decided
+        if self.patches is None or self.table is None:
+            return decided
+        return (*decided, surprise(log_odds_maps(self.patches, stored.float() / 255, torch.float32), self.table))
 
 
 def _of_image(scores: Tensor, rule: str) -> Tensor:
@@ -208,6 +222,14 @@ class _Scaled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Scale and shift every channel (N x C x H x W)."""
         return x * self.scale + self.shift
+
+
+def _scaled(network: PatchEncoder) -> PatchEncoder:
+    for part in list(network.modules()):
+        for name, layer in list(part.named_children()):
+            if isinstance(layer, nn.BatchNorm2d):
+                setattr(part, name, _Scaled(layer))
+    return network
 
 
 def _plain(network: nn.Sequential) -> nn.Sequential:
@@ -244,7 +266,8 @@ def _traced(graph: _Graph) -> Any:
         ValueError: if the graph cannot be traced.
     """
     try:
-        return traced(graph, _example(graph.model, 2), "rows" if graph.rows else "images")
+        names = () if graph.patches is None else ("heatmap",)
+        return traced(graph, _example(graph.model, 2), "rows" if graph.rows else "images", names)
     except Exception as error:  # torch has many kinds, and the score may be anybody's function
         raise ValueError(
             f"score {graph.score.name} cannot be exported, it is not made of torch's functions alone"
@@ -296,6 +319,7 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
         **_images(artifact, calibration),
+        **({} if artifact.heatmaps is None else {"heatmap": HEATMAP}),
         "arithmetic": "float64" if model.takes_features else "float32",
     }
 
@@ -347,6 +371,12 @@ def _difference(content: bytes, artifact: Artifact, calibration: Calibration) ->
             f"the exported graph does not score as the library does (relative difference {difference:.2g}):"
             " nothing was written; please report this with the versions of torch and onnxruntime"
         )
+    if artifact.heatmaps is not None:
+        apart = float(np.abs(run_onnx_maps(content, stored.numpy()) - artifact.heatmaps(stored)).max())
+        if apart > TOLERANCE:
+            raise ValueError(
+                f"the exported graph's heat maps differ from the library's by {apart:.2g}: nothing was written"
+            )
     return difference, len(wanted)
 
 
@@ -387,11 +417,22 @@ def run_onnx(model: bytes | Path, stored: NDArray[Any]) -> tuple[NDArray[Any], N
     Raises:
         ImportError: if the extra "onnx" is not installed.
     """
+    score, p_value, called = _outputs(model, stored)[:3]
+    return score, p_value, called
+
+
+def run_onnx_maps(model: bytes | Path, stored: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the heat maps (N x H x W) of an exported file; the arguments are those of `run_onnx`."""
+    maps: NDArray[np.float32] = _outputs(model, stored)[3]
+    return maps
+
+
+def _outputs(model: bytes | Path, stored: NDArray[Any]) -> list[Any]:
     runtime = need("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     content = model if isinstance(model, bytes) else str(model)
     session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    score, p_value, called = session.run(None, {session.get_inputs()[0].name: stored})
-    return score, p_value, called
+    outputs: list[Any] = session.run(None, {session.get_inputs()[0].name: stored})
+    return outputs

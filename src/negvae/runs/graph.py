@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -63,13 +63,14 @@ def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return floor
 
 
-def traced(graph: nn.Module, example: Tensor, input_name: str) -> Any:
+def traced(graph: nn.Module, example: Tensor, input_name: str, further: Sequence[str] = ()) -> Any:
     """Trace a module to an ONNX ModelProto with outputs "score", "p_value" and "is_outlier", for any number of inputs.
 
     Args:
         graph: module from N inputs to the three outputs.
         example: inputs to trace with, 2 at least.
         input_name: name of the graph's input.
+        further: names of further outputs.
 
     Returns:
         The `onnx.ModelProto`.
@@ -77,7 +78,7 @@ def traced(graph: nn.Module, example: Tensor, input_name: str) -> Any:
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph, (example,), dynamo=True, input_names=[input_name],
-            output_names=["score", "p_value", "is_outlier"],
+            output_names=["score", "p_value", "is_outlier", *further],
             dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False,
         )  # fmt: skip
     assert program is not None  # it is where no file is named

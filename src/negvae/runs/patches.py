@@ -18,7 +18,7 @@ from torch import Tensor
 from negvae.config import RunConfig
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.streams import InputSpec, stream
-from negvae.runs.artifact import load_artifact
+from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_images, encoder_of
 from negvae.scoring.patches import PatchBank, enlarged, fit_bank
 from negvae.training.checkpoint import save_tensors
@@ -137,11 +137,17 @@ def open_patch_maps(directory: Path | str, embed: Path | str | None = None) -> P
         FileNotFoundError: if the folder or the encoder does not exist.
         ValueError: if the run has no maps of patches, or their file is damaged.
     """
-    directory = Path(directory)
-    encoder = encoder_of(load_artifact(directory, "cpu"), embed)
-    path = directory / PATCHES
+    artifact = load_artifact(directory, "cpu")
+    return maps_of_encoder(artifact, encoder_of(artifact, embed))
+
+
+def maps_of_encoder(artifact: Artifact, encoder: Encoder | None) -> PatchMaps:
+    """Return the maps of a run with an encoder that has been opened; see `open_patch_maps`."""
+    path = artifact.directory / PATCHES
     if encoder is None or not path.is_file():
-        raise ValueError(f"{directory} has no maps of patches: train with --embed and an encoder that gives a map")
+        raise ValueError(
+            f"{artifact.directory} has no maps of patches: train with --embed and an encoder that gives a map"
+        )
     try:
         with safe_open(path, "np") as file:
             bank = PatchBank(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping

@@ -24,11 +24,13 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Batch, InputSpec, stream
-from negvae.files import replacing, shown, temporary_folder
+from negvae.files import refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeling
+from negvae.runs.patches import maps_of_encoder
+from negvae.runs.pictures import MapWriter
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
@@ -87,6 +89,7 @@ def score_files(
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
     embed: Path | str | None = None,
+    heatmaps: Path | None = None,
     device: str = "auto",
     on_rows: Callable[[int], None] = lambda rows: None,
     log: Callable[[str], None] = lambda text: None,
@@ -115,6 +118,8 @@ def score_files(
         precision: "float32", "bfloat16" or "int8"; None for the precision of the calibration, which is the only one
             that a calibrated model accepts.
         embed: present path of the encoder that the model was trained with; None for the path at the time of training.
+        heatmaps: folder, new or empty, to write a PNG for each image into, which shows where it is
+            out-of-distribution; the column `heatmap` names it. None for no maps.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         on_rows: called after every batch with the number of rows scored so far.
         log: called with each line that the user should see.
@@ -134,11 +139,11 @@ def score_files(
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
         max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed,
-        device=device, log=log,
+        heatmaps=heatmaps, device=device, log=log,
     )  # fmt: skip
     calibration = scoring.calibration
     left_out = LeftOut()
-    without = [] if out is None else [out]
+    without = [path for path in (out, heatmaps) if path is not None]
     batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
     # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
@@ -187,6 +192,7 @@ class Scoring:
         label: function that names the group of each row; None if no group is known.
         encoder: encoder that turns images into rows of features; None if the model takes the inputs themselves.
         rule: rule that makes one score of those of an image's tiles, if images are tiled.
+        pictures: writer of a map for each image; None if none are wanted.
     """
 
     scorer: Scorer
@@ -197,6 +203,7 @@ class Scoring:
     label: Label | None = None
     encoder: Encoder | None = None
     rule: str = UNCALIBRATED
+    pictures: MapWriter | None = None
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
@@ -232,6 +239,7 @@ def open_scoring(
     ensemble: Sequence[Path] = (),
     precision: str | None = None,
     embed: Path | str | None = None,
+    heatmaps: Path | None = None,
     device: str = "auto",
     log: Callable[[str], None] = lambda text: None,
 ) -> Scoring:
@@ -258,8 +266,13 @@ def open_scoring(
     calibration = _decision(artifact, names[0], target_fpr, confidence, fdr, log)
     encoder = encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    rule = artifact.calibration.tiles if artifact.calibration else ""
-    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder, rule or UNCALIBRATED)
+    rule = (artifact.calibration.tiles if artifact.calibration else "") or UNCALIBRATED
+    pictures = None
+    if heatmaps is not None:
+        maps = artifact.maps() if encoder is None else maps_of_encoder(artifact, encoder)
+        refuse_used(heatmaps)
+        pictures = MapWriter(heatmaps, maps)
+    return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder, rule, pictures)
 
 
 @dataclass
@@ -327,7 +340,7 @@ def _decision(
 def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     """Score a batch; rows with errors get nulls."""
     names, calibration = scoring.names, scoring.calibration
-    batch = embedded(batch, scoring.encoder)
+    seen, batch = batch, embedded(batch, scoring.encoder)
     failed = np.array([bool(error) for error in batch.errors])
     good = batch.good()
     scores = scores_of(scoring.scorer, batch, good, names, scoring.rule) if len(good) else {}
@@ -346,6 +359,10 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
             labels = scoring.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])
         p = calibration.p_values(scores[names[0]], labels)
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
+    pictures: dict[str, pa.Array] = {}
+    if scoring.pictures is not None:
+        written = iter(scoring.pictures.write(seen, good))
+        pictures["heatmap"] = pa.array([None if bad else next(written) for bad in failed], pa.string())
     return pa.RecordBatch.from_pydict(
         {
             "path": pa.array(map(shown, batch.paths), pa.string()),
@@ -353,6 +370,7 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
             **{name: column(scores.get(name), pa.float32()) for name in names},
             "p_value": column(p, pa.float64()),
             "is_outlier": column(outlier, pa.bool_()),
+            **pictures,
             "error": pa.array([shown(error) or None for error in batch.errors], pa.string()),
         }
     )

@@ -20,6 +20,7 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.folders import BROKEN, write_skipped
+from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
@@ -43,6 +44,7 @@ def run_seeds(
     resume: bool = False,
     log: Log = silent,
     left_open: Collection[str] = (),
+    heatmaps: bool = False,
     trainer: Callable[..., list[TrainingResult]] = train_seeds,
     **options: Any,
 ) -> list[TrainingResult]:
@@ -58,6 +60,8 @@ def run_seeds(
         log: called with each line that the user should see.
         left_open: names of the fields that the user did not set (see `negvae.runs.resolve.fill_in`); the run's folder
             records their values.
+        heatmaps: whether to train maps of where an image is out-of-distribution, which takes a few minutes more; they
+            need inliers that are held out for calibration.
         trainer: function that trains, with the signature of `negvae.training.loop.train_seeds`.
 
     Returns:
@@ -71,6 +75,11 @@ def run_seeds(
     config = configs[0]
     if config.calibration and len(configs) > 1:
         raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
+    if heatmaps and (config.takes_features or not config.calibration):
+        raise ValueError(
+            "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
+            " network for images and a --calibration above 0"
+        )
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
     resolved = resolve(config, log, left_open)
@@ -92,16 +101,25 @@ def run_seeds(
             configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
         )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
-        calibration = None
+        calibration = maps = None
+        if heatmaps and result.progress.finished and len(inliers.held_out):
+            maps = fit_heatmaps(
+                inliers.training,
+                inliers.held_out,
+                seed=each.seed,
+                precision=each.precision,
+                device=each.device,
+                log=log,
+            )
         if len(inliers.held_out):
             rate = TARGET_FPR if inliers.held_out_images >= least_held_out(TARGET_FPR) else None
             rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
             calibration = calibrated(
-                each, result, inliers.training, inliers.held_out, target_fpr=rate, confidence=config.confidence,
+                each, result, inliers.training, inliers.held_out, maps, target_fpr=rate, confidence=config.confidence,
                 groups=inliers.groups, owners=inliers.owners, log=log,
             )  # fmt: skip
             log(f"calibrated: {calibration.describe()}")
-        save_artifact(directory, each, result, origin, calibration)
+        save_artifact(directory, each, result, origin, calibration, maps)
         if (bank := fit_patches(each, inliers.held_out_rows)) is not None:
             save_patches(directory, bank)
         if inliers.columns is not None:

@@ -188,7 +188,7 @@ def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0
     spaces = slice(0 if rows.shape[1] < len(rows) else 1, 2)
     distances = among(own, of_own, np.arange(len(own)), count)[spaces]
     usual = max(math.floor((1 - contamination) * len(own)), 2)
-    tails, excess = zip(*(_tail(np.sort(found)[:usual]) for found in distances), strict=True)
+    tails, excess = zip(*(tail_of(np.sort(found)[:usual]) for found in distances), strict=True)
     kept = rows if len(tails) == 2 else rows[:0]
     fitted = Neighbors(
         weights, kept, basis, damping, np.array([unit]), whitened, np.array(tails), np.array(excess),
@@ -333,8 +333,15 @@ def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int)
     return np.concatenate(first), np.concatenate(second)
 
 
-def _tail(distances: Values) -> tuple[Values, float]:
-    """Return the tail probabilities of distances: knots (2 x KNOTS), and the mean excess over the last of them."""
+def tail_of(distances: Values) -> tuple[Values, float]:
+    """Return the tail probabilities of distances: knots (2 x KNOTS), and the mean excess over the last of them.
+
+    Args:
+        distances: distances of inliers, ascending.
+
+    Returns:
+        The knots' distances, then -log of their tail probabilities, and the excess.
+    """
     quantile = min(TAIL, max(1 - LEAST_EXCEEDING / len(distances), 0.5))
     levels = np.linspace(0, quantile, KNOTS)
     knots = np.quantile(distances, levels)

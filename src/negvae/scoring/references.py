@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 if TYPE_CHECKING:
+    from negvae.scoring.heatmaps import Heatmaps
     from negvae.scoring.neighbors import Neighbors
 
 Values = NDArray[np.float64]
@@ -23,11 +24,13 @@ class References:
         scales: 5% quantile, median, 95% quantile and mean of a score on training images, by the score's name.
         fitted: result of fitting a score (`negvae.scoring.table.Score.fit`), by the score's name.
         neighbors: reference rows of the score "neighbors"; None if images are scored.
+        heatmaps: maps that the score "defects" is computed from; None if they were not trained.
     """
 
     scales: Mapping[str, Values] = field(default_factory=dict)
     fitted: Mapping[str, Values] = field(default_factory=dict)
     neighbors: Neighbors | None = None
+    heatmaps: Heatmaps | None = None
 
     @property
     def components(self) -> list[str]:
@@ -38,6 +41,8 @@ class References:
         """Return whether the statistics that a score needs are present: its fit if it is `fitted`, else any scales."""
         if name == "neighbors":
             return self.neighbors is not None
+        if name == "defects":
+            return self.heatmaps is not None
         return name in self.fitted if fitted else bool(self.scales)
 
 

@@ -111,6 +111,11 @@ class Scorer:
         for score in map(score_of, scores):
             if self.quantized is not None:
                 refuse_in_int8(score, self.quantized)
+            if score.name == "defects" and self.references.heatmaps is None:
+                raise ValueError(
+                    "score defects needs heat maps: train with `negvae train --heatmaps`, or in Python with"
+                    " NegVAEDetector(heatmaps=True)"
+                )
             if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
                 raise ValueError(
                     f"score {score.name} is measured against training images: run `negvae calibrate` first"
@@ -207,6 +212,10 @@ def calibrate(
                 references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
     else:
         names = [name for name in names if not SCORES[name].needs]
+    maps = scorer.references.heatmaps
+    if maps is not None and scorer.quantized is None:
+        names = [*names, "defects"]
+    references = replace(references, heatmaps=maps)
     measured = replace(scorer, references=references)
     names = list(dict.fromkeys(names))
     raw = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}

@@ -112,6 +112,11 @@ SCORES: Table[Score] = Table(
             target="negvae.scoring.neighbors:neighbors",
         ),
         Score(
+            name="defects", meaning="mean log-odds of the negative prior in the most conspicuous 1% of the pixels",
+            unit="nats per latent dimension, over c", needs=("reference", "pixels"),
+            target="negvae.scoring.heatmaps:defects", not_exported="the file's output heatmap holds its maps",
+        ),
+        Score(
             name="dose", meaning="how unusual the model's statistics are, all together",
             unit="squared Mahalanobis distance", needs=("decoder", "reference"), papers=("morningstar2021",),
             calibrated=True, target="negvae.scoring.dose:dose", fit="negvae.scoring.dose:DENSITY",

@@ -1,0 +1,103 @@
+"""Train maps of where an image is out-of-distribution, and keep them in a run's folder."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from negvae.model.patches import PatchEncoder
+from negvae.runs.resolve import Log, silent
+from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
+from negvae.training.checkpoint import save_tensors
+from negvae.training.patches import train_patches
+
+FILE = "heatmaps.safetensors"
+_SIZES = ("channels", "stride", "width", "latent_size", "shift")
+
+
+def fit_heatmaps(
+    training: Tensor,
+    held_out: Tensor,
+    *,
+    seed: int = 0,
+    precision: str = "auto",
+    device: str = "auto",
+    log: Log = silent,
+) -> Heatmaps:
+    """Train the posterior of each patch and calibrate its maps.
+
+    Args:
+        training: inliers to train on, uint8, N x C x H x W.
+        held_out: inliers to calibrate on, uint8, M x C x H x W.
+        seed: seed of the training.
+        precision: precision of the training's arithmetic, as in `RunConfig`; maps are computed in float32.
+        device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
+        log: called with a line about how long it took.
+
+    Returns:
+        The maps.
+
+    Raises:
+        ValueError: if there are fewer than two images to train on, or none to calibrate on.
+    """
+    started = time.monotonic()
+    network = train_patches(training, seed=seed, precision=precision, device=device)
+    maps = calibrated_heatmaps(network, held_out)
+    log(
+        f"heat maps: trained in {time.monotonic() - started:.0f} s, calibrated by {maps.counts.sum():,} pixels of"
+        f" {len(held_out):,} held-out inliers"
+    )
+    return maps
+
+
+def save_heatmaps(directory: Path, maps: Heatmaps) -> None:
+    """Write the maps' encoder and calibration to a run's folder."""
+    network = maps.network
+    tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors |= {"counts": torch.from_numpy(maps.counts), "scores": torch.from_numpy(maps.scores)}
+    sizes = {name: getattr(network, name) for name in _SIZES}
+    header = {"sizes": json.dumps(sizes), "shape": json.dumps(list(maps.shape))}
+    save_tensors(directory / FILE, tensors, header)
+
+
+def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.device) -> Heatmaps | None:
+    """Read what `save_heatmaps` wrote.
+
+    Args:
+        directory: folder of the run.
+        shape: shape (C, H, W) of the run's images.
+        device: device to put the encoder on.
+
+    Returns:
+        The maps, or None if the run has none.
+
+    Raises:
+        ValueError: if the file is damaged or is of images of another shape.
+    """
+    path = directory / FILE
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        sizes, kept = json.loads(header["sizes"]), tuple(json.loads(header["shape"]))
+        network = PatchEncoder(**{name: sizes[name] for name in _SIZES})
+        state = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
+        network.load_state_dict(state)
+        network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        maps = Heatmaps(
+            network, (kept[0], kept[1], kept[2]), tensors["counts"].numpy(), np.asarray(tensors["scores"].numpy())
+        )
+    except (SafetensorError, KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); train with heat maps anew") from None
+    if maps.shape != shape:
+        given, wanted = ("x".join(map(str, each)) for each in (maps.shape, shape))
+        raise ValueError(f"{path}: is of {given} images, the run is of {wanted} (C x H x W)")
+    return maps

@@ -1,0 +1,110 @@
+"""Write maps of where images are out-of-distribution as pictures, one for each image, in one color scale for all."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from negvae.data.formats import IMAGE_ENDINGS
+from negvae.data.streams import Batch
+from negvae.data.tiling import blend, resized
+from negvae.files import replacing, shown
+from negvae.scoring.heatmaps import LARGEST
+
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
+"""The EXIF tag of an image's orientation, and its values for images that lie on their side."""
+
+
+class MapWriter:
+    """Writes a PNG for each image into a folder.
+
+    A PNG has the image's own size and its name. If two images have one name, the later ones get a number, and
+    images of a file with several of them get their index.
+
+    Args:
+        folder: folder to write into, which is created.
+        maps: function from images as the run takes them to their maps, `negvae.scoring.heatmaps.Heatmaps` or
+            `negvae.runs.patches.PatchMaps`.
+    """
+
+    def __init__(self, folder: Path, maps: Callable[[torch.Tensor], NDArray[Any]]) -> None:
+        self.folder, self.maps = folder, maps
+        self._used: set[str] = set()
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def write(self, batch: Batch, rows: NDArray[np.int64]) -> list[str]:
+        """Write the maps of some images of a batch.
+
+        Args:
+            batch: images as they were read; the tiles of tiled ones are blended into one map.
+            rows: numbers of the images in the batch, ascending.
+
+        Returns:
+            The name of each PNG in the folder.
+        """
+        images, owners = batch.inputs(rows)
+        maps = self.maps(torch.from_numpy(images))
+        if owners is None:
+            whole = list(maps)
+        else:
+            whole = [blend(maps[owners == place], batch.tilings[row]) for place, row in enumerate(rows)]
+        names = []
+        for row, values in zip(rows, whole, strict=True):
+            path, index = batch.paths[row], batch.indices[row]
+            size = own_size(path)
+            name = self._name(path, index, size is None)
+            with replacing(self.folder / name) as temporary:
+                picture(values if size is None else resized(values[None], size)[0]).save(temporary, "PNG")
+            names.append(name)
+        return names
+
+    def _name(self, path: str, index: int | None, packed: bool) -> str:
+        stem = shown(Path(path).stem) or "image"
+        stem = f"{stem}-{index}" if packed and index is not None else stem
+        name, number = f"{stem}.png", 1
+        while name.lower() in self._used:  # some file systems do not tell upper from lower case
+            number += 1
+            name = f"{stem}-{number}.png"
+        self._used.add(name.lower())
+        return name
+
+
+def picture(values: NDArray[Any]) -> Image.Image:
+    """Return a map as a picture: index 0 of its palette is 0, index 255 is `LARGEST` or more (-log10 of the p-value).
+
+    >>> picture(np.array([[0.0, 3.0, 9.0]])).getdata()[2]
+    255
+    """
+    levels = np.clip(np.rint(np.asarray(values, np.float64) * (255 / LARGEST)), 0, 255).astype(np.uint8)
+    image = Image.fromarray(levels)
+    image.putpalette(palette().tobytes())
+    return image
+
+
+@functools.cache
+def palette() -> NDArray[np.uint8]:
+    """Return the colors of maps, 256 x 3: black, through red, to pale yellow."""
+    from matplotlib import colormaps
+
+    colors: NDArray[np.uint8] = np.rint(colormaps["inferno"](np.arange(256))[:, :3] * 255).astype(np.uint8)
+    return colors
+
+
+def own_size(path: str) -> tuple[int, int] | None:
+    """Return the height and width of an image file as it is seen, from its header; None for other files."""
+    if not path.lower().endswith(IMAGE_ENDINGS):
+        return None
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION) in _TURNED
+    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return None
+    return (width, height) if turned else (height, width)

@@ -1,0 +1,132 @@
+"""Train the posterior of each patch on inliers and on inliers with a defect put in (`negvae.negatives.defects`).
+
+It is the paper's objective turned local: the KL divergence of a patch's posterior to N(0, I), or to the negative prior
+N(c 1, I) where the patch is part of a defect.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from negvae.device import autocast, own_state, resolve_device, resolve_precision
+from negvae.fast.memory import keep_freed_memory
+from negvae.model.initialization import initialize
+from negvae.model.patches import PatchEncoder, patch_stride
+from negvae.negatives.defects import defects
+from negvae.training.optimizers import adam
+from negvae.training.weights import Weights
+
+STEPS, BATCH, LEARNING_RATE = 4000, 16, 2e-3
+WARM_UP = 0.1
+"""Share of the steps over which the learning rate rises, before it falls like a cosine."""
+
+
+@own_state()
+def train_patches(
+    images: Tensor,
+    *,
+    seed: int = 0,
+    steps: int = STEPS,
+    batch_size: int = BATCH,
+    precision: str = "auto",
+    device: str = "auto",
+    on_step: Callable[[int], None] = lambda step: None,
+) -> PatchEncoder:
+    """Train a patch encoder on inliers alone.
+
+    Args:
+        images: inliers, uint8, N x C x H x W, N >= 2.
+        seed: seed of the weights, the batches and the defects.
+        steps: number of training steps.
+        batch_size: number of inliers in each step; a quarter of them stay whole.
+        precision: precision of the arithmetic, as in `RunConfig`.
+        device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
+        on_step: called after each step with the number of steps taken.
+
+    Returns:
+        The trained encoder, in evaluation mode, on the device.
+
+    Raises:
+        ValueError: if there are fewer than two images, or they are not uint8 images.
+
+    >>> images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
+    >>> train_patches(images, steps=2, batch_size=4, device="cpu").log_odds(images.float() / 255).shape
+    torch.Size([8, 8, 8])
+    """
+    if images.dtype != torch.uint8 or images.dim() != 4 or len(images) < 2:
+        raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8, N x C x H x W, N >= 2")
+    place = resolve_device(device)
+    keep_freed_memory()
+    network = build_patch_encoder(images.shape[1], patch_stride(*images.shape[2:]), seed).to(place).train()
+    kind = resolve_precision(precision, place)
+    dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
+    weights = Weights(network, [], dtype, lambda parameters: adam(parameters, LEARNING_RATE, capturable=False))
+    data, randomness = images.to(place), torch.Generator(place).manual_seed(seed + 0x5EED)
+    for step in range(steps):
+        for group in weights.optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * schedule(step, steps)
+        rows = torch.randint(len(data), (batch_size,), generator=randomness, device=place)
+        prepared = data[rows].float() / 255
+        whole, broken = prepared[: batch_size // 4], prepared[batch_size // 4 :]
+        made = defects(broken, randomness)
+        inputs = torch.cat([whole, made.images]).contiguous(memory_format=torch.channels_last)
+        shares = network.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks]))
+        with autocast(kind, place):
+            output = network(inputs)
+        patch_loss(network, output, shares).backward()  # type: ignore[no-untyped-call]
+        weights.step()
+        on_step(step + 1)
+    weights.release()
+    return network.eval()
+
+
+def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
+    """Compute the loss of a batch, a mean over its patches.
+
+    Args:
+        network: network that gave the output; its priors name the two divergences.
+        output: means and logarithms of variances, N x 2L x h x w.
+        shares: share of each patch that belongs to a defect, N x h x w; a half counts as all.
+
+    Returns:
+        The loss in nats per latent dimension.
+    """
+    mean, log_var = (part.reshape(-1, network.latent_size) for part in output.float().movedim(1, -1).chunk(2, -1))
+    log_var = log_var.clamp(-8, 8)
+    target = (2 * shares).clamp(max=1).flatten()
+    divergence = torch.lerp(network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var), target)
+    return divergence.mean() / network.latent_size
+
+
+def schedule(step: int, steps: int) -> float:
+    """Return the factor of the learning rate: it rises linearly and then falls like a cosine.
+
+    >>> [round(schedule(step, 100), 2) for step in (0, 9, 54, 99)]
+    [0.1, 1.0, 0.5, 0.0]
+    """
+    rise = max(WARM_UP * steps, 1)
+    if step + 1 <= rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(steps - rise, 1)))
+
+
+def build_patch_encoder(channels: int, stride: int, seed: int) -> PatchEncoder:
+    """Build the untrained encoder, with weights drawn from a generator of its own.
+
+    Args:
+        channels: C, the number of channels of an image.
+        stride: side of the blocks of pixels that its finest level works on.
+        seed: seed of the weights.
+
+    Returns:
+        The encoder, on the CPU.
+    """
+    with torch.device("meta"):
+        network = PatchEncoder(channels, stride)
+    network.to_empty(device="cpu")
+    initialize(network, "he", torch.Generator().manual_seed(seed))
+    return network.float().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,143 @@
+"""Heat maps of a run: kept, written as pictures, exported, shown on the page, and measured by masks of defects."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from negvae import NegVAEDetector
+from negvae.runs import heatmaps
+from negvae.runs.artifact import load_artifact
+from negvae.runs.pictures import palette
+from tests.cli.test_commands import call
+from tests.conftest import blobs
+
+SIDE = 24
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=60))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in the layout of MVTec AD: squares on blobs, masks twice as large as the images."""
+    root = tmp_path / "bottles"
+    names = {"train/good": (80, 0), "test/good": (8, 1), "test/square": (6, 2), "test/unmarked": (1, 3)}
+    for name, (count, seed) in names.items():
+        (root / name).mkdir(parents=True)
+        for index, image in enumerate(blobs(count, (1, SIDE, SIDE), seed).numpy()):
+            pixels = image[0].copy()
+            if "good" not in name:
+                pixels[2 : 8 + index, 3:9] = 255
+            Image.fromarray(pixels).save(root / name / f"{index:03}.png")
+    (root / "ground_truth/square").mkdir(parents=True)
+    for index in range(6):
+        mask = np.zeros((2 * SIDE, 2 * SIDE), np.uint8)
+        mask[4 : 2 * (8 + index), 6:18] = 255
+        Image.fromarray(mask).save(root / f"ground_truth/square/{index:03}_mask.png")
+    return root
+
+
+def test_from_a_folder_to_maps(capsys, folder, tmp_path):
+    run, maps = tmp_path / "run", tmp_path / "maps"
+    code, log, _ = call(
+        capsys, "train", "--data", folder, "--out", run, "--epochs", "1", "--preset", "general", "--device", "cpu"
+    )
+    assert code == 0
+    assert "80 images" in log
+    assert (run / heatmaps.FILE).exists()
+
+    code, table, _ = call(capsys, "evaluate", run, "--device", "cpu")
+    assert code == 0
+    found = json.loads((run / "evaluation.json").read_text())
+    assert found["kinds"].keys() == {"square", "unmarked", "all"}
+    assert found["kinds"]["all"]["images"] == 7
+    assert found["kinds"]["square"]["auroc_defects"] > 0.8
+    assert found["pixel_auroc"] > 0.85
+    assert 0 < found["pro"] <= 1
+    assert found["without_mask"] == 1
+    assert "1 images have no mask" in table
+    assert f"{found['pixel_auroc']:.3f}" in table
+
+    # Other names in capitals are the same to some file systems; an image of another size has a map of its own size.
+    (folder / "test/good/000.PNG").write_bytes((folder / "test/good/000.png").read_bytes())
+    Image.open(folder / "test/good/001.png").resize((50, 36)).save(folder / "test/good/wide.png")
+    out = tmp_path / "scores.jsonl"
+    options = ["--heatmaps", maps, "--out", out, "--score", "defects", "--resize", "--device", "cpu"]
+    code, _, log = call(capsys, "score", run, folder / "test", *options)
+    assert code == 0
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert len({row["heatmap"].lower() for row in rows}) == len(rows) == 17
+    assert {path.name for path in maps.iterdir()} == {row["heatmap"] for row in rows}
+    assert all(0 < row["p_value"] <= 1 for row in rows)
+    assert Image.open(maps / "wide.png").size == (50, 36)
+    square = next(row["heatmap"] for row in rows if row["path"].endswith("square/005.png"))
+    picture = Image.open(maps / square)
+    levels = np.asarray(picture)
+    artifact = load_artifact(run, "cpu")
+    image = np.asarray(Image.open(folder / "test/square/005.png"))[None, None]
+    wanted = artifact.maps()(torch.from_numpy(image.copy()))[0]
+    assert np.abs(levels / 255 * 6 - wanted.clip(0, 6)).max() <= 0.5 * 6 / 255 + 1e-6
+    assert np.array_equal(np.asarray(picture.convert("RGB")), palette()[levels])
+    code, _, error = call(capsys, "score", run, folder / "test", "--heatmaps", maps, "--out", out)
+    assert code == 2
+    assert "not empty" in error
+
+    page = tmp_path / "page.html"
+    assert call(capsys, "report", run, folder / "test/square", "--out", page, "--device", "cpu")[0] == 0
+    assert page.read_text().count("Where they are out-of-distribution") >= 2
+
+
+def test_detector_keeps_maps_and_says_when_it_cannot(tmp_path):
+    images = blobs(60, (1, SIDE, 20)).numpy()
+    detector = NegVAEDetector(epochs=1, preset="general", device="cpu", target_fpr=None).fit(images)
+    detector.save(tmp_path / "without")
+    with pytest.raises(ValueError, match="heatmaps=True"):
+        NegVAEDetector.load(tmp_path / "without", "cpu").heatmap(images)
+    with pytest.raises(ValueError, match="heatmaps=True"):
+        detector.ood_score(images, "defects")
+    found = detector.heatmap(images[:5])
+    assert found.shape == (5, SIDE, 20)
+    detector.save(tmp_path / "with")
+    loaded = NegVAEDetector.load(tmp_path / "with", "cpu")
+    assert np.array_equal(loaded.heatmap(images[:5]), found)
+    wanted = load_artifact(tmp_path / "with", "cpu").maps().image_scores(torch.from_numpy(images))
+    assert np.allclose(loaded.ood_score(images, "defects"), wanted)
+
+    content = (tmp_path / "with" / heatmaps.FILE).read_bytes()
+    (tmp_path / "with" / heatmaps.FILE).write_bytes(content[:-100])
+    with pytest.raises(ValueError, match="damaged"):
+        NegVAEDetector.load(tmp_path / "with", "cpu")
+
+
+def test_defects_may_decide_and_the_graph_has_the_maps(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from negvae.runs.export import export_onnx, run_onnx_maps
+
+    images = blobs(60, (3, 20, SIDE)).numpy()
+    options = {"epochs": 1, "preset": "general", "device": "cpu", "target_fpr": 0.2}
+    detector = NegVAEDetector(heatmaps=True, decision_score="defects", **options).fit(images)
+    broken = images.copy()
+    broken[:, :, 3:10, 3:10] = 255
+    assert (detector.predict(broken) == -1).mean() > 0.8
+    detector.save(tmp_path / "run")
+    with pytest.raises(ValueError, match="cannot be exported"):
+        export_onnx(tmp_path / "run")
+    written = export_onnx(tmp_path / "run", score="kl")
+    both = np.concatenate([images, broken])
+    assert np.abs(run_onnx_maps(written.path, both) - detector.heatmap(both)).max() < 1e-3
+
+
+def test_maps_need_held_out_images(capsys, tmp_path):
+    np.save(tmp_path / "in.npy", blobs(40, (1, SIDE, SIDE)).numpy())
+    asked = ["train", "--data", tmp_path / "in.npy", "--out", tmp_path / "run", "--calibration", "0", "--heatmaps"]
+    code, _, error = call(capsys, *asked)
+    assert code == 2
+    assert "held out" in error
+    assert not (tmp_path / "run").exists()

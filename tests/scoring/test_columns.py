@@ -1,0 +1,36 @@
+"""Which columns of a row are unusual: by themselves, or by the relations between columns."""
+
+import numpy as np
+import pytest
+
+from negvae import NegVAEDetector
+
+
+@pytest.fixture(scope="module", params=[400, 20])
+def detector(request):
+    return NegVAEDetector(epochs=1, device="cpu", target_fpr=None).fit(correlated(request.param, 0))
+
+
+def correlated(count, seed, columns=30):
+    rows = np.random.default_rng(seed).normal(5, 2, (count, columns))
+    rows[:, 1] = rows[:, 0] + 0.1 * (rows[:, 1] - 5)
+    return rows
+
+
+def test_the_column_that_is_far_out_is_named(detector):
+    rows = correlated(40, 1)
+    rows[np.arange(40), np.arange(40) % 28 + 2] += 25
+    found = detector.heatmap(rows)
+    assert found.shape == (40, 30)
+    assert (found[:, 2:].argmax(1) == np.arange(40) % 28).all()
+
+
+def test_a_broken_relation_is_named():
+    detector = NegVAEDetector(epochs=1, device="cpu").fit(correlated(400, 0, 5))
+    rows = correlated(40, 1, 5)
+    rows[:, 1] = rows[::-1, 0].copy()
+    apart = np.abs(rows[:, 1] - rows[:, 0]) > 1.5
+    top = np.sort(detector.heatmap(rows)[apart].argsort(1)[:, -2:], 1)
+    assert (top == [0, 1]).all(1).mean() > 0.95
+    usual = detector.heatmap(correlated(400, 2, 5))
+    assert 0.001 < (usual > 2).mean() < 0.05  # the larger of two, each at most 0.01

@@ -1,0 +1,90 @@
+"""Maps of where an image is out-of-distribution: trained, calibrated, and a function of the image alone."""
+
+import numpy as np
+import pytest
+import torch
+
+from negvae.model.patches import PatchEncoder, patch_stride
+from negvae.scoring.heatmaps import BINS, Heatmaps, bins, calibrated_heatmaps, surprise, surprise_table, top_mean
+from negvae.training.patches import patch_loss, train_patches
+from tests.conftest import blobs
+
+
+@pytest.fixture(scope="module")
+def maps():
+    images = blobs(200, (1, 24, 28))
+    return calibrated_heatmaps(train_patches(images[:150], steps=120, device="cpu"), images[150:])
+
+
+def test_a_bright_square_is_found(maps):
+    images = blobs(20, (1, 24, 28), 5)
+    broken = images.clone()
+    broken[:, :, 4:9, 3:8] = 255
+    clean, found = maps(images), maps(broken)
+    inside = np.zeros((24, 28), bool)
+    inside[4:9, 3:8] = True
+    assert (found[:, inside].mean(1) > clean[:, inside].mean(1) + 0.5).all()
+    assert found[:, inside].mean() > 2 * found[:, ~inside].mean()
+    assert (maps.image_scores(broken) > maps.image_scores(images)).mean() > 0.9
+    assert np.median(maps.p_values(maps.image_scores(broken))) < 0.1
+
+
+def test_inliers_have_the_stated_share_of_surprising_pixels(maps):
+    fresh = maps(blobs(200, (1, 24, 28), 9))
+    for level in (1, 2):
+        assert 0.3 * 10**-level < (fresh > level).mean() < 3 * 10**-level
+
+
+def test_a_map_depends_on_its_image_alone(maps):
+    images = blobs(40, (1, 24, 28), 3)
+    together = maps(images)
+    assert np.array_equal(maps(images.flip(0))[::-1], together)
+    assert np.array_equal(maps(images[7:8])[0], together[7])
+    assert np.array_equal(maps.image_scores(images[7:9]), maps.image_scores(images)[7:9])
+
+
+def test_table_is_the_conformal_p_value_at_the_edges():
+    values = np.random.default_rng(0).normal(0, 1, 5000)
+    table = surprise_table(np.bincount(bins(values), minlength=BINS))
+    edges = torch.from_numpy(np.linspace(-6, 6, BINS + 1))
+    p = 10 ** -surprise(edges, torch.from_numpy(table)).numpy()
+    exact = (1 + (values[:, None] >= edges.numpy()).sum(0)) / 5001
+    assert np.allclose(p, exact)
+    beyond = surprise(torch.tensor([-100.0, 100.0], dtype=torch.float64), torch.from_numpy(table))
+    assert beyond.tolist() == pytest.approx([0, np.log10(5001)])
+
+
+def test_top_mean_is_the_mean_of_the_highest():
+    odds = torch.rand(3, 25, 30, generator=torch.Generator().manual_seed(0)).double()
+    wanted = np.sort(odds.flatten(1).numpy(), 1)[:, -8:].mean(1)
+    assert top_mean(odds).numpy() == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("size", [(16, 16), (28, 28), (33, 64), (100, 128), (256, 256)])
+def test_any_size_has_a_patch_for_every_mask(size):
+    network = PatchEncoder(2, patch_stride(*size)).eval()
+    images, masks = torch.rand(1, 2, *size), torch.zeros(1, 1, *size)
+    masks[..., : size[0] // 2, :] = 1
+    odds, shares = network.log_odds(images), network.grid(masks)
+    assert odds.shape == shares.shape
+    assert shares.mean() == pytest.approx(0.5, abs=0.02)
+    assert torch.isfinite(patch_loss(network, network(images), shares))
+
+
+def test_log_odds_are_those_of_the_priors():
+    network = PatchEncoder(1).eval()
+    images = torch.rand(2, 1, 16, 16)
+    mean, log_var = (part.reshape(-1, 8) for part in network(images).movedim(1, -1).chunk(2, -1))
+    wanted = network.prior.kl(mean, log_var) - network.negative_prior.kl(mean, log_var)
+    assert torch.allclose(network.log_odds(images).flatten(), wanted / (8 * 4), atol=1e-4)
+
+
+def test_what_does_not_belong_together_is_refused(maps):
+    with pytest.raises(ValueError, match="uint8 N x 1x24x28"):
+        maps(torch.zeros(2, 1, 28, 28, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="counts"):
+        Heatmaps(maps.network, maps.shape, np.zeros(BINS, np.int64), maps.scores)
+    with pytest.raises(ValueError, match="held out"):
+        calibrated_heatmaps(maps.network, torch.zeros(0, 1, 24, 28, dtype=torch.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        train_patches(torch.zeros(4, 1, 16, 16), steps=1)
