@@ -73,3 +73,20 @@ def test_a_file_that_describes_no_run(capsys, tmp_path, content, words):
     assert (code, out, error.count("\n")) == (2, "", 1)
     assert words.replace("FILE", str(file)) in error
     assert not (tmp_path / "run").exists()
+
+
+def test_workers_share_batches_and_score_the_same(capsys, blob_files, tmp_path):
+    run, small = tmp_path / "run", ["--epochs", "1", "--batch-size", "16", "--network", "gray", "--calibration", "0.2"]
+    code, out, error = call(capsys, "train", "--data", blob_files["in"], "--out", run, *small, "--workers", "2")
+    assert (code, error) == (0, "")
+    assert "training with 2 workers of one thread each" in out
+    assert "workers" not in (run / "config.yaml").read_text()
+    files = [tmp_path / f"{workers}.csv" for workers in (1, 3)]
+    for workers, file in zip((1, 3), files, strict=True):
+        assert call(capsys, "score", run, blob_files["out"], "--out", file, "--workers", workers)[0] == 0
+    assert files[0].read_bytes() == files[1].read_bytes()
+    for command in (["train", "--data", blob_files["in"], "--out", tmp_path / "2", *small], ["score", run, "x.npy"]):
+        code, _, error = call(capsys, *command, "--workers", "0")
+        assert (code, error.count("\n")) == (2, 1)
+        assert "must be at least 1" in error
+    assert not (tmp_path / "2").exists()

@@ -68,7 +68,9 @@ def test_workers_stand_where_the_command_stands(tmp_path, monkeypatch):
 def test_options_that_need_a_cluster_or_do_without(capsys, blob_files, model, tmp_path):
     score = ["score", model, blob_files["in"]]
     assert "--gpus goes with --cluster" in refused(capsys, *score, "--gpus", "0.5")
-    assert "--workers goes with" in refused(capsys, "train", "--data", "x", "--out", tmp_path, "--workers", "2")
+    train = ["train", "--data", "x", "--out", tmp_path]
+    assert "--cpus-per-worker goes with" in refused(capsys, *train, "--cpus-per-worker", "2")
+    assert "--workers does not go with" in refused(capsys, *score, "--cluster", "auto", "--workers", "2")
     assert "--cpus-per-run goes with" in refused(capsys, "paper", "run", "table3", "--cpus-per-run", "2")
     assert "'--cluster' requires an argument" in refused(capsys, *score, "--cluster")
     assert "give --out" in refused(capsys, *score, "--cluster", "auto")

@@ -34,8 +34,8 @@ from negvae.training.workers import Peers
 if TYPE_CHECKING:
     from negvae.training.step import Learner
 
-LEAST_ROWS = 32
-"""Rows of a part below which a batch is not cut further than the number of workers asks for."""
+LEAST_ROWS = 128
+"""Rows of a part below which a batch is not cut further than the number of workers asks for: each costs some calls."""
 
 
 class _Step(NamedTuple):
