@@ -34,13 +34,13 @@ def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
 def test_a_slow_machine_gets_a_smaller_demo_of_the_length_that_is_announced():
     before = plan(1e6, 2, 3)
     assert before.whole
-    for rate in (3000, 1000, 500, 250, 100):
+    for rate in (3000, 1000, 500, 250, 120):
         chosen = plan(rate, 1, 3)
         assert chosen.images * chosen.epochs <= before.images * before.epochs
-        assert 15 + 3 * chosen.images * chosen.epochs / rate < chosen.seconds <= 180
+        assert 15 + 3 * chosen.images * chosen.epochs / rate < chosen.seconds <= 225
         before = chosen
     assert (plan(1.0, 1, 3).images, plan(1e6, 2, 2, quick=True).images) == (3000, 12_000)
-    assert "8,000 of 60,000 images for 2 epochs" in plan(300, 1, 3).describe(3)
+    assert "9,000 of 60,000 images for 2 epochs" in plan(300, 1, 3).describe(3)
 
 
 def test_the_measurement_takes_the_better_number_of_threads(monkeypatch):
