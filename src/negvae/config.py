@@ -415,7 +415,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # on transformations of inliers that are not among its negatives (docs/unsupervised.md).
     "unsupervised": dict(
         network="deep", initialization="he", latent_size=32, negative_shift=2.5,
-        negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom", transformations="turns",
+        negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom",
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=6, calibration=0.2,
     ),
     # Rows of features, such as embeddings or tables; standardized on the way in.
@@ -425,6 +425,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         calibration=0.2,
     ),
 }  # fmt: skip
+# With a prior for each quarter turn, for inliers of one kind (docs/one-class.md).
+PRESETS["one-class"] = {**PRESETS["unsupervised"], "transformations": "turns"}
 
 
 def default_preset(negatives: str | None) -> str:

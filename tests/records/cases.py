@@ -22,7 +22,7 @@ from negvae.training.loop import train
 from tests.conftest import SHAPES, blobs
 
 RECORD = Path(__file__).parent / "training.json"
-STEPS = dict(epochs=1, limit=None, batch_size=8, calibration=0.0, device="cpu", transformations="none")
+STEPS = dict(epochs=1, limit=None, batch_size=8, calibration=0.0, device="cpu")
 SCORES = ("combined", "dose", "bpd", "kl", "prior_ratio", "iwae")
 PRESETS = {
     "gray": SHAPES["gray"],

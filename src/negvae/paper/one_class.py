@@ -1,7 +1,7 @@
 """One class against the world: the table `one-class`, which is not in the paper. Imports no torch.
 
 A detector is trained on the training images of one class, and tested on the test images of that class against those of
-the other nine. Each run is the preset that the library takes by default; nothing in it was chosen by these classes.
+the other nine. Each run is the preset `one-class`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class OneClassProfile:
         name: key of `PROFILES`.
         description: purpose of the profile, in one line.
         seeds: number of seeds (0, 1, ...) of a full table.
-        fields: fields of `RunConfig` that differ from the preset `unsupervised`.
+        fields: fields of `RunConfig` that differ from the preset `one-class`.
         limit: largest number of images of each class, for training and for testing; None for all.
     """
 
@@ -54,7 +54,7 @@ class OneClassProfile:
 PROFILES = {
     profile.name: profile
     for profile in (
-        OneClassProfile("cpu", "the default preset, 3 seeds: about ten minutes of a core for each run", 3, {}),
+        OneClassProfile("cpu", "the preset, 3 seeds: about ten minutes of a core for each run", 3, {}),
         OneClassProfile(
             "smoke",
             "seconds, to see that everything works: the figures mean nothing",
@@ -99,7 +99,7 @@ class Run:
         from negvae.runs.resolve import fill_in
 
         config = preset(
-            "unsupervised", f"class {self.label} of {self.data}", seed=self.seed, device=device, **profile.fields
+            "one-class", f"class {self.label} of {self.data}", seed=self.seed, device=device, **profile.fields
         )
         kept = training - max(round(config.calibration * training), 1)
         return fill_in(config, kept, [name for name in ("batch_size", "epochs") if name not in profile.fields])

@@ -56,8 +56,7 @@ class Profile:
         if setting.variant:
             variant = beyond.VARIANTS[setting.variant]
             length = "short" if variant.ablation else setting.data if setting.data in self.unsupervised else family
-            # The table is that of the model without transformations, which came later (docs/one-class.md).
-            changed = {"transformations": "none", **self.unsupervised.get(length, {}), **variant.fields}
+            changed = {**self.unsupervised.get(length, {}), **variant.fields}
             return preset("unsupervised", setting.data, **changed, seed=seed, device=device)
         base, fields = self.color if setting.color else self.gray
         learned = setting.likelihood == LEARNED
