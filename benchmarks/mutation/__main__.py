@@ -29,8 +29,8 @@ DRAWN, JOURNAL = ROOT / "runs" / "mutants.json", ROOT / "runs" / "mutation.jsonl
 EXPLAINED = Path(__file__).parent / "explained.json"
 LIBRARIES = ("torch", "torch._dynamo", "torch.nn.utils.parametrizations", "scipy.stats", "sklearn.linear_model",
              "sklearn.pipeline", "sklearn.preprocessing", "sklearn.mixture", "sklearn.neighbors", "sklearn.metrics",
-             "PIL.Image", "pyarrow.parquet", "safetensors.torch", "yaml", "pytest", "beartype.door", "jaxtyping",
-             "hypothesis", "filelock", "rich.console", "typer", "pytest_timeout", "xdist.plugin")  # fmt: skip
+             "PIL.Image", "pyarrow.parquet", "safetensors.torch", "yaml", "pytest", "beartype.door",
+             "filelock", "rich.console", "typer")  # fmt: skip
 SECONDS = 200
 """Of CPU time, after which a mutant counts as killed: it does not end."""
 ENDLESS = 3600.0
@@ -134,7 +134,8 @@ def _test(place: Path, tests: list[str]) -> None:
         sys.dont_write_bytecode = False
         import pytest
 
-        code = int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *tests]))
+        quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
+        code = int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *quiet, *tests]))
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()

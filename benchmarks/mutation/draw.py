@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-import cosmic_ray.plugins as plugins
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
+import cosmic_ray.plugins as plugins  # type: ignore[import-not-found]
+from cosmic_ray.ast import ast_nodes, get_ast  # type: ignore[import-not-found]
+from cosmic_ray.mutating import mutate_code  # type: ignore[import-not-found]
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "negvae"
@@ -33,7 +33,7 @@ def files() -> list[Path]:
     return sorted(path for place in places for path in ([place] if place.is_file() else place.glob("*.py")))
 
 
-def annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+def hidden_spans(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
     """Where annotations begin and end: they are never evaluated."""
     spans = []
     for node in ast.walk(ast.parse(text)):
@@ -46,7 +46,7 @@ def annotations(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
 def mutants_of(path: Path) -> Iterator[tuple[Place, str, int]]:
     """Every place of a file with the operators and occurrences of its mutants."""
     text = path.read_text()
-    nodes, hidden = list(ast_nodes(get_ast(text))), annotations(text)
+    nodes, hidden = list(ast_nodes(get_ast(text))), hidden_spans(text)
     for name in plugins.operator_names():
         short = name.removeprefix("core/")
         if short in LEFT_OUT:

@@ -134,9 +134,9 @@ def crossed(times: int, folds: int) -> Iterator[str]:
     draw, rate, count = generator("crossed", folds), 0.2, 60
     small = twice = 0
     for _ in range(times):
-        rows, fresh, number = draw.normal(size=count), draw.normal(), fold_numbers(count, folds)
-        centers = [rows[number != fold].mean() for fold in range(folds)]
-        held_out = [np.abs(rows[number == fold] - centers[fold]) for fold in range(folds)]
+        rows, fresh, own = draw.normal(size=count), draw.normal(), fold_numbers(count, folds)
+        centers = [rows[own != fold].mean() for fold in range(folds)]
+        held_out = [np.abs(rows[own == fold] - centers[fold]) for fold in range(folds)]
         judged = np.array([[abs(fresh - center)] for center in centers])
         small += int(cross_p_values(held_out, judged)[0] <= rate)
         twice += int(twice_mean_p_values(held_out, judged)[0] <= rate)

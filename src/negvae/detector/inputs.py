@@ -147,7 +147,7 @@ def _collected(data: Any) -> NDArray[Any]:
     batched = isinstance(data, DataLoader)
     # A Dataset of the map kind ends by its length; iteration over it need not.
     items: Iterable[Any] = data if batched or not hasattr(data, "__len__") else (data[i] for i in range(len(data)))
-    parts = []
+    parts: list[Any] = []
     for item in items:
         while isinstance(item, list | tuple | dict):
             if not item:
