@@ -287,7 +287,7 @@ def image_files(
         The paths; None if this is no folder of image files.
     """
     place = home(text)
-    if text in CATALOG or not is_path(text) or not place.is_dir():
+    if str(text) in CATALOG or not is_path(str(text)) or not place.is_dir():
         return None
     try:
         reader, has_splits = _path_reader(place, split)

@@ -18,7 +18,7 @@ from negvae.negatives import build_source
 from negvae.paper.one_class import BEFORE, SCORES, OneClassProfile, Run, finished, path_of
 from negvae.paper.results import Result, order_statistics, write_result
 from negvae.runs.calibrate import calibrated
-from negvae.runs.provenance import provenance, source_commit
+from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.metrics import auroc
@@ -26,6 +26,7 @@ from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress
+from negvae.version import source_commit
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _without_transformations(scores: Mapping[str, NDArray[np.float32]], referenc
         if name != "transformations":
             _, median, high, _ = references.scales[name]
             ratios.append((scores[name] - median) / max(high - median, 1e-9 * max(abs(median), 1e-9)))
-    return np.max(ratios, axis=0).astype(np.float32)
+    largest: NDArray[np.float32] = np.max(ratios, axis=0).astype(np.float32)
+    return largest
 
 
 def _labels(images: ImageSet) -> NDArray[np.int64]:

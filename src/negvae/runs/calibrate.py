@@ -172,8 +172,8 @@ def _inliers(
     For tiled images these are tiles, with the images that they belong to.
     """
     if artifact.config.images is not None:
-        training, held_out, owners = _photos(artifact, artifact.config.images, data, log, limit)
-        return training, held_out, None, owners
+        references, tiles, owners = _photos(artifact, artifact.config.images, data, log, limit)
+        return references, tiles, None, owners
     config, shape = artifact.config, artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
