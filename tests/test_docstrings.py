@@ -10,13 +10,16 @@ import pytest
 
 import negvae
 
-EXTRAS = {"huggingface_hub", "onnx", "onnxruntime", "onnxscript", "pyod", "pytorch_ood", "ray"}
+EXTRAS = {
+    "fastapi", "huggingface_hub", "onnx", "onnxruntime", "onnxscript", "prometheus_client", "pydantic",
+    "pydantic_settings", "pyod", "pytorch_ood", "ray", "starlette", "uvicorn",
+}  # fmt: skip
 NOT_HERE = ("__main__", "pyod_vae", "pythae_vae")
 """Commands, and the peers that the bench runs in environments of their own."""
 WITH_EXAMPLES = (
     "negvae.cluster", "negvae.fast", "negvae.training", "negvae.negatives", "negvae.report", "negvae.registry",
     "negvae.parts", "negvae.files", "negvae.device", "negvae.config", "negvae.data", "negvae.runs", "negvae.cli",
-    "negvae.scoring", "negvae.detector", "negvae.model", "negvae.paper", "benchmarks.bench",
+    "negvae.scoring", "negvae.detector", "negvae.model", "negvae.paper", "negvae.service", "benchmarks.bench",
 )  # fmt: skip
 
 

@@ -51,8 +51,8 @@ def installed(wheel, tmp_path_factory):
 def test_every_module_and_template_is_in_it(wheel):
     inside = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src" / "negvae").rglob("*.py")}
-    templates = ROOT / "src" / "negvae" / "report" / "templates"
-    files = {path.relative_to(ROOT / "src").as_posix() for path in templates.iterdir()}
+    templates = [ROOT / "src" / "negvae" / package / "templates" for package in ("report", "service")]
+    files = {path.relative_to(ROOT / "src").as_posix() for folder in templates for path in folder.iterdir()}
     assert files
     assert modules | files | {"negvae/py.typed"} <= inside
     assert not [name for name in inside if name.startswith(("tests/", "benchmarks/"))]
