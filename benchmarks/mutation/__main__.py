@@ -165,7 +165,7 @@ def name_of(mutant: dict[str, Any]) -> str:
 
 def result(drawn: dict[str, Any], outcomes: dict[str, str]) -> dict[str, Any]:
     """The counts with their interval, and every mutant that was not killed with its explanation."""
-    from negvae.runs.provenance import source_commit
+    from negvae.version import source_commit
 
     explained = json.loads(EXPLAINED.read_text()) if EXPLAINED.exists() else {}
     tried = [mutant for mutant in drawn["drawn"] if name_of(mutant) in outcomes]
