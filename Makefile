@@ -26,7 +26,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check torch
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--editable '.[heif,onnx,pyod,ray,serve,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
+		--editable '.[heif,onnx,pyod,ray,serve,tiff,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
 		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML playwright schemathesis 'tritonclient[http]' \
 		sybil sphinx furo myst-parser
 	touch $(STAMP)
@@ -108,8 +108,8 @@ mutation: $(STAMP) .venv-tools/.installed
 
 # Every package that `make` installs, with the hashes of its files: pip install --require-hashes -r requirements.lock
 locks: .venv-tools/.installed
-	.venv-tools/bin/uv pip compile pyproject.toml benchmarks/develop.txt --extra heif --extra onnx --extra pyod --extra ray \
-		--extra watch --constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
+	.venv-tools/bin/uv pip compile pyproject.toml benchmarks/develop.txt --extra heif --extra onnx --extra pyod --extra ray --extra serve \
+		--extra tiff --extra watch --constraint constraints.txt --generate-hashes --no-header --quiet --output-file requirements.lock
 
 licenses: $(STAMP) .venv-tools/.installed
 	.venv-tools/bin/pip-licenses --python $(BIN)/python --order license --format markdown
