@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from negvae.data.cache import cache_folder
 from negvae.data.formats.base import DataError, Source
 from negvae.data.formats.encoded import in_order
-from negvae.data.photos import Header, raw_pixels, read_header, read_photo
+from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 from negvae.files import replacing
 
@@ -90,10 +90,10 @@ def look_at(sources: Iterable[tuple[str, Source]], where: object) -> Look:
     Raises:
         ValueError: if not a single image can be read.
     """
-    found: list[Header] = []
+    found: list[PhotoHeader] = []
     broken: dict[str, str] = {}
     for name, result in _apply(read_header, sources, _LOOK_AT_ONCE):
-        if isinstance(result, Header):
+        if isinstance(result, PhotoHeader):
             found.append(result)
         else:
             broken[name] = result

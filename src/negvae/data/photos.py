@@ -24,7 +24,7 @@ _SAMPLES, _BITS = 277, 258
 
 
 @dataclass(frozen=True)
-class Header:
+class PhotoHeader:
     """What an image file declares.
 
     Attributes:
@@ -40,7 +40,7 @@ class Header:
     bits: int
 
 
-def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Header:
+def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> PhotoHeader:
     """Read what an image declares, without decoding its pixels.
 
     Args:
@@ -230,15 +230,15 @@ def reduced_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
 # --- Pillow -----
 
 
-def _declared(image: Image.Image) -> Header:
+def _declared(image: Image.Image) -> PhotoHeader:
     width, height = image.size
     if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED:
         width, height = height, width
     if image.mode.startswith("I;16"):
-        return Header(width, height, 1, 16)
+        return PhotoHeader(width, height, 1, 16)
     if image.mode[0] in "IF":
         raise DataError(f"has {image.mode} pixels: 8 and 16 bits of whole numbers are accepted")
-    return Header(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8)
+    return PhotoHeader(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8)
 
 
 def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels: int) -> Pixels:
@@ -299,7 +299,7 @@ def _is_deep_tiff(image: Image.Image) -> bool:
     return samples > 4 or (samples > 1 and deepest > 8) or getattr(image, "n_frames", 1) > 1
 
 
-def _tiff_header(file: IO[bytes], where: str) -> Header:
+def _tiff_header(file: IO[bytes], where: str) -> PhotoHeader:
     return _tiff(file, where, pixels=False)[0]
 
 
@@ -309,7 +309,7 @@ def _tiff_pixels(file: IO[bytes], where: str) -> Pixels:
     return pixels
 
 
-def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[Header, Pixels | None]:
+def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixels | None]:
     """Return what the first series of a TIFF declares, and its pixels if they are wanted."""
     with need("tifffile", "tiff").TiffFile(file) as tiff:
         series = tiff.series[0]
@@ -322,7 +322,7 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[Header, Pixels | N
         channels = sizes[others[0]] if others else 1
         if channels > MAX_CHANNELS:
             raise DataError(f"has {channels} channels: at most {MAX_CHANNELS} are accepted")
-        header = Header(sizes["X"], sizes["Y"], channels, 16 if series.dtype == np.uint16 else 8)
+        header = PhotoHeader(sizes["X"], sizes["Y"], channels, 16 if series.dtype == np.uint16 else 8)
         if not pixels:
             return header, None
         array = series.asarray().reshape(tuple(sizes.values()))

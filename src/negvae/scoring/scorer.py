@@ -220,38 +220,51 @@ def calibrate(
     names = list(dict.fromkeys(names))
     raw = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}
     if owners is not None:
-        if rule is None and training is not None:
-            rule = choose_rule(lambda tiles: measured(tiles, [decisive])[decisive], training, owners.training)
-        rule = rule or UNCALIBRATED
+        rule = rule or _rule(measured, training, owners, decisive)
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
-    if target_fpr is not None and confidence is not None:
-        threshold = certified_threshold(scores[decisive], target_fpr, confidence)
-    elif target_fpr is not None:
-        threshold = fpr_threshold(scores[decisive], target_fpr)
+    if target_fpr is not None:
+        threshold = _threshold(scores[decisive], target_fpr, confidence)
     else:
-        # Training images are part of the data that the share is about; their scores matter to no p-value.
-        everything: list[NDArray[Any]] = [found[decisive]]
-        if contamination and owners is None:
-            everything = [measured(held_out, [decisive])[decisive]]
-        if training is not None:
-            scores_of_training = measured(training, [decisive])[decisive]
-            if owners is not None:
-                scores_of_training = combine(scores_of_training, owners.training, rule or UNCALIBRATED)
-            everything.append(scores_of_training)
+        anew = contamination and owners is None
+        everything = [(measured(held_out, [decisive]) if anew else found)[decisive]]
+        everything += _of_training(measured, training, owners, rule, decisive)
         threshold = contamination_threshold(np.concatenate(everything), contamination)
-    rounding = None
-    if scorer.quantized is not None:
-        rounding = {name: values.numpy() for name, values in scorer.quantized.rounding.items()}
+    rounding = None if scorer.quantized is None else {n: v.numpy() for n, v in scorer.quantized.rounding.items()}
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
         scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
-        confidence=None if target_fpr is None else confidence, tiles="" if owners is None else rule or UNCALIBRATED,
+        confidence=None if target_fpr is None else confidence, tiles=rule or "",
     )  # fmt: skip
     if groups is None:
         return calibration
     return calibration.with_groups({name: split(values, groups) for name, values in found.items()})
+
+
+def _threshold(scores: NDArray[np.float64], target_fpr: float, confidence: float | None) -> float:
+    """Return the threshold for a rate, on average over held-out sets or with a confidence."""
+    if confidence is None:
+        return fpr_threshold(scores, target_fpr)
+    return certified_threshold(scores, target_fpr, confidence)
+
+
+def _rule(scorer: Scorer, training: Tensor | None, owners: Owners, score: str) -> str:
+    """Return the rule that makes one score of those of an image's tiles, chosen on training tiles if they are kept."""
+    if training is None:
+        return UNCALIBRATED
+    return choose_rule(lambda tiles: scorer(tiles, [score])[score], training, owners.training)
+
+
+def _of_training(
+    scorer: Scorer, training: Tensor | None, owners: Owners | None, rule: str | None, score: str
+) -> list[NDArray[Any]]:
+    """Return the scores of the training images, as a list of one array; empty if the images are not kept."""
+    # They are part of the data that a contamination is a share of; they matter to no p-value.
+    if training is None:
+        return []
+    scores = scorer(training, [score])[score]
+    return [scores if owners is None else combine(scores, owners.training, rule or UNCALIBRATED)]
 
 
 def default_score(model: VAE) -> str:
