@@ -149,7 +149,8 @@ def _without_transformations(scores: Mapping[str, NDArray[np.float32]], referenc
         if name != "transformations":
             _, median, high, _ = references.scales[name]
             ratios.append((scores[name] - median) / max(high - median, 1e-9 * max(abs(median), 1e-9)))
-    return np.max(ratios, axis=0).astype(np.float32)
+    largest: NDArray[np.float32] = np.max(ratios, axis=0).astype(np.float32)
+    return largest
 
 
 def _labels(images: ImageSet) -> NDArray[np.int64]:
