@@ -380,7 +380,8 @@ def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Cal
 def _colored(maps: Heatmaps, images: NDArray[Any]) -> NDArray[np.uint8]:
     """Return the maps of images in the colors of `negvae.runs.pictures`, N x 3 x H x W."""
     levels = np.stack([np.asarray(picture(values)) for values in maps(torch.from_numpy(images))])
-    return palette()[levels].transpose(0, 3, 1, 2)
+    colors: NDArray[np.uint8] = palette()[levels].transpose(0, 3, 1, 2)
+    return colors
 
 
 def _viewable(images: NDArray[Any]) -> NDArray[np.uint8]:
