@@ -18,7 +18,7 @@ def test_masks_name_what_changed(shape):
     assert made.images.max() <= 1
     assert torch.equal(made.masks, visible(images, made.images))
     shares = made.masks.mean((1, 2, 3))
-    assert (shares > 0).float().mean() > 0.8
+    assert (shares > 0).float().mean() > 0.5  # black on black does not show
     assert shares.max() < 0.6
     again = defects(images, torch.Generator().manual_seed(1))
     assert torch.equal(again.images, made.images)

@@ -23,6 +23,11 @@ def _few_steps(monkeypatch):
     monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=60))
 
 
+def opened(path):
+    with Image.open(path) as image:
+        return image.copy()
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A folder in the layout of MVTec AD: squares on blobs, masks twice as large as the images."""
@@ -66,7 +71,7 @@ def test_from_a_folder_to_maps(capsys, folder, tmp_path):
 
     # Other names in capitals are the same to some file systems; an image of another size has a map of its own size.
     (folder / "test/good/000.PNG").write_bytes((folder / "test/good/000.png").read_bytes())
-    Image.open(folder / "test/good/001.png").resize((50, 36)).save(folder / "test/good/wide.png")
+    opened(folder / "test/good/001.png").resize((50, 36)).save(folder / "test/good/wide.png")
     out = tmp_path / "scores.jsonl"
     options = ["--heatmaps", maps, "--out", out, "--score", "defects", "--resize", "--device", "cpu"]
     code, _, log = call(capsys, "score", run, folder / "test", *options)
@@ -75,12 +80,12 @@ def test_from_a_folder_to_maps(capsys, folder, tmp_path):
     assert len({row["heatmap"].lower() for row in rows}) == len(rows) == 17
     assert {path.name for path in maps.iterdir()} == {row["heatmap"] for row in rows}
     assert all(0 < row["p_value"] <= 1 for row in rows)
-    assert Image.open(maps / "wide.png").size == (50, 36)
+    assert opened(maps / "wide.png").size == (50, 36)
     square = next(row["heatmap"] for row in rows if row["path"].endswith("square/005.png"))
-    picture = Image.open(maps / square)
+    picture = opened(maps / square)
     levels = np.asarray(picture)
     artifact = load_artifact(run, "cpu")
-    image = np.asarray(Image.open(folder / "test/square/005.png"))[None, None]
+    image = np.asarray(opened(folder / "test/square/005.png"))[None, None]
     wanted = artifact.maps()(torch.from_numpy(image.copy()))[0]
     assert np.abs(levels / 255 * 6 - wanted.clip(0, 6)).max() <= 0.5 * 6 / 255 + 1e-6
     assert np.array_equal(np.asarray(picture.convert("RGB")), palette()[levels])
