@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from PIL import Image
 
 from negvae.cli import main
 from negvae.detector import NegVAEDetector
+from negvae.runs.artifact import load_artifact
+from negvae.service import run_model
 from tests.conftest import blobs
 from tests.service.conftest import SHAPE, served
 
@@ -156,10 +159,14 @@ def test_further_values_come_where_the_model_has_them(live, monkeypatch):
     assert all(image["is_outlier"] == (image["p_value"] <= 0.5) for image in strict["images"])
 
 
-def test_heat_maps_come_from_the_detector(models, monkeypatch):
-    monkeypatch.setattr(NegVAEDetector, "heatmap", lambda self, images: images[:, 0] / 255.0, raising=False)
+def test_heat_maps_are_those_of_the_run(models, monkeypatch):
+    picture = {"files": [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))], "options": "&include=heatmap"}
     with served({"gray": models["gray"]}) as live:
-        answer = score(live, "gray", [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))], "&include=heatmap")[1]
+        assert score(live, "gray", *picture.values())[0] == 422  # it was trained without
+    maps = lambda images: images[:, 0].numpy() / 255.0  # noqa: E731 - a stand-in
+    monkeypatch.setattr(run_model, "load_artifact", lambda path: replace(load_artifact(path), heatmaps=maps))
+    with served({"gray": models["gray"]}) as live:
+        answer = score(live, "gray", *picture.values())[1]
         assert answer["images"][0]["heatmap"].startswith("data:image/png;base64,")
 
 

@@ -104,13 +104,12 @@ def train(
         one_of("tracker", ("tensorboard", "mlflow", "wandb"), "Send the losses of every epoch there; may be repeated."),
     ] = None,
     heatmaps: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--heatmaps/--no-heatmaps",
+            "--heatmaps",
             help="Train maps of where in an image it is out-of-distribution, too.",
-            show_default="--heatmaps for a folder of images",
         ),
-    ] = None,
+    ] = False,
     cluster: Cluster = None,
     workers: Annotated[
         int | None,
@@ -158,17 +157,10 @@ def train(
             on_progress = connection.enter_context(tracked(track, run_config.to_dict(), out, on_progress))
         result = run(
             run_config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds,
-            on_progress=on_progress, log=log, left_open=left_open, heatmaps=_wants_heatmaps(heatmaps, run_config),
+            on_progress=on_progress, log=log, left_open=left_open, heatmaps=heatmaps,
             **team,
         )  # fmt: skip
     _conclude(result, out, budget, log)
-
-
-def _wants_heatmaps(asked: bool | None, config: configs.RunConfig) -> bool:
-    """Return whether to train heat maps: as asked, else for a folder of images of which some are held out."""
-    if asked is not None:
-        return asked
-    return Path(config.data).expanduser().is_dir() and bool(config.calibration) and not config.takes_features
 
 
 def _described(

@@ -9,7 +9,7 @@ ground_truth/KIND/NAME_mask.png    the pixels of the defect in test/KIND/NAME.*,
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,16 @@ from sklearn.metrics import roc_auc_score
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.load import is_defect_layout
 from negvae.data.streams import stream
+from negvae.data.tiling import resized
 from negvae.files import write_text
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import spec_of
+from negvae.runs.pictures import whole_maps
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import Log, silent
+from negvae.runs.score import scores_of
 from negvae.scoring.localization import localization
+from negvae.scoring.tiles import UNCALIBRATED, combine
 
 FILE = "evaluation.json"
 GOOD = "good"
@@ -49,7 +53,7 @@ def evaluate_defects(
     Returns:
         What was written: {"train", "score", "kinds", "pixel_auroc", "pro", "without_mask", "provenance"}. "kinds" has
         for each kind of defect, and for "all" of them, the number of images and the AUROC against test/good of the
-        decision score and of "defects", the score of the heat maps. Pixels are those of the size that the model takes.
+        decision score and of "defects", the score of the heat maps. Pixels are those of the maps.
         Without heat maps, "defects" and the measures of pixels are None.
 
     Raises:
@@ -60,19 +64,10 @@ def evaluate_defects(
     place = Path(artifact.config.data).expanduser() if root is None else root
     if not is_defect_layout(place):
         raise ValueError(f"{place}: expected the folders train/good, test/good and test/KIND, as in MVTec AD")
-    scorer = artifact.scorer(precision)
-    decides = artifact.calibration.score if artifact.calibration else "kl"
     names = sorted(path.name for path in (place / "test").iterdir() if path.is_dir())
-    found: dict[str, _Kind] = {}
-    for kind in names:
-        images, paths = _images(place / "test" / kind, artifact, log)
-        if len(images):
-            scores = scorer(images, [decides])[decides]
-            maps = None if artifact.heatmaps is None else artifact.heatmaps
-            pixels, defects = (None, None) if maps is None else (maps(images), maps.image_scores(images))
-            masks = [_mask(place, kind, path, artifact.model.shape[1:]) for path in paths]
-            found[kind] = _Kind(scores, defects, pixels, masks)
-            log(f"test/{kind}: {len(images):,} images")
+    decides = artifact.calibration.score if artifact.calibration else "kl"
+    found = {kind: _measured(place, kind, artifact, decides, precision, log) for kind in names}
+    found = {kind: each for kind, each in found.items() if len(each.scores)}
     if GOOD not in found or len(found) < 2:
         raise ValueError(f"{place}: test/good and one test/KIND at least must hold images that can be scored")
     content = {
@@ -86,36 +81,50 @@ def evaluate_defects(
     return content
 
 
+@dataclass
 class _Kind:
-    """What was computed for the images of one folder below test/."""
+    """What was computed for the images of one folder below test/: scores, maps and masks of defects."""
 
-    def __init__(
-        self,
-        scores: NDArray[Any],
-        defects: NDArray[Any] | None,
-        maps: NDArray[Any] | None,
-        masks: list[NDArray[np.bool_] | None],
-    ) -> None:
-        self.scores, self.defects, self.maps, self.masks = scores, defects, maps, masks
+    scores: NDArray[Any]
+    defects: NDArray[Any] | None
+    maps: list[NDArray[Any]]
+    masks: list[NDArray[np.bool_] | None]
 
 
-def _images(folder: Path, artifact: Artifact, log: Log) -> tuple[torch.Tensor, list[str]]:
-    """Return the images of a folder as the model takes them, and their files."""
-    images, paths = [], []
+def _measured(root: Path, kind: str, artifact: Artifact, decides: str, precision: str | None, log: Log) -> _Kind:
+    """Score the images of one folder below test/, and compute their maps if the run has some."""
+    scorer, maps = artifact.scorer(precision), artifact.heatmaps
+    rule = (artifact.calibration.tiles if artifact.calibration else "") or UNCALIBRATED
+    folder = root / "test" / kind
+    scores, defects = [np.empty(0)], [np.empty(0)]
+    measured = _Kind(scores[0], None, [], [])
     if not any(True for _ in walk(str(folder), IMAGE_ENDINGS)):
-        return torch.empty(0), []
+        return measured
     for batch in stream([str(folder)], spec_of(artifact, None, True)):
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
                 log(f"{path}: {error}")
-        good = np.flatnonzero([not error for error in batch.errors])
-        images.append(batch.images[good])
-        paths += [batch.paths[row] for row in good]
-    return torch.from_numpy(np.concatenate(images)), paths
+        good = batch.good()
+        if not len(good):
+            continue
+        scores.append(scores_of(scorer, batch, good, [decides], rule)[decides])
+        if maps is not None:
+            images, owners = batch.inputs(good)
+            of_inputs = maps.image_scores(torch.from_numpy(images))
+            defects.append(of_inputs if owners is None else combine(of_inputs, owners, rule))
+            whole = whole_maps(maps, batch, good)
+            measured.maps += whole
+            measured.masks += [
+                _mask(root, kind, batch.paths[row], values.shape) for row, values in zip(good, whole, strict=True)
+            ]
+    measured.scores = np.concatenate(scores)
+    measured.defects = None if maps is None else np.concatenate(defects)
+    log(f"test/{kind}: {len(measured.scores):,} images")
+    return measured
 
 
-def _mask(root: Path, kind: str, path: str, size: tuple[int, int]) -> NDArray[np.bool_] | None:
-    """Return the mask of an image in the size that the model takes; None if there is none."""
+def _mask(root: Path, kind: str, path: str, size: tuple[int, ...]) -> NDArray[np.bool_] | None:
+    """Return the mask of an image in the size of its map; None if there is none."""
     if kind == GOOD:
         return np.zeros(size, bool)
     below = Path(path).relative_to(root / "test" / kind)
@@ -157,12 +166,13 @@ def _pixels(found: dict[str, _Kind], log: Log) -> dict[str, Any]:
     """Return pixel AUROC and PRO over all images that have a mask."""
     maps, masks, without = [], [], 0
     for each in found.values():
-        if each.maps is not None:
-            for values, mask in zip(each.maps, each.masks, strict=True):
-                without += mask is None
-                if mask is not None:
-                    maps.append(values)
-                    masks.append(mask)
+        for values, mask in zip(each.maps, each.masks, strict=True):
+            without += mask is None
+            if mask is not None:
+                # Photos of several sizes are compared in the size of the first.
+                size = maps[0].shape if maps else values.shape
+                maps.append(resized(values[None].astype(np.float32), size)[0])
+                masks.append(resized(mask[None].astype(np.float32), size)[0] > 0)
     if without:
         log(f"{without:,} images have no mask in ground_truth, and are left out of the measures of pixels")
     if not any(mask.any() for mask in masks):

@@ -49,14 +49,8 @@ class MapWriter:
         Returns:
             The name of each PNG in the folder.
         """
-        images, owners = batch.inputs(rows)
-        maps = self.maps(torch.from_numpy(images))
-        if owners is None:
-            whole = list(maps)
-        else:
-            whole = [blend(maps[owners == place], batch.tilings[row]) for place, row in enumerate(rows)]
         names = []
-        for row, values in zip(rows, whole, strict=True):
+        for row, values in zip(rows, whole_maps(self.maps, batch, rows), strict=True):
             path, index = batch.paths[row], batch.indices[row]
             size = own_size(path)
             name = self._name(path, index, size is None)
@@ -74,6 +68,26 @@ class MapWriter:
             name = f"{stem}-{number}.png"
         self._used.add(name.lower())
         return name
+
+
+def whole_maps(
+    maps: Callable[[torch.Tensor], NDArray[Any]], batch: Batch, rows: NDArray[np.int64]
+) -> list[NDArray[Any]]:
+    """Compute the map of some images of a batch, blended from those of the tiles if images are tiled.
+
+    Args:
+        maps: function from images as the run takes them to their maps.
+        batch: images as they were read.
+        rows: numbers of the images in the batch, ascending.
+
+    Returns:
+        One map (H x W) for each image, in the size to which it was decoded.
+    """
+    images, owners = batch.inputs(rows)
+    found = maps(torch.from_numpy(images))
+    if owners is None:
+        return list(found)
+    return [blend(found[owners == place], batch.tilings[row]) for place, row in enumerate(rows)]
 
 
 def picture(values: NDArray[Any]) -> Image.Image:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,12 @@ from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.streams import InputSpec
-from negvae.detector import NegVAEDetector
 from negvae.report.page import latent_means, reconstructions
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
-
-Heatmap = Callable[[NDArray[Any]], NDArray[Any]]
 
 
 @dataclass(eq=False)
@@ -38,7 +35,6 @@ class RunModel:
     _scorer: Scorer
     _encoder: Encoder | None
     platform: str = "negvae_pytorch"
-    _maps: list[Heatmap] = field(default_factory=list)
 
     def scores(self, stored: NDArray[Any]) -> NDArray[np.float32]:
         """Compute the decision scores (N) of stored images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1)."""
@@ -71,10 +67,8 @@ class RunModel:
         return found
 
     def _heatmap(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """Compute heat maps (N x H x W) with the detector, which is loaded when they are first asked for."""
-        if not self._maps:
-            self._maps.append(heatmap_of(self.path))
-        return np.asarray(self._maps[0](images))
+        """Compute heat maps (N x H x W)."""
+        return self._artifact.maps()(torch.from_numpy(images))
 
     def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Generate images from the prior (uint8, count x C x H x W)."""
@@ -112,25 +106,6 @@ def positions(codes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.stack([along, across], axis=1)
 
 
-def heatmap_of(directory: Path) -> Heatmap:
-    """Return the heat maps of a run's detector: a function from images to N x H x W numbers.
-
-    Args:
-        directory: folder of the run.
-
-    Returns:
-        The function.
-
-    Raises:
-        ValueError: if the detector has no heat maps.
-    """
-    function = getattr(NegVAEDetector.load(directory), "heatmap", None)
-    if function is None:
-        raise ValueError("this model has no heatmap")
-    made: Heatmap = function
-    return made
-
-
 def load_run(directory: Path, threads: int) -> RunModel:
     """Load a calibrated run.
 
@@ -156,8 +131,11 @@ def load_run(directory: Path, threads: int) -> RunModel:
     offers = {"position"}
     if not artifact.model.takes_features:
         offers |= {"reconstruction", "samples"}
-        offers |= {"heatmap"} if hasattr(NegVAEDetector, "heatmap") else set()
+    if artifact.heatmaps is not None:
+        offers |= {"heatmap"}
     spec = replace(spec_of(artifact, encoder, False), resize=encoder is not None)
+    if spec.tiled:
+        raise ValueError(f"{directory} takes photos in tiles, which are not served yet: `negvae score` takes them")
     return RunModel(
         directory, spec, artifact.calibration, entry.unit, entry.meaning, frozenset(offers), artifact, scorer, encoder
     )
