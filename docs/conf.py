@@ -6,7 +6,7 @@ import negvae
 
 project = "negvae"
 author = "The negvae developers"
-copyright = "the negvae developers"  # noqa: A001 - Sphinx's name
+copyright = "the negvae developers"
 version = release = negvae.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]

@@ -8,7 +8,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def name_of(requirement):
-    return re.split(r"[\[<>=!~; ]", requirement.strip(), maxsplit=1)[0].lower().replace("_", "-")
+    return re.split(r"[\[<>=!~; ]", requirement.strip(" '"), maxsplit=1)[0].lower().replace("_", "-")
 
 
 def test_the_lock_holds_what_make_installs():

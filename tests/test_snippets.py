@@ -18,8 +18,9 @@ from tests.conftest import blobs
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "extending.md" and "```python" in page.read_text()]
-ELSEWHERE = ("model.onnx",)
-"""What blocks hold that other tests run: an exported file (tests/runs/test_export.py)."""
+ELSEWHERE = ("model.onnx", "heatmaps=True", "open_patch_maps", "tritonclient")
+"""What blocks hold that other tests run: an exported file (tests/runs/test_export.py), heat maps (test_heatmaps.py
+there), patches of an encoder (test_patches.py) and a client of the service (tests/service)."""
 
 
 def load(name, split="train", **options):

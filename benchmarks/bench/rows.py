@@ -288,6 +288,7 @@ class _TrainingRows:
 def _worker_rows(place: Place, precision: str) -> list[Row]:
     """Return the rows about workers of one thread each."""
     cores = torch.get_num_threads()
+    after = "" if precision == precisions("cpu")[0] else f"@{precision}"
 
     def steps(workers: int, batch: int) -> Subject:
         if cores == 1:
@@ -300,7 +301,7 @@ def _worker_rows(place: Place, precision: str) -> list[Row]:
         target = 1.0 if (batch, precision) == (50, "float32") else 1.15
         rows.append(
             Row(
-                f"workers-{batch}-{precision}", f"training, `gray`, batch {batch}, {precision}: {cores} workers of"
+                f"workers-{batch}{after}", f"training, `gray`, batch {batch}, {precision}: {cores} workers of"
                 " one thread each", "images/s", "cpu",
                 {
                     OURS: functools.partial(steps, cores, batch),
@@ -312,7 +313,7 @@ def _worker_rows(place: Place, precision: str) -> list[Row]:
     for others, target in ((1, 0.55), (3, 0.3)):
         rows.append(
             Row(
-                f"beside-{others}-{precision}", f"training, `gray`, batch 128, {precision}: {cores} workers beside"
+                f"beside-{others}{after}", f"training, `gray`, batch 128, {precision}: {cores} workers beside"
                 f" {others} busy process{'es' * (others > 1)}", "images/s", "cpu",
                 {
                     OURS: lambda others=others: Beside(  # type: ignore[misc]

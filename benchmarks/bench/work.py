@@ -7,7 +7,7 @@ import math
 from torch import nn
 
 from negvae.model import VAE
-from negvae.model.networks import Shape
+from negvae.model.networks import ResidualBlock, Shape
 
 
 def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
@@ -30,9 +30,16 @@ def multiply_adds(network: nn.Module, size: tuple[int, int] = (1, 1)) -> int:
     >>> multiply_adds(nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Flatten(), nn.Linear(8 * 4 * 4, 2)), (4, 4))
     1408
     """
-    total = 0
+    total, inside = 0, ""
     for name, layer in network.named_modules():
         if "parametrizations" in name.split("."):  # what a weight is computed from, once a batch
+            continue
+        if inside and name.startswith(inside):
+            continue
+        if isinstance(layer, ResidualBlock):
+            inside = f"{name}."
+            total += multiply_adds(layer.inner, size) + multiply_adds(layer.skip, size)
+            size = _size_after(layer.inner, size)
             continue
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             taps = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
@@ -71,6 +78,14 @@ def scoring_multiply_adds(model: VAE, score: str) -> int:
 def _parts(model: VAE) -> tuple[int, int]:
     shape: Shape = model.shape
     return multiply_adds(model.encoder, (shape[1], shape[2])), multiply_adds(model.decoder)
+
+
+def _size_after(network: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width after the convolutions of a network."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d):
+            size = _output_size(layer, size)
+    return size
 
 
 def _output_size(layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -> tuple[int, int]:

@@ -132,7 +132,7 @@ def test_every_row_is_there_in_both_precisions_where_the_machine_has_them(tmp_pa
     place = Place(tmp_path, 1, 0.1, {})
     monkeypatch.setattr(run_rows, "computes_in_bfloat16", lambda device: True)
     keys = {row.key for row in rows(place, ("cpu",))}
-    plain = {key for key in keys if key.startswith(("train-", "score-")) and "@" not in key}
+    plain = {key for key in keys if key.startswith(("train-", "score-", "workers-", "beside-")) and "@" not in key}
     alone = {key for key in plain if "int8" in key or "combined" in key}  # those stand beside every precision
     assert {f"{key}@float32" for key in plain - alone} == {key for key in keys if "@" in key}
     monkeypatch.setattr(run_rows, "computes_in_bfloat16", lambda device: False)

@@ -24,8 +24,8 @@ def _few_steps(monkeypatch):
 
 
 def opened(path):
-    with Image.open(path) as image:
-        return image.copy()
+    with open(path, "rb") as file:
+        return Image.open(file).copy()
 
 
 @pytest.fixture

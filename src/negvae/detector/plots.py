@@ -18,7 +18,7 @@ from negvae.scoring.calibration import Calibration
 Values = NDArray[np.float64]
 
 
-class Scoring(Protocol):
+class HasScores(Protocol):
     """A fitted detector with calibrated decision scores."""
 
     calibration_: Calibration
@@ -46,7 +46,7 @@ class ScoresDisplay:
     figure_: Any = field(default=None, repr=False)
 
     @classmethod
-    def from_estimator(cls, detector: Scoring, data: Mapping[str, Any] | None = None, **options: Any) -> Self:
+    def from_estimator(cls, detector: HasScores, data: Mapping[str, Any] | None = None, **options: Any) -> Self:
         """Score data with a fitted detector and plot it beside the held-out inliers.
 
         Args:

@@ -18,7 +18,7 @@ from rich.console import Console
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
 from negvae.files import write_text
-from negvae.paper.demo_plan import Plan, measure, plan, shortened
+from negvae.paper.demo_plan import DemoPlan, measure, plan, shortened
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.samples import pictures
@@ -182,7 +182,7 @@ def _trial(
     directory: Path,
     inliers: ImageSet,
     outliers: ImageSet,
-    chosen: Plan,
+    chosen: DemoPlan,
     progress: AbstractContextManager[OnProgress],
     log: Callable[[str], None],
 ) -> Trial:
@@ -206,7 +206,7 @@ def _with_previous(history: list[dict[str, Any]]) -> list[tuple[dict[str, Any], 
     return list(zip(history, [0.0, *(row["seconds"] for row in history[:-1])], strict=True))
 
 
-def _table(trials: list[Trial], chosen: Plan) -> DataTable:
+def _table(trials: list[Trial], chosen: DemoPlan) -> DataTable:
     header = ["negatives", "AUC BPD (95% interval)", "paper", "AUC KL (95% interval)", "paper", "test, nats/dim",
               "OOD, nats/dim", "training, s", "images/s"]  # fmt: skip
     rows = []
@@ -243,7 +243,7 @@ def _finding(trials: list[Trial]) -> str:
     return f"{first} (AUC BPD {alone:.2f}). Negative samples {second} what is not clothing elsewhere."
 
 
-def _size(chosen: Plan) -> str:
+def _size(chosen: DemoPlan) -> str:
     """Return a sentence on the size of the demo, and why it is smaller than it could be."""
     if chosen.whole:
         return f"Each model saw all training images for {chosen.epochs} epochs."
@@ -255,7 +255,7 @@ def _size(chosen: Plan) -> str:
     )
 
 
-def _report(trials: list[Trial], table: DataTable, origin: dict[str, Any], chosen: Plan) -> str:
+def _report(trials: list[Trial], table: DataTable, origin: dict[str, Any], chosen: DemoPlan) -> str:
     sections = [Section("Result", tables.html(table), f"{_finding(trials)} {_size(chosen)}")]
     for trial in trials:
         scores = trial.comparison

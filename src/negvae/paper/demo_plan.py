@@ -24,7 +24,7 @@ _TESTED = (10_000, 2_000)
 
 
 @dataclass(frozen=True)
-class Plan:
+class DemoPlan:
     """The size of a demo.
 
     Attributes:
@@ -58,7 +58,7 @@ class Plan:
         )
 
 
-def plan(rate: float, threads: int, models: int, *, quick: bool = False) -> Plan:
+def plan(rate: float, threads: int, models: int, *, quick: bool = False) -> DemoPlan:
     """Choose the size of a demo: all images for four epochs, or as much as fits into `LIMIT` with a margin.
 
     Args:
@@ -82,7 +82,7 @@ def plan(rate: float, threads: int, models: int, *, quick: bool = False) -> Plan
     sizes += [(images, 2) for images in range((12_000 if quick else _ALL) - 1_000, _FEWEST - 1, -1_000)]
     candidates = [(images, epochs, _TESTED[0] if images >= 12_000 else _TESTED[1]) for images, epochs in sizes]
     chosen = next((each for each in candidates if seconds(*each) <= _BUDGET), candidates[-1])
-    return Plan(*chosen, threads=threads, rate=rate, seconds=seconds(*chosen))
+    return DemoPlan(*chosen, threads=threads, rate=rate, seconds=seconds(*chosen))
 
 
 def measure(config: RunConfig, images: Tensor) -> tuple[float, int]:
@@ -120,7 +120,7 @@ def measure(config: RunConfig, images: Tensor) -> tuple[float, int]:
     return rates[best], best
 
 
-def shortened(config: RunConfig, chosen: Plan) -> RunConfig:
+def shortened(config: RunConfig, chosen: DemoPlan) -> RunConfig:
     """Return the configuration with the images and epochs of a plan."""
     return replace(config, epochs=chosen.epochs, limit=None if chosen.images == _ALL else chosen.images)
 

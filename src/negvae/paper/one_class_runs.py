@@ -30,7 +30,7 @@ from negvae.version import source_commit
 
 
 @dataclass(frozen=True)
-class Outcome:
+class OneClassOutcome:
     """What a command did.
 
     Attributes:
@@ -54,7 +54,7 @@ def run_one_class(
     budget: float | None = None,
     log: Callable[[str], None],
     on_progress: OnProgress | None = None,
-) -> Outcome:
+) -> OneClassOutcome:
     """Carry out the runs that have no result yet and that no other command is at work on.
 
     Args:
@@ -92,7 +92,7 @@ def run_one_class(
             areas = content["evaluation"]
             log(f"{run.name}: combined {areas['auc_combined']:.3f}, {content['provenance']['train_seconds']:.0f} s")
     done = sum(finished(run, profile, results) is not None for run in runs)
-    return Outcome(done, len(runs) - done, stopped)
+    return OneClassOutcome(done, len(runs) - done, stopped)
 
 
 def _carry_out(

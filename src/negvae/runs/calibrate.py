@@ -124,17 +124,10 @@ def calibrate_run(
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
-    known = References(heatmaps=artifact.heatmaps)
-    scorer, present = Scorer(artifact.model, known), before.score if before else None
-    if precision == "bfloat16":
-        scorer = Scorer(artifact.model, known, precision=resolve_precision(precision, artifact.model.device))
-    if precision == "int8":
-        if training is None:
-            raise ValueError(f"{directory} was fitted on data in memory, which is not kept: int8 is rounded by it")
-        scorer = Scorer(artifact.model, quantized=quantize_model(artifact.model, training))
-        if scorer.quantized and scorer.quantized.decode is None:
-            score = score or (present if present and not SCORES[present].needs else "kl")
-            scorer.check([score])
+    scorer, present = _scorer(artifact, precision, training), before.score if before else None
+    if scorer.quantized is not None and scorer.quantized.decode is None:
+        score = score or (present if present and not SCORES[present].needs else "kl")
+        scorer.check([score])
     calibration = calibrate(
         scorer, training, held_out,
         score=score or present, components=score_components(config), groups=labels,
@@ -154,6 +147,18 @@ def calibrate_run(
         if tried is not None and tried.holds:
             log(f"{tried.describe()}: negvae calibrate {directory} --precision int8")
     return calibration
+
+
+def _scorer(artifact: Artifact, precision: str, training: Tensor | None) -> Scorer:
+    """Return a scorer in a precision; int8 is rounded by images of the training."""
+    model, known = artifact.model, References(heatmaps=artifact.heatmaps)
+    if precision == "bfloat16":
+        return Scorer(model, known, precision=resolve_precision(precision, model.device))
+    if precision == "float32":
+        return Scorer(model, known)
+    if training is None:
+        raise ValueError(f"{artifact.directory} was fitted on data in memory, which is not kept: int8 is rounded by it")
+    return Scorer(model, quantized=quantize_model(model, training))
 
 
 def _open(directory: Path, device: str) -> Artifact:

@@ -24,8 +24,9 @@ from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
-from negvae.runs.resolve import Log, ResolvedRun, resolve, silent
-from negvae.scoring.calibration import TARGET_FPR, least_held_out
+from negvae.runs.resolve import Inliers, Log, ResolvedRun, resolve, silent
+from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.history import METRICS
 from negvae.training.loop import TrainingResult, train_seeds
@@ -101,30 +102,35 @@ def run_seeds(
             configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
         )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
-        calibration = maps = None
-        if heatmaps and result.progress.finished and len(inliers.held_out):
-            maps = fit_heatmaps(
-                inliers.training,
-                inliers.held_out,
-                seed=each.seed,
-                precision=each.precision,
-                device=each.device,
-                log=log,
-            )
-        if len(inliers.held_out):
-            rate = TARGET_FPR if inliers.held_out_images >= least_held_out(TARGET_FPR) else None
-            rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
-            calibration = calibrated(
-                each, result, inliers.training, inliers.held_out, maps, target_fpr=rate, confidence=config.confidence,
-                groups=inliers.groups, owners=inliers.owners, log=log,
-            )  # fmt: skip
-            log(f"calibrated: {calibration.describe()}")
+        calibration, maps = _held_against(each, result, inliers, heatmaps, log)
         save_artifact(directory, each, result, origin, calibration, maps)
         if (bank := fit_patches(each, inliers.held_out_rows)) is not None:
             save_patches(directory, bank)
         if inliers.columns is not None:
             write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
+
+
+def _held_against(
+    config: RunConfig, result: TrainingResult, inliers: Inliers, heatmaps: bool, log: Log
+) -> tuple[Calibration | None, Heatmaps | None]:
+    """Return the calibration by the held-out inliers, and the heat maps if they are wanted; None if none are held out."""
+    if not len(inliers.held_out):
+        return None, None
+    maps = None
+    if heatmaps and result.progress.finished:
+        maps = fit_heatmaps(
+            inliers.training, inliers.held_out, seed=config.seed, precision=config.precision, device=config.device,
+            log=log,
+        )  # fmt: skip
+    rate = TARGET_FPR if inliers.held_out_images >= least_held_out(TARGET_FPR) else None
+    rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
+    calibration = calibrated(
+        config, result, inliers.training, inliers.held_out, maps, target_fpr=rate, confidence=config.confidence,
+        groups=inliers.groups, owners=inliers.owners, log=log,
+    )  # fmt: skip
+    log(f"calibrated: {calibration.describe()}")
+    return calibration, maps
 
 
 def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:

@@ -200,18 +200,13 @@ def calibrate(
     names = [decisive, *names]
     apart: dict[str, NDArray[np.float32]] = {}
     references = References() if references is None else references
-    if scorer.quantized is None or scorer.quantized.decode is not None:
-        if training is not None:
-            most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
-            step = max(len(training) // most, 1)
-            components = [name for name in components if name != "transformations"]
-            references = scorer.measure(training[::step][:most], components, names)
-            if scorer.model.shifted is not None:
-                references = _with_transformations(scorer, references, training, log)
-            if features:
-                references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
-    else:
+    if scorer.quantized is not None and scorer.quantized.decode is None:
         names = [name for name in names if not SCORES[name].needs]
+    elif training is not None:
+        most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
+        references = _references(scorer, training, most, components, names, log)
+        if features:
+            references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
     maps = scorer.references.heatmaps
     if maps is not None and scorer.quantized is None:
         names = [*names, "defects"]
@@ -240,6 +235,16 @@ def calibrate(
     if groups is None:
         return calibration
     return calibration.with_groups({name: split(values, groups) for name, values in found.items()})
+
+
+def _references(
+    scorer: Scorer, training: Tensor, most: int, components: Sequence[str], names: Sequence[str],
+    log: Callable[[str], None],
+) -> References:  # fmt: skip
+    """Return statistics of up to so many training images, evenly taken, with the encoder of transformations judged."""
+    components = [name for name in components if name != "transformations"]
+    references = scorer.measure(training[:: max(len(training) // most, 1)][:most], components, names)
+    return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
 
 
 def _threshold(scores: NDArray[np.float64], target_fpr: float, confidence: float | None) -> float:

@@ -113,7 +113,7 @@ def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) ->
     return Choice(best, how)
 
 
-class Watch:
+class NeighborWatch:
     """What gives threads inside operators up, for workers of one thread each, when a neighbor makes them wait.
 
     Args:

@@ -18,7 +18,7 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
-from negvae.training.choice import Choice, Watch, check_workers, choose_workers, obstacle, worded
+from negvae.training.choice import Choice, NeighborWatch, check_workers, choose_workers, obstacle, worded
 from negvae.training.reporting import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
 from negvae.training.step import Learner
@@ -124,7 +124,7 @@ def train_seeds(
     check_workers(workers, device.type, min(configs[0].batch_size, len(images)))
     runs = _open(configs, images, source, directories, resume, peers)
     otherwise = _share_among(runs, workers, source, log) if peers is None and device.type == "cpu" else 0
-    watch = Watch([run.learner for run in runs], otherwise, log)
+    watch = NeighborWatch([run.learner for run in runs], otherwise, log)
     try:
         reason = _steps(runs, peers, watch, should_stop, budget, checkpoint_seconds, on_progress, after_epoch)
     finally:
@@ -135,7 +135,7 @@ def train_seeds(
 
 
 def _steps(
-    runs: Sequence[TrainingRun], peers: Peers | None, watch: Watch, should_stop: Callable[[], str],
+    runs: Sequence[TrainingRun], peers: Peers | None, watch: NeighborWatch, should_stop: Callable[[], str],
     budget: float | None, checkpoint_seconds: float, on_progress: OnProgress | None, after_epoch: AfterEpoch | None,
 ) -> str:  # fmt: skip
     """Take the runs' steps until they are finished or have to stop; return the reason, or ""."""

@@ -24,7 +24,7 @@ from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
 from negvae.training.objectives import Losses, Trained, TrainingBatch, train_step
 from negvae.training.shifted import ShiftLearner
-from negvae.training.team import Team, share_of
+from negvae.training.team import ThreadTeam, share_of
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
 
@@ -64,7 +64,7 @@ class Learner:
         self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.batch = min(config.batch_size, len(data))
-        self._team: Team | None = None
+        self._team: ThreadTeam | None = None
         if peers is not None:
             share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
@@ -114,7 +114,7 @@ class Learner:
         Args:
             workers: number of workers, from 1 to the number of images in a batch.
         """
-        self._team = self._team or Team(self)
+        self._team = self._team or ThreadTeam(self)
         self._team.resize(workers)
 
     def step(self) -> None:

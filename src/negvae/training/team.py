@@ -59,7 +59,7 @@ class _Part:
     losses: Tensor
 
 
-class Team:
+class ThreadTeam:
     """The workers of a learner: its own thread, which leads, and the helpers.
 
     Args:
