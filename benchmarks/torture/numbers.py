@@ -88,7 +88,8 @@ def tried(count: Count, place: Path, network: str, seeds: int) -> None:
     run(dataclasses.replace(config, data=str(place / "in.npy")), place / network)
     artifact = load_artifact(place / network)
     assert artifact.calibration is not None
-    names = names_of(lambda entry: not {"ensemble", "features"} & {*entry.needs})
+    apart = {"ensemble", "features", "transformations"}  # what these models are trained without
+    names = [name for name in names_of(lambda entry: not apart & {*entry.needs}) if name != "defects"]
     paths: dict[str, Scores] = {"float32": Scorer(artifact.model, artifact.calibration.reference)}
     if runs_bfloat16(torch.device("cpu")):
         paths["bfloat16"] = Scorer(artifact.model, artifact.calibration.reference, precision="bfloat16")

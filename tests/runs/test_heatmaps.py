@@ -50,9 +50,8 @@ def folder(tmp_path):
 
 def test_from_a_folder_to_maps(capsys, folder, tmp_path):
     run, maps = tmp_path / "run", tmp_path / "maps"
-    code, log, _ = call(
-        capsys, "train", "--data", folder, "--out", run, "--epochs", "1", "--preset", "general", "--device", "cpu"
-    )
+    plain = ["train", "--data", folder, "--epochs", "1", "--preset", "general", "--device", "cpu"]
+    code, log, _ = call(capsys, *plain, "--out", run, "--heatmaps")
     assert code == 0
     assert "80 images" in log
     assert (run / heatmaps.FILE).exists()

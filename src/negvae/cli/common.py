@@ -126,7 +126,10 @@ Workers = Annotated[
 
 @contextmanager
 def scoring_by(workers: int | None) -> Iterator[None]:
-    """Let this number of threads score within the block; None changes nothing.
+    """Let this number of threads score within the block.
+
+    Args:
+        workers: number of threads; None changes nothing.
 
     Raises:
         ValueError: if the number is below 1.

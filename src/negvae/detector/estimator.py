@@ -889,11 +889,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return restored.reshape(len(restored), -1) if self.model_.takes_features else restored
 
     def plot_latent(self, data: Mapping[str, Any], **options: Any) -> LatentDisplay:
-        """Plot posterior means between the positive and the negative prior.
+        """Plot posterior means between the positive and the negative prior; options are those of `LatentDisplay.plot`.
 
         Args:
             data: data by the name in the legend, in any form that `NegVAEDetector` describes.
-            options: arguments of `negvae.detector.plots.LatentDisplay.plot`.
 
         Returns:
             The display.

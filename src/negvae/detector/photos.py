@@ -82,7 +82,13 @@ def photos_of(data: Any, split: Split) -> Photos | None:
 
 
 def decoding_of(photos: Photos) -> Decoding | None:
-    """Choose how photos to train on are decoded; None if they are taken as they are.
+    """Choose how photos to train on are decoded.
+
+    Args:
+        photos: the photos.
+
+    Returns:
+        The description; None if they are taken as they are.
 
     Raises:
         ValueError: if images of a list are broken.

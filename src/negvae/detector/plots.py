@@ -47,13 +47,12 @@ class ScoresDisplay:
 
     @classmethod
     def from_estimator(cls, detector: HasScores, data: Mapping[str, Any] | None = None, **options: Any) -> Self:
-        """Score data with a fitted detector and plot it beside the held-out inliers.
+        """Score data with a fitted detector and plot it beside the held-out inliers; options are those of `plot`.
 
         Args:
             detector: the fitted detector.
             data: data by the name in the legend, in any form that the detector takes; None shows the held-out inliers
                 alone.
-            options: arguments of `plot`.
 
         Returns:
             The display.
@@ -106,12 +105,11 @@ class LatentDisplay:
 
     @classmethod
     def from_estimator(cls, detector: Any, data: Mapping[str, Any], **options: Any) -> Self:
-        """Encode data with a fitted `negvae.NegVAEDetector` and plot it.
+        """Encode data with a fitted `negvae.NegVAEDetector` and plot it; options are those of `plot`.
 
         Args:
             detector: the fitted detector.
             data: data by the name in the legend, in any form that the detector takes.
-            options: arguments of `plot`.
 
         Returns:
             The display.
@@ -173,10 +171,11 @@ class ScorePlots:
     def plot_scores(self: Any, data: Mapping[str, Any] | None = None, **options: Any) -> ScoresDisplay:
         """Plot histograms of decision scores beside the held-out inliers', with the threshold.
 
+        Options are those of `negvae.detector.plots.ScoresDisplay.plot`.
+
         Args:
             data: data by the name in the legend, in any form that the detector takes; None shows the held-out inliers
                 alone.
-            options: arguments of `negvae.detector.plots.ScoresDisplay.plot`.
 
         Returns:
             The display.
@@ -186,10 +185,11 @@ class ScorePlots:
     def plot_roc(self: Any, inliers: Any, outliers: Any, **options: Any) -> RocCurveDisplay:
         """Plot the ROC curve of the decision score, with outliers as positives.
 
+        Options are those of `sklearn.metrics.RocCurveDisplay.from_predictions`.
+
         Args:
             inliers: inliers that the model was not trained on, in any form that the detector takes.
             outliers: out-of-distribution data.
-            options: arguments of `sklearn.metrics.RocCurveDisplay.from_predictions`.
 
         Returns:
             scikit-learn's display.

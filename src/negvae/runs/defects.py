@@ -96,7 +96,8 @@ def _measured(root: Path, kind: str, artifact: Artifact, decides: str, precision
     scorer, maps = artifact.scorer(precision), artifact.heatmaps
     rule = (artifact.calibration.tiles if artifact.calibration else "") or UNCALIBRATED
     folder = root / "test" / kind
-    scores, defects = [np.empty(0)], [np.empty(0)]
+    scores: list[NDArray[Any]] = [np.empty(0)]
+    defects: list[NDArray[Any]] = [np.empty(0)]
     measured = _Kind(scores[0], None, [], [])
     if not any(True for _ in walk(str(folder), IMAGE_ENDINGS)):
         return measured
@@ -164,7 +165,9 @@ def _auroc(inliers: NDArray[Any], outliers: list[NDArray[Any]]) -> float:
 
 def _pixels(found: dict[str, _Kind], log: Log) -> dict[str, Any]:
     """Return pixel AUROC and PRO over all images that have a mask."""
-    maps, masks, without = [], [], 0
+    maps: list[NDArray[Any]] = []
+    masks: list[NDArray[np.bool_]] = []
+    without = 0
     for each in found.values():
         for values, mask in zip(each.maps, each.masks, strict=True):
             without += mask is None

@@ -86,7 +86,14 @@ def with_images(config: RunConfig, files: list[str] | None, log: Log) -> RunConf
 
 
 def exact(files: list[str], where: object) -> Decoding:
-    """Return the description of images of one size that are taken as they are, without the broken ones among them.
+    """Describe images of one size that are taken as they are, without the broken ones among them.
+
+    Args:
+        files: image files of a folder.
+        where: name of the folder in messages.
+
+    Returns:
+        The description.
 
     Raises:
         ValueError: if the images differ in size.

@@ -114,7 +114,7 @@ def run_seeds(
 def _held_against(
     config: RunConfig, result: TrainingResult, inliers: Inliers, heatmaps: bool, log: Log
 ) -> tuple[Calibration | None, Heatmaps | None]:
-    """Return the calibration by the held-out inliers, and the heat maps if they are wanted; None if none are held out."""
+    """Return the calibration by the held-out inliers and the heat maps if wanted; None if none are held out."""
     if not len(inliers.held_out):
         return None, None
     maps = None

@@ -189,10 +189,9 @@ def calibrate(
     Raises:
         ValueError: if there are no held-out inliers, or too few for the rate.
     """
-    if contamination:
-        target_fpr = None
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
+    target_fpr = None if contamination else target_fpr
     features = scorer.model.takes_features
     decisive = score_of(default_score(scorer.model) if score is None else score).name
     missing = {"pixels" if features else "features", *(["transformations"] if scorer.model.shifted is None else [])}
@@ -207,12 +206,10 @@ def calibrate(
         references = _references(scorer, training, most, components, names, log)
         if features:
             references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
-    maps = scorer.references.heatmaps
-    if maps is not None and scorer.quantized is None:
-        names = [*names, "defects"]
-    references = replace(references, heatmaps=maps)
+    references = replace(references, heatmaps=scorer.references.heatmaps)
+    with_maps = references.heatmaps is not None and scorer.quantized is None
     measured = replace(scorer, references=references)
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys([*names, "defects"] if with_maps else names))
     raw = {**measured(held_out, names), **{name: apart[name] for name in names if name in apart}}
     if owners is not None:
         rule = rule or _rule(measured, training, owners, decisive)

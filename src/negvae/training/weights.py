@@ -124,6 +124,11 @@ class Weights:
 class Replica:
     """The gradients of a copy of a network that computes with the weights of another; see `Weights.replica`.
 
+    Args:
+        parameters: parameters of the copy.
+        gradient: vector that takes the gradients of all parameters.
+        arrive: called when the gradients are complete.
+
     Attributes:
         gradient: gradients of the last step, as one vector.
     """
