@@ -1,10 +1,12 @@
 """Trials that broke an earlier version: outputs that are full, special or not to be written."""
 
 import dataclasses
+import gc
 import os
 import stat
 import sys
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +65,14 @@ def test_a_full_disk_behind_standard_output_is_one_line(place, name, capsys, mon
 def test_a_full_device_as_output_is_one_line_and_stays_a_device(place, capsys, command):
     inputs = [] if command == "export" else [place / "in.npy"]
     more = ["--format", "csv"] if command == "score" else []
+    filters = list(warnings.filters)
     code, _, error = call(capsys, command, place / "run", *inputs, "--out", FULL, *more)
     assert code == 2
     assert "no space left" in error.lower()
     assert "Traceback" not in error
     assert stat.S_ISCHR(os.stat(FULL).st_mode)
+    gc.collect()
+    assert warnings.filters == filters  # of the host program
 
 
 def test_special_outputs_are_written_through(place, tmp_path, capsys):

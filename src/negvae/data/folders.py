@@ -12,7 +12,6 @@ import logging
 import os
 import re
 import tempfile
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from negvae.data.cache import cache_folder
 from negvae.data.formats.base import DataError, Source
 from negvae.data.formats.encoded import in_order
+from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 from negvae.files import replacing
@@ -345,8 +345,7 @@ def _apply(function: Any, sources: Iterable[tuple[str, Source]], at_once: int) -
         if chunk:
             yield chunk
 
-    with warnings.catch_warnings():  # Pillow warns of large images before they are refused here
-        warnings.simplefilter("ignore")
+    with without_pillows_warnings():
         for part in in_order(run, chunks(), min(4, os.cpu_count() or 1)):
             yield from part
 

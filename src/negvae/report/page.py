@@ -7,7 +7,6 @@ sample.
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.data.embedding import Encoder
+from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.model import VAE
 from negvae.report import document, figures, tables
@@ -197,9 +197,7 @@ def examine(
     scorer.check(names)
     findings = Findings(least=Kept(top), most=Kept(top))
     draw = np.random.default_rng(0)
-    # Pillow warns of large images before they are refused by their size.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_pillows_warnings():
         for batch in stream(inputs, spec_of(artifact, encoder, resize), batch_size=batch_size):
             _take(findings, batch, scorer, names, calibration, draw, encoder)
             on_rows(findings.rows)

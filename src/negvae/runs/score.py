@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
+from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
@@ -207,9 +207,7 @@ class Scoring:
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
-        # Pillow warns of large images before they are refused by `wanted.max_pixels`.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_pillows_warnings():
             for batch in batches:
                 yield _table(batch, self)
 

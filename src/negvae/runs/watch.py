@@ -15,7 +15,6 @@ import queue
 import sys
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -27,6 +26,7 @@ from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
+from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import from_json, locked, write_text
 from negvae.runs.artifact import load_artifact
@@ -184,8 +184,7 @@ def _turn(
 ) -> None:
     """Score some files and write their rows."""
     changed = dict(places)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow warns of large images before they are refused by their size
+    with without_pillows_warnings():
         for batch in read([Span(path) for path, _ in places], wanted):
             for row in _rows(batch, scorer, encoder, watched):
                 row["mtime_ns"] = changed.get(row["path"], 0)

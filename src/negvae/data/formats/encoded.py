@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import io
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from PIL import Image
 
 from negvae.data import stores
 from negvae.data.formats.base import DataError, Source, need_memory, reading
+from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.files import need
 
 MAX_PIXELS = 64_000_000
@@ -159,9 +159,7 @@ def decode_images(
     done: dict[str, int] = {}
     stream = iter(encoded)
     chunks = iter(lambda: list(islice(stream, _CHUNK)), [])
-    # Pillow warns of large images before they are refused here; one message is enough.
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_pillows_warnings():
         for name, pixels, what in (image for chunk in in_order(_decode_chunk, chunks, 2) for image in chunk):
             height, width, channels = pixels.shape
             if not row:
