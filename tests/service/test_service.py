@@ -170,6 +170,15 @@ def test_heat_maps_are_those_of_the_run(models, monkeypatch):
         assert answer["images"][0]["heatmap"].startswith("data:image/png;base64,")
 
 
+def test_what_is_certified_is_said_of_the_model(models):
+    wanted = load_artifact(models["gray"]).calibration.certificate()
+    with served({"gray": models["gray"]}) as live:
+        status, answer = live.ask("GET", "/v1/models/gray")
+    assert status == 200
+    assert json.loads(answer)["certificate"] == wanted
+    assert 0 < wanted["at_most"] <= 1
+
+
 def test_metrics_count_what_was_scored_and_notice_a_change(models):
     with served({"gray": models["gray"]}) as live:
         for seed in range(4):

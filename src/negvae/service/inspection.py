@@ -78,7 +78,8 @@ def described(model: Served) -> dict[str, Any]:
         model: the model.
 
     Returns:
-        Plain values; `top` are the largest held-out scores, largest first, and `quantiles` 401 of all.
+        Plain values; `certificate` is what `Calibration.certificate` gives, `top` are the largest held-out scores,
+        largest first, and `quantiles` 401 of all.
     """
     calibration = model.calibration
     held_out = calibration.scores[calibration.score]
@@ -92,6 +93,7 @@ def described(model: Served) -> dict[str, Any]:
         "unit": model.unit,
         "threshold": calibration.cut,
         "rate": calibration.false_alarm_rate,
+        "certificate": calibration.certificate(),
         "held_out": calibration.size,
         "grouped": bool(calibration.thresholds),
         "counts": counts.tolist(),

@@ -109,7 +109,7 @@ def _spec(facts: Mapping[str, str], session: Any) -> InputSpec:
     if not features and (facts["value_range"], facts["channel_order"]) != ("0 to 255", order):
         raise ValueError(f"its pixels are {facts['channel_order']}, {facts['value_range']}, which is not served")
     outputs = [output.name for output in session.get_outputs()]
-    if outputs != ["score", "p_value", "is_outlier"]:
+    if outputs[:3] != ["score", "p_value", "is_outlier"] or outputs[3:] not in ([], ["heatmap"]):
         raise ValueError(f"its outputs are {', '.join(outputs)}")
     return InputSpec((shape[0], 1, 1) if features else (shape[0], shape[1], shape[2]), features)
 

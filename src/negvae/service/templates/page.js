@@ -104,6 +104,12 @@ const slot = (value) => Math.round((1000 * (Math.log(value) - Math.log(least()))
 const percent = (value) => `${Number((100 * value).toPrecision(value < 0.1 ? 2 : 3))}%`;
 const short = (value) => Number(value.toPrecision(4)).toString();
 
+/** What is certified of the calibrated threshold. */
+function certified() {
+  const { at_most: most, confidence } = model.certificate;
+  return most === undefined ? "" : `: at most ${percent(most)} of inliers, with ${percent(confidence)} confidence`;
+}
+
 /* ---- what is shown ---- */
 
 function show() {
@@ -111,7 +117,7 @@ function show() {
   $("rate").value = slot(share);
   $("ratetext").textContent = percent(bound());
   $("rate").setAttribute("aria-valuetext", percent(bound()));
-  $("threshold").textContent = Number.isFinite(cut()) ? `Outliers score above ${short(cut())}${rate === null ? " (as calibrated)" : ""}.` :
+  $("threshold").textContent = Number.isFinite(cut()) ? `Outliers score above ${short(cut())}${rate === null ? ` (as calibrated${certified()})` : ""}.` :
     "No score is called at this rate.";
   const good = items.filter((each) => !each.error);
   const out = good.filter(outlying).length;
