@@ -12,6 +12,7 @@ from negvae.data.embedding import _map_of, load_encoder
 from negvae.runs.patches import PATCHES, open_patch_maps
 from negvae.runs.train import run
 from negvae.scoring.patches import PatchBank, fit_bank
+from tests.cli.test_commands import call
 from tests.data.test_embedding import write_encoder
 
 pytest.importorskip("onnx")
@@ -24,7 +25,7 @@ def photos(count: int, seed: int) -> np.ndarray:
     return np.clip(np.random.default_rng(seed).normal(color, 15, (count, 3, 8, 8)), 0, 255).astype(np.uint8)
 
 
-def test_the_map_shows_the_part_that_differs(tmp_path: Path) -> None:
+def test_the_map_shows_the_part_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good").mkdir()
     for number, image in enumerate(photos(80, 0)):
         Image.fromarray(image.transpose(1, 2, 0)).save(tmp_path / "good" / f"{number:02}.png")
@@ -48,6 +49,12 @@ def test_the_map_shows_the_part_that_differs(tmp_path: Path) -> None:
     assert np.array_equal(together, np.concatenate(alone))
     (path, first), *_ = maps.of_files([str(tmp_path / "good")])
     assert (Path(path).name, first.shape) == ("00.png", (8, 8))
+    out = ["--out", tmp_path / "scores.csv", "--heatmaps", tmp_path / "maps"]
+    assert call(capsys, "score", tmp_path / "run", tmp_path / "good", *out)[0] == 0
+    with open(tmp_path / "maps" / "00.png", "rb") as file:
+        shown = np.asarray(Image.open(file))
+    assert len(list((tmp_path / "maps").iterdir())) == 80
+    assert np.abs(shown / 255 * 6 - first.clip(0, 6)).max() <= 0.5 * 6 / 255 + 1e-6
     (tmp_path / "run" / PATCHES).write_bytes(b"nothing")
     with pytest.raises(ValueError, match=r"patches\.safetensors: damaged"):
         open_patch_maps(tmp_path / "run")
