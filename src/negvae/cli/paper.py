@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -123,36 +123,31 @@ def show(
 def _show_beyond(recipe: Profile, results: Path, as_json: bool, page: Path | None) -> None:
     """Show the table that is not in the paper: goals, published detectors, every score, proxies and the ablation."""
     from negvae.paper import unsupervised_show as show
-    from negvae.report.tables import terminal
 
     if as_json and page is not None:
         raise ValueError("--page does not go with --json: give one of them")
     found = show.gather(recipe, results)
-    if as_json:
-        print(json.dumps(show.as_json(found, recipe), indent=1))
-        return
-    console = make_console()
-    for sheet in show.sheets(found):
-        console.print(terminal(sheet))
-    for remark in show.remarks(found, recipe):
-        printer(console)(f"- {remark}")
-    if page is not None:
-        show.fill_page(page, found, recipe)
-        printer(console)(f"written: {page}")
+    _printed(show, found, recipe, show.as_json(found, recipe) if as_json else None, page)
 
 
 def _show_one_class(profile: str, results: Path, as_json: bool, page: Path | None) -> None:
     """Show the table of one class against the others, beside the goals and published means."""
     from negvae.paper import one_class_show as show
     from negvae.registry import choose
-    from negvae.report.tables import terminal
 
     if as_json and page is not None:
         raise ValueError("--page does not go with --json: give one of them")
     recipe = one_class.PROFILES[choose(f"profile of {one_class.TABLE}", profile, one_class.PROFILES)]
     found = show.gather(recipe, results)
-    if as_json:
-        print(json.dumps(show.as_json(found), indent=1))
+    _printed(show, found, recipe, show.as_json(found) if as_json else None, page)
+
+
+def _printed(show: Any, found: Any, recipe: Any, content: Any, page: Path | None) -> None:
+    """Print a table by the functions of its module, or its content as JSON, and fill a page if there is one."""
+    from negvae.report.tables import terminal
+
+    if content is not None:
+        print(json.dumps(content, indent=1))
         return
     console = make_console()
     for sheet in show.sheets(found):

@@ -76,6 +76,17 @@ class IndexEntry(BaseModel):
 
 _TENSOR_DATA = {"type": "array", "description": "Numbers, flat or nested.", "items": {}}
 _PARAMETERS = {"type": "object"}
+_TENSOR: dict[str, Any] = {
+    "type": "object",
+    "required": ["name", "shape", "datatype"],
+    "properties": {
+        "name": {"type": "string"},
+        "shape": {"type": "array", "items": {"type": "integer"}},
+        "datatype": {"type": "string"},
+        "parameters": _PARAMETERS,
+        "data": _TENSOR_DATA,
+    },
+}
 REQUEST = {
     "type": "object",
     "required": ["inputs"],
@@ -84,17 +95,7 @@ REQUEST = {
         "parameters": _PARAMETERS,
         "inputs": {
             "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name", "shape", "datatype"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "shape": {"type": "array", "items": {"type": "integer"}},
-                    "datatype": {"type": "string"},
-                    "parameters": _PARAMETERS,
-                    "data": _TENSOR_DATA,
-                },
-            },
+            "items": _TENSOR,
         },
         "outputs": {
             "type": "array",
@@ -115,17 +116,7 @@ RESPONSE = {
         "id": {"type": "string"},
         "outputs": {
             "type": "array",
-            "items": {
-                "type": "object",
-                "required": ["name", "shape", "datatype"],
-                "properties": {
-                    "name": {"type": "string"},
-                    "shape": {"type": "array", "items": {"type": "integer"}},
-                    "datatype": {"type": "string"},
-                    "parameters": _PARAMETERS,
-                    "data": _TENSOR_DATA,
-                },
-            },
+            "items": _TENSOR,
         },
     },
 }
