@@ -119,7 +119,7 @@ def commands(place: Path) -> list[Command]:
 
     def copied(folder: Path) -> Path:
         if not (folder / "run").exists():
-            shutil.copytree(model, folder / "copy")
+            shutil.copytree(model, folder / "copy", dirs_exist_ok=True)  # which an earlier try may have begun
             (folder / "copy").rename(folder / "run")
         return folder / "run"
 
