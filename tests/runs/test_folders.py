@@ -20,6 +20,9 @@ from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
 from negvae.runs.score import score_files
 from negvae.runs.train import run
+from negvae.runs.triton import export_triton
+from negvae.service.onnx_model import load_onnx
+from negvae.service.run_model import load_run
 
 FAST = dict(
     network="pyramid", latent_size=2, epochs=1, batch_size=16, precision="float32", device="cpu", fit="tile", side=16
@@ -127,6 +130,29 @@ def test_exported_file_takes_the_tiles_of_one_image(place, artifact):
     facts = {entry.key: entry.value for entry in onnx.load(written.path).metadata_props}
     assert json.loads(facts["images"])["fit"] == "tile"
     assert "tiles of one image" in facts["tiles"]
+    # Triton and the service would put tiles of several images into one batch.
+    with pytest.raises(ValueError, match="Triton batches inputs"):
+        export_triton(place / "run", place / "models")
+    assert not (place / "models").exists()
+    with pytest.raises(ValueError, match="tiles of one image at a time, which is not served"):
+        load_onnx(written.path, 1)
+    with pytest.raises(ValueError, match="in tiles, which are not served"):
+        load_run(place / "run", 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    # The tiles that are held out would be enough for this rate, and the images are not.
+    [({"target_fpr": 0.05, "confidence": 0.5}, "needs at least 14"), ({"groups": "folders"}, "groups take images")],
+)
+def test_a_rule_that_the_held_out_images_cannot_show_is_refused_before_training(place, tmp_path, options, words):
+    def trainer(*arguments, **more):
+        raise AssertionError("training has begun")
+
+    config = preset("unsupervised", str(place / "in"), **{**FAST, **options})
+    with pytest.raises(ValueError, match=words):
+        run(config, tmp_path / "run", trainer=trainer)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_folder_that_has_changed_is_refused(place, artifact, tmp_path):

@@ -66,6 +66,9 @@ def test_from_a_folder_to_maps(capsys, folder, tmp_path):
     assert 0 < found["pro"] <= 1
     assert found["without_mask"] == 1
     assert "1 images have no mask" in table
+    code, _, error = call(capsys, "evaluate", run, "--limit", "3")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "--limit goes with --ood" in error
     assert f"{found['pixel_auroc']:.3f}" in table
 
     # Other names in capitals are the same to some file systems; an image of another size has a map of its own size.

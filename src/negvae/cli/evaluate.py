@@ -12,6 +12,7 @@ from negvae.cli.common import (
     Model,
     Precision,
     Workers,
+    given,
     make_console,
     one_of,
     option,
@@ -53,39 +54,43 @@ def evaluate(
 
     Data in the layout of MVTec AD (train/good, test/*, ground_truth/*) is tested by kind of defect, and by pixel.
     """
-    from negvae.runs.evaluate import evaluate_run, evaluation_table
-
     console = make_console()
     log = printer(console)
-    if not ood:
-        from negvae.runs.defects import defects_table, evaluate_defects
-
-        root = _defects_of(directory, data)
-        console.print(defects_table(evaluate_defects(directory, root, precision=precision, device=device, log=log)))
-        log(f"written: {directory / 'evaluation.json'}")
-        return
     with scoring_by(workers):
-        content = evaluate_run(
-            directory,
-            ood,
-            data=data,
-            samples=samples,
-            precision=precision,
-            device=device,
-            limit=limit,
-            embed=embed,
-            log=log,
-        )
-    console.print(evaluation_table(content))
+        if ood:
+            from negvae.runs.evaluate import evaluate_run, evaluation_table
+
+            table = evaluation_table(
+                evaluate_run(
+                    directory,
+                    ood,
+                    data=data,
+                    samples=samples,
+                    precision=precision,
+                    device=device,
+                    limit=limit,
+                    embed=embed,
+                    log=log,
+                )
+            )
+        else:
+            from negvae.runs.defects import defects_table, evaluate_defects
+
+            root = _defects_of(directory, data)
+            for name in given(limit=limit, embed=embed, samples=samples if samples != 1 else None):
+                raise ValueError(f"--{name} goes with --ood: a folder in the layout of MVTec AD is scored as it is")
+            table = defects_table(evaluate_defects(directory, root, precision=precision, device=device, log=log))
+    console.print(table)
     log(f"written: {directory / 'evaluation.json'}")
 
 
 def _defects_of(directory: Path, data: str | None) -> Path:
     """Return the folder in the layout of MVTec AD to test on; if there is none, --ood is missing."""
     from negvae.data.load import is_defect_layout
+    from negvae.files import home
     from negvae.runs.artifact import read_config
 
-    root = Path(read_config(directory)[0].data if data is None else data).expanduser()
+    root = home(read_config(directory)[0].data if data is None else data)
     if not is_defect_layout(root):
         raise ValueError(
             "--ood is missing: name an out-of-distribution set, or with --data a folder with train/good, test/good and"

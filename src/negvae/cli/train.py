@@ -27,6 +27,7 @@ from negvae.cli.common import (
     set_names,
 )
 from negvae.registry import choose
+from negvae.training.tracking import TRACKERS, tracked
 
 if TYPE_CHECKING:
     from negvae.training.loop import TrainingResult
@@ -101,7 +102,7 @@ def train(
     checkpoint_seconds: Annotated[float, option("Time from one checkpoint to the next.", "seconds")] = 60.0,
     track: Annotated[
         list[str] | None,
-        one_of("tracker", ("tensorboard", "mlflow", "wandb"), "Send the losses of every epoch there; may be repeated."),
+        one_of("tracker", TRACKERS, "Send the losses of every epoch there; may be repeated."),
     ] = None,
     heatmaps: Annotated[
         bool,
@@ -152,8 +153,6 @@ def train(
             team = {"workers": workers}
         on_progress = connection.enter_context(training_progress(console))
         if track:
-            from negvae.training.tracking import tracked
-
             on_progress = connection.enter_context(tracked(track, run_config.to_dict(), out, on_progress))
         result = run(
             run_config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds,

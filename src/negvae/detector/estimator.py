@@ -66,6 +66,7 @@ from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.scoring.tiles import Owners, combine
 from negvae.training.checkpoint import Progress
+from negvae.training.helpers import threads_of_operators
 from negvae.training.history import read_metrics, write_metrics
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import ProgressUpdate
@@ -264,9 +265,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         else:
             calibration, labels = with_groups(calibration, groups)
         name, stored = self._read(X, "train", fitting=True)
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = int(check_random_state(seed).randint(2**31 - 1))
+        seed = self._seed()
         negatives = self.negatives if negatives is None else negatives
         text: str | None = "auxiliary:given to fit"
         if isinstance(negatives, str | None):
@@ -279,7 +278,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
         kept = torch.from_numpy(np.flatnonzero(~self.left_out_))
         stored = stored[kept]
-        config = self._config(name, tuple(stored.shape), int(seed), text)
+        config = self._config(name, tuple(stored.shape), seed, text)
         if calibration is None:
             rows = held_out_rows(len(stored), config.calibration, config.seed)
             training, held_out = divide(stored, rows)
@@ -289,26 +288,47 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
             check_labels(labels, len(held_out))
-        rate, confidence = self._rate(len(held_out))
+        rate = self._rate(len(held_out))
         source = self._source(stored, config.negatives, negatives)
-        result = self._train(config, training, source)
-        features = stored.is_floating_point()
-        self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
-        maps = self._trained_maps(config, training, held_out) if self.heatmaps and not features else None
-        measured = calibrated(
-            config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
-            target_fpr=rate, confidence=confidence, groups=labels, log=self._log(),
-        )  # fmt: skip
-        _warn_of_small_groups(measured)
-        data = {"inliers": describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"}
-        artifact = Artifact(
-            Path(), config, result.model, {**provenance(config), "data": data},
-            result.progress.epoch, result.progress.finished, measured, maps,
-        )  # fmt: skip
         source_of_data = _source_of(X)
         recorded = Recorded(
             data_sha256(given.numpy()), source_of_data, tuple(rows.tolist()),
             file_hashes(name) if source_of_data != MEMORY else {},
+        )  # fmt: skip
+        description = describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"
+        return self._fit_to(config, training, held_out, source, rate, description, recorded, groups=labels)
+
+    def _seed(self) -> int:
+        """Return the seed that `random_state` gives."""
+        seed = self.random_state
+        if isinstance(seed, int | np.integer):
+            return int(seed)
+        return int(check_random_state(seed).randint(2**31 - 1))
+
+    def _fit_to(
+        self,
+        config: RunConfig,
+        training: Tensor,
+        held_out: Tensor,
+        source: NegativeSource | None,
+        rate: tuple[float | None, float | None],
+        description: str,
+        recorded: Recorded,
+        **calibration: Any,
+    ) -> Self:
+        """Train, calibrate and set the fitted attributes; further arguments are those of `calibrate`."""
+        result = self._train(config, training, source)
+        features = training.is_floating_point()
+        self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
+        maps = self._trained_maps(config, training, held_out) if self.heatmaps and not features else None
+        measured = calibrated(
+            config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
+            target_fpr=rate[0], confidence=rate[1], log=self._log(), **calibration,
+        )  # fmt: skip
+        _warn_of_small_groups(measured)
+        artifact = Artifact(
+            Path(), config, result.model, {**provenance(config), "data": {"inliers": description}},
+            result.progress.epoch, result.progress.finished, measured, maps,
         )  # fmt: skip
         self._take(artifact, result.history, recorded)
         return self
@@ -320,12 +340,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         for name, value in (("trim", self.trim), ("groups", groups is not None)):
             if value:
                 raise ValueError(f"{name} takes images of one size: photos of several sizes are cut into tiles")
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = int(check_random_state(seed).randint(2**31 - 1))
+        seed = self._seed()
         part = 0.2 if self.calibration_fraction is None else self.calibration_fraction
         share = 0.0 if calibration is not None else part
-        found = inliers_of(photos, RunConfig(data=photos.name, images=decoding, calibration=share, seed=int(seed)))
+        found = inliers_of(photos, RunConfig(data=photos.name, images=decoding, calibration=share, seed=seed))
         training, held_out = found.training, found.held_out
         owners = Owners(found.training_owners, found.held_out_owners)
         if calibration is not None:
@@ -337,26 +355,17 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             given = Auxiliary(read_any(given, "train", decoding)[0].to(resolve_device(self.device)))
         text = given if isinstance(given, str | None) else f"given:{described(given)}"
         size = (round(len(training) / (1 - share)), *training.shape[1:])
-        config = self._config(photos.name, size, int(seed), text, decoding)
-        rate, confidence = self._rate(len(np.unique(owners.held_out)))
+        config = self._config(photos.name, size, seed, text, decoding)
+        rate = self._rate(len(np.unique(owners.held_out)))
         source = self._negative_source(given, config.negatives, decoding)
-        result = self._train(config, training, source)
-        self._inliers = (training, held_out)
-        maps = self._trained_maps(config, training, held_out) if self.heatmaps else None
-        measured = calibrated(
-            config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
-            target_fpr=rate, confidence=confidence, owners=owners if decoding.tiled else None,
-        )  # fmt: skip
-        data = {"inliers": found.description}
-        artifact = Artifact(
-            Path(), config, result.model, {**provenance(config), "data": data},
-            result.progress.epoch, result.progress.finished, measured, maps,
-        )  # fmt: skip
-        rows = held_out_rows(len(photos.sources), share, int(seed))
+        rows = held_out_rows(len(photos.sources), share, seed)
         origin = WHOLE if photos.folder else MEMORY
         files = file_hashes(photos.name) if photos.folder else {}
-        self._take(artifact, result.history, Recorded(found.sha256 or None, origin, tuple(rows.tolist()), files))
-        return self
+        recorded = Recorded(found.sha256 or None, origin, tuple(rows.tolist()), files)
+        return self._fit_to(
+            config, training, held_out, source, rate, found.description, recorded,
+            owners=owners if decoding.tiled else None,
+        )  # fmt: skip
 
     def _negative_source(self, given: Any, text: str, decoding: Decoding) -> NegativeSource | None:
         """Return the source of negatives of photos, whose data is decoded as the inliers are."""
@@ -458,13 +467,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             if update.row is not None:
                 print(update.describe(), file=sys.stderr, flush=True)
 
-        threads = torch.get_num_threads()
-        if training.is_floating_point():
-            torch.set_num_threads(1)  # steps of such networks are so short that threads wait for one another
-        try:
+        # Steps on rows are so short that threads wait for one another.
+        with threads_of_operators(1 if training.is_floating_point() else torch.get_num_threads()):
             result = train(config, training, source, on_progress=show if self.verbose else None, workers=self.workers)
-        finally:
-            torch.set_num_threads(threads)
         if result.stopped_by != "finished":
             raise KeyboardInterrupt(f"training was stopped by {result.stopped_by}")
         return result

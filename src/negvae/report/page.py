@@ -27,18 +27,18 @@ from negvae.report.document import Section
 from negvae.report.photos import SIDE, photos, pictures
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
-from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import palette, picture
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
+from negvae.runs.score import scores_of
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
-from negvae.scoring.tiles import combine
 
 TOP = 40
 """The number of the most and of the least typical images to show."""
@@ -218,6 +218,7 @@ def _take(
     draw: np.random.Generator,
     encoder: Encoder | None,
 ) -> None:
+    seen, batch = batch, embedded(batch, encoder)
     findings.rows += len(batch)
     for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
         if error:
@@ -227,12 +228,10 @@ def _take(
     good = batch.good()
     if not len(good):
         return
-    images, owners = batch.inputs(good)
-    inputs = inputs_of(images, encoder)
-    scores = scorer(torch.from_numpy(inputs), names)
+    scores = scores_of(scorer, batch, good, names, calibration.tiles)
+    images, (inputs, owners) = seen.inputs(good)[0], batch.inputs(good)
     if owners is not None:
         images = photos(images, [batch.tilings[row] for row in good])
-        scores = {name: combine(values, owners, calibration.tiles) for name, values in scores.items()}
     decisive = scores[names[0]]
     p_values, called = calibration.p_values(decisive), calibration.is_outlier(decisive)
     findings.outliers += int(called.sum())

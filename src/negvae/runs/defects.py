@@ -24,7 +24,7 @@ from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.load import is_defect_layout
 from negvae.data.streams import stream
 from negvae.data.tiling import resized
-from negvae.files import write_text
+from negvae.files import home, write_text
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import spec_of
 from negvae.runs.pictures import whole_maps
@@ -32,6 +32,7 @@ from negvae.runs.provenance import provenance
 from negvae.runs.resolve import Log, silent
 from negvae.runs.score import scores_of
 from negvae.scoring.localization import localization
+from negvae.scoring.scorer import Scorer
 from negvae.scoring.tiles import UNCALIBRATED, combine
 
 FILE = "evaluation.json"
@@ -61,12 +62,13 @@ def evaluate_defects(
         ValueError: if the folder has another layout, or holds no defects or no inliers that can be scored.
     """
     artifact = load_artifact(directory, device)
-    place = Path(artifact.config.data).expanduser() if root is None else root
+    place = home(artifact.config.data) if root is None else root
     if not is_defect_layout(place):
         raise ValueError(f"{place}: expected the folders train/good, test/good and test/KIND, as in MVTec AD")
     names = sorted(path.name for path in (place / "test").iterdir() if path.is_dir())
     decides = artifact.calibration.score if artifact.calibration else "kl"
-    found = {kind: _measured(place, kind, artifact, decides, precision, log) for kind in names}
+    scorer = artifact.scorer(precision)
+    found = {kind: _measured(place, kind, artifact, scorer, decides, log) for kind in names}
     found = {kind: each for kind, each in found.items() if len(each.scores)}
     if GOOD not in found or len(found) < 2:
         raise ValueError(f"{place}: test/good and one test/KIND at least must hold images that can be scored")
@@ -91,9 +93,9 @@ class _Kind:
     masks: list[NDArray[np.bool_] | None]
 
 
-def _measured(root: Path, kind: str, artifact: Artifact, decides: str, precision: str | None, log: Log) -> _Kind:
+def _measured(root: Path, kind: str, artifact: Artifact, scorer: Scorer, decides: str, log: Log) -> _Kind:
     """Score the images of one folder below test/, and compute their maps if the run has some."""
-    scorer, maps = artifact.scorer(precision), artifact.heatmaps
+    maps = artifact.heatmaps
     rule = (artifact.calibration.tiles if artifact.calibration else "") or UNCALIBRATED
     folder = root / "test" / kind
     scores: list[NDArray[Any]] = [np.empty(0)]

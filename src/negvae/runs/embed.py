@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -153,8 +154,9 @@ def read_feature_rows(
         rows = numbers.reshape(*numbers.shape, 1, 1)
         text = f"{data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
     else:
-        batches = encoder_images(data, encoder, limit, split)
-        if groups is not None:
+        batches: Iterable[Batch] = encoder_images(data, encoder, limit, split)
+        if groups is not None:  # refused before the images are embedded, which takes longer than reading them
+            batches = list(batches)
             labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths])
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
         text = f"{data}, {len(rows):,} images as rows by {encoder.describe()}"
@@ -180,22 +182,23 @@ def _image_groups(data: str, groups: str, paths: list[str]) -> list[str]:
     return subfolders(place, files=paths)
 
 
-def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> list[Batch]:
-    """Read images in batches, resized for the encoder; see `read_feature_rows` for the arguments and errors."""
+def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> Iterator[Batch]:
+    """Yield batches of images, resized for the encoder; see `read_feature_rows` for the arguments and errors."""
     spec = InputSpec(encoder.shape, resize=True)
     if not is_path(data):
         found = load(data, split, limit=limit, disjoint_from_train=True).images
         parts = np.array_split(found, max(len(found) // _BATCH, 1))
-        return [Batch([data] * len(part), [None] * len(part), [], fitted(part, spec)) for part in parts]
-    batches, count = [], 0
+        yield from (Batch([data] * len(part), [None] * len(part), [], fitted(part, spec)) for part in parts)
+        return
+    count = 0
     for batch in stream([data], spec, batch_size=_BATCH):
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
                 raise ValueError(f"{path}: {error}: leave it out of the inliers")
-        batches.append(batch[: None if limit is None else limit - count])
-        count += len(batches[-1])
+        kept = batch[: None if limit is None else limit - count]
+        count += len(kept)
+        yield kept
         if limit is not None and count >= limit:
             break
     if not count:
         raise ValueError(f"{data}: there are no images in there")
-    return batches

@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
-from negvae.files import need, replacing
+from negvae.files import need
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
 from negvae.model.patches import PatchEncoder
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import columns_of
-from negvae.runs.graph import Decision, finite32, traced
+from negvae.runs.graph import Decision, finite32, need_onnx, write_graph
 from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.heatmaps import Heatmaps, log_odds_maps, surprise, surprise_table
@@ -103,23 +103,20 @@ def export_onnx(
         ImportError: if the extra "onnx" is not installed.
         ValueError: if the detector or the score is not calibrated, or the score cannot be part of a graph.
     """
-    onnx = need("onnx", "onnx")
-    for module in ("onnxruntime", "onnxscript"):
-        need(module, "onnx")
+    need_onnx()  # before anything is loaded
     directory = Path(directory)
     path = Path(out) if out is not None else directory / "model.onnx"
     artifact = load_artifact(directory, "cpu")
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
     calibration = _calibration(artifact, score, target_fpr, confidence)
-    graph = _Graph(artifact.model, calibration, artifact.heatmaps).eval()
-    model = _traced(graph)
-    onnx.helper.set_model_props(model, _metadata(artifact, calibration))
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    difference, compared = _difference(content, artifact, calibration)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    graph = _Graph(artifact.model, calibration, artifact.heatmaps)
+    difference, compared = write_graph(
+        graph, _example(graph.model, 2), path, _metadata(artifact, calibration),
+        lambda content: _difference(content, artifact, calibration),
+        input_name="rows" if graph.rows else "images", further=() if graph.patches is None else ("heatmap",),
+        what=f"score {graph.score.name}",
+    )  # fmt: skip
     return Export(path, calibration, not graph.decodes, difference, compared)
 
 
@@ -257,22 +254,6 @@ class _StableBernoulli(Bernoulli):
 def _example(model: VAE, count: int) -> Tensor:
     dtype = torch.float64 if model.takes_features else torch.uint8
     return torch.zeros(count, *(model.shape[:1] if model.takes_features else model.shape), dtype=dtype)
-
-
-def _traced(graph: _Graph) -> Any:
-    """Trace the graph to an ONNX ModelProto.
-
-    Raises:
-        ValueError: if the graph cannot be traced.
-    """
-    try:
-        names = () if graph.patches is None else ("heatmap",)
-        return traced(graph, _example(graph.model, 2), "rows" if graph.rows else "images", names)
-    except Exception as error:  # torch has many kinds, and the score may be anybody's function
-        raise ValueError(
-            f"score {graph.score.name} cannot be exported, it is not made of torch's functions alone"
-            f" ({str(error).strip().splitlines()[0]})"
-        ) from error
 
 
 def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -19,6 +19,8 @@ from negvae.files import need, replacing
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import LARGEST
 from negvae.version import source_commit
+
+Checked = TypeVar("Checked")
 
 
 class Decision(nn.Module):
@@ -63,18 +65,19 @@ def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
     return floor
 
 
-def traced(graph: nn.Module, example: Tensor, input_name: str, further: Sequence[str] = ()) -> Any:
-    """Trace a module to an ONNX ModelProto with outputs "score", "p_value" and "is_outlier", for any number of inputs.
+def need_onnx() -> Any:
+    """Return the module onnx.
 
-    Args:
-        graph: module from N inputs to the three outputs.
-        example: inputs to trace with, 2 at least.
-        input_name: name of the graph's input.
-        further: names of further outputs.
-
-    Returns:
-        The `onnx.ModelProto`.
+    Raises:
+        ImportError: if a package of the extra "onnx" is not installed.
     """
+    for module in ("onnxruntime", "onnxscript"):
+        need(module, "onnx")
+    return need("onnx", "onnx")
+
+
+def _traced(graph: nn.Module, example: Tensor, input_name: str, further: Sequence[str]) -> Any:
+    """Trace a module to an ONNX ModelProto for any number of inputs, without records of this machine."""
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             graph, (example,), dynamo=True, input_names=[input_name],
@@ -83,7 +86,7 @@ def traced(graph: nn.Module, example: Tensor, input_name: str, further: Sequence
         )  # fmt: skip
     assert program is not None  # it is where no file is named
     model = program.model_proto  # another copy each time
-    strip(model)
+    _strip(model)
     return model
 
 
@@ -92,10 +95,12 @@ def write_graph(
     example: Tensor,
     path: Path,
     metadata: dict[str, str],
-    check: Callable[[bytes], None],
+    check: Callable[[bytes], Checked],
     *,
     input_name: str,
-) -> None:
+    further: Sequence[str] = (),
+    what: str = "this score",
+) -> Checked:
     """Trace a module, describe it in the file's metadata, check it, and write it whole or not at all.
 
     Args:
@@ -105,28 +110,30 @@ def write_graph(
         metadata: what the file says of itself, besides negvae's version and commit.
         check: function that raises an error if the content of the file is not right.
         input_name: name of the graph's input.
+        further: names of further outputs.
+        what: words for the score in messages.
+
+    Returns:
+        What `check` returned.
 
     Raises:
         ImportError: if the extra "onnx" is not installed.
         ValueError: if the module cannot be traced.
     """
-    onnx = need("onnx", "onnx")
-    for module in ("onnxruntime", "onnxscript"):
-        need(module, "onnx")
+    onnx = need_onnx()
     try:
-        model = traced(graph.eval(), example, input_name)
+        model = _traced(graph.eval(), example, input_name, further)
     except Exception as error:  # torch has many kinds, and the function may be anybody's
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"this score cannot be exported, it is not made of torch's functions alone ({reason})"
-        ) from error
+        raise ValueError(f"{what} cannot be exported, it is not made of torch's functions alone ({reason})") from error
     about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata}
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
-    check(content)
+    checked = check(content)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+    return checked
 
 
 @contextmanager
@@ -143,7 +150,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def strip(model: Any) -> None:
+def _strip(model: Any) -> None:
     """Remove torch's records of the source code and of this machine's paths from an ONNX ModelProto."""
     model.doc_string = ""
     model.graph.name = "negvae"

@@ -93,24 +93,29 @@ class PatchMaps:
         return map(self.bank.distances, self.encoder.patches(stored.numpy()))
 
 
-def fit_patches(config: RunConfig, held_out: Sequence[int]) -> PatchBank | None:
+def fit_patches(config: RunConfig, held_out: Sequence[int], count: int) -> PatchBank | None:
     """Measure the patches of a run's inliers.
 
     Args:
         config: configuration of a run with an encoder.
         held_out: indices of the held-out inliers.
+        count: number of inliers, those held out among them.
 
     Returns:
         The measurements; None if the run has no encoder, the encoder gives no map, or no inliers are held out.
     """
     if config.embed is None or not held_out or not (encoder := load_encoder(config.embed)).map_output:
         return None
-    images = [image for batch in encoder_images(config.data, encoder, config.limit, "train") for image in batch.images]
     apart = set(held_out)
-    training = _evenly([row for row in range(len(images)) if row not in apart], TRAINING_IMAGES)
-    chosen = [encoder.patches(np.stack([images[row] for row in rows]))
-              for rows in (training, _evenly(sorted(apart), HELD_OUT_IMAGES))]  # fmt: skip
-    return fit_bank(list(chosen[0]), list(chosen[1]), config.seed)
+    training = _evenly([row for row in range(count) if row not in apart], TRAINING_IMAGES)
+    measured = _evenly(sorted(apart), HELD_OUT_IMAGES)
+    wanted, found, row = {*training, *measured}, dict[int, NDArray[np.float64]](), 0
+    for batch in encoder_images(config.data, encoder, config.limit, "train"):
+        places = [place for place in range(len(batch)) if row + place in wanted]
+        features = encoder.patches(batch.images[places])
+        found.update(zip((row + place for place in places), features, strict=True))
+        row += len(batch)
+    return fit_bank([found[row] for row in training], [found[row] for row in measured], config.seed)
 
 
 def _evenly(rows: list[int], most: int) -> list[int]:

@@ -144,7 +144,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     if config.takes_features and "calibration" in left_open and config.calibration:
         count = len(inliers.held_out)
         config = replace(config, calibration=count / (count + len(inliers.training)))
-    _check_rule(config, len(inliers.held_out))
+    _check_rule(config, inliers.held_out_images)
     build_vae(config, inliers.shape)  # refused before anything else is loaded or written
     data, hashes = {"inliers": inliers.description}, {"inliers": inliers.sha256}
     encoder = {} if inliers.encoder is None else {"encoder": inliers.encoder}
@@ -309,6 +309,8 @@ def load_inliers(
 
 def _photos(config: RunConfig, files: list[str], known: Recorded, skipped: LeftOut) -> Inliers:
     """Load the inliers of a run whose data is a folder of photos; see `load_inliers`."""
+    if config.groups is not None:
+        raise ValueError(f"groups take images that are taken as they are, and those of {config.data} are decoded")
     if known.held_out is None:
         rows = held_out_rows(len(files), config.calibration, config.seed).numpy()
     else:

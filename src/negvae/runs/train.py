@@ -104,7 +104,8 @@ def run_seeds(
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         calibration, maps = _held_against(each, result, inliers, heatmaps, log)
         save_artifact(directory, each, result, origin, calibration, maps)
-        if (bank := fit_patches(each, inliers.held_out_rows)) is not None:
+        count = len(inliers.training) + len(inliers.held_out)
+        if (bank := fit_patches(each, inliers.held_out_rows, count)) is not None:
             save_patches(directory, bank)
         if inliers.columns is not None:
             write_section(directory, "detector", {"feature_names": list(inliers.columns)})

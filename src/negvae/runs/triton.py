@@ -46,7 +46,10 @@ def export_triton(
     name = directory.resolve().name
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"{directory}: Triton takes no model named {name!r}: rename the folder")
-    model = load_artifact(directory, "cpu", calibration=False).model
+    artifact = load_artifact(directory, "cpu", calibration=False)
+    if artifact.config.images is not None and artifact.config.images.tiled:
+        raise ValueError(f"{directory}: Triton batches inputs, and the tiles of two images must not be in one batch")
+    model = artifact.model
     place = Path(repository) / name
     (place / "1").mkdir(parents=True, exist_ok=True)
     written = export_onnx(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.device import own_state
@@ -65,7 +66,10 @@ def moved(exact: Scorer, rounded: Scorer, images: Tensor, score: str) -> float:
     Returns:
         The ratio.
     """
-    before, after = (scorer(images, [score])[score].astype(np.float64) for scorer in (exact, rounded))
+    return _moved(*(scorer(images, [score])[score].astype(np.float64) for scorer in (exact, rounded)))
+
+
+def _moved(before: NDArray[np.float64], after: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.square(after - before).mean()) / max(before.std(), 1e-12))
 
 
@@ -136,11 +140,10 @@ def try_int8(
     values = [each(inliers, [score])[score].astype(np.float64) for each in (present, rounded)]
     half = len(inliers) // 2
     called = [each[half:] > fpr_threshold(np.sort(each[:half]), target_fpr) for each in values]
-    distance = np.sqrt(np.square(values[1] - values[0]).mean()) / max(values[0].std(), 1e-12)
     return Offer(
         score,
         _speedup(present, rounded, inliers[:_TIMED], score),
-        float(distance),
+        _moved(*values),
         float((called[0] != called[1]).mean()),
         (float(called[0].mean()), float(called[1].mean())),
     )

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.streams import InputSpec
+from negvae.decoding import Decoding
 from negvae.files import need
 from negvae.scoring.calibration import Calibration
 
@@ -86,6 +87,8 @@ def load_onnx(path: Path, threads: int) -> OnnxModel:
         raise ValueError(f"{path}: not a model that onnxruntime reads ({str(error).splitlines()[0]})") from None
     if "negvae" not in facts or "held_out_scores" not in facts:
         raise ValueError(f"{path}: was not exported by this version of negvae: run `negvae export` again")
+    if "tiles" in facts:
+        raise ValueError(f"{path}: takes the tiles of one image at a time, which is not served: `negvae score` does it")
     try:
         return OnnxModel(
             path, _spec(facts, session), _calibration(facts), facts["units"], facts["score_meaning"], session
@@ -111,7 +114,8 @@ def _spec(facts: Mapping[str, str], session: Any) -> InputSpec:
     outputs = [output.name for output in session.get_outputs()]
     if outputs[:3] != ["score", "p_value", "is_outlier"] or outputs[3:] not in ([], ["heatmap"]):
         raise ValueError(f"its outputs are {', '.join(outputs)}")
-    return InputSpec((shape[0], 1, 1) if features else (shape[0], shape[1], shape[2]), features)
+    decoding = Decoding.from_dict(json.loads(facts["images"])) if "images" in facts else None
+    return InputSpec((shape[0], 1, 1) if features else (shape[0], shape[1], shape[2]), features, decoding=decoding)
 
 
 def _calibration(facts: Mapping[str, str]) -> Calibration:

@@ -63,12 +63,8 @@ class RunModel:
         if "position" in wanted:
             found["position"] = positions(latent_means(model, inputs))
         if "heatmap" in wanted:
-            found["heatmap"] = self._heatmap(inputs)
+            found["heatmap"] = self._artifact.maps()(torch.from_numpy(inputs))
         return found
-
-    def _heatmap(self, images: NDArray[np.uint8]) -> NDArray[Any]:
-        """Compute heat maps (N x H x W)."""
-        return self._artifact.maps()(torch.from_numpy(images))
 
     def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Generate images from the prior (uint8, count x C x H x W)."""

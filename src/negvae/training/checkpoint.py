@@ -38,8 +38,9 @@ class Progress:
         seconds: seconds of training so far, over all calls.
         epoch_seconds: seconds of training in the current epoch.
         finished: whether all epochs are completed, and the steps of the encoder of transformations.
-        workers: number of threads that share each batch; 0 where it was not set; below 0, minus the number to go on
-            with where threads inside operators fall behind.
+        workers: number of threads that share each batch; 0 where it was not set.
+        otherwise: number of threads to share each batch from then on if threads inside operators fall behind; 0 for
+            none.
         shift_steps: number of steps that the encoder of transformations has taken, and their number in all.
 
     >>> Progress(epoch=3).finished
@@ -53,6 +54,7 @@ class Progress:
     epoch_seconds: float = 0.0
     finished: bool = False
     workers: int = 0
+    otherwise: int = 0
     shift_steps: tuple[int, int] = (0, 0)
 
 
@@ -148,8 +150,8 @@ def read_progress(directory: Path) -> Progress:
     Raises:
         ValueError: if the file is damaged.
 
-    >>> read_progress(Path("no-such-run"))
-    Progress(epoch=0, step=0, sums={}, seconds=0.0, epoch_seconds=0.0, finished=False, workers=0, shift_steps=(0, 0))
+    >>> read_progress(Path("no-such-run")) == Progress()
+    True
     """
     path = directory / FILE
     if not path.exists():

@@ -167,7 +167,7 @@ def _steps(
                 seconds = clock.lap()
                 if changed := watch.look(seconds, since):
                     for run in runs:
-                        run.progress.workers = changed
+                        run.progress.workers, run.progress.otherwise = changed, 0
                 for run in runs:
                     run.add_time(seconds)
                 if on_progress is not None and taken < steps:
@@ -198,8 +198,8 @@ def _share_among(
     choice = Choice(workers, "")
     if workers is None and 0 < progress.workers <= torch.get_num_threads():
         choice = Choice(progress.workers, "as before")
-    elif workers is None and progress.workers < 0:
-        choice = Choice(None, "as before", otherwise=-progress.workers)
+    elif workers is None and progress.otherwise:
+        choice = Choice(None, "as before", otherwise=progress.otherwise)
     elif workers is None:
         left = (learner.config.epochs - progress.epoch) * learner.steps - progress.step
         choice = choose_workers(lambda: Learner(learner.config, learner.data, source), learner, left)
@@ -210,7 +210,7 @@ def _share_among(
             run.learner.share_among(choice.workers)
     if choice.workers is not None or choice.otherwise:
         for run in runs:
-            run.progress.workers = choice.workers or -choice.otherwise
+            run.progress.workers, run.progress.otherwise = choice.workers or 0, choice.otherwise
         one = f"{torch.get_num_threads()} threads in operators" if choice.workers is None else worded(choice.workers)
         log(f"training with {one}{f' ({choice.how})' if choice.how else ''}")
     return choice.otherwise
