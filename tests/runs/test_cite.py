@@ -1,6 +1,11 @@
-import pytest
+import tomllib
+from pathlib import Path
 
-from negvae.citations import PAPERS
+import pytest
+import yaml
+
+import negvae
+from negvae.citations import METHOD, PAPERS
 from negvae.config import preset
 from negvae.runs.artifact import write_config
 from negvae.runs.cite import TABLES, cited_by
@@ -13,6 +18,21 @@ def test_every_key_that_an_entry_names_is_a_publication_and_each_publication_has
         assert paper.link.startswith(("https://", "http://"))
         assert key.endswith(str(paper.year)) or paper.venue != "arXiv"
         assert paper.bibtex().count("{") == paper.bibtex().count("}")
+
+
+def test_the_citation_file_and_the_versions_agree():
+    root = Path(__file__).parents[2]
+    found = yaml.safe_load((root / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert found["version"] == project["version"] == negvae.__version__
+    paper, wanted = PAPERS[METHOD], found["preferred-citation"]
+    names = tuple(f"{each['given-names']} {each['family-names']}" for each in wanted["authors"])
+    assert (paper.title, paper.authors, paper.year, paper.link) == (
+        wanted["title"],
+        names,
+        wanted["year"],
+        wanted["url"],
+    )
 
 
 def test_a_run_cites_its_network_its_transformations_and_its_score(tmp_path, capsys):
