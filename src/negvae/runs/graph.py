@@ -66,7 +66,10 @@ def floor32(values: NDArray[np.float64]) -> NDArray[np.float32]:
 
 
 def need_onnx() -> Any:
-    """Return the module onnx.
+    """Import the packages of the extra "onnx".
+
+    Returns:
+        The module onnx.
 
     Raises:
         ImportError: if a package of the extra "onnx" is not installed.
