@@ -60,6 +60,12 @@ def _no_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(autouse=True)
+def _few_steps_of_heat_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train heat maps for a few steps, where a test trains on a folder and does not look at them."""
+    monkeypatch.setattr("negvae.training.patches.STEPS", 4)
+
+
 @pytest.fixture
 def blob_files(tmp_path: Path) -> dict[str, Path]:
     """Three .npy files: inliers, another set of the same shape, one of another shape."""

@@ -1,6 +1,5 @@
 """Heat maps of a run: kept, written as pictures, exported, shown on the page, and measured by masks of defects."""
 
-import functools
 import json
 
 import numpy as np
@@ -12,6 +11,7 @@ from negvae import NegVAEDetector
 from negvae.runs import heatmaps
 from negvae.runs.artifact import load_artifact
 from negvae.runs.pictures import palette
+from negvae.training import patches
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
@@ -20,7 +20,7 @@ SIDE = 24
 
 @pytest.fixture(autouse=True)
 def _few_steps(monkeypatch):
-    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=60))
+    monkeypatch.setattr(patches, "STEPS", 60)
 
 
 def opened(path):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from negvae.training.patches import build_patch_encoder, patch_loss, schedule, train_patches
+from negvae.training.patches import DIVERGENCE, build_patch_encoder, patch_loss, schedule, train_patches
 from tests.conftest import blobs
 
 
@@ -16,17 +16,41 @@ def test_one_seed_gives_one_encoder():
     assert not first.training
 
 
-def test_loss_is_the_divergence_to_the_prior_that_the_mask_names():
+def test_loss_is_cross_entropy_by_the_log_odds_and_the_divergence_to_the_prior_that_the_mask_names():
     network = build_patch_encoder(1, 1, 0)
     output = torch.randn(2, 2 * network.latent_size, 3, 4, generator=torch.Generator().manual_seed(0))
     mean, log_var = output.double().chunk(2, 1)
+    right = torch.sigmoid(mean.mean(1) - 2)
 
     def kl(shift):
         return (0.5 * ((mean - shift).square() + log_var.exp() - log_var - 1)).mean()
 
-    for share, wanted in ((0.0, kl(0)), (1.0, kl(4)), (0.25, (kl(0) + kl(4)) / 2)):
+    for share, entropy, divergence in (
+        (0.0, -(1 - right).log(), kl(0)),
+        (1.0, -right.log(), kl(4)),
+        (0.25, -(right.log() + (1 - right).log()) / 2, (kl(0) + kl(4)) / 2),
+    ):
         loss = patch_loss(network, output, torch.full((2, 3, 4), share))
-        assert loss.item() == pytest.approx(wanted.item(), rel=1e-5)
+        assert loss.item() == pytest.approx((entropy.mean() + DIVERGENCE * divergence).item(), rel=1e-5)
+
+
+def test_patches_of_a_small_defect_weigh_more():
+    network = build_patch_encoder(1, 1, 0)
+    output = torch.randn(
+        1, 2 * network.latent_size, 10, 10, generator=torch.Generator().manual_seed(0)
+    ).requires_grad_()
+    shares = torch.zeros(1, 10, 10)
+    shares[0, 3, 4] = shares[0, 3, 5] = 1
+
+    def gradient():
+        (found,) = torch.autograd.grad(patch_loss(network, output, shares), output)
+        return found[0, : network.latent_size].sum(0)
+
+    small = gradient()
+    shares[0, :, 6:] = 1
+    large = gradient()
+    pull = DIVERGENCE / network.latent_size * (output[0, : network.latent_size, 3, 4] - 4).sum().item() / 100
+    assert (small[3, 4] - pull) / (large[3, 4] - pull) == pytest.approx(2, rel=1e-3)  # the root of 0.08 / 0.02
 
 
 def test_learning_rate_rises_and_falls():

@@ -105,12 +105,14 @@ def train(
         one_of("tracker", TRACKERS, "Send the losses of every epoch there; may be repeated."),
     ] = None,
     heatmaps: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--heatmaps",
-            help="Train maps of where in an image it is out-of-distribution, too.",
+            "--heatmaps/--no-heatmaps",
+            help="Train maps of where in an image it is out-of-distribution, too, which takes minutes. Left out: for a"
+            " folder of images.",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     cluster: Cluster = None,
     workers: Annotated[
         int | None,

@@ -1,8 +1,9 @@
 """Negatives that are inliers with a defect put in by code, each with the mask of the changed pixels.
 
 They train a posterior for each patch (`negvae.training.patches`). A defect takes the place of part of an image: content
-of another inlier (cut and paste, Li et al. 2021) or a texture of smooth noise, inside a random shape or a level set of
-noise (Zavrtanik et al. 2021), put in as it is, blended, or seamlessly by Poisson's equation (Schlueter et al. 2022).
+of another inlier or of the image itself, moved and perhaps tinted (cut and paste, Li et al. 2021), or a texture of
+smooth noise, inside a random shape, a level set of noise (Zavrtanik et al. 2021) or a thin band along one, put in as it
+is, blended, or seamlessly by Poisson's equation (Schlueter et al. 2022).
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ LEAST_AREA, MOST_AREA = 0.006, 0.25
 VISIBLE = 0.05
 """Change of a pixel, for pixels from 0 to 1, from which the mask counts it."""
 
-TEXTURES, SEAMLESS = 0.3, 0.1
-"""Share of the defects whose content is noise instead of another inlier, and of those put in by Poisson's equation."""
+TEXTURES, SEAMLESS = 0.35, 0.08
+"""Share of the defects whose content is a texture instead of an inlier's, and of those put in by Poisson's equation."""
+
+BANDS, SOFT, TINTED = 0.2, 0.4, 0.6
+"""Shares of the defects that are thin bands, that have soft edges, and whose inlier's content is tinted."""
 
 SWEEPS = 8
 """Jacobi sweeps after the multiscale solution of Poisson's equation."""
@@ -54,12 +58,18 @@ def defects(images: Tensor, generator: torch.Generator) -> Defects:
     >>> found.images.shape, found.masks.shape
     (torch.Size([8, 3, 32, 32]), torch.Size([8, 1, 32, 32]))
     """
-    inside = torch.where(uniform(images, 0, 1, generator) < 0.5, shapes(images, generator), patches(images, generator))
-    other = images.roll(1, 0)
-    other = torch.where(uniform(images, 0, 1, generator) < 0.5, other, moved(other, generator))
-    content = torch.where(uniform(images, 0, 1, generator) < TEXTURES, textures(images, generator), other)
+
+    def at_random(share: float, chosen: Tensor, other: Tensor) -> Tensor:
+        return torch.where(uniform(images, 0, 1, generator) < share, chosen, other)
+
+    inside = at_random(0.5, shapes(images, generator), patches(images, generator))
+    inside = at_random(BANDS, bands(images, generator), inside)
+    source = at_random(0.5, images, images.roll(1, 0))
+    content = at_random(0.3, source, moved(source, generator))
+    content = at_random(TINTED, tinted(content, generator), content)
+    content = at_random(TEXTURES, textures(images, generator), content)
     opacity = uniform(images, 0.4, 2.2, generator).clamp(max=1)
-    edge = torch.where(uniform(images, 0, 1, generator) < 0.2, blurred(inside), inside)
+    edge = at_random(SOFT, blurred(inside), inside)
     blended = images + opacity * edge * (content - images)
     way = uniform(images, 0, 1, generator)
     result = torch.where(way < SEAMLESS, seamless(images, content, inside), blended).clamp(0, 1)
@@ -107,6 +117,23 @@ def patches(images: Tensor, generator: torch.Generator) -> Tensor:
     return (near > ordered.gather(1, rank[:, None])[:, :, None, None]).to(images.dtype)
 
 
+def bands(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw a part of a thin band along a level line of smooth noise for each image, N x 1 x H x W, 1 inside."""
+    height, width = images.shape[2:]
+    field = noise(images, 1, generator)
+    field = field - field.mean((2, 3), keepdim=True)
+    down, right = torch.gradient(field, dim=(2, 3))
+    steepness = (down.square() + right.square()).sqrt().clamp_min(1e-6)
+    level = uniform(images, -1, 1, generator) * field.std((2, 3), keepdim=True)
+    pixels_away = (field - level).abs() / steepness
+    half_width = uniform(images, 0.5, 1.5, generator) * max(min(height, width) / 48, 1)
+    y = torch.linspace(0, 1, height, device=images.device, dtype=torch.float32).reshape(1, 1, -1, 1)
+    x = torch.linspace(0, 1, width, device=images.device, dtype=torch.float32).reshape(1, 1, 1, -1)
+    y, x = y - uniform(images, 0, 1, generator), x - uniform(images, 0, 1, generator)
+    near = (y.square() + x.square()).sqrt() < uniform(images, 0.1, 0.6, generator)
+    return ((pixels_away < half_width) & near).to(images.dtype)
+
+
 def moved(images: Tensor, generator: torch.Generator) -> Tensor:
     """Shift, scale and perhaps mirror each image, and perhaps change its contrast."""
     n = len(images)
@@ -124,11 +151,24 @@ def moved(images: Tensor, generator: torch.Generator) -> Tensor:
     return (mean + contrast * (content - mean)).clamp(0, 1)
 
 
+def tinted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift the color of each image, or its brightness if it has one channel."""
+    tint = torch.randn(*images.shape[:2], 1, 1, generator=generator, device=images.device, dtype=torch.float32)
+    return (images + tint * uniform(images, 0, 0.3, generator)).clamp(0, 1)
+
+
 def textures(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Draw a texture of smooth noise between two random colors for each image."""
+    """Draw a texture of smooth noise between two random colors for each image, some of them close to one color.
+
+    Extreme values are likelier than middle ones, and every second color is a gray.
+    """
     n, channels = images.shape[:2]
-    share = (noise(images, 1, generator) * uniform(images, 0.2, 2.0, generator)).sigmoid()
-    colors = torch.rand(2, n, channels, 1, 1, generator=generator, device=images.device, dtype=torch.float32)
+    share = (noise(images, 1, generator) * uniform(images, 0, 2, generator)).sigmoid()
+    colors, grays, which = (
+        torch.rand(2, n, number, 1, 1, generator=generator, device=images.device, dtype=torch.float32)
+        for number in (channels, 1, 1)
+    )
+    colors = 0.5 - 0.5 * torch.cos(torch.pi * torch.where(which < 0.5, grays, colors))
     return colors[0] + share * (colors[1] - colors[0])
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
+from negvae.training import patches
 from negvae.training.checkpoint import save_tensors
-from negvae.training.patches import train_patches
 
 FILE = "heatmaps.safetensors"
 _SIZES = ("channels", "stride", "width", "latent_size", "shift")
@@ -38,7 +38,7 @@ def fit_heatmaps(
         seed: seed of the training.
         precision: precision of the training's arithmetic, as in `RunConfig`; maps are computed in float32.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
-        log: called with a line about how long it took.
+        log: called with a line before, three on the way, and one about how long it took.
 
     Returns:
         The maps.
@@ -46,8 +46,15 @@ def fit_heatmaps(
     Raises:
         ValueError: if there are fewer than two images to train on, or none to calibrate on.
     """
-    started = time.monotonic()
-    network = train_patches(training, seed=seed, precision=precision, device=device)
+    started, steps = time.monotonic(), patches.STEPS
+    log(f"heat maps: {steps:,} training steps on {len(training):,} inputs")
+
+    def report(step: int) -> None:
+        if step % max(steps // 4, 1) == 0 and step < steps:
+            left = (time.monotonic() - started) * (steps - step) / step
+            log(f"heat maps: step {step:,} of {steps:,}, about {left:.0f} s left")
+
+    network = patches.train_patches(training, seed=seed, precision=precision, device=device, on_step=report)
     maps = calibrated_heatmaps(network, held_out)
     log(
         f"heat maps: trained in {time.monotonic() - started:.0f} s, calibrated by {maps.counts.sum():,} pixels of"

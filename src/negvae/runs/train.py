@@ -45,7 +45,7 @@ def run_seeds(
     resume: bool = False,
     log: Log = silent,
     left_open: Collection[str] = (),
-    heatmaps: bool = False,
+    heatmaps: bool | None = None,
     trainer: Callable[..., list[TrainingResult]] = train_seeds,
     **options: Any,
 ) -> list[TrainingResult]:
@@ -62,7 +62,7 @@ def run_seeds(
         left_open: names of the fields that the user did not set (see `negvae.runs.resolve.fill_in`); the run's folder
             records their values.
         heatmaps: whether to train maps of where an image is out-of-distribution, which takes a few minutes more; they
-            need inliers that are held out for calibration.
+            need inliers that are held out for calibration. None: for a folder of images, yes.
         trainer: function that trains, with the signature of `negvae.training.loop.train_seeds`.
 
     Returns:
@@ -81,6 +81,7 @@ def run_seeds(
             "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
             " network for images and a --calibration above 0"
         )
+    heatmaps = wants_heatmaps(config) if heatmaps is None else heatmaps
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
     resolved = resolve(config, log, left_open)
@@ -110,6 +111,15 @@ def run_seeds(
         if inliers.columns is not None:
             write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
+
+
+def wants_heatmaps(config: RunConfig) -> bool:
+    """Return whether a run trains heat maps where the user left it open: on a folder of images, with inliers held out.
+
+    >>> wants_heatmaps(RunConfig(data="fashion-mnist"))
+    False
+    """
+    return bool(config.calibration) and not config.takes_features and Path(config.data).is_dir()
 
 
 def _held_against(

@@ -1,7 +1,9 @@
 """Train the posterior of each patch on inliers and on inliers with a defect put in (`negvae.negatives.defects`).
 
-It is the paper's objective turned local: the KL divergence of a patch's posterior to N(0, I), or to the negative prior
-N(c 1, I) where the patch is part of a defect.
+It is the paper's objective turned local. The KL divergence of a patch's posterior to N(0, I), or to the negative prior
+N(c 1, I) where the patch is part of a defect, names the class of the patch by its log-odds, and those are trained by
+cross-entropy: with the divergences alone as the loss, as in the paper, the encoder stays at the mean of both priors for
+thousands of steps.
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
 
 from negvae.device import autocast, own_state, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
@@ -20,7 +23,17 @@ from negvae.negatives.defects import defects
 from negvae.training.optimizers import adam
 from negvae.training.weights import Weights
 
-STEPS, BATCH, LEARNING_RATE = 4000, 16, 2e-3
+STEPS, BATCH, LEARNING_RATE = 4000, 32, 4e-3
+CELLS = BATCH * 32 * 32
+"""Number of cells of the finest level in a batch: of larger images, fewer make a batch, of `LEAST_BATCH` or more."""
+
+LEAST_BATCH = 8
+DIVERGENCE = 0.01
+"""Weight of the KL divergences beside the cross-entropy."""
+
+USUAL_AREA, MOST_WEIGHT = 0.08, 4.0
+"""Share of an image above which its defect counts by its area, and the most that a patch of a smaller one weighs."""
+
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises, before it falls like a cosine."""
 
@@ -30,8 +43,8 @@ def train_patches(
     images: Tensor,
     *,
     seed: int = 0,
-    steps: int = STEPS,
-    batch_size: int = BATCH,
+    steps: int | None = None,
+    batch_size: int | None = None,
     precision: str = "auto",
     device: str = "auto",
     on_step: Callable[[int], None] = lambda step: None,
@@ -41,8 +54,9 @@ def train_patches(
     Args:
         images: inliers, uint8, N x C x H x W, N >= 2.
         seed: seed of the weights, the batches and the defects.
-        steps: number of training steps.
-        batch_size: number of inliers in each step; a quarter of them stay whole.
+        steps: number of training steps; `STEPS` if None.
+        batch_size: number of inliers in each step, of which a quarter stay whole; `BATCH`, fewer of large images, if
+            None.
         precision: precision of the arithmetic, as in `RunConfig`.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         on_step: called after each step with the number of steps taken.
@@ -59,9 +73,12 @@ def train_patches(
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or len(images) < 2:
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8, N x C x H x W, N >= 2")
+    steps = STEPS if steps is None else steps
     place = resolve_device(device)
     keep_freed_memory()
-    network = build_patch_encoder(images.shape[1], patch_stride(*images.shape[2:]), seed).to(place).train()
+    stride = patch_stride(*images.shape[2:])
+    batch_size = batch_of(*images.shape[2:], stride) if batch_size is None else batch_size
+    network = build_patch_encoder(images.shape[1], stride, seed).to(place).train()
     kind = resolve_precision(precision, place)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     weights = Weights(network, [], dtype, lambda parameters: adam(parameters, LEARNING_RATE, capturable=False))
@@ -84,8 +101,21 @@ def train_patches(
     return network.eval()
 
 
+def batch_of(height: int, width: int, stride: int) -> int:
+    """Return the number of images in a batch: `BATCH`, or as many as have `CELLS` cells, `LEAST_BATCH` at least.
+
+    >>> batch_of(28, 28, stride=1), batch_of(64, 64, stride=1), batch_of(256, 256, stride=4)
+    (32, 8, 8)
+    """
+    return max(min(BATCH, CELLS * stride**2 // (height * width)), LEAST_BATCH)
+
+
 def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
     """Compute the loss of a batch, a mean over its patches.
+
+    It is the cross-entropy of whether a patch is part of a defect, by the log-odds of the negative prior over L c, plus
+    `DIVERGENCE` times the KL divergence to the prior that the mask names. The patches of defects smaller than
+    `USUAL_AREA` of the image weigh more in the cross-entropy, by the root of the ratio.
 
     Args:
         network: network that gave the output; its priors name the two divergences.
@@ -93,13 +123,19 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
         shares: share of each patch that belongs to a defect, N x h x w; a half counts as all.
 
     Returns:
-        The loss in nats per latent dimension.
+        The loss in nats a patch.
     """
     mean, log_var = (part.reshape(-1, network.latent_size) for part in output.float().movedim(1, -1).chunk(2, -1))
     log_var = log_var.clamp(-8, 8)
-    target = (2 * shares).clamp(max=1).flatten()
-    divergence = torch.lerp(network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var), target)
-    return divergence.mean() / network.latent_size
+    target = (2 * shares).clamp(max=1)
+    area = target.mean((1, 2), keepdim=True).clamp_min(1e-6)
+    weight = 1 + target * ((USUAL_AREA / area).sqrt().clamp(1, MOST_WEIGHT) - 1)
+    odds = network.negative_prior.kl_excess(mean) / (network.latent_size * network.negative_prior.shift)
+    entropy = binary_cross_entropy_with_logits(odds, target.flatten(), weight.flatten())
+    divergence = torch.lerp(
+        network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var), target.flatten()
+    )  # fmt: skip
+    return entropy + DIVERGENCE * divergence.mean() / network.latent_size
 
 
 def schedule(step: int, steps: int) -> float:
