@@ -77,7 +77,7 @@ def train_patches(
     place = resolve_device(device)
     keep_freed_memory()
     stride = patch_stride(*images.shape[2:])
-    batch_size = batch_of(*images.shape[2:], stride) if batch_size is None else batch_size
+    batch_size = batch_of(images.shape[2], images.shape[3], stride) if batch_size is None else batch_size
     network = build_patch_encoder(images.shape[1], stride, seed).to(place).train()
     kind = resolve_precision(precision, place)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
