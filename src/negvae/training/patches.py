@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from negvae.device import autocast, own_state, resolve_device, resolve_precision
@@ -20,6 +20,7 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model.initialization import initialize
 from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
+from negvae.training.halves import HALVES, Halves
 from negvae.training.optimizers import adam
 from negvae.training.weights import Weights
 
@@ -55,8 +56,8 @@ def train_patches(
         images: inliers, uint8, N x C x H x W, N >= 2.
         seed: seed of the weights, the batches and the defects.
         steps: number of training steps; `STEPS` if None.
-        batch_size: number of inliers in each step, of which a quarter stay whole; `BATCH`, fewer of large images, if
-            None.
+        batch_size: number of inliers in each step, half of them in each of two threads, of which a quarter stay whole;
+            `BATCH`, fewer of large images, if None.
         precision: precision of the arithmetic, as in `RunConfig`.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         on_step: called after each step with the number of steps taken.
@@ -82,21 +83,27 @@ def train_patches(
     kind = resolve_precision(precision, place)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     weights = Weights(network, [], dtype, lambda parameters: adam(parameters, LEARNING_RATE, capturable=False))
-    data, randomness = images.to(place), torch.Generator(place).manual_seed(seed + 0x5EED)
-    for step in range(steps):
-        for group in weights.optimizer.param_groups:
-            group["lr"] = LEARNING_RATE * schedule(step, steps)
-        rows = torch.randint(len(data), (batch_size,), generator=randomness, device=place)
+    data = images.to(place)
+    randomness = [torch.Generator(place).manual_seed(seed + 0x5EED + half) for half in range(HALVES)]
+    size = max(batch_size // HALVES, 2)
+
+    def loss(copied: nn.Module, half: int) -> Tensor:
+        assert isinstance(copied, PatchEncoder)
+        rows = torch.randint(len(data), (size,), generator=randomness[half], device=place)
         prepared = data[rows].float() / 255
-        whole, broken = prepared[: batch_size // 4], prepared[batch_size // 4 :]
-        made = defects(broken, randomness)
+        whole, broken = prepared[: size // 4], prepared[size // 4 :]
+        made = defects(broken, randomness[half])
         inputs = torch.cat([whole, made.images]).contiguous(memory_format=torch.channels_last)
-        shares = network.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks]))
         with autocast(kind, place):
-            output = network(inputs)
-        patch_loss(network, output, shares).backward()  # type: ignore[no-untyped-call]
-        weights.step()
-        on_step(step + 1)
+            output = copied(inputs)
+        return patch_loss(copied, output, copied.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks])))
+
+    with Halves(network, weights, loss, place) as halves:
+        for step in range(steps):
+            for group in weights.optimizer.param_groups:
+                group["lr"] = LEARNING_RATE * schedule(step, steps)
+            halves.step()
+            on_step(step + 1)
     weights.release()
     return network.eval()
 

@@ -5,7 +5,8 @@ Its loss is that of section 3 of the paper with one prior for each of T transfor
     weight KL(q(z|t(x)) || prior_t) - log p(t|z),   p(t|z) = softmax over s of -KL(q(z|t(x)) || prior_s)
 
 The first term is the paper's. The second is the cross-entropy of the right transformation under the model's own odds.
-Every step takes all copies of a few images, which are moved by up to `MOVED` pixels first, a change that is none.
+Every step takes all copies of a few images, which are moved by up to `MOVED` pixels first, a change that is none. Two
+threads share them (`negvae.training.halves`).
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import math
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.parameter import Parameter
 from torch.optim import AdamW, Optimizer
@@ -22,8 +23,9 @@ from torch.optim import AdamW, Optimizer
 from negvae.config import RunConfig
 from negvae.device import autocast
 from negvae.model import VAE
-from negvae.model.shifted import held_back
+from negvae.model.shifted import ShiftEncoder, held_back
 from negvae.model.vae import build_shift_encoder
+from negvae.training.halves import HALVES, Halves
 from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
@@ -64,11 +66,13 @@ class ShiftLearner:
         self.weights = Weights(self.shifted.encoder, [], dtype, _optimizer)
         self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
         count = self.shifted.priors.count
-        self.batch = max(COPIES // count, LEAST_IMAGES)
+        self.batch = HALVES * (max(COPIES // count, LEAST_IMAGES) // HALVES)
         images = min(min(PASSES * config.epochs, MOST_EPOCHS) * len(data), MOST_COPIES / count)
         self.steps = max(math.ceil(images / self.batch), 1)
         self.taken = 0
-        self._own = torch.arange(count, device=data.device).repeat_interleave(self.batch)
+        self._own = torch.arange(count, device=data.device).repeat_interleave(self.batch // HALVES)
+        self._images, self._divergence = torch.empty(0, device=data.device), [torch.zeros(())] * HALVES
+        self.halves = Halves(self.shifted, self.weights, self._loss, data.device)
 
     def restart(self) -> None:
         """Go back to the start of the training, as for a run that has become longer."""
@@ -79,25 +83,28 @@ class ShiftLearner:
         self.taken = 0
 
     def step(self) -> Tensor:
-        """Take the next step.
+        """Take the next step; to be called while `halves` is entered.
 
         Returns:
             The mean KL divergence of a copy to its own prior, in nats, without gradient.
         """
         for group in self.weights.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        device = self.data.device
-        rows = torch.randint(len(self.data), (self.batch,), generator=self.randomness, device=device)
-        images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED)
-        with autocast(self.precision, device):
-            mean, log_var = self.shifted.posteriors(images)
-        divergences = self.shifted.priors.kl(mean, log_var)
-        own = divergences.gather(1, self._own.unsqueeze(1)).mean()
-        loss = KL_WEIGHT * own + cross_entropy(-divergences, self._own)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.weights.step()
+        rows = torch.randint(len(self.data), (self.batch,), generator=self.randomness, device=self.data.device)
+        self._images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED)
+        self.halves.step()
         self.taken += 1
-        return own.detach()
+        return torch.stack(self._divergence).mean()
+
+    def _loss(self, shifted: nn.Module, half: int) -> Tensor:
+        """Compute the loss of a half of the images at hand with a copy of the encoder."""
+        assert isinstance(shifted, ShiftEncoder)
+        with autocast(self.precision, self.data.device):
+            mean, log_var = shifted.posteriors(self._images[half::HALVES])
+        divergences = shifted.priors.kl(mean, log_var)
+        own = divergences.gather(1, self._own.unsqueeze(1)).mean()
+        self._divergence[half] = own.detach()
+        return KL_WEIGHT * own + cross_entropy(-divergences, self._own)
 
     def _learning_rate(self) -> float:
         """Return the learning rate of the next step: a short rise, then half a cosine down to zero."""
@@ -151,18 +158,19 @@ def train_shifts(
         ValueError: if the loss is not finite.
     """
     losses, stopped = list[Tensor](), ""
-    while not stopped and learner.taken < learner.steps:
-        losses.append(learner.step())
-        stopped = reason()
-        if len(losses) < every and not stopped and learner.taken < learner.steps:
-            continue
-        mean = float(torch.stack(losses).mean())
-        if not math.isfinite(mean):
-            raise ValueError(f"training the encoder of transformations diverged at step {learner.taken}")
-        report(mean)
-        losses.clear()
-        if save is not None and not stopped:
-            save()
+    with learner.halves:
+        while not stopped and learner.taken < learner.steps:
+            losses.append(learner.step())
+            stopped = reason()
+            if len(losses) < every and not stopped and learner.taken < learner.steps:
+                continue
+            mean = float(torch.stack(losses).mean())
+            if not math.isfinite(mean):
+                raise ValueError(f"training the encoder of transformations diverged at step {learner.taken}")
+            report(mean)
+            losses.clear()
+            if save is not None and not stopped:
+                save()
     return stopped
 
 
