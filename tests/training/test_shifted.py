@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -44,13 +45,20 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert "transformations are part of combined" in lines[0]
-    assert calibration.reference.components == ["dose", "prior_ratio", "transformations"]
+    parts = ["dose", "prior_ratio", "transformations", "transformations_kl"]
+    assert calibration.reference.components == parts
     scorer = Scorer(result.model, calibration.reference)
     inliers, turned = corners(40, 2), corners(40, 3).rot90(1, (2, 3))
     for name in ("transformations", "combined"):
         kept, strange = scorer(inliers, [name])[name], scorer(turned, [name])[name]
         assert (strange > kept.max()).mean() > 0.9, name
         assert scorer(inliers[5:6], [name])[name] == kept[5]
+    scores, ratios = scorer(torch.cat([inliers, turned]), [*parts, "combined"]), []
+    for name in parts:
+        _, median, high, _ = calibration.reference.scales[name]
+        ratios.append((scores[name].astype(float) - median) / (high - median))
+    wanted = np.clip(ratios, 0, None).sum(0) + np.minimum(np.max(ratios, 0), 0)
+    assert scores["combined"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
 def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):

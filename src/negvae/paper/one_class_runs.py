@@ -147,7 +147,7 @@ def _without_transformations(scores: Mapping[str, NDArray[np.float32]], referenc
     """Return "combined" (N) as it would be without transformations, made of the other scores and their scales."""
     ratios = []
     for name in references.components:
-        if name != "transformations":
+        if not name.startswith("transformations"):
             _, median, high, _ = references.scales[name]
             ratios.append((scores[name] - median) / max(high - median, 1e-9 * max(abs(median), 1e-9)))
     largest: NDArray[np.float32] = np.max(ratios, axis=0).astype(np.float32)

@@ -14,13 +14,19 @@ TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
+SUMMED = "transformations_kl"
+"""The score with which "combined" adds up what its scores find, instead of taking the largest."""
+
+
 def combined(x: Pass) -> Tensor:
-    """Return the largest of several scores, each on the training images' scale (N): the library's default score.
+    """Return several scores in one, each on the training images' scale (N): the library's default score.
 
     Every score's distance from the training median is divided by the distance at which the most extreme
-    5% of the training images begin; the largest of these ratios is the score, so 1 means "at the edge of
-    the usual" in at least one respect. Scores detect different outliers, and the largest is high if any one is.
-    "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
+    5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
+    the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
+    With `SUMMED`, the ratios above 0 are added up: outliers that are near the inliers are a little unusual in most
+    respects. "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the
+    scores.
     """
     ratios = []
     for name in x.references.components:
@@ -33,7 +39,10 @@ def combined(x: Pass) -> Tensor:
         ratios.append(ratio)
     if not ratios:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
-    return torch.stack(ratios).amax(0)
+    together = torch.stack(ratios)
+    if SUMMED in x.references.components:
+        return together.clamp_min(0).sum(0) + together.amax(0).clamp_max(0)  # the latter keeps the usual ones in order
+    return together.amax(0)
 
 
 def typicality(x: Pass) -> Tensor:

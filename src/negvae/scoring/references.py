@@ -34,7 +34,7 @@ class References:
 
     @property
     def components(self) -> list[str]:
-        """Return the scores that "combined" is the largest of: all with a scale, but "dose" replaces "bpd"."""
+        """Return the scores that "combined" is made of: all with a scale, but "dose" replaces "bpd"."""
         return [name for name in self.scales if not (name == "bpd" and "dose" in self.scales)]
 
     def has(self, name: str, fitted: bool) -> bool:

@@ -239,7 +239,7 @@ def _references(
     log: Callable[[str], None],
 ) -> References:  # fmt: skip
     """Return statistics of up to so many training images, evenly taken, with the encoder of transformations judged."""
-    components = [name for name in components if name != "transformations"]
+    components = [name for name in components if not name.startswith("transformations")]
     references = scorer.measure(training[:: max(len(training) // most, 1)][:most], components, names)
     return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
 
@@ -288,12 +288,10 @@ def _with_neighbors(
 def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
-    """Add the scale of the score "transformations" if it is to be part of "combined"."""
+    """Add the scales of the scores of transformations if they are to be part of "combined"."""
     judgement = judge(scorer.model, training, references, scorer.computes_in)
     log(judgement.describe())
-    if not judgement.counts or judgement.scale is None:
-        return references
-    return replace(references, scales={**references.scales, "transformations": judgement.scale})
+    return replace(references, scales={**references.scales, **judgement.scales}) if judgement.counts else references
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ images' copies best, with a tenth of the prior's own covariance I mixed in: the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -94,22 +94,22 @@ class Judgement:
     Attributes:
         images: number of these inliers.
         accuracy: share of their transformed copies whose own prior is the nearest; 0 without any.
-        scale: scale of their scores (`negvae.scoring.references.scale`); None without any.
+        scales: scale of their scores (`negvae.scoring.references.scale`) by the score's name; none without any.
     """
 
     images: int
     accuracy: float
-    scale: Values | None
+    scales: Mapping[str, Values]
 
     @property
     def counts(self) -> bool:
-        """Return whether the score "transformations" is one of those that "combined" is made of."""
+        """Return whether the scores of the transformations are among those that "combined" is made of."""
         return self.images >= LEAST_IMAGES and self.accuracy >= LEAST_ACCURACY
 
     def describe(self) -> str:
         """Describe the judgement in one line.
 
-        >>> Judgement(100, 0.25, None).describe()
+        >>> Judgement(100, 0.25, {}).describe()
         'transformations are left out of combined: 25% of the copies of 100 unseen inliers are told apart'
         """
         what = "are part of combined" if self.counts else "are left out of combined"
@@ -133,10 +133,13 @@ def judge(model: VAE, training: Tensor, references: References, precision: str) 
     """
     unseen = training[held_back(training)][:IMAGES]
     if not len(unseen):
-        return Judgement(0, 0.0, None)
-    functions: dict[str, Callable[[Pass], Tensor]] = {"score": transformations, "right": _right}
+        return Judgement(0, 0.0, {})
+    functions: dict[str, Callable[[Pass], Tensor]] = {
+        "transformations": transformations, "transformations_kl": transformations_kl, "right": _right,
+    }  # fmt: skip
     found = over_blocks(model, unseen, functions, draws=SharedDraws(), references=references, precision=precision)
-    return Judgement(len(unseen), float(found["right"].mean()), scale(found["score"].numpy()))
+    accuracy = float(found.pop("right").mean())
+    return Judgement(len(unseen), accuracy, {name: scale(values.numpy()) for name, values in found.items()})
 
 
 def _right(x: Pass) -> Tensor:
