@@ -12,6 +12,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from negvae.training.reporting import OnProgress, ProgressUpdate
 
 PLAIN_SECONDS = 10.0
+MOST_LINES = 50
+"""Number of epochs that get a line each; of more, about so many do, and the last."""
 
 
 @contextmanager
@@ -45,7 +47,7 @@ def training_progress(console: Console) -> Iterator[OnProgress]:
                 description=f"epoch {update.epoch}/{update.epochs}",
                 state=update.losses_and_rate(),
             )
-            if update.row is not None:
+            if update.row is not None and gets_line(update):
                 bars.console.print(update.describe(), highlight=False)
 
         yield show
@@ -63,12 +65,21 @@ def row_progress(console: Console) -> Iterator[Callable[[int], None]]:
         yield lambda rows: bars.update(bar, completed=rows, rate=rows / max(time.monotonic() - began, 1e-9))
 
 
+def gets_line(update: ProgressUpdate) -> bool:
+    """Return whether the end of an epoch is worth a line of its own.
+
+    >>> sum(gets_line(ProgressUpdate(epoch, 250, 4, 4, {}, 1.0, 0.0)) for epoch in range(1, 251))
+    50
+    """
+    return update.epoch == update.epochs or update.epoch % max(update.epochs // MOST_LINES, 1) == 0
+
+
 def _plain(console: Console) -> OnProgress:
     last = time.monotonic()
 
     def show(update: ProgressUpdate) -> None:
         nonlocal last
-        if update.row is not None or time.monotonic() - last >= PLAIN_SECONDS:
+        if (update.row is not None and gets_line(update)) or time.monotonic() - last >= PLAIN_SECONDS:
             last = time.monotonic()
             console.print(update.describe(), highlight=False, soft_wrap=True)
 
