@@ -49,7 +49,7 @@ MAPPED = 1_500
 TILES_MAPPED = 300
 """The number of tiles of inliers on the map, if images are tiled."""
 ERRORS = 10
-LARGEST_SIDE = 64
+LARGEST_SIDE = 96
 """The largest side in pixels of a shown image, so that a page is small enough to be sent by mail."""
 
 Columns = dict[str, NDArray[Any]]
@@ -385,15 +385,13 @@ def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Cal
                 shades = _viewable(pictures(columns["images"], colored)[1], SIDE)
             else:
                 shades = _viewable(colored(columns["images"]))
-            caption = (
-                "Where they are out-of-distribution: from black to pale yellow, 0 to 6, -log10 of a pixel's p-value."
-            )
-            maps = [document.image_grid(shades, columns=8, scale=scale, caption=caption)]
+            caption = "Where, from 0 (black) to 6 (pale yellow): -log10 of a pixel's p-value."
+            maps = [document.image_grid(shades, columns=6, scale=scale, caption=caption)]
         blocks = [
             document.row(
-                document.image_grid(images, columns=8, scale=scale, caption="The images."),
+                document.image_grid(images, columns=6, scale=scale, caption="The images."),
                 *maps,
-                document.image_grid(again, columns=8, scale=scale, caption="What the model makes of them: E[x|z]."),
+                document.image_grid(again, columns=6, scale=scale, caption="What the model makes of them: E[x|z]."),
             )
         ]
     elif columns["images"].dtype == np.uint8:  # which an encoder made rows of

@@ -18,6 +18,8 @@ from negvae.training import patches
 from negvae.training.checkpoint import save_tensors
 
 FILE = "heatmaps.safetensors"
+ENCODER = "2"
+"""Version of the encoder's layers in the file; another one cannot be read."""
 _SIZES = ("channels", "stride", "width", "latent_size", "shift")
 
 
@@ -69,7 +71,7 @@ def save_heatmaps(directory: Path, maps: Heatmaps) -> None:
     tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     tensors |= {"counts": torch.from_numpy(maps.counts), "scores": torch.from_numpy(maps.scores)}
     sizes = {name: getattr(network, name) for name in _SIZES}
-    header = {"sizes": json.dumps(sizes), "shape": json.dumps(list(maps.shape))}
+    header = {"encoder": ENCODER, "sizes": json.dumps(sizes), "shape": json.dumps(list(maps.shape))}
     save_tensors(directory / FILE, tensors, header)
 
 
@@ -94,6 +96,8 @@ def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.de
         with safe_open(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        if header.get("encoder") != ENCODER:
+            raise ValueError("its encoder is that of another version of negvae")
         sizes, kept = json.loads(header["sizes"]), tuple(json.loads(header["shape"]))
         network = PatchEncoder(**{name: sizes[name] for name in _SIZES})
         state = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
@@ -103,7 +107,7 @@ def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.de
             network, (kept[0], kept[1], kept[2]), tensors["counts"].numpy(), np.asarray(tensors["scores"].numpy())
         )
     except (SafetensorError, KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); train with heat maps anew") from None
+        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train with heat maps anew") from None
     if maps.shape != shape:
         given, wanted = ("x".join(map(str, each)) for each in (maps.shape, shape))
         raise ValueError(f"{path}: is of {given} images, the run is of {wanted} (C x H x W)")
