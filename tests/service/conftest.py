@@ -14,7 +14,8 @@ from benchmarks.serve import Running
 
 from negvae.detector import NegVAEDetector
 from negvae.runs.export import export_onnx
-from negvae.service.app import Service, create_app
+from negvae.service.app import Service
+from negvae.service.run import configuration
 from negvae.service.settings import ServiceSettings
 from tests.conftest import blobs
 
@@ -41,8 +42,7 @@ def models(tmp_path_factory):
 def served(paths, **settings):
     """Run a service until the block ends."""
     service = Service.of(ServiceSettings(**settings), paths)
-    config = uvicorn.Config(create_app(service), port=0, log_config=None, lifespan="on", ws="none")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(service))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -51,7 +51,7 @@ def served(paths, **settings):
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         running = Running(port, SimpleNamespace(poll=lambda: None), next(iter(paths)), SHAPE)
-        running.service = service
+        running.service, running.stop = service, lambda: setattr(server, "should_exit", True)
         yield running
     finally:
         server.should_exit = True
