@@ -12,12 +12,15 @@ pytest.importorskip("fastapi")
 import uvicorn
 from benchmarks.serve import Running
 
+from negvae.config import preset
 from negvae.detector import NegVAEDetector
 from negvae.runs.export import export_onnx
+from negvae.runs.train import run
 from negvae.service.app import Service
 from negvae.service.run import configuration
 from negvae.service.settings import ServiceSettings
 from tests.conftest import blobs
+from tests.runs.test_folders import FAST, photos
 
 SHAPE = (1, 28, 28)
 
@@ -36,6 +39,17 @@ def models(tmp_path_factory):
         export_onnx(place / name, place / f"{name}.onnx")
     paths = {name: place / name for name in ("gray", "rows")}
     return paths | {f"{name}-onnx": place / f"{name}.onnx" for name in paths}
+
+
+@pytest.fixture(scope="package")
+def tiled(tmp_path_factory):
+    """A folder with a run of photos that are cut into tiles, `run`, and the photos, `in`."""
+    place = tmp_path_factory.mktemp("tiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEGVAE_CACHE", str(place / "cache"))
+        photos(place / "in", 24)
+        run(preset("unsupervised", str(place / "in"), **FAST), place / "run")
+    return place
 
 
 @contextmanager

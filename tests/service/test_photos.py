@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -21,13 +22,14 @@ from tests.service.test_service import rows_of_cli, score
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
+def trained(tmp_path_factory, tiled):
     """Runs of tiled photos, of tiled images of 16 bits and 5 channels, and of photos with an encoder."""
     place = tmp_path_factory.mktemp("photos")
     tifffile = pytest.importorskip("tifffile")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEGVAE_CACHE", str(place / "cache"))
-        photos(place / "in", 24)
+        shutil.copytree(tiled / "in", place / "in")
+        shutil.copytree(tiled / "run", place / "tiles")
         photos(place / "new", 6, seed=1, bright=60)
         (place / "new" / "broken.png").write_bytes(b"broken")
         draw = np.random.default_rng(0)
@@ -37,7 +39,6 @@ def trained(tmp_path_factory):
                 image = draw.integers(0, 4000, (20 + number % 3 * 9, 24, 5), np.uint16)
                 tifffile.imwrite(place / name / f"{number:02d}.tif", image, planarconfig="contig")
         write_encoder(place / "encoder.onnx")
-        run(preset("unsupervised", str(place / "in"), **FAST), place / "tiles")
         run(preset("unsupervised", str(place / "deep"), **FAST), place / "deep-tiles")
         options = {"embed": str(place / "encoder.onnx"), "epochs": 1, "device": "cpu"}
         run(preset("features", str(place / "in"), **options), place / "rows")

@@ -52,6 +52,7 @@ async function take(chosen) {
     "<strong>Choose images</strong> or drop them here";
   $("limits").textContent = `up to ${model.max_images} at a time`;
   $("resizeline").hidden = model.features || model.resizes || model.tiled;
+  $("heatline").hidden = !model.offers.includes("heatmap");
   document.body.classList.toggle("photos", model.tiled || width > 64);
   $("samplesection").hidden = !model.offers.includes("samples");
   $("mapsection").hidden = !model.offers.includes("position");
@@ -291,6 +292,7 @@ $("rate").addEventListener("input", (event) => {
   rate = slid(Number(event.target.value));
   show();
 });
+$("heat").addEventListener("change", (event) => document.body.classList.toggle("plain", !event.target.checked));
 $("calibrated").addEventListener("click", () => {
   rate = null;
   show();
