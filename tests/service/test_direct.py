@@ -177,6 +177,26 @@ def test_a_key_is_asked_for(models, short):
     assert len(short) == 1
 
 
+def test_requests_beyond_the_most_in_progress_are_503(models, short):
+    with served({NAME: models["gray-onnx"]}, max_connections=1) as live:
+        with connected(live) as half, connected(live) as connection:
+            half.sendall(
+                b"POST /v1/score HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+            )
+            half.sendall(b"Content-Length: 900\r\n\r\n--x\r\n")
+            while not live.guard.active:
+                time.sleep(0.01)
+            connection.sendall(request())
+            status, head, _ = read(connection)
+            assert (status, "retry-after: 1" in head, len(short)) == (503, True, 0)
+            assert live.ask("GET", "/v2/health/live")[0] == 200
+        with connected(live) as connection:
+            while live.guard.active:
+                time.sleep(0.01)
+            connection.sendall(request())
+            assert (read(connection)[0], len(short)) == (200, 1)
+
+
 def test_a_model_that_fails_is_an_error_of_the_service_alone(models, short, monkeypatch, caplog):
     with served({NAME: models["gray"]}) as live, connected(live) as connection:
         model = live.service.slots[NAME].model
