@@ -60,6 +60,11 @@ class Running:
         text = Path(f"/proc/{self.process.pid}/status").read_text()
         return 1024 * int(re.search(r"VmRSS:\s+(\d+)", text).group(1))
 
+    def processor_seconds(self) -> float:
+        """Return the processor time of the service so far, in seconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
     def ask(
         self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
@@ -287,7 +292,9 @@ def fuzz(service: Running, requests: int, seed: int = 0) -> Counts:
     return counts
 
 
-def load(service: Running, seconds: float, clients: int = 8, every: float = 10.0) -> tuple[Counts, list[int]]:
+def load(
+    service: Running, seconds: float, clients: int = 8, every: float = 10.0, pause: float = 0.0
+) -> tuple[Counts, list[int]]:
     """Send good requests of all kinds, with rude clients and reloads among them, and watch the memory.
 
     Returns:
@@ -305,6 +312,7 @@ def load(service: Running, seconds: float, clients: int = 8, every: float = 10.0
             return
         connection = http.client.HTTPConnection(service.host, service.port, timeout=300)
         while time.monotonic() < end:
+            time.sleep(pause)
             kind = draw.random()
             if kind < 0.02:
                 draw.choice([half_a_body, gone_before_the_answer])(service, draw)
@@ -363,34 +371,78 @@ wrk.headers["Inference-Header-Content-Length"] = "{size}"
 """
 
 
-def rate(model: Path, seconds: int, connections: int = 32) -> dict[str, float]:
-    """Measure the service's rate of single images with wrk, and the library's own, one after another."""
+def rate(model: Path, rounds: int, seconds: int, connections: int = 32) -> dict[str, object]:
+    """Measure the service's rate of single images and the library's own, in turn, as both see the same machine.
+
+    The library scores blocks of 32 images, in one thread and in as many threads as the machine has cores; the service
+    has its default settings, and wrk sends it single images as binary tensors, over as many connections.
+
+    Args:
+        model: folder of a calibrated run that takes images.
+        rounds: number of rounds; each measures the library, then the service.
+        seconds: time for each measurement.
+        connections: number of connections.
+
+    Returns:
+        The rates of every round, and of their ratios the median and the quartiles.
+    """
     import torch
 
     from negvae.runs.artifact import load_artifact
 
-    torch.set_num_threads(1)
     artifact = load_artifact(model, "cpu")
-    scorer, name = artifact.scorer(), artifact.calibration.score
-    images = torch.from_numpy(noise(random.Random(0), (512, *artifact.model.shape)).copy())
-    found: dict[str, float] = {}
-    for count in (1, 32, 512):
-        found[f"library, {count} at once, images/s"] = _calls(lambda c=count: scorer(images[:c], [name]), 4.0) * count
-    with running(model) as service, tempfile.TemporaryDirectory() as place:
+    scorer, name, cores = artifact.scorer(), artifact.calibration.score, os.cpu_count() or 1
+    images = torch.from_numpy(noise(random.Random(0), (32 * cores, *artifact.model.shape)).copy())
+
+    def library(count: int, threads: int) -> float:
+        torch.set_num_threads(threads)
+        return _calls(lambda: scorer(images[:count], [name]), seconds / 2) * count
+
+    found: dict[str, list[float]] = {}
+    with running(model, "--log-level", "info") as service, tempfile.TemporaryDirectory() as place:
         body, headers = infer_body(images[:1].numpy())
         (Path(place) / "body").write_bytes(body)
-        (Path(place) / "infer.lua").write_text(
-            WRK.format(path=f"{place}/body", size=headers["Inference-Header-Content-Length"])
-        )
+        script = Path(place) / "infer.lua"
+        script.write_text(WRK.format(path=f"{place}/body", size=headers["Inference-Header-Content-Length"]))
         url = f"http://{service.host}:{service.port}/v2/models/m/infer"
-        command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", f"{place}/infer.lua", url]
-        text = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = ["wrk", "-t1", f"-c{connections}", "--latency", "-s", str(script)]
+        _requests(command, 2, url)  # warms up
+        for _ in range(rounds):
+            one = {
+                "library, 1 at once": library(1, 1), "library, blocks of 32, 1 thread": library(32, 1),
+                f"library, blocks of 32, {cores} threads": library(32 * cores, cores),
+            }  # fmt: skip
+            one |= _requests(command, seconds, url)
+            for key, value in one.items():
+                found.setdefault(key, []).append(value)
+        used = service.processor_seconds()
+    against = {key: [a / b for a, b in zip(found["service"], each, strict=True)] for key, each in found.items()}
+    ratios = {f"service / {key}": quartiles(each) for key, each in against.items() if key.startswith("library")}
+    return {
+        "score": name, "precision": artifact.calibration.precision, "shape": list(artifact.model.shape),
+        "held out": artifact.calibration.size, "connections": connections, "rounds": rounds, "seconds": seconds,
+        "images/s": {key: quartiles(each) for key, each in found.items() if "latency" not in key},
+        "latency, ms": {key: quartiles(each) for key, each in found.items() if "latency" in key},
+        "ratio": ratios, "processor seconds": round(used, 1),
+    }  # fmt: skip
+
+
+def quartiles(values: list[float]) -> dict[str, float]:
+    """Return median, lower and upper quartile, to four significant digits."""
+    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
+    return {key: float(f"{each:.4g}") for key, each in (("median", middle), ("lower", low), ("upper", high))}
+
+
+def _requests(command: list[str], seconds: int, url: str) -> dict[str, float]:
+    """Run wrk, and return requests a second and latencies in milliseconds; any other answer than 200 is an error."""
+    text = subprocess.run([*command, f"-d{seconds}s", url], check=True, capture_output=True, text=True).stdout
     if "Non-2xx" in text or "Socket errors" in text:
         raise SystemExit(text)
-    found["service, images/s"] = float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))
-    found["ratio to single images in the library"] = found["service, images/s"] / found["library, 1 at once, images/s"]
-    found["ratio to blocks of 32 in the library"] = found["service, images/s"] / found["library, 32 at once, images/s"]
-    print(text, file=sys.stderr)
+    found = {"service": float(re.search(r"Requests/sec:\s+([\d.]+)", text).group(1))}
+    units = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+    for share in (50, 99):
+        value, unit = re.search(rf"{share}%\s+([\d.]+)(us|ms|s)", text).groups()
+        found[f"latency, {share}%"] = float(value) * units[unit]
     return found
 
 
@@ -409,29 +461,54 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["rate", "load", "fuzz"])
     parser.add_argument("model", type=Path)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--seconds", type=int, default=15, help="of wrk")
-    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--minutes", type=float, default=30, help="of load")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two requests of a client, of load")
+    parser.add_argument("--rounds", type=int, default=20, help="of rate")
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement of rate")
+    parser.add_argument("--requests", type=int, default=10_000, help="of fuzz")
+    parser.add_argument("--out", type=Path, help="JSON file in which the result replaces that of the same --name")
+    parser.add_argument("--name", help="of the result; the kind of measurement if none is given")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    found, wrong = measured(options)
+    print(json.dumps(found, indent=1))
+    if options.out is not None:
+        from negvae.config import preset
+        from negvae.files import write_text
+        from negvae.runs.provenance import provenance
+
+        known = json.loads(options.out.read_text()) if options.out.exists() else {}
+        found["provenance"] = provenance(preset("gray", "-", device="cpu"))
+        write_text(options.out, json.dumps(known | {options.name or options.what: found}, indent=1) + "\n")
+    if wrong:
+        raise SystemExit(f"something happened that must not: {wrong}")
+
+
+def measured(options: argparse.Namespace) -> tuple[dict[str, object], list[str]]:
+    """Return what was measured, and what must not be in it."""
     if options.what == "rate":
-        print(json.dumps({name: round(value, 3) for name, value in rate(options.model, options.seconds).items()}))
-        return
+        return rate(options.model, options.rounds, options.seconds), []
     with running(options.model) as service:
+        found: dict[str, object]
         if options.what == "fuzz":
             before = service.memory()
             counts, memory = fuzz(service, options.requests), [before, service.memory()]
             found = {"requests": options.requests}
         else:
-            counts, memory = load(service, 60 * options.minutes)
-            found = {"minutes": options.minutes, "grown after the warm-up, MB": round(grown(memory) / 1e6, 2)}
-        found |= {
-            "answers by status": dict(sorted(counts.statuses.items())), "wrong": counts.wrong,
-            "memory, MB": [round(each / 1e6) for each in (memory[0], max(memory), memory[-1])],
-        }  # fmt: skip
-    print(json.dumps(found))
-    if counts.wrong or (options.what == "load" and grown(memory) > GROWTH):
-        raise SystemExit("something happened that must not")
+            counts, memory = load(service, 60 * options.minutes, pause=options.pause)
+            found = {"minutes": options.minutes, "grown, MB": round(grown(memory) / 1e6, 2)}
+        found["processor seconds"] = round(service.processor_seconds(), 1)
+    found |= {
+        "answers by status": {str(status): count for status, count in sorted(counts.statuses.items())},
+        "requests": sum(counts.statuses.values()), "wrong": counts.wrong,
+        "memory, MB": {
+            "first": round(memory[0] / 1e6, 1), "largest": round(max(memory) / 1e6, 1),
+            "last": round(memory[-1] / 1e6, 1),
+            "each minute" if options.what == "load" else "each": [round(each / 1e6, 1) for each in memory[::6]],
+        },
+    }  # fmt: skip
+    too_much = options.what == "load" and grown(memory) > GROWTH
+    return found, [*counts.wrong, *(["memory grew"] if too_much else [])]
 
 
 if __name__ == "__main__":

@@ -21,8 +21,6 @@ from negvae.runs.resolve import load_inliers
 from negvae.runs.score import score_files
 from negvae.runs.train import run
 from negvae.runs.triton import export_triton
-from negvae.service.onnx_model import load_onnx
-from negvae.service.run_model import load_run
 
 FAST = dict(
     network="pyramid", latent_size=2, epochs=1, batch_size=16, precision="float32", device="cpu", fit="tile", side=16
@@ -130,14 +128,10 @@ def test_exported_file_takes_the_tiles_of_one_image(place, artifact):
     facts = {entry.key: entry.value for entry in onnx.load(written.path).metadata_props}
     assert json.loads(facts["images"])["fit"] == "tile"
     assert "tiles of one image" in facts["tiles"]
-    # Triton and the service would put tiles of several images into one batch.
-    with pytest.raises(ValueError, match="Triton batches inputs"):
-        export_triton(place / "run", place / "models")
-    assert not (place / "models").exists()
-    with pytest.raises(ValueError, match="tiles of one image at a time, which is not served"):
-        load_onnx(written.path, 1)
-    with pytest.raises(ValueError, match="in tiles, which are not served"):
-        load_run(place / "run", 1)
+    described = export_triton(place / "run", place / "models").path.parents[1] / "config.pbtxt"
+    assert "max_batch_size: 0" in described.read_text()
+    assert "dims: [ -1, 3, 16, 16 ]" in described.read_text()
+    assert "dynamic_batching" not in described.read_text()
 
 
 @pytest.mark.parametrize(

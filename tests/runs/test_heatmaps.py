@@ -125,7 +125,9 @@ def test_detector_keeps_maps_and_says_when_it_cannot(tmp_path):
 def test_defects_may_decide_and_the_graph_has_the_maps(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
+    from negvae.data.streams import Batch
     from negvae.runs.export import export_onnx, run_onnx_maps
+    from negvae.service.onnx_model import load_onnx
 
     images = blobs(60, (3, 20, SIDE)).numpy()
     options = {"epochs": 1, "preset": "general", "device": "cpu", "target_fpr": 0.2}
@@ -139,6 +141,13 @@ def test_defects_may_decide_and_the_graph_has_the_maps(tmp_path):
     written = export_onnx(tmp_path / "run", score="kl")
     both = np.concatenate([images, broken])
     assert np.abs(run_onnx_maps(written.path, both) - detector.heatmap(both)).max() < 1e-3
+    served, rows = load_onnx(written.path, 1), np.arange(0, 120, 3)
+    batch = Batch(["x"] * 120, [None] * 120, [""] * 120, both)
+    assert served.offers == {"heatmap"}
+    found = np.stack(served.look(batch, rows, ["heatmap"])["heatmap"])
+    assert np.abs(found - detector.heatmap(both[rows])).max() < 1e-3
+    with pytest.raises(ValueError, match="gives no position"):
+        served.look(batch, rows, ["heatmap", "position"])
 
 
 def test_maps_need_held_out_images(capsys, tmp_path):

@@ -12,11 +12,15 @@ pytest.importorskip("fastapi")
 import uvicorn
 from benchmarks.serve import Running
 
+from negvae.config import preset
 from negvae.detector import NegVAEDetector
 from negvae.runs.export import export_onnx
-from negvae.service.app import Service, create_app
+from negvae.runs.train import run
+from negvae.service.app import Service
+from negvae.service.run import configuration
 from negvae.service.settings import ServiceSettings
 from tests.conftest import blobs
+from tests.runs.test_folders import FAST, photos
 
 SHAPE = (1, 28, 28)
 
@@ -37,12 +41,22 @@ def models(tmp_path_factory):
     return paths | {f"{name}-onnx": place / f"{name}.onnx" for name in paths}
 
 
+@pytest.fixture(scope="package")
+def tiled(tmp_path_factory):
+    """A folder with a run of photos that are cut into tiles, `run`, and the photos, `in`."""
+    place = tmp_path_factory.mktemp("tiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NEGVAE_CACHE", str(place / "cache"))
+        photos(place / "in", 24)
+        run(preset("unsupervised", str(place / "in"), **FAST), place / "run")
+    return place
+
+
 @contextmanager
 def served(paths, **settings):
     """Run a service until the block ends."""
     service = Service.of(ServiceSettings(**settings), paths)
-    config = uvicorn.Config(create_app(service), port=0, log_config=None, lifespan="on", ws="none")
-    server = uvicorn.Server(config)
+    server = uvicorn.Server(configuration(service))
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -51,7 +65,8 @@ def served(paths, **settings):
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
         running = Running(port, SimpleNamespace(poll=lambda: None), next(iter(paths)), SHAPE)
-        running.service = service
+        running.guard = server.config.app
+        running.service, running.stop = service, lambda: setattr(server, "should_exit", True)
         yield running
     finally:
         server.should_exit = True

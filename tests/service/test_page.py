@@ -3,15 +3,18 @@
 import base64
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks.serve import encoded
 
+from negvae.runs.artifact import load_artifact
 from negvae.runs.export import run_onnx
+from negvae.service import run_model
 from tests.conftest import blobs
-from tests.service.conftest import SHAPE
+from tests.service.conftest import SHAPE, served
 
 sync_api = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium")
@@ -84,6 +87,30 @@ def test_images_are_judged_and_the_slider_decides_anew(page):
     assert cards.count() == 0
     page.select_option("#model", "rows")
     page.get_by_text("takes rows of 4 numbers").wait_for()
+
+
+def test_tiled_photos_have_whole_pictures_and_heat_maps_that_can_be_hidden(browser, tiled, monkeypatch):
+    maps = lambda images: images[:, 0].numpy() / 255.0  # noqa: E731 - a stand-in
+    monkeypatch.setattr(run_model, "load_artifact", lambda path: replace(load_artifact(path), heatmaps=maps))
+    with served({"run": tiled / "run"}) as live:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{live.port}/")
+        page.get_by_text("takes color images of any size, in tiles of 16").wait_for()
+        page.set_input_files("#files", [tiled / "in" / "01.jpg", tiled / "in" / "00.png"])
+        page.get_by_text("2 scored.").wait_for()
+        assert not page.locator("#resizeline").is_visible()
+        assert not page.locator("#mapsection").is_visible()
+        heat = page.locator("#verdicts .heat").last
+        assert heat.evaluate("each => [each.naturalWidth, each.naturalHeight]") == [20, 40]
+        page.focus("#heat")
+        page.keyboard.press("Space")
+        assert not heat.is_visible()
+        axe = NODE / "axe-core" / "axe.min.js"
+        if axe.exists():
+            page.evaluate(axe.read_text(encoding="utf-8"))
+            found = page.evaluate("axe.run().then(({violations}) => violations.map(each => each.id))")
+            assert found == []
+        page.close()
 
 
 def test_it_fits_a_narrow_window(page):

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,8 @@ from benchmarks.serve import encoded, form_body, fuzz, infer_body
 from PIL import Image
 
 from negvae.cli import main
+from negvae.data.streams import InputSpec
+from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact
 from negvae.service import run_model
@@ -86,6 +89,13 @@ def test_rows_of_features_score_as_the_command_line_does(live, models, tmp_path,
     wrong = {"cut.npy": body[:-8], "huge.npy": body.replace(b"(20, 4)", b"(2e9,4)"), "image.png": b"\x89PNG"}
     for name, content in wrong.items():
         assert score(live, "rows", [(name, content)])[1]["images"][0]["error"]
+
+
+def test_images_of_photos_are_resized_where_the_command_line_resizes_them(live):
+    decoding = Decoding(fit="exact", height=28, width=28, channels=1)
+    model = SimpleNamespace(spec=InputSpec(SHAPE, decoding=decoding))
+    assert live.service.spec(model, True).decoding == replace(decoding, fit="resize")
+    assert live.service.spec(model, None).decoding == decoding
 
 
 def test_triton_s_client_works_unchanged(live):
@@ -263,6 +273,8 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from negvae.cli import main
+from negvae.data.streams import InputSpec
+from negvae.decoding import Decoding
 main()
 """
 

@@ -47,38 +47,41 @@ def export_triton(
     if not re.fullmatch(r"[A-Za-z0-9_.-]+", name):
         raise ValueError(f"{directory}: Triton takes no model named {name!r}: rename the folder")
     artifact = load_artifact(directory, "cpu", calibration=False)
-    if artifact.config.images is not None and artifact.config.images.tiled:
-        raise ValueError(f"{directory}: Triton batches inputs, and the tiles of two images must not be in one batch")
-    model = artifact.model
+    tiled = artifact.config.images is not None and artifact.config.images.tiled
     place = Path(repository) / name
     (place / "1").mkdir(parents=True, exist_ok=True)
     written = export_onnx(
         directory, place / "1" / "model.onnx", score=score, target_fpr=target_fpr, confidence=confidence
     )
-    write_text(place / "config.pbtxt", configuration(name, model))
+    write_text(place / "config.pbtxt", configuration(name, artifact.model, tiled))
     return written
 
 
-def configuration(name: str, model: VAE) -> str:
+def configuration(name: str, model: VAE, tiled: bool = False) -> str:
     """Return Triton's description of an exported model, in the text format of protocol buffers.
+
+    Of a model of tiled images, a request holds the tiles of one image, any number of them, and is not put into a batch
+    with others, since the score is one for all tiles of a call.
 
     Args:
         name: name of the model.
         model: the model, whose inputs are described.
+        tiled: whether the inputs are the tiles of one image.
 
     Returns:
         The content of config.pbtxt.
     """
     rows = model.takes_features
-    dims = ", ".join(map(str, model.shape[:1] if rows else model.shape))
+    dims = ", ".join(map(str, [*([-1] if tiled else []), *(model.shape[:1] if rows else model.shape)]))
     lines = [
-        f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {MAX_BATCH}", "input [", "  {",
+        f'name: "{name}"', 'backend: "onnxruntime"', f"max_batch_size: {0 if tiled else MAX_BATCH}", "input [", "  {",
         f'    name: "{"rows" if rows else "images"}"', f"    data_type: {'TYPE_FP64' if rows else 'TYPE_UINT8'}",
         f"    dims: [ {dims} ]", "  }", "]", "output [",
     ]  # fmt: skip
     # One number for each input: Triton wants a dimension beside the batch's, which the graph does not have.
+    shape = "" if tiled else "\n    reshape: { shape: [ ] }"
     outputs = [
-        f'  {{\n    name: "{output}"\n    data_type: {kind}\n    dims: [ 1 ]\n    reshape: {{ shape: [ ] }}\n  }}'
+        f'  {{\n    name: "{output}"\n    data_type: {kind}\n    dims: [ 1 ]{shape}\n  }}'
         for output, kind in _OUTPUTS.items()
     ]
-    return "\n".join([*lines, ",\n".join(outputs), "]", "dynamic_batching { }", ""])
+    return "\n".join([*lines, ",\n".join(outputs), "]", *([] if tiled else ["dynamic_batching { }"]), ""])

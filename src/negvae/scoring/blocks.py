@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -25,6 +26,7 @@ from negvae.model import VAE
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
+_STATE = threading.local()
 IMAGES, ROWS, ON_GPU = 32, 256, 512
 """Inputs of a block: small enough for the latency of a single image, large enough for the kernels to run well."""
 
@@ -62,12 +64,26 @@ def filled(part: Tensor, size: int) -> Tensor:
     return torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) if missing else part
 
 
+@contextmanager
+def in_this_thread() -> Iterator[None]:
+    """Let the calling thread itself compute blocks, where torch may use one thread, and not start another.
+
+    For a thread of which nobody else has set torch's state, such as a service's: to start a thread for a single block
+    can take as long as part of the block.
+    """
+    _STATE.itself = True
+    try:
+        yield
+    finally:
+        _STATE.itself = False
+
+
 def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], device: torch.device) -> list[Outcome]:
     """Apply `function` to every item, in order; on a CPU, as many threads as torch may use each compute whole items.
 
     Items are taken from the iterable one after another, when a thread is free, so that few of them exist at a time.
     """
-    if device.type != "cpu":
+    if device.type != "cpu" or (getattr(_STATE, "itself", False) and torch.get_num_threads() == 1):
         return [function(item) for item in items]
     numbered, lock, failed = enumerate(items), threading.Lock(), threading.Event()
     results: dict[int, Outcome] = {}

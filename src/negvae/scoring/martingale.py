@@ -26,6 +26,8 @@ JUMP = 0.01
 _POWERS = (0.25, 0.5)
 _SLOPES = (1.9, 1.0, -1.0, -1.9)
 _BENDS = (0.9, -0.9)
+_TOGETHER = 256
+"""Scores that are ranked together: the work for their ranks among each other grows with the square."""
 
 
 @dataclass
@@ -69,25 +71,38 @@ class OnlineRanks:
         return cls(scores[order], ties[order], np.ones(len(scores) + 1, np.int64))
 
     def p_value(self, score: float, random: np.random.Generator) -> float:
-        """Return the smoothed p-value of the next score of the stream, and count this score from then on.
+        """Return the smoothed p-value of the next score; see `p_values`."""
+        return float(self.p_values([score], random)[0])
+
+    def p_values(self, scores: ArrayLike, random: np.random.Generator) -> Floats:
+        """Return the smoothed p-values of the next scores of the stream, and count these scores from then on.
 
         Args:
-            score: next score, larger meaning more out-of-distribution; NaN counts as the largest of all.
-            random: random generator that breaks ties and places the score within its gap.
+            scores: m scores in their order, larger meaning more out-of-distribution; NaN counts as the largest of all.
+            random: random generator that breaks ties and places each score within its gap.
 
         Returns:
-            A number in (0, 1), small if few scores so far are as large.
+            m numbers in (0, 1), small if few scores before are as large.
         """
-        value = np.inf if np.isnan(score) else score
-        tie, within = random.uniform(size=2)
-        gap = int(np.searchsorted(self.edges, value, side="left"))
-        last = int(np.searchsorted(self.edges, value, side="right"))
-        if last > gap:
-            gap += int(np.searchsorted(self.ties[gap:last], tie))
-        above = int(self.weights[gap + 1 :].sum())
-        own, total = int(self.weights[gap]), int(self.weights.sum())
-        self.weights[gap] += 1
-        return float((above + (1 - within) * own) / total)
+        values = np.asarray(scores, np.float64).reshape(-1)
+        values = np.where(np.isnan(values), np.inf, values)
+        parts = [self._next(values[start : start + _TOGETHER], random) for start in range(0, len(values), _TOGETHER)]
+        return np.concatenate([np.empty(0), *parts])
+
+    def _next(self, values: Floats, random: np.random.Generator) -> Floats:
+        """Return the p-values of a few scores: the ranks among those before them, and among each other."""
+        tie, within = random.uniform(size=(len(values), 2)).T
+        gap = np.searchsorted(self.edges, values, side="left")
+        last = np.searchsorted(self.edges, values, side="right")
+        for row in np.flatnonzero(last > gap):
+            gap[row] += np.searchsorted(self.ties[gap[row] : last[row]], tie[row])
+        sums = self.weights.cumsum()
+        earlier = np.tri(len(values), k=-1, dtype=bool)
+        above = sums[-1] - sums[gap] + (earlier & (gap[None] > gap[:, None])).sum(1)
+        own = self.weights[gap] + (earlier & (gap[None] == gap[:, None])).sum(1)
+        total = sums[-1] + np.arange(len(values))
+        np.add.at(self.weights, gap, 1)
+        return np.asarray((above + (1 - within) * own) / total, np.float64)
 
 
 @dataclass
@@ -126,7 +141,7 @@ class TestMartingale:
     @property
     def wealth(self) -> float:
         """Return the money in all accounts and in the reserve: 1 at the start."""
-        return float(self.accounts.sum() + 1 / (self.steps + 1))
+        return float(np.add.reduce(self.accounts) + 1 / (self.steps + 1))
 
     def update(self, p: float) -> bool:
         """Bet on the next p-value.
@@ -137,7 +152,11 @@ class TestMartingale:
         Returns:
             Whether the wealth has reached 1 / `alarm_rate`; the martingale has then started anew.
         """
-        accounts, self.steps = step(self.accounts, self.steps, np.array(p)), self.steps + 1
+        return self.bet(bets(p))
+
+    def bet(self, payoffs: Floats) -> bool:
+        """Take the payoffs of the next p-value, as `bets` gives them; see `update` for what is returned."""
+        accounts, self.steps = paid(self.accounts, self.steps, payoffs), self.steps + 1
         self.accounts = accounts
         wealth = self.wealth
         self.peak = max(self.peak, wealth)
@@ -192,7 +211,12 @@ def step(accounts: Floats, steps: int, p: Floats) -> Floats:
     Returns:
         The new accounts, ... x bets.
     """
+    return paid(accounts, steps, bets(p))
+
+
+def paid(accounts: Floats, steps: int, payoffs: Floats) -> Floats:
+    """Return the accounts after a step with these payoffs (... x bets); see `step`."""
     count = accounts.shape[-1]
     from_reserve = 1 / (steps + 1) - 1 / (steps + 2)
-    spread = (JUMP * accounts.sum(-1, keepdims=True) + from_reserve) / count
-    return np.asarray(((1 - JUMP) * accounts + spread) * bets(p), np.float64)
+    spread = (JUMP * np.add.reduce(accounts, axis=-1, keepdims=True) + from_reserve) / count
+    return np.asarray(((1 - JUMP) * accounts + spread) * payoffs, np.float64)

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from negvae.files import need
 from negvae.scoring.calibration import Calibration, p_values
-from negvae.scoring.martingale import OnlineRanks, TestMartingale
+from negvae.scoring.martingale import OnlineRanks, TestMartingale, bets
 
 Floats = NDArray[np.float64]
 
@@ -155,11 +155,10 @@ class Monitor:
             ranked = p if not self.window else self.calibration.p_values(values)
             discovered = np.array([self.online.test_one(float(each)) for each in ranked], bool)
         changes, wealth = [], np.empty(len(values))
-        for index, score in enumerate(values):
+        for index, payoffs in enumerate(bets(self.ranks.p_values(values, self.random))):
             self.seen += 1
             before = self.martingale.starts
-            uniform = self.ranks.p_value(float(score), self.random)
-            alarmed = self.martingale.update(uniform)
+            alarmed = self.martingale.bet(payoffs)
             wealth[index] = 1 / self.martingale.alarm_rate if alarmed else self.martingale.wealth
             if self.martingale.starts > before:
                 changes.append(index)

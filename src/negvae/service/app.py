@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -23,16 +22,14 @@ import negvae
 from negvae.data.streams import Batch, InputSpec
 from negvae.service import inference, inspection, scoring
 from negvae.service.batching import Batcher, Judgment, QueueFull
-from negvae.service.guard import LOGGER, RETRY, App, Guard, Message, Receive, Refused, Send
+from negvae.service.guard import RETRY, Guard, Refused
+from negvae.service.logs import RequestLog
 from negvae.service.metrics import ServiceMetrics
-from negvae.service.models import Served, Slot
+from negvae.service.models import Inputs, Served, Slot
 from negvae.service.settings import ServiceSettings
-from negvae.service.uploads import read_uploads
+from negvae.service.uploads import read_uploads, tiles_of
 
 Outcome = TypeVar("Outcome")
-START = "/v2/models/"
-INFER = SimpleNamespace(path="/v2/models/{name}/infer")
-"""The route of requests for scores, for the metrics."""
 
 
 @dataclass
@@ -45,6 +42,7 @@ class Service:
         batcher: the queue.
         metrics: counts and times.
         workers: threads that decode images and load models.
+        log: lines of requests.
     """
 
     settings: ServiceSettings
@@ -52,6 +50,7 @@ class Service:
     batcher: Batcher
     metrics: ServiceMetrics
     workers: ThreadPoolExecutor
+    log: RequestLog
 
     @classmethod
     def of(cls, settings: ServiceSettings, paths: Mapping[str, Path]) -> Service:
@@ -73,7 +72,8 @@ class Service:
             slot.load(settings.threads, settings.alarm_rate)
         metrics = ServiceMetrics(slots, lambda: service.batcher.waiting)
         batcher = Batcher(settings.max_batch, settings.max_queue, metrics.on_batch)
-        service = cls(settings, slots, batcher, metrics, ThreadPoolExecutor(2, "negvae-decode"))
+        workers = ThreadPoolExecutor(2, "negvae-decode")
+        service = cls(settings, slots, batcher, metrics, workers, RequestLog())
         return service
 
     def slot(self, name: str | None) -> Slot:
@@ -114,13 +114,34 @@ class Service:
             raise Refused(400, f"model {slot.name} is not loaded ({slot.reason})")
         return slot, model
 
-    async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> Judgment:
+    async def inputs(self, model: Served, stored: NDArray[Any]) -> Inputs:
+        """Return images or rows of a request as the model takes them, cut into tiles if it tiles images.
+
+        Args:
+            model: model of the slot when the request was accepted.
+            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+
+        Returns:
+            The inputs.
+
+        Raises:
+            Refused: if the images make too many tiles.
+        """
+        if not model.spec.tiled:
+            return Inputs(stored)
+        cut = partial(tiles_of, stored, self.spec(model, None), self.settings.max_queue)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self.workers, cut)
+        except ValueError as error:
+            raise Refused(413, str(error)) from None
+
+    async def scores(self, slot: Slot, model: Served, inputs: Inputs) -> Judgment:
         """Score images or rows together with those of other requests.
 
         Args:
             slot: slot of the model.
             model: model of the slot when the request was accepted.
-            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+            inputs: images or rows.
 
         Returns:
             Scores, p-values and decisions (N each).
@@ -129,7 +150,7 @@ class Service:
             Refused: if the queue is full.
         """
         try:
-            return await self.batcher.scores(slot, model, stored)
+            return await self.batcher.scores(slot, model, inputs)
         except QueueFull:
             raise self._busy() from None
 
@@ -161,8 +182,11 @@ class Service:
     def spec(self, model: Served, resize: bool | None) -> InputSpec:
         """Return the form of a model's inputs, with the limits of the service."""
         wanted = self.settings.resize if resize is None else resize
-        spec = model.spec
-        return replace(spec, resize=spec.resize or wanted, max_pixels=self.settings.max_pixels)
+        spec, decoding = model.spec, model.spec.decoding
+        if wanted and decoding is not None and decoding.fit == "exact":
+            decoding = replace(decoding, fit="resize")
+        limit = self.settings.max_pixels
+        return replace(spec, resize=spec.resize or wanted, max_pixels=limit, decoding=decoding)
 
     async def decode(self, files: list[tuple[str, bytes]], spec: InputSpec) -> list[Batch]:
         """Decode uploaded files in a thread.
@@ -177,7 +201,7 @@ class Service:
         Raises:
             Refused: if they hold more than a request may.
         """
-        read = partial(read_uploads, files, spec, self.settings.max_batch)
+        read = partial(read_uploads, files, spec, self.settings.max_batch, self.settings.max_queue)
         try:
             return await asyncio.get_running_loop().run_in_executor(self.workers, read)
         except ValueError as error:
@@ -186,12 +210,12 @@ class Service:
     @asynccontextmanager
     async def running(self, app: Any) -> AsyncIterator[None]:
         """Run the queue while the application runs; at the end, finish what was accepted."""
-        self.batcher.start()
         try:
             yield
         finally:
             await self.batcher.stop()
             self.workers.shutdown()
+            self.log.flush()
 
 
 def create_app(service: Service) -> Guard:
@@ -213,53 +237,7 @@ def create_app(service: Service) -> Guard:
     )  # fmt: skip
     for routes in (inference.routes, scoring.routes, inspection.routes):
         app.include_router(routes(service))
-    return Guard(_with_direct_inference(service, app), service.settings, service.metrics)
-
-
-def _with_direct_inference(service: Service, app: App) -> App:
-    """Return the application with a direct way to the route that programs call most.
-
-    FastAPI's matching of routes and their parameters takes several times as long as the score of an image. Its own
-    route for the same path calls the same function; it documents it.
-    """
-
-    async def direct(scope: Message, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] != "http" or scope["method"] != "POST" or not path.startswith(START) or path.count("/") != 4:
-            await app(scope, receive, send)
-            return
-        name, _, verb = path[len(START) :].partition("/")
-        if verb != "infer":
-            await app(scope, receive, send)
-            return
-        scope["route"] = INFER
-        try:
-            response = await inference.answer(service, name, await _body(receive), scope["negvae.headers"])
-        except Refused as refused:
-            response = _error(refused.status, str(refused), refused.headers)
-        except ClientDisconnect:
-            return
-        except Exception as error:
-            response = await _failed(Request(scope, receive), error)
-        await response(scope, receive, send)
-
-    return direct
-
-
-async def _body(receive: Receive) -> bytes:
-    """Read the body of a request.
-
-    Raises:
-        ClientDisconnect: if the client goes before its end.
-    """
-    parts, more = [], True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        parts.append(message.get("body", b""))
-        more = message.get("more_body", False)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    return Guard(app, service.settings, service.metrics, service.log)
 
 
 def _error(status: int, text: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
@@ -288,6 +266,5 @@ async def _gone(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    identifier = request.scope.get("request_id", "")
-    LOGGER.error("failed", exc_info=error, extra={"fields": {"request_id": identifier, "path": request.url.path}})
-    return _error(500, f"the service failed; its log has the reason under request {identifier}")
+    refused = inference.failure(error, request.scope.get("request_id", ""), request.url.path)
+    return _error(refused.status, str(refused))

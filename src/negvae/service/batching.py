@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,57 +14,70 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.service.models import Served, Slot
+from negvae.service.models import Inputs, Served, Slot
 
 LOGGER = logging.getLogger("negvae.service")
 Outcome = TypeVar("Outcome")
 Judgment = tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.bool_]]
-"""Scores, p-values and decisions."""
+"""Scores, p-values and decisions; NaN, NaN and False for an image that the model has no score for."""
+PATIENCE = 0.5
+"""How long a batch waits for requests that are expected, since the last one came: a share of the time of a pass."""
+LEAST = 0.001
+"""Shortest time that the event loop can wait, in seconds; instead of less, a batch waits for some turns of it."""
 TURNS = 4
-"""Turns of the event loop without a new request after which a batch is computed; a request takes three to arrive."""
 
 
-def judge(model: Served, stored: NDArray[Any]) -> Judgment:
+def judge(model: Served, inputs: Inputs) -> Judgment:
     """Return scores, p-values and decisions by the model's calibration; for groups, see `Calibration.p_values`."""
-    scores = model.scores(stored)
-    return scores, model.calibration.p_values(scores), model.calibration.is_outlier(scores)
+    scores, calibration = model.scores(inputs), model.calibration
+    known = ~np.isnan(scores)
+    if known.all():
+        return scores, calibration.p_values(scores), calibration.is_outlier(scores)
+    p_values, outliers = np.full(len(scores), np.nan), np.zeros(len(scores), bool)
+    if known.any():
+        p_values[known], outliers[known] = calibration.p_values(scores[known]), calibration.is_outlier(scores[known])
+    return scores, p_values, outliers
 
 
 class QueueFull(Exception):
     """The exception of a request that would make the queue longer than its bound."""
 
 
-@dataclass(eq=False)
-class _Job:
+@dataclass(eq=False, slots=True)
+class Job:
     """Something to compute: the scores of some inputs, or a function.
 
     Attributes:
         slot: slot of the model, whose monitor learns of the scores.
         model: model, as it was when the request was accepted.
-        stored: images or rows; empty for a function.
+        inputs: images or rows; None for a function.
         function: function to call; None for scores.
-        size: number of images or rows that the job counts for.
-        done: the result.
+        size: number of images, tiles or rows that the job counts for.
+        answer: called in the event loop with the result, or with the exception that came in its place.
+        gone: whether the client has gone, so that nothing need be computed.
     """
 
     slot: Slot
     model: Served
-    stored: NDArray[Any]
+    inputs: Inputs | None
     function: Callable[[], Any] | None
     size: int
-    done: asyncio.Future[Any]
+    answer: Callable[[Any], None]
+    gone: bool = False
 
 
 class Batcher:
     """The queue and the thread that empties it.
 
     While one batch is computed, requests gather in the queue; the next batch is all that has gathered, up to a bound.
-    So a single request waits for nothing, and many requests share the cost of a pass.
+    Many requests so share the cost of a pass, which is the same for one image and for a block. Since clients who wait
+    for an answer send their next request right after it, the batch after an answer waits a little until as many
+    requests are there as before; a single client therefore waits for nothing.
 
     Args:
         max_batch: maximum number of images or rows in a batch.
         max_queue: maximum number of images or rows that wait.
-        on_batch: called with the slot and the scores of a batch, after the answers are on their way.
+        on_batch: called with the slot and the scores of a batch, beside the next batch.
 
     Attributes:
         waiting: number of images or rows that wait.
@@ -71,34 +86,30 @@ class Batcher:
     def __init__(self, max_batch: int, max_queue: int, on_batch: Callable[[Slot, NDArray[np.float32]], None]) -> None:
         self.max_batch, self.max_queue, self.on_batch = max_batch, max_queue, on_batch
         self.waiting = 0
-        self._queue: asyncio.Queue[_Job] = asyncio.Queue(max_queue)
+        self._jobs: deque[Job] = deque()
+        self._running: asyncio.Future[list[Any]] | None = None
+        self._expected, self._patience = 1, 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._pool = ThreadPoolExecutor(1, "negvae-serve")
         self._observers = ThreadPoolExecutor(1, "negvae-observe")
-        self._observed: asyncio.Future[None] | None = None
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Start to empty the queue, in the running event loop."""
-        self._task = asyncio.create_task(self._work())
+        self._unobserved: list[tuple[Slot, NDArray[np.float32]]] = []
+        self._empty = asyncio.Event()
+        self._empty.set()
 
     async def stop(self) -> None:
         """Finish what was accepted, and stop."""
-        await self._queue.join()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-        if self._observed is not None:
-            await self._observed
+        await self._empty.wait()
+        self._show_unobserved()
+        await asyncio.get_running_loop().run_in_executor(None, self._observers.shutdown)
         self._pool.shutdown()
-        self._observers.shutdown()
 
-    async def scores(self, slot: Slot, model: Served, stored: NDArray[Any]) -> Judgment:
+    async def scores(self, slot: Slot, model: Served, inputs: Inputs) -> Judgment:
         """Score images or rows, together with those of other requests.
 
         Args:
             slot: slot of the model.
             model: model of the slot when the request was accepted.
-            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+            inputs: images or rows.
 
         Returns:
             Scores, p-values and decisions (N each).
@@ -106,7 +117,7 @@ class Batcher:
         Raises:
             QueueFull: if too many images or rows wait already.
         """
-        found: Judgment = await self._put(slot, model, stored, None, len(stored))
+        found: Judgment = await self._awaited(slot, model, inputs, None, inputs.size)
         return found
 
     async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
@@ -124,77 +135,147 @@ class Batcher:
         Raises:
             QueueFull: if too many images or rows wait already.
         """
-        result: Outcome = await self._put(slot, model, np.empty(0), function, size)
+        result: Outcome = await self._awaited(slot, model, None, function, size)
         return result
 
-    async def _put(
-        self, slot: Slot, model: Served, stored: NDArray[Any], function: Callable[[], Any] | None, size: int
+    async def _awaited(
+        self, slot: Slot, model: Served, inputs: Inputs | None, function: Callable[[], Any] | None, size: int
     ) -> Any:
-        if self.waiting + size > self.max_queue or self._queue.full():
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+
+        def answer(result: Any) -> None:
+            if not done.done():
+                done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
+
+        job = Job(slot, model, inputs, function, size, answer)
+        self.put(job)
+        try:
+            return await done
+        finally:
+            job.gone = True
+
+    def put(self, job: Job) -> None:
+        """Accept a job; called in the event loop, in which `job.answer` is called when it is done.
+
+        Args:
+            job: the job.
+
+        Raises:
+            QueueFull: if too many images or rows wait already.
+        """
+        if self.waiting + job.size > self.max_queue:
             raise QueueFull
-        job = _Job(slot, model, stored, function, size, asyncio.get_running_loop().create_future())
-        self.waiting += size
-        self._queue.put_nowait(job)
-        return await job.done
+        self._jobs.append(job)
+        self.waiting += job.size
+        self._empty.clear()
+        if self._running is None:
+            self._consider()
 
-    async def _work(self) -> None:
-        """Empty the queue, batch by batch."""
-        while True:
-            jobs = [await self._queue.get()]
-            await self._arrivals()
-            count = jobs[0].size
-            while count < self.max_batch and not self._queue.empty():
-                jobs.append(self._queue.get_nowait())
-                count += jobs[-1].size
-            self.waiting -= count
-            groups: dict[int, list[_Job]] = {}
-            for job in jobs:
-                if not job.done.cancelled():  # whose client has not gone
-                    groups.setdefault(id(job) if job.function else id(job.model), []).append(job)
-            for group in groups.values():
-                await self._run(group)
-            for _ in jobs:
-                self._queue.task_done()
+    def _consider(self) -> None:
+        """Compute what is there if all who are expected are there; otherwise look again a little later."""
+        if len(self._jobs) >= self._expected or self.waiting >= self.max_batch:
+            self._start()
+        elif self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(self._patience, self._look_again, len(self._jobs), loop.time(), 0)
 
-    async def _arrivals(self) -> None:
-        """Let the event loop read what has arrived already: a pass costs the same for one image and for a block."""
-        quiet, before = 0, self._queue.qsize()
-        while quiet < TURNS:
-            await asyncio.sleep(0)
-            now = self._queue.qsize()
-            quiet, before = (0, now) if now > before else (quiet + 1, now)
+    def _look_again(self, before: int, began: float, turns: int) -> None:
+        """Compute what is there unless more has come since, but wait for no longer than a pass takes."""
+        loop, there = asyncio.get_running_loop(), len(self._jobs)
+        turns = 0 if there > before else turns + 1
+        quiet = turns > 0 if self._patience >= LEAST else turns >= TURNS
+        if quiet or loop.time() - began > self._patience / PATIENCE:
+            self._start()
+        else:
+            self._timer = loop.call_later(self._patience, self._look_again, there, began, turns)
 
-    async def _run(self, jobs: list[_Job]) -> None:
-        """Compute jobs of one model together, and hand out the results."""
-        loop, first = asyncio.get_running_loop(), jobs[0]
-        try:
-            if first.function is not None:
-                _resolve(first, await loop.run_in_executor(self._pool, first.function))
-                return
-            stored = np.concatenate([job.stored for job in jobs])  # a copy, which torch may hold
-            judged = await loop.run_in_executor(self._pool, judge, first.model, stored)
-        except Exception as error:  # belongs to these requests, and ends no others
-            for job in jobs:
-                if not job.done.done():
-                    job.done.set_exception(error)
+    def _start(self) -> None:
+        """Compute the first job that waits, with all others of its model for which there is room."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        jobs, count, others = list[Job](), 0, deque[Job]()
+        while self._jobs and count < self.max_batch:
+            job = self._jobs.popleft()
+            if job.gone:
+                self.waiting -= job.size
+            elif not jobs or (job.model is jobs[0].model and job.function is None and jobs[0].function is None):
+                jobs.append(job)
+                count += job.size
+            else:
+                others.append(job)
+        self._jobs.extendleft(reversed(others))
+        self.waiting -= count
+        if not jobs:
+            self._expected = 1
+            self._rest()
             return
-        start = 0
-        for job in jobs:
-            _resolve(job, tuple(values[start : start + job.size] for values in judged))
-            start += job.size
-        # Beside the next batch, but at most one behind.
-        if self._observed is not None:
-            await self._observed
-        self._observed = loop.run_in_executor(self._observers, self._observe, first.slot, judged[0])
+        self._running = asyncio.get_running_loop().run_in_executor(self._pool, self._compute, jobs)
+        self._running.add_done_callback(lambda done: self._finish(jobs, done))
+        self._show_unobserved()
 
-    def _observe(self, slot: Slot, scores: NDArray[np.float32]) -> None:
+    def _rest(self) -> None:
+        """Continue with the jobs that wait; with none, there is time for the monitors."""
+        if self._jobs:
+            self._consider()
+        else:
+            self._show_unobserved()
+            self._empty.set()
+
+    def _compute(self, jobs: list[Job]) -> list[Any]:
+        """Return the result of each job, or the exception of one that failed; in the thread of the models."""
+        began = time.perf_counter()
+        results = _results(jobs)
+        if jobs[0].function is None:
+            self._patience = PATIENCE * (time.perf_counter() - began)
+        return results
+
+    def _finish(self, jobs: list[Job], done: asyncio.Future[list[Any]]) -> None:
+        """Hand out the results of a batch, and start the next."""
+        self._running = None
+        results = done.result()
+        first = jobs[0]
+        if first.function is None:
+            known = [result[0] for result in results if not isinstance(result, Exception)]
+            if known:
+                self._unobserved.append((first.slot, np.concatenate(known)))
+        for job, result in zip(jobs, results, strict=True):
+            if not job.gone:
+                job.answer(result)
+        self._expected = len(jobs) + len(self._jobs)
+        self._rest()
+
+    def _show_unobserved(self) -> None:
+        """Show the monitors what was scored, in a thread beside that of the models."""
+        if self._unobserved:
+            seen, self._unobserved = self._unobserved, []
+            self._observers.submit(self._observe, seen)
+
+    def _observe(self, seen: list[tuple[Slot, NDArray[np.float32]]]) -> None:
         """Call `on_batch`; an error of it ends no request."""
-        try:
-            self.on_batch(slot, scores)
-        except Exception as error:
-            LOGGER.error("not counted", exc_info=error, extra={"fields": {"model": slot.name}})
+        for slot, scores in seen:
+            try:
+                self.on_batch(slot, scores[~np.isnan(scores)])
+            except Exception as error:
+                LOGGER.error("not counted", exc_info=error, extra={"fields": {"model": slot.name}})
 
 
-def _resolve(job: _Job, result: Any) -> None:
-    if not job.done.done():
-        job.done.set_result(result)
+def _results(jobs: list[Job]) -> list[Any]:
+    """Return the result of each job, or the exception of one that failed.
+
+    If jobs fail together, each is computed by itself, so that one that the model cannot compute ends no other.
+    """
+    first = jobs[0]
+    try:
+        if first.function is not None:
+            return [first.function()]
+        judged = judge(first.model, Inputs.joined([job.inputs for job in jobs if job.inputs is not None]))
+    except Exception as error:
+        return [error] if len(jobs) == 1 else [result for job in jobs for result in _results([job])]
+    found, start = [], 0
+    for job in jobs:
+        assert job.inputs is not None
+        rows = slice(start, start + len(job.inputs))
+        found.append(tuple(values[rows] for values in judged))
+        start = rows.stop
+    return found

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import itertools
 import json
-import logging
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 
+from negvae.service.logs import LOGGER as LOGGER
+from negvae.service.logs import RequestLog
 from negvae.service.metrics import ServiceMetrics
 from negvae.service.settings import ServiceSettings
 
@@ -30,9 +32,8 @@ RETRY = {"retry-after": "1"}
 CLOSED = 499
 """Status in the log where the client had gone before its answer."""
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
-
-LOGGER = logging.getLogger("negvae.service")
+SAFE = ((b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store"), (b"referrer-policy", b"no-referrer"))
+_PREFIX, _NUMBERS = secrets.token_hex(4), itertools.count()
 
 
 class Refused(Exception):
@@ -48,24 +49,39 @@ class Refused(Exception):
         super().__init__(text)
         self.status, self.headers = status, headers or {}
 
+    def body(self) -> bytes:
+        """Return the body of the answer."""
+        return json.dumps({"error": str(self)}).encode()
 
-@dataclass
-class _Exchange:
+
+def request_id(headers: Mapping[str, str]) -> str:
+    """Return the id that a request carries, or a new one."""
+    given = headers.get("x-request-id")
+    return given if given is not None and _ID.fullmatch(given) else f"{_PREFIX}{next(_NUMBERS):08x}"
+
+
+@dataclass(slots=True)
+class Exchange:
     """One request and what has become of it.
 
     Attributes:
-        scope: ASGI scope of the request.
-        headers: headers of the request; names in lower case.
+        method: method of the request.
+        path: path of the request.
+        client: address of the client; empty if it is not known.
         id: request id.
+        route: path of the route, for the metrics.
         received: bytes of the body so far.
         complete: whether the whole body was received.
         status: status of the answer; `CLOSED` before there is one.
         begun: whether the answer has begun.
+        started: when the request came.
     """
 
-    scope: Message
-    headers: dict[str, str]
-    id: str = ""
+    method: str
+    path: str
+    client: str
+    id: str
+    route: str = "other"
     received: int = 0
     complete: bool = False
     status: int = CLOSED
@@ -80,10 +96,14 @@ class Guard:
         app: ASGI application.
         settings: limits and key.
         metrics: counts of requests.
+        log: lines of requests.
+
+    Attributes:
+        active: number of requests in progress.
     """
 
-    def __init__(self, app: App, settings: ServiceSettings, metrics: ServiceMetrics) -> None:
-        self.app, self.settings, self.metrics = app, settings, metrics
+    def __init__(self, app: App, settings: ServiceSettings, metrics: ServiceMetrics, log: RequestLog) -> None:
+        self.app, self.settings, self.metrics, self.log = app, settings, metrics, log
         self.active = 0
         key = settings.api_key
         self._key = key.get_secret_value().encode() if key is not None else None
@@ -94,22 +114,26 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        given = headers.get("x-request-id", "")
-        exchange = _Exchange(scope, headers, given if _ID.fullmatch(given) else secrets.token_hex(8))
+        client = scope.get("client")
+        exchange = Exchange(scope["method"], scope["path"], client[0] if client else "", request_id(headers))
         exchange.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
-        scope["request_id"], scope["negvae.headers"] = exchange.id, headers
+        scope["request_id"] = exchange.id
         self.active += 1
         try:
-            await self._answer(exchange, self._counted(exchange, receive), self._marked(exchange, send))
+            await self._answer(scope, headers, exchange, self._counted(exchange, receive), self._marked(exchange, send))
         finally:
             self.active -= 1
-            self._record(exchange)
+            exchange.route = getattr(scope.get("route"), "path", "other")
+            self.record(exchange)
 
-    async def _answer(self, exchange: _Exchange, receive: Receive, send: Send) -> None:
+    async def _answer(
+        self, scope: Message, headers: Mapping[str, str], exchange: Exchange, receive: Receive, send: Send
+    ) -> None:
         try:
-            self._check(exchange)
+            self._check_room(exchange.path)
+            self.check(headers, exchange.path)
             async with asyncio.timeout(self.settings.timeout):
-                await self.app(exchange.scope, receive, send)
+                await self.app(scope, receive, send)
             return
         except Refused as refused:
             error = refused
@@ -121,7 +145,7 @@ class Guard:
         except (ClientDisconnect, ConnectionError):
             return
         if not exchange.begun:
-            body = json.dumps({"error": str(error)}).encode()
+            body = error.body()
             answer = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
             if not exchange.complete:  # the rest of the body is not read
                 answer["connection"] = "close"
@@ -129,16 +153,21 @@ class Guard:
             await send({"type": "http.response.start", "status": error.status, "headers": pairs})
             await send({"type": "http.response.body", "body": body})
 
-    def _check(self, exchange: _Exchange) -> None:
+    def _check_room(self, path: str) -> None:
+        if self.active > self.settings.max_connections and path not in OPEN:
+            raise Refused(503, f"{self.settings.max_connections} requests are in progress: try again", RETRY)
+
+    def check(self, headers: Mapping[str, str], path: str) -> None:
         """Refuse a request by its headers alone.
+
+        Args:
+            headers: headers of the request; names in lower case.
+            path: path of the request.
 
         Raises:
             Refused: if the request is refused.
         """
-        settings, headers = self.settings, exchange.headers
-        path = exchange.scope["path"]
-        if self.active > settings.max_connections and path not in OPEN:
-            raise Refused(503, f"{settings.max_connections} requests are in progress: try again", RETRY)
+        settings = self.settings
         host = headers.get("host", "").rsplit("@", 1)[-1]
         name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
         if settings.host in LOOPBACK and name not in (*LOOPBACK, ""):
@@ -152,13 +181,13 @@ class Guard:
         if length.isdigit() and int(length) > settings.max_body:
             raise Refused(413, f"the body has {int(length):,} bytes; at most {settings.max_body:,} are accepted")
 
-    def _knows_key(self, headers: dict[str, str]) -> bool:
+    def _knows_key(self, headers: Mapping[str, str]) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         assert self._key is not None
         return hmac.compare_digest(given.encode("utf-8", "replace"), self._key)
 
-    def _counted(self, exchange: _Exchange, receive: Receive) -> Receive:
+    def _counted(self, exchange: Exchange, receive: Receive) -> Receive:
         """Return `receive` with a bound on the body, for one that does not say its length."""
 
         async def counted() -> Message:
@@ -172,47 +201,23 @@ class Guard:
 
         return counted
 
-    def _marked(self, exchange: _Exchange, send: Send) -> Send:
+    def _marked(self, exchange: Exchange, send: Send) -> Send:
         """Return `send` with the request id and safe defaults in the headers of the answer."""
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status, exchange.begun = message["status"], True
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.id.encode()), *_SAFE]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.id.encode()), *SAFE]
             await send(message)
 
         return marked
 
-    def _record(self, exchange: _Exchange) -> None:
-        """Count the request, and log it."""
+    def record(self, exchange: Exchange) -> None:
+        """Count a request, and log it."""
         seconds = time.perf_counter() - exchange.started
-        route = getattr(exchange.scope.get("route"), "path", "other")
-        self.metrics.on_request(route, exchange.status, seconds)
-        if LOGGER.isEnabledFor(logging.INFO):
-            client = exchange.scope.get("client")
-            LOGGER.info(
-                "request",
-                extra={
-                    "fields": {
-                        "request_id": exchange.id, "method": exchange.scope["method"], "path": exchange.scope["path"],
-                        "status": exchange.status, "seconds": round(seconds, 6), "bytes": exchange.received,
-                        "client": client[0] if client else None,
-                    }
-                },
+        self.metrics.on_request(exchange.route, exchange.status, seconds)
+        if self.log.on:
+            self.log.add(
+                exchange.id, exchange.method, exchange.path, exchange.status, seconds, exchange.received,
+                exchange.client,
             )  # fmt: skip
-
-
-class JsonLines(logging.Formatter):
-    """A format of log records: one JSON object a line, with the fields that the record carries."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """Return the record as one line."""
-        content: dict[str, Any] = {
-            "time": f"{self.formatTime(record, '%Y-%m-%dT%H:%M:%S')}.{int(record.msecs):03d}",
-            "level": record.levelname.lower(),
-            "event": record.getMessage(),
-            **getattr(record, "fields", {}),
-        }
-        if record.exc_info:
-            content["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(content, ensure_ascii=True, default=str)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from pydantic import BaseModel
@@ -13,11 +14,14 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 import negvae
-from negvae.service.guard import LOGGER, Refused
-from negvae.service.models import Slot
+from negvae.service.batching import Judgment
+from negvae.service.guard import Refused
+from negvae.service.logs import LOGGER
+from negvae.service.models import Served, Slot
 from negvae.service.protocol import (
     HEADER,
     OUTPUTS,
+    InferRequest,
     inflated,
     input_metadata,
     output_metadata,
@@ -28,6 +32,8 @@ from negvae.service.protocol import (
 if TYPE_CHECKING:
     from negvae.service.app import Service
 
+INFER = "/v2/models/{name}/infer"
+"""Path of the route of requests for scores."""
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
 Name = Annotated[str, PathParameter(description="Name of the model.")]
 Version = Annotated[str, PathParameter(description="Version of the model; the only one is 1.")]
@@ -142,7 +148,7 @@ def routes(service: Service) -> APIRouter:
         "response_class": Response,
     }
 
-    @router.post("/v2/models/{name}/infer", summary="Inference", **documented)
+    @router.post(INFER, summary="Inference", **documented)
     async def infer(name: Name, request: Request) -> Response:
         return await _infer(service, name, request)
 
@@ -156,35 +162,74 @@ def routes(service: Service) -> APIRouter:
 
 async def _infer(service: Service, name: str, request: Request) -> Response:
     """Answer a request for scores."""
-    return await answer(service, name, await request.body(), request.headers)
-
-
-async def answer(service: Service, name: str, body: bytes, headers: Mapping[str, str]) -> Response:
-    """Answer a request for scores.
-
-    Args:
-        service: what the routes share.
-        name: name of the model.
-        body: body of the request.
-        headers: headers of the request, their names in lower case.
-
-    Returns:
-        The answer.
-
-    Raises:
-        Refused: if the request is not valid, or the queue is full.
-    """
     slot, model = service.ready(name)
-    try:
-        content = inflated(body, headers.get("content-encoding", ""), service.settings.max_body)
-        asked = parse(content, headers.get(HEADER), model.spec, service.settings.max_batch)
-    except ValueError as error:
-        raise Refused(400, str(error)) from None
-    judged = await service.scores(slot, model, asked.stored)
-    content, size = respond(name, asked, dict(zip(OUTPUTS, judged, strict=True)))
+    body = await request.body()
+    asked = read(service, model, body, request.headers)
+    judged = await service.scores(slot, model, await service.inputs(model, asked.stored))
+    content, size = written(name, model, asked, judged)
     if size is None:
         return Response(content, media_type="application/json")
     return Response(content, headers={HEADER: str(size)}, media_type="application/octet-stream")
+
+
+def read(service: Service, model: Served, body: bytes, headers: Mapping[str, str]) -> InferRequest:
+    """Read a request for scores.
+
+    Args:
+        service: what the routes share.
+        model: model that is asked.
+        body: body of the request.
+        headers: headers of the request; names in lower case.
+
+    Returns:
+        The request.
+
+    Raises:
+        Refused: if the request is not valid.
+    """
+    settings = service.settings
+    spec = service.spec(model, None) if model.spec.tiled else model.spec
+    try:
+        content = inflated(body, headers.get("content-encoding", ""), settings.max_body)
+        return parse(content, headers.get(HEADER), spec, settings.max_batch)
+    except ValueError as error:
+        raise Refused(400, str(error)) from None
+
+
+def written(name: str, model: Served, asked: InferRequest, judged: Judgment) -> tuple[bytes, int | None]:
+    """Write the answer to a request for scores.
+
+    Args:
+        name: name of the model.
+        model: model that was asked.
+        asked: the request.
+        judged: scores, p-values and decisions.
+
+    Returns:
+        The body, and the size of the JSON in it if bytes follow, else None.
+
+    Raises:
+        Refused: if the model has no score for one of the images.
+    """
+    missing = np.isnan(judged[0])
+    if missing.any():
+        raise Refused(422, f"input {int(missing.argmax())}: {model.no_score}")
+    return respond(name, asked, dict(zip(OUTPUTS, judged, strict=True)))
+
+
+def failure(error: Exception, identifier: str, path: str) -> Refused:
+    """Log an error that is the service's own, and return what the client is answered.
+
+    Args:
+        error: the error.
+        identifier: id of the request.
+        path: path of the request.
+
+    Returns:
+        The answer.
+    """
+    LOGGER.error("failed", exc_info=error, extra={"fields": {"request_id": identifier, "path": path}})
+    return Refused(500, f"the service failed; its log has the reason under request {identifier}")
 
 
 def _health(router: APIRouter, service: Service) -> None:

@@ -103,6 +103,7 @@ def described(model: Served) -> dict[str, Any]:
         "shape": list(model.spec.shape),
         "features": model.spec.features,
         "resizes": model.spec.resize,
+        "tiled": model.spec.tiled,
         "offers": sorted(model.offers),
     }
 

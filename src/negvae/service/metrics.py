@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 
 from negvae.service.models import Slot
 
-LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
@@ -29,29 +30,30 @@ class ServiceMetrics:
     def __init__(self, slots: Mapping[str, Slot], waiting: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         made: dict[str, Any] = {"registry": self._registry}
-        self.requests = Counter("negvae_requests", "Requests answered.", ["route", "status"], **made)
-        self.seconds = Histogram(
-            "negvae_request_seconds", "Time from a request to its answer.", ["route"], buckets=LATENCIES, **made
-        )
+        # Kept here: an update of the library's own metrics takes longer than much of what a request takes.
+        self.requests: Counts[tuple[str, int]] = Counts()
+        self.seconds: dict[str, tuple[list[int], list[float]]] = {}
         self.images = Counter("negvae_images", "Images or rows scored.", ["model"], **made)
         self.errors = Counter("negvae_image_errors", "Uploaded images that could not be used.", ["model"], **made)
         self.alarms = Counter("negvae_alarms", "Images or rows called outliers.", ["model"], **made)
         self.levels = {name: np.zeros(len(LEVELS) + 1) for name in slots}
         self.sums = dict.fromkeys(slots, 0.0)
         self.batches = Histogram("negvae_batch_images", "Images scored together.", ["model"], buckets=SIZES, **made)
-        # Looking up the child of a metric by its labels takes longer than counting.
-        self._request = cache(lambda route, status: self.requests.labels(route, status))
-        self._time = cache(lambda route: self.seconds.labels(route))
         Gauge("negvae_queue_images", "Images or rows that wait.", **made).set_function(waiting)
         for name in slots:
             for metric in (self.images, self.errors, self.alarms, self.batches):
                 metric.labels(name)
+        self._registry.register(_Requests(self))
         self._registry.register(_Streams(slots, self))
 
     def on_request(self, route: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        self._request(route, status).inc()
-        self._time(route).observe(seconds)
+        """Count an answered request; called in the event loop."""
+        self.requests[route, status] += 1
+        if route not in self.seconds:
+            self.seconds[route] = [0] * (len(LATENCIES) + 1), [0.0]
+        counts, total = self.seconds[route]
+        counts[bisect_left(LATENCIES, seconds)] += 1
+        total[0] += seconds
 
     def on_batch(self, slot: Slot, scores: NDArray[np.float32]) -> None:
         """Count a batch of scores, and show it to the slot's drift monitor; called in the thread that scores."""
@@ -69,6 +71,34 @@ class ServiceMetrics:
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""
         return generate_latest(self._registry)
+
+
+class _Requests:
+    """A collector of the requests by route, and of their times."""
+
+    def __init__(self, metrics: ServiceMetrics) -> None:
+        self._metrics = metrics
+
+    def describe(self) -> Iterable[Metric]:
+        """Return nothing, so that the registry does not collect when the collector is registered."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        """Return the metrics as they are now."""
+        requests = CounterMetricFamily("negvae_requests", "Requests answered.", labels=["route", "status"])
+        for (route, status), count in self._metrics.requests.items():
+            requests.add_metric([route, str(status)], count)
+        seconds = HistogramMetricFamily(
+            "negvae_request_seconds", "Time from a request to its answer.", labels=["route"]
+        )
+        for route, (counts, total) in self._metrics.seconds.items():
+            seconds.add_metric([route], _buckets(LATENCIES, counts), total[0])
+        yield from (requests, seconds)
+
+
+def _buckets(bounds: Iterable[float], counts: Iterable[float]) -> list[tuple[str, float]]:
+    """Return the bounds of a histogram, each with the number of values up to it."""
+    return list(zip([*map(str, bounds), "+Inf"], np.cumsum(list(counts)).tolist(), strict=True))
 
 
 class _Streams:
@@ -91,9 +121,7 @@ class _Streams:
         levels = HistogramMetricFamily("negvae_p_value", "P-values of what was scored.", labels=["model"])
         for name, slot in self._slots.items():
             ready.add_metric([name], float(slot.model is not None))
-            counts = np.cumsum(self._metrics.levels[name]).tolist()
-            buckets = list(zip([*map(str, LEVELS), "+Inf"], counts, strict=True))
-            levels.add_metric([name], buckets, self._metrics.sums[name])
+            levels.add_metric([name], _buckets(LEVELS, self._metrics.levels[name]), self._metrics.sums[name])
             monitor = slot.monitor
             if monitor is None:
                 continue

@@ -12,13 +12,46 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data.streams import InputSpec
+from negvae.data.streams import Batch, InputSpec
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.monitor import Monitor
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 EXTRAS = ("reconstruction", "position", "heatmap")
 """What a request may ask for beside the verdicts, where the model offers it."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Images or rows to score.
+
+    Attributes:
+        stored: images (uint8, N x C x H x W), rows (float64, N x D x 1 x 1), or for a model of tiled images the tiles
+            of all images, one image after the other (uint8, T x C x h x w).
+        owners: number of the image that each tile belongs to (T), from 0; None if images are not tiled.
+    """
+
+    stored: NDArray[Any]
+    owners: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images or rows."""
+        return len(self.stored) if self.owners is None else int(self.owners[-1]) + 1
+
+    @property
+    def size(self) -> int:
+        """Return the number of images, rows or tiles that the model computes."""
+        return len(self.stored)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Inputs]) -> Inputs:
+        """Return the inputs of several requests to one model as one, in a copy that torch may hold."""
+        stored = np.concatenate([part.stored for part in parts])
+        if parts[0].owners is None:
+            return cls(stored)
+        starts = np.cumsum([0, *map(len, parts)])
+        owners = [part.owners + start for part, start in zip(parts, starts, strict=False) if part.owners is not None]
+        return cls(stored, np.concatenate(owners))
 
 
 class Served(Protocol):
@@ -32,6 +65,7 @@ class Served(Protocol):
         unit: unit of the decision score.
         meaning: meaning of the decision score.
         offers: what the model offers of `EXTRAS`, and "samples".
+        no_score: reason why an image has no score, where `scores` gives none.
     """
 
     path: Path
@@ -41,12 +75,13 @@ class Served(Protocol):
     unit: str
     meaning: str
     offers: frozenset[str]
+    no_score: str
 
-    def scores(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the decision scores (N) of stored images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1)."""
+    def scores(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Compute the decision scores (N) of images or rows; NaN for an image that the model has no score for."""
 
-    def look(self, stored: NDArray[Any], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Compute some of `EXTRAS` for stored images: uint8 N x C x H x W, float N x 2, and float N x H x W."""
+    def look(self, batch: Batch, rows: NDArray[np.int64], wanted: Collection[str]) -> dict[str, list[NDArray[Any]]]:
+        """Compute some of `EXTRAS` for rows of a batch: for each image uint8 C x H x W, 2 numbers, and float H x W."""
 
     def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Generate images from the prior (uint8, count x C x H x W)."""

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data.streams import InputSpec
+from negvae.data.streams import Batch, InputSpec
+from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.files import need
 from negvae.scoring.calibration import Calibration
+from negvae.service.models import Inputs
 
 BLOCK = 32
 """Number of inputs of one run: always the same, so that a score does not depend on the other inputs of a request."""
@@ -33,22 +35,44 @@ class OnnxModel:
     _session: Any
     platform: str = "onnx_onnxruntime"
     offers: frozenset[str] = frozenset()
+    no_score: str = "its score is not a number"
 
-    def scores(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the decision scores (N) of stored images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1)."""
-        given = stored.reshape(len(stored), -1) if self.spec.features else stored
-        name, found = self._session.get_inputs()[0].name, [np.empty(0, np.float32)]
+    def scores(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Compute the decision scores (N) of images or rows; NaN for one that is not a number."""
+        if inputs.owners is None:
+            return self._blocks("score", inputs.stored)
+        starts = np.flatnonzero(np.diff(inputs.owners)) + 1  # the graph takes the tiles of one image at a time
+        return np.concatenate([self._run("score", tiles) for tiles in np.split(inputs.stored, starts)])
+
+    def look(self, batch: Batch, rows: NDArray[np.int64], wanted: Collection[str]) -> dict[str, list[NDArray[Any]]]:
+        """Compute heat maps (H x W), if the file has them; it holds nothing else that could be wanted."""
+        if missing := sorted(set(wanted) - self.offers):
+            raise ValueError(f"an exported file gives no {' or '.join(missing)}: serve the run's folder for it")
+        if not wanted:
+            return {}
+        stored, owners = batch.inputs(rows)
+        if owners is None:
+            return {"heatmap": list(self._blocks("heatmap", stored))}
+        return {
+            "heatmap": [
+                blend(self._run("heatmap", stored[owners == place]), batch.tilings[row])
+                for place, row in enumerate(rows)
+            ]
+        }
+
+    def _blocks(self, output: str, stored: NDArray[Any]) -> NDArray[Any]:
+        """Return an output for images or rows, computed in blocks of one size."""
+        given, found = stored.reshape(len(stored), -1) if self.spec.features else stored, []
         for start in range(0, len(given), BLOCK):
             part = given[start : start + BLOCK]
             filled = np.concatenate([part, np.repeat(part[-1:], BLOCK - len(part), axis=0)])
-            found.append(self._session.run(["score"], {name: np.ascontiguousarray(filled)})[0][: len(part)])
+            found.append(self._run(output, filled)[: len(part)])
         return np.concatenate(found)
 
-    def look(self, stored: NDArray[Any], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Refuse whatever is wanted, since an exported file holds nothing of it."""
-        if wanted:
-            raise ValueError(f"an exported file gives no {' or '.join(sorted(wanted))}: serve the run's folder for it")
-        return {}
+    def _run(self, output: str, given: NDArray[Any]) -> NDArray[Any]:
+        name = self._session.get_inputs()[0].name
+        values: NDArray[Any] = self._session.run([output], {name: np.ascontiguousarray(given)})[0]
+        return values
 
     def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
         """Refuse to generate images, which an exported file cannot do."""
@@ -87,12 +111,12 @@ def load_onnx(path: Path, threads: int) -> OnnxModel:
         raise ValueError(f"{path}: not a model that onnxruntime reads ({str(error).splitlines()[0]})") from None
     if "negvae" not in facts or "held_out_scores" not in facts:
         raise ValueError(f"{path}: was not exported by this version of negvae: run `negvae export` again")
-    if "tiles" in facts:
-        raise ValueError(f"{path}: takes the tiles of one image at a time, which is not served: `negvae score` does it")
+    offers = frozenset(output.name for output in session.get_outputs()) & {"heatmap"}
     try:
         return OnnxModel(
-            path, _spec(facts, session), _calibration(facts), facts["units"], facts["score_meaning"], session
-        )
+            path, _spec(facts, session), _calibration(facts), facts["units"], facts["score_meaning"], session,
+            offers=offers,
+        )  # fmt: skip
     except (KeyError, TypeError, json.JSONDecodeError, AttributeError) as error:
         raise ValueError(f"{path}: its metadata are damaged ({error}): run `negvae export` again") from None
     except ValueError as error:
@@ -106,6 +130,8 @@ def _spec(facts: Mapping[str, str], session: Any) -> InputSpec:
     shape = tuple(int(size) for size in facts["shape"].split("x"))
     if given.name not in _TYPES or _TYPES[given.name] != given.type or features != (given.name == "rows"):
         raise ValueError(f"its input is {given.name}, {given.type}, and its metadata name another")
+    if "tiles" in facts and "images" not in facts:
+        raise ValueError("it takes tiles, and its metadata do not say how images are cut")
     if tuple(given.shape[1:]) != shape or facts["layout"] not in ("NCHW", "ND"):
         raise ValueError(f"its input has shape {given.shape[1:]}, and its metadata say {facts['shape']}")
     order = {1: "gray", 3: "RGB"}.get(shape[0], "as given to fit")

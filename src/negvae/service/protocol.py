@@ -10,7 +10,9 @@ from __future__ import annotations
 import json
 import math
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 from negvae.data.streams import InputSpec
 
 HEADER = "inference-header-content-length"
+SHORT = 2048
+"""Largest JSON of a request with tensors as bytes that is kept to be recognized, in bytes."""
 OUTPUTS = {"score": ("FP32", "<f4"), "p_value": ("FP64", "<f8"), "is_outlier": ("BOOL", "?")}
 _NAMES = {
     "UINT8": "<u1", "UINT16": "<u2", "UINT32": "<u4", "UINT64": "<u8", "INT8": "<i1", "INT16": "<i2", "INT32": "<i4",
@@ -32,20 +36,44 @@ class InferRequest:
     """A request for scores.
 
     Attributes:
-        stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+        stored: images (uint8, N x C x H x W, of the model's shape, or of any height and width if the model tiles them)
+            or rows (float64, N x D x 1 x 1).
         id: identifier that the response repeats; empty for none.
         outputs: names of the outputs that are wanted, and whether each is sent as bytes.
     """
 
     stored: NDArray[Any]
     id: str
-    outputs: dict[str, bool]
+    outputs: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """What the JSON of a request says.
+
+    Attributes:
+        shape: shape of the input.
+        kind: datatype of the input.
+        size: number of bytes of the input that follow the JSON; None if its numbers are in the JSON.
+        data: numbers of the input in the JSON; None if there are none.
+        id: see `InferRequest`.
+        outputs: see `InferRequest`.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    size: Any
+    data: Any
+    id: str
+    outputs: Mapping[str, bool]
 
 
 def input_metadata(spec: InputSpec) -> dict[str, Any]:
-    """Return name, type and shape of a model's input."""
+    """Return name, type and shape of a model's input; -1 is any size."""
     if spec.features:
         return {"name": "rows", "datatype": "FP64", "shape": [-1, spec.shape[0]]}
+    if spec.tiled:
+        return {"name": "images", "datatype": "UINT8", "shape": [-1, spec.shape[0], -1, -1]}
     return {"name": "images", "datatype": "UINT8", "shape": [-1, *spec.shape]}
 
 
@@ -104,15 +132,37 @@ def parse(body: bytes, json_size: str | None, spec: InputSpec, max_batch: int) -
         if not (json_size.isascii() and json_size.isdigit() and len(json_size) < 20 and int(json_size) <= size):
             raise ValueError(f"header {HEADER} is {json_size!r}: expected a number of bytes within the body")
         size = int(json_size)
-    content = _mapping(_loaded(body[:size]), "the request")
+    # Clients who send tensors as bytes send the same JSON again and again.
+    known = json_size is not None and size <= SHORT
+    layout = _short_layout(body[:size], spec, max_batch) if known else _layout(body[:size], spec, max_batch)
+    return InferRequest(_tensor(layout, body[size:], spec), layout.id, layout.outputs)
+
+
+def _layout(text: bytes, spec: InputSpec, max_batch: int) -> _Layout:
+    """Read the JSON of a request."""
+    content = _mapping(_loaded(text), "the request")
     inputs = content.get("inputs")
+    wanted = input_metadata(spec)
+    name, kind = wanted["name"], wanted["datatype"]
     if not isinstance(inputs, list) or len(inputs) != 1:
-        raise ValueError(f"inputs must be a list of one tensor, {input_metadata(spec)['name']}")
-    stored = _tensor(_mapping(inputs[0], "the input"), body[size:], spec, max_batch)
+        raise ValueError(f"inputs must be a list of one tensor, {name}")
+    tensor = _mapping(inputs[0], "the input")
+    if tensor.get("name") != name:
+        raise ValueError(f"the input is named {str(tensor.get('name'))[:80]!r}: this model takes {name!r}")
+    shape = _shape(tensor.get("shape"), wanted, max_batch, spec.max_pixels)
+    given = tensor.get("datatype")
+    if given != kind and not (spec.features and isinstance(given, str) and given in _TYPES):
+        raise ValueError(f"{name} have datatype {str(given)[:80]}: this model takes {kind}")
+    size = _parameters(tensor).get("binary_data_size")
+    if size is not None and "data" in tensor:
+        raise ValueError(f"{name} have both data in the JSON and binary_data_size")
     identifier = content.get("id", "")
     if not isinstance(identifier, str):
         raise ValueError("id must be a text")
-    return InferRequest(stored, identifier, _wanted(content))
+    return _Layout(shape, str(given), size, tensor.get("data"), identifier, _wanted(content))
+
+
+_short_layout = lru_cache(256)(_layout)
 
 
 def _loaded(text: bytes) -> Any:
@@ -132,29 +182,22 @@ def _parameters(value: dict[str, Any]) -> dict[str, Any]:
     return _mapping(value.get("parameters") or {}, "parameters")
 
 
-def _tensor(tensor: dict[str, Any], rest: bytes, spec: InputSpec, max_batch: int) -> NDArray[Any]:
+def _tensor(layout: _Layout, rest: bytes, spec: InputSpec) -> NDArray[Any]:
     """Read the one input of a request, from its JSON or from the bytes after it."""
-    wanted = input_metadata(spec)
-    name, kind = wanted["name"], wanted["datatype"]
-    if tensor.get("name") != name:
-        raise ValueError(f"the input is named {str(tensor.get('name'))[:80]!r}: this model takes {name!r}")
-    shape = _shape(tensor.get("shape"), wanted, max_batch)
-    given = tensor.get("datatype")
-    if given != kind and not (spec.features and isinstance(given, str) and given in _TYPES):
-        raise ValueError(f"{name} have datatype {str(given)[:80]}: this model takes {kind}")
-    count = math.prod(shape)
-    size = _parameters(tensor).get("binary_data_size")
-    if size is not None:
-        values = np.frombuffer(rest, _TYPES[str(given)]) if _fits(size, rest, given, count) else None
-        if values is None or "data" in tensor:
+    name, kind = ("rows", "FP64") if spec.features else ("images", "UINT8")
+    dtype, count, shape = _TYPES[layout.kind], math.prod(layout.shape), layout.shape
+    if layout.size is not None:
+        wanted = count * dtype.itemsize
+        if not (type(layout.size) is int and layout.size == len(rest) == wanted):
             raise ValueError(
-                f"{name} of shape {shape} and type {given} take {count * _TYPES[str(given)].itemsize:,} bytes"
-                f" after the JSON and no data in it: there are {len(rest):,}, and binary_data_size is {str(size)[:40]}"
+                f"{name} of shape {list(shape)} and type {layout.kind} take {wanted:,} bytes after the JSON:"
+                f" there are {len(rest):,}, and binary_data_size is {str(layout.size)[:40]}"
             )
+        values = np.frombuffer(rest, dtype)
     else:
         if rest:
             raise ValueError(f"{len(rest):,} bytes follow the JSON, and no input has binary_data_size")
-        values = _numbers(tensor.get("data"), name, kind, count)
+        values = _numbers(layout.data, name, kind, count)
     if not spec.features:
         return values.reshape(shape)
     rows = values.astype(np.float64).reshape(shape[0], *spec.shape)
@@ -163,19 +206,17 @@ def _tensor(tensor: dict[str, Any], rest: bytes, spec: InputSpec, max_batch: int
     return rows
 
 
-def _fits(size: Any, rest: bytes, kind: Any, count: int) -> bool:
-    return type(size) is int and size == len(rest) == count * _TYPES[str(kind)].itemsize
-
-
-def _shape(shape: Any, wanted: dict[str, Any], max_batch: int) -> tuple[int, ...]:
+def _shape(shape: Any, wanted: dict[str, Any], max_batch: int, max_pixels: int) -> tuple[int, ...]:
     """Return the shape of a tensor if the model takes it."""
     each = wanted["shape"][1:]
-    if not isinstance(shape, list) or not all(type(size) is int for size in shape) or shape[1:] != each or not shape:
-        raise ValueError(
-            f"{wanted['name']} have shape {str(shape)[:80]}: this model takes N x {' x '.join(map(str, each))}"
-        )
+    fits = isinstance(shape, list) and len(shape) == len(each) + 1 and all(type(size) is int for size in shape)
+    if not fits or not all(size == want or (want < 0 < size) for size, want in zip(shape[1:], each, strict=True)):
+        form = " x ".join(text if size < 0 else str(size) for size, text in zip(each, " HW", strict=False))
+        raise ValueError(f"{wanted['name']} have shape {str(shape)[:80]}: this model takes N x {form}")
     if not 1 <= shape[0] <= max_batch:
-        raise ValueError(f"{wanted['name']} have shape {shape}: N must lie between 1 and {max_batch}")
+        raise ValueError(f"{wanted['name']} have shape {str(shape)[:80]}: N must lie between 1 and {max_batch}")
+    if -1 in each and shape[2] * shape[3] > max_pixels:
+        raise ValueError(f"{wanted['name']} have shape {str(shape)[:80]}: at most {max_pixels:,} pixels are accepted")
     return tuple(shape)
 
 
@@ -215,7 +256,7 @@ def _wanted(content: dict[str, Any]) -> dict[str, bool]:
     return found
 
 
-def respond(model: str, asked: InferRequest, values: dict[str, NDArray[Any]]) -> tuple[bytes, int | None]:
+def respond(model: str, asked: InferRequest, values: Mapping[str, NDArray[Any]]) -> tuple[bytes, int | None]:
     """Write a response.
 
     Args:
@@ -226,12 +267,15 @@ def respond(model: str, asked: InferRequest, values: dict[str, NDArray[Any]]) ->
     Returns:
         The body, and the size of the JSON in it if bytes follow, else None.
     """
+    count = len(values["score"])
+    if not asked.id and all(asked.outputs.values()):
+        head = _binary_head(model, tuple(asked.outputs), count)
+        return b"".join([head, *(_bytes(name, values) for name in asked.outputs)]), len(head)
     tensors, tail = [], []
     for name, binary in asked.outputs.items():
-        kind, dtype = OUTPUTS[name]
-        tensor: dict[str, Any] = {"name": name, "datatype": kind, "shape": [len(values[name])]}
+        tensor: dict[str, Any] = {"name": name, "datatype": OUTPUTS[name][0], "shape": [count]}
         if binary:
-            tail.append(values[name].astype(dtype).tobytes())
+            tail.append(_bytes(name, values))
             tensor["parameters"] = {"binary_data_size": len(tail[-1])}
         else:
             tensor["data"] = plain(values[name])
@@ -241,6 +285,23 @@ def respond(model: str, asked: InferRequest, values: dict[str, NDArray[Any]]) ->
         content["id"] = asked.id
     head = json.dumps(content).encode()
     return b"".join([head, *tail]), len(head) if tail else None
+
+
+@lru_cache(256)
+def _binary_head(model: str, names: tuple[str, ...], count: int) -> bytes:
+    """Return the JSON of a response without an id whose outputs all follow it as bytes."""
+    outputs = [
+        {
+            "name": name, "datatype": OUTPUTS[name][0], "shape": [count],
+            "parameters": {"binary_data_size": count * np.dtype(OUTPUTS[name][1]).itemsize},
+        }
+        for name in names
+    ]  # fmt: skip
+    return json.dumps({"model_name": model, "model_version": "1", "outputs": outputs}).encode()
+
+
+def _bytes(name: str, values: Mapping[str, NDArray[Any]]) -> bytes:
+    return values[name].astype(OUTPUTS[name][1], copy=False).tobytes()
 
 
 def plain(values: NDArray[Any]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -9,11 +10,13 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from negvae.service.app import Service, create_app
-from negvae.service.guard import LOGGER, JsonLines
+from negvae.service.direct import protocol_of
+from negvae.service.logs import LOGGER, JsonLines
 from negvae.service.settings import ServiceSettings
 
 BACKLOG = 2048
@@ -39,16 +42,32 @@ def serve(paths: Mapping[str, Path], settings: ServiceSettings) -> None:
         address, port = listener.getsockname()[:2]
         host = f"[{address}]" if family == socket.AF_INET6 else address
         fields = {"url": f"http://{host}:{port}/", "models": {name: str(path) for name, path in paths.items()}}
-        config = uvicorn.Config(
-            create_app(service), log_config=None, access_log=False, server_header=False, backlog=BACKLOG,
-            timeout_graceful_shutdown=int(settings.timeout) + 1, timeout_keep_alive=30, ws="none",
-        )  # fmt: skip
+        config = configuration(service)
         # uvicorn repeats the signal when it has stopped, for whoever handled it before: this is its ordinary end.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
+        gc.collect()
+        gc.freeze()  # what a model consists of stays, and looking through it again would stop all requests for a while
         LOGGER.warning("listening", extra={"fields": {**fields, "process": os.getpid()}})
         uvicorn.Server(config).run(sockets=[listener])
     LOGGER.warning("stopped")
+
+
+def configuration(service: Service) -> uvicorn.Config:
+    """Return the configuration of the server.
+
+    Args:
+        service: what the routes share.
+
+    Returns:
+        Settings of uvicorn, for a socket that is given to it or for a free port.
+    """
+    settings, guard = service.settings, create_app(service)
+    protocol: Any = protocol_of(service, guard)
+    return uvicorn.Config(
+        guard, port=0, http=protocol, log_config=None, access_log=False, server_header=False, backlog=BACKLOG,
+        timeout_graceful_shutdown=int(settings.timeout) + 1, timeout_keep_alive=30, ws="none", lifespan="on",
+    )  # fmt: skip
 
 
 def _log_to_stderr(settings: ServiceSettings) -> None:

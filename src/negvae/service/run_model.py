@@ -12,13 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
-from negvae.data.streams import InputSpec
+from negvae.data.streams import Batch, InputSpec
 from negvae.report.page import latent_means, reconstructions
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
+from negvae.runs.pictures import whole_maps
+from negvae.scoring.blocks import in_this_thread
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.scoring.tiles import combine
+from negvae.service.models import Inputs
+from negvae.service.uploads import whole
 
 
 @dataclass(eq=False)
@@ -34,22 +39,33 @@ class RunModel:
     _artifact: Artifact
     _scorer: Scorer
     _encoder: Encoder | None
+    no_score: str
     platform: str = "negvae_pytorch"
 
-    def scores(self, stored: NDArray[Any]) -> NDArray[np.float32]:
-        """Compute the decision scores (N) of stored images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1)."""
-        inputs = torch.from_numpy(inputs_of(stored, self._encoder))
-        return self._scorer(inputs, [self.calibration.score])[self.calibration.score]
+    def scores(self, inputs: Inputs) -> NDArray[np.float32]:
+        """Compute the decision scores (N) of images or rows; NaN where the embedding of an image is not finite."""
+        stored, missing = inputs.stored, None
+        if self._encoder is not None:
+            stored = self._encoder.embed(stored)
+            missing = ~np.isfinite(stored).all((1, 2, 3))
+            stored[missing] = 0.0
+        name = self.calibration.score
+        with in_this_thread():
+            scores = self._scorer(torch.from_numpy(stored), [name])[name]
+        if missing is not None:
+            scores[missing] = np.nan
+        return scores if inputs.owners is None else combine(scores, inputs.owners, self.calibration.tiles)
 
-    def look(self, stored: NDArray[Any], wanted: Collection[str]) -> dict[str, NDArray[Any]]:
-        """Compute reconstructions, places on the latent map and heat maps of stored images.
+    def look(self, batch: Batch, rows: NDArray[np.int64], wanted: Collection[str]) -> dict[str, list[NDArray[Any]]]:
+        """Compute reconstructions, places on the latent map and heat maps of images.
 
         Args:
-            stored: images (uint8, N x C x H x W) or rows (float64, N x D x 1 x 1).
+            batch: images or rows, as they were read.
+            rows: numbers of the rows to look at, ascending.
             wanted: some of `negvae.service.models.EXTRAS`.
 
         Returns:
-            The arrays by name.
+            By name, an array for each row.
 
         Raises:
             ValueError: if the model does not offer one of them.
@@ -57,13 +73,15 @@ class RunModel:
         for name in sorted(wanted):
             if name not in self.offers:
                 raise ValueError(f"this model has no {name}; it has: {', '.join(sorted(self.offers)) or 'none'}")
-        inputs, model, found = inputs_of(stored, self._encoder), self._artifact.model, dict[str, NDArray[Any]]()
+        stored, owners = batch.inputs(rows)
+        inputs, model, found = inputs_of(stored, self._encoder), self._artifact.model, dict[str, list[NDArray[Any]]]()
         if "reconstruction" in wanted:
-            found["reconstruction"] = reconstructions(model, inputs)
+            restored = reconstructions(model, inputs)
+            found["reconstruction"] = list(restored) if owners is None else whole(restored, batch, rows)
         if "position" in wanted:
-            found["position"] = positions(latent_means(model, inputs))
+            found["position"] = list(positions(latent_means(model, inputs)))
         if "heatmap" in wanted:
-            found["heatmap"] = self._artifact.maps()(torch.from_numpy(inputs))
+            found["heatmap"] = whole_maps(self._artifact.maps(), batch, rows)
         return found
 
     def samples(self, count: int, seed: int) -> NDArray[np.uint8]:
@@ -124,14 +142,14 @@ def load_run(directory: Path, threads: int) -> RunModel:
     scorer = artifact.scorer()
     entry = SCORES[artifact.calibration.score]
     scorer.check([entry.name])
-    offers = {"position"}
+    spec = replace(spec_of(artifact, encoder, False), resize=encoder is not None)
+    offers = set() if spec.tiled else {"position"}
     if not artifact.model.takes_features:
         offers |= {"reconstruction", "samples"}
     if artifact.heatmaps is not None:
         offers |= {"heatmap"}
-    spec = replace(spec_of(artifact, encoder, False), resize=encoder is not None)
-    if spec.tiled:
-        raise ValueError(f"{directory} takes photos in tiles, which are not served yet: `negvae score` takes them")
+    no_score = "its score is not a number" if encoder is None else f"its embedding by {encoder.path.name} is not finite"
     return RunModel(
-        directory, spec, artifact.calibration, entry.unit, entry.meaning, frozenset(offers), artifact, scorer, encoder
-    )
+        directory, spec, artifact.calibration, entry.unit, entry.meaning, frozenset(offers), artifact, scorer, encoder,
+        no_score,
+    )  # fmt: skip

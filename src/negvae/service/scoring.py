@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from negvae.data.streams import Batch
 from negvae.scoring.calibration import Calibration
 from negvae.service.guard import Refused
 from negvae.service.inference import ERRORS
-from negvae.service.models import EXTRAS, Served
+from negvae.service.models import EXTRAS, Inputs, Served, Slot
 from negvae.service.protocol import plain
-from negvae.service.uploads import data_uri, heat_uri
+from negvae.service.uploads import data_uri, heat_uri, whole
 
 if TYPE_CHECKING:
     from negvae.service.app import Service
@@ -45,10 +46,10 @@ class Verdict(BaseModel):
     p_value: float | None
     is_outlier: bool | None
     error: str | None
-    input: str | None = Field(None, description="The image as the model sees it, as a PNG in a URI.")
-    reconstruction: str | None = Field(None, description="The reconstruction, as a PNG in a URI.")
-    heatmap: str | None = Field(None, description="Where in the image, as a transparent PNG in a URI.")
-    position: list[float] | None = Field(None, description="Place on the map of the latent space.")
+    input: str | None = Field(default=None, description="The image as the model sees it, as a PNG in a URI.")
+    reconstruction: str | None = Field(default=None, description="The reconstruction, as a PNG in a URI.")
+    heatmap: str | None = Field(default=None, description="Where in the image, as a transparent PNG in a URI.")
+    position: list[float] | None = Field(default=None, description="Place on the map of the latent space.")
 
 
 class Verdicts(BaseModel):
@@ -96,21 +97,11 @@ def routes(service: Service) -> APIRouter:
             raise Refused(422, f"group {group[:80]!r} was not calibrated; calibrated are: {known}")
         files = await _files(request, service.settings.max_batch)
         batches = await service.decode(files, service.spec(served, resize))
-        found = []
-        good = [(batch, row) for batch in batches for row in range(len(batch)) if not batch.errors[row]]
-        extras: dict[str, NDArray[Any]] = {}
-        scores = np.empty(0, np.float32)
-        if good:
-            stored = np.stack([batch.images[row] for batch, row in good])
-            scores, _, _ = await service.scores(slot, served, stored)
-            if wanted:
-                extras = await service.call(slot, served, len(stored), lambda: served.look(stored, wanted))
-            if wanted and not served.spec.features:
-                extras["input"] = stored
-        errors = sum(len(batch) for batch in batches) - len(good)
+        scores, extras = await _computed(service, slot, served, batches, wanted)
+        errors = sum(bool(error) for batch in batches for error in batch.errors)
         service.metrics.errors.labels(slot.name).inc(errors)
-        found = _verdicts(batches, scores, calibration, group, extras)
         cut = calibration.thresholds[group] if group is not None else calibration.cut
+        found = _verdicts(batches, scores, calibration, group, extras)
         return Verdicts(model=slot.name, score=calibration.score, threshold=cut, images=found)
 
     return router
@@ -146,45 +137,66 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
         return [(name, await value.read()) for name, value in files]
 
 
+async def _computed(
+    service: Service, slot: Slot, model: Served, batches: list[Batch], wanted: list[str]
+) -> tuple[NDArray[np.float32], dict[str, list[Any]]]:
+    """Return the scores and further values of all rows without an error.
+
+    A row that the model has no score for gets an error in its batch.
+    """
+    parts = [Inputs(*batch.inputs(rows)) for batch in batches if len(rows := batch.good())]
+    if not parts:
+        return np.empty(0, np.float32), {}
+    scores, _, _ = await service.scores(slot, model, Inputs.joined(parts))
+    places = [(batch, row) for batch in batches for row in batch.good()]
+    for (batch, row), score in zip(places, scores, strict=True):
+        if np.isnan(score):
+            batch.errors[row] = model.no_score
+    extras: dict[str, list[Any]] = {}
+    for batch in batches if wanted else ():
+        rows = batch.good()
+        if not len(rows):
+            continue
+        size = len(batch.inputs(rows)[0])
+        found = await service.call(slot, model, size, partial(model.look, batch, rows, wanted))
+        if not model.spec.features:
+            images = batch.inputs(rows)[0]
+            found["input"] = whole(images, batch, rows) if batch.tilings else list(images)
+        for name, values in found.items():
+            extras.setdefault(name, []).extend(values)
+    return scores[~np.isnan(scores)], extras
+
+
 def _verdicts(
     batches: list[Batch],
     scores: NDArray[np.float32],
     calibration: Calibration,
     group: str | None,
-    extras: dict[str, NDArray[Any]],
+    extras: dict[str, list[Any]],
 ) -> list[Verdict]:
     """Return a verdict for every row of the batches; `scores` and `extras` are of those without an error."""
     groups = None if group is None else [group] * len(scores)
     p_values, outliers = calibration.p_values(scores, groups), calibration.is_outlier(scores, groups)
     numbers, found, at = plain(scores), [], 0
-    rows = [(batch, row) for batch in batches for row in range(len(batch))]
-    for batch, row in rows:
-        place: dict[str, Any] = {"file": batch.paths[row], "index": batch.indices[row]}
-        if batch.errors[row]:
-            found.append(
-                Verdict(
-                    **place,
-                    score=None,
-                    p_value=None,
-                    is_outlier=None,
-                    error=batch.errors[row].encode("utf-8", "replace").decode(),
-                )
-            )
-            continue
-        values = {"score": numbers[at], "p_value": float(p_values[at]), "is_outlier": bool(outliers[at])}
-        found.append(Verdict(**place, **values, error=None, **_pictures(extras, at)))
-        at += 1
+    largest = max((float(np.nanmax(values)) for values in extras.get("heatmap", ())), default=0.0)
+    for batch in batches:
+        for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
+            if error:
+                text = error.encode("utf-8", "replace").decode()
+                verdict = Verdict(file=path, index=index, score=None, p_value=None, is_outlier=None, error=text)
+            else:
+                pictures: dict[str, Any] = {name: _shown(name, values[at], largest) for name, values in extras.items()}
+                verdict = Verdict(
+                    file=path, index=index, score=numbers[at], p_value=float(p_values[at]),
+                    is_outlier=bool(outliers[at]), error=None, **pictures,
+                )  # fmt: skip
+                at += 1
+            found.append(verdict)
     return found
 
 
-def _pictures(extras: dict[str, NDArray[Any]], row: int) -> dict[str, Any]:
-    """Return the further values of one image, as they are sent."""
-    sent: dict[str, Any] = {}
-    for name, values in extras.items():
-        if name == "position":
-            sent[name] = values[row].tolist()
-        elif name == "heatmap":
-            sent[name] = heat_uri(values[row], float(np.nanmax(values)))
-        else:
-            sent[name] = data_uri(values[row])
-    return sent
+def _shown(name: str, values: NDArray[Any], largest: float) -> Any:
+    """Return a further value of an image as it is sent; heat maps are as opaque as their share of the largest value."""
+    if name == "position":
+        return values.tolist()
+    return heat_uri(values, largest) if name == "heatmap" else data_uri(values)

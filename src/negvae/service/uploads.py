@@ -5,36 +5,49 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from negvae.data.photos import fit_photo, prepared, read_header, reduced_size
 from negvae.data.streams import Batch, InputSpec, from_memory
+from negvae.data.tiling import blend, tiling
+from negvae.decoding import Decoding
 from negvae.files import shown
+from negvae.service.models import Inputs
 
+SIDE = 1024
+"""Pixels of the longer side of a picture that is sent, at most."""
 MAGIC = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_uploads(files: Sequence[tuple[str, bytes]], spec: InputSpec, limit: int) -> list[Batch]:
+def read_uploads(files: Sequence[tuple[str, bytes]], spec: InputSpec, limit: int, tiles: int) -> list[Batch]:
     """Decode uploaded files.
 
     Args:
         files: name and content of each file: an encoded image, or a .npy file of images or rows.
         spec: form that the model takes.
         limit: maximum number of images or rows in all files together.
+        tiles: maximum number of tiles of all images together, if the model tiles images.
 
     Returns:
         A batch for each file, in order; content that cannot be used becomes rows with errors.
 
     Raises:
-        ValueError: if there are more images or rows than the limit.
+        ValueError: if there are more images, rows or tiles than the limit.
     """
-    batches = [_read(shown(name), content, spec, limit) for name, content in files]
-    if sum(map(len, batches)) > limit:
-        raise ValueError(f"the files hold more than {limit:,} images or rows: send fewer in a request")
+    batches, rows, made = list[Batch](), 0, 0
+    for name, content in files:
+        batches.append(_read(shown(name), content, spec, limit))
+        rows, made = rows + len(batches[-1]), made + len(batches[-1].images)
+        if rows > limit:
+            raise ValueError(f"the files hold more than {limit:,} images or rows: send fewer in a request")
+        if spec.tiled and made > tiles:
+            raise ValueError(f"the images make more than {tiles:,} tiles (max_queue): send fewer in a request")
     return batches
 
 
@@ -43,12 +56,44 @@ def _read(name: str, content: bytes, spec: InputSpec, limit: int) -> Batch:
         array = _array(content) if content.startswith(MAGIC) else None
         if array is not None and len(array) > limit:
             raise ValueError(f"holds {len(array):,} rows; at most {limit:,} are accepted")
+        if spec.tiled and spec.decoding is not None and (size := _size(name, content, array, spec.max_pixels)):
+            check_enlarged(size, spec.decoding, spec.max_pixels)
     except Exception as error:  # whatever NumPy makes of a broken header
-        empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
-        return Batch([name], [None], [" ".join(str(error).split())[:300]], empty)
+        return replace(from_memory(name, np.zeros(0), spec), errors=[" ".join(str(error).split())[:300]])
     batch = from_memory(name, content if array is None else array, spec)
     errors = [error.replace("ask for --resize", "ask for resize=true") for error in batch.errors]
-    return Batch(batch.paths, batch.indices, errors, batch.images)
+    return replace(batch, errors=errors)
+
+
+def _size(name: str, content: bytes, array: NDArray[Any] | None, max_pixels: int) -> tuple[int, int] | None:
+    """Return height and width of an image, of an array its two largest sizes; None if they are not known."""
+    if array is not None:
+        sizes = sorted(array.shape[1:])[-2:]
+        return (sizes[0], sizes[1]) if len(sizes) == 2 else None
+    try:
+        header = read_header(content, name, max_pixels)
+    except (ValueError, ImportError):  # the reader says so too
+        return None
+    return header.height, header.width
+
+
+def check_enlarged(size: tuple[int, int], decoding: Decoding, max_pixels: int) -> None:
+    """Refuse an image that would become too large when it is enlarged to the size of a tile.
+
+    Args:
+        size: height and width of the image.
+        decoding: description of the tiles.
+        max_pixels: maximum number of pixels.
+
+    Raises:
+        ValueError: if it would have more pixels.
+    """
+    height, width = reduced_size(size, decoding)
+    scale = max(decoding.height / height, decoding.width / width)
+    if scale > 1 and height * width * scale**2 > max_pixels:
+        raise ValueError(
+            f"is {size[1]} x {size[0]}, enlarged to the size of a tile it would have more than {max_pixels:,} pixels"
+        )
 
 
 def _array(content: bytes) -> NDArray[Any]:
@@ -75,12 +120,54 @@ def _array(content: bytes) -> NDArray[Any]:
     return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if by_columns else "C")
 
 
+def tiles_of(images: NDArray[np.uint8], spec: InputSpec, limit: int) -> Inputs:
+    """Cut images into tiles, as images of a file are.
+
+    Args:
+        images: images, uint8, N x C x H x W, of any height and width.
+        spec: form that the model takes, which tiles images.
+        limit: maximum number of tiles.
+
+    Returns:
+        The tiles of all images.
+
+    Raises:
+        ValueError: if the images would become too large, or make more tiles than the limit.
+    """
+    decoding, size = spec.decoding, (images.shape[2], images.shape[3])
+    assert decoding is not None
+    check_enlarged(size, decoding, spec.max_pixels)
+    each = len(tiling(reduced_size(size, decoding), (decoding.height, decoding.width), decoding.overlap))
+    if each * len(images) > limit:
+        raise ValueError(f"the images make {each * len(images):,} tiles; at most {limit:,} (max_queue) are accepted")
+    scaled = replace(decoding, bits=8)  # intensities of 16 bits are scaled before they are sent, as for other models
+    parts = [fit_photo(prepared(image, "images", scaled), scaled)[0] for image in images]
+    return Inputs(np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts]))
+
+
+def whole(tiles: NDArray[np.uint8], batch: Batch, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    """Join the tiles of images.
+
+    Args:
+        tiles: tiles of the rows, uint8, T x C x h x w, one image after the other.
+        batch: images that the tiles were cut from.
+        rows: numbers of the rows in the batch, ascending.
+
+    Returns:
+        An image (uint8, C x H x W) for each row, in the size to which it was decoded; blended where tiles overlap.
+    """
+    plans = [batch.tilings[row] for row in rows]
+    parts = np.split(tiles, np.cumsum([len(plan) for plan in plans])[:-1])
+    return [
+        np.stack([np.rint(blend(part[:, channel], plan)).astype(np.uint8) for channel in range(part.shape[1])])
+        for part, plan in zip(parts, plans, strict=True)
+    ]
+
+
 def data_uri(image: NDArray[np.uint8]) -> str:
     """Return an image (uint8, C x H x W with C 1 or 3, or 2, of which the first is shown) as a PNG in a URI."""
     pixels = image.transpose(1, 2, 0) if len(image) == 3 else image[0]
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _uri(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
 def heat_uri(heat: NDArray[Any], largest: float) -> str:
@@ -88,6 +175,12 @@ def heat_uri(heat: NDArray[Any], largest: float) -> str:
     share = np.clip(np.nan_to_num(heat.astype(np.float64)) / max(largest, 1e-12), 0, 1)
     red_green_blue = np.broadcast_to(np.array([213, 94, 0], np.uint8), (*heat.shape, 3))
     alpha = np.rint(share * 255).astype(np.uint8)[..., None]
+    return _uri(Image.fromarray(np.concatenate([red_green_blue, alpha], axis=2)))
+
+
+def _uri(picture: Image.Image) -> str:
+    """Return a picture, reduced if it is large, as a PNG in a URI."""
+    picture.thumbnail((SIDE, SIDE))
     buffer = io.BytesIO()
-    Image.fromarray(np.concatenate([red_green_blue, alpha], axis=2)).save(buffer, "PNG")
+    picture.save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -43,14 +43,17 @@ async function take(chosen) {
   items = [];
   rate = null;
   const [channels, height, width] = model.shape;
+  const kind = { 1: "gray", 3: "color" }[channels] || `${channels}-channel`;
   const what = model.features ? `rows of ${channels} numbers (.npy files)` :
-    `${channels === 1 ? "gray" : "color"} images of ${width} × ${height} pixels`;
+    model.tiled ? `${kind} images of any size, in tiles of ${width} × ${height} pixels` : `${kind} images of ${width} × ${height} pixels`;
   $("about").textContent = `Model ${name} takes ${what}. Its score is ${model.score.replaceAll("_", " ")}: larger means less like the training data.`;
   $("files").accept = model.features ? ".npy" : "image/*,.npy";
   $("droptext").innerHTML = model.features ? "<strong>Choose .npy files</strong> or drop them here" :
     "<strong>Choose images</strong> or drop them here";
   $("limits").textContent = `up to ${model.max_images} at a time`;
-  $("resizeline").hidden = model.features || model.resizes;
+  $("resizeline").hidden = model.features || model.resizes || model.tiled;
+  $("heatline").hidden = !model.offers.includes("heatmap");
+  document.body.classList.toggle("photos", model.tiled || width > 64);
   $("samplesection").hidden = !model.offers.includes("samples");
   $("mapsection").hidden = !model.offers.includes("position");
   $("least").textContent = percent(least());
@@ -68,7 +71,8 @@ async function score(files) {
   for (const each of model.offers) if (each !== "samples") query.append("include", each);
   say(`${files.length === 1 ? "1 file is" : `${files.length} files are`} being scored.`);
   try {
-    const answer = await ask(`/v1/score?${query}`, { method: "POST", body: form });
+    const [asked, answer] = [name, await ask(`/v1/score?${query}`, { method: "POST", body: form })];
+    if (asked !== name) return; // another model was chosen meanwhile
     items = [...answer.images, ...items].slice(0, 1000);
     const failed = answer.images.filter((each) => each.error).length;
     say(`${answer.images.length - failed} scored${failed ? `, ${failed} could not be read` : ""}.`);
@@ -288,6 +292,7 @@ $("rate").addEventListener("input", (event) => {
   rate = slid(Number(event.target.value));
   show();
 });
+$("heat").addEventListener("change", (event) => document.body.classList.toggle("plain", !event.target.checked));
 $("calibrated").addEventListener("click", () => {
   rate = null;
   show();
