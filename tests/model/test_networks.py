@@ -5,7 +5,7 @@ import torch
 
 from negvae.model import PosteriorHead, build_vae
 from negvae.parts import INITIALIZATIONS
-from tests.conftest import small_run
+from tests.conftest import SHAPES, small_run
 
 
 @pytest.mark.parametrize("network", ["pyramid", "deep"])
@@ -42,6 +42,18 @@ def test_gray_has_the_papers_encoder():
     assert sum(p.numel() for p in model.encoder.parameters()) == 190_484
     weights = torch.cat([c.weight.flatten() for c in convolutions])
     assert weights.std().item() == pytest.approx(0.141, abs=0.002)
+
+
+@pytest.mark.parametrize(("network", "count"), [("color", 5), ("residual", 10)])
+def test_a_convolution_before_batch_norm_has_no_bias_of_its_own(network, count):
+    """It would be subtracted again, and saved weights of before would lack it."""
+    with torch.device("meta"):
+        model = build_vae(small_run(network), SHAPES[network])
+    rows = [list(part) for part in model.modules() if isinstance(part, torch.nn.Sequential)]
+    pairs = [pair for row in rows for pair in itertools.pairwise(row)]
+    convolutions = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    found = [one.bias for one, two in pairs if isinstance(two, torch.nn.BatchNorm2d) and isinstance(one, convolutions)]
+    assert found == [None] * count
 
 
 class Odd(torch.nn.Module):

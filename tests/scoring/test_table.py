@@ -155,6 +155,14 @@ def test_larger_is_farther_out(scorer, name):
     assert auroc(inliers, outliers)[0] > 0.8
 
 
+def test_what_is_calibrated_and_compared():
+    assert set(names_of(lambda score: score.calibrated)) == {
+        "combined", "neighbors", "dose", "bpd", "kl", "prior_ratio", "transformations", "transformations_kl",
+        "reconstruction", "latent_norm", "typicality",
+    }  # fmt: skip
+    assert names_of(lambda score: score.evaluated) == ("bpd", "kl", "prior_ratio")
+
+
 def test_every_entry_says_what_it_is():
     for score in SCORES.entries():
         assert score.unit
