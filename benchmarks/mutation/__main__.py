@@ -40,10 +40,10 @@ _NETWORKS = ("tests/model/test_paper.py", "tests/model/test_networks.py")
 _SOURCES = ("tests/negatives/test_sources.py", "tests/test_parts.py")
 TESTS: dict[str, tuple[str, ...]] = {
     "model/authors.py": ("tests/model/test_authors.py",),
-    "model/initialization.py": (*_NETWORKS, "tests/model/test_authors.py"),
+    "model/initialization.py": _NETWORKS,
     "model/inputs.py": ("tests/model/test_inputs.py",),
     "model/likelihoods.py": ("tests/model/test_likelihoods.py", *_NETWORKS),
-    "model/networks.py": (*_NETWORKS, "tests/model/test_authors.py", "tests/records/test_version_0_1.py"),
+    "model/networks.py": (*_NETWORKS, "tests/records/test_version_0_1.py"),
     "model/patches.py": ("tests/scoring/test_heatmaps.py", "tests/training/test_patches.py",
                          "tests/runs/test_patches.py"),
     "model/priors.py": ("tests/model/test_priors.py", "tests/model/test_paper.py", "tests/training/test_objectives.py"),
