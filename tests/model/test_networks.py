@@ -3,7 +3,9 @@ import itertools
 import pytest
 import torch
 
+from negvae.config import preset
 from negvae.model import PosteriorHead, build_vae
+from negvae.model.networks import _levels, check_networks, residual_encoder
 from negvae.parts import INITIALIZATIONS
 from tests.conftest import SHAPES, small_run
 
@@ -85,3 +87,40 @@ def test_a_layer_that_initialization_does_not_know_is_refused():
         with pytest.raises(ValueError, match=f"initialization {scheme} does not know the layer Odd"):
             build_vae(small_run(network=networks(Odd), initialization=scheme), (1, 28, 28))
     assert build_vae(small_run(network=networks(Own)), (1, 28, 28)).encoder[1].factor == 3
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [("residual", (2, 20, 33)), ("mlp", (7, 1, 1)), ("linear", (7, 1, 1)), ("gray-paper", (1, 28, 28))],
+)
+def test_codes_and_images_have_their_shapes(network, shape):
+    base = preset("features", "rows", network=network) if shape[1:] == (1, 1) else small_run(network)
+    model = build_vae(base, shape).eval()
+    assert model.encoder(torch.zeros(2, *shape, dtype=model.decoder[0].weight.dtype)).shape == (
+        2,
+        2 * model.latent_size,
+    )
+    assert model.decoder(torch.zeros(2, model.latent_size, dtype=model.decoder[0].weight.dtype)).shape == (2, *shape)
+
+
+def test_levels_are_halves_down_to_less_than_eight_pixels():
+    assert _levels("pyramid", (1, 28, 28)) == ([(28, 28), (14, 14), (7, 7)], [1, 32, 64])
+    assert _levels("pyramid", (3, 32, 65)) == ([(32, 65), (16, 32), (8, 16), (4, 8)], [3, 32, 64, 128])
+    sizes, filters = _levels("deep", (16, 256, 256))
+    assert sizes[-1] == (4, 4)
+    assert filters == [16, 32, 64, 128, 256, 256, 256]
+    for channels in (0, 17):
+        with pytest.raises(ValueError, match="channels"):
+            _levels("pyramid", (channels, 32, 32))
+    assert residual_encoder(3, 8)[0].out_channels == 16
+
+
+def test_networks_of_another_output_are_refused():
+    flat = torch.nn.Flatten()
+    narrow, wide = (torch.nn.Sequential(flat, torch.nn.Linear(9, size)) for size in (4, 8))
+    images = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.Unflatten(1, (1, 3, 3)))
+    check_networks("own", wide, images, (1, 3, 3), 4)
+    with pytest.raises(ValueError, match="own"):
+        check_networks("own", narrow, images, (1, 3, 3), 4)
+    with pytest.raises(ValueError, match="own"):
+        check_networks("own", wide, torch.nn.Sequential(torch.nn.Linear(4, 9)), (1, 3, 3), 4)

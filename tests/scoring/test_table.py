@@ -1,6 +1,7 @@
 """One walk over the table of scores: each against its definition in plain float64, in any company, in its direction."""
 
 import copy
+import dataclasses
 import io
 import math
 import subprocess
@@ -185,3 +186,9 @@ def test_names_and_help_import_no_torch():
         " assert 'kl' in SCORES; assert 'waic' in negvae.cli.common.score_help(); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_entries_and_scorers_do_not_change(scorer):
+    for fixed in (SCORES["kl"], scorer):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            fixed.unit = "bits"
