@@ -96,11 +96,9 @@ def test_a_layer_that_initialization_does_not_know_is_refused():
 def test_codes_and_images_have_their_shapes(network, shape):
     base = preset("features", "rows", network=network) if shape[1:] == (1, 1) else small_run(network)
     model = build_vae(base, shape).eval()
-    assert model.encoder(torch.zeros(2, *shape, dtype=model.decoder[0].weight.dtype)).shape == (
-        2,
-        2 * model.latent_size,
-    )
-    assert model.decoder(torch.zeros(2, model.latent_size, dtype=model.decoder[0].weight.dtype)).shape == (2, *shape)
+    kind, size = model.decoder[0].weight.dtype, model.latent_size
+    assert model.encoder(torch.zeros(2, *shape, dtype=kind)).shape == (2, 2 * size)
+    assert model.decoder(torch.zeros(2, size, dtype=kind)).shape == (2, *shape)
 
 
 def test_levels_are_halves_down_to_less_than_eight_pixels():

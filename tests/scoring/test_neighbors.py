@@ -181,5 +181,4 @@ def test_tails_are_of_the_share_that_is_clean():
     few, _ = fit_neighbors(training[:50], held_out)
     np.testing.assert_allclose(few.tails[:, 1, -1], -np.log(0.2))  # 10 of 50
     dirty, _ = fit_neighbors(np.concatenate([training, random.normal(40, 20, (20, 3))]), held_out, 0.1)
-    assert (dirty.tails[:, 0, -1] < 4 * clean.tails[:, 0, -1]).all()
-    assert (dirty.tails[:, 0, -1] > 0.5 * clean.tails[:, 0, -1]).all()
+    assert 0.5 < dirty.tails[0, 0, -1] / clean.tails[0, 0, -1] < 2  # and not of the outliers' distances
