@@ -89,10 +89,12 @@ dist: .venv-tools/.installed
 	.venv-tools/bin/twine check --strict dist/*
 
 # What is promised, tried by force; the counts are printed, and those of all parts are kept. A run that was stopped goes
-# on. Parts may be named: make torture PARTS="kills disks".
+# on. Parts may be named: make torture PARTS="kills disks". SHARE=0.1 makes a tenth of the trials, and a later run with
+# a larger share goes on from there.
 torture: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check atheris==3.0.0 || true
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture $(if $(PARTS),$(PARTS),--out benchmarks/results/torture.json)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.torture $(if $(SHARE),--share $(SHARE)) \
+		$(if $(PARTS),$(PARTS),--out benchmarks/results/torture.json)
 
 # Mutants of what computes, drawn at random by cosmic-ray, that the tests must notice, or that are explained. A run that
 # was stopped goes on; AGAIN=1 tries those once more that survived. Those that are named: make torture PARTS=mutants.

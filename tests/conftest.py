@@ -1,5 +1,7 @@
 """Small data and models that every test may use; nothing here reads a file outside the test's own folder."""
 
+import functools
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,16 @@ def _no_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def _few_steps_of_heat_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Train heat maps for a few steps, where a test trains on a folder and does not look at them."""
     monkeypatch.setattr("negvae.training.patches.STEPS", 4)
+
+
+@pytest.fixture(autouse=True)
+def _operators_once() -> None:
+    """Let torch's exporter gather its table of operators once; it does so for every file, in a second or two."""
+    registration = sys.modules.get("torch.onnx._internal.exporter._registration")
+    gather = registration and vars(registration.ONNXRegistry)["from_torchlib"]
+    if isinstance(gather, classmethod):
+        once = functools.cache(functools.partial(gather.__func__, registration.ONNXRegistry))
+        registration.ONNXRegistry.from_torchlib = staticmethod(once)
 
 
 @pytest.fixture

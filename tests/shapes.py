@@ -93,9 +93,15 @@ def with_shapes(function: Callable[..., Any], shapes: dict[str, str | tuple[str,
     return checked
 
 
+@functools.cache
+def _type_of(dimensions: str) -> Any:
+    """The type of a tensor of these dimensions: one object, since beartype compiles a check for each that it meets."""
+    return Float[Tensor, dimensions]
+
+
 def _check(function: Callable[..., Any], name: str, value: Any, dimensions: str | tuple[str, ...]) -> None:
     parts = zip(value, dimensions, strict=True) if isinstance(dimensions, tuple) else [(value, dimensions)]
     for part, expected in parts:
-        if not is_bearable(part, Float[Tensor, expected]):
+        if not is_bearable(part, _type_of(expected)):
             shape = tuple(part.shape) if isinstance(part, Tensor) else type(part).__name__
             raise TypeError(f"{function.__qualname__}: {name} is {shape}, not of shape {expected!r}")

@@ -1,21 +1,20 @@
 """Every example runs, and finds what it says it finds."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests import processes
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def run(name: str, *arguments: str) -> str:
     """What an example prints, in a process and a folder of its own."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments]
-    surroundings = {**os.environ, "OMP_NUM_THREADS": "1"}  # threads that wait for one another on a busy machine
-    return subprocess.run(command, env=surroundings, capture_output=True, text=True, check=True).stdout
+    done = processes.run(arguments, script=EXAMPLES / name, strict=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_every_example_is_tested() -> None:

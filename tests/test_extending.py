@@ -1,7 +1,6 @@
 """docs/extending.md: every block of code runs, from training over a saved folder to `negvae score`."""
 
 import csv
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from negvae.data import DATASETS
 from negvae.negatives import build_source
 from negvae.registry import Table
 from negvae.runs.artifact import load_artifact
+from tests import processes
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
@@ -160,11 +160,7 @@ def installed(tmp_path):
 
 def command(arguments, *packages):
     """(exit code, standard error) of a command in a process of its own, with further packages installed."""
-    path = os.pathsep.join(map(str, [*packages, Path(negvae.__file__).parents[1]]))
-    code = "from negvae.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
-    )
+    done = processes.run(arguments, path=packages)
     return done.returncode, done.stderr
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,8 @@ class Count:
 
         Args:
             journal: of the trials.
-            subject: what is tried; a journal of something else, or one that came to its end, is begun anew.
+            subject: what is tried, whichever of the parts; a journal of something else, or one that came to its end, is
+                begun anew.
 
         Returns:
             The count, of what the journal holds.
@@ -59,7 +60,7 @@ class Count:
         return count
 
     def trial(self, kind: str, key: object, work: Callable[[], Faults], number: int = 1) -> None:
-        """Carry out a trial, unless the journal has it, and count it.
+        """Carry out a trial, unless the journal has it with this number, and count it.
 
         Args:
             kind: of trial.
@@ -68,7 +69,7 @@ class Count:
             number: how many trials that was.
         """
         entry = self.known.get((kind, str(key)))
-        if entry is None:
+        if entry is None or entry["number"] != number:
             began = time.monotonic()
             faults = list(work())
             entry = {"kind": kind, "key": str(key), "number": number, "faults": faults,
@@ -80,9 +81,10 @@ class Count:
             self.failures.setdefault(kind, []).append(fault)
             print(f"FAILED {kind}: {fault}", flush=True)
 
-    def done(self, kind: str, keys: Iterable[object]) -> bool:
-        """Whether the journal has all these trials, so that nothing needs to be prepared for them."""
-        return all((kind, str(key)) in self.known for key in keys)
+    def done(self, kind: str, numbers: Mapping[Any, int]) -> bool:
+        """Whether the journal has all these trials, by key with their numbers, and nothing needs to be prepared."""
+        known = ((self.known.get((kind, str(key))), number) for key, number in numbers.items())
+        return all(entry is not None and entry["number"] == number for entry, number in known)
 
     def skip(self, kind: str, why: str) -> None:
         """Note that a kind is not tried."""

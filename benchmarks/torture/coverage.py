@@ -45,14 +45,14 @@ def torture(count: Count, number: int) -> None:
     if importlib.util.find_spec("atheris") is None:
         count.skip(kind, "atheris is not installed")
         return
-    slow = number // 80  # a run is loaded in some 25 ms
+    slow = max(number // 80, 1)  # a run is loaded in some 25 ms
     each = (number - slow * len(ARTIFACT)) // (len(TARGETS) - len(ARTIFACT))
+    numbers = {name: slow if name in ARTIFACT else each for name in TARGETS}
     with tempfile.TemporaryDirectory(prefix="negvae-torture-") as text:
         place = Path(text)
-        if not count.done(kind, TARGETS):
+        if not count.done(kind, numbers):
             prepare(place)
-        for name in TARGETS:
-            runs = slow if name in ARTIFACT else each
+        for name, runs in numbers.items():
             count.trial(kind, name, partial(fuzzed, name, runs, place), runs)
 
 

@@ -91,7 +91,7 @@ def torture(count: Count, quick: bool) -> None:
         np.save(place / "in.npy", blobs(48, SHAPE).numpy())
         np.save(place / "more.npy", blobs(60, SHAPE, 1).numpy())
         run(dataclasses.replace(small_run(epochs=1, calibration=0.25), data=str(place / "in.npy")), place / "model")
-        together(count, place, 1 if quick else 10)
+        together(count, place, *((1, 2) if quick else (10, 5)))
         if reason := can_mount():
             count.skip("full and read-only disks", reason)
             return
@@ -103,8 +103,8 @@ def torture(count: Count, quick: bool) -> None:
             count.trial(f"read-only disk: {name}", "", partial(refused, work, place / "disk", 9000, "ro"))
 
 
-def together(count: Count, place: Path, times: int) -> None:
-    """Two processes write the same files at the same time: what is there afterwards is whole."""
+def together(count: Count, place: Path, times: int, turns: int) -> None:
+    """Two processes write the same files at the same time, in several turns: what is there afterwards is whole."""
     for number in range(times):
         folder = place / f"together {number}"
         folder.mkdir()
@@ -112,11 +112,11 @@ def together(count: Count, place: Path, times: int) -> None:
         run(config, folder / "run")
 
         def calibrate(folder: Path = folder) -> None:
-            for _ in range(5):
+            for _ in range(turns):
                 calibrate_run(folder / "run", str(place / "more.npy"), target_fpr=0.2)
 
         def score(folder: Path = folder) -> None:
-            for _ in range(5):
+            for _ in range(turns):
                 score_files(place / "model", [str(place / "more.npy")], folder / "scores.csv")
 
         def at_once(work: Callable[[], None], folder: Path = folder) -> Iterator[str]:

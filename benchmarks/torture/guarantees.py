@@ -35,7 +35,8 @@ def torture(count: Count, times: int) -> None:
     for folds in (3, 20):
         count.trial("cross-conformal p-values", folds, partial(crossed, few, folds), few)
     for held_out in (20, 300):
-        count.trial("false alarms of the martingale", held_out, partial(alarms, max(few // 4, 20), held_out), few)
+        streams = max(few // 4, 20)
+        count.trial("false alarms of the martingale", held_out, partial(alarms, streams, held_out), streams)
     for size in (80, 300):
         for shift in (0.3, 1.0, 3.0):
             count.trial("intervals of AUROC", (size, shift), partial(intervals, few, size, shift), few)

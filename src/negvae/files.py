@@ -96,7 +96,7 @@ def _temporary(folder: Path, name: str) -> Path:
     Files and folders that dead processes of this machine left under such names are removed, because a killed process
     cannot remove its own.
     """
-    start = f".{name[:180]}.{_machine()}-"
+    start = f".{shortened(name, 180)}.{_machine()}-"
     with suppress(OSError):
         for entry in os.scandir(folder):
             if entry.name.startswith(start) and entry.name.endswith(".tmp"):
@@ -104,6 +104,17 @@ def _temporary(folder: Path, name: str) -> Path:
                 if process.isdigit() and not _is_alive(int(process)):
                     _remove(entry)
     return folder / f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+
+
+def shortened(name: str, size: int) -> str:
+    """Return the beginning of a name of a file that takes at most so many bytes: file systems count those.
+
+    >>> shortened("image", 3), shortened("\u5199\u771f", 4) == "\u5199"
+    ('ima', True)
+    """
+    while len(os.fsencode(name)) > size:
+        name = name[: min(len(name) - 1, size)]
+    return name
 
 
 @functools.cache

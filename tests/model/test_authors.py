@@ -107,8 +107,8 @@ def test_affine_is_batch_norm_at_its_initial_statistics():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not(name, precision, tmp_path):
     """Factors and singular vectors are part of the checkpoint, and learned weights stay in float32."""
-    config = small_run(name, negatives="generated", likelihood="gaussian", precision=precision)
-    source, images = build_source("generated", lambda _: None), blobs(24, SHAPE)
+    config = small_run(name, negatives="generated", likelihood="gaussian", precision=precision, batch_size=4)
+    source, images = build_source("generated", lambda _: None), blobs(12, SHAPE)
     whole = train(config, images, source)
     taken = 0
 

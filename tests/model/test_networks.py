@@ -3,9 +3,11 @@ import itertools
 import pytest
 import torch
 
+from negvae.config import preset
 from negvae.model import PosteriorHead, build_vae
+from negvae.model.networks import _levels, check_networks, residual_encoder
 from negvae.parts import INITIALIZATIONS
-from tests.conftest import small_run
+from tests.conftest import SHAPES, small_run
 
 
 @pytest.mark.parametrize("network", ["pyramid", "deep"])
@@ -44,6 +46,18 @@ def test_gray_has_the_papers_encoder():
     assert weights.std().item() == pytest.approx(0.141, abs=0.002)
 
 
+@pytest.mark.parametrize(("network", "count"), [("color", 5), ("residual", 10)])
+def test_a_convolution_before_batch_norm_has_no_bias_of_its_own(network, count):
+    """It would be subtracted again, and saved weights of before would lack it."""
+    with torch.device("meta"):
+        model = build_vae(small_run(network), SHAPES[network])
+    rows = [list(part) for part in model.modules() if isinstance(part, torch.nn.Sequential)]
+    pairs = [pair for row in rows for pair in itertools.pairwise(row)]
+    convolutions = (torch.nn.Conv2d, torch.nn.ConvTranspose2d)
+    found = [one.bias for one, two in pairs if isinstance(two, torch.nn.BatchNorm2d) and isinstance(one, convolutions)]
+    assert found == [None] * count
+
+
 class Odd(torch.nn.Module):
     """A layer with a parameter that no initialization knows."""
 
@@ -73,3 +87,38 @@ def test_a_layer_that_initialization_does_not_know_is_refused():
         with pytest.raises(ValueError, match=f"initialization {scheme} does not know the layer Odd"):
             build_vae(small_run(network=networks(Odd), initialization=scheme), (1, 28, 28))
     assert build_vae(small_run(network=networks(Own)), (1, 28, 28)).encoder[1].factor == 3
+
+
+@pytest.mark.parametrize(
+    ("network", "shape"),
+    [("residual", (2, 20, 33)), ("mlp", (7, 1, 1)), ("linear", (7, 1, 1)), ("gray-paper", (1, 28, 28))],
+)
+def test_codes_and_images_have_their_shapes(network, shape):
+    base = preset("features", "rows", network=network) if shape[1:] == (1, 1) else small_run(network)
+    model = build_vae(base, shape).eval()
+    kind, size = model.decoder[0].weight.dtype, model.latent_size
+    assert model.encoder(torch.zeros(2, *shape, dtype=kind)).shape == (2, 2 * size)
+    assert model.decoder(torch.zeros(2, size, dtype=kind)).shape == (2, *shape)
+
+
+def test_levels_are_halves_down_to_less_than_eight_pixels():
+    assert _levels("pyramid", (1, 28, 28)) == ([(28, 28), (14, 14), (7, 7)], [1, 32, 64])
+    assert _levels("pyramid", (3, 32, 65)) == ([(32, 65), (16, 32), (8, 16), (4, 8)], [3, 32, 64, 128])
+    sizes, filters = _levels("deep", (16, 256, 256))
+    assert sizes[-1] == (4, 4)
+    assert filters == [16, 32, 64, 128, 256, 256, 256]
+    for channels in (0, 17):
+        with pytest.raises(ValueError, match="channels"):
+            _levels("pyramid", (channels, 32, 32))
+    assert residual_encoder(3, 8)[0].out_channels == 16
+
+
+def test_networks_of_another_output_are_refused():
+    flat = torch.nn.Flatten()
+    narrow, wide = (torch.nn.Sequential(flat, torch.nn.Linear(9, size)) for size in (4, 8))
+    images = torch.nn.Sequential(torch.nn.Linear(4, 9), torch.nn.Unflatten(1, (1, 3, 3)))
+    check_networks("own", wide, images, (1, 3, 3), 4)
+    with pytest.raises(ValueError, match="own"):
+        check_networks("own", narrow, images, (1, 3, 3), 4)
+    with pytest.raises(ValueError, match="own"):
+        check_networks("own", wide, torch.nn.Sequential(torch.nn.Linear(4, 9)), (1, 3, 3), 4)

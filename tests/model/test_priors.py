@@ -3,6 +3,7 @@ import torch
 from torch.distributions import Independent, Normal, kl_divergence
 
 from negvae.model import GaussianPrior
+from negvae.model.priors import PriorSet
 
 
 @pytest.mark.parametrize("shift", [0.0, 8.0, 25.0])
@@ -22,3 +23,19 @@ def test_kl_vanishes_at_the_prior_and_samples_have_its_moments():
     draws = prior.sample(20_000, torch.Generator().manual_seed(0))
     assert (draws.mean(0) - 8).abs().max() < 0.05
     assert (draws.std(0) - 1).abs().max() < 0.05
+
+
+def test_log_prob_sums_the_last_axis_whatever_comes_before_it():
+    prior = GaussianPrior(3, 2.0)
+    z = torch.randn(4, 5, 3)
+    wanted = Independent(Normal(torch.full((3,), 2.0), 1.0), 1).log_prob(z)
+    torch.testing.assert_close(prior.log_prob(z), wanted)
+    mean = torch.randn(5, 3)
+    excess = 0.5 * (mean.square() - (mean - 2).square()).sum(1)  # of the two divergences, which share the variance
+    torch.testing.assert_close(prior.kl_excess(mean), excess)
+
+
+def test_one_prior_is_a_set_too():
+    assert PriorSet.simplex(1, 2, 6.0).means == ((0.0, 0.0),)
+    with pytest.raises(ValueError, match="latent_size is 2"):
+        PriorSet.simplex(3, 2, 6.0)

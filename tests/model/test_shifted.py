@@ -9,11 +9,12 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from negvae.config import preset
 from negvae.model import GaussianPrior, build_vae
+from negvae.model.initialization import initialize
 from negvae.model.priors import PriorSet
-from negvae.model.shifted import HELD_BACK, held_back
+from negvae.model.shifted import HELD_BACK, ShiftEncoder, held_back
 from negvae.model.shifts import build_shifts, copies
 from negvae.parts import SHIFTS
-from tests.conftest import blobs
+from tests.conftest import blobs, small_run
 
 RANDOM = torch.Generator().manual_seed(0)
 MEAN, LOG_VAR = torch.randn(7, 5, generator=RANDOM), torch.randn(7, 5, generator=RANDOM)
@@ -93,3 +94,33 @@ def test_unknown_transformations_are_refused(names):
 def test_rows_have_no_transformations():
     with pytest.raises(ValueError, match="rows of features have none"):
         preset("features", "x", transformations="turns")
+
+
+def test_one_image_in_ten_is_held_back():
+    images = torch.randint(256, (20_000, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert float(held_back(images).double().mean()) == pytest.approx(0.1, abs=0.006)
+
+
+@pytest.mark.parametrize(
+    ("shape", "pooled"), [((1, 28, 28), 1), ((1, 64, 200), 2), ((3, 200, 64), 2), ((1, 96, 100), 3)]
+)
+def test_large_images_are_averaged_to_about_the_size_of_small_ones(shape, pooled):
+    with torch.device("meta"):
+        assert ShiftEncoder("turns", shape)._pooled == pooled
+
+
+def test_translations_are_by_a_quarter_and_reflect_the_border():
+    images = torch.rand(2, 1, 8, 12)
+    _, right, down = build_shifts("translations", (1, 8, 12))
+    torch.testing.assert_close(right(images)[..., 3:], images[..., :9])
+    torch.testing.assert_close(right(images)[..., :3], images[..., 1:4].flip(3))
+    torch.testing.assert_close(down(images)[:, :, 2:], images[:, :, :6])
+
+
+def test_the_encoder_s_first_weights_are_drawn_from_a_seed_of_their_own():
+    """So that a run that is trained again has the weights that it had."""
+    model = build_vae(small_run("gray", transformations="turns", seed=3), (1, 28, 28))
+    wanted = ShiftEncoder("turns", (1, 28, 28)).encoder
+    initialize(wanted, "he", torch.Generator().manual_seed(3 + 0x5417))
+    for name, value in wanted.state_dict().items():
+        assert torch.equal(value, model.shifted.encoder.state_dict()[name]), name

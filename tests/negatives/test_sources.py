@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import torch
 
@@ -178,3 +180,28 @@ def test_sources_for_rows_have_no_bounds():
         sample(Augmented(("jigsaw",)), rows)
     with pytest.raises(ValueError, match="augmented:box does not apply to images"):
         sample(Augmented(("box",)), blobs(4, GRAY).float() / 255)
+
+
+def test_a_part_of_a_mixture_s_rows_is_that_part_of_the_whole():
+    source, positives = Mixture((UniformNoise(), AddedNoise()), (3, 1)), torch.rand(12, *GRAY)
+    model = build_vae(small_run(), GRAY)
+    whole = source.sample(positives, model, torch.Generator().manual_seed(0)).given
+    for rows in (slice(0, None, 2), slice(1, None, 3), slice(9, 12)):
+        part = source.sample(positives, model, torch.Generator().manual_seed(0), rows).given
+        assert torch.equal(part, whole[rows])
+
+
+def test_sources_do_not_change():
+    for source in (Augmented(), Auxiliary(blobs(2, GRAY)), AddedNoise(), UniformNoise(), Generated()):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            source.anything = 1
+    with pytest.raises(ValueError, match="finite"):
+        AddedNoise(float("inf"))
+    three = Mixture((UniformNoise(), AddedNoise(), Augmented()), (1, 1, 2))
+    assert sample(three, torch.rand(8, *GRAY)).given.shape == (8, *GRAY)
+
+
+def test_quotes_count_wherever_a_part_begins():
+    assert parse("augmented + 0.5*'./C++ parts'") == [("augmented", "", 1.0), ("auxiliary", "./C++ parts", 0.5)]
+    assert parse("augmented+generated+'a+b'") == [("augmented", "", 1), ("generated", "", 1), ("auxiliary", "a+b", 1)]
+    assert parse("a\0b") == [("auxiliary", "a\0b", 1.0)]  # the name of no file

@@ -109,7 +109,10 @@ def test_a_file_scores_and_decides_as_the_library(
     [("rows", "iwae"), *(("gray", name) for name in EXPORTED if not SCORES[name].calibrated)],
     indirect=["fitted"],
 )
-def test_further_scores_and_another_rate(fitted: tuple[Path, torch.Tensor], score: str, tmp_path: Path) -> None:
+def test_further_scores_and_another_rate(
+    fitted: tuple[Path, torch.Tensor], score: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("negvae.scoring.scores.IWAE_SAMPLES", 3)  # a graph of sixteen takes four times as long
     source, stored = fitted
     artifact = load_artifact(source, "cpu")
     calibration = calibrate(artifact.scorer("float32"), stored[:20], stored[:32], score=score, target_fpr=0.1)

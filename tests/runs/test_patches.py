@@ -25,6 +25,25 @@ def photos(count: int, seed: int) -> np.ndarray:
     return np.clip(np.random.default_rng(seed).normal(color, 15, (count, 3, 8, 8)), 0, 255).astype(np.uint8)
 
 
+def test_a_distance_is_the_mean_of_the_three_smallest() -> None:
+    draw = np.random.default_rng(0)
+    training, held_out = ([draw.normal(3, 2, (5, 6, 7)) for _ in range(count)] for count in (8, 3))
+    bank = fit_bank(training, held_out)
+    rows = np.concatenate([patches.reshape(5, -1).T for patches in training])
+    np.testing.assert_allclose(bank.center, rows.mean(0))
+    np.testing.assert_allclose(bank.scale, rows.std(0))
+    here = ((held_out[1].reshape(5, -1).T - rows.mean(0)) / rows.std(0))[:, None]
+    every = np.sqrt(((here - (rows - rows.mean(0)) / rows.std(0)) ** 2).sum(2))
+    wanted = np.sort(every, 1)[:, :3].mean(1).reshape(6, 7)
+    np.testing.assert_allclose(bank.distances(held_out[1]), wanted)
+    assert wanted.max() in bank.images
+    assert len(bank.held_out) == 3 * 42
+    assert fit_bank([np.ones((2, 3, 3))], [np.ones((2, 1, 1))]).scale.tolist() == [
+        1,
+        1,
+    ]  # of features that are constant
+
+
 def test_the_map_shows_the_part_that_differs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "good").mkdir()
     for number, image in enumerate(photos(80, 0)):

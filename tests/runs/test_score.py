@@ -4,8 +4,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pyarrow.csv
@@ -22,6 +20,7 @@ from negvae.runs.resolve import hold_out
 from negvae.runs.score import score_files
 from negvae.runs.train import run
 from negvae.scoring import Scorer, benjamini_hochberg
+from tests import processes
 from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
 
@@ -126,11 +125,7 @@ def test_errors_are_rows_with_nulls(trained, tmp_path):
 
 def test_the_command_prints_rows_and_says_what_it_decided(trained):
     directory, path, _ = trained
-    done = subprocess.run(
-        [sys.executable, "-c", "from negvae.cli import main; main()", "score", str(directory), str(path)],
-        capture_output=True,
-        text=True,
-    )
+    done = processes.run(["score", directory, path])
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["index"] for row in rows] == list(range(60))

@@ -95,6 +95,31 @@ def test_a_column_names_the_groups_from_training_to_score(capsys, place: Path, m
     assert not (tmp_path / "t.csv").exists()
 
 
+def test_a_table_without_the_column_of_groups_is_an_error_and_ends_nothing(
+    capsys, place: Path, model: Path, tmp_path: Path
+) -> None:
+    """Before, one such file among a thousand ended a job with nothing written, and a watch for ever."""
+    arriving = tmp_path / "in"
+    arriving.mkdir()
+    for name in ("a.parquet", "c.parquet"):
+        shutil.copy(place / "new.parquet", arriving / name)
+    pq.write_table(table(5, 3).drop_columns("product"), arriving / "b.parquet")
+    code, _, _ = call(capsys, "score", model, arriving, "--groups", "product", "--out", tmp_path / "s.csv")
+    rows = list(csv.DictReader((tmp_path / "s.csv").read_text().splitlines()))
+    wrong = [row for row in rows if row["error"]]
+    assert code == 0
+    assert (len(rows), len(wrong)) == (605, 5)
+    assert {(Path(row["path"]).name, row["p_value"], row["error"][:24]) for row in wrong} == {
+        ("b.parquet", "", "has no column 'product';")
+    }
+    code, _, _ = call(capsys, "watch", model, arriving, "--groups", "product", "--once", "--settle", "0",
+                      "--out", tmp_path / "watch")  # fmt: skip
+    watched = [json.loads(line) for line in (tmp_path / "watch" / "rows.jsonl").read_text().splitlines()]
+    assert code == 0
+    assert [row["index"] for row in watched if row["error"]] == [0, 1, 2, 3, 4]
+    assert {row["path"]: row["p_value"] for row in watched}[str(arriving / "c.parquet")] > 0
+
+
 def test_a_model_of_rows_is_calibrated_and_evaluated(capsys, place: Path, model: Path, tmp_path: Path) -> None:
     own = Path(shutil.copytree(model, tmp_path / "run"))
     before = load_artifact(own, "cpu").calibration

@@ -113,3 +113,11 @@ def test_another_decision_from_the_same_inliers():
         first.decide_by("bpd")
     with pytest.raises(ValueError, match="not numbers"):
         first.p_values([np.nan])
+
+
+def test_what_is_no_p_value_is_refused_and_of_none_nothing_is_called():
+    for wrong in ([0.5, 1.5], [-0.1]):
+        with pytest.raises(ValueError, match="within 0 and 1"):
+            benjamini_hochberg(wrong, 0.1)
+    assert benjamini_hochberg([], 0.1).tolist() == []
+    assert discovery_level([], [], 0.1) == discovery_level([0.9], [0], 0.1) == -1

@@ -154,3 +154,8 @@ def test_a_calibration_decides_with_confidence():
         calibration(contamination=0.1).fpr_bounds()
     with pytest.raises(ValueError, match="at least 2995 held-out inliers"):
         calibration().decide_by(target_fpr=0.001, confidence=0.95)
+
+
+def test_no_held_out_inlier_certifies_nothing():
+    with pytest.raises(ValueError, match="needs at least 299 held-out inliers, there are 0"):
+        certified_rank(0, 0.01, 0.95)

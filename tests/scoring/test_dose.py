@@ -76,3 +76,10 @@ def test_scorer_measures_dose_and_combined_holds_it():
     for name in ("dose", "combined"):
         assert usual[name].max() < strange[name].min()
     assert np.array_equal(scorer(images[:1], ["dose"])["dose"], scorer(images[:30], ["dose"])["dose"][:1])
+
+
+def test_only_arrays_that_fit_gives_are_taken_for_one():
+    assert dose.is_fitted(np.zeros((5, 4)))
+    for shape in ((4, 4), (2, 4), (5,), (5, 4, 1), (6, 4)):
+        assert not dose.is_fitted(np.zeros(shape)), shape
+    assert not dose.is_fitted(np.full((5, 4), np.nan))

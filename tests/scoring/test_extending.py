@@ -1,10 +1,7 @@
 """The score of docs/extending.md, from fit over a saved folder to `negvae score` in another process and ONNX."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +11,7 @@ import torch
 from negvae import NegVAEDetector
 from negvae.runs.artifact import load_artifact
 from negvae.scoring import SCORES, Scorer, compute_scores, register_score
+from tests import processes
 from tests.conftest import blobs
 
 ROOT = Path(__file__).parents[2]
@@ -44,13 +42,6 @@ def package(tmp_path):
     return place
 
 
-def negvae(*arguments, path=()):
-    paths = [str(place) for place in (*path, ROOT / "src")]
-    command = [sys.executable, "-c", "from negvae.cli import main; main()", *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=200)
-
-
 def test_the_page_is_short_and_its_score_goes_all_the_way(registered, package, tmp_path):
     assert len([line for line in CODE.splitlines() if line]) < 20
     detector = NegVAEDetector(decision_score=registered["worst_pixel"], epochs=2, target_fpr=0.2, device="cpu")
@@ -62,7 +53,7 @@ def test_the_page_is_short_and_its_score_goes_all_the_way(registered, package, t
     assert "worst_pixel: The largest difference" in (tmp_path / "run" / "MODEL_CARD.md").read_text()
 
     np.save(tmp_path / "seen.npy", SEEN)
-    done = negvae("score", tmp_path / "run", tmp_path / "seen.npy", path=[package])
+    done = processes.run(["score", tmp_path / "run", tmp_path / "seen.npy"], path=[package])
     assert done.returncode == 0, done.stderr
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     np.testing.assert_allclose([row["worst_pixel"] for row in rows], scores, rtol=1e-5)
@@ -72,7 +63,7 @@ def test_the_page_is_short_and_its_score_goes_all_the_way(registered, package, t
     np.testing.assert_array_equal(again.ood_score(SEEN), scores)
     np.testing.assert_array_equal(again.ood_score(SEEN, registered["worst_pixel"]), scores)
 
-    without = negvae("score", tmp_path / "run", tmp_path / "seen.npy")
+    without = processes.run(["score", tmp_path / "run", tmp_path / "seen.npy"])
     assert without.returncode == 2
     assert without.stderr.count("\n") == 1
     assert "score 'worst_pixel', which is not registered here" in without.stderr

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.model.patches import PatchEncoder, patch_stride
+from negvae.model.patches import PatchEncoder, _with_places, patch_stride
 from negvae.scoring.heatmaps import BINS, Heatmaps, bins, calibrated_heatmaps, surprise, surprise_table, top_mean
 from negvae.training.patches import patch_loss, train_patches
 from tests.conftest import blobs
@@ -88,3 +88,24 @@ def test_what_does_not_belong_together_is_refused(maps):
         calibrated_heatmaps(maps.network, torch.zeros(0, 1, 24, 28, dtype=torch.uint8))
     with pytest.raises(ValueError, match="uint8"):
         train_patches(torch.zeros(4, 1, 16, 16), steps=1)
+
+
+def test_places_run_from_minus_one_to_one():
+    found = _with_places(torch.zeros(2, 1, 3, 5))
+    assert found.shape == (2, 3, 3, 5)
+    for image in found:
+        assert image[1].tolist() == [[-1.0] * 5, [0.0] * 5, [1.0] * 5]
+        assert image[2].tolist() == [[-1.0, -0.5, 0.0, 0.5, 1.0]] * 3
+
+
+def test_counts_of_pixels_are_1024_numbers_of_which_none_is_negative(maps):
+    """As in folders of before."""
+    assert BINS == 1024
+    assert bins(np.array([-6.0, -5.999, -7.0, 5.999])).tolist() == [0, 0, 0, 1023]
+    counts = maps.counts.copy()
+    counts[3] = -1
+    with pytest.raises(ValueError, match="at least 0"):
+        Heatmaps(maps.network, maps.shape, counts, maps.scores)
+    values = np.array([maps.scores[0], maps.scores[-1], maps.scores[-1] + 1])
+    count = len(maps.scores)
+    assert maps.p_values(values).tolist() == pytest.approx([1.0, 2 / (count + 1), 1 / (count + 1)])

@@ -175,3 +175,72 @@ def test_online_discoveries_are_those_of_the_library():
     assert not few.can_discover()
     with pytest.raises(ValueError, match="fdr is 2"):
         Monitor.start(known, fdr=2)
+
+
+def test_bets_are_what_they_are_called():
+    p = 0.2
+    wanted = [1, 0.25 * p**-0.75, 0.5 * p**-0.5, *(1 - slope * -0.3 for slope in (1.9, 1.0, -1.0, -1.9)),
+              *(1 + bend * (6 * 0.09 - 0.5) for bend in (0.9, -0.9))]  # fmt: skip
+    np.testing.assert_allclose(bets(p), wanted, rtol=1e-12)
+
+
+def test_the_alarm_comes_at_the_wealth_that_is_named():
+    """1 / 0.3 is 3.33: neither 3 nor more than that."""
+    for factor, alarmed_at in ((0.999, False), (1.001, True)):
+        test = TestMartingale(0.3)
+        fresh = np.ones_like(test.accounts)
+        gain = step(fresh, 0, np.array(0.4)).sum() - step(0 * fresh, 0, np.array(0.4)).sum()
+        rest = step(0 * fresh, 0, np.array(0.4)).sum() + 0.5
+        test.accounts = fresh * (factor / 0.3 - rest) / gain
+        assert test.update(0.4) == alarmed_at
+        assert (test.starts, test.steps) == ((2, 0) if alarmed_at else (1, 1))
+
+
+def started(**options):
+    held_out = np.sort(np.random.default_rng(0).normal(size=40))
+    return Monitor.start(Calibration({"kl": held_out}, "kl", 2.0, 0.1), **options)
+
+
+def test_a_window_begins_with_as_many_held_out_scores():
+    monitor = started(window=12)
+    assert monitor.latest.shape == (12,)
+    assert set(monitor.latest) <= set(monitor.calibration.scores["kl"])
+
+
+def test_an_alarm_is_remembered_between_two_places_of_the_course():
+    monitor = started()
+    monitor.every, monitor.seen = 2, 1
+    monitor._remember(0.9 / monitor.martingale.alarm_rate)
+    assert monitor.history == []
+    monitor._remember(1.1 / monitor.martingale.alarm_rate)
+    assert len(monitor.history) == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.update(seen=-1), "a count is negative"),
+        (lambda s: s.update(every=0), "a count is negative"),
+        (lambda s: s["martingale"].update(starts=0), "a count is negative"),
+        (lambda s: s["martingale"].update(peak=None), "the peak no number"),
+        (lambda s: s.update(seen=1.5), "no whole number"),
+        (lambda s: s.update(ties=s["ties"][1:]), "each gap"),
+        (lambda s: s.update(weights=s["weights"][1:]), "each gap"),
+        (lambda s: s["weights"].__setitem__(0, 0), "a weight is no count"),
+        (lambda s: s["weights"].__setitem__(0, 2**62 + 2**55), "a weight is no count"),
+        (lambda s: s["martingale"]["accounts"].pop(), "no amounts"),
+        (lambda s: s["martingale"]["accounts"].append(0.0), "no amounts"),
+        (lambda s: s["martingale"]["accounts"].__setitem__(0, -1.0), "no amounts"),
+        (lambda s: s["martingale"]["accounts"].__setitem__(0, float("nan")), "no amounts"),
+        (lambda s: s.update(held_out=39), "it is of 39 held-out inliers"),
+        (lambda s: s.update(held_out=41), "it is of 41 held-out inliers"),
+    ],
+)
+def test_a_damaged_state_is_refused_by_what_is_wrong(change, words):
+    monitor = started()
+    monitor.update([0.1, 0.2])
+    state = json.loads(json.dumps(monitor.state()))
+    assert Monitor.restore(monitor.calibration, json.loads(json.dumps(state))).seen == 2
+    change(state)
+    with pytest.raises(ValueError, match=words):
+        Monitor.restore(monitor.calibration, state)

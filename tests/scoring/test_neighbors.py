@@ -162,3 +162,23 @@ def test_outliers_that_lie_together_are_found_where_their_share_is_said():
         fitted, _ = fit_neighbors(rows[:150], rows[150:], share)
         found[share] = scores(fitted, np.full((1, 4), 8.0))[0] > np.quantile(scores(fitted, rows), 0.9)
     assert found == {0.0: False, 0.05: True}
+
+
+def test_scales_and_counts_are_above_zero_and_all_rows_are_kept():
+    random = np.random.default_rng(0)
+    fitted, _ = fit_neighbors(random.normal(size=(120, 30)), random.normal(size=(20, 30)))
+    assert len(fitted.whitened) == len(fitted.rows) == 140  # also of many columns
+    for change in ({"unit": np.zeros(1)}, {"excess": np.array([1.0, 0.0])}, {"count": np.zeros(1)}):
+        with pytest.raises(ValueError, match="out of range"):
+            dataclasses.replace(fitted, **change)
+
+
+def test_tails_are_of_the_share_that_is_clean():
+    random = np.random.default_rng(0)
+    training, held_out = random.normal(size=(200, 3)), random.normal(size=(40, 3))
+    clean, _ = fit_neighbors(training, held_out)
+    np.testing.assert_allclose(clean.tails[:, 1, -1], -np.log(0.05))  # 95% of 200 rows leave 10 beyond
+    few, _ = fit_neighbors(training[:50], held_out)
+    np.testing.assert_allclose(few.tails[:, 1, -1], -np.log(0.2))  # 10 of 50
+    dirty, _ = fit_neighbors(np.concatenate([training, random.normal(40, 20, (20, 3))]), held_out, 0.1)
+    assert 0.5 < dirty.tails[0, 0, -1] / clean.tails[0, 0, -1] < 2  # and not of the outliers' distances

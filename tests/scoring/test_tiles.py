@@ -56,3 +56,13 @@ def test_rule_is_chosen_by_what_tells_changed_images():
 
     assert choose_rule(sensitive, images, owners) in ("max", "top")  # one changed tile stands out
     assert choose_rule(saturated, images, owners) == "mean"  # the highest tile is the same in all images
+
+
+def test_changed_tiles_are_blends_of_two_or_turns():
+    tiles, seen = torch.arange(24, dtype=torch.uint8).mul(10).reshape(24, 1, 1, 1).expand(24, 1, 4, 4), []
+    choose_rule(lambda given: seen.append(given) or np.zeros(len(given)), tiles, np.repeat(np.arange(6), 4))
+    before, after = (part[:, 0, 0, 0].int() for part in seen)
+    mean = (before + before.roll(12)) // 2
+    blended = after != before  # a turn does not change a tile of one color
+    assert torch.equal(after[blended], mean[blended])
+    assert 4 < blended.sum() < 20

@@ -118,3 +118,27 @@ def test_movements_keep_to_their_rate():
         batch = {name: row[60:] for name, row in zip("abc", values, strict=True)}
         alarms.append(any(each.moved for each in movements(held_out, batch, 0.1)))
     assert np.mean(alarms) < 0.1 + 4 * np.sqrt(0.09 / 1_500)
+
+
+def test_cross_conformal_bounds_by_hand_and_shapes_that_do_not_fit():
+    assert cross_bound(0.2, 60, 20) == pytest.approx(0.4 + (1 - 20 / 60) / 21)
+    assert cross_bound(0.2, 100, 2) == pytest.approx(0.4 + 2 * 0.8 * 1 / 102)
+    assert cross_bound(0.9, 10, 2) == 1
+    for scores in ([[1.0, 2.0]], [1.0, 2.0], [[[1.0]], [[2.0]]], [[1.0]] * 3):
+        for function in (cross_p_values, twice_mean_p_values):
+            with pytest.raises(ValueError, match="folds x images"):
+                function([[1.0], [2.0]], scores)
+
+
+def test_features_and_weights_that_do_not_fit_are_refused():
+    random = np.random.default_rng(0)
+    old, new = random.normal(size=(10, 2)), random.normal(size=(10, 2))
+    assert density_ratio(old, new)(old).shape == (10,)
+    for wrong in ((old[:9], new), (old, new[:9])):
+        with pytest.raises(ValueError, match="at least 10"):
+            density_ratio(*wrong)
+    for wrong in ((old[:, 0], new), (old, new[:, 0]), (old, new[:, :1]), (old[:, 0], new[:, 0])):
+        with pytest.raises(ValueError, match="both must be N x d"):
+            density_ratio(*wrong)
+    with pytest.raises(ValueError, match="2 held-out scores with 1 weights"):
+        weighted_p_values([1.0, 2.0], [1.0], [1.0], [1.0])

@@ -180,9 +180,12 @@ def fit_photo(image: NDArray[np.uint8], decoding: Decoding) -> tuple[NDArray[np.
         image: for all other fits as one tile.
 
     Raises:
-        ValueError: if images must have a size already and this one has another.
+        ValueError: if images must have a size already and this one has another, or if it is so narrow that it would
+            have more than `MAX_PIXELS` pixels once its shorter side is as long as the model's input.
     """
     size, wanted = image.shape[-2:], (decoding.height, decoding.width)
+    if decoding.fit in ("tile", "crop"):
+        _refuse_narrow(size, wanted)
     if decoding.tiled:
         plan = tiling(size, wanted, decoding.overlap)
         return cut(image, plan), plan
@@ -273,6 +276,17 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _sixteen(image: Image.Image) -> Pixels:
     return np.asarray(_upright(image)).astype(np.uint16)[None]
+
+
+def _refuse_narrow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    """Refuse an image that fits into memory, and that its enlargement would not fit into."""
+    scale = max(1.0, wanted[0] / size[0], wanted[1] / size[1])
+    pixels = size[0] * scale * size[1] * scale
+    if scale > 1 and pixels > MAX_PIXELS:
+        raise DataError(
+            f"is {size[1]:,} x {size[0]:,} (width x height): enlarged to cover {wanted[1]} x {wanted[0]} it would have"
+            f" {pixels:,.0f} pixels; at most {MAX_PIXELS:,} are accepted"
+        )
 
 
 def _refuse_large(width: int, height: int, where: str, max_pixels: int) -> None:

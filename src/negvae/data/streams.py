@@ -58,6 +58,8 @@ _FEW = 4
 _TILED_ROWS = 32
 """Images in a batch if they are tiled: each has many tiles."""
 _FIRST = 8
+_HEAVY = 1 << 28
+"""Bytes of inputs that end a batch: large images have thousands of tiles."""
 
 
 @dataclass(frozen=True)
@@ -266,15 +268,17 @@ def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
 
 
 def _rebatched(pieces: Iterable[Batch], batch_size: int, first: int) -> Iterator[Batch]:
-    """Regroup the same rows into batches whose size grows from `first` to `batch_size`."""
-    size, waiting, count = first, list[Batch](), 0
+    """Regroup the same rows into batches whose size grows from `first` to `batch_size`, or to `_HEAVY` bytes."""
+    size, waiting, count, weight = first, list[Batch](), 0, 0
     for piece in pieces:
         waiting.append(piece)
         count += len(piece)
-        while count >= size:
-            whole = _joined(waiting)
-            yield whole[:size]
-            waiting, count = [whole[size:]], count - size
+        weight += piece.images.nbytes
+        while count >= size or (weight >= _HEAVY and count):
+            whole, taken = _joined(waiting), min(size, count)
+            yield whole[:taken]
+            waiting, count = [whole[taken:]], count - taken
+            weight = waiting[0].images.nbytes
             size = min(2 * size, batch_size)
     if count:
         yield _joined(waiting)

@@ -81,7 +81,8 @@ def numbers(path: Path | str, columns: Sequence[str]) -> Iterator[NDArray[np.flo
             column = batch.column(name)
             if not _is_number(column.type):
                 raise DataError(_not_a_number(path, name, str(column.type)))
-            parts.append(np.asarray(column.cast("float64").to_numpy(zero_copy_only=False), np.float64))
+            # Whole numbers beyond 2^53 are rounded, as those of CSV and .npy files are.
+            parts.append(np.asarray(column.cast("float64", safe=False).to_numpy(zero_copy_only=False), np.float64))
         yield np.stack(parts, 1) if parts else np.zeros((len(batch), 0))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -295,8 +296,9 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         tensors = {f"held_out.{name}": torch.from_numpy(values) for name, values in kept.scores.items()}
         if self.scales_ is not None:
             tensors["scales"] = torch.from_numpy(np.ascontiguousarray(self.scales_))
-        for score, groups in kept.groups.items():
-            tensors |= {f"group.{score}.{name}": torch.from_numpy(values) for name, values in groups.items()}
+        for score, groups in kept.groups.items():  # by number: names may hold what would part them
+            for number, name in enumerate(kept.thresholds):
+                tensors[f"group.{number}.{score}"] = torch.from_numpy(groups[name])
         rule = {"names": self.names_, "score": kept.score, "threshold": kept.threshold, "target_fpr": kept.target_fpr,
                 "confidence": kept.confidence, "groups": list(kept.thresholds)}  # fmt: skip
         save_tensors(directory / FILE, tensors, {"rule": json.dumps(rule)})
@@ -330,13 +332,33 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             calibration = Calibration(held_out, rule["score"], rule["threshold"], rule["target_fpr"],
                                       confidence=rule["confidence"])  # fmt: skip
             if rule["groups"]:
+                groups = list(enumerate(rule["groups"]))
                 calibration = calibration.with_groups(
-                    {name: {group: arrays[f"group.{name}.{group}"] for group in rule["groups"]} for name in held_out}
+                    {name: {group: arrays[f"group.{number}.{name}"] for number, group in groups} for name in held_out}
                 )
+            _check(calibration, made.scales_, len(made.names_))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
         made._take(calibration)
         return made
+
+
+def _check(calibration: Calibration, scales: Values | None, count: int) -> None:
+    """Raise a ValueError if scores or scales do not have the form in which they were written."""
+    every = [calibration.scores, *({name: each[group] for name, each in calibration.groups.items()}
+                                   for group in calibration.thresholds)]  # fmt: skip
+    for scores in every:
+        if len({values.shape for values in scores.values()}) != 1:
+            raise ValueError("its scores differ in number")
+        for values in scores.values():
+            if values.ndim != 1 or not values.size or values.dtype != np.float64 or not (np.diff(values) >= 0).all():
+                raise ValueError("its scores are not in order")
+            if not np.isfinite(values).all():
+                raise ValueError("its scores are not numbers")
+    if calibration.score not in calibration.scores or not math.isfinite(calibration.cut):
+        raise ValueError("its threshold is no number")
+    if scales is not None and (scales.shape != (2, count) or not np.isfinite(scales).all()):
+        raise ValueError("its scales are not numbers")
 
 
 def _all_names(names: Sequence[str], scales: Values | None) -> list[str]:

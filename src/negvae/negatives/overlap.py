@@ -33,8 +33,8 @@ def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxilia
             f"negatives {auxiliary_name} are {shapes[1]}, the inliers {inlier_name} are {shapes[0]} (C x H x W):"
             " they must have the same shape"
         )
-    places = {digest: row for row, digest in enumerate(_digests(inliers))}
-    shared = [(places[d], row) for row, d in enumerate(_digests(auxiliary)) if d in places]
+    places = {digest: row for row, digest in enumerate(digests(inliers))}
+    shared = [(places[d], row) for row, d in enumerate(digests(auxiliary)) if d in places]
     if shared:
         raise ValueError(
             f"negatives {auxiliary_name} overlap the inliers {inlier_name}: {len(shared)} of {len(auxiliary)} images"
@@ -43,7 +43,7 @@ def refuse_overlap(inliers: Tensor, auxiliary: Tensor, inlier_name: str, auxilia
         )
 
 
-def _digests(images: Tensor) -> Sequence[bytes]:
-    """Return a 128-bit hash of each image's pixels."""
+def digests(images: Tensor) -> Sequence[bytes]:
+    """Return a 128-bit hash of the pixels of each image, or of the numbers of each row (N x C x H x W)."""
     rows = images.cpu().flatten(1).numpy()
     return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in rows]

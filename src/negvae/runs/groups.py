@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+import dataclasses
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,44 @@ from negvae.data import Split
 from negvae.data.formats import IMAGE_ENDINGS, Folder
 from negvae.data.formats.folder import walk
 from negvae.data.load import reader_of
+from negvae.data.streams import Batch
 from negvae.data.tables import ENDINGS, GroupColumn, texts
 from negvae.files import home
 from negvae.scoring.groups import FOLDERS, UNKNOWN, group_of
 
-Label = Callable[[Sequence[str], Sequence[int | None]], list[str]]
-"""A function from the files of rows, and the index of each row in its file, to the groups of the rows."""
+
+@dataclass
+class Label:
+    """A function that names the groups of rows that are scored.
+
+    Attributes:
+        known: names of the calibrated groups.
+        column: column of CSV and Parquet files that names the groups; None if the folders above files do.
+        named: whether a file had the column.
+    """
+
+    known: Collection[str]
+    column: GroupColumn | None = None
+    named: bool = False
+
+    def __call__(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
+        """Return the group of each row; `UNKNOWN` if it was not calibrated or is not named.
+
+        Args:
+            paths: file of each row.
+            indices: index of each row in its file.
+
+        Returns:
+            The groups.
+
+        Raises:
+            ValueError: if a CSV or Parquet file has no such column.
+        """
+        if self.column is None:
+            return [group_of(path, self.known) for path in paths]
+        names = self.column(paths, indices)
+        self.named = True
+        return [name if name in self.known else UNKNOWN for name in names]
 
 
 def labeling(groups: str, known: Collection[str]) -> Label:
@@ -27,12 +61,38 @@ def labeling(groups: str, known: Collection[str]) -> Label:
         known: names of the calibrated groups.
 
     Returns:
-        A function that gives `UNKNOWN` for a row whose group was not calibrated or is not named.
+        The function.
     """
-    if groups == FOLDERS:
-        return lambda paths, indices: [group_of(path, known) for path in paths]
-    column = GroupColumn(groups)
-    return lambda paths, indices: [name if name in known else UNKNOWN for name in column(paths, indices)]
+    return Label(known, None if groups == FOLDERS else GroupColumn(groups))
+
+
+def labeled(batch: Batch, label: Label | None, *, strict: bool = False) -> Batch:
+    """Return a batch in which rows of a file that names no groups, such as a table without the column, are errors.
+
+    Args:
+        batch: rows as they were read.
+        label: function that names the groups; None if no group is wanted.
+        strict: whether to refuse a column that no file had so far: its name may be mistaken.
+
+    Returns:
+        The same rows, of which `label` can name the group of every one without an error.
+
+    Raises:
+        ValueError: if no file had the column so far, and `strict`.
+    """
+    if label is None:
+        return batch
+    errors = list(batch.errors)
+    firsts = {batch.paths[row]: int(row) for row in reversed(batch.good())}
+    for path, row in firsts.items():
+        try:
+            label([path], [batch.indices[row]])
+        except ValueError as error:
+            if strict and not label.named:
+                raise
+            what = str(error).removeprefix(path).removeprefix(":").strip()
+            errors = [old or (what if each == path else "") for old, each in zip(errors, batch.paths, strict=True)]
+    return dataclasses.replace(batch, errors=errors)
 
 
 def inlier_groups(data: str | None, groups: str, split: Split = "test", *, disjoint: bool = False) -> list[str]:

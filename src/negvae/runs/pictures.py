@@ -15,11 +15,13 @@ from PIL import Image, UnidentifiedImageError
 from negvae.data.formats import IMAGE_ENDINGS
 from negvae.data.streams import Batch
 from negvae.data.tiling import blend, resized
-from negvae.files import replacing, shown
+from negvae.files import replacing, shortened, shown
 from negvae.scoring.heatmaps import LARGEST
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
 """The EXIF tag of an image's orientation, and its values for images that lie on their side."""
+_LONGEST = 220
+"""Bytes of an image's name that the name of its map keeps; file systems take 255, with a number and an ending."""
 
 
 class MapWriter:
@@ -60,7 +62,7 @@ class MapWriter:
         return names
 
     def _name(self, path: str, index: int | None, packed: bool) -> str:
-        stem = shown(Path(path).stem) or "image"
+        stem = shortened(shown(Path(path).stem), _LONGEST) or "image"
         stem = f"{stem}-{index}" if packed and index is not None else stem
         name, number = f"{stem}.png", 1
         while name.lower() in self._used:  # some file systems do not tell upper from lower case

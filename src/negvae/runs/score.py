@@ -28,7 +28,7 @@ from negvae.files import refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
-from negvae.runs.groups import Label, labeling
+from negvae.runs.groups import Label, labeled, labeling
 from negvae.runs.patches import maps_of_encoder
 from negvae.runs.pictures import MapWriter
 from negvae.scoring.calibration import Calibration, discovery_level
@@ -338,7 +338,7 @@ def _decision(
 def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     """Score a batch; rows with errors get nulls."""
     names, calibration = scoring.names, scoring.calibration
-    seen, batch = batch, embedded(batch, scoring.encoder)
+    seen, batch = batch, labeled(embedded(batch, scoring.encoder), scoring.label, strict=True)
     failed = np.array([bool(error) for error in batch.errors])
     good = batch.good()
     scores = scores_of(scoring.scorer, batch, good, names, scoring.rule) if len(good) else {}

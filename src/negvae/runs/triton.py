@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from negvae.files import write_text
@@ -49,12 +51,29 @@ def export_triton(
     artifact = load_artifact(directory, "cpu", calibration=False)
     tiled = artifact.config.images is not None and artifact.config.images.tiled
     place = Path(repository) / name
-    (place / "1").mkdir(parents=True, exist_ok=True)
-    written = export_onnx(
-        directory, place / "1" / "model.onnx", score=score, target_fpr=target_fpr, confidence=confidence
-    )
-    write_text(place / "config.pbtxt", configuration(name, artifact.model, tiled))
+    with _folders(place / "1"):
+        written = export_onnx(
+            directory, place / "1" / "model.onnx", score=score, target_fpr=target_fpr, confidence=confidence
+        )
+        write_text(place / "config.pbtxt", configuration(name, artifact.model, tiled))
     return written
+
+
+@contextmanager
+def _folders(place: Path) -> Iterator[None]:
+    """Create a folder and those above it; after an error, the ones that were created and are empty are removed.
+
+    Triton takes a folder without a model for a model that does not load.
+    """
+    made = [folder for folder in (place, *place.parents) if not folder.exists()]
+    place.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # one that holds something stays, and so do those above it
+            for folder in made:
+                folder.rmdir()
+        raise
 
 
 def configuration(name: str, model: VAE, tiled: bool = False) -> str:

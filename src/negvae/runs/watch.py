@@ -31,7 +31,7 @@ from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.files import from_json, locked, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
-from negvae.runs.groups import Label, labeling
+from negvae.runs.groups import Label, labeled, labeling
 from negvae.runs.resolve import Log, silent
 from negvae.runs.score import scores_of
 from negvae.scoring.calibration import Calibration
@@ -137,7 +137,7 @@ def watch(
         ValueError: if an option is invalid, the model is not calibrated, or `out` belongs to another watch or is in
             use.
     """
-    if interval <= 0 or settle < 0:
+    if not (interval > 0 and settle >= 0):  # so that NaN is refused
         raise ValueError(f"interval is {interval:g} and settle {settle:g}: seconds above 0, and at least 0")
     if source != PIPE and not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
@@ -196,7 +196,7 @@ def _turn(
 
 
 def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
-    batch = embedded(batch, encoder)
+    batch = labeled(embedded(batch, encoder), watched.label)
     name = watched.monitor.calibration.score
     good = batch.good().tolist()
     scores: NDArray[Any] = np.empty(0)

@@ -6,8 +6,9 @@ records go is set as the tracker's own users set it: MLFLOW_TRACKING_URI, WANDB_
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,46 @@ def metrics(update: ProgressUpdate) -> dict[str, float]:
 
 
 @contextmanager
+def _outlived(name: str, tracker: AbstractContextManager[OnProgress]) -> Iterator[OnProgress]:
+    """Open a tracker whose later failures are warnings, since hours of training weigh more than their record."""
+    failed = False
+
+    def fail(error: Exception) -> None:
+        nonlocal failed
+        failed = True
+        warnings.warn(f"tracker {name} failed ({_line(error)}): training goes on without it", stacklevel=2)
+
+    try:
+        record = tracker.__enter__()
+    except ImportError:
+        raise
+    except Exception as error:  # each library has exceptions of its own
+        raise ValueError(f"tracker {name} does not begin: {_line(error)}") from error
+
+    def attempt(update: ProgressUpdate) -> None:
+        if not failed:
+            try:
+                record(update)
+            except Exception as error:
+                fail(error)
+
+    try:
+        yield attempt
+    except BaseException as error:
+        with suppress(Exception):
+            tracker.__exit__(type(error), error, error.__traceback__)
+        raise
+    try:
+        tracker.__exit__(None, None, None)
+    except Exception as error:
+        fail(error)
+
+
+def _line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
 def tracked(
     names: Iterable[str], fields: dict[str, Any], directory: Path, on_progress: OnProgress
 ) -> Iterator[OnProgress]:
@@ -123,11 +164,16 @@ def tracked(
 
     Raises:
         ImportError: if a tracker's extra is not installed.
-        ValueError: if a name is unknown.
+        ValueError: if a name is unknown, or a tracker cannot begin.
+
+    Warns:
+        UserWarning: if a tracker fails later, such as one whose server is gone: training goes on without it.
     """
     with ExitStack() as opened:
-        chosen = [TRACKERS[choose("tracker", name, TRACKERS)] for name in dict.fromkeys(names)]
-        records = [on_progress, *(opened.enter_context(tracker(fields, directory)) for tracker in chosen)]
+        chosen = {name: TRACKERS[choose("tracker", name, TRACKERS)] for name in names}
+        records = [on_progress]
+        for name, tracker in chosen.items():
+            records.append(opened.enter_context(_outlived(name, tracker(fields, directory))))
 
         def everything(update: ProgressUpdate) -> None:
             for record in records:
