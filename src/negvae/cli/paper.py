@@ -227,6 +227,7 @@ def run(
     recipe = choose_profile(profile)
     settings = beyond.settings(tuple(only or ())) if table == beyond.TABLE else select_settings(table, only or [])
     runs = tuple(planned(settings, seeds, recipe))
+    from negvae.paper.results import table_of
     from negvae.paper.runner import Plan, run_plan
 
     plan = Plan(recipe.name, runs, results, out, device)
@@ -244,7 +245,8 @@ def run(
     log = printer(console)
     for name, message in outcome.failed.items():
         log(f"{name} failed: {message}")
-    log(f"{outcome.done} of {len(plan.runs)} runs are in {results / recipe.name}; see: negvae paper show {table}"
+    path = table_of(results, recipe).path
+    log(f"{outcome.done} of {len(plan.runs)} runs are in {path}; see: negvae paper show {table}"
         + ("" if recipe.name == "cpu" else f" --profile {recipe.name}"))  # fmt: skip
     if outcome.left:
         log(f"{outcome.left} are left ({_reason(outcome, budget)}); the same command goes on with them")
@@ -268,10 +270,13 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for page, tables and charts.")] = Path("runs/report"),
     profile: ProfileName = "cpu",
     results: Results = RESULTS,
+    runs: Annotated[Path, typer.Option(help="Where the runs' own folders are, with their pictures.")] = Path(
+        "runs/paper"
+    ),
 ) -> None:
     """Write one page with tables, charts and pictures; tables as Markdown and LaTeX, charts as PDF and PNG too."""
     from negvae.paper.reproduction import write_report
 
     log = printer(make_console())
-    for path in write_report(out, choose_profile(profile), results):
+    for path in write_report(out, choose_profile(profile), results, runs):
         log(f"written: {path}")
