@@ -30,7 +30,7 @@ from negvae.detector.cleaning import cross_fit
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any
-from negvae.detector.plots import LatentDisplay, ScorePlots
+from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
@@ -903,6 +903,19 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             The display.
         """
         return LatentDisplay.from_estimator(self, data, **options)
+
+    def plot_heatmaps(self, X: Any, **options: Any) -> HeatmapsDisplay:
+        """Plot the images with the largest decision scores above their maps of where they are out-of-distribution.
+
+        Options are those of `HeatmapsDisplay.from_estimator` and `HeatmapsDisplay.plot`.
+
+        Args:
+            X: images in any form that `NegVAEDetector` describes.
+
+        Returns:
+            The display.
+        """
+        return HeatmapsDisplay.from_estimator(self, X, **options)
 
     @property
     def _n_features_out(self) -> int:
