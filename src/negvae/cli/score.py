@@ -52,7 +52,11 @@ def score(
     ] = None,
     format: Annotated[
         str | None,
-        option("One of: parquet, csv, jsonl.", "name", show_default="by the ending of --out, else jsonl"),
+        option(
+            "One of: parquet, csv, jsonl; or fiftyone, label-studio, which those tools import.",
+            "name",
+            show_default="by the ending of --out, else jsonl",
+        ),
     ] = None,
     score: Annotated[
         list[str] | None,

@@ -244,7 +244,7 @@ class HeatmapsDisplay:
             drawn = below.imshow(self.maps[place], cmap="inferno", vmin=0, vmax=LARGEST)
             for each in (above, below):
                 each.set(xticks=[], yticks=[])
-        self.figure_.colorbar(drawn, ax=self.axes_[1].tolist(), label="-log10 of the pixel's p-value")
+        self.figure_.colorbar(drawn, ax=self.axes_[1].tolist(), label="-log10 p-value")
         return self
 
 

@@ -26,6 +26,7 @@ from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
+from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeling
@@ -36,7 +37,8 @@ from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.tiles import UNCALIBRATED, combine
 
-FORMATS = ("parquet", "csv", "jsonl")
+TABLES = ("parquet", "csv", "jsonl")
+FORMATS = (*TABLES, *annotation.FORMATS)
 BATCH_SIZE = 512
 """Number of images that are read at once; scores do not depend on it."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
@@ -102,7 +104,8 @@ def score_files(
         out: path of the file to write, completely or not at all; None for standard output, row by row.
         names: names of the scores to write; p-value and decision are those of the first. If empty, the calibration's
             decision score, or "kl" for a model that is not calibrated.
-        form: one of `FORMATS`; None for the ending of `out`, or "jsonl" on standard output.
+        form: one of `FORMATS`; None for the ending of `out`, or "jsonl" on standard output. Those of
+            `negvae.runs.annotation` take image files only.
         target_fpr: false-positive rate to decide by in place of the calibration's rule; None for that rule.
         confidence: confidence with which the rate holds; None for the calibration's, or, with `target_fpr`, for a rate
             that holds on average.
@@ -149,7 +152,10 @@ def score_files(
     # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
     tables = _ahead(scoring.tables(_ahead(batches)))
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
-    with place as path, _writer(form, path) as write:
+    refers = annotation.Place(directory.absolute().name, heatmaps)
+    if scoring.pictures is not None and form == "fiftyone":
+        scoring.pictures.colored = False  # FiftyOne colors the values of a map itself
+    with place as path, _writer(form, path, refers) as write:
         counts = _Counts(on_rows)
         if fdr is None or calibration is None:
             for table in tables:
@@ -294,9 +300,9 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
 
 def _form(out: Path | None, form: str | None) -> str:
     ending = out.suffix.lower().removeprefix(".") if out is not None else "jsonl"
-    if form is None and ending not in FORMATS:
+    if form is None and ending not in TABLES:
         raise ValueError(
-            f"--out {out}: the ending must be one of {', '.join('.' + f for f in FORMATS)}, or give --format"
+            f"--out {out}: the ending must be one of {', '.join('.' + f for f in TABLES)}, or give --format"
         )
     form = choose("format", form or ending, FORMATS)
     if out is None and form == "parquet":
@@ -435,14 +441,18 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
 
 
 @contextmanager
-def _writer(form: str, path: Path | None) -> Iterator[Write]:
+def _writer(form: str, path: Path | None, refers: annotation.Place) -> Iterator[Write]:
     """Provide a function that writes rows as they come, in one of `FORMATS`, to a file or to standard output."""
     if form == "parquet" and path is not None:
         with _parquet(path) as write:
             yield write
         return
     with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as handle:
-        yield (_csv if form == "csv" else _jsonl)(handle)
+        if form in TABLES:
+            yield (_csv if form == "csv" else _jsonl)(handle)
+            return
+        with annotation.writer(form, handle, refers) as write:
+            yield write
 
 
 @contextmanager
