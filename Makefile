@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[heif,onnx,pyod,ray,serve,tiff,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
 		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML playwright schemathesis 'tritonclient[http]' \
-		sybil sphinx furo myst-parser
+		sybil sphinx furo myst-parser array-api-strict polars
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -49,7 +49,7 @@ NODE_PACKAGES := axe-core@4.14.1 onnxruntime-node@1.30.0 onnxruntime-web@1.30.0 
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-test: $(STAMP) .node/.installed check
+test: $(STAMP) .node/.installed .pytorch-ood/.installed check
 	OMP_NUM_THREADS=1 $(PYTEST)
 
 # What the tests of the service's page and of the exported file elsewhere take from npm, where there is npm; without
@@ -58,6 +58,12 @@ test: $(STAMP) .node/.installed check
 	mkdir -p .node
 	if command -v npm > /dev/null; then npm install --prefix .node --ignore-scripts --no-audit --no-fund --silent \
 		$(NODE_PACKAGES); fi
+	touch $@
+
+# The files of pytorch-ood, for its modules that need no torchvision; outside of .venv, where it would be incomplete.
+.pytorch-ood/.installed:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .pytorch-ood \
+		pytorch-ood==0.4.0
 	touch $@
 
 # What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two.
@@ -149,4 +155,4 @@ docs/demo.png: runs/demo/report.html
 		--screenshot=$@ file://$(CURDIR)/$<
 
 clean:
-	rm -rf .node .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .node .pytorch-ood .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache
