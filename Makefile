@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test docs dist test-avx2 test-sse41 test-cluster test-wheel torture mutation locks licenses audit sbom check bench clean
+.PHONY: demo test docs dist test-avx2 test-sse41 test-cluster test-wheel test-extras torture mutation locks licenses audit sbom check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-avx2, make test-sse41   the numerical tests as on an older processor, by one thread and by two"
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
+	@echo "make test-extras     the wheel with each extra alone (half an hour; EXTRAS=heif,onnx for some)"
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
 	@echo "make dist    wheel and source distribution, checked, in dist"
 	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
@@ -83,6 +84,10 @@ test-cluster: $(STAMP)
 # The wheel, built and installed without extras into an environment of its own.
 test-wheel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheel tests/test_wheel.py
+
+# The wheel with each extra alone, each in an environment of its own, which does what the extra is for.
+test-extras: $(STAMP) .venv-tools/.installed
+	OMP_NUM_THREADS=1 NEGVAE_UV=$(CURDIR)/.venv-tools/bin/uv NEGVAE_EXTRAS=$(EXTRAS) $(BIN)/pytest -m extras -v --durations=0 tests/test_extras.py
 
 # The documentation; a link that leads nowhere is a warning, and warnings are errors.
 docs: $(STAMP)

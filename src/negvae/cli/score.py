@@ -174,7 +174,7 @@ def score(
                 done = score_on_cluster(directory, inputs, out, address=cluster, **given(gpus=gpus), **options)
     log(done.describe() if out is None else f"{done.describe()}: {out}")
     if done.errors == done.rows:
-        log("not a single row could be scored")
+        log("not a single row could be scored" + (f": {done.first_error}" if done.first_error else ""))
         raise typer.Exit(1)
 
 

@@ -59,12 +59,14 @@ class Summary:
         errors: number of rows that could not be scored.
         outliers: number of rows called outliers; None if nothing was decided.
         seconds: time from the first row read to the last row written, in seconds.
+        first_error: the first error, with its path; empty if there is none or it is not known.
     """
 
     rows: int
     errors: int
     outliers: int | None
     seconds: float
+    first_error: str = ""
 
     def describe(self) -> str:
         """Describe the counts in one line."""
@@ -169,7 +171,7 @@ def score_files(
     if left_out.counts:
         log(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
-    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started, counts.first_error)
     if summary.seconds > LONG and scoring.may_use_int8():
         log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
     return summary
@@ -285,9 +287,13 @@ class _Counts:
     rows: int = 0
     errors: int = 0
     outliers: int = 0
+    first_error: str = ""
 
     def add(self, table: pa.RecordBatch) -> None:
         rows, errors, outliers = count_rows(table)
+        if errors and not self.first_error:
+            row = pc.index(table.column("error").is_valid(), True).as_py()
+            self.first_error = f"{table.column('path')[row]}: {table.column('error')[row]}"
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         self.on_rows(self.rows)
 
