@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test docs dist test-avx2 test-sse41 test-cluster test-wheel torture mutation locks licenses audit sbom check bench clean
+.PHONY: demo test docs dist test-avx2 test-sse41 test-cluster test-wheel test-extras torture mutation locks licenses audit sbom check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -13,6 +13,7 @@ help:
 	@echo "make test-avx2, make test-sse41   the numerical tests as on an older processor, by one thread and by two"
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
+	@echo "make test-extras     the wheel with each extra alone (half an hour; EXTRAS=heif,onnx for some)"
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
 	@echo "make dist    wheel and source distribution, checked, in dist"
 	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--editable '.[heif,onnx,pyod,ray,serve,tiff,watch]' crepes mapie hypothesis pytest pytest-timeout pytest-xdist ruff mypy \
 		import-linter pydoclint jaxtyping beartype pre-commit types-PyYAML playwright schemathesis 'tritonclient[http]' \
-		sybil sphinx furo myst-parser
+		sybil sphinx furo myst-parser array-api-strict polars
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -49,7 +50,7 @@ NODE_PACKAGES := axe-core@4.14.1 onnxruntime-node@1.30.0 onnxruntime-web@1.30.0 
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
 PYTEST := $(BIN)/pytest -n 2 --dist loadfile
 
-test: $(STAMP) .node/.installed check
+test: $(STAMP) .node/.installed .pytorch-ood/.installed check
 	OMP_NUM_THREADS=1 $(PYTEST)
 
 # What the tests of the service's page and of the exported file elsewhere take from npm, where there is npm; without
@@ -58,6 +59,12 @@ test: $(STAMP) .node/.installed check
 	mkdir -p .node
 	if command -v npm > /dev/null; then npm install --prefix .node --ignore-scripts --no-audit --no-fund --silent \
 		$(NODE_PACKAGES); fi
+	touch $@
+
+# The files of pytorch-ood, for its modules that need no torchvision; outside of .venv, where it would be incomplete.
+.pytorch-ood/.installed:
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .pytorch-ood \
+		pytorch-ood==0.4.0
 	touch $@
 
 # What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two.
@@ -77,6 +84,10 @@ test-cluster: $(STAMP)
 # The wheel, built and installed without extras into an environment of its own.
 test-wheel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheel tests/test_wheel.py
+
+# The wheel with each extra alone, each in an environment of its own, which does what the extra is for.
+test-extras: $(STAMP) .venv-tools/.installed
+	OMP_NUM_THREADS=1 NEGVAE_UV=$(CURDIR)/.venv-tools/bin/uv NEGVAE_EXTRAS=$(EXTRAS) $(BIN)/pytest -m extras -v --durations=0 tests/test_extras.py
 
 # The documentation; a link that leads nowhere is a warning, and warnings are errors.
 docs: $(STAMP)
@@ -151,4 +162,4 @@ docs/demo.png: runs/demo/report.html
 		--screenshot=$@ file://$(CURDIR)/$<
 
 clean:
-	rm -rf .node .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .node .pytorch-ood .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache

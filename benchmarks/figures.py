@@ -8,9 +8,9 @@ A figure is a number with decimals in the text of README.md or docs/, outside of
   until the next heading. WHAT is a file of this repository, a command that begins with negvae, python or make, or where
   a figure was published, such as "arXiv 2401.04933".
 
-Where WHAT names a JSON file, every figure of the block must be one of the file's numbers, rounded to the figure's
-digits; a percentage may be a hundred times the number. Pages in `COMPLETE` may hold no figure without a source; on the
-others such figures are listed and counted.
+Where WHAT names a file of JSON or of JSON lines, every figure of the block must be one of the file's numbers, rounded
+to the figure's digits; a percentage may be a hundred times the number. Pages in `COMPLETE` may hold no figure without a
+source; on the others such figures are listed and counted.
 """
 
 from __future__ import annotations
@@ -86,13 +86,13 @@ def fault(found: Found, root: Path = ROOT) -> str:
     path = root / found.source.split()[0].rstrip(",;")
     if not path.is_file():
         return f"names {found.source!r}: no file of this repository, command or publication"
-    if path.suffix == ".json" and not any(_is_rounded(found.figure, value) for value in numbers(path)):
+    if path.suffix in (".json", ".jsonl") and not any(_is_rounded(found.figure, value) for value in numbers(path)):
         return f"is no number of {found.source}"
     return ""
 
 
 def numbers(path: Path) -> list[float]:
-    """Every number in a JSON file."""
+    """Every number in a file of JSON, or of one JSON value a line."""
 
     def walk(value: Any) -> Iterator[float]:
         if isinstance(value, dict):
@@ -103,7 +103,8 @@ def numbers(path: Path) -> list[float]:
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield float(value)
 
-    return list(walk(json.loads(path.read_text(encoding="utf-8"))))
+    text = path.read_text(encoding="utf-8")
+    return list(walk([json.loads(each) for each in (text.splitlines() if path.suffix == ".jsonl" else [text])]))
 
 
 def _is_rounded(figure: str, value: float) -> bool:

@@ -5,13 +5,12 @@
 Simulations take some minutes; `--scale 0.1` takes a tenth of the trials. For the images, ten detectors are fitted,
 each on a random half of the 60,000 training images of Fashion-MNIST, a fifth of which is held out; the certificate of
 each (1% at 95%) is compared with its rate of false alarms on 5,000 images of the other half, which are fresh inliers by
-construction. What has been done is kept under results/guarantees/, and a second call goes on from there.
+construction. What has been done is kept in results/guarantees.jsonl, and a second call goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from dataclasses import asdict
@@ -28,10 +27,11 @@ from scipy.stats import betabinom
 from benchmarks.simulations import Row, all_simulations
 from negvae import NegVAEDetector, RunConfig, load_images
 from negvae.files import write_text
+from negvae.paper.store import ResultTable
 from negvae.runs.provenance import provenance
 from negvae.scoring.certificates import certified_rank
 
-RESULTS = Path("results/guarantees")
+RESULTS = ResultTable(Path("results/guarantees.jsonl"), "python benchmarks/guarantees.py", frozenset({"provenance"}))
 DETECTORS, FRESH, TARGET, CONFIDENCE = 10, 5_000, 0.01, 0.95
 RECIPE: dict[str, Any] = {"preset": "gray", "optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 1}
 SCORE = "kl"
@@ -74,11 +74,10 @@ def detector(number: int, images: np.ndarray) -> dict[str, Any]:
 def images_part() -> None:
     images = load_images("fashion-mnist").images
     for number in range(DETECTORS):
-        path = RESULTS / f"images-{number}.json"
-        if path.exists():
+        if RESULTS.get(f"images-{number}") is not None:
             continue
         found = detector(number, images)
-        write_text(path, json.dumps(found, indent=1))
+        RESULTS.put(f"images-{number}", found)
         print(f"detector {number}: rate {found['rate']:.4f}, certified {found['bound']:.4f}", flush=True)
 
 
@@ -96,7 +95,7 @@ def simulation_table(content: dict[str, Any]) -> list[str]:
 
 
 def image_table() -> list[str]:
-    found = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("images-*.json"))]
+    found = [RESULTS.get(name) or {} for name in RESULTS.names() if name.startswith("images-")]
     if not found:
         return []
     lines = [
@@ -144,13 +143,13 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="write the tables there, between their marks")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    path = RESULTS / "simulations.json"
-    if options.part in (None, "simulations") and not (path.exists() and options.part is None):
-        write_text(path, json.dumps(simulations(options.scale), indent=1))
+    kept = RESULTS.get("simulations")
+    if options.part in (None, "simulations") and not (kept and options.part is None):
+        kept = simulations(options.scale)
+        RESULTS.put("simulations", kept)
     if options.part in (None, "images"):
         images_part()
-    tables = {"simulations": simulation_table(json.loads(path.read_text())) if path.exists() else [],
+    tables = {"simulations": simulation_table(kept) if kept else [],
               "images": image_table()}  # fmt: skip
     for name, lines in tables.items():
         print("\n".join(lines))

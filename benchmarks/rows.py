@@ -10,14 +10,14 @@ Without a command it runs all methods on all sets with 3 seeds, and prints the t
 
 The protocol: half of the inliers, 2,000 at most, train; up to 3,000 other inliers and up to 3,000 anomalies test, all
 drawn by the seed. Columns that are constant in the training rows are dropped; the peers get standardized columns, with
-their own defaults otherwise, and negvae gets the numbers as they are. Every result is kept in results/rows, one JSON
-file for each method, which is written after each set and seed; what is there is not computed again.
+their own defaults otherwise, and negvae gets the numbers as they are. Every result is kept in results/rows.jsonl, one
+line for each method, which is written after each set and seed; what is there is not computed again.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import copy
 import os
 import platform
 import subprocess
@@ -40,8 +40,9 @@ from sklearn.metrics import roc_auc_score
 
 from benchmarks import row_methods
 from negvae.files import write_text
+from negvae.paper.store import ResultTable
 
-RESULTS = Path(__file__).parent.parent / "results" / "rows"
+RESULTS = Path(__file__).parent.parent / "results" / "rows.jsonl"
 TRAIN, TEST = 2000, 3000
 RATES = (0.05, 0.01)
 """False-positive rates that are asked of negvae."""
@@ -106,11 +107,10 @@ def run(data: Path, methods: Iterable[str], sets: Iterable[str], seeds: int, out
     if not paths:
         raise SystemExit(f"{data} has no .npz files: name the folder with ADBench's sets")
     chosen = set(sets)
-    out.mkdir(parents=True, exist_ok=True)
+    results = table_of(out)
     for name in methods:
         method = row_methods.METHODS[name]
-        path = out / f"{name}.json"
-        kept = json.loads(path.read_text()) if path.exists() else {"method": name, "what": method.what, "runs": {}}
+        kept = copy.deepcopy(results.get(name)) or {"method": name, "what": method.what, "runs": {}}
         for source in paths:
             for seed in range(seeds):
                 key = f"{source.stem}/{seed}"
@@ -122,7 +122,7 @@ def run(data: Path, methods: Iterable[str], sets: Iterable[str], seeds: int, out
                 result = measure(method, task, seed)
                 kept["runs"][key] = result
                 kept["made"] = made()
-                write_text(path, json.dumps(kept, indent=1) + "\n")
+                results.put(name, kept)
                 print(f"{name:22} {key:28} {result['auroc']:.3f} {result['seconds']:7.2f} s", flush=True)
 
 
@@ -173,11 +173,17 @@ def alarms_with_all_columns(path: Path, seeds: int) -> None:
 # --- the table -----
 
 
-def table(folder: Path) -> str:
+def table_of(path: Path) -> ResultTable:
+    """Results by the name of the method."""
+    return ResultTable(path, "python benchmarks/rows.py run", frozenset({"method", "runs"}))
+
+
+def table(path: Path) -> str:
     """All results as two tables in Markdown: by method, and negvae's false alarms by set."""
-    files = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
+    results = table_of(path)
+    files = {name: results.get(name) or {} for name in results.names()}
     if not files:
-        raise SystemExit(f"{folder} has no results: run `python benchmarks/rows.py run` first")
+        raise SystemExit(f"{path} has no results: run `python benchmarks/rows.py run` first")
     means = {name: by_set(content["runs"]) for name, content in files.items()}
     sets = sorted(set().union(*means.values()))
     complete = [name for name in means if set(means[name]) == set(sets)]

@@ -18,9 +18,9 @@ ROOT = Path(__file__).parents[1]
 EXTRAS = ("onnx", "onnxruntime", "onnxscript", "pyod", "pytorch_ood", "ray", "huggingface_hub", "pytest")
 
 
-def done(*command, cwd, **options):
-    """What a command prints; its errors are part of what fails."""
-    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
+def done(*command, cwd, more=None, **options):
+    """What a command prints, in an environment with `more` variables; its errors are part of what fails."""
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", **(more or {})}
     quiet.pop("PYTHONPATH", None)
     result = subprocess.run(
         [str(part) for part in command], cwd=cwd, env=quiet, capture_output=True, text=True, check=False, **options

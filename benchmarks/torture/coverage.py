@@ -65,7 +65,7 @@ def prepare(place: Path) -> None:
     texts = {
         "config": (place / "model" / "config.yaml").read_bytes(),
         "negatives": b"0.5*augmented+generated+'a b'",
-        "result": b'{"config": {}, "status": "finished", "seed": 0}',
+        "result": b'{"name": "a-seed0", "config": {}, "status": "finished", "seed": 0}',
     }
     for name in TARGETS:
         (place / name).mkdir()
@@ -101,7 +101,7 @@ def reader(name: str, place: Path) -> Callable[[bytes], None]:
     from benchmarks.torture.inputs import read_all, read_folder, stored, streamed
     from negvae.config import RunConfig
     from negvae.negatives import parse
-    from negvae.paper.results import read_result
+    from negvae.paper.store import ResultTable
 
     work = place / f"work-{name}"
     if name in ARTIFACT:
@@ -119,7 +119,7 @@ def reader(name: str, place: Path) -> Callable[[bytes], None]:
     if name == "negatives":
         return lambda content: attempted([lambda: parse(content.decode("utf-8", "replace"))])
     if name == "result":
-        return lambda content: attempted([lambda: read_result(stored(work, "result.json", content))])
+        return lambda content: attempted([ResultTable(stored(work, "cpu.jsonl", content)).names])
     file, kind = {"images": ("a.png", "PNG"), "idx": ("train-images-idx3-ubyte", "idx"), "mat": ("a.mat", "mat"),
                   "batches": ("data_batch_1", "batch")}.get(name, (f"a.{name}", name))  # fmt: skip
 

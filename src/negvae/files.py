@@ -162,8 +162,15 @@ def _flush(path: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[bool]:
+def locked(path: Path, wait: bool = False) -> Iterator[bool]:
     """Hold a lock file, and yield False if another process holds it; the system frees the locks of dead processes.
+
+    Args:
+        path: lock file.
+        wait: wait until the other process lets go of it.
+
+    Yields:
+        Whether the lock is held.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder, locked(Path(folder) / "run.lock") as held:
@@ -173,7 +180,7 @@ def locked(path: Path) -> Iterator[bool]:
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=-1 if wait else 0)
     except Timeout:
         yield False
         return

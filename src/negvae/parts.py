@@ -101,11 +101,13 @@ LIKELIHOODS = Table(
     (
         LikelihoodEntry(
             name="bernoulli",
+            papers=("kingma2014",),
             meaning="cross-entropy of pixels as probabilities",
             target="negvae.model.likelihoods:Bernoulli",
         ),
         LikelihoodEntry(
             name="gaussian",
+            papers=("kingma2014",),
             meaning="a Gaussian with one sigma",
             target="negvae.model.likelihoods:Gaussian",
             needs=SETTINGS,
@@ -113,12 +115,14 @@ LIKELIHOODS = Table(
         ),
         LikelihoodEntry(
             name="quantized-gaussian",
+            papers=("theis2016",),
             meaning="a Gaussian on dequantized pixels",
             target="negvae.model.likelihoods:QuantizedGaussian",
             needs=SETTINGS,
         ),
         LikelihoodEntry(
             name="dequantized-gaussian",
+            papers=("theis2016",),
             meaning="the same, and the encoder sees the noise",
             target="negvae.model.authors:DequantizedGaussian",
             needs=SETTINGS,
@@ -137,7 +141,7 @@ NETWORKS = Table(
         ),
         NetworkEntry(
             name="gray-paper",
-            papers=("csiszarik2019",),
+            papers=("csiszarik2019", "rosca2018", "nalisnick2018"),
             meaning="the same with the authors' decoder",
             target="negvae.model.networks:gray_paper",
         ),
@@ -179,6 +183,7 @@ NETWORKS = Table(
         NetworkEntry(name="deep", meaning="pyramid with more layers", target="negvae.model.networks:deep"),
         NetworkEntry(
             name="residual",
+            papers=("he2016",),
             meaning="pyramid's decoder, an encoder with residual blocks and batch norm",
             target="negvae.model.networks:residual",
         ),
@@ -194,6 +199,7 @@ SOURCES = Table(
     (
         SourceEntry(
             name="auxiliary",
+            papers=("csiszarik2019", "hendrycks2019"),
             meaning="another data set",
             target="negvae.negatives.sources:Auxiliary",
             argument="data set",
@@ -208,6 +214,7 @@ SOURCES = Table(
         ),
         SourceEntry(
             name="added-noise",
+            papers=("csiszarik2019",),
             meaning="the inliers plus Gaussian noise",
             target="negvae.negatives.sources:AddedNoise",
             argument="number",
@@ -215,6 +222,7 @@ SOURCES = Table(
         ),
         SourceEntry(
             name="uniform-noise",
+            papers=("csiszarik2019",),
             meaning="uniform pixels",
             target="negvae.negatives.sources:UniformNoise",
             argument="number",
@@ -265,13 +273,14 @@ TRANSFORMATIONS = Table(
 SHIFTS: Table[Entry[Family]] = Table(
     "shifting transformation",
     (
-        Entry(name="turns", meaning="quarter turns", target="negvae.model.shifts:turns"),
+        Entry(name="turns", papers=("golan2018",), meaning="quarter turns", target="negvae.model.shifts:turns"),
         Entry(
             name="translations",
+            papers=("golan2018",),
             meaning="moves by a quarter of the width or the height",
             target="negvae.model.shifts:translations",
         ),
-        Entry(name="tiles", meaning="exchanged halves", target="negvae.model.shifts:tiles"),
+        Entry(name="tiles", papers=("noroozi2016",), meaning="exchanged halves", target="negvae.model.shifts:tiles"),
     ),
 )
 

@@ -60,6 +60,8 @@ def test_generated_blocks_have_the_command_of_their_marker(page):
 
 def test_numbers_of_a_file(tmp_path, page):
     assert numbers(tmp_path / "found.json") == [0.9337, 0.053]
+    (tmp_path / "found.jsonl").write_text('{"a": 0.5}\n{"a": [2]}\n')
+    assert numbers(tmp_path / "found.jsonl") == [0.5, 2]
 
 
 def test_the_trial_of_color_networks_is_as_its_files_have_it():

@@ -2,7 +2,7 @@
 
 from negvae.cluster.score import score_on_cluster
 from negvae.paper.published import settings
-from negvae.paper.results import read_result, result_path
+from negvae.paper.results import run_name, table_of
 from negvae.paper.runner import Plan
 from tests.conftest import blobs
 from tests.paper.conftest import write_idx
@@ -34,6 +34,6 @@ def paper_plan(folder, profile, seeds=1):
 
 def figures(plan, seed=0):
     """What must not depend on where a run was made: everything but times."""
-    result = read_result(result_path(plan.results, plan.recipe, BASELINE, seed))
+    result = table_of(plan.results, plan.recipe).get(run_name(BASELINE, seed))
     curve = [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second")} for row in result["curve"]]
     return {name: result[name] for name in ("evaluation", "quantiles", "data", "notes")} | {"curve": curve}

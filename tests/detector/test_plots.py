@@ -1,8 +1,12 @@
 """Plots show what the detector computes: the same scores, the threshold, and codes between the priors."""
 
+import functools
+
 import matplotlib as mpl
 import numpy as np
 import pytest
+
+from tests.conftest import blobs
 
 mpl.use("Agg")
 
@@ -50,4 +54,63 @@ def test_roc_is_that_of_the_decision_score(detector):
     rows = np.random.default_rng(2).normal(size=(50, 3))
     display = detector.plot_roc(rows, np.full((5, 3), 9.0))
     assert display.roc_auc == 1.0
+    plt.close("all")
+
+
+@pytest.fixture
+def few_steps(monkeypatch):
+    from negvae.runs import heatmaps
+
+    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=20))
+
+
+def test_heat_maps_stand_below_the_images_with_the_largest_scores(detector, few_steps):
+    import matplotlib.pyplot as plt
+
+    from negvae import NegVAEDetector
+
+    images = blobs(90, (1, 16, 16), 0).numpy()
+    looking = NegVAEDetector(epochs=1, target_fpr=0.1, random_state=0, device="cpu").fit(images[:60])
+    new = images[60:].copy()
+    new[3, :, 4:9, 4:9] = 255
+    display = looking.plot_heatmaps(new, count=3)
+    chosen = np.argsort(-looking.ood_score(new))[:3]
+    assert chosen[0] == 3
+    assert display.axes_.shape == (2, 3)
+    assert all((shown == new[row][0]).all() for shown, row in zip(display.images, chosen, strict=True))
+    drawn = display.axes_[1, 0].images[0]
+    assert (drawn.get_array() == looking.heatmap(new)[3]).all()
+    assert drawn.get_clim() == display.axes_[1, 2].images[0].get_clim()  # one scale for all
+    title = display.axes_[0, 0].get_title()
+    assert title == f"outlier, p = {looking.p_values(new)[3]:.2g}"
+    _, axes = plt.subplots(2, 3)
+    assert display.plot(axes).axes_[0, 0] is axes[0, 0]
+    with pytest.raises(ValueError, match="must be 2 x 3"):
+        display.plot(axes[0])
+    with pytest.raises(ValueError, match="count is 0"):
+        looking.plot_heatmaps(new, count=0)
+    with pytest.raises(ValueError, match="takes rows of features"):
+        detector.plot_heatmaps(new)
+    plt.close("all")
+
+
+def test_heat_maps_of_photos_have_the_sizes_of_the_photos(few_steps, monkeypatch):
+    import matplotlib.pyplot as plt
+    from PIL import Image
+
+    from negvae import NegVAEDetector
+    from negvae.decoding import Decoding
+
+    tiles = Decoding(fit="tile", height=32, width=32, channels=3)
+    monkeypatch.setattr("negvae.detector.photos.choose_decoding", lambda *arguments: tiles)
+    colors = np.random.default_rng(0).integers(0, 255, (24, 3))
+    photos = [Image.new("RGB", (40 + place % 3, 44), tuple(map(int, color))) for place, color in enumerate(colors)]
+    looking = NegVAEDetector(epochs=1, target_fpr=0.2, random_state=0, device="cpu").fit(photos)
+    display = looking.plot_heatmaps(photos[:4])
+    order = np.argsort(-looking.ood_score(photos[:4]), kind="stable")
+    for place, row in enumerate(order):
+        size = photos[row].size[::-1]
+        assert display.maps[place].shape == size
+        assert display.images[place].shape == (*size, 3)
+        assert np.abs(display.images[place].astype(int) - colors[row]).max() <= 1
     plt.close("all")

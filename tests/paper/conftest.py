@@ -9,7 +9,7 @@ import pytest
 from negvae.data.fetch import failed
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import OOD, settings
-from negvae.paper.results import result_path, write_result
+from negvae.paper.results import run_name, table_of
 from tests.conftest import blobs
 
 TRAIN, TEST = 96, 40
@@ -50,7 +50,7 @@ def smoke(monkeypatch):
 
 
 def fake_result(results, profile, name, seed, values=(0.5, 0.5, 0.3, 0.4), **fields):
-    """Write a result with these figures, in the order of `ROWS`, as the runner would."""
+    """Put a result with these figures, in the order of `ROWS`, into the table of its profile, as the runner would."""
     setting = settings()[name]
     ood = OOD[setting.data]
     rows = ("auc_bpd", "auc_kl", "nats_per_dim_test", "nats_per_dim_ood")
@@ -73,6 +73,4 @@ def fake_result(results, profile, name, seed, values=(0.5, 0.5, 0.3, 0.4), **fie
         },
         **fields,
     }  # fmt: skip
-    path = result_path(results, profile, setting, seed)
-    write_result(path, content)
-    return path
+    table_of(results, profile).put(run_name(setting, seed), content)

@@ -47,8 +47,9 @@ def test_the_command_goes_on_shows_and_fills_a_page(tmp_path, sets, capsys):
     assert call(capsys, "paper", "run", *options, *runs, "--budget", "0.001")[0] == 3
     code, _, error = call(capsys, "paper", "run", *options, *runs)
     assert code == 0, error
-    path = tmp_path / "results/smoke/one-class/fashion-mnist-class0-seed0.json"
-    content = json.loads(path.read_text())
+    path = tmp_path / "results" / "one-class-smoke.jsonl"
+    content = json.loads(path.read_text().splitlines()[0])
+    assert content["name"] == "fashion-mnist-class0-seed0"
     assert 0 <= content["evaluation"]["auc_combined"] <= 1
     assert len(content["quantiles"]["transformations"]["ood"]) == content["evaluation"]["count"] == 120
     assert "transformations are" in content["judgement"]

@@ -10,6 +10,7 @@ from negvae.paper.claims import CLAIMS, Check, Claim, borne_out, explanation, ju
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import ROWS, TABLES, cells, settings
 from negvae.paper.reproduction import data_table, page, write_report
+from negvae.paper.results import PICTURES
 from negvae.paper.show import gather
 from negvae.report.samples import write_strips
 from tests.cli.test_commands import call
@@ -29,14 +30,16 @@ def results(tmp_path_factory):
     curve = [{"epoch": 1, "nats_per_dim": 0.5, "nats_per_dim_test": 0.5, "nats_per_dim_ood": 1e12}, {"epoch": 2}]
     fake_result(folder, SMOKE, GENERATED, 0, (0.7, 0.9, 0.47, math.inf), curve=curve,
                 pictures={"captions": captions, "count": 4})  # fmt: skip
-    write_strips(folder / "smoke" / f"{GENERATED}.png", {c: np.full((4, 1, 28, 28), 99, np.uint8) for c in captions})
+    own = folder.parent / "work" / "smoke" / f"{GENERATED}-seed0"
+    own.mkdir(parents=True)
+    write_strips(own / PICTURES, {c: np.full((4, 1, 28, 28), 99, np.uint8) for c in captions})
     return folder
 
 
 @pytest.fixture(scope="module")
 def written(results):
     """The page, the tables as Markdown and LaTeX, and the folder of the charts."""
-    return write_report(results.parent / "out", SMOKE, results)
+    return write_report(results.parent / "out", SMOKE, results, results.parent / "work")
 
 
 class Balance(HTMLParser):
@@ -167,7 +170,7 @@ def test_explanations(results, monkeypatch):
     assert texts == ["of the cell", "of the <run>", "of the table"]
     assert explanation(found["table5/none"], "cpu") == ""
     no_charts = {cell.cell.setting: {} for cell in found.values()}
-    assert "of the &lt;run&gt;" in page(found, SMOKE, results, no_charts)
+    assert "of the &lt;run&gt;" in page(found, no_charts, SMOKE)
 
 
 def test_explanations_are_of_things_that_exist():

@@ -1,4 +1,3 @@
-import json
 import math
 
 import pytest
@@ -6,7 +5,7 @@ import scipy.stats
 
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import cells, settings
-from negvae.paper.results import Figure, collect, read_result, same_run, up_to_date, write_result
+from negvae.paper.results import Figure, collect, same_run, table_of, up_to_date
 from tests.paper.conftest import fake_result
 
 RUN = "fashion-mnist-bernoulli-none"
@@ -57,9 +56,9 @@ def test_no_results(tmp_path):
 
 
 def test_numbers_that_json_lacks(tmp_path):
-    path = fake_result(tmp_path, SMOKE, RUN, 0, (0.5, 0.5, 0.3, math.inf))
+    fake_result(tmp_path, SMOKE, RUN, 0, (0.5, 0.5, 0.3, math.inf))
     fake_result(tmp_path, SMOKE, RUN, 1)
-    assert json.loads(path.read_text(), parse_constant=pytest.fail)["evaluation"]["mnist"]["nats_per_dim_ood"] == "inf"
+    assert table_of(tmp_path, SMOKE).get(f"{RUN}-seed0")["evaluation"]["mnist"]["nats_per_dim_ood"] == "inf"
     figure = collect(CELL, SMOKE, tmp_path).figures["nats_per_dim_ood"]
     assert figure.mean == math.inf
     assert math.isnan(figure.std)
@@ -68,31 +67,15 @@ def test_numbers_that_json_lacks(tmp_path):
 
 def test_up_to_date(tmp_path):
     config = SMOKE.config(settings()[RUN], 0)
-    path = fake_result(tmp_path, SMOKE, RUN, 0)
-    assert up_to_date(path, config)["seed"] == 0
-    assert up_to_date(path, SMOKE.config(settings()[RUN], 0, "cpu")) is not None  # the device is no setting
-    assert up_to_date(path, SMOKE.config(settings()[RUN], 1)) is None
-    assert up_to_date(tmp_path / "none.json", config) is None
+    fake_result(tmp_path, SMOKE, RUN, 0)
+    table, name = table_of(tmp_path, SMOKE), f"{RUN}-seed0"
+    assert up_to_date(table, name, config)["seed"] == 0
+    assert up_to_date(table, name, SMOKE.config(settings()[RUN], 0, "cpu")) is not None  # the device is no setting
+    assert up_to_date(table, name, SMOKE.config(settings()[RUN], 1)) is None
+    assert up_to_date(table, "none", config) is None
     stored = config.to_dict()
     del stored["negative_weight"]  # as in a file from before the field existed
     assert same_run(stored, config, "here")
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff"])
-def test_damaged(tmp_path, content):
-    path = tmp_path / "r.json"
-    path.write_bytes(content)
-    with pytest.raises(ValueError, match=r"r\.json: not a result of `negvae paper run`; remove it"):
-        read_result(path)
-
-
-def test_a_failed_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "r.json"
-    write_result(path, {"a": 1})
-    with pytest.raises(TypeError):
-        write_result(path, {"a": object()})
-    assert json.loads(path.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_welch_interval_by_hand():

@@ -13,7 +13,7 @@ from rich.console import Console
 from negvae.data.fetch import failed
 from negvae.paper import runner
 from negvae.paper.published import settings
-from negvae.paper.results import read_result, result_path
+from negvae.paper.results import PICTURES, run_name, table_of
 from negvae.paper.runner import Plan, run_plan
 from negvae.report.samples import read_strips
 from negvae.training.checkpoint import FILE as CHECKPOINT
@@ -38,7 +38,7 @@ def console():
 
 
 def content(plan, setting=BASELINE, seed=0):
-    return read_result(result_path(plan.results, plan.recipe, setting, seed))
+    return table_of(plan.results, plan.recipe).get(run_name(setting, seed))
 
 
 def figures(plan, setting=BASELINE, seed=0):
@@ -48,7 +48,7 @@ def figures(plan, setting=BASELINE, seed=0):
     return {name: result[name] for name in ("evaluation", "quantiles", "data", "notes")} | {"curve": curve}
 
 
-def test_a_run_leaves_one_small_file(plan, smoke, console):
+def test_a_run_leaves_one_line_in_the_table(plan, smoke, console):
     smoke(gray={"epochs": 2})
     plan = plan((GENERATED, 0), (GENERATED, 1))
     outcome = run_plan(plan, console=console)
@@ -69,10 +69,11 @@ def test_a_run_leaves_one_small_file(plan, smoke, console):
     assert low == sorted(low)
     assert any("partial, 96 of 60,000" in note for note in result["notes"])
     assert {"commit", "device", "train_seconds", "wall_seconds", "images_per_second"} <= result["provenance"].keys()
-    folder = plan.results / "smoke"
-    strips = read_strips(folder / "fashion-mnist-bernoulli-generated.png", result["pictures"]["captions"], 8)
+    own = plan.work / "smoke" / "fashion-mnist-bernoulli-generated-seed0"
+    strips = read_strips(own / PICTURES, result["pictures"]["captions"], 8)
     assert list(strips)[-1] == "Negatives"
-    assert len(list(folder.iterdir())) == 3  # two results, and the pictures of seed 0
+    assert len(list(plan.work.rglob(PICTURES))) == 1
+    assert [path.name for path in plan.results.iterdir() if not path.name.startswith(".")] == ["smoke.jsonl"]
     assert not list(plan.work.rglob(CHECKPOINT))
     assert len(list(plan.work.rglob("weights.safetensors"))) == 2
 
@@ -212,19 +213,21 @@ def test_killed_at_any_moment_the_same_command_goes_on(plan, tmp_path):
         "--device", "cpu", "--results", str(plan.results), "--out", str(plan.work),
     ]  # fmt: skip
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    first = result_path(plan.results, plan.recipe, BASELINE, 0)
+    first = table_of(plan.results, plan.recipe).path
     deadline = time.monotonic() + 120
     while not first.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     assert process.wait() in (-signal.SIGKILL, 0)
-    before = first.read_bytes()
+    before = set(first.read_bytes().splitlines())
+    assert before
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "4 of 4 runs are in" in done.stdout
-    assert first.read_bytes() == before
-    for path in (plan.results / "smoke").glob("*.json"):
-        assert json.loads(path.read_text())["status"] == "finished"
+    lines = first.read_bytes().splitlines()
+    assert len(lines) == 4
+    assert before <= set(lines)
+    assert all(json.loads(line)["status"] == "finished" for line in lines)
 
 
 def test_exit_code_of_a_spent_budget(plan, capsys):

@@ -1,5 +1,3 @@
-import json
-
 import numpy as np
 import pytest
 from rich.console import Console
@@ -12,7 +10,7 @@ from negvae.paper import unsupervised_runs as beyond_runs
 from negvae.paper import unsupervised_show as beyond_show
 from negvae.paper.profiles import PROFILES, planned
 from negvae.paper.proxies import PROXIES
-from negvae.paper.results import result_path
+from negvae.paper.results import run_name, table_of
 from negvae.paper.runner import Plan, run_plan
 from negvae.paper.unsupervised_runs import fitted
 from negvae.report import tables
@@ -85,7 +83,7 @@ def test_a_run_is_tested_against_every_set_and_proxy(plan):
     outcome = run_plan(plan, console=Console(quiet=True))
     assert outcome.done == 4, outcome
     main, plain = (
-        json.loads(result_path(plan.results, plan.recipe, beyond.make("fashion-mnist", v), 1).read_text())
+        table_of(plan.results, plan.recipe).get(run_name(beyond.make("fashion-mnist", v), 1))
         for v in (beyond.MAIN, beyond.PLAIN)
     )
     assert list(main["evaluation"]) == ["mnist", *beyond.OTHERS]
@@ -104,8 +102,7 @@ def test_a_run_is_tested_against_every_set_and_proxy(plan):
     found = beyond_show.gather(plan.recipe, plan.results)
     goal = beyond_show.goals(found).rows[0]
     assert goal[:2] == ("fashion-mnist > mnist", "0.88 (0.07)")
-    path = result_path(plan.results, plan.recipe, beyond.make("fashion-mnist", beyond.MAIN), 0)
-    first = json.loads(path.read_text())
+    first = table_of(plan.results, plan.recipe).get(run_name(beyond.make("fashion-mnist", beyond.MAIN), 0))
     assert goal[3] == f"{first['evaluation']['mnist']['auc_combined']:.3f}"  # profile smoke has one seed
     for sheet in beyond_show.sheets(found):
         assert tables.terminal(sheet).row_count == len(sheet.rows)

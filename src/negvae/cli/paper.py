@@ -62,6 +62,7 @@ def list_(profile: ProfileName = "cpu", results: Results = RESULTS) -> None:
 
     from negvae.paper.results import collect
 
+    _checked("all", results)
     recipe = choose_profile(profile)
     shown = Table(title=f"profile {recipe.name}: {recipe.description}")
     for title in ("cell", "run", "seeds"):
@@ -86,6 +87,7 @@ def show(
     """Show our figures beside the paper's, with the difference and whether it lies within the combined spread."""
     from negvae.paper import show
 
+    _checked(table, results)
     if table == one_class.TABLE:
         _show_one_class(profile, results, as_json, page)
         return
@@ -118,6 +120,15 @@ def show(
             log(f"A dash under ours: no result yet; make them with: {show.command(one.name, recipe)}")
         log("")
     log(f"{show.SPREAD} {show.LOOSE} {show.UNIT}")
+
+
+def _checked(table: str, results: Path) -> None:
+    """Refuse an unknown table, and a folder of results that was named and is not there."""
+    from negvae.registry import choose
+
+    choose("table", table, ["all", *TABLES, beyond.TABLE, one_class.TABLE])
+    if results != RESULTS and not results.is_dir():
+        raise FileNotFoundError(f"{results}: no such folder of results")
 
 
 def _show_beyond(recipe: Profile, results: Path, as_json: bool, page: Path | None) -> None:
@@ -224,9 +235,11 @@ def run(
             raise ValueError(f"{table} takes neither --jobs nor --cluster: commands side by side share its runs")
         _run_one_class(profile, only, seeds, budget, results, out, device)
         return
+    _checked(table, RESULTS)
     recipe = choose_profile(profile)
     settings = beyond.settings(tuple(only or ())) if table == beyond.TABLE else select_settings(table, only or [])
     runs = tuple(planned(settings, seeds, recipe))
+    from negvae.paper.results import table_of
     from negvae.paper.runner import Plan, run_plan
 
     plan = Plan(recipe.name, runs, results, out, device)
@@ -244,7 +257,8 @@ def run(
     log = printer(console)
     for name, message in outcome.failed.items():
         log(f"{name} failed: {message}")
-    log(f"{outcome.done} of {len(plan.runs)} runs are in {results / recipe.name}; see: negvae paper show {table}"
+    path = table_of(results, recipe).path
+    log(f"{outcome.done} of {len(plan.runs)} runs are in {path}; see: negvae paper show {table}"
         + ("" if recipe.name == "cpu" else f" --profile {recipe.name}"))  # fmt: skip
     if outcome.left:
         log(f"{outcome.left} are left ({_reason(outcome, budget)}); the same command goes on with them")
@@ -268,10 +282,13 @@ def report(
     out: Annotated[Path, typer.Option(help="Folder for page, tables and charts.")] = Path("runs/report"),
     profile: ProfileName = "cpu",
     results: Results = RESULTS,
+    runs: Annotated[Path, typer.Option(help="Where the runs' own folders are, with their pictures.")] = Path(
+        "runs/paper"
+    ),
 ) -> None:
     """Write one page with tables, charts and pictures; tables as Markdown and LaTeX, charts as PDF and PNG too."""
     from negvae.paper.reproduction import write_report
 
     log = printer(make_console())
-    for path in write_report(out, choose_profile(profile), results):
+    for path in write_report(out, choose_profile(profile), results, runs):
         log(f"written: {path}")

@@ -52,7 +52,11 @@ def score(
     ] = None,
     format: Annotated[
         str | None,
-        option("One of: parquet, csv, jsonl.", "name", show_default="by the ending of --out, else jsonl"),
+        option(
+            "One of: parquet, csv, jsonl; or fiftyone, label-studio, which those tools import.",
+            "name",
+            show_default="by the ending of --out, else jsonl",
+        ),
     ] = None,
     score: Annotated[
         list[str] | None,
@@ -170,7 +174,7 @@ def score(
                 done = score_on_cluster(directory, inputs, out, address=cluster, **given(gpus=gpus), **options)
     log(done.describe() if out is None else f"{done.describe()}: {out}")
     if done.errors == done.rows:
-        log("not a single row could be scored")
+        log("not a single row could be scored" + (f": {done.first_error}" if done.first_error else ""))
         raise typer.Exit(1)
 
 

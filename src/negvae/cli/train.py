@@ -178,6 +178,8 @@ def _described(
         named.pop("epochs", None)
         return resumed_config(out, {**named, **asked}), []
     if "data" not in asked:
+        if resume:
+            raise FileNotFoundError(f"{out} holds no run to go on with: name its folder, or give --data for a new run")
         raise ValueError("--data is missing: name a data set or give a path")
     from negvae.data.rows import holds_rows
     from negvae.runs.resolve import LEFT_OPEN

@@ -554,7 +554,7 @@ def lookup(name: str) -> DatasetEntry:
     near = difflib.get_close_matches(str(name).lower().replace("_", "-"), DATASETS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
-        f"unknown data set {name!r}: {hint}Known: {', '.join(DATASETS)}; "
+        f"unknown data set {name!r}, and there is no such file or folder: {hint}Known: {', '.join(DATASETS)}; "
         "a path to a folder of images or to a .npy, .npz or .parquet file is accepted too"
     )
 

@@ -334,6 +334,11 @@ def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:
         return Npz(path, split if split in splits or not splits else next(iter(splits))), split in splits
     if ending == ".parquet":
         return Parquet((path,)), False
+    if ending == ".csv":
+        raise ValueError(
+            f"{path}: a table of rows of features, where images are asked for: rows go with a model of rows, which"
+            " `negvae train --data FILE` makes"
+        )
     raise ValueError(f"{path}: {path.suffix or 'this file'} cannot be read as a set; {_ACCEPTED} is accepted")
 
 

@@ -50,6 +50,7 @@ Encoded = tuple[str, int, Source]
 
 _PACKED = (".npy", ".npz", ".parquet")
 _ENDINGS = (*IMAGE_ENDINGS, *_PACKED)
+_NOT_IMAGES = "the model takes images, and this is a table of rows of features"
 _NOT_FEATURES = "the model takes rows of features: .npy, .npz, CSV and Parquet files hold them"
 _ROWS = 512
 _PIECE = 32
@@ -398,6 +399,8 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
                 yield from _from_file(span, spec)
             elif spec.features:
                 yield _failed(span.path, None, _NOT_FEATURES, spec)
+            elif span.path.lower().endswith(tables.ENDINGS):
+                yield _failed(span.path, None, _NOT_IMAGES, spec)
             else:
                 yield span.path, 0, span.path
 

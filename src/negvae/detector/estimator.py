@@ -28,9 +28,9 @@ from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.groups import with_groups
-from negvae.detector.inputs import as_array
+from negvae.detector.inputs import as_array, single_image
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any
-from negvae.detector.plots import LatentDisplay, ScorePlots
+from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
@@ -501,6 +501,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             The name of the data and the stored data.
         """
         X, name = as_array(X, split, None if fitting else self._names())
+        if not fitting and shape is None:
+            X = single_image(X, self.model_.shape)
         dimensions = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
         if dimensions in (3, 4):
             return name, self._images(np.asarray(X), fitting, shape)
@@ -904,6 +906,19 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """
         return LatentDisplay.from_estimator(self, data, **options)
 
+    def plot_heatmaps(self, X: Any, **options: Any) -> HeatmapsDisplay:
+        """Plot the images with the largest decision scores above their maps of where they are out-of-distribution.
+
+        Options are those of `HeatmapsDisplay.from_estimator` and `HeatmapsDisplay.plot`.
+
+        Args:
+            X: images in any form that `NegVAEDetector` describes.
+
+        Returns:
+            The display.
+        """
+        return HeatmapsDisplay.from_estimator(self, X, **options)
+
     @property
     def _n_features_out(self) -> int:
         return self.model_.latent_size
@@ -985,6 +1000,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def __getstate__(self) -> dict[str, Any]:
         """Return the parameters and the artifact's files as bytes, so that a pickle holds no objects of torch."""
         state: dict[str, Any] = {"parameters": self._named_parameters(), "files": None}
+        if (chosen := self.__dict__.get("_sklearn_output_config")) is not None:  # by `set_output`
+            state["output"] = dict(chosen)
         if hasattr(self, "model_"):
             with tempfile.TemporaryDirectory() as place:
                 self._write(Path(place))
@@ -994,6 +1011,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state that `__getstate__` returned."""
         self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
+        if "output" in state:
+            self.set_output(**state["output"])
         if state["files"] is not None:
             with tempfile.TemporaryDirectory() as place:
                 for name, content in state["files"].items():

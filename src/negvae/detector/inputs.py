@@ -68,6 +68,34 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     return data, "an array"
 
 
+def single_image(X: Any, shape: Sequence[int]) -> Any:
+    """Return the array of one image, H x W or H x W x C, as that of a batch; return anything else unchanged.
+
+    Args:
+        X: array of a batch or of one image.
+        shape: C x H x W of the images that a detector takes.
+
+    Returns:
+        The array of the batch.
+
+    Raises:
+        ValueError: if the array may be one color image or three gray ones.
+
+    >>> single_image(np.zeros((8, 9)), (1, 8, 9)).shape, single_image(np.zeros((3, 8, 9, 1)), (1, 8, 9)).shape
+    ((1, 8, 9), (3, 8, 9, 1))
+    """
+    channels, height, width = shape
+    given = tuple(getattr(X, "shape", ()))
+    if (height, width) == (1, 1):
+        return X
+    if channels == 3 and given == (3, height, width):
+        raise ValueError(
+            f"X of 3 x {height} x {width} may be one color image or three gray ones: give 1 x 3 x {height} x {width}"
+            f" or 3 x 1 x {height} x {width}"
+        )
+    return X[None] if given in ((height, width), (height, width, channels)) else X
+
+
 def _numbers(tensor: Tensor) -> NDArray[Any]:
     """Convert a tensor on any device to an array; bfloat16, which NumPy lacks, becomes float32 without loss."""
     plain = tensor.detach().cpu()

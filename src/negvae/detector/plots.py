@@ -5,7 +5,7 @@ Each Display keeps what it drew in `ax_` and `figure_`; `from_estimator` compute
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, Self
 
@@ -13,7 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
 
+from negvae.data.tiling import blend
+from negvae.detector.photos import each_photo
 from negvae.scoring.calibration import Calibration
+from negvae.scoring.heatmaps import LARGEST
 
 Values = NDArray[np.float64]
 
@@ -163,6 +166,100 @@ def projected(codes: Mapping[str, Values], shift: float) -> dict[str, Values]:
     everything = np.concatenate(list(rest.values()))
     direction = np.linalg.svd(everything - everything.mean(0), full_matrices=False)[2][0]
     return {name: np.stack([across[name], rest[name] @ direction], 1) for name in codes}
+
+
+@dataclass
+class HeatmapsDisplay:
+    """Images above the maps of where they are out-of-distribution, all maps in one color scale.
+
+    Attributes:
+        images: images as the detector sees them, each uint8, H x W for gray ones, H x W x 3 for color.
+        maps: map of each image, H x W: -log10 of the p-value of each pixel among those of held-out inliers.
+        p_values: p-value of each image.
+        outliers: whether each image is called an outlier.
+        axes_: axes of the last plot, 2 x N.
+        figure_: figure of the last plot.
+    """
+
+    images: Sequence[NDArray[np.uint8]]
+    maps: Sequence[NDArray[Any]]
+    p_values: Values
+    outliers: NDArray[np.bool_]
+    axes_: Any = field(default=None, repr=False)
+    figure_: Any = field(default=None, repr=False)
+
+    @classmethod
+    def from_estimator(cls, detector: Any, X: Any, *, count: int = 8, **options: Any) -> Self:
+        """Plot the images with the largest decision scores, the largest first; other options are those of `plot`.
+
+        Args:
+            detector: the fitted `negvae.NegVAEDetector`, of images.
+            X: images in any form that the detector takes.
+            count: number of images that are shown at most.
+
+        Returns:
+            The display.
+
+        Raises:
+            ValueError: if the detector takes rows of features, or `count` is below 1.
+        """
+        if detector.model_.takes_features:
+            raise ValueError("this detector takes rows of features: `heatmap` gives the columns, and there is no image")
+        if count < 1:
+            raise ValueError(f"count is {count}: it must be at least 1")
+        chosen = np.argsort(-detector.ood_score(X), kind="stable")[:count]
+        seen, maps = _as_seen(detector, X), detector.heatmap(X)
+        outliers = detector.predict(X)[chosen] < 0
+        shown, values = [seen[row] for row in chosen], [np.asarray(maps[row]) for row in chosen]
+        return cls(shown, values, detector.p_values(X)[chosen], outliers).plot(**options)
+
+    def plot(self, ax: Any = None) -> Self:
+        """Draw the images in one row, and their maps below.
+
+        Args:
+            ax: matplotlib axes, 2 x N for N images; None makes a figure.
+
+        Returns:
+            The display itself.
+
+        Raises:
+            ValueError: if there are not as many axes as images and maps.
+        """
+        count = len(self.images)
+        if ax is None:
+            import matplotlib.pyplot as plt
+
+            size = (1.6 * count + 0.8, 3.6)
+            self.figure_, self.axes_ = plt.subplots(2, count, squeeze=False, layout="constrained", figsize=size)
+        else:
+            self.axes_ = np.asarray(ax, object)
+            if self.axes_.shape != (2, count):
+                raise ValueError(f"ax has shape {self.axes_.shape}: it must be 2 x {count}, for images and their maps")
+            self.figure_ = self.axes_[0, 0].figure
+        for place in range(count):
+            above, below = self.axes_[:, place]
+            above.imshow(self.images[place], cmap="gray", vmin=0, vmax=255)
+            decision = "outlier" if self.outliers[place] else "inlier"
+            above.set_title(f"{decision}, p = {self.p_values[place]:.2g}", size=9)
+            drawn = below.imshow(self.maps[place], cmap="inferno", vmin=0, vmax=LARGEST)
+            for each in (above, below):
+                each.set(xticks=[], yticks=[])
+        self.figure_.colorbar(drawn, ax=self.axes_[1].tolist(), label="-log10 p-value")
+        return self
+
+
+def _as_seen(detector: Any, X: Any) -> list[NDArray[np.uint8]]:
+    """Return images as a detector sees them, tiles put together; of other than 1 or 3 channels, their mean."""
+    decoding = detector.config_.images
+    if decoding is None or not decoding.tiled:
+        pixels = [image.numpy() for image in detector._inputs(X)[0]]
+    else:
+        pixels = [
+            np.stack([blend(tiles[:, channel].astype(np.float64), plan) for channel in range(tiles.shape[1])])
+            for tiles, plan in each_photo(X, "test", decoding)
+        ]
+    shown = [image if len(image) in (1, 3) else image.mean(0, keepdims=True) for image in pixels]
+    return [np.rint(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).astype(np.uint8) for image in shown]
 
 
 class ScorePlots:

@@ -6,7 +6,8 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from pytorch_ood.api import Detector
+from pytorch_ood.api import Detector, RequiresFittingException
+from sklearn.exceptions import NotFittedError
 from torch import Tensor
 
 from negvae.detector.estimator import NegVAEDetector
@@ -52,5 +53,9 @@ class PytorchOODNegVAE(Detector):  # type: ignore[misc]
         return self.predict_features(x)
 
     def predict_features(self, x: Tensor) -> Tensor:
-        """Compute N scores of images or rows of features, on the device of x."""
-        return torch.from_numpy(np.asarray(self.detector.ood_score(x))).to(x.device)
+        """Compute N scores of images or rows of features, on the device of x; before `fit` this is an error."""
+        try:
+            scores = self.detector.ood_score(x)
+        except NotFittedError:
+            raise RequiresFittingException() from None
+        return torch.from_numpy(np.asarray(scores)).to(x.device)

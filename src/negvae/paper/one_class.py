@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from negvae.config import RunConfig, preset
-from negvae.paper.results import Result, read_result, same_run
+from negvae.paper.results import up_to_date
+from negvae.paper.store import Result, ResultTable
 from negvae.registry import choose
 
 TABLE = "one-class"
@@ -82,7 +83,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Name of the run's result file and working folder."""
+        """Name of the run's result and working folder."""
         return f"{self.data}-class{self.label}-seed{self.seed}"
 
     def config(self, profile: OneClassProfile, training: int, device: str = "auto") -> RunConfig:
@@ -130,10 +131,9 @@ def runs(profile: OneClassProfile, only: tuple[str, ...] = (), seeds: tuple[int,
     return [Run(data, label, seed) for seed in numbers for data, label in chosen]
 
 
-def path_of(run: Run, profile: OneClassProfile, results: Path) -> Path:
-    """Return the path of a run's result file."""
-    folder = results / TABLE if profile.name == "cpu" else results / profile.name / TABLE
-    return folder / f"{run.name}.json"
+def table_of(profile: OneClassProfile, results: Path) -> ResultTable:
+    """Return the table of a profile's results."""
+    return ResultTable(results / (f"{TABLE}.jsonl" if profile.name == "cpu" else f"{TABLE}-{profile.name}.jsonl"))
 
 
 def finished(run: Run, profile: OneClassProfile, results: Path) -> Result | None:
@@ -145,14 +145,11 @@ def finished(run: Run, profile: OneClassProfile, results: Path) -> Result | None
         results: folder of result files.
 
     Returns:
-        The content of the result file, or None.
+        The result, or None.
 
     Raises:
-        ValueError: if the file is damaged.
+        ValueError: if a result is damaged.
     """
-    path = path_of(run, profile, results)
-    content = read_result(path)
-    if content is None:
-        return None
-    config = run.config(profile, int(content["images"]))
-    return content if same_run(content["config"], config, str(path)) else None
+    table = table_of(profile, results)
+    content = table.get(run.name)
+    return content and up_to_date(table, run.name, run.config(profile, int(content["images"])))

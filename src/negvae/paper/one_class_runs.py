@@ -1,4 +1,4 @@
-"""The runs of the table `one-class`: resumable, one after the other, each leaving one small result file."""
+"""The runs of the table `one-class`: resumable, one after the other, each leaving one line in the table of results."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from torch import Tensor
 from negvae.data import ImageSet, load
 from negvae.files import locked
 from negvae.negatives import build_source
-from negvae.paper.one_class import BEFORE, SCORES, OneClassProfile, Run, finished, path_of
-from negvae.paper.results import Result, order_statistics, write_result
+from negvae.paper.one_class import BEFORE, SCORES, OneClassProfile, Run, finished, table_of
+from negvae.paper.results import order_statistics
+from negvae.paper.store import Result
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
@@ -71,7 +72,7 @@ def run_one_class(
         The outcome; SIGINT and SIGTERM end the command early, with a checkpoint.
 
     Raises:
-        ValueError: if a data set has no labels, or a result file is damaged.
+        ValueError: if a data set has no labels, or a result is damaged.
     """
     deadline, stopped = None if budget is None else time.monotonic() + budget, "finished"
     commit = source_commit()
@@ -88,7 +89,7 @@ def run_one_class(
                 stopped = ending
                 break
             content["provenance"]["commit"] = commit
-            write_result(path_of(run, profile, results), content)
+            table_of(profile, results).put(run.name, content)
             areas = content["evaluation"]
             log(f"{run.name}: combined {areas['auc_combined']:.3f}, {content['provenance']['train_seconds']:.0f} s")
     done = sum(finished(run, profile, results) is not None for run in runs)

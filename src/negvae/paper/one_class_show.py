@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from negvae.paper.one_class import BEFORE, CLASSES, DATA, GOALS, PUBLISHED, OneClassProfile, finished, runs
-from negvae.paper.results import Result
+from negvae.paper.store import Result
 from negvae.paper.unsupervised_show import spread
 from negvae.report.tables import DataTable, markdown, replace_table
 
@@ -26,7 +26,7 @@ def gather(profile: OneClassProfile, results: Path) -> dict[str, dict[int, list[
         The results.
 
     Raises:
-        ValueError: if a result file is damaged.
+        ValueError: if a result is damaged.
     """
     found: dict[str, dict[int, list[Result]]] = {data: {label: [] for label in range(CLASSES)} for data in DATA}
     for run in runs(profile):

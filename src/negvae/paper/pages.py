@@ -47,7 +47,7 @@ def results_page(found: Found, profile: Profile) -> str:
     within, judged, printed = count(found)
     blocks = [
         f"# The paper's tables under profile `{profile.name}`",
-        f"This page is made of the files in results/{profile.name} by `negvae paper show all --profile {profile.name}"
+        f"This page is made of results/{profile.name}.jsonl by `negvae paper show all --profile {profile.name}"
         f" --page docs/results/{profile.name}.md`; a test holds it to them.",
         f"**{within} of {printed} published figures lie within the combined spread, {judged - within} do not,"
         f" {printed - judged} have no result yet.** A figure that several tables print is counted in each.",

@@ -17,7 +17,7 @@ from negvae.files import write_text
 from negvae.paper.claims import CLAIMS, explanation, judge
 from negvae.paper.profiles import Profile
 from negvae.paper.published import ROWS, TABLES, PaperTable, Setting
-from negvae.paper.results import CellResult
+from negvae.paper.results import PICTURES, CellResult
 from negvae.paper.show import (
     LABELS,
     LOOSE,
@@ -48,27 +48,30 @@ FILES = ("report.html", "tables.md", "tables.tex", "figures")
 CellResults = dict[str, CellResult]
 
 
-def write_report(out: Path, profile: Profile, results: Path) -> list[Path]:
+def write_report(out: Path, profile: Profile, results: Path, work: Path) -> list[Path]:
     """Write report.html, tables.md, tables.tex, and every chart of the page as PDF and PNG in figures/.
 
     Args:
         out: folder that the files are written into.
         profile: profile whose results are shown.
-        results: folder of result files, with one folder for each profile.
+        results: folder of result files, with one table for each profile.
+        work: folder of the runs' own folders, with the pictures of each seed 0; without them, the page has none.
 
     Returns:
         The paths of the files written, and of the folder of the charts.
 
     Raises:
         FileNotFoundError: if there is not a single result.
-        ValueError: if a result file is damaged.
+        ValueError: if a result is damaged.
     """
     found = gather(TABLES.values(), profile, results)
     drawn = {cell.cell.setting: charts(cell) for cell in found.values() if cell.results}
     if not drawn:
-        raise FileNotFoundError(f"{results / profile.name} has no results: make some with `negvae paper run`")
+        raise FileNotFoundError(
+            f"{results} has no results of profile {profile.name}: make some with `negvae paper run`"
+        )
     paths = [out / name for name in FILES]
-    document.write(paths[0], page(found, profile, results, drawn))
+    document.write(paths[0], page(found, drawn, profile, (work / profile.name, results / profile.name)))
     write_text(paths[1], markdown(found, profile))
     write_text(paths[2], latex(found, profile))
     paths[3].mkdir(exist_ok=True)
@@ -131,9 +134,21 @@ def _remarks(table: PaperTable, found: CellResults, profile: Profile) -> list[st
     return remarks([found[cell.name] for cell in table.cells], profile)
 
 
-def page(found: CellResults, profile: Profile, results: Path, drawn: Mapping[Setting, Mapping[str, Figure]]) -> str:
-    """Write the HTML page, with the charts (`drawn`) of each run."""
-    strips = {cell.cell.setting: _strips(cell, profile, results) for cell in found.values() if cell.results}
+def page(
+    found: CellResults, drawn: Mapping[Setting, Mapping[str, Figure]], profile: Profile, folders: Sequence[Path] = ()
+) -> str:
+    """Write the HTML page.
+
+    Args:
+        found: results of all cells by name.
+        drawn: charts of each run.
+        profile: profile that the results were made with.
+        folders: folders in which the pictures of the runs are looked for.
+
+    Returns:
+        The page.
+    """
+    strips = {cell.cell.setting: _strips(cell, folders) for cell in found.values() if cell.results}
     sections = [_reading(found)]
     for table in TABLES.values():
         shown = data_table(table, found)
@@ -208,14 +223,13 @@ def _misses(found: CellResults, profile: Profile) -> Section:
     return Section("Figures outside the combined spread", body, intro)
 
 
-def _strips(cell: CellResult, profile: Profile, results: Path) -> dict[str, Pictures]:
-    """Read the pictures of a run's seed 0; empty where they are missing."""
-    for result in cell.results:
-        if "pictures" in result:
-            path = results / profile.name / f"{cell.cell.setting.name}.png"
-            if path.exists():
-                return read_strips(path, result["pictures"]["captions"], result["pictures"]["count"])
-    return {}
+def _strips(cell: CellResult, folders: Sequence[Path]) -> dict[str, Pictures]:
+    """Read the pictures of a run's seed 0; empty where they are missing. Version 0.1 kept them beside the results."""
+    name = cell.cell.setting.name
+    places = [folder / end for folder in folders for end in (f"{name}-seed0/{PICTURES}", f"{name}.png")]
+    described = next((result["pictures"] for result in cell.results if "pictures" in result), None)
+    path = next((path for path in places if path.exists()), None)
+    return read_strips(path, described["captions"], described["count"]) if path and described else {}
 
 
 def _samples(table: PaperTable, found: CellResults, strips: dict[Setting, dict[str, Pictures]]) -> Markup:

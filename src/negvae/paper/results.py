@@ -1,6 +1,6 @@
-"""Result of one run as a JSON file, and many of them as the figures of a table. Nothing here imports torch.
+"""Result of one run, and many of them as the figures of a table of the paper. Nothing here imports torch.
 
-A file's content, written by `negvae.paper.runner`:
+A result's content, written by `negvae.paper.runner` into the table of its profile (`negvae.paper.store`):
 
     run, profile, seed, status      which run; "finished", or "diverged" with the reason under "error"
     config                          the `RunConfig`
@@ -9,7 +9,8 @@ A file's content, written by `negvae.paper.runner`:
                                     statistics from the least to the largest score, for histograms and ROC curves
     curve, curve_images             one row for each epoch: losses, and AUCs on so many test images
     data, notes                     the sets used, in words, and what must be said wherever figures are shown
-    pictures                        seed 0: captions and count for `negvae.report.samples.read_strips`
+    pictures                        seed 0: captions and count for `negvae.report.samples.read_strips`; the images are
+                                    in the folder of the run, under `PICTURES`
     provenance                      versions, commit, machine, seconds, images per second
 
 Numbers that JSON has none for stand as text: "inf", "-inf", "nan".
@@ -17,9 +18,7 @@ Numbers that JSON has none for stand as text: "inf", "-inf", "nan".
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,11 +29,12 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from negvae.config import RunConfig
-from negvae.files import from_json, write_text
 from negvae.paper.profiles import Profile
 from negvae.paper.published import ROWS, Cell, Setting
+from negvae.paper.store import Result, ResultTable
 
-Result = dict[str, Any]
+PICTURES = "pictures.png"
+"""File in the folder of a run of seed 0: images of both sets, reconstructions, samples and negatives."""
 PAPER_SEEDS = 5
 """Number of runs behind each published figure."""
 
@@ -54,53 +54,14 @@ def order_statistics(scores: NDArray[Any]) -> list[float]:
     return [float(f"{value:.5g}") for value in ordered[chosen]]
 
 
-def run_name(setting: Setting, seed: int) -> str:
-    """Return the name of a run's result file and working folder."""
+def run_name(setting: Setting, seed: int | str) -> str:
+    """Return the name of a run's result and working folder."""
     return f"{setting.name}-seed{seed}"
 
 
-def result_path(results: Path, profile: Profile, setting: Setting, seed: int) -> Path:
-    """Return the path of a run's result file."""
-    return results / profile.name / f"{run_name(setting, seed)}.json"
-
-
-def write_result(path: Path, content: Result) -> None:
-    """Write a result whole or not at all; non-finite numbers become text."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(_plain(content), allow_nan=False, indent=None, separators=(",", ":")) + "\n")
-
-
-def read_result(path: Path) -> Result | None:
-    """Return the content of a result file, or None where there is no such file.
-
-    Args:
-        path: path of the result file.
-
-    Returns:
-        The content, as the module's docstring describes it, or None.
-
-    Raises:
-        ValueError: if the file is damaged.
-    """
-    try:
-        content = from_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        content = None
-    if not isinstance(content, dict) or not {"config", "status", "seed"} <= content.keys():
-        raise ValueError(f"{path}: not a result of `negvae paper run`; remove it, and that command makes it anew")
-    for section in ("evaluation", "proxies"):
-        if section in content:
-            content[section] = _named(content[section])
-    return content
-
-
-def _named(content: Any) -> Any:
-    """Rename figures to the scores' present names: version 0.1 called "combined" "auto"."""
-    if not isinstance(content, dict):
-        return content
-    return {re.sub("^(auc_)?auto(?![a-z])", r"\1combined", name): _named(value) for name, value in content.items()}
+def table_of(results: Path, profile: Profile) -> ResultTable:
+    """Return the table of a profile's results."""
+    return ResultTable(results / f"{profile.name}.jsonl")
 
 
 def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
@@ -120,10 +81,12 @@ def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
     return RunConfig.from_dict({**stored, "device": config.device}, where) == config
 
 
-def up_to_date(path: Path, config: RunConfig) -> Result | None:
-    """Return the result at `path` if it was made with the settings of `config`, else None."""
-    content = read_result(path)
-    return content if content is not None and same_run(content["config"], config, str(path)) else None
+def up_to_date(table: ResultTable, name: str, config: RunConfig) -> Result | None:
+    """Return a table's result of this name if it was made with the settings of `config`, else None."""
+    content = table.get(name)
+    if content is None or not same_run(content["config"], config, f"{table.path}, {name}"):
+        return None
+    return content
 
 
 @dataclass(frozen=True)
@@ -217,27 +180,26 @@ class CellResult:
 
 
 def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
-    """Gather the results of a cell's run over all seeds that have a result file.
+    """Gather the results of a cell's run over all seeds that have one.
 
     Args:
         cell: cell whose results are gathered.
         profile: profile that the runs were made with.
-        results: folder of result files, with one folder for each profile.
+        results: folder of result files, with one table for each profile.
 
     Returns:
         The cell with its results and figures.
 
     Raises:
-        ValueError: if a result file is damaged.
+        ValueError: if a result is damaged.
     """
     good, diverged, outdated = [], [], []
-    start = f"{cell.setting.name}-seed"
-    paths = {int(p.stem[len(start) :]): p for p in (results / profile.name).glob(f"{start}*.json")
-             if p.stem[len(start) :].isdigit()}  # fmt: skip
-    for seed, path in sorted(paths.items()):
-        content = read_result(path)
+    table, start = table_of(results, profile), run_name(cell.setting, "")
+    seeds = {int(end): name for name in table.names() if (end := name.removeprefix(start)) != name and end.isdigit()}
+    for seed, name in sorted(seeds.items()):
+        content = table.get(name)
         assert content is not None
-        if not same_run(content["config"], profile.config(cell.setting, seed), str(path)):
+        if not same_run(content["config"], profile.config(cell.setting, seed), f"{table.path}, {name}"):
             outdated.append(seed)
         elif content["status"] == "diverged":
             diverged.append(seed)
@@ -267,14 +229,3 @@ def _std(values: list[float]) -> float | None:
     if len(values) < 2:
         return None
     return statistics.stdev(values) if all(map(math.isfinite, values)) else math.nan
-
-
-def _plain(value: Any) -> Any:
-    """Return the value with non-finite floats as text."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value

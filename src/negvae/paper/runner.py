@@ -1,4 +1,4 @@
-"""Runs behind the tables: resumable, several at once, each leaving one small result file.
+"""Runs behind the tables: resumable, several at once, each leaving one line in the table of results.
 
 Workers share no queue: each walks through the same list of runs and takes the first that is neither
 finished nor locked. So two commands side by side work like two workers of one command.
@@ -32,7 +32,8 @@ from negvae.negatives import auxiliary_names
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.published import OOD, Setting
-from negvae.paper.results import Result, order_statistics, result_path, run_name, same_run, up_to_date, write_result
+from negvae.paper.results import PICTURES, order_statistics, run_name, same_run, table_of, up_to_date
+from negvae.paper.store import Result
 from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
@@ -61,7 +62,7 @@ class Plan:
     Attributes:
         profile: key of `PROFILES`.
         runs: settings and seeds of the runs, in the order in which they are taken.
-        results: folder of result files, in which each profile has a folder of its name.
+        results: folder of result files, in which each profile has a table of its name.
         work: folder of the runs' own folders, with models and checkpoints.
         device: device to train on, in the notation of `RunConfig.device`.
     """
@@ -92,8 +93,8 @@ class Plan:
 
     def finished(self, setting: Setting, seed: int) -> Result | None:
         """Return the up-to-date result of a run; None if there is none."""
-        path = result_path(self.results, self.recipe, setting, seed)
-        return up_to_date(path, self.recipe.config(setting, seed))
+        table = table_of(self.results, self.recipe)
+        return up_to_date(table, run_name(setting, seed), self.recipe.config(setting, seed))
 
 
 Tell = Callable[[Event], None]
@@ -140,7 +141,7 @@ def run_plan(
         The outcome; SIGINT and SIGTERM end the command early, with checkpoints.
 
     Raises:
-        ValueError: if `jobs` is below 1, `budget` is not above 0, or a result file is damaged.
+        ValueError: if `jobs` is below 1, `budget` is not above 0, or a result is damaged.
     """
     if jobs < 1:
         raise ValueError(f"--jobs is {jobs}: it must be at least 1")
@@ -287,7 +288,7 @@ def _carry_out(
         content["provenance"]["commit"] = commit
         wall = max(time.monotonic() - began, content["provenance"]["train_seconds"]) / len(seeds)
         content["provenance"]["wall_seconds"] = round(wall, 1)
-        write_result(result_path(plan.results, plan.recipe, setting, config.seed), content)
+        table_of(plan.results, plan.recipe).put(run_name(setting, config.seed), content)
         (directory / CHECKPOINT).unlink(missing_ok=True)  # the model itself stays, for `negvae evaluate`
         kind: Literal["finished", "diverged"] = "finished" if content["status"] == "finished" else "diverged"
         tell(Event(kind, run_name(setting, config.seed), text=str(round(wall, 1))))
@@ -364,9 +365,7 @@ def _content(
             shown = [evenly(torch.from_numpy(s.images), SHOWN) for s in (test, next(iter(others.values())))]
             strips = pictures(trained.model, config, shown[0], shown[1], SHOWN)
             content["pictures"] = {"captions": list(strips), "count": len(strips["Inliers"])}
-            path = result_path(plan.results, plan.recipe, setting, config.seed)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_strips(path.parent / f"{setting.name}.png", strips)
+            write_strips(directory / PICTURES, strips)
     except (TrainingDivergedError, _NoFigures) as error:
         content |= {"status": "diverged", "error": str(error).partition("; the last good checkpoint")[0]}
         seconds = seconds or (history[-1]["seconds"] if history else 0.0)

@@ -62,13 +62,13 @@ def gather(tables: Iterable[PaperTable], profile: Profile, results: Path) -> dic
     Args:
         tables: tables whose cells are gathered.
         profile: profile that the runs were made with.
-        results: folder of result files, with one folder for each profile.
+        results: folder of result files, with one table for each profile.
 
     Returns:
         The results by the cell's name.
 
     Raises:
-        ValueError: if a result file is damaged.
+        ValueError: if a result is damaged.
     """
     return {cell.name: collect(cell, profile, results) for table in tables for cell in table.cells}
 

@@ -48,7 +48,7 @@ def evaluate(
             `REGRET_IMAGES`.
 
     Returns:
-        Entries of the result file: "evaluation" (by set: AUROC of every score, with intervals), "quantiles" (by set and
+        Entries of the result: "evaluation" (by set: AUROC of every score, with intervals), "quantiles" (by set and
         score: order statistics of both sides), "proxies" (by proxy and score: AUROC), "nats_per_dim_test",
         "false_alarms" (share of the test set that is classified as outliers at the calibrated threshold),
         "ensemble" (models behind "waic" and "combined, ensemble") and "score_seconds".

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.published import OOD, Setting
-from negvae.paper.results import Result, result_path, up_to_date
+from negvae.paper.results import run_name, table_of, up_to_date
+from negvae.paper.store import Result
 from negvae.report.tables import DataTable, markdown, replace_table
 from negvae.scoring.table import SCORES
 
@@ -47,18 +48,19 @@ def gather(profile: Profile, results: Path) -> RunResults:
 
     Args:
         profile: profile that the runs were made with.
-        results: folder of result files, with one folder for each profile.
+        results: folder of result files, with one table for each profile.
 
     Returns:
         The results by setting, in the order of the seeds.
 
     Raises:
-        ValueError: if a result file is damaged.
+        ValueError: if a result is damaged.
     """
     found: RunResults = {}
+    table = table_of(results, profile)
     for setting in beyond.settings():
         seeds = range(profile.seeds_of(setting))
-        contents = [up_to_date(result_path(results, profile, setting, s), profile.config(setting, s)) for s in seeds]
+        contents = [up_to_date(table, run_name(setting, s), profile.config(setting, s)) for s in seeds]
         found[setting] = [content for content in contents if content and content["status"] == "finished"]
     return found
 

@@ -203,7 +203,10 @@ def _read_config(directory: Path) -> dict[str, Any]:
     """Read all sections of config.yaml; see `read_config` for what is raised."""
     path = directory / CONFIG
     if not path.is_file():
-        raise FileNotFoundError(f"{directory} is not a negvae run: it has no {CONFIG}")
+        why = (
+            f"it has no {CONFIG}" if directory.is_dir() else "it is a file" if directory.exists() else "no such folder"
+        )
+        raise FileNotFoundError(f"{directory} is not a negvae run: {why}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:

@@ -8,12 +8,12 @@ from typing import Any
 
 from negvae.citations import METHOD, Paper, papers_of
 from negvae.negatives.notation import parse
-from negvae.parts import LIKELIHOODS, NETWORKS, SOURCES, TRANSFORMATIONS
+from negvae.parts import LIKELIHOODS, NETWORKS, SHIFTS, SOURCES, TRANSFORMATIONS
 from negvae.registry import Table, choose
 from negvae.runs.artifact import CONFIG, read_config, read_section
 from negvae.scoring.table import SCORES
 
-TABLES: tuple[Table[Any], ...] = (LIKELIHOODS, NETWORKS, SOURCES, TRANSFORMATIONS, SCORES)
+TABLES: tuple[Table[Any], ...] = (LIKELIHOODS, NETWORKS, SOURCES, TRANSFORMATIONS, SHIFTS, SCORES)
 """The tables whose entries may come from publications."""
 
 
@@ -60,5 +60,6 @@ def _parts_of_run(directory: Path) -> list[str]:
         transformed = spec.argument.split(",") if spec.kind == "augmented" and spec.argument else []
         defaults = [each.name for each in TRANSFORMATIONS.entries() if each.default and each.takes == "images"]
         names += [spec.kind, *(transformed or (defaults if spec.kind == "augmented" else []))]
+    names += str(config.transformations).split(",")
     names.append(str(read_section(directory, "calibration").get("score", "")))
     return [name for name in names if any(name in table for table in TABLES)]

@@ -38,6 +38,8 @@ class MapWriter:
 
     def __init__(self, folder: Path, maps: Callable[[torch.Tensor], NDArray[Any]]) -> None:
         self.folder, self.maps = folder, maps
+        self.colored = True
+        """Whether the pictures have the colors of maps, or are gray, from black (0) to white (`LARGEST` or more)."""
         self._used: set[str] = set()
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -57,7 +59,8 @@ class MapWriter:
             size = own_size(path)
             name = self._name(path, index, size is None)
             with replacing(self.folder / name) as temporary:
-                picture(values if size is None else resized(values[None], size)[0]).save(temporary, "PNG")
+                drawn = picture(values if size is None else resized(values[None], size)[0], self.colored)
+                drawn.save(temporary, "PNG")
             names.append(name)
         return names
 
@@ -92,15 +95,23 @@ def whole_maps(
     return [blend(found[owners == place], batch.tilings[row]) for place, row in enumerate(rows)]
 
 
-def picture(values: NDArray[Any]) -> Image.Image:
+def picture(values: NDArray[Any], colored: bool = True) -> Image.Image:
     """Return a map as a picture: index 0 of its palette is 0, index 255 is `LARGEST` or more (-log10 of the p-value).
+
+    Args:
+        values: map, H x W.
+        colored: whether the picture has a palette; if not, it is gray.
+
+    Returns:
+        The picture.
 
     >>> int(np.asarray(picture(np.array([[0.0, 3.0, 9.0]])))[0, 2])
     255
     """
     levels = np.clip(np.rint(np.asarray(values, np.float64) * (255 / LARGEST)), 0, 255).astype(np.uint8)
     image = Image.fromarray(levels)
-    image.putpalette(palette().tobytes())
+    if colored:
+        image.putpalette(palette().tobytes())
     return image
 
 

@@ -26,6 +26,7 @@ from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.files import refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
+from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -36,7 +37,8 @@ from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.tiles import UNCALIBRATED, combine
 
-FORMATS = ("parquet", "csv", "jsonl")
+TABLES = ("parquet", "csv", "jsonl")
+FORMATS = (*TABLES, *annotation.FORMATS)
 BATCH_SIZE = 512
 """Number of images that are read at once; scores do not depend on it."""
 NOTHING = "no images, .npy, .npz or Parquet files in there"
@@ -57,12 +59,14 @@ class Summary:
         errors: number of rows that could not be scored.
         outliers: number of rows called outliers; None if nothing was decided.
         seconds: time from the first row read to the last row written, in seconds.
+        first_error: the first error, with its path; empty if there is none or it is not known.
     """
 
     rows: int
     errors: int
     outliers: int | None
     seconds: float
+    first_error: str = ""
 
     def describe(self) -> str:
         """Describe the counts in one line."""
@@ -102,7 +106,8 @@ def score_files(
         out: path of the file to write, completely or not at all; None for standard output, row by row.
         names: names of the scores to write; p-value and decision are those of the first. If empty, the calibration's
             decision score, or "kl" for a model that is not calibrated.
-        form: one of `FORMATS`; None for the ending of `out`, or "jsonl" on standard output.
+        form: one of `FORMATS`; None for the ending of `out`, or "jsonl" on standard output. Those of
+            `negvae.runs.annotation` take image files only.
         target_fpr: false-positive rate to decide by in place of the calibration's rule; None for that rule.
         confidence: confidence with which the rate holds; None for the calibration's, or, with `target_fpr`, for a rate
             that holds on average.
@@ -149,7 +154,10 @@ def score_files(
     # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
     tables = _ahead(scoring.tables(_ahead(batches)))
     place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
-    with place as path, _writer(form, path) as write:
+    refers = annotation.Place(directory.absolute().name, heatmaps)
+    if scoring.pictures is not None and form == "fiftyone":
+        scoring.pictures.colored = False  # FiftyOne colors the values of a map itself
+    with place as path, _writer(form, path, refers) as write:
         counts = _Counts(on_rows)
         if fdr is None or calibration is None:
             for table in tables:
@@ -163,7 +171,7 @@ def score_files(
     if left_out.counts:
         log(left_out.describe())
     outliers = counts.outliers if calibration is not None else None
-    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started)
+    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started, counts.first_error)
     if summary.seconds > LONG and scoring.may_use_int8():
         log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
     return summary
@@ -279,9 +287,13 @@ class _Counts:
     rows: int = 0
     errors: int = 0
     outliers: int = 0
+    first_error: str = ""
 
     def add(self, table: pa.RecordBatch) -> None:
         rows, errors, outliers = count_rows(table)
+        if errors and not self.first_error:
+            row = pc.index(table.column("error").is_valid(), True).as_py()
+            self.first_error = f"{table.column('path')[row]}: {table.column('error')[row]}"
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         self.on_rows(self.rows)
 
@@ -294,9 +306,9 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
 
 def _form(out: Path | None, form: str | None) -> str:
     ending = out.suffix.lower().removeprefix(".") if out is not None else "jsonl"
-    if form is None and ending not in FORMATS:
+    if form is None and ending not in TABLES:
         raise ValueError(
-            f"--out {out}: the ending must be one of {', '.join('.' + f for f in FORMATS)}, or give --format"
+            f"--out {out}: the ending must be one of {', '.join('.' + f for f in TABLES)}, or give --format"
         )
     form = choose("format", form or ending, FORMATS)
     if out is None and form == "parquet":
@@ -435,14 +447,18 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
 
 
 @contextmanager
-def _writer(form: str, path: Path | None) -> Iterator[Write]:
+def _writer(form: str, path: Path | None, refers: annotation.Place) -> Iterator[Write]:
     """Provide a function that writes rows as they come, in one of `FORMATS`, to a file or to standard output."""
     if form == "parquet" and path is not None:
         with _parquet(path) as write:
             yield write
         return
     with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as handle:
-        yield (_csv if form == "csv" else _jsonl)(handle)
+        if form in TABLES:
+            yield (_csv if form == "csv" else _jsonl)(handle)
+            return
+        with annotation.writer(form, handle, refers) as write:
+            yield write
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.folders import BROKEN, write_skipped
-from negvae.runs.heatmaps import fit_heatmaps
+from negvae.runs.heatmaps import fit_heatmaps, load_heatmaps
 from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
@@ -103,7 +103,9 @@ def run_seeds(
             configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
         )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
-        calibration, maps = _held_against(each, result, inliers, heatmaps, log)
+        # Maps are of the same images, whatever became of the model since: a run that goes on keeps them.
+        kept = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not heatmaps else None
+        calibration, maps = _held_against(each, result, inliers, heatmaps, kept, log)
         save_artifact(directory, each, result, origin, calibration, maps)
         count = len(inliers.training) + len(inliers.held_out)
         if (bank := fit_patches(each, inliers.held_out_rows, count)) is not None:
@@ -123,12 +125,12 @@ def wants_heatmaps(config: RunConfig) -> bool:
 
 
 def _held_against(
-    config: RunConfig, result: TrainingResult, inliers: Inliers, heatmaps: bool, log: Log
+    config: RunConfig, result: TrainingResult, inliers: Inliers, heatmaps: bool, kept: Heatmaps | None, log: Log
 ) -> tuple[Calibration | None, Heatmaps | None]:
     """Return the calibration by the held-out inliers and the heat maps if wanted; None if none are held out."""
     if not len(inliers.held_out):
         return None, None
-    maps = None
+    maps = kept
     if heatmaps and result.progress.finished:
         maps = fit_heatmaps(
             inliers.training, inliers.held_out, seed=config.seed, precision=config.precision, device=config.device,

@@ -150,6 +150,8 @@ def watch(
     scorer, encoder = artifact.scorer(), encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
     options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: --out takes a folder")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK) as mine:
         if not mine:

@@ -108,11 +108,12 @@ SCORES: Table[Score] = Table(
         ),
         Score(
             name="neighbors", meaning="distance to the nearest inliers in two spaces, as -log of its tail probability",
-            unit="nats", needs=("reference", "features"), calibrated=True, papers=("ramaswamy2000",),
+            unit="nats", needs=("reference", "features"), calibrated=True, papers=("ramaswamy2000", "ledoit2004"),
             target="negvae.scoring.neighbors:neighbors",
         ),
         Score(
-            name="defects", meaning="mean log-odds of the negative prior in the most conspicuous 1% of the pixels",
+            name="defects", papers=("li2021", "zavrtanik2021", "schlueter2022"),
+            meaning="mean log-odds of the negative prior in the most conspicuous 1% of the pixels",
             unit="nats per latent dimension, over c", needs=("reference", "pixels"),
             target="negvae.scoring.heatmaps:defects", not_exported="the file's output heatmap holds its maps",
         ),
@@ -134,12 +135,13 @@ SCORES: Table[Score] = Table(
             needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
         ),
         Score(
-            name="transformations", meaning="how unusual the codes of all transformed copies are",
+            name="transformations", papers=("golan2018",),
+            meaning="how unusual the codes of all transformed copies are",
             unit="squared Mahalanobis distance", needs=("transformations", "reference"), calibrated=True,
             target="negvae.scoring.transformations:transformations", fit="negvae.scoring.transformations:DENSITY",
         ),
         Score(
-            name="transformations_kl", label="transformations, KL",
+            name="transformations_kl", papers=("golan2018",), label="transformations, KL",
             meaning="KL of every transformed copy to its own prior, summed", unit="nats", needs=("transformations",),
             calibrated=True, target="negvae.scoring.transformations:transformations_kl",
         ),

@@ -187,6 +187,8 @@ def named_paths(arguments: Sequence[str]) -> dict[str, Path]:
     paths: dict[str, Path] = {}
     for argument in arguments:
         name, given, rest = argument.partition("=")
+        if given and not rest and NAME.fullmatch(name):
+            raise ValueError(f"{argument}: a path is missing after =")
         path = Path(rest if given and NAME.fullmatch(name) else argument)
         if not (given and NAME.fullmatch(name)):
             name = path.stem if path.suffix.lower() == ".onnx" else path.resolve().name

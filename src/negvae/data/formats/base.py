@@ -6,6 +6,7 @@ No reader executes anything found in a file, and each rejects an implausible hea
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ def reading(where: object, what: str) -> Iterator[None]:
     except (DataError, FileNotFoundError, PermissionError, ImportError):
         raise
     except READ_ERRORS as error:
-        detail = " ".join(str(error).split()) or type(error).__name__
+        # Pillow's message holds the object that it read from, whose file is named already.
+        detail = re.sub(r" <_io\.[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
         raise DataError(f"{where}: not a readable {what} ({detail[:160]})") from None
 
 

@@ -1,0 +1,153 @@
+"""Results of `negvae paper run`: one table for each profile, of one line of JSON for each run. Imports no torch.
+
+A line holds the name of the run and its result, whose entries `negvae.paper.results` lists. Several processes may write
+to one table at once: each holds a lock while it reads the lines, puts its own among them and replaces the file, so that
+a process that is killed leaves the table as it was, and its run goes on from its checkpoint.
+Version 0.1 wrote a folder of JSON files, one for each run; such a folder beside the table is read as well, where the
+table has no line of the name.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import re
+from collections.abc import Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from negvae.files import from_json, locked, write_text
+
+Result = dict[str, Any]
+NEEDED = frozenset({"config", "status", "seed"})
+"""Entries of every result of `negvae paper run`."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Results in one file.
+
+    Attributes:
+        path: file of the table, such as results/cpu.jsonl; it need not exist.
+        made_by: command that writes the table, for messages.
+        needed: entries that every result has.
+    """
+
+    path: Path
+    made_by: str = "negvae paper run"
+    needed: frozenset[str] = NEEDED
+
+    @property
+    def folder(self) -> Path:
+        """Folder in which version 0.1 kept the same results as JSON files."""
+        return self.path.with_suffix("")
+
+    def names(self) -> list[str]:
+        """Return the names of all results, sorted.
+
+        Returns:
+            The names.
+
+        Raises:
+            ValueError: if a line of the table is damaged.
+        """
+        return sorted({*self._rows(), *(path.stem for path in self.folder.glob("*-seed*.json"))})
+
+    def get(self, name: str) -> Result | None:
+        """Return a result.
+
+        Args:
+            name: name of the run.
+
+        Returns:
+            The result, which the caller leaves as it is; None where there is none.
+
+        Raises:
+            ValueError: if a line of the table, or the result's own file, is damaged.
+        """
+        found = self._rows().get(name)
+        return self._file(self.folder / f"{name}.json") if found is None else found
+
+    def put(self, name: str, content: Result) -> None:
+        """Write a result into the table, in place of an earlier one of the same name; no other line changes.
+
+        Args:
+            name: name of the run.
+            content: result; numbers that JSON has none for become text.
+
+        Raises:
+            ValueError: if a line of the table is damaged.
+            OSError: if the table cannot be written.
+        """
+        line = json.dumps({"name": name, **_plain(content)}, allow_nan=False, separators=(",", ":"))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with locked(self.path.with_name(f".{self.path.name}.lock"), wait=True):
+            lines = {each: text for each, (text, _) in self._lines().items()} | {name: line}
+            write_text(self.path, "".join(f"{lines[each]}\n" for each in sorted(lines)))
+
+    def _rows(self) -> dict[str, Result]:
+        """Return the results of the file by name."""
+        try:
+            facts = self.path.stat()
+        except FileNotFoundError:
+            return {}
+        return _parsed(self, (facts.st_mtime_ns, facts.st_size, facts.st_ino))
+
+    def _lines(self) -> dict[str, tuple[str, Result]]:
+        """Return the lines of the file, as text and as results, by name."""
+        lines = {}
+        text = self.path.read_bytes() if self.path.exists() else b""
+        for number, line in enumerate(text.split(b"\n"), 1):
+            if line.strip():
+                result = self._result(line, f"{self.path}, line {number}", "the line", {"name"})
+                lines[str(result.pop("name"))] = line.decode(), result
+        return lines
+
+    def _file(self, path: Path) -> Result | None:
+        """Return the result in a file of its own, as version 0.1 wrote it; None where there is no such file."""
+        try:
+            text = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        return self._result(text, str(path), "it")
+
+    def _result(self, text: bytes, where: str, what: str, further: Set[str] = frozenset()) -> Result:
+        """Return the result in a text, which has `further` entries too, with the present names of scores."""
+        try:
+            content = from_json(text)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict) or not content.keys() >= self.needed | further:
+            raise ValueError(
+                f"{where}: not a result of `{self.made_by}`; remove {what}, and that command makes it anew"
+            )
+        for section in ("evaluation", "proxies"):
+            if section in content:
+                content[section] = _named(content[section])
+        return content
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(table: ResultTable, stamp: tuple[int, int, int]) -> dict[str, Result]:
+    """Return the results of a table as it is at `stamp`: one page reads it some hundred times."""
+    return {name: result for name, (_, result) in table._lines().items()}
+
+
+def _named(content: Any) -> Any:
+    """Rename figures to the scores' present names: version 0.1 called "combined" "auto"."""
+    if not isinstance(content, dict):
+        return content
+    return {re.sub("^(auc_)?auto(?![a-z])", r"\1combined", name): _named(value) for name, value in content.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Return the value with non-finite floats as text."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value

@@ -1,0 +1,130 @@
+"""Typical mistakes at the command line: one line that says what is wrong, where, and what would be right."""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from negvae.runs import heatmaps
+from negvae.runs.train import run
+from tests.cli.test_commands import FAST, call
+from tests.conftest import blobs, small_run
+
+
+def small_run_on(path):
+    config = small_run("gray", initialization="he", calibration=0.3)
+    return dataclasses.replace(config, data=str(path))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """Photos, a calibrated run on them, and what is taken for photos or a run by mistake."""
+    root = tmp_path_factory.mktemp("mistakes")
+    for name, count in (("photos", 60), ("one", 1)):
+        (root / name).mkdir()
+        for number, image in enumerate(blobs(count, (1, 28, 28)).numpy()):
+            Image.fromarray(image[0]).save(root / name / f"{number}.png")
+    (root / "broken").mkdir()
+    (root / "broken" / "a.png").write_text("no image")
+    (root / "empty").mkdir()
+    (root / "text.txt").write_text("text")
+    np.savetxt(root / "rows.csv", np.zeros((30, 3)), delimiter=",", header="a,b,c", comments="")
+    run(small_run_on(root / "photos"), root / "run")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("train --data fotos --out new", "unknown data set 'fotos', and there is no such file or folder: Known: mnist"),
+        ("train --data empty --out new", "empty: holds no images (png"),
+        ("train --data one --out new", "fewer than 2 to train on: give more of them, or hold out none"),
+        ("train --data text.txt --out new", "text.txt: .txt cannot be read as a set; a folder of images"),
+        ("train --data rows.csv --out new --preset gray", "rows.csv: a table of rows of features, where images are"),
+        ("train --out new --resume", "new holds no run to go on with: name its folder, or give --data"),
+        ("train --data photos --out new --epochs many", "--epochs"),
+        ("train --data photos --out new --target-fpr 5", "target_fpr is 5.0: it must lie between 0 and 1"),
+        ("train --data photos --out text.txt", "text.txt is a file: --out takes a folder"),
+        ("train --date photos --out new", "No such option: --date (Possible options: --data"),
+        ("score nope photos", "nope is not a negvae run: no such folder"),
+        ("score text.txt photos", "text.txt is not a negvae run: it is a file"),
+        ("score photos photos", "photos is not a negvae run: it has no config.yaml"),
+        ("score run photos --out scores.xls", "--out scores.xls: the ending must be one of .parquet, .csv, .jsonl"),
+        ("score run photos --out no/such/s.csv", "no/such: no such folder to write to"),
+        ("score run photos --workers 2 --cluster local --out p/", "--workers does not go with --cluster"),
+        ("evaluate run --ood rows.csv", "rows.csv: a table of rows of features, where images are asked for"),
+        ("evaluate run --ood broken", "not a readable image (cannot identify image file)"),
+        ("watch run photos --once --out text.txt", "text.txt is a file: --out takes a folder"),
+        ("serve run=", "run=: a path is missing after ="),
+        ("paper show tabel1", "unknown table 'tabel1': did you mean table1? Known: all, table1"),
+        ("paper run beyonds", "unknown table 'beyonds': did you mean beyond?"),
+        ("paper show table1 --results nope", "nope: no such folder of results"),
+        ("paper list --results text.txt", "text.txt: no such folder of results"),
+        ("export run --out a.onnx --triton b", "--out and --triton are two places to write to: give one"),
+    ],
+)
+def test_a_mistake_is_one_line(place, capsys, monkeypatch, command, message):
+    monkeypatch.chdir(place)
+    before = sorted(place.rglob("*"))
+    code, _, error = call(capsys, *command.split())
+    assert code == 2
+    assert message in error
+    assert error.count("\n") == 1
+    assert error.startswith("negvae: ")
+    assert sorted(place.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("given", "error"),
+    [
+        ("rows.csv", "rows.csv: the model takes images, and this is a table of rows of features"),
+        ("broken", "a.png: not a readable image (cannot identify image file)"),
+        ("text.txt", "text.txt: not a readable image (cannot identify image file)"),
+    ],
+)
+def test_where_no_row_can_be_scored_the_first_error_is_said(place, capsys, monkeypatch, given, error):
+    monkeypatch.chdir(place)
+    code, _, printed = call(capsys, "score", "run", given)
+    assert code == 1
+    last = printed.splitlines()[-1]
+    assert last.startswith("not a single row could be scored: ")
+    assert last.endswith(error)
+
+
+def test_a_cluster_that_does_not_start_is_one_line(place, capsys, monkeypatch):
+    ray = pytest.importorskip("ray")
+
+    def init(**options):
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(ray, "init", init)
+    code, _, error = call(capsys, "score", "run", "photos", "--cluster", "local", "--out", "parts/")
+    assert code == 2
+    assert "--cluster local: cannot be joined (The current node timed out during startup.)" in error
+
+
+def test_a_run_that_goes_on_keeps_its_heat_maps(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=20))
+    options = ["--out", tmp_path / "run", "--device", "cpu"]
+    made = call(capsys, "train", "--data", "photos", *FAST, "--calibration", "0.3", "--heatmaps", *options)
+    assert made[0] == 0, made
+    before = (tmp_path / "run" / heatmaps.FILE).read_bytes()
+    assert call(capsys, "train", *options, "--resume", "--epochs", "2")[0] == 0
+    assert (tmp_path / "run" / heatmaps.FILE).read_bytes() == before
+    code, _, error = call(capsys, "score", tmp_path / "run", "photos", "--heatmaps", tmp_path / "maps", "--out",
+                          tmp_path / "s.csv", "--score", "kl", "--score", "defects")  # fmt: skip
+    assert code == 0, error
+
+
+@pytest.mark.parametrize("command", ["--help", "train --help", "score --help"])
+def test_help_fits_80_columns_without_color(capsys, monkeypatch, command):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("NO_COLOR", "1")
+    code, text, _ = call(capsys, *command.split())
+    assert code == 0
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 80

@@ -1,0 +1,93 @@
+"""What people have at hand goes in as it is: data frames, arrays of other libraries, single images and paths."""
+
+import copy
+import pickle
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from sklearn.base import clone
+
+from negvae import NegVAEDetector
+from tests.conftest import blobs
+
+NAMES = ["width", "height", "depth"]
+OPTIONS = {"epochs": 1, "target_fpr": 0.1, "random_state": 0, "device": "cpu"}
+ROWS, NEW = (np.random.default_rng(seed).normal(size=(count, 3)) for seed, count in ((0, 100), (1, 9)))
+
+
+@pytest.fixture(scope="module")
+def on_rows():
+    return NegVAEDetector(**OPTIONS).fit(ROWS)
+
+
+def tabular(kind, values):
+    if kind == "pandas":
+        return pytest.importorskip("pandas").DataFrame(values, columns=NAMES)
+    if kind == "polars":
+        return pytest.importorskip("polars").DataFrame(values, schema=NAMES)
+    if kind == "array-api-strict":
+        return pytest.importorskip("array_api_strict").asarray(values)
+    if kind == "pyarrow":
+        return pa.table(dict(zip(NAMES, values.T, strict=True)))
+    return torch.from_numpy(values) if kind == "torch" else values.tolist()
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars", "pyarrow", "array-api-strict", "torch", "lists"])
+def test_rows_of_other_libraries_give_the_same_decisions(on_rows, kind):
+    fitted = NegVAEDetector(**OPTIONS).fit(tabular(kind, ROWS))
+    named = kind in ("pandas", "polars", "pyarrow")
+    assert list(getattr(fitted, "feature_names_in_", [])) == (NAMES if named else [])
+    new = tabular(kind, NEW)
+    np.testing.assert_array_equal(fitted.ood_score(new), on_rows.ood_score(NEW))
+    np.testing.assert_array_equal(fitted.predict(new), on_rows.predict(NEW))
+    np.testing.assert_array_equal(fitted.p_values(new), on_rows.p_values(NEW))
+    np.testing.assert_array_equal(fitted.transform(new), on_rows.transform(NEW))
+    if kind in ("pandas", "polars"):
+        swapped = new[["height", "width", "depth"]]
+        with pytest.raises(ValueError, match="order"):
+            fitted.predict(swapped)
+
+
+@pytest.mark.parametrize("kind", ["pandas", "polars"])
+def test_the_output_that_was_set_is_kept(on_rows, kind):
+    frame = type(tabular(kind, NEW))
+    chosen = copy.deepcopy(on_rows).set_output(transform=kind)
+    expected = on_rows.transform(NEW)
+    for again in (chosen, pickle.loads(pickle.dumps(chosen)), copy.deepcopy(chosen), clone(chosen).fit(ROWS)):
+        codes = again.transform(NEW)
+        assert isinstance(codes, frame)
+        assert list(codes.columns) == list(on_rows.get_feature_names_out())
+        np.testing.assert_array_equal(codes.to_numpy(), expected)
+    unfitted = pickle.loads(pickle.dumps(NegVAEDetector(**OPTIONS).set_output(transform=kind)))
+    assert isinstance(unfitted.fit(ROWS).transform(NEW), frame)
+    assert isinstance(pickle.loads(pickle.dumps(on_rows)).transform(NEW), np.ndarray)
+
+
+def test_single_images_and_lists_of_paths_are_scored(tmp_path):
+    images = blobs(60, (1, 16, 16)).numpy()
+    looking = NegVAEDetector(**OPTIONS).fit(images)
+    new = blobs(3, (1, 16, 16), 1).numpy()
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for path, image in zip(paths, new, strict=True):
+        Image.fromarray(image[0]).save(path)
+    expected, opened = looking.ood_score(new), [Image.open(path) for path in paths]
+    every = (paths, [str(path) for path in paths], tuple(paths), np.array(paths), opened, tmp_path, list(new))
+    for many in every:
+        np.testing.assert_array_equal(looking.ood_score(many), expected)
+        np.testing.assert_array_equal(looking.predict(many), looking.predict(new))
+    for one in (paths[1], str(paths[1]), opened[1], [paths[1]], new[1:2], new[1], new[1, 0]):
+        np.testing.assert_array_equal(looking.ood_score(one), expected[1:2])
+        assert looking.predict(one).shape == looking.p_values(one).shape == (1,)
+    color = NegVAEDetector(**OPTIONS).fit(images.repeat(3, 1))
+    one = new[1].repeat(3, 0)
+    for given in (one[None], one.transpose(1, 2, 0), opened[1]):
+        np.testing.assert_array_equal(color.ood_score(given), color.ood_score(new.repeat(3, 1))[1:2])
+    with pytest.raises(ValueError, match="one color image or three gray ones: give 1 x 3 x 16 x 16"):
+        color.predict(torch.from_numpy(one))
+    with pytest.raises(FileNotFoundError, match=r"gone\.png"):
+        looking.predict([paths[0], tmp_path / "gone.png"])
+    for image in opened:
+        image.close()

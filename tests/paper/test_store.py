@@ -1,0 +1,97 @@
+"""The tables of results: what is written at once, what is damaged, and what version 0.1 left."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from negvae.paper.profiles import PROFILES
+from negvae.paper.published import cells
+from negvae.paper.results import collect
+from negvae.paper.store import ResultTable
+from negvae.paper.unsupervised_show import gather
+from tests.cli.test_commands import call
+from tests.paper.conftest import fake_result
+
+ROOT = Path(__file__).parents[2]
+NEEDED = {"config": {}, "status": "finished"}
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from negvae.paper.store import ResultTable
+for number in range(20):
+    ResultTable(Path(sys.argv[1])).put(f"{sys.argv[2]}-{number:02}", {"config": {}, "status": "", "seed": number})
+"""
+
+
+def test_processes_that_write_at_once_lose_nothing(tmp_path):
+    table = ResultTable(tmp_path / "new" / "t.jsonl")
+    workers = [subprocess.Popen([sys.executable, "-c", WRITER, table.path, worker]) for worker in "abc"]
+    assert [worker.wait(120) for worker in workers] == [0, 0, 0]
+    names = [f"{worker}-{number:02}" for worker in "abc" for number in range(20)]
+    assert [json.loads(line)["name"] for line in table.path.read_text().splitlines()] == names == table.names()
+    assert [table.get(name)["seed"] for name in names] == [*range(20)] * 3
+
+
+def test_a_result_takes_the_place_of_one_of_its_name_and_no_other_line_changes(tmp_path):
+    table = ResultTable(tmp_path / "t.jsonl")
+    other = '{"seed": 1.50, "name": "b-seed0",  "config": {}, "status": "finished", "of a later version": [1e2]}'
+    table.path.write_text(f"\n{other}\r\n")
+    table.put("a-seed0", {**NEEDED, "seed": float("inf")})
+    table.put("a-seed0", {**NEEDED, "seed": 2})
+    assert table.get("a-seed0") == {**NEEDED, "seed": 2}
+    first, second = table.path.read_text().splitlines()
+    assert first.startswith('{"name":"a-seed0",')
+    assert second == other
+    before = table.path.read_bytes()
+    with pytest.raises(TypeError):
+        table.put("c-seed0", {**NEEDED, "seed": object()})
+    assert table.path.read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"t.jsonl", ".t.jsonl.lock"}
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"{}", b"\xff", b"<<<<<<< HEAD", b'{"name": "a"}'])
+def test_a_damaged_line_is_named_and_kept(tmp_path, line):
+    table = ResultTable(tmp_path / "t.jsonl")
+    table.put("a-seed0", {**NEEDED, "seed": 0})
+    content = table.path.read_bytes() + line + b"\n"
+    table.path.write_bytes(content)
+    for attempt in (lambda: table.get("a-seed0"), lambda: table.put("b-seed0", {**NEEDED, "seed": 0}), table.names):
+        with pytest.raises(ValueError, match=r"t\.jsonl, line 2: not a result of `negvae paper run`; remove the line"):
+            attempt()
+    assert table.path.read_bytes() == content
+
+
+def test_the_folder_of_version_0_1_is_read_where_the_table_has_no_line(tmp_path, capsys):
+    smoke, run = PROFILES["smoke"], "fashion-mnist-bernoulli-none"
+    for seed in (0, 1):
+        fake_result(tmp_path, smoke, run, seed, (0.4 + seed / 10, 0.5, 0.3, 0.4))
+    table, folder = ResultTable(tmp_path / "smoke.jsonl"), tmp_path / "old" / "smoke"
+    show = ["paper", "show", "all", "--json", "--profile", "smoke", "--results"]
+    expected = call(capsys, *show, tmp_path)[1]
+    assert '"mean": 0.45,' in expected
+    folder.mkdir(parents=True)
+    for name in table.names():
+        (folder / f"{name}.json").write_text(json.dumps(table.get(name)))
+    (folder / "of-another-kind-seedx.json").write_text("")
+    assert call(capsys, *show, tmp_path / "old")[1] == expected
+    fake_result(tmp_path / "old", smoke, run, 1, (0.9, 0.5, 0.3, 0.4))  # made anew: it counts, and the old file stays
+    cell = cells()["table3/bernoulli/none"]
+    assert collect(cell, smoke, tmp_path / "old").figures["auc_bpd"].values == (0.4, 0.9)
+    (folder / f"{run}-seed0.json").write_bytes(b"{")
+    code, _, error = call(capsys, *show, tmp_path / "old")
+    assert code == 2
+    assert f"{run}-seed0.json: not a result of `negvae paper run`; remove it, and that command makes it anew" in error
+
+
+def test_results_in_the_repository_are_tables_alone():
+    listed = subprocess.run(["git", "ls-files", "results"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a checkout")
+    assert all(Path(name).parent.name == "results" for name in listed.stdout.split())
+    found = gather(PROFILES["cpu"], ROOT / "results")
+    assert sum(map(len, found.values())) > 20
