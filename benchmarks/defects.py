@@ -53,7 +53,7 @@ def images_of(name: str) -> tuple[Tensor, Tensor]:
     source, label, train_split = {
         "automobiles": ("cifar10", 1, "train"), "sandals": ("fashion-mnist", 5, "train"),
         "house numbers": ("svhn", None, "test"), "kuzushiji": ("kmnist", None, "test"),
-        "tiny-imagenet": ("tiny-imagenet-32", None, "train"),
+        "tiny-imagenet": ("imagenet32", None, "train"),
     }[name]  # fmt: skip
     found = load(source, train_split)
     if label is None:  # one split is at hand: every tenth image is a test image

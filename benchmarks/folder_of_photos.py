@@ -4,7 +4,7 @@
     python benchmarks/folder_of_photos.py sit FOLDER OUT  # the four commands, with time and memory of each
     python benchmarks/folder_of_photos.py sit FOLDER OUT score report  # some of them, after the others
 
-The photos are made by code: images of tiny-imagenet-32 where NEGVAE_DATA has them, else random fields, enlarged with
+The photos are made by code: images of imagenet32 where NEGVAE_DATA has them, else random fields, enlarged with
 texture and grain of their own, so that files have the sizes that cameras write. "sit" prints one line of JSON for each
 command: wall and CPU seconds of the command, and its largest resident memory.
 """
@@ -32,7 +32,7 @@ def small_images(count: int, seed: int) -> np.ndarray:
     from negvae.data import load
 
     try:
-        images = load("tiny-imagenet-32", "train", fetch=False, limit=20_000).images.transpose(0, 2, 3, 1)
+        images = load("imagenet32", "train", fetch=False, limit=20_000).images.transpose(0, 2, 3, 1)
         return images[np.random.default_rng(seed).permutation(len(images))[:count]]
     except (FileNotFoundError, ValueError):
         return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), np.uint8)
