@@ -81,7 +81,7 @@ def run_seeds(
             "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
             " network for images and a --calibration above 0"
         )
-    heatmaps = wants_heatmaps(config) if heatmaps is None else heatmaps
+    wanted = wants_heatmaps(config) if heatmaps is None else heatmaps
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
     resolved = resolve(config, log, left_open)
@@ -105,7 +105,7 @@ def run_seeds(
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         # Maps are of the same images, whatever became of the model since: a run that goes on keeps them.
         kept = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not heatmaps else None
-        calibration, maps = _held_against(each, result, inliers, heatmaps, kept, log)
+        calibration, maps = _held_against(each, result, inliers, wanted, kept, log)
         save_artifact(directory, each, result, origin, calibration, maps)
         count = len(inliers.training) + len(inliers.held_out)
         if (bank := fit_patches(each, inliers.held_out_rows, count)) is not None:
@@ -131,7 +131,7 @@ def _held_against(
     if not len(inliers.held_out):
         return None, None
     maps = kept
-    if heatmaps and result.progress.finished:
+    if heatmaps and maps is None and result.progress.finished:
         maps = fit_heatmaps(
             inliers.training, inliers.held_out, seed=config.seed, precision=config.precision, device=config.device,
             log=log,
