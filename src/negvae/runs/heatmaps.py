@@ -48,7 +48,7 @@ def fit_heatmaps(
     Raises:
         ValueError: if there are fewer than two images to train on, or none to calibrate on.
     """
-    started, steps = time.monotonic(), patches.STEPS
+    started, steps = time.monotonic(), patches.plan(training.shape[2], training.shape[3])[0]
     log(f"heat maps: {steps:,} training steps on {len(training):,} inputs")
 
     def report(step: int) -> None:

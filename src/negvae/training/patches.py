@@ -25,10 +25,10 @@ from negvae.training.optimizers import adam
 from negvae.training.weights import Weights
 
 STEPS, BATCH, LEARNING_RATE = 4000, 32, 4e-3
-CELLS = BATCH * 32 * 32
-"""Number of cells of the finest level in a batch: of larger images, fewer make a batch, of `LEAST_BATCH` or more."""
+LEAST_BATCH = 4
+PIXELS = 2 * BATCH * 32 * 32
+"""Most pixels of a step on average: larger images make smaller batches, and then fewer steps."""
 
-LEAST_BATCH = 8
 DIVERGENCE = 0.01
 """Weight of the KL divergences beside the cross-entropy."""
 
@@ -55,9 +55,9 @@ def train_patches(
     Args:
         images: inliers, uint8, N x C x H x W, N >= 2.
         seed: seed of the weights, the batches and the defects.
-        steps: number of training steps; `STEPS` if None.
+        steps: number of training steps; that of `plan` if None.
         batch_size: number of inliers in each step, half of them in each of two threads, of which a quarter stay whole;
-            `BATCH`, fewer of large images, if None.
+            that of `plan` if None.
         precision: precision of the arithmetic, as in `RunConfig`.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         on_step: called after each step with the number of steps taken.
@@ -74,11 +74,12 @@ def train_patches(
     """
     if images.dtype != torch.uint8 or images.dim() != 4 or len(images) < 2:
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8, N x C x H x W, N >= 2")
-    steps = STEPS if steps is None else steps
     place = resolve_device(device)
     keep_freed_memory()
     stride = patch_stride(*images.shape[2:])
-    batch_size = batch_of(images.shape[2], images.shape[3], stride) if batch_size is None else batch_size
+    planned = plan(images.shape[2], images.shape[3])
+    steps = planned[0] if steps is None else steps
+    batch_size = planned[1] if batch_size is None else batch_size
     network = build_patch_encoder(images.shape[1], stride, seed).to(place).train()
     kind = resolve_precision(precision, place)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
@@ -108,13 +109,19 @@ def train_patches(
     return network.eval()
 
 
-def batch_of(height: int, width: int, stride: int) -> int:
-    """Return the number of images in a batch: `BATCH`, or as many as have `CELLS` cells, `LEAST_BATCH` at least.
+def plan(height: int, width: int) -> tuple[int, int]:
+    """Return the number of steps, and of images in each, for images of a size in pixels.
 
-    >>> batch_of(28, 28, stride=1), batch_of(64, 64, stride=1), batch_of(256, 256, stride=4)
-    (32, 8, 8)
+    Images of up to 32x32 pixels take `STEPS` steps of `BATCH`. Larger ones have more patches each, so there are fewer
+    in a batch, and the time of the training grows with the image's side and not with its area. From `LEAST_BATCH` on,
+    the number of steps falls instead.
+
+    >>> plan(28, 28) == (STEPS, BATCH), plan(64, 64) == (STEPS, 8), plan(256, 256) == (STEPS // 4, 4)
+    (True, True, True)
     """
-    return max(min(BATCH, CELLS * stride**2 // (height * width)), LEAST_BATCH)
+    pixels = height * width
+    batch = max(min(BATCH, BATCH * 32 * 32 * patch_stride(height, width) // pixels), LEAST_BATCH)
+    return max(round(STEPS * min(1, PIXELS / (batch * pixels))), 1), batch
 
 
 def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
