@@ -47,7 +47,8 @@ def serve(
         int | None, option("Most images in a request, and scored together.", "images", LIMITS, show_default="256")
     ] = None,
     max_queue: Annotated[
-        int | None, option("Most images or tiles that wait; beyond it the answer is 503.", "images", LIMITS, show_default="2048")
+        int | None,
+        option("Most images (or tiles) that wait; then the answer is 503.", "images", LIMITS, show_default="2048"),
     ] = None,
     max_connections: Annotated[
         int | None,
