@@ -15,7 +15,7 @@ from negvae.report.page import write_report
 from negvae.runs.artifact import load_artifact, read_config
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.evaluate import evaluate_run
-from negvae.runs.export import export_onnx, run_onnx
+from negvae.runs.export import run_onnx
 from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
 from negvae.runs.score import score_files
@@ -118,7 +118,7 @@ def test_evaluation_and_report_are_by_image(place):
 def test_exported_file_takes_the_tiles_of_one_image(place, artifact):
     pytest.importorskip("onnxruntime")
     onnx = pytest.importorskip("onnx")
-    written = export_onnx(place / "run")
+    written = export_triton(place / "run", place / "models")
     file = place / "out" / "00.png"
     tiles, _ = read_photo(str(file), "x", artifact.config.images)
     score, p_value, called = run_onnx(written.path, tiles)
@@ -128,10 +128,10 @@ def test_exported_file_takes_the_tiles_of_one_image(place, artifact):
     facts = {entry.key: entry.value for entry in onnx.load(written.path).metadata_props}
     assert json.loads(facts["images"])["fit"] == "tile"
     assert "tiles of one image" in facts["tiles"]
-    described = export_triton(place / "run", place / "models").path.parents[1] / "config.pbtxt"
-    assert "max_batch_size: 0" in described.read_text()
-    assert "dims: [ -1, 3, 16, 16 ]" in described.read_text()
-    assert "dynamic_batching" not in described.read_text()
+    described = (written.path.parents[1] / "config.pbtxt").read_text()
+    assert "max_batch_size: 0" in described
+    assert "dims: [ -1, 3, 16, 16 ]" in described
+    assert "dynamic_batching" not in described
 
 
 @pytest.mark.parametrize(

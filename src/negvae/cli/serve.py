@@ -48,7 +48,7 @@ def serve(
     ] = None,
     max_queue: Annotated[
         int | None,
-        option("Most images or tiles that wait; beyond it the answer is 503.", "images", LIMITS, show_default="2048"),
+        option("Most images (or tiles) that wait; then the answer is 503.", "images", LIMITS, show_default="2048"),
     ] = None,
     max_connections: Annotated[
         int | None,

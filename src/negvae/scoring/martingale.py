@@ -137,11 +137,13 @@ class TestMartingale:
         """Refuse a rate that is out of range."""
         if not 0 < self.alarm_rate < 1:
             raise ValueError(f"alarm_rate is {self.alarm_rate}: it must lie between 0 and 1")
+        self.accounts = np.asarray(self.accounts, np.float64)
+        self._money = float(np.add.reduce(self.accounts))  # kept, since to add it up takes as long as to bet
 
     @property
     def wealth(self) -> float:
         """Return the money in all accounts and in the reserve: 1 at the start."""
-        return float(np.add.reduce(self.accounts) + 1 / (self.steps + 1))
+        return self._money + 1 / (self.steps + 1)
 
     def update(self, p: float) -> bool:
         """Bet on the next p-value.
@@ -156,13 +158,13 @@ class TestMartingale:
 
     def bet(self, payoffs: Floats) -> bool:
         """Take the payoffs of the next p-value, as `bets` gives them; see `update` for what is returned."""
-        accounts, self.steps = paid(self.accounts, self.steps, payoffs), self.steps + 1
-        self.accounts = accounts
+        accounts = paid(self.accounts, self._money, self.steps, payoffs)
+        self.accounts, self.steps, self._money = accounts, self.steps + 1, float(np.add.reduce(accounts))
         wealth = self.wealth
         self.peak = max(self.peak, wealth)
         if wealth < 1 / self.alarm_rate:
             return False
-        self.accounts, self.steps, self.peak = np.zeros_like(accounts), 0, 1.0
+        self.accounts, self.steps, self.peak, self._money = np.zeros_like(accounts), 0, 1.0, 0.0
         self.starts += 1
         return True
 
@@ -211,12 +213,21 @@ def step(accounts: Floats, steps: int, p: Floats) -> Floats:
     Returns:
         The new accounts, ... x bets.
     """
-    return paid(accounts, steps, bets(p))
+    return paid(accounts, accounts.sum(-1, keepdims=True), steps, bets(p))
 
 
-def paid(accounts: Floats, steps: int, payoffs: Floats) -> Floats:
-    """Return the accounts after a step with these payoffs (... x bets); see `step`."""
-    count = accounts.shape[-1]
+def paid(accounts: Floats, money: float | Floats, steps: int, payoffs: Floats) -> Floats:
+    """Return the accounts after a step.
+
+    Args:
+        accounts: money of each bet, ... x bets.
+        money: their sum, a number for one stream or ... x 1.
+        steps: number of steps taken before this one.
+        payoffs: payoffs of the bets, ... x bets.
+
+    Returns:
+        The new accounts, ... x bets.
+    """
     from_reserve = 1 / (steps + 1) - 1 / (steps + 2)
-    spread = (JUMP * np.add.reduce(accounts, axis=-1, keepdims=True) + from_reserve) / count
+    spread = (JUMP * money + from_reserve) / accounts.shape[-1]
     return np.asarray(((1 - JUMP) * accounts + spread) * payoffs, np.float64)
