@@ -1,3 +1,4 @@
+import io
 import json
 import math
 import subprocess
@@ -130,3 +131,14 @@ def test_lists_and_shows_without_torch():
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_table_fits_a_terminal_of_80_columns(tmp_path):
+    found = gather([TABLES["table3"]], PROFILES["smoke"], tmp_path)
+    console = Console(width=80, file=io.StringIO())
+    console.print(show_table(TABLES["table3"], found, console.width))
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= 80
+    names = " ".join(line.split("│")[1].strip() for line in text.splitlines() if "│" in line)
+    assert "Fashion-MNIST > MNIST, Bernoulli, EMNIST-Letters AUC BPD AUC KL" in names
+    assert "0.46 (0.05)" in text

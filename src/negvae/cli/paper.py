@@ -112,7 +112,7 @@ def show(
     log = printer(console)
     for one in tables:
         here = [found[cell.name] for cell in one.cells]
-        console.print(show.show_table(one, found))
+        console.print(show.show_table(one, found, console.width))
         log(f"Ours: {show.measured_on(here, recipe)}.")
         for remark in show.remarks(here, recipe):
             log(f"- {remark}")

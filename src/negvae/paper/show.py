@@ -154,8 +154,23 @@ def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
     return lines
 
 
-def show_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Table:
-    """Make a terminal table with one line for each figure, ours beside the paper's."""
+WIDE = 150
+"""Number of columns of a terminal from which a table has what was run, and bits per dimension, in columns."""
+
+
+def show_table(table: PaperTable, found: dict[str, CellResult], width: int = WIDE) -> rich.table.Table:
+    """Make a terminal table with one line for each figure, ours beside the paper's.
+
+    Args:
+        table: table of the paper.
+        found: results of all cells by name.
+        width: number of columns there are; below `WIDE`, what was run stands in a line of its own above the figures.
+
+    Returns:
+        The table.
+    """
+    if width < WIDE:
+        return _narrow_table(table, found)
     header = ("trained on", "against", "likelihood", "negatives", "", "ours", "paper", "difference", "within",
               "ours, bits/dim", "paper, bits/dim")  # fmt: skip
     rows: list[list[str]] = []
@@ -174,6 +189,23 @@ def show_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Ta
             names = [""] * 4
     groups = range(0, len(rows), len(ROWS))
     return terminal(DataTable(header, rows, title=table.title, align="lllllrrrrrr", groups=groups), whole=range(4, 10))
+
+
+def _narrow_table(table: PaperTable, found: dict[str, CellResult]) -> rich.table.Table:
+    """Make the table for a terminal of 80 columns, without bits per dimension."""
+    rows: list[list[str]] = []
+    groups = []
+    for cell in table.cells:
+        groups.append(len(rows))
+        parts = [LABELS[cell.setting.likelihood], negatives_label(found[cell.name].negatives)]
+        rows.append([", ".join([f"{LABELS[cell.setting.data]} > {LABELS[cell.ood]}", *parts]), "", "", "", ""])
+        for row, title in ROWS.items():
+            figure, published = found[cell.name].figures.get(row), cell.paper.get(row)
+            ours = [with_spread(figure.mean, figure.std), as_printed(published), difference(figure), verdict(figure)] \
+                if figure else ["-", as_printed(published), "-", "-"]  # fmt: skip
+            rows.append([f"  {title}", *ours])
+    header = ("", "ours", "paper", "difference", "within")
+    return terminal(DataTable(header, rows, title=table.title, align="lrrrr", groups=groups), whole=range(1, 5))
 
 
 def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, Any]]:
