@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
@@ -35,10 +36,12 @@ ROOT = Path(__file__).parents[1]
 KEPT, PICTURES, FIGURES = ROOT / "runs" / "pictures", ROOT / "docs" / "pictures", "benchmarks/results/pictures.json"
 TRAIN, TEST, RATE = 10_000, 2_000, 0.05
 """Images trained on, test images of a set, and the rate of false alarms of the verdicts in the picture."""
-LIGHT = {"ink": "#1b1d20", "soft": "#5a6068", "paper": "#ffffff", "rule": "#dde0e4", "blue": "#0072b2", "red": "#d55e00",
-         "green": "#009e73", "pink": "#cc79a7"}  # fmt: skip
-DARK = {"ink": "#e6e8ea", "soft": "#a3a9b1", "paper": "#0d1117", "rule": "#30363d", "blue": "#56b4e9", "red": "#ff8c42",
-        "green": "#3fc79a", "pink": "#e59fc6"}  # fmt: skip
+SHIFT = 6.0
+"""Mean of the negative prior in each of the two dimensions of the idea's picture."""
+LIGHT = {"ink": "#1b1d20", "soft": "#5a6068", "paper": "#ffffff", "rule": "#dde0e4", "blue": "#0072b2",
+         "red": "#d55e00", "green": "#009e73", "pink": "#cc79a7"}  # fmt: skip
+DARK = {"ink": "#e6e8ea", "soft": "#a3a9b1", "paper": "#0d1117", "rule": "#30363d", "blue": "#56b4e9",
+        "red": "#ff8c42", "green": "#3fc79a", "pink": "#e59fc6"}  # fmt: skip
 """Okabe and Ito's colors, and lighter ones of the same hues for dark pages."""
 
 Arrays = dict[str, NDArray[Any]]
@@ -83,25 +86,26 @@ def measure_idea() -> tuple[Arrays, dict[str, Any]]:
     clothes, digits = (load(name, "test") for name in ("fashion-mnist", "mnist"))
     training = load("fashion-mnist", "train")
     kept: Arrays = {}
-    options: dict[str, Any] = dict(preset="unsupervised", latent_size=2, negative_shift=6.0, device="cpu", verbose=True)
+    options: dict[str, Any] = dict(
+        preset="unsupervised", network="pyramid", latent_size=2, negative_shift=SHIFT, epochs=8, device="cpu",
+        verbose=True,
+    )  # fmt: skip
     for name, negatives in (("none", "none"), ("negatives", None)):
         detector = NegVAEDetector(negatives, **options).fit(evenly(training.images, TRAIN))
         kept[f"{name}_clothes"] = detector.transform(evenly(clothes.images, 600))
         kept[f"{name}_digits"] = detector.transform(evenly(digits.images, 600))
     kind, labels = 7, np.asarray(clothes.labels)  # sneakers; the others are images of all classes
-    inliers = training.images[np.asarray(training.labels) == kind][:3_000]
-    detector = NegVAEDetector(preset="one-class", device="cpu", verbose=True).fit(inliers)
+    inliers = training.images[np.asarray(training.labels) == kind][:2_000]
+    detector = NegVAEDetector(preset="one-class", network="pyramid", epochs=12, device="cpu", verbose=True).fit(inliers)
     for name, images in (("inliers", clothes.images[labels == kind]), ("others", clothes.images[labels != kind])):
         places = codes_of_turns(detector, evenly(images, 150))
         kept[f"turns_{name}"] = places
     kept["turns_means"] = simplex_plane(np.asarray(detector.model_.shifted.priors.means))
-    return kept, {"shift": 6.0, "train": TRAIN, **provenance(detector.config_)}
+    return kept, {"train": TRAIN, **provenance(detector.config_)}
 
 
 def codes_of_turns(detector: NegVAEDetector, images: NDArray[Any]) -> NDArray[Any]:
-    """Return the places of the posterior means of all turned copies of images in the plane of the picture, T x N x 2."""
-    import torch
-
+    """Return the places of the turned copies of images in the plane of the picture, T x N x 2."""
     model = detector.model_
     with torch.inference_mode():
         prepared = model.prepare(torch.from_numpy(images.reshape(-1, 1, 28, 28).copy()))
@@ -155,7 +159,7 @@ def draw_overview(kept: Mapping[str, Any], facts: Mapping[str, Any], look: Mappi
         axes.set_xscale("log")
         axes.set_xticks([5, 10, 20, 50, 100, 200], ["5", "10", "20", "50", "100", "200"])
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xlabel("KL divergence of an image's code to the prior of clothes, nats", color=look["soft"], fontsize=9)
+        axes.set_xlabel("KL divergence of a code to the prior of clothes, nats", color=look["soft"], fontsize=9)
         axes.set_title(f"{title}: AUROC {facts[f'auroc_{name}_kl']:.3f}", color=look["ink"], fontsize=11, loc="left")
         axes.set_yticks([])
         axes.legend(frameon=False, labelcolor=look["ink"], fontsize=9, loc="upper right")
@@ -170,7 +174,6 @@ def _column(number: int) -> float:
 def draw_idea(kept: Mapping[str, Any], facts: Mapping[str, Any], look: Mapping[str, str]) -> Figure:
     """Draw codes and priors: one prior, two priors, and one for each quarter turn."""
     figure = Figure((10, 3.9), dpi=110, facecolor=look["paper"])
-    shift = float(facts["shift"])
     titles = ("One prior: a plain VAE", "Two priors: the paper", "A prior for each quarter turn")
     panels = [_plain(figure.add_axes((0.01 + 0.333 * number, 0.12, 0.313, 0.78)), look) for number in range(3)]
     for axes, title in zip(panels, titles, strict=True):
@@ -181,7 +184,7 @@ def draw_idea(kept: Mapping[str, Any], facts: Mapping[str, Any], look: Mapping[s
     for axes, name in zip(panels, ("none", "negatives"), strict=False):
         _prior(axes, (0, 0), look["blue"], look)
         if name == "negatives":
-            _prior(axes, (shift, shift), look["red"], look)
+            _prior(axes, (SHIFT, SHIFT), look["red"], look)
         for what, color in (("clothes", look["blue"]), ("digits", look["red"])):
             axes.plot(*kept[f"{name}_{what}"].T, "o", color=color, ms=2.6, alpha=0.6, mew=0, label=what)
         axes.set(xlim=(-4.2, 10.2), ylim=(-4.2, 10.2))

@@ -1,9 +1,9 @@
-"""Draw a folder of photos to try negvae on: gears on a table, and an inbox in which some gears have a fault.
+"""Draw a folder of photos to try negvae on: gears on a table, and an inbox in which some photos have a fault.
 
 Photos have mixed sizes and formats, and the gears mixed places, sizes, turns and light, as photos of parts have. The
-inbox has new good gears and faulty ones, whose file names say what is wrong with them.
+inbox has new good photos and faulty ones, whose file names say what is wrong with them.
 
-    python examples/make_photos.py FOLDER [--photos 120] [--width 640]
+    python examples/make_photos.py FOLDER [--photos 240] [--width 640]
 """
 
 import argparse
@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-FAULTS = ("crack", "stain", "tooth", "other")
-GOOD, EACH = 20, 3
-"""Good gears in the inbox, and gears with each fault."""
+FAULTS = ("blurred", "crack", "dark", "empty", "nut", "oil")
+GOOD, EACH = 20, 2
+"""Good gears in the inbox, and photos with each fault: of the camera, the lamp, the part or its place."""
 
 
 def table(width: int, height: int, draw: np.random.Generator) -> Image.Image:
@@ -27,46 +27,44 @@ def table(width: int, height: int, draw: np.random.Generator) -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def gear(center: tuple[float, float], radius: float, turn: float, missing: int = -1) -> list[tuple[float, float]]:
-    """Return the outline of a gear with twelve teeth, of which one may be missing."""
+def gear(center: tuple[float, float], radius: float, turn: float) -> list[tuple[float, float]]:
+    """Return the outline of a gear with twelve teeth."""
     points = []
     for tooth in range(12):
         for part, reach in ((0.0, 0.82), (0.1, 1.0), (0.5, 1.0), (0.6, 0.82)):
             angle = turn + 2 * np.pi * (tooth + part) / 12
-            length = radius * (0.82 if tooth == missing else reach)
-            points.append((center[0] + length * np.cos(angle), center[1] + length * np.sin(angle)))
+            points.append((center[0] + reach * radius * np.cos(angle), center[1] + reach * radius * np.sin(angle)))
     return points
 
 
 def photo(width: int, height: int, fault: str, draw: np.random.Generator) -> Image.Image:
     """Draw one photo of a gear, with a fault if one is named."""
-    picture, pen = (made := table(width, height, draw)), ImageDraw.Draw(made)
-    side = min(width, height)
-    radius, turn = side * draw.uniform(0.34, 0.4), draw.uniform(0, 2 * np.pi)
+    picture = table(width, height, draw)
+    pen, side = ImageDraw.Draw(picture), min(width, height)
+    radius, turn, angle = side * draw.uniform(0.34, 0.4), *draw.uniform(0, 2 * np.pi, 2)
     x, y = (length * draw.uniform(0.46, 0.54) for length in (width, height))
     steel = int(draw.integers(165, 185))
 
     def disc(size: float, color: tuple[int, ...], at: tuple[float, float] = (x, y)) -> None:
         pen.ellipse((at[0] - size, at[1] - size, at[0] + size, at[1] + size), fill=color)
 
-    if fault == "other":  # a square nut, not a gear
+    if fault == "nut":  # a square nut, not a gear
         corners = [turn + np.pi / 2 * corner for corner in range(4)]
         pen.polygon([(x + radius * np.cos(a), y + radius * np.sin(a)) for a in corners], fill=(steel, steel, steel + 6))
-    else:
-        pen.polygon(gear((x, y), radius, turn, 3 if fault == "tooth" else -1), fill=(steel, steel, steel + 6))
+    elif fault != "empty":
+        pen.polygon(gear((x, y), radius, turn), fill=(steel, steel, steel + 6))
         disc(0.62 * radius, (steel - 28, steel - 28, steel - 20))
-    disc(0.24 * radius, (96, 76, 56))
-    angle = draw.uniform(0, 2 * np.pi)
-    place = (x + 0.45 * radius * np.cos(angle), y + 0.45 * radius * np.sin(angle))
-    if fault == "stain":
-        disc(0.2 * radius, (120, 60, 30), place)
+    if fault != "empty":
+        disc(0.24 * radius, (96, 76, 56))
+    if fault == "oil":
+        disc(0.35 * radius, (58, 44, 20), (x + 0.6 * radius * np.cos(angle), y + 0.6 * radius * np.sin(angle)))
     if fault == "crack":
         out, aside = np.linspace(0.28, 0.85, 12), np.cumsum(draw.normal(0, 0.03, 12))
         across, along = out * np.cos(angle) - aside * np.sin(angle), out * np.sin(angle) + aside * np.cos(angle)
         path = [(x + radius * a, y + radius * b) for a, b in zip(across, along, strict=True)]
         pen.line(path, fill=(40, 40, 44), width=max(2, side // 60))
-    picture = picture.filter(ImageFilter.GaussianBlur(side / 500))
-    light = draw.uniform(0.92, 1.08)
+    picture = picture.filter(ImageFilter.GaussianBlur(side / (40 if fault == "blurred" else 500)))
+    light = draw.uniform(0.92, 1.08) * (0.4 if fault == "dark" else 1)
     return picture.point(lambda value: min(255, round(value * light)))
 
 
@@ -79,7 +77,7 @@ def main() -> None:
     """Write photos/ and inbox/."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path, help="folder in which photos/ and inbox/ are made")
-    parser.add_argument("--photos", type=int, default=120, help="number of good photos")
+    parser.add_argument("--photos", type=int, default=240, help="number of good photos")
     parser.add_argument("--width", type=int, default=640, help="width of a typical photo in pixels")
     options = parser.parse_args()
     draw = np.random.default_rng(0)

@@ -1,13 +1,15 @@
 """The notebooks run from top to bottom.
 
 Their cells are plain Python, so they run in order in one namespace. A kernel, and the dozens of packages that it takes,
-would test Jupyter and nothing of this project.
+would test Jupyter and nothing of this project. Trainings are cut to a few epochs, which is enough for what is checked.
 """
 
 import json
 from pathlib import Path
 
 import pytest
+
+from tests.test_snippets import short_trainings
 
 FOLDER = Path(__file__).parents[1] / "examples" / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -30,6 +32,7 @@ def test_a_notebook_runs_and_holds_no_outputs(path, tmp_path, monkeypatch, capsy
     assert not any(cell["outputs"] or cell["execution_count"] for cell in book["cells"] if cell["cell_type"] == "code")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    short_trainings(monkeypatch, epochs=8)
     names = {}
     for number, code in enumerate(cells):
         exec(compile(code, f"{path.name}, code cell {number}", "exec"), names)

@@ -33,19 +33,24 @@ def load(name, split="train", **options):
     return ImageSet(str(name), split, images.numpy(), None, "memory", "0" * 64)
 
 
+def short_trainings(monkeypatch, **options):
+    """Let detectors have other defaults, so that a fit takes a second."""
+    begin = negvae.NegVAEDetector.__init__
+
+    @functools.wraps(begin)
+    def quick(self, *arguments, **parameters):
+        begin(self, *arguments, **{**options, **parameters})
+
+    monkeypatch.setattr(negvae.NegVAEDetector, "__init__", quick)
+
+
 @pytest.fixture
 def names(monkeypatch, tmp_path):
     """What the blocks take for granted: the reader's data, and detectors that train for one epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(negvae, "load_images", load, raising=False)
     monkeypatch.setattr(negvae.data, "load", load)
-    begin, detector = negvae.NegVAEDetector.__init__, negvae.NegVAEDetector
-
-    @functools.wraps(begin)
-    def quick(self, **parameters):
-        begin(self, **{"epochs": 1, "batch_size": 100, "device": "cpu", **parameters})
-
-    monkeypatch.setattr(detector, "__init__", quick)
+    short_trainings(monkeypatch, epochs=1, batch_size=100, device="cpu")
     images = blobs(1600, (1, 16, 16)).numpy()
     inputs = torch.from_numpy(images[:200])
     loader = DataLoader(TensorDataset(inputs, torch.zeros(200, dtype=torch.long)), batch_size=50)
