@@ -116,7 +116,7 @@ def test_the_first_guard_from_photos_to_a_threshold(capsys, tmp_path, monkeypatc
     from examples import make_photos
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["make_photos.py", ".", "--photos", "30", "--width", "80"])
+    monkeypatch.setattr("sys.argv", ["make_photos.py", ".", "--photos", "60", "--width", "80"])
     make_photos.main()
     assert len(list(Path("inbox").iterdir())) == 32
     for words in commands(DOCS / "first-guard.md"):
