@@ -14,7 +14,7 @@ help:
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
-	@echo "make pictures   train what the pictures of the README and of docs/idea.md show, and draw them (15 minutes of one core)"
+	@echo "make pictures   train what the pictures of the README and of docs/idea.md show, and draw them (some 10 minutes of one core)"
 	@echo "make dist    wheel and source distribution, checked, in dist"
 	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
