@@ -200,10 +200,10 @@ def draw_idea(kept: Mapping[str, Any], facts: Mapping[str, Any], look: Mapping[s
         panels[2].plot(*kept["turns_others"][turn].T, "x", color=look["soft"], ms=3, alpha=0.45, mew=0.7)
         panels[2].plot(*kept["turns_inliers"][turn].T, "o", color=color, ms=2.6, alpha=0.7, mew=0)
     middle = kept["turns_means"].mean(0)
-    panels[2].set(xlim=(middle[0] - 7.2, middle[0] + 7.2), ylim=(middle[1] - 7.2, middle[1] + 7.2))
+    panels[2].set(xlim=(middle[0] - 2.4, middle[0] + 2.4), ylim=(middle[1] - 2.4, middle[1] + 2.4))
     notes = (
-        "blue: digits, red: pieces of photos", "no photo is used in training: negatives are made of digits",
-        "dots: digits in four turns; crosses: pieces of photos",
+        "blue: digits, red: pieces of photos", "no photo was used in training",
+        "dots: digits turned four ways, crosses: photos",
     )  # fmt: skip
     for number, note in enumerate(notes):
         figure.text(0.1665 + 0.333 * number, 0.045, note, color=look["soft"], ha="center", fontsize=9.5)
