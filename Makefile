@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test docs dist test-avx2 test-sse41 test-cluster test-wheel test-extras torture mutation locks licenses audit sbom check bench clean
+.PHONY: demo test docs pictures dist test-avx2 test-sse41 test-cluster test-wheel test-extras torture mutation locks licenses audit sbom check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -15,6 +15,7 @@ help:
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
 	@echo "make test-extras     the wheel with each extra alone (half an hour; EXTRAS=heif,onnx for some)"
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
+	@echo "make pictures   train what the pictures of the README and of docs/idea.md show, and draw them (some 10 minutes of one core)"
 	@echo "make dist    wheel and source distribution, checked, in dist"
 	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
@@ -94,6 +95,11 @@ docs: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 	@echo "build/docs/index.html"
 
+# Needs Fashion-MNIST and MNIST, which are fetched; writes docs/pictures and benchmarks/results/pictures.json.
+pictures: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pictures measure
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.pictures draw
+
 dist: .venv-tools/.installed
 	rm -rf dist
 	.venv-tools/bin/python -m build --outdir dist .
@@ -155,7 +161,7 @@ bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
 test-interop: .venv-interop/.installed
 	.venv-interop/bin/python -m pytest tests/detector/test_pytorch_ood.py
 
-# The README's picture: the top of the report that the last `make demo` wrote.
+# The demo's picture in docs/reproduction.md: the top of the report that the last `make demo` wrote.
 docs/demo.png: runs/demo/report.html
 	chromium --headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking \
 		--disable-component-update --disable-sync --user-data-dir=$$(mktemp -d) --window-size=1230,1000 \

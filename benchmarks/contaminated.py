@@ -1,6 +1,6 @@
 """What outliers among the training rows do to `NegVAEDetector`, and what leaving a share of the rows out does.
 
-    python benchmarks/contaminated.py --data DIRECTORY [--page docs/rows.md]
+    python benchmarks/contaminated.py --data DIRECTORY [--page docs/notes/rows.md]
 
 Rows are drawn as in `benchmarks/rows.py`, seed 0; anomalies are added to the training rows until they are the given
 share of them, on the sets that have twice as many. The network is trained for one epoch only: it has no say here.

@@ -1,6 +1,6 @@
 """What outliers among the training images do to `NegVAEDetector`, and what leaving a share of the images out does.
 
-    python benchmarks/contaminated_images.py [--page docs/rows.md]
+    python benchmarks/contaminated_images.py [--page docs/notes/rows.md]
 
 Small enough for one core: 1,500 training images and 200 steps a fit, so the figures compare the columns of the table
 with one another and say little about a full training. Two tasks on Fashion-MNIST: all classes are inliers, and images

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
-COMPLETE = ("README.md", "docs/reproduction.md", "docs/unsupervised.md")
+COMPLETE = ("README.md", "docs/reproduction.md", "docs/unsupervised.md", "docs/notes/unsupervised.md")
 """Pages, beside those of docs/results/, on which every figure has a source."""
 FIGURE = re.compile(r"(?<![\w.^-])[-+]?\d+\.\d+%?(?![\w.]*\d)")
 COMMENT = re.compile(r"<!-- source( of this section)?: (.*?) -->")

@@ -1,6 +1,6 @@
 """Whether what docs/guarantees.md promises comes true: simulations, and ten detectors of images.
 
-    python benchmarks/guarantees.py [--part simulations|images] [--page docs/guarantees.md]
+    python benchmarks/guarantees.py [--part simulations|images] [--page docs/notes/guarantees.md]
 
 Simulations take some minutes; `--scale 0.1` takes a tenth of the trials. For the images, ten detectors are fitted,
 each on a random half of the 60,000 training images of Fashion-MNIST, a fifth of which is held out; the certificate of

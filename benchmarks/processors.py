@@ -4,7 +4,7 @@ Two detectors are trained once, as the machine is: the preset `unsupervised` on 
 features (scikit-learn's breast cancer set). Each saved folder is then scored in processes of their own, in which torch
 and oneDNN are held to the instructions of lesser processors, and the results are compared with the first process's.
 
-    python benchmarks/processors.py [--out benchmarks/results/processors.json] [--page docs/detector.md]
+    python benchmarks/processors.py [--out benchmarks/results/processors.json] [--page docs/notes/processors.md]
 
 Takes minutes. Precisions that this machine does not compute in are left out, and named.
 """
@@ -184,7 +184,7 @@ def main() -> None:
         write_text(options.out, json.dumps({"rows": rows, "provenance": facts}, indent=1) + "\n")
     if options.page:
         measured = f"Measured on: {facts['device']}, torch {facts['torch']}, commit {facts['commit']}."
-        marks = ("<!-- processors: begin (python benchmarks/processors.py --page docs/detector.md) -->",
+        marks = ("<!-- processors: begin (python benchmarks/processors.py --page docs/notes/processors.md) -->",
                  "<!-- processors: end -->")  # fmt: skip
         replace_table(options.page, *marks, f"{markdown(rows)}\n\n{measured}")
 

@@ -1,6 +1,6 @@
 """Whether a third statistic improves the score `neighbors` of rows: asked of inliers alone, and then of anomalies.
 
-    python benchmarks/row_statistics.py --data DIRECTORY [--page docs/rows.md]
+    python benchmarks/row_statistics.py --data DIRECTORY [--page docs/notes/rows.md]
 
 The score is the larger of two tails: nearest rows in the standardized and in the whitened space. Each further statistic
 becomes a third tail on the same scale (of the training rows' own values, each without itself). Rows are drawn as in

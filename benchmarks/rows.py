@@ -1,7 +1,7 @@
 """Rows of features: `NegVAEDetector` beside the usual detectors on sets of ADBench, by one protocol.
 
     python benchmarks/rows.py [run] [--data DIRECTORY] [--method NAME ...] [--set NAME ...] [--seeds 3]
-    python benchmarks/rows.py table [--page docs/rows.md]
+    python benchmarks/rows.py table [--page docs/notes/rows.md]
     python benchmarks/rows.py time
     python benchmarks/rows.py alarms --set NAME
 

@@ -1,4 +1,4 @@
-"""What every score finds and what it costs: the table in docs/detector.md.
+"""What every score finds and what it costs: the table in docs/notes/scores.md.
 
     python benchmarks/scores.py --train fashion-mnist --limit 5000 --ood mnist --ood kmnist --seeds 3
 

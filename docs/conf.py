@@ -12,7 +12,7 @@ version = release = negvae.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["build"]
-suppress_warnings = ["myst.xref_missing"]  # anchors of headings are checked by tests/test_docs.py
+suppress_warnings = ["myst.xref_missing"]  # links to folders of the repository; tests/test_docs.py checks all links
 myst_heading_anchors = 4
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 

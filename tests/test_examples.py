@@ -94,3 +94,10 @@ def test_own_model(tmp_path: Path) -> None:
     assert float(re.search(r"false alarms on fresh inliers: ([\d.]+)%", printed)[1]) <= 1
     assert float(re.search(r"found inside of the ring: ([\d.]+)%", printed)[1]) >= 20
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "flow.onnx"}
+
+
+def test_make_photos(tmp_path: Path) -> None:
+    printed = run("make_photos.py", str(tmp_path), "--photos", "6", "--width", "80")
+    assert "6 photos in" in printed
+    assert {path.suffix for path in (tmp_path / "photos").iterdir()} <= {".jpg", ".png"}
+    assert len({path.stem.partition("-")[0] for path in (tmp_path / "inbox").iterdir()}) == 7

@@ -16,11 +16,15 @@ from negvae.data import ImageSet
 from tests.conftest import blobs
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [page for page in PAGES if page.name != "extending.md" and "```python" in page.read_text()]
-ELSEWHERE = ("model.onnx", "heatmaps=True", "open_patch_maps", "tritonclient")
-"""What blocks hold that other tests run: an exported file (tests/runs/test_export.py), heat maps (test_heatmaps.py
-there), patches of an encoder (test_patches.py) and a client of the service (tests/service)."""
+ELSEWHERE = {
+    "model.onnx": "tests/runs/test_export.py: it reads a file that a command has written",
+    "heatmaps=True": "tests/runs/test_heatmaps.py: training maps takes minutes",
+    "open_patch_maps": "tests/runs/test_patches.py: it needs an encoder",
+    "tritonclient": "tests/service/test_protocol.py: it needs a running service",
+}
+"""What blocks hold that are not run here: the test that runs the like, and why."""
 
 
 def load(name, split="train", **options):
@@ -29,19 +33,24 @@ def load(name, split="train", **options):
     return ImageSet(str(name), split, images.numpy(), None, "memory", "0" * 64)
 
 
+def short_trainings(monkeypatch, **options):
+    """Let detectors have other defaults, so that a fit takes a second."""
+    begin = negvae.NegVAEDetector.__init__
+
+    @functools.wraps(begin)
+    def quick(self, *arguments, **parameters):
+        begin(self, *arguments, **{**options, **parameters})
+
+    monkeypatch.setattr(negvae.NegVAEDetector, "__init__", quick)
+
+
 @pytest.fixture
 def names(monkeypatch, tmp_path):
     """What the blocks take for granted: the reader's data, and detectors that train for one epoch."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(negvae, "load_images", load, raising=False)
     monkeypatch.setattr(negvae.data, "load", load)
-    begin, detector = negvae.NegVAEDetector.__init__, negvae.NegVAEDetector
-
-    @functools.wraps(begin)
-    def quick(self, **parameters):
-        begin(self, **{"epochs": 1, "batch_size": 100, "device": "cpu", **parameters})
-
-    monkeypatch.setattr(detector, "__init__", quick)
+    short_trainings(monkeypatch, epochs=1, batch_size=100, device="cpu")
     images = blobs(1600, (1, 16, 16)).numpy()
     inputs = torch.from_numpy(images[:200])
     loader = DataLoader(TensorDataset(inputs, torch.zeros(200, dtype=torch.long)), batch_size=50)
@@ -51,9 +60,12 @@ def names(monkeypatch, tmp_path):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 @pytest.mark.filterwarnings("ignore:.*(held-out inliers|steps are few)")
 def test_every_block_runs(page, names):
+    names["faulty"] = 255 - names["good"][:100]
+    if page.stem == "drift":
+        names["detector"] = negvae.NegVAEDetector(preset="general").fit(names["good"])
     if page.stem == "rows":
         rows = np.random.default_rng(0).normal(size=(600, 4))
         names |= {"rows": rows, "new": rows[:20]}
@@ -68,3 +80,7 @@ def test_every_block_runs(page, names):
         except ImportError as error:
             if "is not installed" not in str(error):
                 raise
+
+
+def test_blocks_that_run_elsewhere_name_their_test():
+    assert all((ROOT / why.partition(":")[0]).is_file() for why in ELSEWHERE.values())

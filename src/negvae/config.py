@@ -412,7 +412,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10, calibration=0.2,
     ),
     # The default where no negatives are named: nothing but the inliers, of any image size from 16x16 to 256x256. Chosen
-    # on transformations of inliers that are not among its negatives (docs/unsupervised.md).
+    # on transformations of inliers that are not among its negatives (docs/notes/unsupervised.md).
     "unsupervised": dict(
         network="deep", initialization="he", latent_size=32, negative_shift=2.5,
         negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom",

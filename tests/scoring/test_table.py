@@ -174,7 +174,7 @@ def test_every_entry_says_what_it_is():
 
 
 def test_the_table_in_the_docs_is_this_table():
-    page = (Path(__file__).parents[2] / "docs" / "detector.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "scores.md").read_text()
     for score in SCORES.entries():
         cells = (f"`{score.name}`", score.meaning, score.unit, score.citation)
         assert "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |" in page.splitlines()
