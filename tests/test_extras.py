@@ -184,7 +184,7 @@ def clone(wheel, tmp_path_factory):  # noqa: F811
 
     def of(extra, place):
         commands, packages = environment(place)
-        of_core = shutil.ignore_patterns("negvae*", "__pycache__")  # negvae anew, since its scripts name a python
+        of_core = shutil.ignore_patterns("negvae*")  # negvae anew, since its scripts name a python
         shutil.copytree(core, packages, copy_function=os.link, dirs_exist_ok=True, ignore=of_core)
         install(commands, f"negvae[{extra}] @ {Path(wheel).as_uri()}", place)
         assert {path.name for path in packages.glob("*.dist-info")} > {path.name for path in core.glob("*.dist-info")}
