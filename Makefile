@@ -87,8 +87,8 @@ test-wheel: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m wheel tests/test_wheel.py
 
 # The wheel with each extra alone, each in an environment of its own, which does what the extra is for.
-test-extras: $(STAMP) .venv-tools/.installed
-	OMP_NUM_THREADS=1 NEGVAE_UV=$(CURDIR)/.venv-tools/bin/uv NEGVAE_EXTRAS=$(EXTRAS) $(BIN)/pytest -m extras -v --durations=0 tests/test_extras.py
+test-extras: $(STAMP)
+	OMP_NUM_THREADS=1 NEGVAE_EXTRAS=$(EXTRAS) $(BIN)/pytest -m extras -v -rP tests/test_extras.py
 
 # The documentation; a link that leads nowhere is a warning, and warnings are errors.
 docs: $(STAMP)

@@ -1,20 +1,26 @@
 #!/bin/bash
-# The time from `git clone` to the first verdict on a person's own folder: bash benchmarks/first_verdict.sh [PHOTOS] [REPOSITORY]
+# The time from `git clone` to the first verdict on a person's own folder:
 #
-# PHOTOS is a folder of some 100 images, of which every fifth is scored and the others train; without one, 100 images of
-# colored shapes are drawn. REPOSITORY is what is cloned; without one, the checkout that this file is in. Each step is
-# printed with its seconds. The cache of pip counts: PIP_NO_CACHE_DIR=1 measures without one.
+#     bash benchmarks/first_verdict.sh [PHOTOS [REPOSITORY [RESULT]]]
+#
+# PHOTOS is a folder of some 100 images, of which every fifth is scored and the others train; without one, 100 images
+# of colored shapes are drawn. REPOSITORY is what is cloned; without one, the checkout that this file is in. Each step
+# is printed with its seconds, on the clock and of a processor, and RESULT is a file of JSON that gets them. The
+# verdict is reached without heat maps; how long the same training takes with them, which is the default, is measured
+# after it. The cache of pip counts: PIP_NO_CACHE_DIR=1 measures without one.
 set -euo pipefail
-photos=${1:-} repository=${2:-$(cd "$(dirname "$0")/.." && pwd)}
+photos=${1:+$(realpath "$1")} repository=${2:-$(cd "$(dirname "$0")/.." && pwd)} result=${3:+$(realpath "$3")}
 place=$(mktemp -d) && trap 'rm -rf "$place"' EXIT
 unset PYTHONPATH
 start=$(date +%s)
 
 step() { # NAME COMMAND...
-    local name=$1 began=$(date +%s.%N)
+    local name=$1 TIMEFORMAT='%R %U %S' seconds busy
     shift
-    "$@" > "$place/log" 2>&1 || { tail -5 "$place/log" >&2; exit 1; }
-    printf '%7.1f s  %s: %s\n' "$(awk "BEGIN {print $(date +%s.%N) - $began}")" "$name" "$*"
+    { time "$@" > "$place/log" 2>&1; } 2> "$place/time" || { tail -n 5 "$place/log" >&2; exit 1; }
+    read -r seconds busy < <(awk '{printf "%.1f %.1f\n", $1, $2 + $3}' "$place/time")
+    printf '%7s s, %6s s of a processor  %s: %s\n' "$seconds" "$busy" "$name" "$*"
+    printf '%s\t%s\t%s\n' "$name" "$seconds" "$busy" >> "$place/steps"
 }
 
 drawn() {
@@ -52,7 +58,29 @@ step "clone" git clone --quiet "$repository" "$place/negvae"
 step "environment" python3 -m venv "$place/venv"
 step "install" "$place/venv/bin/pip" install --quiet --constraint "$place/negvae/constraints.txt" "$place/negvae"
 cd "$place"
-step "train" venv/bin/negvae train --data good --out run
+step "train" venv/bin/negvae train --data good --no-heatmaps --out run
 step "score" venv/bin/negvae score run new --out scores.csv
-echo "$(($(date +%s) - start)) s in all; the first verdict:"
+total=$(($(date +%s) - start))
+echo "$total s in all; the first verdict:"
 head -2 scores.csv
+step "train with heat maps" venv/bin/negvae train --data good --out mapped
+[ -z "$result" ] || venv/bin/python - "$place" "$total" "$result" << 'PYTHON'
+import json, os, pathlib, platform, subprocess, sys
+from importlib.metadata import version
+place, total, result = sys.argv[1:]
+lines = [line.split("\t") for line in (pathlib.Path(place) / "steps").read_text().splitlines()]
+measured = {
+    "command": "bash benchmarks/first_verdict.sh PHOTOS",
+    "commit": subprocess.check_output(["git", "-C", f"{place}/negvae", "rev-parse", "--short=10", "HEAD"], text=True).strip(),
+    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    "python": platform.python_version(),
+    "torch": version("torch"),
+    "photos": {name: len(list((pathlib.Path(place) / name).iterdir())) for name in ("good", "new")},
+    "load of the machine, mean of 15 minutes": round(os.getloadavg()[2], 1),
+    "seconds by step": {name: float(seconds) for name, seconds, _ in lines},
+    "seconds of a processor by step": {name: float(busy) for name, _, busy in lines},
+    "seconds to the first verdict": int(total),
+    "seconds of a processor to the first verdict": round(sum(float(busy) for name, _, busy in lines[:-1]), 1),
+}
+pathlib.Path(result).write_text(json.dumps(measured, indent=2) + "\n")
+PYTHON

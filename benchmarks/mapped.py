@@ -60,7 +60,9 @@ def main() -> None:
         mapped = np.memmap(path, np.uint8, "w+", shape=shape)
         draw = np.random.default_rng(0)
         for start in range(0, options.images, 1000):
-            mapped[start : start + 1000] = draw.integers(0, 256, (min(1000, options.images - start), *shape[1:]), np.uint8)
+            mapped[start : start + 1000] = draw.integers(
+                0, 256, (min(1000, options.images - start), *shape[1:]), np.uint8
+            )
         mapped.flush()
         memory = torch.from_numpy(np.array(mapped))
         del mapped

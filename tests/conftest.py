@@ -2,6 +2,7 @@
 
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -62,10 +63,12 @@ def _no_surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.fixture(autouse=True)
-def _few_steps_of_heat_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def _few_steps_of_heat_maps() -> Iterator[None]:
     """Train heat maps for a few steps, where a test trains on a folder and does not look at them."""
-    monkeypatch.setattr("negvae.training.patches.STEPS", 4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("negvae.training.patches.STEPS", 4)
+        yield
 
 
 @pytest.fixture(autouse=True)

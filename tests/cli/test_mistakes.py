@@ -1,14 +1,13 @@
 """Typical mistakes at the command line: one line that says what is wrong, where, and what would be right."""
 
 import dataclasses
-import functools
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from negvae.runs import heatmaps
 from negvae.runs.train import run
+from negvae.training import patches
 from tests.cli.test_commands import FAST, call
 from tests.conftest import blobs, small_run
 
@@ -108,13 +107,13 @@ def test_a_cluster_that_does_not_start_is_one_line(place, capsys, monkeypatch):
 
 def test_a_run_that_goes_on_keeps_its_heat_maps(place, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
-    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=20))
+    monkeypatch.setattr(patches, "STEPS", 20)
     options = ["--out", tmp_path / "run", "--device", "cpu"]
     made = call(capsys, "train", "--data", "photos", *FAST, "--calibration", "0.3", "--heatmaps", *options)
     assert made[0] == 0, made
-    before = (tmp_path / "run" / heatmaps.FILE).read_bytes()
+    before = (tmp_path / "run" / "heatmaps.safetensors").read_bytes()
     assert call(capsys, "train", *options, "--resume", "--epochs", "2")[0] == 0
-    assert (tmp_path / "run" / heatmaps.FILE).read_bytes() == before
+    assert (tmp_path / "run" / "heatmaps.safetensors").read_bytes() == before
     code, _, error = call(capsys, "score", tmp_path / "run", "photos", "--heatmaps", tmp_path / "maps", "--out",
                           tmp_path / "s.csv", "--score", "kl", "--score", "defects")  # fmt: skip
     assert code == 0, error

@@ -1,7 +1,5 @@
 """Plots show what the detector computes: the same scores, the threshold, and codes between the priors."""
 
-import functools
-
 import matplotlib as mpl
 import numpy as np
 import pytest
@@ -59,9 +57,9 @@ def test_roc_is_that_of_the_decision_score(detector):
 
 @pytest.fixture
 def few_steps(monkeypatch):
-    from negvae.runs import heatmaps
+    from negvae.training import patches
 
-    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=20))
+    monkeypatch.setattr(patches, "STEPS", 20)
 
 
 def test_heat_maps_stand_below_the_images_with_the_largest_scores(detector, few_steps):

@@ -5,7 +5,6 @@ that `sample_fields` does not declare; label-studio-sdk 2.1: `LabelInterface.val
 it is installed.
 """
 
-import functools
 import importlib.util
 import json
 import os
@@ -18,9 +17,10 @@ import pytest
 from PIL import Image
 
 from negvae import NegVAEDetector
-from negvae.runs import annotation, heatmaps
+from negvae.runs import annotation
 from negvae.runs.score import score_files
 from negvae.runs.train import run
+from negvae.training import patches
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 from tests.runs.test_score import rows_of, run_on
@@ -73,7 +73,7 @@ def test_fiftyone_reads_a_sample_for_each_image(place, tmp_path):
 
 
 def test_fiftyone_finds_the_heat_maps_as_gray_pictures(place, tmp_path, monkeypatch):
-    monkeypatch.setattr(heatmaps, "train_patches", functools.partial(heatmaps.train_patches, steps=20))
+    monkeypatch.setattr(patches, "STEPS", 20)
     images = blobs(60, (1, 16, 16)).numpy()
     NegVAEDetector(epochs=1, target_fpr=0.1, heatmaps=True, random_state=0, device="cpu").fit(images).save(
         tmp_path / "run"

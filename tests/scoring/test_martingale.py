@@ -187,11 +187,10 @@ def test_bets_are_what_they_are_called():
 def test_the_alarm_comes_at_the_wealth_that_is_named():
     """1 / 0.3 is 3.33: neither 3 nor more than that."""
     for factor, alarmed_at in ((0.999, False), (1.001, True)):
-        test = TestMartingale(0.3)
-        fresh = np.ones_like(test.accounts)
+        fresh = np.ones_like(TestMartingale(0.3).accounts)
         gain = step(fresh, 0, np.array(0.4)).sum() - step(0 * fresh, 0, np.array(0.4)).sum()
         rest = step(0 * fresh, 0, np.array(0.4)).sum() + 0.5
-        test.accounts = fresh * (factor / 0.3 - rest) / gain
+        test = TestMartingale(0.3, fresh * (factor / 0.3 - rest) / gain)
         assert test.update(0.4) == alarmed_at
         assert (test.starts, test.steps) == ((2, 0) if alarmed_at else (1, 1))
 

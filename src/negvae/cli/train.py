@@ -105,14 +105,14 @@ def train(
         one_of("tracker", TRACKERS, "Send the losses of every epoch there; may be repeated."),
     ] = None,
     heatmaps: Annotated[
-        bool | None,
+        bool,
         typer.Option(
-            "--heatmaps/--no-heatmaps",
-            help="Train maps of where in an image it is out-of-distribution, too, which takes minutes. Left out: for a"
-            " folder of images.",
-            show_default=False,
+            "--heatmaps",
+            help="Train maps of where in an image it is out-of-distribution, too, which takes minutes. For a folder of"
+            " images they are trained without this option.",
         ),
-    ] = None,
+    ] = False,
+    no_heatmaps: Annotated[bool, typer.Option("--no-heatmaps", help="Leave the maps out.")] = False,
     cluster: Cluster = None,
     workers: Annotated[
         int | None,
@@ -135,6 +135,8 @@ def train(
     for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):
         if seconds is not None and not seconds > 0:
             raise ValueError(f"{name} is {seconds:g}: it must be above 0 seconds")
+    if heatmaps and no_heatmaps:
+        raise ValueError("--heatmaps asks for what --no-heatmaps leaves out: give one of them")
     asked = {**({} if config is None else _read(config)), **given(**fields)}
     run_config, left_open = _described(out, preset, asked, resume)
     from negvae.cli.progress import training_progress
@@ -158,7 +160,8 @@ def train(
             on_progress = connection.enter_context(tracked(track, run_config.to_dict(), out, on_progress))
         result = run(
             run_config, out, resume=resume, budget=budget, checkpoint_seconds=checkpoint_seconds,
-            on_progress=on_progress, log=log, left_open=left_open, heatmaps=heatmaps,
+            on_progress=on_progress, log=log, left_open=left_open,
+            heatmaps=heatmaps or (False if no_heatmaps else None),
             **team,
         )  # fmt: skip
     _conclude(result, out, budget, log)

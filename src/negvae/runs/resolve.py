@@ -274,7 +274,7 @@ def load_inliers(
         refuse_memory(config, recorded)
     skipped = collector()
     disjoint = known.source != WHOLE
-    files = image_files(config.data, "train", disjoint=disjoint, limit=config.limit, left_out=skipped)
+    files = _folder_files(config, disjoint, skipped, log if recorded is None else silent)
     if recorded is None or config.images is not None:
         config = with_images(config, files, log)
         if config.images is not None and files is not None:
@@ -305,6 +305,20 @@ def load_inliers(
         names = inlier_groups(config.data, config.groups, "train", disjoint=known.source != WHOLE)
         groups = tuple(names[row] for row in rows.tolist())
     return Inliers(training, held_out, tuple(rows.tolist()), describe(found), found.sha256, groups=groups)
+
+
+def _folder_files(config: RunConfig, disjoint: bool, skipped: LeftOut, log: Log) -> list[str] | None:
+    """List the image files to train on and to hold out; None if the data is no folder of them.
+
+    A folder without a part for tests is divided, which the user did not ask for: a line says so.
+    """
+    files = image_files(config.data, "train", disjoint=disjoint, left_out=skipped)
+    if files is None:
+        return None
+    every = image_files(config.data, "train") or files
+    if kept := len(every) - len(files):
+        log(f"{config.data}: {len(files):,} of {len(every):,} images; the other {kept:,} are kept for negvae evaluate")
+    return files[: config.limit]
 
 
 def _photos(config: RunConfig, files: list[str], known: Recorded, skipped: LeftOut) -> Inliers:

@@ -148,12 +148,12 @@ def score_files(
     )  # fmt: skip
     calibration = scoring.calibration
     left_out = LeftOut()
-    without = [path for path in (out, heatmaps) if path is not None]
+    without = [path for path in (out, heatmaps) if path]
     batches = stream(inputs, scoring.wanted, batch_size=batch_size, left_out=left_out, without=without)
     started = time.monotonic()
     # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
     tables = _ahead(scoring.tables(_ahead(batches)))
-    place: AbstractContextManager[Path | None] = replacing(out) if out is not None else nullcontext()
+    place: AbstractContextManager[Path | None] = replacing(out) if out else nullcontext()
     refers = annotation.Place(directory.absolute().name, heatmaps)
     if scoring.pictures is not None and form == "fiftyone":
         scoring.pictures.colored = False  # FiftyOne colors the values of a map itself
@@ -170,8 +170,7 @@ def score_files(
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
     if left_out.counts:
         log(left_out.describe())
-    outliers = counts.outliers if calibration is not None else None
-    summary = Summary(counts.rows, counts.errors, outliers, time.monotonic() - started, counts.first_error)
+    summary = counts.summary(time.monotonic() - started, calibration is not None)
     if summary.seconds > LONG and scoring.may_use_int8():
         log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
     return summary
@@ -296,6 +295,9 @@ class _Counts:
             self.first_error = f"{table.column('path')[row]}: {table.column('error')[row]}"
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         self.on_rows(self.rows)
+
+    def summary(self, seconds: float, decided: bool) -> Summary:
+        return Summary(self.rows, self.errors, self.outliers if decided else None, seconds, self.first_error)
 
 
 def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
