@@ -47,7 +47,7 @@ def place(tmp_path_factory):
         (place / "in" / "20.png").write_bytes(b"broken")
         (place / "in" / "notes.txt").write_text("text")
         lines = []
-        run(preset("unsupervised", str(place / "in"), **FAST), place / "run", log=lines.append)
+        run(preset("unsupervised", str(place / "in"), **FAST), place / "run", log=lines.append, heatmaps=False)
         (place / "lines").write_text("\n".join(lines))
     return place
 

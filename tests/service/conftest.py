@@ -48,7 +48,7 @@ def tiled(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEGVAE_CACHE", str(place / "cache"))
         photos(place / "in", 24)
-        run(preset("unsupervised", str(place / "in"), **FAST), place / "run")
+        run(preset("unsupervised", str(place / "in"), **FAST), place / "run", heatmaps=False)
     return place
 
 
