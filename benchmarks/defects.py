@@ -263,9 +263,12 @@ def main() -> None:
             write_text(RESULTS, json.dumps(kept, indent=1))
     print(table(kept["results"]))
     if options.page:
-        head, _, rest = options.page.read_text().partition("<!-- defects -->\n")
-        tail = rest.partition("<!-- end -->")[2]
-        write_text(options.page, f"{head}<!-- defects -->\n{table(kept['results'])}\n<!-- end -->{tail}")
+        begin, end = (
+            "<!-- defects: begin (python -m benchmarks.defects --page docs/heatmaps.md) -->",
+            "<!-- defects: end -->",
+        )
+        head, _, rest = options.page.read_text().partition(begin)
+        write_text(options.page, f"{head}{begin}\n{table(kept['results'])}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":
