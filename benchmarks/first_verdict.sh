@@ -23,6 +23,30 @@ step() { # NAME COMMAND...
     printf '%s\t%s\t%s\n' "$name" "$seconds" "$busy" >> "$place/steps"
 }
 
+kept() { # what was measured, in RESULT
+    [ -n "$result" ] || return 0
+    venv/bin/python - "$place" "$total" "$result" << 'PYTHON'
+import json, os, pathlib, platform, subprocess, sys
+from importlib.metadata import version
+place, total, result = sys.argv[1:]
+lines = [line.split("\t") for line in (pathlib.Path(place) / "steps").read_text().splitlines()]
+measured = {
+    "command": "bash benchmarks/first_verdict.sh PHOTOS",
+    "commit": subprocess.check_output(["git", "-C", f"{place}/negvae", "rev-parse", "--short=10", "HEAD"], text=True).strip(),
+    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+    "python": platform.python_version(),
+    "torch": version("torch"),
+    "photos": {name: len(list((pathlib.Path(place) / name).iterdir())) for name in ("good", "new")},
+    "load of the machine, mean of 15 minutes": round(os.getloadavg()[2], 1),
+    "seconds by step": {name: float(seconds) for name, seconds, _ in lines},
+    "seconds of a processor by step": {name: float(busy) for name, _, busy in lines},
+    "seconds to the first verdict": int(total),
+    "seconds of a processor to the first verdict": round(sum(float(busy) for _, _, busy in lines[:5]), 1),
+}
+pathlib.Path(result).write_text(json.dumps(measured, indent=2) + "\n")
+PYTHON
+}
+
 drawn() {
     python3 - "$place/all" << 'PYTHON'
 import pathlib, random, struct, sys, zlib
@@ -63,24 +87,6 @@ step "score" venv/bin/negvae score run new --out scores.csv
 total=$(($(date +%s) - start))
 echo "$total s in all; the first verdict:"
 head -2 scores.csv
+kept
 step "train with heat maps" venv/bin/negvae train --data good --out mapped
-[ -z "$result" ] || venv/bin/python - "$place" "$total" "$result" << 'PYTHON'
-import json, os, pathlib, platform, subprocess, sys
-from importlib.metadata import version
-place, total, result = sys.argv[1:]
-lines = [line.split("\t") for line in (pathlib.Path(place) / "steps").read_text().splitlines()]
-measured = {
-    "command": "bash benchmarks/first_verdict.sh PHOTOS",
-    "commit": subprocess.check_output(["git", "-C", f"{place}/negvae", "rev-parse", "--short=10", "HEAD"], text=True).strip(),
-    "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-    "python": platform.python_version(),
-    "torch": version("torch"),
-    "photos": {name: len(list((pathlib.Path(place) / name).iterdir())) for name in ("good", "new")},
-    "load of the machine, mean of 15 minutes": round(os.getloadavg()[2], 1),
-    "seconds by step": {name: float(seconds) for name, seconds, _ in lines},
-    "seconds of a processor by step": {name: float(busy) for name, _, busy in lines},
-    "seconds to the first verdict": int(total),
-    "seconds of a processor to the first verdict": round(sum(float(busy) for name, _, busy in lines[:-1]), 1),
-}
-pathlib.Path(result).write_text(json.dumps(measured, indent=2) + "\n")
-PYTHON
+kept
