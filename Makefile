@@ -13,7 +13,7 @@ help:
 	@echo "make test-avx2, make test-sse41   the numerical tests as on an older processor, by one thread and by two"
 	@echo "make test-cluster   jobs on a Ray cluster that loses nodes (minutes)"
 	@echo "make test-wheel      the wheel, installed without extras in an environment of its own (a minute)"
-	@echo "make test-extras     the wheel with each extra alone (half an hour; EXTRAS=heif,onnx for some)"
+	@echo "make test-extras     the wheel with each extra alone (some ten minutes; EXTRAS=heif,onnx for some)"
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
 	@echo "make pictures   train what the pictures of the README and of docs/idea.md show, and draw them (some 10 minutes of one core)"
 	@echo "make dist    wheel and source distribution, checked, in dist"
