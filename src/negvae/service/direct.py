@@ -128,9 +128,10 @@ class _Asked:
 class DirectProtocol(HttpToolsProtocol):
     """A connection of uvicorn with a short way for small requests for scores.
 
+    Further arguments are those of uvicorn's protocol.
+
     Args:
         way: what the connections share.
-        **arguments: arguments of uvicorn's protocol.
     """
 
     def __init__(self, way: ShortWay, **arguments: Any) -> None:
