@@ -38,12 +38,15 @@ def tensorboard(fields: dict[str, Any], directory: Path) -> Iterator[OnProgress]
     need("tensorboard", "tensorboard")
     from torch.utils.tensorboard import SummaryWriter
 
-    with SummaryWriter(str(directory / "tensorboard")) as writer:
-        writer.add_text("config", "\n".join(f"    {name}: {value}" for name, value in fields.items()))
+    with ExitStack() as opened:
+        writers: list[SummaryWriter] = []
 
         def record(update: ProgressUpdate) -> None:
+            if not writers:  # not before the run has its folder, which must be empty
+                writers.append(opened.enter_context(SummaryWriter(str(directory / "tensorboard"))))
+                writers[0].add_text("config", "\n".join(f"    {name}: {value}" for name, value in fields.items()))
             for name, value in metrics(update).items():
-                writer.add_scalar(name, value, update.epoch)
+                writers[0].add_scalar(name, value, update.epoch)
 
         yield record
 
