@@ -106,12 +106,9 @@ def shapes(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def patches(images: Tensor, generator: torch.Generator) -> Tensor:
     """Draw level sets of smooth noise for each image, near a random place, N x 1 x H x W, 1 inside."""
-    height, width = images.shape[2:]
     field = noise(images, 1, generator)
-    y = torch.linspace(0, 1, height, device=images.device, dtype=torch.float32).reshape(1, 1, -1, 1)
-    x = torch.linspace(0, 1, width, device=images.device, dtype=torch.float32).reshape(1, 1, 1, -1)
-    y, x = y - uniform(images, 0, 1, generator), x - uniform(images, 0, 1, generator)
-    near = field - uniform(images, 2, 8, generator) * (y.square() + x.square()).sqrt()
+    away = _from_a_place(images, generator)
+    near = field - uniform(images, 2, 8, generator) * away
     ordered = near.flatten(1).sort(1, descending=True).values
     rank = (_area(images, generator).flatten() * ordered.shape[1]).long().clamp(1, ordered.shape[1] - 1)
     return (near > ordered.gather(1, rank[:, None])[:, :, None, None]).to(images.dtype)
@@ -127,10 +124,8 @@ def bands(images: Tensor, generator: torch.Generator) -> Tensor:
     level = uniform(images, -1, 1, generator) * field.std((2, 3), keepdim=True)
     pixels_away = (field - level).abs() / steepness
     half_width = uniform(images, 0.5, 1.5, generator) * max(min(height, width) / 48, 1)
-    y = torch.linspace(0, 1, height, device=images.device, dtype=torch.float32).reshape(1, 1, -1, 1)
-    x = torch.linspace(0, 1, width, device=images.device, dtype=torch.float32).reshape(1, 1, 1, -1)
-    y, x = y - uniform(images, 0, 1, generator), x - uniform(images, 0, 1, generator)
-    near = (y.square() + x.square()).sqrt() < uniform(images, 0.1, 0.6, generator)
+    away = _from_a_place(images, generator)
+    near = away < uniform(images, 0.1, 0.6, generator)
     return ((pixels_away < half_width) & near).to(images.dtype)
 
 
@@ -235,6 +230,15 @@ def _filled(values: Tensor, weights: Tensor) -> Tensor:
     known = (share > 0).to(values.dtype)
     coarse = _filled(mean * known, known)
     return values + (1 - weights) * interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
+
+
+def _from_a_place(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return how far each pixel lies from a random place of each image, in its sides: N x 1 x H x W."""
+    height, width = images.shape[2:]
+    y = torch.linspace(0, 1, height, device=images.device, dtype=torch.float32).reshape(1, 1, -1, 1)
+    x = torch.linspace(0, 1, width, device=images.device, dtype=torch.float32).reshape(1, 1, 1, -1)
+    y, x = y - uniform(images, 0, 1, generator), x - uniform(images, 0, 1, generator)
+    return (y.square() + x.square()).sqrt()
 
 
 def _area(images: Tensor, generator: torch.Generator) -> Tensor:
