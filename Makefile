@@ -116,6 +116,7 @@ torture: $(STAMP)
 # Mutants of what computes, drawn at random by cosmic-ray, that the tests must notice, or that are explained. A run that
 # was stopped goes on; AGAIN=1 tries those once more that survived. Those that are named: make torture PARTS=mutants.
 mutation: $(STAMP) .venv-tools/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check coverage==7.17.5
 	.venv-tools/bin/python benchmarks/mutation/draw.py --number $(or $(NUMBER),300) --out runs/mutants.json
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutation $(if $(AGAIN),--again) --out benchmarks/results/mutation.json
 

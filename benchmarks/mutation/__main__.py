@@ -1,12 +1,14 @@
 """Run the tests of a module against each mutant that was drawn, and count those that no test notices.
 
 Each mutant is put into a copy of the package, and its tests run in a process forked from this one, which has imported
-the libraries already. What becomes of it is written at once, so that a run that was stopped goes on.
+the libraries already: of the module's tests those that run the changed statement, by a measurement of coverage, the
+quickest first, until one fails. What becomes of it is written at once, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import os
 import platform
@@ -16,11 +18,14 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import pytest
 from scipy.stats import beta
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +35,7 @@ EXPLAINED = Path(__file__).parent / "explained.json"
 LIBRARIES = ("torch", "torch._dynamo", "torch.nn.utils.parametrizations", "scipy.stats", "sklearn.linear_model",
              "sklearn.pipeline", "sklearn.preprocessing", "sklearn.mixture", "sklearn.neighbors", "sklearn.metrics",
              "PIL.Image", "pyarrow.parquet", "safetensors.torch", "yaml", "pytest", "beartype.door",
-             "filelock", "rich.console", "typer")  # fmt: skip
+             "filelock", "rich.console", "typer", "coverage")  # fmt: skip
 SECONDS = 200
 """Of CPU time, after which a mutant counts as killed: it does not end."""
 ENDLESS = 3600.0
@@ -114,13 +119,104 @@ class Copy:
         self.put(file, (PACKAGE / file).read_text())
 
 
-def examined(copy: Copy, file: str) -> str:
-    """What the tests of a module say of the copy: "survived", "killed", or what else happened."""
+@dataclass(frozen=True)
+class Coverage:
+    """What the tests of a file run of it.
+
+    Attributes:
+        seconds: how long each test takes, by its name.
+        lines: the tests that run each line; "" among them for what runs when the file is imported.
+    """
+
+    seconds: Mapping[str, float]
+    lines: Mapping[int, list[str]]
+
+    def tests_of(self, text: str, line: int) -> list[str]:
+        """The tests that run the statement at a line of a file's text, the quickest first."""
+        tests = {test for number in statement(text, line) for test in self.lines.get(number, [])}
+        return sorted(self.seconds if "" in tests else tests, key=lambda test: self.seconds.get(test, 0.0))
+
+
+def statement(text: str, line: int) -> range:
+    """The lines of the innermost statement at a line; of one that has others within, such as `if`, its first lines.
+
+    >>> statement("if (a\\n    and b):\\n    c(\\n        1)", 4), statement("if (a\\n    and b):\\n    c()", 2)
+    (range(3, 5), range(1, 3))
+    """
+    found = range(line, line + 1)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.stmt) and node.lineno <= line <= (node.end_lineno or line):
+            body = getattr(node, "body", None)
+            end = body[0].lineno - 1 if isinstance(body, list) and body else node.end_lineno or line
+            if line <= end or not isinstance(body, list):
+                found = range(node.lineno, max(end, line) + 1)
+    return found
+
+
+class Contexts:
+    """A plugin of pytest that measures which test runs which line of a file, and how long each test takes."""
+
+    def __init__(self, path: Path) -> None:
+        from coverage import Coverage as Tracer
+
+        self.tracer = Tracer(data_file=None, include=[str(path)], config_file=False)
+        self.path, self.seconds = path, dict[str, float]()
+        self.tracer.start()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
+        """Name the lines that run from here on after the test."""
+        self.tracer.switch_context(item.nodeid)
+        began = time.process_time()
+        try:
+            return (yield)
+        finally:
+            self.seconds[item.nodeid] = round(time.process_time() - began, 3)
+
+    def write(self, to: Path) -> None:
+        """Write what was measured as JSON."""
+        self.tracer.stop()
+        lines = self.tracer.get_data().contexts_by_lineno(str(self.path))
+        to.write_text(json.dumps({"seconds": self.seconds, "lines": lines}))
+
+
+class Chosen:
+    """A plugin of pytest that runs certain tests alone, in their order."""
+
+    def __init__(self, tests: list[str]) -> None:
+        self.places = {test: place for place, test in enumerate(tests)}
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:
+        """Leave the other tests out."""
+        items[:] = sorted((item for item in items if item.nodeid in self.places), key=lambda i: self.places[i.nodeid])
+
+
+def covered(copy: Copy, file: str) -> Coverage:
+    """Run the tests of a file as it is, and measure what they run."""
     name = "negvae." + file.removesuffix(".py").replace("/", ".")
     example = f"tests/test_docstrings.py::test_examples_give_what_they_show[{name}]"
+    to = copy.package.parent / "coverage.json"
+    to.unlink(missing_ok=True)
+    if forked(copy, [example, *TESTS[file]], lambda: Contexts(copy.package / file), to) != "survived":
+        raise SystemExit(f"{file}: its tests fail without a mutant")
+    found = json.loads(to.read_text())
+    return Coverage(found["seconds"], {int(line): tests for line, tests in found["lines"].items()})
+
+
+def examined(copy: Copy, tests: list[str]) -> str:
+    """What tests say of the copy: "survived", "killed", or what else happened."""
+    if not tests:
+        return "survived"
+    files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+    return forked(copy, files, lambda: Chosen(tests))
+
+
+def forked(copy: Copy, tests: list[str], plugin: Callable[[], Any], to: Path | None = None) -> str:
+    """Run tests in a process of their own, with a plugin that may write what it measured."""
     process = os.fork()
     if not process:
-        _test(copy.package.parent, [example, *TESTS[file]])
+        _test(copy.package.parent, tests, plugin, to)
     end = time.monotonic() + ENDLESS
     while time.monotonic() < end:
         done, status = os.waitpid(process, os.WNOHANG)
@@ -133,21 +229,24 @@ def examined(copy: Copy, file: str) -> str:
     return "killed"
 
 
-def _test(place: Path, tests: list[str]) -> None:
+def _test(place: Path, tests: list[str], plugin: Callable[[], Any], to: Path | None) -> None:
     """Run tests in this process, and end it."""
     code = 5
     try:
         nowhere = os.open(os.environ.get("MUTATION_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
+        seconds = SECONDS if to is None else 5 * SECONDS  # coverage is slow to measure
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         os.chdir(ROOT)
         sys.path.insert(0, str(place))
         sys.dont_write_bytecode = False
-        import pytest
-
         quiet = ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # of what was imported before
-        code = int(pytest.main(["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *quiet, *tests]))
+        made = plugin()
+        arguments = ["-x", "-q", "--timeout=0", "-p", "no:cacheprovider", *quiet, *tests]
+        code = int(pytest.main(arguments, plugins=[made]))
+        if to is not None:
+            made.write(to)
         sys.stdout.flush()
     except BaseException:
         traceback.print_exc()
@@ -214,14 +313,14 @@ def main() -> int:
             import_module(name)
         with tempfile.TemporaryDirectory(prefix="negvae-mutation-") as place:
             copy = Copy(Path(place))
-            sound: set[str] = set()
+            coverage: dict[str, Coverage] = {}
             for mutant in todo:
                 file = mutant["file"]
-                if file not in sound and examined(copy, file) != "survived":
-                    raise SystemExit(f"{file}: its tests fail without a mutant")
-                sound.add(file)
+                if file not in coverage:
+                    coverage[file] = covered(copy, file)
+                tests = coverage[file].tests_of((PACKAGE / file).read_text(), mutant["line"])
                 copy.put(file, mutant["text"])
-                outcomes[name_of(mutant)] = outcome = examined(copy, file)
+                outcomes[name_of(mutant)] = outcome = examined(copy, tests)
                 copy.restore(file)
                 with asked.journal.open("a") as journal:
                     journal.write(json.dumps({"mutant": name_of(mutant), "outcome": outcome}) + "\n")

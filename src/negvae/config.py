@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("auto", "bfloat16", "float32")
 """The choices for the precision of training."""
+SCHEDULES = ("constant", "cosine")
+"""The choices for how the learning rate changes in the course of training."""
 SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
@@ -80,7 +82,10 @@ class RunConfig:
         update: name in `negvae.parts.UPDATES`: whether the generator's term for generated negatives is evaluated after
             the encoder's step, as in the paper, or at the same weights (see `negvae.training.objectives`).
         optimizer: name in `negvae.parts.OPTIMIZERS`; the encoder and the decoder have one optimizer each.
-        learning_rate: learning rate of both optimizers.
+        learning_rate: learning rate of both optimizers; the highest one if it changes.
+        schedule: how the learning rate changes: "constant", as in the paper, or "cosine", where it rises over the first
+            twentieth of the steps and then falls to 0 like half a cosine. A run that goes on with more epochs goes on
+            with the rates of the longer run.
         batch_size: number of images, and of negatives, in each step.
         epochs: number of passes over the training images; the last incomplete batch of each pass is left out.
         seed: seed of the weights, the order of images, the posterior noise and the negatives.
@@ -164,6 +169,10 @@ class RunConfig:
         default="adam", metadata=_shown("Training", "What updates encoder and decoder.", "name", OPTIMIZERS)
     )
     learning_rate: float = field(default=1e-3, metadata=_shown("Training", "Learning rate of encoder and decoder."))
+    schedule: str = field(
+        default="constant",
+        metadata=_shown("Training", "How the learning rate changes in the course of training.", "name", SCHEDULES),
+    )
     batch_size: int = field(default=128, metadata=_shown("Training", "Inliers, and negatives, of each step.", "images"))
     epochs: int = field(
         default=10, metadata=_shown("Training", "Passes over the training images; --resume may raise them.", "passes")
@@ -250,6 +259,7 @@ class RunConfig:
         OPTIMIZERS[self.optimizer]
         UPDATES[self.update]
         choose("precision", self.precision, PRECISIONS)
+        choose("schedule", self.schedule, SCHEDULES)
         if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
             raise ValueError(f"device is {self.device!r}: it must be auto, cpu, cuda or cuda:N")
         for name in ("sigma", "learning_rate", "negative_weight"):

@@ -9,7 +9,7 @@ import torch
 from negvae.config import preset
 from negvae.model import build_vae
 from negvae.scoring import Scorer, calibrate
-from negvae.scoring.blocks import IMAGES, ROWS, blocks, map_blocks, mapped
+from negvae.scoring.blocks import IMAGES, MANY, ROWS, WIDE, blocks, map_blocks, mapped, wider_size
 from negvae.scoring.table import names_of
 from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
@@ -146,3 +146,48 @@ def test_an_error_in_one_block_ends_the_call():
         map_blocks(work, iter(range(1000)), CPU)
     assert done == [0]
     assert torch.get_num_threads() == 1
+
+
+def test_threads_compute_passes_side_by_side(monkeypatch):
+    torch.set_num_threads(2)
+    model = build_vae(small_run(), (1, 28, 28)).eval()
+    encode, meeting = model.encode, threading.Barrier(2, timeout=30)
+
+    def together(images):
+        meeting.wait()  # both threads are in the encoder at once, or this breaks
+        return encode(images)
+
+    scorer = Scorer(model)
+    monkeypatch.setattr(model, "encode", together)
+    assert len(scorer(blobs(2 * IMAGES, (1, 28, 28)), ["kl"])["kl"]) == 2 * IMAGES
+
+
+@pytest.mark.parametrize("network", ["gray", "color", "deep"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_many_images_get_the_bits_of_few(network, precision):
+    model = model_of(network).float()
+    images = blobs(MANY + 1, model.shape)
+    scorer = Scorer(model, precision=precision)
+    many, few = scorer(images, ["kl", "bpd"]), scorer(images[::73], ["kl", "bpd"])
+    assert all(np.array_equal(many[name][::73], few[name]) for name in few)
+
+
+def test_wider_blocks_are_for_many_small_images_whose_bits_a_trial_finds_the_same():
+    small, asked = model_of("gray"), []
+
+    def compute(same):
+        def of(count, size):
+            asked.append((count, size))
+            return {"kl": torch.tensor([1.0 if same else float(size)])}
+
+        return of
+
+    assert wider_size(small, MANY - 1, ("few",), compute(True)) == IMAGES
+    assert not asked
+    assert wider_size(small, MANY, ("same",), compute(True)) == WIDE
+    assert wider_size(small, MANY, ("same",), compute(True)) == WIDE
+    assert asked == [(WIDE, IMAGES), (WIDE, WIDE)]  # one trial
+    assert wider_size(small, MANY, ("other",), compute(False)) == IMAGES
+    assert wider_size(model_of("mlp"), 10**4, ("rows",), compute(True)) == ROWS
+    large = build_vae(preset("general", "x"), (1, 64, 64)).eval()
+    assert wider_size(large, 10**4, ("large",), compute(True)) == IMAGES

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from negvae.training.patches import DIVERGENCE, build_patch_encoder, patch_loss, schedule, train_patches
+from negvae.training.patches import DIVERGENCE, WARM_UP, build_patch_encoder, patch_loss, train_patches
+from negvae.training.schedule import rise_and_fall
 from tests.conftest import blobs
 
 
@@ -54,6 +55,6 @@ def test_patches_of_a_small_defect_weigh_more():
 
 
 def test_learning_rate_rises_and_falls():
-    factors = [schedule(step, 200) for step in range(200)]
+    factors = [rise_and_fall(step, 200, WARM_UP) for step in range(200)]
     assert factors.index(max(factors)) == 19
     assert factors[-1] == pytest.approx(0, abs=1e-9)

@@ -13,7 +13,7 @@ from negvae.model import build_vae
 from negvae.negatives import Generated, build_source
 from negvae.training import choice, team
 from negvae.training.checkpoint import read_progress
-from negvae.training.choice import candidates, choose_workers, measure
+from negvae.training.choice import Choice, candidates, choose_workers, measure
 from negvae.training.history import read_metrics
 from negvae.training.loop import train
 from negvae.training.step import Learner
@@ -196,15 +196,92 @@ def test_the_number_is_measured_where_a_run_is_long(monkeypatch):
     assert choose(10**7, types.SimpleNamespace(batch=8, source=None, model=model)).workers == 1
 
 
-def test_threads_inside_operators_are_given_up_when_they_fall_behind(monkeypatch, tmp_path):
-    said = []
-    monkeypatch.setattr("negvae.training.loop.choose_workers", lambda *asked: choice.Choice(None, "tried", otherwise=2))
+class Recorded:
+    """A stand-in for a learner that notes with how many workers it is to go on."""
+
+    def __init__(self):
+        self.numbers = []
+
+    def share_among(self, workers):
+        self.numbers.append(workers)
+
+
+def watched(ways, now, seconds):
+    """What a watch does when looks at 25 steps each find these seconds: numbers set, numbers kept, lines said."""
+    learner, said = Recorded(), []
+    watch = choice.WorkerWatch([learner], ways, now, said.append)
+    kept = [found for each in seconds if (found := watch.look(each, 25)) is not None]
+    return learner.numbers, kept, said
+
+
+def test_a_slow_run_goes_on_with_fewer_workers_where_that_is_quicker():
+    assert watched([2, 1], 2, [1, 1, 4, 2]) == (
+        [1], [1], ["steps became slow beside other programs: going on with 1 worker of one thread"]
+    )  # fmt: skip
+    assert watched([2, 1], 2, [1, 1, 4, 4]) == ([1, 2], [], [])  # taken back
+    assert watched([2, 1], 2, [1, 1, *[4] * 6]) == ([1, 2], [], [])
+    assert watched([2, 1], 2, [1, 1, *[4] * 7])[0] == [1, 2, 1]  # and tried again
+    assert watched([2, 1], 2, [1, 1, 1.5, 1.5])[0] == []
+    assert watched([2], 2, [1, 9, 9, 9]) == ([], [], [])
+    assert watched([], 0, [1, 9]) == ([], [], [])
+
+
+def test_it_goes_back_when_the_neighbor_is_gone():
+    beside, alone = [1, 1, 4, 2], [2] * choice.PATIENCE
+    numbers, kept, said = watched([0, 2], 0, [*beside, *alone, 1, 1])
+    assert (numbers, kept) == ([2, 0], [2, 0])
+    assert said[1].startswith("more of the processor is free: going on with")
+    numbers, kept, _ = watched([0, 2], 0, [*beside, *alone, 4, *alone, *alone, 4])
+    assert numbers == [2, 0, 2, 0, 2]  # in vain, and after twice as many looks in vain again
+    assert kept == [2]
+
+
+def test_a_run_that_began_beside_others_tries_more_workers_later():
+    assert watched([2, 1], 1, [2] * choice.PATIENCE + [1])[:2] == ([2], [2])
+
+
+def test_workers_that_wait_for_one_another_may_become_fewer(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+
+    def ways(learner, *chosen, **further):
+        return choice.ways_to_work(Choice(*chosen, "", **further), learner)
+
+    plain = Learner(small_run(), GRAY, None)
+    assert ways(plain, 4, measured=True) == [4]
+    assert ways(plain, 1, measured=True) == [4, 2, 1]
+    assert ways(plain, 1) == [1]
+    assert ways(plain, None, measured=True) == [0]
+    assert ways(plain, None, otherwise=2, measured=True) == [0, 2]
+    normed = Learner(small_run("color"), blobs(16, (3, 32, 32)), None)
+    assert ways(normed, 2, measured=True) == [4, 2, 1]
+    assert ways(normed, None, otherwise=4, measured=True) == [0, 4, 1]
+    assert ways(normed, 2) == [2]
+
+
+def test_a_run_changes_its_number_in_the_middle_and_records_it(monkeypatch, tmp_path):
+    monkeypatch.setattr("negvae.training.loop.choose_workers", lambda *asked: Choice(None, "tried", otherwise=2))
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_UPDATE", 1)
     monkeypatch.setattr(choice, "LAG", -1)  # any step is slow
+    monkeypatch.setattr(choice, "GAIN", 1e-9)  # and any trial is quicker
+    said = []
     result = train(small_run(), GRAY, None, directory=tmp_path, log=said.append)
     assert result.stopped_by == "finished"
     assert said[1:] == ["steps became slow beside other programs: going on with 2 workers of one thread each"]
     assert read_progress(tmp_path).workers == 2
     assert not helpers()
+
+
+def test_operators_take_their_threads_again(monkeypatch):
+    learner, seen = Learner(small_run(), GRAY, None), []
+    take = learner.take
+    monkeypatch.setattr(learner, "take", lambda *given: seen.append(torch.get_num_threads()) or take(*given))
+    torch.set_num_threads(2)
+    for workers in (1, 0):
+        learner.share_among(workers)
+        learner.begin_epoch(learner.randomness.get_state(), 0)
+        learner.step()
+    assert (seen, learner.workers) == ([1, 2], None)
+    learner.close()
 
 
 def test_a_measurement_gives_a_rate_for_each_number_and_leaves_no_thread():

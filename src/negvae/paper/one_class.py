@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from negvae.config import RunConfig, preset
-from negvae.paper.results import up_to_date
-from negvae.paper.store import Result, ResultTable
+from negvae.paper.store import Result, ResultTable, up_to_date
 from negvae.registry import choose
 
 TABLE = "one-class"

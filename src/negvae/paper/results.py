@@ -28,10 +28,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import stdtrit
 
-from negvae.config import RunConfig
 from negvae.paper.profiles import Profile
 from negvae.paper.published import ROWS, Cell, Setting
-from negvae.paper.store import Result, ResultTable
+from negvae.paper.store import Result, ResultTable, same_run
 
 PICTURES = "pictures.png"
 """File in the folder of a run of seed 0: images of both sets, reconstructions, samples and negatives."""
@@ -62,31 +61,6 @@ def run_name(setting: Setting, seed: int | str) -> str:
 def table_of(results: Path, profile: Profile) -> ResultTable:
     """Return the table of a profile's results."""
     return ResultTable(results / f"{profile.name}.jsonl")
-
-
-def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
-    """Return whether a stored configuration equals `config` in everything but the device.
-
-    Args:
-        stored: `RunConfig.to_dict` of an earlier run; fields missing from it have their defaults.
-        config: configuration of the run now asked for.
-        where: path of the stored configuration, for the error message.
-
-    Returns:
-        Whether the two configurations make the same run.
-
-    Raises:
-        ValueError: if `stored` is not a configuration.
-    """
-    return RunConfig.from_dict({**stored, "device": config.device}, where) == config
-
-
-def up_to_date(table: ResultTable, name: str, config: RunConfig) -> Result | None:
-    """Return a table's result of this name if it was made with the settings of `config`, else None."""
-    content = table.get(name)
-    if content is None or not same_run(content["config"], config, f"{table.path}, {name}"):
-        return None
-    return content
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,8 @@ from negvae.negatives import auxiliary_names
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
 from negvae.paper.published import OOD, Setting
-from negvae.paper.results import PICTURES, order_statistics, run_name, same_run, table_of, up_to_date
-from negvae.paper.store import Result
+from negvae.paper.results import PICTURES, order_statistics, run_name, table_of
+from negvae.paper.store import Result, same_run, up_to_date
 from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips

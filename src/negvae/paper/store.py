@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from negvae.config import RunConfig
 from negvae.files import from_json, locked, write_text
 
 Result = dict[str, Any]
@@ -151,3 +152,28 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
+    """Return whether a stored configuration equals `config` in everything but the device.
+
+    Args:
+        stored: `RunConfig.to_dict` of an earlier run; fields missing from it have their defaults.
+        config: configuration of the run now asked for.
+        where: path of the stored configuration, for the error message.
+
+    Returns:
+        Whether the two configurations make the same run.
+
+    Raises:
+        ValueError: if `stored` is not a configuration.
+    """
+    return RunConfig.from_dict({**stored, "device": config.device}, where) == config
+
+
+def up_to_date(table: ResultTable, name: str, config: RunConfig) -> Result | None:
+    """Return a table's result of this name if it was made with the settings of `config`, else None."""
+    content = table.get(name)
+    if content is None or not same_run(content["config"], config, f"{table.path}, {name}"):
+        return None
+    return content

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.published import OOD, Setting
-from negvae.paper.results import run_name, table_of, up_to_date
-from negvae.paper.store import Result
+from negvae.paper.results import run_name, table_of
+from negvae.paper.store import Result, up_to_date
 from negvae.report.tables import DataTable, markdown, replace_table
 from negvae.scoring.table import SCORES
 

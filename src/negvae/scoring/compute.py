@@ -10,7 +10,7 @@ from torch import Tensor
 from negvae.device import autocast
 from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
-from negvae.scoring.blocks import block_size, blocks, filled, map_blocks
+from negvae.scoring.blocks import block_size, blocks, filled, map_blocks, wider_size
 from negvae.scoring.passes import Drawing, Draws, Pass
 from negvae.scoring.references import References
 from negvae.scoring.table import Score, ScoreFunction, names_of, score_of
@@ -103,9 +103,9 @@ def over_blocks(
         What each function gave, N rows; an empty tensor if there are no inputs.
     """
 
-    def drawn() -> Iterator[tuple[Tensor, int, Drawing]]:
-        for part, count in blocks(model, images):
-            yield part, count, draws if block_draws is None else block_draws(count)
+    def drawn(count: int, size: int | None) -> Iterator[tuple[Tensor, int, Drawing]]:
+        for part, inputs in blocks(model, images[:count], size):
+            yield part, inputs, draws if block_draws is None else block_draws(inputs)
 
     def apply(block: tuple[Tensor, int, Drawing]) -> dict[str, Tensor]:
         part, count, drawing = block
@@ -113,11 +113,16 @@ def over_blocks(
             x = Pass(model, part, draws=drawing, references=references, ensemble=ensemble, quantized=quantized)
             return {name: function(x)[:count].cpu() for name, function in functions.items()}
 
-    parts = map_blocks(apply, drawn(), model.device)
-    return {
-        name: torch.cat([part[name] for part in parts]) if parts else torch.empty(0, dtype=torch.float32, device="cpu")
-        for name in functions
-    }
+    def computed(count: int, size: int | None) -> dict[str, Tensor]:
+        parts = map_blocks(apply, drawn(count, size), model.device)
+        empty = torch.empty(0, dtype=torch.float32, device="cpu")
+        return {name: torch.cat([part[name] for part in parts]) if parts else empty for name in functions}
+
+    size = None
+    if block_draws is None and not ensemble:
+        key = (precision, quantized is not None, *functions)
+        size = wider_size(model, len(images), key, computed)
+    return computed(len(images), size)
 
 
 def refuse_in_int8(score: Score, quantized: QuantizedNetworks) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE, Posterior
+from negvae.scoring.once import computed_once
 from negvae.scoring.references import References
 from negvae.scoring.table import SCORES, Score
 
@@ -131,19 +131,19 @@ class Pass:
         """Return the number of values in one image: D = C H W."""
         return self.model.dimensions
 
-    @cached_property
+    @computed_once
     def encoded(self) -> Posterior:
         """Return q(z|x) as the encoder gives it: mean and log_var, N x L each, in its own precision."""
         if self._quantized is not None:
             return Posterior(*self._quantized.encode(self.stored))
         return self.model.encode(self.images)
 
-    @cached_property
+    @computed_once
     def posterior(self) -> Posterior:
         """Return q(z|x) in float64: mean and log_var, N x L each."""
         return Posterior(self.encoded.mean.double(), self.encoded.log_var.double())
 
-    @cached_property
+    @computed_once
     def kl(self) -> Tensor:
         """Return KL(q(z|x) || N(0, I)) in nats (N)."""
         return self.model.prior.kl(*self.posterior)
@@ -200,17 +200,17 @@ class Pass:
         """Return the decoder's output for `codes`, which gives the likelihood's parameters (N x C x H x W)."""
         return self.sampled().output
 
-    @cached_property
+    @computed_once
     def bits_per_dim(self) -> Tensor:
         """Return the negative ELBO in bits per dimension (N)."""
         return (self.kl - self.log_likelihood) / (self.dimensions * math.log(2))
 
-    @cached_property
+    @computed_once
     def members(self) -> tuple[Pass, ...]:
         """Return a pass of each model of the ensemble, this model's first."""
         return (self, *(Pass(model, self.stored, draws=self.draws) for model in self._ensemble))
 
-    @cached_property
+    @computed_once
     def _transformed(self) -> Posterior:
         if self.model.shifted is None:
             raise ValueError("the model was trained without transformations that have priors")

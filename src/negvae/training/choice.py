@@ -12,6 +12,7 @@ from torch import nn
 from negvae.negatives import Mixture
 from negvae.training.batchnorm import NORMS, has_batch_norm
 from negvae.training.step import Learner
+from negvae.training.team import workers_meet
 
 MEASURED_FROM = 20_000 * 28 * 28
 """Numbers that are left to train on, pixels or features, from which a measurement pays for itself."""
@@ -22,7 +23,9 @@ GAIN = 1.03
 OPERATORS = 0
 """The number that stands for one worker whose operators use several threads themselves, in measurements."""
 LAG = 1.7
-"""How much longer steps may become before threads inside operators are given up: each waits for all of them."""
+"""How much longer steps may become before fewer workers are tried that wait for one another less."""
+PATIENCE = 8
+"""Number of looks after which more workers are tried again; twice as many after each time in vain."""
 
 
 def check_workers(workers: int | None, device: str, batch: int) -> None:
@@ -73,12 +76,15 @@ class Choice:
     Attributes:
         workers: the number; None for threads inside operators.
         how: how it was found.
-        otherwise: the number to go on with where threads inside operators fall behind; 0 for none.
+        otherwise: the number to go on with where threads inside operators, each of which waits for all, fall behind; 0
+            for none.
+        measured: whether it was measured in this process.
     """
 
     workers: int | None
     how: str
     otherwise: int = 0
+    measured: bool = False
 
 
 def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) -> Choice:
@@ -109,34 +115,103 @@ def choose_workers(make: Callable[[], Learner], learner: Learner, steps: int) ->
     names = {OPERATORS: f"{threads} threads in operators"}
     how = "images/s by workers: " + ", ".join(f"{names.get(each, each)}: {rate:,.0f}" for each, rate in rates.items())
     if rates[OPERATORS] > GAIN * rates[best]:
-        return Choice(None, how, otherwise=best)
-    return Choice(best, how)
+        return Choice(None, how, otherwise=best, measured=True)
+    return Choice(best, how, measured=True)
 
 
-class NeighborWatch:
-    """What gives threads inside operators up, for workers of one thread each, when a neighbor makes them wait.
+def ways_to_work(choice: Choice, learner: Learner) -> list[int]:
+    """Return the numbers of workers that a run may change between.
+
+    Args:
+        choice: choice that was made at the start, which a busy neighbor may have spoiled.
+        learner: learner to train.
+
+    Returns:
+        Numbers of workers, `OPERATORS` and the chosen one among them, each less hindered by a busy neighbor than the
+        one before.
+    """
+    meeting = workers_meet(learner)
+    if choice.workers is None:
+        ways = [OPERATORS, *([choice.otherwise] if choice.otherwise else [])]
+    else:
+        ways = [choice.workers]
+        if choice.measured:
+            most = min(torch.get_num_threads(), learner.batch)
+            ways = [n for n in reversed(candidates(most)) if n >= choice.workers and not obstacle(learner, n)]
+    if ways[-1] > 1 and meeting and choice.measured:  # nobody can help one that falls behind
+        ways.append(1)
+    return ways
+
+
+class WorkerWatch:
+    """Let a run go on with another number of workers when a neighbor makes them wait, and back when it is gone.
+
+    A change is tried for as many steps as lie between two looks, and taken back if they are no quicker.
 
     Args:
         learners: learners that take the steps.
-        otherwise: number of workers to go on with; 0 to change nothing.
+        ways: numbers of workers, each less hindered by a busy neighbor than the one before.
+        now: number among them that the run begins with.
         log: called with the line that says so.
     """
 
-    def __init__(self, learners: Sequence[Learner], otherwise: int, log: Callable[[str], None]) -> None:
-        self._learners, self._otherwise, self._log, self._least = learners, otherwise, log, float("inf")
+    def __init__(self, learners: Sequence[Learner], ways: Sequence[int], now: int, log: Callable[[str], None]) -> None:
+        self._learners, self._ways, self._log = learners, ways, log
+        self._place = ways.index(now) if now in ways else 0
+        self._left: tuple[int, float] | None = None  # the place that was left for a trial, and its pace
+        self._least = dict.fromkeys(ways, float("inf"))
+        self._looks = 0  # since the last trial
+        self._rest, self._patience = 2, PATIENCE  # looks before fewer, and before more workers are tried
 
-    def look(self, seconds: float, steps: int) -> int:
-        """Note how long the last steps took; return the number of workers to go on with, or 0 for no change."""
-        if not self._otherwise:
-            return 0
-        self._least = min(self._least, seconds / steps)
-        if seconds / steps <= LAG * self._least:
-            return 0
-        workers, self._otherwise = self._otherwise, 0
+    def look(self, seconds: float, steps: int) -> int | None:
+        """Note how long the last steps took.
+
+        Args:
+            seconds: seconds that the last steps took.
+            steps: number of these steps.
+
+        Returns:
+            The number of workers to go on with, if the run should change for good; None if not.
+        """
+        if len(self._ways) < 2:
+            return None
+        pace, way = seconds / steps, self._ways[self._place]
+        self._least[way] = min(self._least[way], pace)
+        self._looks += 1
+        if self._left is not None:
+            return self._judge(pace)
+        slow = self._place + 1 < len(self._ways) and pace > LAG * self._least[way]
+        if slow and self._looks > self._rest:
+            self._try(self._place + 1, pace)
+        elif not slow and self._place and self._looks >= self._patience:
+            self._try(self._place - 1, pace)
+        return None
+
+    def _try(self, place: int, pace: float) -> None:
+        self._left, self._place = (self._place, pace), place
+        self._share()
+
+    def _judge(self, pace: float) -> int | None:
+        """Keep the way that was tried if it was quicker, else return to the one that was left."""
+        assert self._left is not None
+        (before, left), self._left, self._looks = self._left, None, 0
+        fewer, way = before < self._place, self._ways[self._place]
+        if pace < left / GAIN:
+            self._rest, self._patience = 2, PATIENCE
+            why = "steps became slow beside other programs" if fewer else "more of the processor is free"
+            self._log(f"{why}: going on with {worded(way)}")
+            return way
+        if fewer:
+            self._rest *= 2
+        else:
+            self._patience *= 2
+        self._place = before
+        self._share()
+        return None
+
+    def _share(self) -> None:
         for learner in self._learners:
-            learner.share_among(workers)
-        self._log(f"steps became slow beside other programs: going on with {worded(workers)}")
-        return workers
+            learner.share_among(self._ways[self._place])
 
 
 def worded(workers: int) -> str:
@@ -145,6 +220,8 @@ def worded(workers: int) -> str:
     >>> worded(1), worded(2)
     ('1 worker of one thread', '2 workers of one thread each')
     """
+    if workers == OPERATORS:
+        return f"{torch.get_num_threads()} threads in operators"
     return "1 worker of one thread" if workers == 1 else f"{workers} workers of one thread each"
 
 

@@ -18,7 +18,16 @@ from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
 from negvae.training.checkpoint import Progress
-from negvae.training.choice import Choice, NeighborWatch, check_workers, choose_workers, obstacle, worded
+from negvae.training.choice import (
+    OPERATORS,
+    Choice,
+    WorkerWatch,
+    check_workers,
+    choose_workers,
+    obstacle,
+    ways_to_work,
+    worded,
+)
 from negvae.training.reporting import Clock, OnProgress, ProgressUpdate
 from negvae.training.run import AfterEpoch, TrainingRun
 from negvae.training.step import Learner
@@ -123,8 +132,8 @@ def train_seeds(
     device = resolve_device(configs[0].device)
     check_workers(workers, device.type, min(configs[0].batch_size, len(images)))
     runs = _open(configs, images, source, directories, resume, peers)
-    otherwise = _share_among(runs, workers, source, log) if peers is None and device.type == "cpu" else 0
-    watch = NeighborWatch([run.learner for run in runs], otherwise, log)
+    ways = _share_among(runs, workers, source, log) if peers is None and device.type == "cpu" else []
+    watch = WorkerWatch([run.learner for run in runs], ways, runs[0].learner.workers or OPERATORS, log)
     try:
         reason = _steps(runs, peers, watch, should_stop, budget, checkpoint_seconds, on_progress, after_epoch)
     finally:
@@ -135,7 +144,7 @@ def train_seeds(
 
 
 def _steps(
-    runs: Sequence[TrainingRun], peers: Peers | None, watch: NeighborWatch, should_stop: Callable[[], str],
+    runs: Sequence[TrainingRun], peers: Peers | None, watch: WorkerWatch, should_stop: Callable[[], str],
     budget: float | None, checkpoint_seconds: float, on_progress: OnProgress | None, after_epoch: AfterEpoch | None,
 ) -> str:  # fmt: skip
     """Take the runs' steps until they are finished or have to stop; return the reason, or ""."""
@@ -165,7 +174,7 @@ def _steps(
                 for run in runs:
                     run.read_losses(taken)
                 seconds = clock.lap()
-                if changed := watch.look(seconds, since):
+                if (changed := watch.look(seconds, since)) is not None:
                     for run in runs:
                         run.progress.workers, run.progress.otherwise = changed, 0
                 for run in runs:
@@ -192,8 +201,8 @@ def _steps(
 
 def _share_among(
     runs: Sequence[TrainingRun], workers: int | None, source: NegativeSource | None, log: Callable[[str], None]
-) -> int:
-    """Set the number of workers of runs on a CPU; return the number to go on with if they fall behind, or 0."""
+) -> list[int]:
+    """Set the number of workers of runs on a CPU; return the numbers that they may change between."""
     progress, learner = runs[0].progress, runs[0].learner
     choice = Choice(workers, "")
     if workers is None and 0 < progress.workers <= torch.get_num_threads():
@@ -211,9 +220,9 @@ def _share_among(
     if choice.workers is not None or choice.otherwise:
         for run in runs:
             run.progress.workers, run.progress.otherwise = choice.workers or 0, choice.otherwise
-        one = f"{torch.get_num_threads()} threads in operators" if choice.workers is None else worded(choice.workers)
+        one = worded(OPERATORS if choice.workers is None else choice.workers)
         log(f"training with {one}{f' ({choice.how})' if choice.how else ''}")
-    return choice.otherwise
+    return [] if workers is not None else ways_to_work(choice, learner)
 
 
 def _open(

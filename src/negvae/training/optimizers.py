@@ -60,7 +60,7 @@ class _RMSProp(Optimizer):
             for parameter in group["params"]:
                 mean = self.state[parameter]["square_avg"]
                 mean.mul_(group["alpha"]).addcmul_(parameter.grad, parameter.grad, value=1 - group["alpha"])
-                parameter.addcdiv_(parameter.grad, (mean + group["eps"]).sqrt_(), value=-group["lr"])
+                parameter.sub_(group["lr"] * parameter.grad / (mean + group["eps"]).sqrt_())
 
 
 def rmsprop_authors(parameters: list[Parameter], learning_rate: float, *, capturable: bool) -> Optimizer:

@@ -8,7 +8,6 @@ thousands of steps.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -22,6 +21,7 @@ from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
 from negvae.training.halves import HALVES, Halves
 from negvae.training.optimizers import adam
+from negvae.training.schedule import rise_and_fall
 from negvae.training.weights import Weights
 
 STEPS, BATCH, LEARNING_RATE = 4000, 32, 4e-3
@@ -102,7 +102,7 @@ def train_patches(
     with Halves(network, weights, loss, place) as halves:
         for step in range(steps):
             for group in weights.optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * schedule(step, steps)
+                group["lr"] = LEARNING_RATE * rise_and_fall(step, steps, WARM_UP)
             halves.step()
             on_step(step + 1)
     weights.release()
@@ -150,18 +150,6 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
         network.prior.kl(mean, log_var), network.negative_prior.kl(mean, log_var), target.flatten()
     )  # fmt: skip
     return entropy + DIVERGENCE * divergence.mean() / network.latent_size
-
-
-def schedule(step: int, steps: int) -> float:
-    """Return the factor of the learning rate: it rises linearly and then falls like a cosine.
-
-    >>> [round(schedule(step, 100), 2) for step in (0, 9, 54, 99)]
-    [0.1, 1.0, 0.5, 0.0]
-    """
-    rise = max(WARM_UP * steps, 1)
-    if step + 1 <= rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step + 1 - rise) / max(steps - rise, 1)))
 
 
 def build_patch_encoder(channels: int, stride: int, seed: int) -> PatchEncoder:

@@ -124,7 +124,7 @@ class TrainingRun:
 
     def begin_epoch(self) -> None:
         """Draw the order of the epoch's images and go to the run's place in it."""
-        self.learner.begin_epoch(self._epoch_start, self.progress.step)
+        self.learner.begin_epoch(self._epoch_start, self.progress.step, self.progress.epoch)
 
     def read_losses(self, taken: int) -> None:
         """Copy the losses since the last call to the host, check them and add them up in the order of the steps.

@@ -23,10 +23,14 @@ from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
 from negvae.training.objectives import Losses, Trained, TrainingBatch, train_step
+from negvae.training.schedule import rise_and_fall
 from negvae.training.shifted import ShiftLearner
 from negvae.training.team import ThreadTeam, share_of
 from negvae.training.weights import Weights
 from negvae.training.workers import Peers
+
+RISING = 0.05
+"""The share of a run's steps over which a learning rate that is not constant rises."""
 
 
 class Learner:
@@ -65,6 +69,7 @@ class Learner:
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.batch = min(config.batch_size, len(data))
         self._team: ThreadTeam | None = None
+        self._operators = True
         if peers is not None:
             share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
@@ -75,6 +80,12 @@ class Learner:
         self.trace = torch.zeros(self.steps, len(Losses._fields), device=device, dtype=self.encoder.master.dtype)
         self._order = torch.zeros(len(data), dtype=torch.long, device=device)
         self._place = torch.zeros(1, dtype=torch.long, device=device)
+        self._before = torch.zeros(1, dtype=torch.long, device=device)  # steps of earlier epochs
+        self._rates: Tensor | None = None
+        if config.schedule != "constant":
+            steps = config.epochs * self.steps
+            factors = torch.tensor([rise_and_fall(step, steps, RISING) for step in range(steps)])
+            self._rates = (config.learning_rate * factors).to(device)
         self._within = torch.arange(self.batch, device=device)
 
     @property
@@ -86,13 +97,14 @@ class Learner:
             **({} if self.shifted is None else {"shifted": self.shifted.weights.optimizer}),
         }
 
-    def begin_epoch(self, start: Tensor, step: int) -> None:
+    def begin_epoch(self, start: Tensor, step: int, epoch: int = 0) -> None:
         """Draw the order of the epoch's images and go to a place in it.
 
         Args:
             start: state of the random generator at the start of the epoch, from which the order is drawn again, so that
                 a checkpoint need not store it.
             step: number of steps of the epoch already taken.
+            epoch: number of epochs before it.
         """
         self.finish()
         now = self.randomness.get_state()
@@ -100,26 +112,30 @@ class Learner:
         # Written in place: a captured graph reads these tensors where they are.
         self._order.copy_(torch.randperm(len(self.data), generator=self.randomness, device=self.data.device))
         self._place.fill_(step)
+        self._before.fill_(epoch * self.steps)
         if step:
             self.randomness.set_state(now)
 
     @property
     def workers(self) -> int | None:
         """Return the number of threads that share each batch; None where torch's operators use several themselves."""
-        return None if self._team is None else self._team.workers
+        return None if self._team is None or self._operators else self._team.workers
 
     def share_among(self, workers: int) -> None:
         """Let this number of workers, of one thread each, share each batch from the next step on.
 
         Args:
-            workers: number of workers, from 1 to the number of images in a batch.
+            workers: number of workers, from 1 to the number of images in a batch; 0 for this thread alone, in whose
+                operators torch uses several threads.
         """
         self._team = self._team or ThreadTeam(self)
-        self._team.resize(workers)
+        self._team.resize(max(workers, 1))
+        self._operators = not workers
 
     def step(self) -> None:
         """Take the next step of the epoch and store its losses in `trace`."""
         self._complete()
+        self._set_learning_rate()
         rows = self._order[self._place * self.batch + self._within]
         own = EVERY if self.peers is None else self.peers.rows
         with autocast(self.precision, self.data.device):
@@ -127,7 +143,8 @@ class Learner:
                 batch = share_of(self.draw(self.model, self.randomness, rows, own), own)
                 losses = self.take(self.model, self.encoder, self.decoder, batch)
             else:
-                with threads_of_operators(1), taking_turns():
+                threads = torch.get_num_threads() if self._operators else 1
+                with threads_of_operators(threads), taking_turns():
                     losses = self._team.step(rows, self._following())
         self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)
@@ -182,6 +199,18 @@ class Learner:
         if self._team is not None:
             self._team.forget()
 
+    def _set_learning_rate(self) -> None:
+        """Give the optimizers the learning rate of the next step, if it changes."""
+        if self._rates is None:
+            return
+        rate = self._rates[self._before + self._place]
+        for weights in (self.encoder, self.decoder):
+            for group in weights.optimizer.param_groups:
+                if isinstance(group["lr"], Tensor):  # read by a captured graph where it is
+                    group["lr"].copy_(rate.squeeze())
+                else:
+                    group["lr"] = float(rate)
+
     def _following(self) -> Tensor | None:
         """Return the rows of the data that make the next step's batch, if the epoch has one."""
         following = self._place + 1
@@ -224,7 +253,11 @@ class Learner:
 
     def _optimizer(self, parameters: list[torch.nn.Parameter]) -> Optimizer:
         build = OPTIMIZERS[self.config.optimizer].load()
-        return build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")
+        optimizer = build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")
+        if self.data.device.type == "cuda" and self.config.schedule != "constant":
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"], device=self.data.device)
+        return optimizer
 
 
 def _noisy(positives: Tensor, target: Tensor, negatives: NegativeBatch | None) -> tuple[Tensor, NegativeBatch | None]:

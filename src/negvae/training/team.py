@@ -71,9 +71,8 @@ class ThreadTeam:
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.workers = learner, 1
-        source = learner.source
-        self._adversarial = source is not None and source.adversarial
-        self._meets = self._adversarial or has_batch_norm(learner.model)
+        self._adversarial = _is_adversarial(learner)
+        self._meets = workers_meet(learner)
         self._helpers = Helpers(lambda rank: partial(self._help, rank))
         self._parts: list[_Part] = []
         self._unfinished = False
@@ -232,6 +231,15 @@ class ThreadTeam:
 
     def _peers(self, rank: int) -> Peers:
         return Peers(0, 1, _alone) if self.workers == 1 else self._helpers.peers(rank, self.workers)
+
+
+def workers_meet(learner: Learner) -> bool:
+    """Return whether the workers of a learner wait for one another within a step."""
+    return _is_adversarial(learner) or has_batch_norm(learner.model)
+
+
+def _is_adversarial(learner: Learner) -> bool:
+    return learner.source is not None and learner.source.adversarial
 
 
 def _alone(tensor: Tensor) -> None:
