@@ -209,8 +209,8 @@ class _Machine:
         make = _CONSTRUCTORS.get((module.replace("numpy._core", "numpy.core"), name))
         if make is None:
             raise DataError(
-                f"{self.where}: the file asks for {module}.{name}, which a batch of images has no use for; "
-                "it was not run"
+                f"{self.where}: the file asks for {_in_a_line(f'{module}.{name}')}, which a batch of images has no use"
+                " for; it was not run"
             )
         return _Constructor(make)
 
@@ -218,6 +218,11 @@ class _Machine:
 @dataclass(frozen=True)
 class _Constructor:
     make: Callable[..., Any]
+
+
+def _in_a_line(name: str) -> str:
+    """Return a name that a damaged file may hold, without line breaks and not too long."""
+    return ascii(name)[1:-1][:160]
 
 
 def _of(kind: type[Any], value: Any) -> Any:

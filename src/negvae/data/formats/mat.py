@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, reading
+from negvae.data.formats.matlab import matrices
 from negvae.data.formats.pixels import as_labels
 
 
@@ -33,12 +34,10 @@ class Mat:
 
     def probe(self) -> Probe:
         """See `Reader.probe`."""
-        from scipy.io import whosmat
-
         with reading(self.path, "MATLAB file"), stores.open_file(str(self.path)) as file:
-            found = {name: (shape, kind) for name, shape, kind in whosmat(file)}
-        shape, kind = found.get("X", ((), ""))
-        if kind != "uint8" or len(shape) not in (3, 4) or 0 in shape:
+            found = {matrix.name: matrix for matrix in matrices(file)}
+        shape = found["X"].shape if "X" in found else ()
+        if len(shape) not in (3, 4) or 0 in shape or found["X"].dtype != np.uint8:
             raise DataError(f"{self.path}: has no uint8 array X of H x W x 3 x N, as SVHN's files have")
         height, width, channels, count = (*shape, 1)[:4]  # MATLAB drops a last axis of one
         if channels != 3:
@@ -49,12 +48,11 @@ class Mat:
         self, start: int = 0, stop: int | None = None, *, size: int | None = None, labels: bool = False
     ) -> Iterator[Block]:
         """See `Reader.rows`."""
-        from scipy.io import loadmat
-
         probe = self.probe()
         need_memory((probe.count, *(probe.shape or ())), self.path)
         with reading(self.path, "MATLAB file"), stores.open_file(str(self.path)) as file:
-            content: dict[str, Any] = loadmat(file, variable_names=["X", "y"] if labels else ["X"])
+            wanted = ("X", "y") if labels else ("X",)
+            content = {matrix.name: matrix.read() for matrix in matrices(file) if matrix.name in wanted}
             pixels = content["X"].reshape(*content["X"].shape[:3], probe.count).transpose(3, 2, 0, 1)
         found = as_labels(content["y"], probe.count, f"{self.path}[y]") % 10 if "y" in content else None
         yield from cut(pixels, start, stop, size, found)
