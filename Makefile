@@ -17,7 +17,7 @@ help:
 	@echo "make docs    the documentation as a site, in build/docs; warnings are errors"
 	@echo "make pictures   train what the pictures of the README and of docs/idea.md show, and draw them (some 10 minutes of one core)"
 	@echo "make dist    wheel and source distribution, checked, in dist"
-	@echo "make bench   measure speed beside peers and the machine's own limit (17 minutes, idle machine)"
+	@echo "make bench   measure speed beside peers and the machine's own limit (some 35 minutes, idle machine)"
 	@echo "make test-interop    the adapter for pytorch-ood against the real package, with a torch and torchvision of its own"
 	@echo "make torture  what is promised, tried by force: kills, full disks, damaged input, ... (under an hour)"
 	@echo "make mutation mutants of the package, drawn at random, that the tests must notice (an hour)"
@@ -151,6 +151,9 @@ bench: $(STAMP) .venv-pythae/.installed .venv-pyod/.installed
 	$(BIN)/python -m benchmarks.bench --pythae .venv-pythae/bin/python --pyod .venv-pyod/bin/python \
 		$(if $(QUICK),--quick,--out benchmarks/results --table docs/benchmarks.md)
 	$(if $(QUICK),,$(BIN)/python -m benchmarks.scale)
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.workers --out benchmarks/results/workers.json)
+	$(if $(QUICK),,OMP_NUM_THREADS=2 $(BIN)/python -m benchmarks.same_result)
+	$(if $(QUICK),,$(BIN)/python -m benchmarks.demo_time)
 
 # pytorch-ood imports torchvision, which has no build that matches ours: an environment of its own, of some 5.5 GB.
 .venv-interop/.installed: pyproject.toml

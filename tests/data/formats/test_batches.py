@@ -35,6 +35,7 @@ def test_batches(make, protocol):
         b"cos\nsystem\n(S'true'\ntR.",
         b"cbuiltins\neval\n(S'1'\ntR.",
         b"cnumpy\nload\n.",
+        b"\x80\x04\x8c\x09numpy\nabc\x8c\x04name\x93.",  # a name of two lines
         pickle.dumps([1, 2]),
         pickle.dumps({"data": [1, 2]}),
         pickle.dumps({"data": np.zeros((2, 5), np.uint8)}),
