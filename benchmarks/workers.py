@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from negvae.config import preset
+from negvae.config import RunConfig, preset
 from negvae.files import write_text
 from negvae.negatives import build_source
 from negvae.runs.provenance import provenance
@@ -33,9 +33,14 @@ def learner_of(work: str) -> Learner:
     """Return a learner for a kind of work, on random images."""
     network, batch, negatives, precision = work.split("/")
     config = preset(network, "random", batch_size=int(batch), negatives=negatives, precision=precision, device="cpu")
+    return learner_of_config(config, SHAPES[network])
+
+
+def learner_of_config(config: RunConfig, shape: tuple[int, ...]) -> Learner:
+    """Return a learner of a run on random images of a shape."""
     randomness = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (4 * config.batch_size, *SHAPES[network]), dtype=torch.uint8, generator=randomness)
-    return Learner(config, images, build_source(negatives, lambda name: images))
+    images = torch.randint(0, 256, (4 * config.batch_size, *shape), dtype=torch.uint8, generator=randomness)
+    return Learner(config, images, build_source(config.negatives, lambda name: images))
 
 
 def rate(learner: Learner, workers: int, threads: int, seconds: float) -> float:

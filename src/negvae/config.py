@@ -426,7 +426,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "unsupervised": dict(
         network="deep", initialization="he", latent_size=32, negative_shift=2.5,
         negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom",
-        optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=6, calibration=0.2,
+        optimizer="adam", learning_rate=2e-3, schedule="cosine", batch_size=64, epochs=3, calibration=0.2,
     ),
     # Rows of features, such as embeddings or tables; standardized on the way in.
     "features": dict(

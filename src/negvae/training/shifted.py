@@ -31,7 +31,7 @@ from negvae.training.weights import Weights
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.03
-PASSES, MOST_EPOCHS, MOST_COPIES = 0.6, 20, 1_000_000
+PASSES, MOST_EPOCHS, MOST_COPIES = 1.2, 20, 1_000_000
 """Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
 so many copies in all."""
 COPIES = 256
