@@ -125,16 +125,21 @@ class Coverage:
 
     Attributes:
         seconds: how long each test takes, by its name.
-        lines: the tests that run each line; "" among them for what runs when the file is imported.
+        lines: the tests that run each line.
     """
 
     seconds: Mapping[str, float]
     lines: Mapping[int, list[str]]
 
     def tests_of(self, text: str, line: int) -> list[str]:
-        """The tests that run the statement at a line of a file's text, the quickest first."""
+        """The tests that run the statement at a line of a file's text, the quickest first.
+
+        What runs when the file is imported, which is once for all tests, is a matter of all of them.
+        """
         tests = {test for number in statement(text, line) for test in self.lines.get(number, [])}
-        return sorted(self.seconds if "" in tests else tests, key=lambda test: self.seconds.get(test, 0.0))
+        if not in_function(text, line):
+            tests = set(self.seconds)
+        return sorted(tests & self.seconds.keys(), key=lambda test: self.seconds[test])
 
 
 def statement(text: str, line: int) -> range:
@@ -151,6 +156,16 @@ def statement(text: str, line: int) -> range:
             if line <= end or not isinstance(body, list):
                 found = range(node.lineno, max(end, line) + 1)
     return found
+
+
+def in_function(text: str, line: int) -> bool:
+    """Whether a line is in the body of a function.
+
+    >>> [in_function("x = 1\\ndef f(y=x):\\n    return y", line) for line in (1, 2, 3)]
+    [False, False, True]
+    """
+    functions = (node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.FunctionDef))
+    return any(node.body[0].lineno <= line <= (node.end_lineno or 0) for node in functions)
 
 
 class Contexts:

@@ -7,9 +7,9 @@ from negvae.fast import int8 as quantized
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.fast.int8_decoder import QuantizedNetworks, quantize_decoder
 from negvae.model import build_vae
-from negvae.scoring import Scorer, compute_scores
+from negvae.scoring import Scorer, compute_scores, quantization
 from negvae.scoring.metrics import detection_metrics
-from negvae.scoring.quantization import quantize_model, try_int8
+from negvae.scoring.quantization import Offer, quantize_model, try_int8
 from tests.conftest import SHAPES, blobs, small_run
 
 pytestmark = pytest.mark.skipif(not quantized.multiplies_integers(), reason="no exact 8-bit convolution here")
@@ -203,3 +203,22 @@ def test_a_kernel_that_overflows_or_is_missing_is_noticed(monkeypatch):
     assert not quantized.multiplies_integers.__wrapped__()
     monkeypatch.setattr(quantized._Layer, "of", lambda *arguments: torch.ops.onednn.no_such_operator())
     assert not quantized.multiplies_integers.__wrapped__()
+
+
+def test_int8_is_offered_for_speed_that_keeps_the_figures():
+    good = {"score": "kl", "quicker": 1.3, "moved": 0.1, "changed": 0.02, "false_alarms": (0.05, 0.05)}
+    assert Offer(**good).holds
+    for worse in ({"quicker": 1.2}, {"moved": 0.11}, {"changed": 0.03}):
+        assert not Offer(**good | worse).holds, worse
+
+
+def test_a_trial_of_int8_measures_on_images_from_all_over_the_training_set(monkeypatch):
+    images, seen = blobs(64, SHAPES["gray"]), []
+    model = build_vae(small_run("gray", initialization="he"), SHAPES["gray"]).eval()
+    monkeypatch.setattr(quantization, "_MEASURED", 8)
+    monkeypatch.setattr(quantization, "_ENOUGH", 10)
+    measure = Scorer.measure
+    monkeypatch.setattr(Scorer, "measure", lambda self, given, *rest: seen.append(given) or measure(self, given, *rest))
+    try_int8(Scorer(model), images, images[:20], "kl", (), 0.2)
+    assert len(seen) == 2
+    assert all(torch.equal(each, images[::8]) for each in seen)

@@ -62,3 +62,18 @@ def test_samples_are_pixels_around_the_mean(likelihood):
     assert draws.min() >= 0
     assert draws.max() <= 1
     assert (draws.mean(0) - likelihood.mean(OUTPUT)).abs().max() < 0.06
+
+
+def test_what_a_better_output_could_save_is_the_divergence_between_pixels_and_output():
+    pixels = torch.tensor([[[[0.0, 0.5, 1.0, 0.25]]]])
+    logits = torch.zeros_like(pixels)
+    each = [math.log(2), 0.0, math.log(2), 0.25 * math.log(0.5) + 0.75 * math.log(1.5)]
+    torch.testing.assert_close(Bernoulli().excess(logits, pixels).item(), sum(each), rtol=1e-6, atol=1e-6)
+    assert Bernoulli().excess(pixels.logit(1e-7), pixels).item() == pytest.approx(0, abs=1e-5)
+
+
+def test_what_a_better_mean_could_save_is_the_squared_error_in_units_of_sigma():
+    target = torch.tensor([[[[0.5, 0.75]]]])
+    for sigma in (0.5, 2.0):
+        found = Gaussian(sigma).excess(torch.zeros_like(target), target)
+        assert found.item() == pytest.approx(0.25**2 / (2 * sigma**2))

@@ -39,3 +39,10 @@ def test_one_prior_is_a_set_too():
     assert PriorSet.simplex(1, 2, 6.0).means == ((0.0, 0.0),)
     with pytest.raises(ValueError, match="latent_size is 2"):
         PriorSet.simplex(3, 2, 6.0)
+
+
+def test_samples_are_made_where_they_are_asked_for():
+    prior = GaussianPrior(size=3, shift=2.0)
+    assert prior.sample(2, device="meta").device.type == "meta"
+    assert prior.sample(2, torch.Generator()).device.type == "cpu"
+    assert prior.sample(2).shape == (2, 3)

@@ -124,3 +124,8 @@ def test_the_encoder_s_first_weights_are_drawn_from_a_seed_of_their_own():
     initialize(wanted, "he", torch.Generator().manual_seed(3 + 0x5417))
     for name, value in wanted.state_dict().items():
         assert torch.equal(value, model.shifted.encoder.state_dict()[name]), name
+
+
+def test_the_images_that_are_held_back_stay_the_same_in_every_version():
+    """Saved models are measured and calibrated on them after they were trained."""
+    assert held_back(blobs(60, (1, 28, 28))).nonzero().flatten().tolist() == [7, 15, 45]

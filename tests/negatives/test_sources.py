@@ -205,3 +205,9 @@ def test_quotes_count_wherever_a_part_begins():
     assert parse("augmented + 0.5*'./C++ parts'") == [("augmented", "", 1.0), ("auxiliary", "./C++ parts", 0.5)]
     assert parse("augmented+generated+'a+b'") == [("augmented", "", 1), ("generated", "", 1), ("auxiliary", "a+b", 1)]
     assert parse("a\0b") == [("auxiliary", "a\0b", 1.0)]  # the name of no file
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (1.0, 2.0, 3.0)])
+def test_a_mixture_takes_one_weight_for_each_source(weights):
+    with pytest.raises(ValueError, match="one weight for each"):
+        Mixture((Generated(), Generated()), weights)

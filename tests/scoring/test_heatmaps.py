@@ -5,7 +5,17 @@ import pytest
 import torch
 
 from negvae.model.patches import PatchEncoder, _with_places, patch_stride
-from negvae.scoring.heatmaps import BINS, Heatmaps, bins, calibrated_heatmaps, surprise, surprise_table, top_mean
+from negvae.scoring.heatmaps import (
+    BINS,
+    HIGH,
+    LOW,
+    Heatmaps,
+    bins,
+    calibrated_heatmaps,
+    surprise,
+    surprise_table,
+    top_mean,
+)
 from negvae.training.patches import patch_loss, train_patches
 from tests.conftest import blobs
 
@@ -109,3 +119,9 @@ def test_counts_of_pixels_are_1024_numbers_of_which_none_is_negative(maps):
     values = np.array([maps.scores[0], maps.scores[-1], maps.scores[-1] + 1])
     count = len(maps.scores)
     assert maps.p_values(values).tolist() == pytest.approx([1.0, 2 / (count + 1), 1 / (count + 1)])
+
+
+def test_a_p_value_at_either_end_of_the_table_is_that_of_the_end():
+    table = torch.arange(BINS + 1, dtype=torch.float64)
+    odds = torch.tensor([LOW - 1, LOW, (LOW + HIGH) / 2, HIGH, HIGH + 1], dtype=torch.float64)
+    torch.testing.assert_close(surprise(odds, table), torch.tensor([0, 0, BINS / 2, BINS, BINS]).double())

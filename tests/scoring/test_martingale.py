@@ -243,3 +243,11 @@ def test_a_damaged_state_is_refused_by_what_is_wrong(change, words):
     change(state)
     with pytest.raises(ValueError, match=words):
         Monitor.restore(monitor.calibration, state)
+
+
+@pytest.mark.parametrize("latest", [[[0.1, 0.2]], []])
+def test_a_saved_window_that_holds_no_row_of_scores_is_refused(latest):
+    monitor = started(window=12)
+    state = json.loads(json.dumps(monitor.state())) | {"latest": latest}
+    with pytest.raises(ValueError, match="latest scores"):
+        Monitor.restore(monitor.calibration, state)
