@@ -89,7 +89,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "scoring/references.py": _SCORES,
     "scoring/regret.py": ("tests/scoring/test_more_scores.py",),
     "scoring/scorer.py": (*_SCORES, "tests/scoring/test_blocks.py", "tests/scoring/test_dose.py",
-                          "tests/scoring/test_extending.py", "tests/scoring/test_neighbors.py"),
+                          "tests/scoring/test_extending.py", "tests/scoring/test_neighbors.py", "tests/fast/test_int8.py"),
     "scoring/scores.py": _SCORES,
     "scoring/table.py": (*_SCORES, "tests/scoring/test_extending.py"),
     "scoring/tiles.py": ("tests/scoring/test_tiles.py",),

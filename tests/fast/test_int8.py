@@ -213,12 +213,17 @@ def test_int8_is_offered_for_speed_that_keeps_the_figures():
 
 
 def test_a_trial_of_int8_measures_on_images_from_all_over_the_training_set(monkeypatch):
-    images, seen = blobs(64, SHAPES["gray"]), []
+    images, seen, scored = blobs(64, SHAPES["gray"]), [], []
     model = build_vae(small_run("gray", initialization="he"), SHAPES["gray"]).eval()
     monkeypatch.setattr(quantization, "_MEASURED", 8)
     monkeypatch.setattr(quantization, "_ENOUGH", 10)
     measure = Scorer.measure
     monkeypatch.setattr(Scorer, "measure", lambda self, given, *rest: seen.append(given) or measure(self, given, *rest))
+    score = Scorer.__call__
+    monkeypatch.setattr(
+        Scorer, "__call__", lambda self, given, *rest: scored.append(len(given)) or score(self, given, *rest)
+    )
     try_int8(Scorer(model), images, images[:20], "kl", (), 0.2)
     assert len(seen) == 2
+    assert scored[-1] == 16  # of the held-out ones, twice as many as measured on
     assert all(torch.equal(each, images[::8]) for each in seen)

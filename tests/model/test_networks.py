@@ -122,3 +122,7 @@ def test_networks_of_another_output_are_refused():
         check_networks("own", narrow, images, (1, 3, 3), 4)
     with pytest.raises(ValueError, match="own"):
         check_networks("own", wide, torch.nn.Sequential(torch.nn.Linear(4, 9)), (1, 3, 3), 4)
+
+
+def test_the_dimensions_are_all_values_of_an_image():
+    assert build_vae(preset("general", "x"), (3, 16, 20)).dimensions == 3 * 16 * 20

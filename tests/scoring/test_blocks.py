@@ -8,8 +8,8 @@ import torch
 
 from negvae.config import preset
 from negvae.model import build_vae
-from negvae.scoring import Scorer, calibrate
-from negvae.scoring.blocks import IMAGES, MANY, ROWS, WIDE, blocks, map_blocks, mapped, wider_size
+from negvae.scoring import Scorer, calibrate, compute_scores
+from negvae.scoring.blocks import IMAGES, MANY, ROWS, WIDE, blocks, in_this_thread, map_blocks, mapped, wider_size
 from negvae.scoring.table import names_of
 from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
@@ -191,3 +191,26 @@ def test_wider_blocks_are_for_many_small_images_whose_bits_a_trial_finds_the_sam
     assert wider_size(model_of("mlp"), 10**4, ("rows",), compute(True)) == ROWS
     large = build_vae(preset("general", "x"), (1, 64, 64)).eval()
     assert wider_size(large, 10**4, ("large",), compute(True)) == IMAGES
+
+
+def test_a_service_computes_in_the_thread_that_asks():
+    torch.set_num_threads(1)
+
+    def where(item):
+        return threading.get_ident()
+
+    assert set(map_blocks(where, range(3), CPU)) != {threading.get_ident()}
+    with in_this_thread():
+        assert set(map_blocks(where, range(3), CPU)) == {threading.get_ident()}
+    assert set(map_blocks(where, range(3), CPU)) != {threading.get_ident()}
+
+
+def test_many_images_may_have_samples_of_their_own():
+    model = model_of("gray")
+    images = blobs(MANY + 1, (1, 28, 28))
+    many, few = (
+        compute_scores(model, some, ["bpd"], generator=torch.Generator().manual_seed(3))["bpd"]
+        for some in (images, images[:IMAGES])
+    )
+    assert torch.equal(many[:IMAGES], few)
+    assert many.isfinite().all()

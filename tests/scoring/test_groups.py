@@ -5,7 +5,7 @@ import pytest
 from benchmarks.simulations import marginal_and_groups
 
 from negvae.scoring.calibration import Calibration, fpr_threshold, p_values
-from negvae.scoring.groups import check_labels, largest_by_group, split
+from negvae.scoring.groups import check_labels, largest_by_group, split, threshold_of
 
 
 def grouped(rate=0.1, confidence=None):
@@ -68,3 +68,9 @@ def test_labels_that_do_not_fit_are_refused():
         split([1.0, 2.0], ["a", ""])
     check_labels(None, 3)
     assert largest_by_group({"a": [1.0]}, [], [], p_values).shape == (0,)
+
+
+def test_an_image_of_no_known_group_gets_the_highest_threshold():
+    labels = np.array(["a", "", "b"])  # as a table gives them
+    assert threshold_of({"a": 1.0, "b": 3.0}, labels, 3).tolist() == [1.0, 3.0, 3.0]
+    assert threshold_of({"a": 1.0, "b": 3.0}, None, 2).tolist() == [3.0, 3.0]

@@ -182,3 +182,17 @@ def test_tails_are_of_the_share_that_is_clean():
     np.testing.assert_allclose(few.tails[:, 1, -1], -np.log(0.2))  # 10 of 50
     dirty, _ = fit_neighbors(np.concatenate([training, random.normal(40, 20, (20, 3))]), held_out, 0.1)
     assert 0.5 < dirty.tails[0, 0, -1] / clean.tails[0, 0, -1] < 2  # and not of the outliers' distances
+
+
+def test_reference_rows_are_as_many_as_the_numbers_they_hold_allow(monkeypatch):
+    monkeypatch.setattr(neighbors, "REFERENCE_NUMBERS", 60)
+    rows = np.random.default_rng(0).normal(size=(50, 3))
+    found, _ = fit_neighbors(rows[:40], rows[40:])
+    assert len(found.whitened) == 20  # 60 numbers of 3 columns, evenly taken of the 40
+
+
+def test_the_mean_excess_is_over_the_last_knot():
+    distances = np.concatenate([np.linspace(0, 1, 9900), np.linspace(5, 7, 100)])
+    knots, excess = neighbors.tail_of(distances)
+    last = knots[0, -1]
+    assert excess == pytest.approx((distances[distances > last] - last).mean())
