@@ -64,7 +64,11 @@ def figures(found: dict[str, Any]) -> dict[str, Any]:
         )
         for score in SCORES
     }
-    return {"nats_per_dim_test": round(found["nats_per_dim_test"], 5), "proxies": proxies, "sets": stripped}
+    others = statistics.mean(areas["combined"] for areas in list(stripped.values())[1:])
+    return {
+        "nats_per_dim_test": round(found["nats_per_dim_test"], 5), "proxies": proxies, "sets": stripped,
+        "combined_on_others": round(others, 4),
+    }  # fmt: skip
 
 
 def pace(rounds: int) -> dict[str, Any]:

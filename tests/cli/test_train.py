@@ -23,8 +23,8 @@ def test_each_field_has_an_option(capsys, blob_files, tmp_path):
     values = dict(
         data=str(blob_files["in"]), negatives="generated", likelihood="gaussian", sigma=0.5, learn_sigma=True,
         network="gray", initialization="glorot", latent_size=3, negative_shift=4.0, negative_weight=0.5,
-        update="simultaneous", optimizer="rmsprop", learning_rate=0.002, batch_size=9, epochs=1, seed=7,
-        precision="float32", device="cpu", limit=30, calibration=0.25, target_fpr=0.4, confidence=0.8,
+        update="simultaneous", optimizer="rmsprop", learning_rate=0.002, schedule="cosine", batch_size=9,
+        epochs=1, seed=7, precision="float32", device="cpu", limit=30, calibration=0.25, target_fpr=0.4, confidence=0.8,
     )  # fmt: skip
     # embed takes an encoder and a network for features, and groups a folder: tests/runs/test_embed.py, test_tables.py
     # fit, side, max_broken and images are about folders of photos: tests/runs/test_folders.py

@@ -5,7 +5,8 @@ import scipy.stats
 
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import cells, settings
-from negvae.paper.results import Figure, collect, same_run, table_of, up_to_date
+from negvae.paper.results import Figure, collect, table_of
+from negvae.paper.store import same_run, up_to_date
 from tests.paper.conftest import fake_result
 
 RUN = "fashion-mnist-bernoulli-none"

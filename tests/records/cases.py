@@ -34,6 +34,8 @@ PRESETS = {
 }
 RECORDED = {"general": "auto"}
 """What the record calls presets that have another name now."""
+FORMER = {"unsupervised": dict(learning_rate=1e-3, schedule="constant")}
+"""Fields of presets as they were when they were recorded."""
 NEGATIVES = {
     "generated, alternating": dict(negatives="generated", update="alternating"),
     "generated, simultaneous": dict(negatives="generated", update="simultaneous"),
@@ -48,13 +50,14 @@ NEGATIVES = {
 def cases() -> dict[str, tuple[str, dict[str, object]]]:
     """Preset and overrides of each case."""
     found: dict[str, tuple[str, dict[str, object]]] = {
-        f"preset {RECORDED.get(name, name)}": (name, {}) for name in PRESETS
+        f"preset {RECORDED.get(name, name)}": (name, FORMER.get(name, {})) for name in PRESETS
     }
     for network in ("gray", "color"):
         found |= {f"{network}, {kind}": (network, fields) for kind, fields in NEGATIVES.items()}
     found["gray, quantized Gaussian of learned sigma"] = (
         "gray", dict(likelihood="quantized-gaussian", learn_sigma=True, negatives="generated"),
     )  # fmt: skip
+    found["preset unsupervised, as it is now"] = ("unsupervised", {})
     return found
 
 

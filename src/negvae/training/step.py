@@ -84,8 +84,9 @@ class Learner:
         self._rates: Tensor | None = None
         if config.schedule != "constant":
             steps = config.epochs * self.steps
-            factors = torch.tensor([rise_and_fall(step, steps, RISING) for step in range(steps)])
-            self._rates = (config.learning_rate * factors).to(device)
+            factors = (rise_and_fall(step, steps, RISING) for step in range(steps))
+            rates = [config.learning_rate * factor for factor in factors]
+            self._rates = torch.tensor(rates, dtype=torch.float64, device=device)
         self._within = torch.arange(self.batch, device=device)
 
     @property
@@ -256,7 +257,7 @@ class Learner:
         optimizer = build(parameters, self.config.learning_rate, capturable=self.data.device.type == "cuda")
         if self.data.device.type == "cuda" and self.config.schedule != "constant":
             for group in optimizer.param_groups:
-                group["lr"] = torch.tensor(group["lr"], device=self.data.device)
+                group["lr"] = torch.tensor(group["lr"], dtype=torch.float32, device=self.data.device)
         return optimizer
 
 
