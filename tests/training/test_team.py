@@ -17,7 +17,7 @@ from negvae.training.choice import Choice, candidates, choose_workers, measure
 from negvae.training.history import read_metrics
 from negvae.training.loop import train
 from negvae.training.step import Learner
-from tests.conftest import blobs, small_run
+from tests.conftest import SHAPES, blobs, small_run
 
 GRAY, OTHERS = blobs(24, (1, 28, 28)), 255 - blobs(20, (1, 28, 28), 1)
 
@@ -282,6 +282,25 @@ def test_operators_take_their_threads_again(monkeypatch):
         learner.step()
     assert (seen, learner.workers) == ([1, 2], None)
     learner.close()
+
+
+@pytest.mark.parametrize("network", ["gray", "color"])
+@pytest.mark.parametrize("negatives", ["none", "generated"])
+def test_workers_come_and_go_between_steps(network, negatives, double):
+    """Those that wait for one another too: a helper that rests must not be told to go on."""
+    images = blobs(24, SHAPES[network])
+
+    def trained_by(numbers):
+        learner = Learner(small_run(network, negatives=negatives), images, build_source(negatives, lambda name: images))
+        learner.begin_epoch(learner.randomness.get_state(), 0)
+        for workers in numbers:
+            learner.share_among(workers)
+            learner.step()
+        learner.close()
+        return weights(learner.model)
+
+    torch.testing.assert_close(trained_by([2, 1, 2]), trained_by([1, 1, 1]), rtol=1e-6, atol=1e-9)
+    assert not helpers()
 
 
 def test_a_measurement_gives_a_rate_for_each_number_and_leaves_no_thread():

@@ -76,6 +76,10 @@ class Helpers:
             if self._failure is not None:
                 raise self._failure
 
+    def rest(self) -> None:
+        """Expect no helper any more, until `begin`."""
+        self._active = 0
+
     def release(self) -> None:
         """Let the helpers go on after a meeting; for the leader."""
         for orders in self._orders[: self._active]:

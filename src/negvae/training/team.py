@@ -92,6 +92,7 @@ class ThreadTeam:
     def resize(self, workers: int) -> None:
         """Let another number of threads share each batch, from the next step on."""
         self.learner.finish()
+        self._helpers.rest()
         self.workers = workers
         while len(self._parts) < self.parts:
             self._parts.append(self._part(len(self._parts)))
