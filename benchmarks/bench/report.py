@@ -49,6 +49,11 @@ def markdown(results: Mapping[str, Any]) -> str:
         "",
         tables.markdown(_left(COLUMNS, lines(results["rows"]))).rstrip("\n"),
     ]
+    earlier: dict[str, list[str]] = {}
+    for row in results["rows"]:
+        if "commit" in row:
+            earlier.setdefault(row["commit"], []).append(f"`{row['key']}`")
+    text += [f"\nMeasured at commit {commit}, on the same day: {', '.join(keys)}." for commit, keys in earlier.items()]
     for row in results["rows"]:
         if row["operators"]:
             text += ["", f"Where the time goes: {row['work']} (`{row['key']}`, torch.profiler).", ""]

@@ -50,7 +50,8 @@ def run_bench(
         device: device to train on: "cpu", "cuda", or "all" that this machine has.
         pythons: interpreter of each peer, by the peer's name ("pythae", "pyod").
         table: Markdown file whose table is replaced; None to replace none.
-        resume: whether to keep the rows that the results' file of today already has, if it is of the same commit.
+        resume: whether to keep the rows that the results' file of today already has, each with the commit that it was
+            measured at.
         console: console to print to.
 
     Returns:
@@ -115,8 +116,10 @@ def run_bench(
 def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     """Return the results of an earlier part of this run, or the fresh ones if there is none.
 
+    Rows of another commit note it. Those in which one of our subjects failed are left out, to be measured again.
+
     Raises:
-        ValueError: if the file is of another commit or measured otherwise.
+        ValueError: if the file was measured otherwise.
     """
     if not path.exists():
         return fresh
@@ -124,11 +127,11 @@ def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     for name in ("rounds", "seconds", "quick"):
         if earlier[name] != fresh[name]:
             raise ValueError(f"{path} was measured with {name} {earlier[name]}, not {fresh[name]}: start anew")
-    if earlier["provenance"]["commit"] != fresh["provenance"]["commit"]:
-        raise ValueError(
-            f"{path} is of commit {earlier['provenance']['commit'][:12]}: leave out --resume to start anew"
-        )
-    return earlier
+    before = earlier["provenance"]["commit"]
+    kept = [{"commit": before, **row} for row in earlier["rows"] if OURS not in row["absent"]]
+    now = fresh["provenance"]["commit"]
+    rows = [{name: value for name, value in row.items() if (name, value) != ("commit", now)} for row in kept]
+    return {**fresh, "rows": rows}
 
 
 def measure(row: Row, rounds: int, *, profile: bool = False) -> tuple[dict[str, Any], bool]:

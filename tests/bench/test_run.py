@@ -142,12 +142,17 @@ def test_every_row_is_there_in_both_precisions_where_the_machine_has_them(tmp_pa
 def test_a_bench_goes_on_where_it_ended(tmp_path):
     path, fresh = tmp_path / "x.json", {"rounds": 7, "seconds": 1, "quick": False, "provenance": {"commit": "a"}}
     assert run._resumed(path, fresh) is fresh
-    path.write_text(json.dumps({**fresh, "rows": [1]}))
-    assert run._resumed(path, fresh)["rows"] == [1]
+    good, failed = {"key": "good", "absent": {"pyod": "not here"}}, {"key": "failed", "absent": {"negvae": "ended"}}
+    path.write_text(json.dumps({**fresh, "rows": [good, failed]}))
+    assert run._resumed(path, fresh)["rows"] == [good]
     with pytest.raises(ValueError, match="rounds 7, not 2"):
         run._resumed(path, {**fresh, "rounds": 2})
-    with pytest.raises(ValueError, match="is of commit a"):
-        run._resumed(path, {**fresh, "provenance": {"commit": "b"}})
+    later = run._resumed(path, {**fresh, "provenance": {"commit": "b"}})
+    assert (later["provenance"], later["rows"]) == ({"commit": "b"}, [{**good, "commit": "a"}])
+    path.write_text(json.dumps({**later, "rows": [*later["rows"], {"key": "new", "absent": {}}]}))
+    commits = [row.get("commit") for row in run._resumed(path, {**fresh, "provenance": {"commit": "b"}})["rows"]]
+    assert commits == ["a", None]
+    assert [row["commit"] for row in run._resumed(path, {**fresh, "provenance": {"commit": "c"}})["rows"]] == ["a", "b"]
 
 
 def test_bad_wishes_are_refused(tmp_path):
