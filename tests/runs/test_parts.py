@@ -4,12 +4,15 @@ import dataclasses
 import json
 import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from negvae import files
 from negvae.runs import parts
 from negvae.runs.parts import MANIFEST, score_to_folder
 from negvae.runs.score import score_files
@@ -192,3 +195,19 @@ def test_workers_that_die_while_loading_are_not_replaced_for_ever(monkeypatch):
     monkeypatch.setattr(cluster, "worker_capacity", lambda *a: 1)
     with pytest.raises(ValueError, match=r"lost while they loaded the model.*out of memory"):
         list(cluster._scored(Ray(), iter([("part", "digest", ())]), (), 1, 0, lambda text: None))
+
+
+def test_a_job_that_was_killed_while_it_began_begins_again(model, inbox, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    killed = subprocess.Popen([sys.executable, "-c", ""])
+    killed.wait()
+    left = out / f".{MANIFEST}.{files._machine()}-{killed.pid}-0123abcd.tmp"
+    left.write_text('{"state": ')
+    score_to_folder(model, [str(inbox)], str(out), names=["kl"], resume=True)
+    assert json.loads((out / MANIFEST).read_text())["state"] == "complete"
+    assert not left.exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "letter.txt").write_text("x")
+    with pytest.raises(ValueError, match="did not begin it"):
+        score_to_folder(model, [str(inbox)], str(tmp_path / "other"), names=["kl"], resume=True)
