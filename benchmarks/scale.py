@@ -117,28 +117,12 @@ def meeting(size: int, precision: str) -> dict[str, Any]:
 
 def shared(size: int, precision: str) -> dict[str, Any]:
     """Measure a step that this process's cores share, one worker each."""
-    import torch
-
+    from benchmarks.workers import learner_of_config, rate
     from negvae.config import preset
-    from negvae.training.step import Learner
 
-    workers = len(os.sched_getaffinity(0))
-    torch.set_num_threads(1)
-    images = torch.randint(0, 256, (4 * SHARED_BATCH, 3, size, size), dtype=torch.uint8, generator=torch.Generator())
     config = preset("general", "random", batch_size=SHARED_BATCH, precision=precision, device="cpu")
-    learner = Learner(config, images, None)
-    learner.share_among(workers)
-    start = learner.randomness.get_state()
-
-    def epoch() -> None:
-        learner.begin_epoch(start, 0)
-        for _ in range(learner.steps):
-            learner.step()
-        learner.finish()
-
-    found = learner.steps * SHARED_BATCH / seconds_of(epoch)
-    learner.close()
-    return {"images_per_second": found}
+    workers = len(os.sched_getaffinity(0))
+    return {"images_per_second": rate(learner_of_config(config, (3, size, size)), workers, 1, SECONDS)}
 
 
 def seconds_of(work: Callable[[], object]) -> float:

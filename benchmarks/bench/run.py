@@ -127,10 +127,11 @@ def _resumed(path: Path, fresh: dict[str, Any]) -> dict[str, Any]:
     for name in ("rounds", "seconds", "quick"):
         if earlier[name] != fresh[name]:
             raise ValueError(f"{path} was measured with {name} {earlier[name]}, not {fresh[name]}: start anew")
-    before = earlier["provenance"]["commit"]
-    kept = [{"commit": before, **row} for row in earlier["rows"] if OURS not in row["absent"]]
-    now = fresh["provenance"]["commit"]
-    rows = [{name: value for name, value in row.items() if (name, value) != ("commit", now)} for row in kept]
+    rows = []
+    for row in earlier["rows"]:
+        commit = row.pop("commit", earlier["provenance"]["commit"])
+        if OURS not in row["absent"]:
+            rows.append(row if commit == fresh["provenance"]["commit"] else {**row, "commit": commit})
     return {**fresh, "rows": rows}
 
 

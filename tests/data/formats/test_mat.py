@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from negvae.data import formats
+from negvae.data.formats import matlab
 from negvae.data.formats.matlab import matrices
 
 
@@ -83,3 +84,14 @@ def test_a_claim_is_refused_before_it_takes_memory(make):
     make.path("d.mat").write_bytes(b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n")
     with pytest.raises(ValueError, match="save it with -v7"):
         formats.read(formats.Mat(make.path("d.mat")))
+
+
+def test_labels_of_another_number_are_refused_before_they_are_read(make, monkeypatch):
+    from scipy.io import savemat
+
+    savemat(make.path("a.mat"), {"X": numbers("u1", shape=(4, 4, 3, 5)), "y": np.zeros((1000, 1000))})
+    seen, element = [], matlab._element
+    monkeypatch.setattr(matlab, "_element", lambda *given: seen.append(given[3]) or element(*given))
+    with pytest.raises(ValueError, match=r"labels have shape 1000 x 1000; one label for each of the 5 images"):
+        formats.read(formats.Mat(make.path("a.mat")))
+    assert max(seen) < 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,9 +51,18 @@ class Mat:
         """See `Reader.rows`."""
         probe = self.probe()
         need_memory((probe.count, *(probe.shape or ())), self.path)
+        wanted = ("X", "y") if labels else ("X",)
         with reading(self.path, "MATLAB file"), stores.open_file(str(self.path)) as file:
-            wanted = ("X", "y") if labels else ("X",)
-            content = {matrix.name: matrix.read() for matrix in matrices(file) if matrix.name in wanted}
+            content = {}
+            for matrix in matrices(file):
+                if matrix.name not in wanted:
+                    continue
+                if matrix.name == "y" and math.prod(matrix.shape) != probe.count:  # before they take memory
+                    raise DataError(
+                        f"{self.path}[y]: labels have shape {by(matrix.shape)}; one label for each of the"
+                        f" {probe.count:,} images needed"
+                    )
+                content[matrix.name] = matrix.read()
             pixels = content["X"].reshape(*content["X"].shape[:3], probe.count).transpose(3, 2, 0, 1)
         found = as_labels(content["y"], probe.count, f"{self.path}[y]") % 10 if "y" in content else None
         yield from cut(pixels, start, stop, size, found)
