@@ -83,6 +83,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "scoring/metrics.py": ("tests/scoring/test_metrics.py", "tests/scoring/test_table.py"),
     "scoring/monitor.py": ("tests/scoring/test_martingale.py", "tests/detector/test_guarantees.py"),
     "scoring/neighbors.py": ("tests/scoring/test_neighbors.py",),
+    "scoring/once.py": ("tests/scoring/test_blocks.py", "tests/scoring/test_scores.py"),
     "scoring/passes.py": (*_SCORES, "tests/scoring/test_dose.py", "tests/training/test_shifted.py"),
     "scoring/patches.py": ("tests/scoring/test_heatmaps.py", "tests/runs/test_patches.py"),
     "scoring/quantization.py": ("tests/fast/test_int8.py", "tests/scoring/test_blocks.py"),
