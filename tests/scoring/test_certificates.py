@@ -7,6 +7,7 @@ from scipy.stats import beta, binomtest
 
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import (
+    _level,
     certified_rank,
     certified_threshold,
     conditional_p_values,
@@ -159,3 +160,8 @@ def test_a_calibration_decides_with_confidence():
 def test_no_held_out_inlier_certifies_nothing():
     with pytest.raises(ValueError, match="needs at least 299 held-out inliers, there are 0"):
         certified_rank(0, 0.01, 0.95)
+
+
+def test_a_level_is_the_rank_that_was_meant_where_its_product_is_rounded_down():
+    # (1 - 0.9) (99 + 1) is 9.999999999999998.
+    assert _level(np.arange(1, 100)[:, None] / 100, 0.9) == 0.1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.model.patches import PatchEncoder, _with_places, patch_stride
+from negvae.model.patches import PatchEncoder, _with_places, patch_stride, with_details
 from negvae.scoring.heatmaps import (
     BINS,
     HIGH,
@@ -125,3 +125,16 @@ def test_a_p_value_at_either_end_of_the_table_is_that_of_the_end():
     table = torch.arange(BINS + 1, dtype=torch.float64)
     odds = torch.tensor([LOW - 1, LOW, (LOW + HIGH) / 2, HIGH, HIGH + 1], dtype=torch.float64)
     torch.testing.assert_close(surprise(odds, table), torch.tensor([0, 0, BINS / 2, BINS, BINS]).double())
+
+
+def test_details_are_differences_from_two_means_enlarged():
+    image = torch.zeros(1, 1, 9, 9)
+    image[0, 0, 4, 4] = 1
+    plain, near, far = with_details(image)[0]
+    assert torch.equal(plain, image[0, 0])
+    # Beside the bright pixel, both windows hold it; three pixels away, the larger one alone.
+    assert near[4, 5] == pytest.approx(-4 / 9)
+    assert far[4, 5] == pytest.approx(-2 / 49)
+    assert near[4, 7] == 0
+    assert far[4, 7] == pytest.approx(-2 / 49)
+    assert far[4, 8] == 0

@@ -17,7 +17,7 @@ from negvae.scoring.complexity import compressed_bits_per_dim
 from negvae.scoring.compute import over_blocks
 from negvae.scoring.passes import shared_draws
 from negvae.scoring.references import scale
-from negvae.scoring.regret import regret
+from negvae.scoring.regret import likelihood_regret, regret
 from negvae.scoring.table import names_of
 from tests.conftest import SHAPES, blobs, small_run
 
@@ -71,6 +71,9 @@ def test_regret_is_nothing_at_the_optimum_and_found_away_from_it():
         return gain / (3 * math.log(2))
 
     at_best = fitted(30)
+    units = {"bits": likelihood_regret, "nats": lambda x: regret(x, 30, 4)}
+    both = over_blocks(model, rows, units, draws=SharedDraws())
+    torch.testing.assert_close(both["bits"], both["nats"] / (3 * math.log(2)))
     with torch.no_grad():
         model.encoder[1].bias[:2] += 1.0
     away = fitted(80)
