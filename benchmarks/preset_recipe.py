@@ -101,10 +101,10 @@ def main() -> None:
     """Train, measure and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=beyond.DATA, choices=beyond.DATA)
-    parser.add_argument("--pace", action="store_true", help="measure images/s alone")
+    parser.add_argument("--pace", action="store_true", help="only measure images/s")
     parser.add_argument("--work", type=Path, default=Path("runs/preset-recipe"))
     parser.add_argument("--out", type=Path, default=RESULT)
-    parser.add_argument("--trials", action="store_true", help="train the recipes that were tried alone")
+    parser.add_argument("--trials", action="store_true", help="train only the recipes that were tried")
     asked = parser.parse_args()
     results: dict[str, Any] = json.loads(asked.out.read_text()) if asked.out.exists() else {"sets": {}}
     origin = provenance(RunConfig(data="fashion-mnist", device="cpu"))

@@ -325,6 +325,8 @@ def main() -> int:
     drawn = json.loads(asked.drawn.read_text())
     outcomes = known_outcomes(asked.journal, asked.again)
     todo = [] if asked.count else [mutant for mutant in drawn["drawn"] if name_of(mutant) not in outcomes]
+    if untested := sorted({mutant["file"] for mutant in todo} - TESTS.keys()):
+        raise SystemExit(f"TESTS in {__file__} names no tests of {', '.join(untested)}: add them")
     if todo:
         for name in LIBRARIES:
             import_module(name)

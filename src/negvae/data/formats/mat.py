@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, reading
 from negvae.data.formats.matlab import matrices
-from negvae.data.formats.pixels import as_labels
+from negvae.data.formats.pixels import as_labels, need_one_label_each
 
 
 @dataclass(frozen=True)
@@ -57,11 +56,8 @@ class Mat:
             for matrix in matrices(file):
                 if matrix.name not in wanted:
                     continue
-                if matrix.name == "y" and math.prod(matrix.shape) != probe.count:  # before they take memory
-                    raise DataError(
-                        f"{self.path}[y]: labels have shape {by(matrix.shape)}; one label for each of the"
-                        f" {probe.count:,} images needed"
-                    )
+                if matrix.name == "y":
+                    need_one_label_each(matrix.shape, probe.count, f"{self.path}[y]")
                 content[matrix.name] = matrix.read()
             pixels = content["X"].reshape(*content["X"].shape[:3], probe.count).transpose(3, 2, 0, 1)
         found = as_labels(content["y"], probe.count, f"{self.path}[y]") % 10 if "y" in content else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -108,6 +109,22 @@ def _from_unit_floats(array: NDArray[Any], where: object) -> Decoded:
     return Decoded(images, None, (f"{where}: float pixels rounded to 8 bits ({inexact:,} images changed)",))
 
 
+def need_one_label_each(shape: tuple[int, ...], count: int, where: object) -> None:
+    """Check the shape of labels, before they are read where it is known before.
+
+    Args:
+        shape: shape of the labels: N, N x 1 or 1 x N.
+        count: number of images, N.
+        where: name of the labels in error messages.
+
+    Raises:
+        ValueError: if there is not one label per image.
+    """
+    flat = (math.prod(shape),) if len(shape) == 2 and 1 in shape else shape
+    if flat != (count,):
+        raise DataError(f"{where}: labels have shape {by(flat)}; one label for each of the {count:,} images needed")
+
+
 def as_labels(array: NDArray[Any], count: int, where: object) -> NDArray[Any]:
     """Convert labels to int64, N; N x 1 is accepted, and text is numbered in sorted order.
 
@@ -123,12 +140,8 @@ def as_labels(array: NDArray[Any], count: int, where: object) -> NDArray[Any]:
         ValueError: if there is not one label per image, or labels are not whole numbers.
     """
     labels = np.asarray(array)
-    if labels.ndim == 2 and 1 in labels.shape:
-        labels = labels.reshape(-1)
-    if labels.shape != (count,):
-        raise DataError(
-            f"{where}: labels have shape {by(labels.shape)}; one label for each of the {count:,} images needed"
-        )
+    need_one_label_each(labels.shape, count, where)
+    labels = labels.reshape(-1)
     if labels.dtype.kind in "US":
         labels = np.unique(labels, return_inverse=True)[1]
     if labels.dtype.kind == "f" and np.array_equal(labels, np.rint(labels)):
