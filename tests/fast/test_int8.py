@@ -7,7 +7,7 @@ from negvae.fast import int8 as quantized
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.fast.int8_decoder import QuantizedNetworks, quantize_decoder
 from negvae.model import build_vae
-from negvae.scoring import Scorer, compute_scores, quantization
+from negvae.scoring import Scorer, calibrate, compute_scores, quantization
 from negvae.scoring.metrics import detection_metrics
 from negvae.scoring.quantization import Offer, quantize_model, try_int8
 from tests.conftest import SHAPES, blobs, small_run
@@ -203,6 +203,21 @@ def test_a_kernel_that_overflows_or_is_missing_is_noticed(monkeypatch):
     assert not quantized.multiplies_integers.__wrapped__()
     monkeypatch.setattr(quantized._Layer, "of", lambda *arguments: torch.ops.onednn.no_such_operator())
     assert not quantized.multiplies_integers.__wrapped__()
+
+
+def test_an_encoder_that_int8_refuses_is_never_tried():
+    assert quantization.is_possible(model_of("gray"), "kl")
+    assert not quantization.is_possible(model_of("residual"), "kl")
+
+
+def test_without_a_decoder_in_int8_scores_of_the_encoder_are_calibrated():
+    model, images = model_of("gray"), blobs(60, SHAPES["gray"])
+    whole = quantize_model(model, images[:40])
+    for networks, decodes in ((QuantizedNetworks(whole.encode), False), (whole, True)):
+        scorer = Scorer(model, quantized=networks)
+        calibration = calibrate(scorer, images[:40], images[40:], score="kl", target_fpr=0.2)
+        assert {"kl", "prior_ratio"} <= set(calibration.scores)
+        assert ("bpd" in calibration.scores) == decodes
 
 
 def test_int8_is_offered_for_speed_that_keeps_the_figures():

@@ -151,6 +151,9 @@ def test_overlap_is_refused_and_named():
     others[7] = inliers[3]
     with pytest.raises(ValueError, match=r"1 of 20 images are identical \(first: negative 7 is inlier 3\)"):
         refuse_overlap(inliers, others, "a", "b")
+    others[9] = inliers[15]
+    with pytest.raises(ValueError, match=r"2 of 20 images are identical \(first: negative 7 is inlier 3\)"):
+        refuse_overlap(inliers, others, "a", "b")
     with pytest.raises(ValueError, match="1x20x20"):
         refuse_overlap(inliers, blobs(3, (1, 20, 20)), "a", "b")
 

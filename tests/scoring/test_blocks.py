@@ -8,8 +8,9 @@ import torch
 
 from negvae.config import preset
 from negvae.model import build_vae
-from negvae.scoring import Scorer, calibrate, compute_scores
+from negvae.scoring import SCORES, Scorer, SharedDraws, calibrate, compute_scores
 from negvae.scoring.blocks import IMAGES, MANY, ROWS, WIDE, blocks, in_this_thread, map_blocks, mapped, wider_size
+from negvae.scoring.compute import over_blocks
 from negvae.scoring.table import names_of
 from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
 
@@ -203,6 +204,21 @@ def test_a_service_computes_in_the_thread_that_asks():
     with in_this_thread():
         assert set(map_blocks(where, range(3), CPU)) == {threading.get_ident()}
     assert set(map_blocks(where, range(3), CPU)) != {threading.get_ident()}
+
+
+def test_samples_of_each_block_are_drawn_once_and_in_order():
+    sizes = []
+
+    def drawing(count):
+        sizes.append(count)
+        return SharedDraws()
+
+    functions = {"bpd": SCORES["bpd"].read}
+    over_blocks(
+        model_of("gray"), blobs(MANY + 1, (1, 28, 28)), functions,
+        draws=SharedDraws(), block_draws=drawing,
+    )  # fmt: skip
+    assert sum(sizes) == MANY + 1  # no trial of a larger block has drawn any
 
 
 def test_many_images_may_have_samples_of_their_own():

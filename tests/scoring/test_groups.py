@@ -5,7 +5,7 @@ import pytest
 from benchmarks.simulations import marginal_and_groups
 
 from negvae.scoring.calibration import Calibration, fpr_threshold, p_values
-from negvae.scoring.groups import check_labels, largest_by_group, split, threshold_of
+from negvae.scoring.groups import check_labels, group_of, largest_by_group, split, threshold_of
 
 
 def grouped(rate=0.1, confidence=None):
@@ -68,6 +68,13 @@ def test_labels_that_do_not_fit_are_refused():
         split([1.0, 2.0], ["a", ""])
     check_labels(None, 3)
     assert largest_by_group({"a": [1.0]}, [], [], p_values).shape == (0,)
+
+
+def test_the_nearest_folder_with_a_groups_name_is_an_images_group():
+    known = ["cable", "inner"]
+    assert group_of("cable/inner/1.png", known) == "inner"
+    assert group_of("cable/other/1.png", known) == "cable"
+    assert group_of("other/inner", known) == ""  # a file's own name is no folder
 
 
 def test_an_image_of_no_known_group_gets_the_highest_threshold():

@@ -118,6 +118,9 @@ def test_typicality_of_a_batch():
         batch_typicality([], references)
     with pytest.raises(ValueError, match="at least 1 image"):
         batch_typicality_threshold(held_out, references, 0)
+    for rate in (0, 1):
+        with pytest.raises(ValueError, match="a rate between 0 and 1"):
+            batch_typicality_threshold(held_out, references, 10, rate)
 
 
 def test_calibration_is_of_the_scores_that_the_table_says(model):

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from negvae.model import build_vae
+from negvae.scoring import Scorer, calibrate, compute_scores
 from negvae.scoring.calibration import p_values
-from negvae.scoring.tiles import RULES, choose_rule, combine
+from negvae.scoring.tiles import RULES, Owners, choose_rule, combine
+from tests.conftest import blobs, small_run
 
 SIZES = np.array([1, 4, 3, 12])
 OWNERS = np.repeat(np.arange(4), SIZES)
@@ -56,6 +59,20 @@ def test_rule_is_chosen_by_what_tells_changed_images():
 
     assert choose_rule(sensitive, images, owners) in ("max", "top")  # one changed tile stands out
     assert choose_rule(saturated, images, owners) == "mean"  # the highest tile is the same in all images
+
+
+def test_a_share_of_outliers_is_one_of_images_not_of_tiles():
+    model = build_vae(small_run("gray", initialization="he"), (1, 28, 28)).eval()
+    tiles = {"training": blobs(40, (1, 28, 28), 1), "held_out": blobs(24, (1, 28, 28), 2)}
+    owners = Owners(np.repeat(np.arange(10), 4), np.repeat(np.arange(6), 4))
+    calibration = calibrate(
+        Scorer(model), *tiles.values(), score="kl", contamination=0.25, target_fpr=None, owners=owners, rule="mean"
+    )
+    scores = [
+        combine(compute_scores(model, part, ["kl"])["kl"].numpy(), getattr(owners, name), "mean")
+        for name, part in tiles.items()
+    ]
+    assert (np.concatenate(scores) > calibration.threshold).sum() == 4  # of 16 images
 
 
 def test_changed_tiles_are_blends_of_two_or_turns():
