@@ -5,6 +5,7 @@ import torch
 from torch.distributions import Normal
 
 from negvae.model import Bernoulli, Gaussian, QuantizedGaussian
+from negvae.model.likelihoods import wide
 
 OUTPUT = torch.linspace(-3, 3, 24).reshape(2, 1, 3, 4)
 
@@ -53,6 +54,14 @@ def test_dequantization_adds_less_than_one_intensity_step():
     assert target.max() < 1 / 255
     assert target.std() > 0.2 / 255
     assert Gaussian().target(images) is images
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [(torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64, torch.float64)],
+)
+def test_likelihoods_are_summed_in_float32_at_least(given, kept):
+    assert wide(torch.ones(2, dtype=given)).dtype == kept
 
 
 @pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.1), QuantizedGaussian(0.1)])

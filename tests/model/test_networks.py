@@ -36,6 +36,14 @@ def test_images_a_network_is_not_made_for_are_refused(network, shape, word):
         build_vae(small_run(network), shape)
 
 
+@pytest.mark.parametrize("network", list(SHAPES))
+def test_every_network_gives_codes_and_images_of_the_asked_size(network):
+    model = build_vae(small_run(network, latent_size=6), SHAPES[network]).eval()
+    with torch.no_grad():
+        assert model.encoder(torch.zeros(2, *SHAPES[network])).shape == (2, 12)
+        assert model.decoder(torch.zeros(2, 6)).shape == (2, *SHAPES[network])
+
+
 def test_gray_has_the_papers_encoder():
     model = build_vae(small_run("gray"), (1, 28, 28))
     convolutions = [layer for layer in model.encoder if isinstance(layer, torch.nn.Conv2d)]

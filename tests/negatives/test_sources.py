@@ -158,6 +158,17 @@ def test_overlap_is_refused_and_named():
         refuse_overlap(inliers, blobs(3, (1, 20, 20)), "a", "b")
 
 
+def test_an_even_image_has_no_edges_and_a_step_the_same_in_all_directions():
+    transformations._sobel.cache_clear()
+    even = torch.full((1, 1, 8, 8), 0.5)
+    assert not transformations.sketch(even, None).any()
+    step = torch.zeros(1, 1, 8, 8)
+    step[..., 4:] = 1
+    edges = transformations.sketch(step, None)
+    for turned in range(4):
+        torch.testing.assert_close(transformations.sketch(step.rot90(turned, (2, 3)), None), edges.rot90(turned, (2, 3)))
+
+
 @pytest.mark.parametrize("name", ["shuffled", "box", "spread"])
 def test_feature_transformations_leave_the_inliers_dependence(name):
     first = torch.randn(400, 1, generator=torch.Generator().manual_seed(0))

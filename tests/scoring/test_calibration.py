@@ -78,6 +78,7 @@ def test_benjamini_hochberg_by_hand():
     assert not benjamini_hochberg([0.2, 0.9], 0.1).any()
     assert not benjamini_hochberg([], 0.1).size
     assert discovery_level([0.1, 0.5], [0, 0], 0.1) == -1
+    assert discovery_level([0.5, 0.9], [1, 1], 0.1) == -1
     with pytest.raises(ValueError, match="within 0 and 1"):
         benjamini_hochberg([1.5], 0.1)
     with pytest.raises(ValueError, match="fdr"):

@@ -39,6 +39,7 @@ def test_metrics_by_hand():
     assert metrics.auroc == 15 / 16
     assert metrics.fpr_at_95_tpr == 0.25
     assert metrics.aupr_out == pytest.approx((1 + 1 + 1 + 4 / 5) / 4)
+    assert metrics.aupr_in == pytest.approx((1 + 1 + 1 + 4 / 5) / 4)
     assert (metrics.inliers, metrics.outliers) == (4, 4)
     assert fpr_at_tpr([1, 2, 3, 4], [3.5, 5, 6, 7], tpr=0.75) == 0.0
 

@@ -173,6 +173,13 @@ def test_scales_and_counts_are_above_zero_and_all_rows_are_kept():
             dataclasses.replace(fitted, **change)
 
 
+def test_the_tail_of_few_distances_begins_at_their_median():
+    knots, excess = neighbors.tail_of(np.arange(12.0))
+    assert knots[0, -1] == 5.5
+    assert knots[1, -1] == pytest.approx(np.log(2))
+    assert excess == pytest.approx(np.arange(6.0, 12).mean() - 5.5)
+
+
 def test_tails_are_of_the_share_that_is_clean():
     random = np.random.default_rng(0)
     training, held_out = random.normal(size=(200, 3)), random.normal(size=(40, 3))
