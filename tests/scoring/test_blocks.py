@@ -190,6 +190,7 @@ def test_wider_blocks_are_for_many_small_images_whose_bits_a_trial_finds_the_sam
     assert asked == [(WIDE, IMAGES), (WIDE, WIDE)]  # one trial
     assert wider_size(small, MANY, ("other",), compute(False)) == IMAGES
     assert wider_size(model_of("mlp"), 10**4, ("rows",), compute(True)) == ROWS
+    assert wider_size(model_of("color"), MANY, ("32x32",), compute(True)) == WIDE
     large = build_vae(preset("general", "x"), (1, 64, 64)).eval()
     assert wider_size(large, 10**4, ("large",), compute(True)) == IMAGES
 
