@@ -71,7 +71,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "scoring/combination.py": ("tests/scoring/test_more_scores.py", "tests/scoring/test_table.py"),
     "scoring/comparison.py": _SCORES,
     "scoring/complexity.py": ("tests/scoring/test_more_scores.py",),
-    "scoring/compute.py": (*_SCORES, "tests/scoring/test_extending.py"),
+    "scoring/compute.py": (*_SCORES, "tests/scoring/test_extending.py", "tests/scoring/test_blocks.py"),
     "scoring/crossconformal.py": ("tests/scoring/test_weighted.py",),
     "scoring/dose.py": ("tests/scoring/test_dose.py", "tests/scoring/test_table.py"),
     "scoring/drift.py": ("tests/scoring/test_weighted.py",),

@@ -166,7 +166,9 @@ def test_an_even_image_has_no_edges_and_a_step_the_same_in_all_directions():
     step[..., 4:] = 1
     edges = transformations.sketch(step, None)
     for turned in range(4):
-        torch.testing.assert_close(transformations.sketch(step.rot90(turned, (2, 3)), None), edges.rot90(turned, (2, 3)))
+        torch.testing.assert_close(
+            transformations.sketch(step.rot90(turned, (2, 3)), None), edges.rot90(turned, (2, 3))
+        )
 
 
 @pytest.mark.parametrize("name", ["shuffled", "box", "spread"])

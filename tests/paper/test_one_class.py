@@ -51,7 +51,7 @@ def test_the_command_goes_on_shows_and_fills_a_page(tmp_path, sets, capsys):
     content = json.loads(path.read_text().splitlines()[0])
     assert content["name"] == "fashion-mnist-class0-seed0"
     assert 0 <= content["evaluation"]["auc_combined"] <= 1
-    assert len(content["quantiles"]["transformations"]["ood"]) == content["evaluation"]["count"] == 120
+    assert len(content["quantiles"]["transformations_kl"]["ood"]) == content["evaluation"]["count"] == 120
     assert "transformations are" in content["judgement"]
     before = path.stat().st_mtime_ns
     assert call(capsys, "paper", "run", *options, *runs)[0] == 0

@@ -12,6 +12,7 @@ from negvae.scoring import Scorer, calibrate
 from negvae.scoring import transformations as judging
 from negvae.training import shifted as shift_training
 from negvae.training.loop import train
+from negvae.training.symmetry import come_mirrored, nearer_than_mirrored
 from tests.conftest import blobs, small_run
 
 
@@ -45,11 +46,11 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert "transformations are part of combined" in lines[0]
-    parts = ["dose", "prior_ratio", "transformations", "transformations_kl"]
+    parts = ["dose", "prior_ratio", "transformations_kl"]
     assert calibration.reference.components == parts
     scorer = Scorer(result.model, calibration.reference)
     inliers, turned = corners(40, 2), corners(40, 3).rot90(1, (2, 3))
-    for name in ("transformations", "combined"):
+    for name in ("transformations_kl", "combined"):
         kept, strange = scorer(inliers, [name])[name], scorer(turned, [name])[name]
         assert (strange > kept.max()).mean() > 0.9, name
         assert scorer(inliers[5:6], [name])[name] == kept[5]
@@ -57,17 +58,32 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
     for name in parts:
         _, median, high, _ = calibration.reference.scales[name]
         ratios.append((scores[name].astype(float) - median) / (high - median))
-    wanted = np.clip(ratios, 0, None).sum(0) + np.minimum(np.max(ratios, 0), 0)
+    wanted = np.mean(ratios[:2], 0) + ratios[2]
     assert scores["combined"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
 def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):
-    monkeypatch.setattr(judging, "LEAST_ACCURACY", 1.01)
+    monkeypatch.setattr(judging, "LEAST_GAIN", 4.01)
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
-    assert "transformations are left out of combined: " in lines[0]
+    assert lines[0].startswith("transformations are left out of combined: ")
+    assert lines[0].endswith("unseen inliers are told apart (25% by chance)")
     assert calibration.reference.components == ["dose", "prior_ratio"]
-    assert "transformations" in calibration.scores
+    assert "transformations_kl" in calibration.scores
+
+
+def test_images_are_mirrored_if_inliers_come_mirrored():
+    assert not come_mirrored(IMAGES)  # the bright corner is always on the left
+    both = torch.cat([IMAGES[::2], IMAGES[1::2].flip(3)])
+    assert come_mirrored(both)
+    assert not come_mirrored(both[:19])
+    assert nearer_than_mirrored(both) == pytest.approx(0.5, abs=0.1)
+    assert nearer_than_mirrored(torch.zeros_like(IMAGES[:30])) == 0.5
+    images = IMAGES[:64].float() / 255
+    made = shift_training.mirrored_by_chance(images, torch.Generator().manual_seed(0))
+    flipped = (made == images.flip(3)).flatten(1).all(1)
+    assert ((made == images).flatten(1).all(1) ^ flipped).all()
+    assert 20 < flipped.sum() < 44
 
 
 def test_the_rest_is_trained_as_without_transformations():
@@ -102,20 +118,20 @@ def test_a_model_without_transformations_has_no_such_score():
     model = trained(run(epochs=1, transformations="none")).model
     with pytest.raises(ValueError, match="trained with transformations"):
         Scorer(model)(IMAGES[:2], ["transformations_kl"])
-    assert "transformations" not in calibrate(Scorer(model), IMAGES, IMAGES[:20]).scores
+    assert "transformations_kl" not in calibrate(Scorer(model), IMAGES, IMAGES[:20]).scores
 
 
 def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(judging, "LEAST_ACCURACY", 0)
+    monkeypatch.setattr(judging, "LEAST_GAIN", 0)
     options = {"epochs": 1, "batch_size": 32, "target_fpr": 0.2, "device": "cpu", "precision": "float32"}
     detector = NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy())
-    assert "transformations" in detector.calibration_.reference.components
+    assert "transformations_kl" in detector.calibration_.reference.components
     detector.save(tmp_path / "run")
     again = NegVAEDetector.load(tmp_path / "run")
     assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()
     pytest.importorskip("onnxruntime")
     from negvae.runs.export import export_onnx
 
-    exported = export_onnx(tmp_path / "run", score="transformations")
+    exported = export_onnx(tmp_path / "run", score="transformations_kl")
     assert exported.encoder_only
     assert exported.difference < 1e-4

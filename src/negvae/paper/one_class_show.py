@@ -12,7 +12,7 @@ from negvae.paper.unsupervised_show import spread
 from negvae.report.tables import DataTable, markdown, replace_table
 
 BEGIN, END = "<!-- one class: begin (negvae paper show one-class --page FILE) -->", "<!-- one class: end -->"
-SHOWN = ("combined", "transformations", "transformations_kl", BEFORE, "dose", "prior_ratio", "kl", "bpd")
+SHOWN = ("combined", "transformations_kl", BEFORE, "dose", "prior_ratio", "kl", "bpd")
 
 
 def gather(profile: OneClassProfile, results: Path) -> dict[str, dict[int, list[Result]]]:

@@ -32,7 +32,7 @@ from negvae.runs.heatmaps import FILE as HEATMAPS
 from negvae.runs.heatmaps import load_heatmaps, save_heatmaps
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
-from negvae.scoring.combination import SUMMED
+from negvae.scoring.combination import ADDED
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
@@ -496,9 +496,9 @@ def _calibration_card(calibration: Calibration) -> str:
             for name in calibration.reference.components
             for low, middle, high, _ in [calibration.reference.scales[name]]
         )
-        what = "the sum of those above 0" if SUMMED in calibration.reference.components else "the largest"
+        what = f"{ADDED} plus the mean of the others" if ADDED in calibration.reference.components else "the largest"
         lines.append(
-            f"- combined is {what} of several scores, each as its distance from the training images' median, in"
+            f"- combined is {what}, of several scores, each as its distance from the training images' median, in"
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
             " training images alone."
         )

@@ -14,8 +14,8 @@ TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
-SUMMED = "transformations_kl"
-"""The score with which "combined" adds up what its scores find, instead of taking the largest."""
+ADDED = "transformations_kl"
+"""The score that "combined" adds to the mean of the others, in place of the largest of all."""
 
 
 def combined(x: Pass) -> Tensor:
@@ -24,11 +24,11 @@ def combined(x: Pass) -> Tensor:
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
-    With `SUMMED`, the ratios above 0 are added up: outliers that are near the inliers are a little unusual in most
-    respects. "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the
-    scores.
+    With `ADDED`, its ratio and the mean of the others are added up: outliers that are near the inliers are a little
+    unusual in most respects. "bpd" counts on both sides. The scales are those of training images alone, and
+    `x.references` lists the scores.
     """
-    ratios = []
+    ratios = dict[str, Tensor]()
     for name in x.references.components:
         low, median, high, _ = x.scale(name)
         distance = x.score(name) - median
@@ -36,13 +36,13 @@ def combined(x: Pass) -> Tensor:
         ratio = distance / max(high - median, tiny)
         if name in TWO_SIDED:
             ratio = torch.maximum(ratio, -distance / max(median - low, tiny))
-        ratios.append(ratio)
+        ratios[name] = ratio
     if not ratios:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
-    together = torch.stack(ratios)
-    if SUMMED in x.references.components:
-        return together.clamp_min(0).sum(0) + together.amax(0).clamp_max(0)  # the latter keeps the usual ones in order
-    return together.amax(0)
+    added = ratios.pop(ADDED, None)
+    if added is None:
+        return torch.stack(list(ratios.values())).amax(0)
+    return torch.stack(list(ratios.values())).mean(0) + added if ratios else added
 
 
 def typicality(x: Pass) -> Tensor:

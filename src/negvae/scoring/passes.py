@@ -218,13 +218,6 @@ class Pass:
         return Posterior(mean.double(), log_var.double())
 
     @property
-    def transformed_means(self) -> Tensor:
-        """Return the means of q(z|t(x)) for all transformations t that have a prior (N x T x L, float64)."""
-        mean, shifted = self._transformed.mean, self.model.shifted
-        assert shifted is not None
-        return mean.reshape(shifted.priors.count, -1, mean.shape[1]).transpose(0, 1)
-
-    @property
     def transformed_divergences(self) -> Tensor:
         """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x T x T, float64)."""
         transformed, shifted = self._transformed, self.model.shifted

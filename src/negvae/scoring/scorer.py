@@ -288,8 +288,8 @@ def _with_neighbors(
 def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
-    """Add the scales of the scores of transformations if they are to be part of "combined"."""
-    judgement = judge(scorer.model, training, references, scorer.computes_in)
+    """Add the scale of the score of transformations if it is to be part of "combined"."""
+    judgement = judge(scorer.model, training, scorer.computes_in)
     log(judgement.describe())
     return replace(references, scales={**references.scales, **judgement.scales}) if judgement.counts else references
 

@@ -135,12 +135,6 @@ SCORES: Table[Score] = Table(
             needs=(), calibrated=True, evaluated=True, target="negvae.scoring.scores:prior_ratio",
         ),
         Score(
-            name="transformations", papers=("golan2018",),
-            meaning="how unusual the codes of all transformed copies are",
-            unit="squared Mahalanobis distance", needs=("transformations", "reference"), calibrated=True,
-            target="negvae.scoring.transformations:transformations", fit="negvae.scoring.transformations:DENSITY",
-        ),
-        Score(
             name="transformations_kl", papers=("golan2018",), label="transformations, KL",
             meaning="KL of every transformed copy to its own prior, summed", unit="nats", needs=("transformations",),
             calibrated=True, target="negvae.scoring.transformations:transformations_kl",

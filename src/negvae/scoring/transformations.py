@@ -1,10 +1,7 @@
-"""How unusual the codes of an image's transformed copies are, and whether that says anything about these inliers.
+"""How far the codes of an image's transformed copies lie from their priors, and whether inliers' copies differ at all.
 
-Each transformation t has a prior N(mu_t, I), and the codes of the inliers' copies fall around its mean, but not as the
-prior has it: some copies look like those of another transformation (an S upside down is an S), and some directions are
-hardly used. So the score takes, in place of each prior, the Gaussian N(m_t, C_t) that fits the codes of training
-images' copies best, with a tenth of the prior's own covariance I mixed in: the aggregate posterior (Hoffman & Johnson
-2016), as far as a Gaussian has it.
+Each transformation t has a prior N(mu_t, I) (`negvae.model.shifted`). Whether the encoder can tell the transformations
+of these inliers is measured on inliers that it was not trained on.
 """
 
 from __future__ import annotations
@@ -12,31 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from numpy.typing import ArrayLike
 from torch import Tensor
 
 from negvae.model import VAE
 from negvae.model.shifted import held_back
 from negvae.scoring.compute import over_blocks
 from negvae.scoring.passes import Pass, SharedDraws
-from negvae.scoring.references import References, Values, scale
-from negvae.scoring.table import Fit
+from negvae.scoring.references import Values, scale
 
-RIDGE = 0.1
-"""Share of the prior's covariance in each fitted one."""
 IMAGES = 1000
 """Largest number of unseen inliers that are measured."""
 LEAST_IMAGES = 20
 """Number of unseen inliers below which their scores have no scale."""
-LEAST_ACCURACY = 0.5
-"""Share of the copies of unseen inliers that must be told apart: below it, most of the transformations are none."""
-
-
-def transformations(x: Pass) -> Tensor:
-    """Return the sum over transformations t of the squared Mahalanobis distance from N(m_t, C_t) (N)."""
-    return distance(statistics(x), x.fitted("transformations"))
+LEAST_GAIN = 1.2
+"""So many times chance, at least, must the share of the copies be that are told apart, or the transformations are none.
+"""
 
 
 def transformations_kl(x: Pass) -> Tensor:
@@ -48,45 +36,6 @@ def transformations_kl(x: Pass) -> Tensor:
     return x.transformed_divergences.diagonal(dim1=1, dim2=2).sum(1)
 
 
-def statistics(x: Pass) -> Tensor:
-    """Return the posterior means of each image's T copies (N x T x L, float64)."""
-    return x.transformed_means
-
-
-def fit(codes: ArrayLike) -> Values:
-    """Fit a Gaussian to the codes of each transformation.
-
-    Args:
-        codes: statistics of N training images, N x T x L.
-
-    Returns:
-        T x (1 + L) x L numbers: for each transformation the mean, then a matrix that whitens.
-    """
-    values = np.asarray(codes, np.float64)
-    identity, fitted = np.eye(values.shape[2]), []
-    for part in values.transpose(1, 0, 2):
-        mean = part.mean(0)
-        covariance = (part - mean).T @ (part - mean) / len(part)
-        root = np.linalg.cholesky((1 - RIDGE) * covariance + RIDGE * identity)
-        fitted.append(np.vstack([mean, np.linalg.inv(root).T]))
-    return np.ascontiguousarray(fitted)
-
-
-def distance(codes: Tensor, fitted: Tensor) -> Tensor:
-    """Return the summed squared Mahalanobis distances of codes (N x T x L) from those that `fit` was given (N)."""
-    centered = codes - fitted[:, 0]
-    # Not a matrix product, which may round an image's distance differently in another place of its batch.
-    return (centered.unsqueeze(3) * fitted[:, 1:]).sum(2).square().sum((1, 2))
-
-
-def is_fitted(values: Values) -> bool:
-    """Return whether an array has the form that `fit` gives."""
-    return values.ndim == 3 and values.shape[1] == values.shape[2] + 1 and bool(np.isfinite(values).all())
-
-
-DENSITY = Fit(statistics=statistics, fit=fit, distance=distance, is_fitted=is_fitted)
-
-
 @dataclass(frozen=True)
 class Judgement:
     """What the encoder of transformations makes of inliers that it was not trained on.
@@ -94,52 +43,53 @@ class Judgement:
     Attributes:
         images: number of these inliers.
         accuracy: share of their transformed copies whose own prior is the nearest; 0 without any.
-        scales: scale of their scores (`negvae.scoring.references.scale`) by the score's name; none without any.
+        chance: that share by chance.
+        scales: scale of their score (`negvae.scoring.references.scale`) by the score's name; none without any.
     """
 
     images: int
     accuracy: float
+    chance: float
     scales: Mapping[str, Values]
 
     @property
     def counts(self) -> bool:
         """Return whether the scores of the transformations are among those that "combined" is made of."""
-        return self.images >= LEAST_IMAGES and self.accuracy >= LEAST_ACCURACY
+        return self.images >= LEAST_IMAGES and self.accuracy >= LEAST_GAIN * self.chance
 
     def describe(self) -> str:
         """Describe the judgement in one line.
 
-        >>> Judgement(100, 0.25, {}).describe()
-        'transformations are left out of combined: 25% of the copies of 100 unseen inliers are told apart'
+        >>> Judgement(9, 0.27, 0.25, {}).describe()
+        'transformations are left out of combined: 9 unseen inliers are fewer than 20'
         """
         what = "are part of combined" if self.counts else "are left out of combined"
-        why = f"{self.accuracy:.0%} of the copies of {self.images:,} unseen inliers are told apart"
+        told_apart = f"{self.accuracy:.0%} of the copies of {self.images:,} unseen inliers are told apart"
+        why = f"{told_apart} ({self.chance:.0%} by chance)"
         if self.images < LEAST_IMAGES:
             why = f"{self.images} unseen inliers are fewer than {LEAST_IMAGES}"
         return f"transformations {what}: {why}"
 
 
-def judge(model: VAE, training: Tensor, references: References, precision: str) -> Judgement:
+def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     """Measure the encoder of transformations on the training images that it has not seen.
 
     Args:
         model: trained VAE with transformations, in evaluation mode.
         training: stored training images, uint8, N x C x H x W, or a part of them.
-        references: statistics of training images, to which the score "transformations" is fitted.
         precision: precision of the networks.
 
     Returns:
         The judgement.
     """
-    unseen = training[held_back(training)][:IMAGES]
+    assert model.shifted is not None
+    chance, unseen = 1 / model.shifted.priors.count, training[held_back(training)][:IMAGES]
     if not len(unseen):
-        return Judgement(0, 0.0, {})
-    functions: dict[str, Callable[[Pass], Tensor]] = {
-        "transformations": transformations, "transformations_kl": transformations_kl, "right": _right,
-    }  # fmt: skip
-    found = over_blocks(model, unseen, functions, draws=SharedDraws(), references=references, precision=precision)
+        return Judgement(0, 0.0, chance, {})
+    functions: dict[str, Callable[[Pass], Tensor]] = {"transformations_kl": transformations_kl, "right": _right}
+    found = over_blocks(model, unseen, functions, draws=SharedDraws(), precision=precision)
     accuracy = float(found.pop("right").mean())
-    return Judgement(len(unseen), accuracy, {name: scale(values.numpy()) for name, values in found.items()})
+    return Judgement(len(unseen), accuracy, chance, {name: scale(values.numpy()) for name, values in found.items()})
 
 
 def _right(x: Pass) -> Tensor:

@@ -5,8 +5,9 @@ Its loss is that of section 3 of the paper with one prior for each of T transfor
     weight KL(q(z|t(x)) || prior_t) - log p(t|z),   p(t|z) = softmax over s of -KL(q(z|t(x)) || prior_s)
 
 The first term is the paper's. The second is the cross-entropy of the right transformation under the model's own odds.
-Every step takes all copies of a few images, which are moved by up to `MOVED` pixels first, a change that is none. Two
-threads share them (`negvae.training.halves`).
+Every step takes all copies of a few images, which are changed first as inliers may be: moved by up to `MOVED` pixels,
+and mirrored if the training images come mirrored (`negvae.training.symmetry`). Two threads share the copies
+(`negvae.training.halves`).
 """
 
 from __future__ import annotations
@@ -26,12 +27,13 @@ from negvae.model import VAE
 from negvae.model.shifted import ShiftEncoder, held_back
 from negvae.model.vae import build_shift_encoder
 from negvae.training.halves import HALVES, Halves
+from negvae.training.symmetry import come_mirrored
 from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
 LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.03
-PASSES, MOST_EPOCHS, MOST_COPIES = 1.2, 20, 1_000_000
+PASSES, MOST_EPOCHS, MOST_COPIES = 3, 50, 1_000_000
 """Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
 so many copies in all."""
 COPIES = 256
@@ -51,7 +53,8 @@ class ShiftLearner:
 
     Attributes:
         weights: weights of the encoder with their optimizer.
-        randomness: random generator of the images of each step and of their moves.
+        mirrored: whether half of the images are mirrored.
+        randomness: random generator of the images of each step and of their changes.
         steps: number of steps of the training.
         taken: number of steps taken so far.
     """
@@ -62,6 +65,7 @@ class ShiftLearner:
         self.shifted = model.shifted
         kept = ~held_back(data)
         self.data = data[kept] if kept.any() else data
+        self.mirrored = come_mirrored(self.data)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.weights = Weights(self.shifted.encoder, [], dtype, _optimizer)
         self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
@@ -91,7 +95,8 @@ class ShiftLearner:
         for group in self.weights.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         rows = torch.randint(len(self.data), (self.batch,), generator=self.randomness, device=self.data.device)
-        self._images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED)
+        images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED)
+        self._images = mirrored_by_chance(images, self.randomness) if self.mirrored else images
         self.halves.step()
         self.taken += 1
         return torch.stack(self._divergence).mean()
@@ -132,6 +137,12 @@ def moved(images: Tensor, generator: torch.Generator, most: int) -> Tensor:
     number = torch.arange(count, device=images.device)[:, None, None]
     # Indices on axes 0, 2 and 3 put the channels last.
     return framed[number, :, down[:, :, None], right[:, None, :]].permute(0, 3, 1, 2)
+
+
+def mirrored_by_chance(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Exchange left and right in each image with probability 1/2 (N x C x H x W)."""
+    chosen = torch.rand(len(images), 1, 1, 1, generator=generator, device=images.device, dtype=torch.float32) < 0.5
+    return torch.where(chosen, images.flip(3), images)
 
 
 def train_shifts(

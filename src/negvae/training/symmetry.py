@@ -1,0 +1,47 @@
+"""Whether the mirror images of inliers are inliers too, by the training images alone.
+
+A change that inliers do not show is one that a detector should see, and a change that they do show is one that it
+should not: letters have a left and a right, photos mostly none.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d
+
+ASKED, COMPARED = 500, 5_000
+"""Numbers of images that are mirrored, and that they are compared with, at most."""
+SIDE = 16
+"""Images are averaged to about so many pixels a side: a small move matters less then."""
+LARGEST_SHARE = 0.65
+"""Share of images that may be nearer to the others than their mirror images are; one half where all are symmetric."""
+FEWEST = 20
+
+
+def nearer_than_mirrored(images: Tensor) -> float:
+    """Return the share of images that lie nearer to another training image than their mirror images do.
+
+    Args:
+        images: uint8 images, N x C x H x W, with N >= 2; of many, some are used, evenly taken.
+
+    Returns:
+        The share, ties by half: about 0.5 if the images come mirrored as often as not, and 1 if they never do.
+    """
+    chosen = images[:: max(len(images) // COMPARED, 1)][:COMPARED].float() / 255
+    small = avg_pool2d(chosen, max(1, round(min(chosen.shape[2:]) / SIDE)), ceil_mode=True)
+    asked = torch.arange(len(small), device=images.device)[:: max(len(small) // ASKED, 1)][:ASKED]
+    rows = small.flatten(1)
+
+    def nearest(some: Tensor) -> Tensor:
+        distances = torch.cdist(some.flatten(1), rows)
+        distances[torch.arange(len(asked)), asked] = torch.inf  # the image itself
+        return distances.amin(1)
+
+    one, other = nearest(small[asked]), nearest(small[asked].flip(3))
+    return float((one < other).double().mean() + (one == other).double().mean() / 2)
+
+
+def come_mirrored(images: Tensor) -> bool:
+    """Return whether images may be mirrored in training (`LARGEST_SHARE`); fewer than `FEWEST` may not."""
+    return len(images) >= FEWEST and nearer_than_mirrored(images) < LARGEST_SHARE
