@@ -60,6 +60,7 @@ def test_the_command_goes_on_shows_and_fills_a_page(tmp_path, sets, capsys):
     page.write_text(f"text\n{one_class_show.BEGIN}\n{one_class_show.END}\nmore\n")
     assert call(capsys, "paper", "show", *options, "--page", page)[0] == 0
     assert "2 of 10" in page.read_text()
+    assert "| mean | 2 |" in page.read_text()
     assert "made up" in page.read_text()
     assert len(json.loads(call(capsys, "paper", "show", *options, "--json")[1])) == 2
 

@@ -56,13 +56,17 @@ def means(found: dict[str, dict[int, list[Result]]]) -> DataTable:
 
 
 def classes(data: str, found: dict[int, list[Result]]) -> DataTable:
-    """Tabulate the scores of each class: mean over its seeds (standard deviation)."""
-    lines = []
+    """Tabulate the scores of each class, mean over its seeds (standard deviation), and their mean over the classes."""
+    lines, every = [], []
     for label, results in found.items():
         figures = [
             spread([_area(one, name) for one in results if f"auc_{name}" in one["evaluation"]]) for name in SHOWN
         ]
         lines.append((str(label), str(len(results)), *("-" if each is None else str(each) for each in figures)))
+        every.append([None if each is None else each.mean for each in figures])
+    means = [[value for value in column if value is not None] for column in zip(*every, strict=True)]
+    shown = [f"{sum(values) / len(values):.3f}" if values else "-" for values in means]
+    lines.append(("mean", str(sum(len(results) for results in found.values())), *shown))
     return _sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
 
 
