@@ -86,6 +86,12 @@ def test_images_are_mirrored_if_inliers_come_mirrored():
     assert 20 < flipped.sum() < 44
 
 
+def test_training_says_whether_images_are_mirrored():
+    lines = []
+    trained(run(epochs=1), log=lines.append)
+    assert "transformations turns: images are not mirrored, since they have two sides" in lines
+
+
 def test_the_rest_is_trained_as_without_transformations():
     plain, shifted = (trained(run(epochs=1, transformations=names)).model.state_dict() for names in ("none", "turns"))
     assert all(torch.equal(value, shifted[name]) for name, value in plain.items())

@@ -133,6 +133,8 @@ def train_seeds(
     check_workers(workers, device.type, min(configs[0].batch_size, len(images)))
     runs = _open(configs, images, source, directories, resume, peers)
     ways = _share_among(runs, workers, source, log) if peers is None and device.type == "cpu" else []
+    if (shifted := runs[0].learner.shifted) is not None and not runs[0].progress.finished:
+        log(shifted.describe())
     watch = WorkerWatch([run.learner for run in runs], ways, runs[0].learner.workers or OPERATORS, log)
     try:
         reason = _steps(runs, peers, watch, should_stop, budget, checkpoint_seconds, on_progress, after_epoch)

@@ -86,6 +86,11 @@ class ShiftLearner:
         self.randomness.manual_seed(self.config.seed + 0x5417)
         self.taken = 0
 
+    def describe(self) -> str:
+        """Describe in one line what the training images decided."""
+        mirrored = "mirrored by chance, as they come" if self.mirrored else "not mirrored, since they have two sides"
+        return f"transformations {self.config.transformations}: images are {mirrored}"
+
     def step(self) -> Tensor:
         """Take the next step; to be called while `halves` is entered.
 

@@ -28,14 +28,15 @@ def nearer_than_mirrored(images: Tensor) -> float:
     Returns:
         The share, ties by half: about 0.5 if the images come mirrored as often as not, and 1 if they never do.
     """
-    chosen = images[:: max(len(images) // COMPARED, 1)][:COMPARED].float() / 255
-    small = avg_pool2d(chosen, max(1, round(min(chosen.shape[2:]) / SIDE)), ceil_mode=True)
+    chosen, pooled = images[:: max(len(images) // COMPARED, 1)][:COMPARED], max(1, round(min(images.shape[2:]) / SIDE))
+    parts = [avg_pool2d(part.float() / 255, pooled, ceil_mode=True) for part in torch.split(chosen, 256)]
+    small = torch.cat(parts)
     asked = torch.arange(len(small), device=images.device)[:: max(len(small) // ASKED, 1)][:ASKED]
     rows = small.flatten(1)
 
     def nearest(some: Tensor) -> Tensor:
         distances = torch.cdist(some.flatten(1), rows)
-        distances[torch.arange(len(asked)), asked] = torch.inf  # the image itself
+        distances[torch.arange(len(asked), device=images.device), asked] = torch.inf  # the image itself
         return distances.amin(1)
 
     one, other = nearest(small[asked]), nearest(small[asked].flip(3))
