@@ -10,8 +10,9 @@ A figure is a number with decimals in the text of README.md or docs/, outside of
   a figure was published, such as "arXiv 2401.04933".
 
 Where WHAT names a file of JSON or of JSON lines, every figure of the block must be one of the file's numbers, rounded
-to the figure's digits; a percentage may be a hundred times the number. Pages in `INCOMPLETE` may hold figures without a
-source, which are listed and counted; on all others such a figure is a fault.
+to the figure's digits; a percentage may be a hundred times the number. Where it names a page, each figure
+must stand there as it is. Pages in `INCOMPLETE` may hold figures without a source, which are listed and counted; on all
+others such a figure is a fault.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ def fault(found: Found, root: Path = ROOT) -> str:
         return f"names {found.source!r}: no file of this repository, command or publication"
     if path.suffix in (".json", ".jsonl") and not any(_is_rounded(found.figure, value) for value in numbers(path)):
         return f"is no number of {found.source}"
+    if path.suffix == ".md" and found.figure not in FIGURE.findall(path.read_text(encoding="utf-8")):
+        return f"does not stand in {found.source}"
     return ""
 
 

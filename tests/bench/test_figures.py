@@ -15,6 +15,7 @@ def test_no_figure_has_a_wrong_source_or_lacks_one_where_it_may_not(capsys):
 @pytest.fixture
 def page(tmp_path):
     (tmp_path / "found.json").write_text(json.dumps({"a": [0.9337, {"b": 0.053}], "c": True}))
+    (tmp_path / "found.md").write_text("| 0.934 (0.930-0.939) |\n")
 
     def write(text):
         path = tmp_path / "README.md"
@@ -41,6 +42,8 @@ def test_a_source_holds_for_its_block_or_its_section(page):
     ("source", "figure", "word"),
     [
         ("found.json", "0.935", "is no number of found.json"),
+        ("found.md", "0.934", ""),
+        ("found.md", "0.93", "does not stand in found.md"),
         ("gone.json", "0.934", "no file of this repository"),
         ("somewhere", "0.934", "no file of this repository"),
         ("arXiv 2401.04933", "0.99", ""),
