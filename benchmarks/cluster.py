@@ -91,6 +91,18 @@ def reading_rates(folder: Path, images: np.ndarray) -> dict[str, float]:
     return rates
 
 
+def follows(rate: float) -> dict[str, object]:
+    """What a rate in images per second per core makes of numbers of images, and the bytes that a core takes."""
+    sizes = {}
+    for count in (10**5, 10**6, 10**7, 10**8, 10**9):
+        hours = count / rate / 3600
+        sizes[str(count)] = {
+            "core_hours": hours, "minutes_on_a_core": 60 * hours, "minutes_on_16_cores": 60 * hours / 16,
+            "hours_on_16_cores": hours / 16, "minutes_on_8_times_16_cores": 60 * hours / 128,
+        }  # fmt: skip
+    return {"sizes": sizes, "megabytes_per_second_per_core": rate * 28 * 28 / 1e6}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=100_000)
@@ -122,7 +134,8 @@ def main() -> None:
         "what": f"{options.images} gray images of 28 x 28 from one .npy, preset gray, score auto, float32",
         "ratio": round(best[2] / best[1], 3), "job_ratio": round(jobs[1] / jobs[2], 3), "target": TARGET,
         "images_per_second_per_core": {"one node": best[1], "two nodes": round(best[2] / 2, 1)},
-        "reading_images_per_second_per_core": rates, "rounds": rounds, "load_average": load,
+        "reading_images_per_second_per_core": rates, "follows": follows(round(best[2] / 2, 1)), "rounds": rounds,
+        "load_average": load,
         "machine": next((line.split(":", 1)[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                          if line.startswith("model name")), platform.processor()),
         "cores": len(os.sched_getaffinity(0)), "commit": source_commit(),

@@ -3,10 +3,13 @@
     python benchmarks/stream.py runs/some-run --images 1000000
 
 The images are noise in one .npy. Memory is that of a process of its own for a tenth and for all of them; speed is
-measured in this process, rounds of in-memory and streamed scoring taking turns, and shown as the ratio's median.
+measured in this process, rounds of in-memory and streamed scoring taking turns, and shown as the ratio's median. What
+is measured is kept in benchmarks/results/stream.json.
 """
 
 import argparse
+import json
+import os
 import re
 import statistics
 import subprocess
@@ -18,9 +21,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from negvae.files import write_text
 from negvae.runs.artifact import load_artifact
+from negvae.runs.provenance import provenance
 from negvae.runs.score import score_files
 
+RESULT = Path(__file__).parent / "results" / "stream.json"
 CHILD = """
 import re, sys
 from pathlib import Path
@@ -37,10 +43,13 @@ def main() -> None:
     parser.add_argument("--score", action="append")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--round-images", type=int, default=20_000)
+    parser.add_argument("--out", type=Path, default=RESULT)
     options = parser.parse_args()
     names = options.score or ["kl"]
     artifact = load_artifact(options.run)
     scorer = artifact.scorer()
+    speed: dict[str, dict[str, object]] = {}
+    peaks: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as place:
         files = {}
         for count in (options.round_images, options.images // 10, options.images):
@@ -62,6 +71,7 @@ def main() -> None:
                 started = time.perf_counter()
                 score_files(options.run, [str(files[options.round_images])], Path(place) / f"o.{form}", names=names)
                 ratios.append(memory / (time.perf_counter() - started))
+            speed[form] = {"median": statistics.median(ratios), "rounds": ratios}
             spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
             print(
                 f"{form}: {statistics.median(ratios):.2f} of in-memory speed ({spread}, loading included)", flush=True
@@ -69,7 +79,15 @@ def main() -> None:
         for count in (options.images // 10, options.images):
             command = [sys.executable, "-c", CHILD, str(options.run), str(files[count]), f"{place}/out.parquet", *names]
             lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")
-            print(f"{lines[0]}; peak memory {int(re.sub(r'[^0-9]', '', lines[1])) / 1024:.0f} MB", flush=True)
+            peaks[str(count)] = int(re.sub(r"[^0-9]", "", lines[1])) / 1024
+            print(f"{lines[0]}; peak memory {peaks[str(count)]:.0f} MB", flush=True)
+    content = {
+        "what": f"{options.round_images} images of {'x'.join(map(str, artifact.model.shape))} from one .npy a round,"
+        f" network {artifact.config.network}, score {', '.join(names)}, {scorer.computes_in}",
+        "share_of_in_memory_speed": speed, "peak_mb_by_images": peaks,
+        "load_average": [round(value, 2) for value in os.getloadavg()], "provenance": provenance(artifact.config),
+    }  # fmt: skip
+    write_text(options.out, json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

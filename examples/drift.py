@@ -1,7 +1,7 @@
 """Batch drift: an alarm when a batch as a whole is no longer what the model was trained on.
 
 Batches of 60 digits arrive, 16 x 16 pixels. From the sixth on a lamp ages: every batch is darker than the one before,
-by 6% of the light at first. Hardly any single image is conspicuous; their mean is (typicality: Nalisnick et al. 2019).
+by 6% of the light at first. The alarm judges the mean of a batch's scores (typicality: Nalisnick et al. 2019).
 
     python examples/drift.py
 """

@@ -1,4 +1,4 @@
-"""The multiply-adds of a model, counted from its layers."""
+"""The multiply-adds of a model, counted from its layers; `python -m benchmarks.bench.work` prints those of presets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import math
 
 from torch import nn
 
-from negvae.model import VAE
+from negvae.config import preset
+from negvae.model import VAE, build_vae
 from negvae.model.networks import ResidualBlock, Shape
 
 
@@ -98,3 +99,14 @@ def _output_size(layer: nn.Conv2d | nn.ConvTranspose2d, size: tuple[int, int]) -
         else:
             sides.append((side + 2 * padding - kernel) // stride + 1)
     return sides[0], sides[1]
+
+
+def main() -> None:
+    """Print the multiply-adds of the encoder and the decoder of presets, for each image."""
+    for name, shape in (("gray", (1, 28, 28)), ("unsupervised", (1, 28, 28)), ("unsupervised", (3, 32, 32))):
+        encoder, decoder = _parts(build_vae(preset(name, ""), shape))
+        print(f"{name}, {'x'.join(map(str, shape))}: encoder {encoder / 1e6:.1f} million, decoder {decoder / 1e6:.1f}")
+
+
+if __name__ == "__main__":
+    main()
