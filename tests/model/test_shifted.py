@@ -53,6 +53,15 @@ def test_transformations_keep_shape_and_range_and_differ(shape, turns):
         assert not torch.equal(first, second)
 
 
+@pytest.mark.parametrize(("shape", "by"), [((1, 28, 28), 1), ((3, 128, 96), 3)])
+def test_views_are_moved_by_a_pixel_that_the_encoder_sees(shape, by):
+    images = torch.rand(2, *shape, generator=RANDOM)
+    before, after = ShiftEncoder("turns", shape).views(images)
+    assert torch.equal(before[:, :, :-by, :-by], images[:, :, by:, by:])
+    assert torch.equal(after[:, :, by:, by:], images[:, :, :-by, :-by])
+    assert before.shape == after.shape == images.shape
+
+
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 18, 25), (1, 128, 96)])
 def test_divergences_are_those_of_each_copy(shape):
     model = build_vae(preset("unsupervised", "x", transformations="turns,tiles"), shape).eval()

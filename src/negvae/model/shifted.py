@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, pad
 
 from negvae.model.likelihoods import wide
 from negvae.model.networks import Shape, residual_encoder
@@ -72,6 +72,21 @@ class ShiftEncoder(nn.Module):
         shifted = shifted.contiguous(memory_format=torch.channels_last)
         mean, log_var = wide(self.encoder(shifted)).chunk(2, dim=1)
         return mean, log_var.clamp(-12, 12)  # exp() of an image unlike all others stays finite
+
+    def views(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return images moved up and left, and down and right, by a pixel of those that the encoder sees.
+
+        What is computed of both and averaged depends less on where an image was cut. The reflected border comes in.
+
+        Args:
+            images: prepared images, N x C x H x W, in [0, 1].
+
+        Returns:
+            Two batches of the same shape.
+        """
+        by, (height, width) = self._pooled, images.shape[2:]
+        framed = pad(images, (by, by, by, by), mode="reflect")
+        return framed[:, :, 2 * by :, 2 * by :], framed[:, :, :height, :width]
 
     def divergences(self, mean: Tensor, log_var: Tensor) -> Tensor:
         """Compute KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s.

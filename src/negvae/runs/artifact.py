@@ -496,7 +496,8 @@ def _calibration_card(calibration: Calibration) -> str:
             for name in calibration.reference.components
             for low, middle, high, _ in [calibration.reference.scales[name]]
         )
-        what = f"{ADDED} plus the mean of the others" if ADDED in calibration.reference.components else "the largest"
+        added = ADDED in calibration.reference.components
+        what = f"{ADDED} plus half the inverse hyperbolic sine of the largest other" if added else "the largest"
         lines.append(
             f"- combined is {what}, of several scores, each as its distance from the training images' median, in"
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"

@@ -15,7 +15,7 @@ TWO_SIDED = ("bpd",)
 
 
 ADDED = "transformations_kl"
-"""The score that "combined" adds to the mean of the others, in place of the largest of all."""
+"""The score to which "combined" adds half the inverse hyperbolic sine of what it is without it."""
 
 
 def combined(x: Pass) -> Tensor:
@@ -24,9 +24,9 @@ def combined(x: Pass) -> Tensor:
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
-    With `ADDED`, its ratio and the mean of the others are added up: outliers that are near the inliers are a little
-    unusual in most respects. "bpd" counts on both sides. The scales are those of training images alone, and
-    `x.references` lists the scores.
+    To the ratio of `ADDED`, half the inverse hyperbolic sine of the largest of the others is added: outliers that are
+    near the inliers are a little unusual in most respects, and a ratio of a hundred should not drown the rest. "bpd"
+    counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
     """
     ratios = dict[str, Tensor]()
     for name in x.references.components:
@@ -39,10 +39,10 @@ def combined(x: Pass) -> Tensor:
         ratios[name] = ratio
     if not ratios:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
-    added = ratios.pop(ADDED, None)
-    if added is None:
+    others = [ratio for name, ratio in ratios.items() if name != ADDED]
+    if ADDED not in ratios or not others:
         return torch.stack(list(ratios.values())).amax(0)
-    return torch.stack(list(ratios.values())).mean(0) + added if ratios else added
+    return ratios[ADDED] + torch.stack(others).amax(0).asinh() / 2
 
 
 def typicality(x: Pass) -> Tensor:

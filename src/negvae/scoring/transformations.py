@@ -30,8 +30,8 @@ LEAST_GAIN = 1.2
 def transformations_kl(x: Pass) -> Tensor:
     """Return the sum over transformations t of KL(q(z|t(x)) || prior_t) in nats (N).
 
-    It is the loss of the encoder of transformations (`negvae.model.shifted`), for one image: with the identity alone it
-    would be a KL to N(0, I).
+    It is the loss of the encoder of transformations (`negvae.model.shifted`), for one image and as the mean over its
+    views: with the identity alone it would be a KL to N(0, I).
     """
     return x.transformed_divergences.diagonal(dim1=1, dim2=2).sum(1)
 
