@@ -51,10 +51,12 @@ from negvae.runs.artifact import (
     write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.fingerprints import Fingerprints
 from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, rows_to_hold_out, silent
+from negvae.runs.seen import refuse_seen
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
@@ -330,7 +332,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             Path(), config, result.model, {**provenance(config), "data": {"inliers": description}},
             result.progress.epoch, result.progress.finished, measured, maps,
         )  # fmt: skip
-        self._take(artifact, result.history, recorded)
+        trained = Fingerprints.of(training, held_out)
+        self._take(artifact, result.history, dataclasses.replace(recorded, trained=trained))
         return self
 
     def _fit_photos(
@@ -772,8 +775,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             The recalibrated detector itself.
 
         Raises:
-            ValueError: if there are too few inliers for the rate, or if the threshold was set by contamination and no
-                rate is given.
+            ValueError: if there are too few inliers for the rate, if many of them were trained on, or if the threshold
+                was set by contamination and no rate is given.
         """
         check_is_fitted(self, "model_")
         before = self.calibration_
@@ -781,6 +784,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise ValueError("the threshold was set by a contamination of the training data: give a target_fpr")
         X, labels = with_groups(X, groups, columns=self._names())
         found, stored = self._scores(X, list(before.scores))
+        refuse_seen(stored, self._recorded.trained, "X")
         scores = {name: values.astype(np.float64) for name, values in found.items()}
         check_labels(labels, len(scores[before.score]))
         fresh = dataclasses.replace(

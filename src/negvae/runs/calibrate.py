@@ -264,7 +264,7 @@ def _photos(
             found = load_test_photos(config, recorded=recorded, log=log)
         else:
             found = load_fitted(data, "test", decoding, max_broken=config.max_broken, log=log)
-            refuse_seen(found.inputs, inliers, f"--data {data}")
+            refuse_seen(found.inputs, trained_on(artifact), f"--data {data}")
         log(f"calibration: {found.description}")
         held_out, owners = found.inputs, found.owners
     kept = slice(None) if limit is None else slice(int(np.searchsorted(owners, limit)))

@@ -1,7 +1,7 @@
 """Record a run's inliers in its folder, so that no other image is ever mistaken for a held-out one.
 
 inliers.json holds the SHA-256 of all pixels, the rows that were held out, and, if the inliers are a folder, the name
-and the SHA-256 of each file.
+and the SHA-256 of each file; trained.safetensors has hashes of the inliers that were trained on.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from negvae.data import stores
 from negvae.data.formats import IMAGE_ENDINGS, pixel_sha256
 from negvae.data.formats.folder import walk
 from negvae.files import from_json, write_text
+from negvae.runs.fingerprints import Fingerprints, read_fingerprints
 
 INLIERS = "inliers.json"
 SPLIT, WHOLE, MEMORY = "split", "whole", "memory"
@@ -36,12 +37,14 @@ class Recorded:
             testing; `WHOLE`: all images of a path; `MEMORY`: data that the caller held in memory.
         held_out: indices of the rows that were not trained on; None if the run folder does not record them.
         files: SHA-256 of each file by its path in the data folder; empty if the inliers are not a folder.
+        trained: hashes of the inliers that were trained on; None if the run folder does not record them.
     """
 
     sha256: str | None = None
     source: str = SPLIT
     held_out: tuple[int, ...] | None = None
     files: dict[str, str] = field(default_factory=dict)
+    trained: Fingerprints | None = None
 
 
 def data_sha256(stored: NDArray[Any]) -> str:
@@ -70,8 +73,13 @@ def file_hashes(path: str) -> dict[str, str]:
 
 
 def write_recorded(directory: Path, recorded: Recorded) -> None:
-    """Write inliers.json."""
-    write_text(directory / INLIERS, json.dumps(asdict(recorded), indent=None) + "\n")
+    """Write inliers.json, and trained.safetensors if the hashes are known."""
+    content = {
+        "sha256": recorded.sha256, "source": recorded.source, "held_out": recorded.held_out, "files": recorded.files,
+    }  # fmt: skip
+    write_text(directory / INLIERS, json.dumps(content) + "\n")
+    if recorded.trained is not None:
+        recorded.trained.write(directory)
 
 
 def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
@@ -85,7 +93,7 @@ def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
         The recorded inliers.
 
     Raises:
-        ValueError: if inliers.json is damaged.
+        ValueError: if inliers.json or trained.safetensors is damaged.
     """
     path = directory / INLIERS
     if not path.is_file():
@@ -105,7 +113,7 @@ def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
         raise ValueError(f"{path}: damaged ({' '.join(str(error).split())[:120]})") from None
     if recorded.source not in (SPLIT, WHOLE, MEMORY) or not isinstance(recorded.sha256, str | None):
         raise ValueError(f"{path}: damaged (source {recorded.source!r})")
-    return recorded
+    return replace(recorded, trained=read_fingerprints(directory))
 
 
 def difference(recorded: Recorded, path: str) -> str:

@@ -19,6 +19,7 @@ from negvae.runs.artifact import (
     write_section,
 )
 from negvae.runs.calibrate import calibrated
+from negvae.runs.fingerprints import TRAINED, Fingerprints
 from negvae.runs.folders import BROKEN, write_skipped
 from negvae.runs.heatmaps import fit_heatmaps, load_heatmaps
 from negvae.runs.patches import fit_patches, save_patches
@@ -173,7 +174,8 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
 def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:
     """Return the inliers that a run's folder records."""
     inliers = resolved.inliers
-    return Recorded(inliers.sha256, held_out=inliers.held_out_rows, files=file_hashes(config.data))
+    trained = Fingerprints.of(inliers.training, inliers.held_out)
+    return Recorded(inliers.sha256, held_out=inliers.held_out_rows, files=file_hashes(config.data), trained=trained)
 
 
 @contextmanager
@@ -189,7 +191,7 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
         for directory in new:
             if not directory.is_dir() or (directory / CHECKPOINT).exists():
                 continue
-            for name in (CONFIG, INLIERS, METRICS, BROKEN):
+            for name in (CONFIG, INLIERS, TRAINED, METRICS, BROKEN):
                 (directory / name).unlink(missing_ok=True)
             if directory in made and directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()

@@ -1,0 +1,83 @@
+"""Hashes of the inliers that a model was trained on, by which they are known wherever they lie later.
+
+No path has to be read again, and data that were in memory are known too. Of many inliers the smallest hashes are kept:
+a share of all possible hashes, so that of other data the inputs in that share can be compared, and stand for the rest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from negvae.negatives.overlap import digests
+from negvae.training.checkpoint import save_tensors
+
+TRAINED = "trained.safetensors"
+KEPT = 2**16
+"""Largest number of hashes that are kept: half a megabyte."""
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """What is kept of the inliers that a model was trained on.
+
+    Attributes:
+        hashes: the `KEPT` smallest hashes of the inliers, ascending, uint64.
+        repeats: share of the held-out inliers that equal one of them, 0 to 1.
+    """
+
+    hashes: NDArray[np.uint64]
+    repeats: float = 0.0
+
+    @classmethod
+    def of(cls, training: Tensor, held_out: Tensor) -> Fingerprints:
+        """Take the hashes of inliers as the model takes them, each N x C x H x W."""
+        kept = cls(np.unique(_hashes(training))[:KEPT])
+        return cls(kept.hashes, kept.share_of(held_out))
+
+    def share_of(self, inputs: Tensor) -> float:
+        """Return the share of inputs (N x C x H x W) that equal one that was trained on; 0 without any to compare."""
+        hashes = _hashes(inputs)
+        if len(self.hashes) == KEPT:
+            hashes = hashes[hashes <= self.hashes[-1]]
+        return float(np.isin(hashes, self.hashes).mean()) if len(hashes) else 0.0
+
+    def write(self, directory: Path) -> None:
+        """Write trained.safetensors to the folder of a run."""
+        repeats = np.array([self.repeats], np.float64)
+        tensors = {"hashes": torch.from_numpy(self.hashes.view(np.int64)), "repeats": torch.from_numpy(repeats)}
+        save_tensors(directory / TRAINED, tensors, {})
+
+
+def read_fingerprints(directory: Path) -> Fingerprints | None:
+    """Read what `Fingerprints.write` wrote; None from the folder of an earlier version.
+
+    Args:
+        directory: folder of the run.
+
+    Raises:
+        ValueError: if the file is damaged.
+    """
+    path = directory / TRAINED
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, "np") as file:
+            hashes, repeats = file.get_tensor("hashes"), file.get_tensor("repeats")
+    except (SafetensorError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+    whole = hashes.ndim == 1 and hashes.dtype == np.int64 and len(hashes) <= KEPT
+    if not whole or repeats.shape != (1,) or not 0 <= float(repeats[0]) <= 1:
+        raise ValueError(f"{path}: damaged (its arrays are not hashes and a share)")
+    return Fingerprints(np.sort(hashes.view(np.uint64)), float(repeats[0]))
+
+
+def _hashes(inputs: Tensor) -> NDArray[np.uint64]:
+    """Return a hash of each input (N), uint64."""
+    return np.array([int.from_bytes(each[:8], "little") for each in digests(inputs)], np.uint64)
