@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
@@ -26,8 +26,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Provide a temporary file beside `path` that takes the place of `path` when the block ends without an error.
 
     The new content is on the disk before it replaces the old, whose permissions it keeps; a new file has the
-    permissions that the user's umask gives. Symbolic links are followed. A pipe or a device is written to instead of
-    being replaced.
+    permissions that the user's umask gives. Symbolic links are followed. A pipe, a device or an open file such as
+    /dev/stdout is written to instead of being replaced, where the program that opened it has got to.
 
     Args:
         path: file to write.
@@ -46,18 +46,17 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     path.read_text(), len(list(Path(folder).iterdir()))
     ('42', 1)
     """
-    target = Path(os.path.realpath(path))
+    target, descriptor = Path(os.path.realpath(path)), _descriptor(path)
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    through = target.exists() and not target.is_file()
-    folder = Path(tempfile.gettempdir()) if through else target.parent
-    temporary = _temporary(folder, target.name)
+    through = _written_through(path)
+    temporary = _temporary(beside(path), Path(path).name if through else target.name)
     try:
         temporary.touch(exist_ok=False)
-        mode = stat.S_IMODE((target if target.is_file() else temporary).stat().st_mode)
+        mode = stat.S_IMODE((target if target.is_file() and not through else temporary).stat().st_mode)
         yield temporary
         if through:
-            with temporary.open("rb") as written, target.open("wb") as device:
+            with temporary.open("rb") as written, _opened(path, target, descriptor) as device:
                 shutil.copyfileobj(written, device)
             return
         temporary.chmod(mode)  # some libraries write files that only their owner reads
@@ -66,6 +65,50 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def beside(path: Path | str | None) -> Path:
+    """Return the folder for what is written before an output is.
+
+    Args:
+        path: path of the output; None for standard output.
+
+    Returns:
+        The folder of the output, so that renaming into place is possible; the system's folder for temporary files if
+        the output is a pipe, a device or an open file.
+    """
+    if path is None or _written_through(path):
+        return Path(tempfile.gettempdir())
+    return Path(os.path.realpath(path)).parent
+
+
+def _written_through(path: Path | str) -> bool:
+    """Return whether an output is written to in place: a pipe, a device, or an open file such as /dev/stdout."""
+    return _descriptor(path) is not None or (os.path.exists(path) and not os.path.isfile(path))
+
+
+def _descriptor(path: Path | str) -> int | None:
+    """Return the open file of this process that a path stands for, such as 1 for /dev/stdout; None for other paths."""
+    place = os.path.abspath(path)
+    for _ in range(40):  # as many links as the system follows
+        folder, name = os.path.realpath(os.path.dirname(place)), os.path.basename(place)
+        if name.isdecimal() and folder in (f"/proc/{os.getpid()}/fd", "/dev/fd"):
+            return int(name)
+        place = os.path.join(folder, name)
+        if not os.path.islink(place):
+            return None
+        place = os.path.join(folder, os.readlink(place))
+    return None
+
+
+def _opened(path: Path | str, target: Path, descriptor: int | None) -> IO[bytes]:
+    """Open an output that is written through: a further handle of an open file, which neither empties nor rewinds."""
+    if descriptor is None:
+        return target.open("wb")
+    try:
+        return os.fdopen(os.dup(descriptor), "wb")
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), str(path)) from None
 
 
 @contextmanager

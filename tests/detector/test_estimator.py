@@ -231,8 +231,8 @@ def test_kept_and_brought_back(kind, on_rows, on_images, tmp_path):
     detector.save(tmp_path / "kept")
     names = {path.name for path in (tmp_path / "kept").iterdir()}
     assert names == {
-        "config.yaml", "inliers.json", "weights.safetensors", "calibration.safetensors", "metrics.jsonl",
-        "MODEL_CARD.md",
+        "config.yaml", "inliers.json", "trained.safetensors", "weights.safetensors", "calibration.safetensors",
+        "metrics.jsonl", "MODEL_CARD.md",
     }  # fmt: skip
     pickled = pickle.dumps(detector)
     assert b"torch" not in pickled.replace(b"torch: ", b"").replace(b"torch\xe2", b"")[:200]

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.samples import pictures
 from negvae.report.tables import DataTable
-from negvae.runs.artifact import CONFIG
 from negvae.runs.evaluate import with_interval
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe
@@ -38,6 +37,7 @@ LETTERS = ("emnist-letters", "kmnist")
 # likelihood; the OOD set had no say in it.
 RECIPE = dict(optimizer="adam", learning_rate=1e-3, batch_size=128)
 SHOWN = 16
+MARK = ".negvae-demo"
 
 PAPER = {
     # negatives: (AUC BPD, AUC KL, where), mean (standard deviation) of 5 seeds, Bernoulli likelihood
@@ -154,16 +154,41 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
 
 
 def _take(out: Path) -> None:
-    """Mark the folder as the demo's own: its models replace those of an earlier demo there, and nothing else.
+    """Mark the folder as the demo's own, or go on in that of an earlier demo.
 
     Raises:
         ValueError: if the folder holds something that no demo made.
     """
-    mark = out / ".negvae-demo"
+    mark = out / MARK
     if out.exists() and not mark.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} holds something that no demo made: name a new folder with --out")
     out.mkdir(parents=True, exist_ok=True)
     mark.touch()
+
+
+@contextmanager
+def _emptied(directory: Path) -> Iterator[None]:
+    """Remove the run of an earlier demo from a folder, and note what this one puts there.
+
+    The folder's mark lists the files that the demo made; the parent's mark names the folder while it is being made.
+
+    Raises:
+        ValueError: if the folder holds something that no demo made.
+    """
+    begun, mark = directory.parent / MARK, directory / MARK
+    if directory.exists() and begun.read_text(encoding="utf-8") != directory.name:
+        made = mark.read_text(encoding="utf-8").splitlines() if mark.is_file() else []
+        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*made, MARK))
+        if others:
+            raise ValueError(
+                f"{directory} holds {others[0]}, which no demo made: move it away, or name a new folder with --out"
+            )
+    if directory.exists():
+        shutil.rmtree(directory)
+    write_text(begun, directory.name)
+    yield
+    write_text(mark, "\n".join(sorted(entry.name for entry in directory.iterdir())))
+    write_text(begun, "")
 
 
 def _at_hand() -> str | None:
@@ -186,10 +211,8 @@ def _trial(
     progress: AbstractContextManager[OnProgress],
     log: Callable[[str], None],
 ) -> Trial:
-    if (directory / CONFIG).exists():
-        shutil.rmtree(directory)  # of an earlier demo, as `_take` has made sure
     log(f"negatives: {config.negatives}")
-    with progress as on_progress:
+    with _emptied(directory), progress as on_progress:
         result = run(config, directory, on_progress=on_progress, log=log)
     if not result.progress.finished:
         raise KeyboardInterrupt

@@ -35,6 +35,11 @@ class Fingerprints:
     hashes: NDArray[np.uint64]
     repeats: float = 0.0
 
+    @property
+    def whole(self) -> bool:
+        """Return whether all hashes are kept."""
+        return len(self.hashes) < KEPT
+
     @classmethod
     def of(cls, training: Tensor, held_out: Tensor) -> Fingerprints:
         """Take the hashes of inliers as the model takes them, each N x C x H x W."""
@@ -44,7 +49,7 @@ class Fingerprints:
     def share_of(self, inputs: Tensor) -> float:
         """Return the share of inputs (N x C x H x W) that equal one that was trained on; 0 without any to compare."""
         hashes = _hashes(inputs)
-        if len(self.hashes) == KEPT:
+        if not self.whole:
             hashes = hashes[hashes <= self.hashes[-1]]
         return float(np.isin(hashes, self.hashes).mean()) if len(hashes) else 0.0
 

@@ -24,7 +24,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
-from negvae.files import refuse_used, replacing, shown, temporary_folder
+from negvae.files import beside, refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
@@ -164,7 +164,7 @@ def score_files(
                 write(table)
                 counts.add(table)
         else:
-            for table in _decided(tables, fdr, counts, Path(out or ".").absolute().parent):
+            for table in _decided(tables, fdr, counts, beside(out)):
                 write(table)
         if not counts.rows:
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")

@@ -30,8 +30,9 @@ def refuse_seen(found: Tensor, trained: Fingerprints | None, what: str) -> None:
         return
     share = trained.share_of(found)
     if share > trained.repeats + TOLERATED:
+        about = "" if trained.whole else "about "
         raise ValueError(
-            f"{what}: {share:.0%} of these {len(found):,} inliers are ones that the model was trained on: name inliers"
+            f"{what}: {about}{round(share * len(found)):,} of these {len(found):,} inliers are ones that the model was trained on: name inliers"
             " that are new to it"
         )
 

@@ -14,6 +14,7 @@ from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
     read_config,
+    read_section,
     save_artifact,
     write_config,
     write_section,
@@ -32,6 +33,9 @@ from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.history import METRICS
 from negvae.training.loop import TrainingResult, train_seeds
 from negvae.training.run import TrainingDivergedError
+
+ASKED = "asked"
+"""Section of config.yaml with what the user asked for beside the run's configuration."""
 
 
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
@@ -82,9 +86,12 @@ def run_seeds(
             "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
             " network for images and a --calibration above 0"
         )
-    wanted = wants_heatmaps(config) if heatmaps is None else heatmaps
     for each, directory in zip(configs, directories, strict=True):
         _check_directory(each, directory, resume)
+    anew = bool(heatmaps)
+    if heatmaps is None and resume and (directories[0] / CONFIG).exists():
+        heatmaps = read_section(directories[0], ASKED).get("heatmaps")
+    wanted = wants_heatmaps(config) if heatmaps is None else heatmaps
     resolved = resolve(config, log, left_open)
     inliers = resolved.inliers
     filled = {name: getattr(resolved.config, name) for name in (*left_open, "images")}
@@ -97,6 +104,7 @@ def run_seeds(
                 _refuse_other_data(directory, config, resolved)
             else:
                 write_config(directory, each, inliers.shape, origin)
+                _write_wanted(directory, heatmaps)
                 write_recorded(directory, _recorded(each, resolved))
                 write_skipped(directory, inliers.skipped)
         more = {"log": log} if trainer is train_seeds else {}
@@ -105,15 +113,22 @@ def run_seeds(
         )  # fmt: skip
     for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
         # Maps are of the same images, whatever became of the model since: a run that goes on keeps them.
-        kept = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not heatmaps else None
+        kept = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not anew else None
         calibration, maps = _held_against(each, result, inliers, wanted, kept, log)
         save_artifact(directory, each, result, origin, calibration, maps)
+        _write_wanted(directory, heatmaps)
         count = len(inliers.training) + len(inliers.held_out)
         if (bank := fit_patches(each, inliers.held_out_rows, count)) is not None:
             save_patches(directory, bank)
         if inliers.columns is not None:
             write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
+
+
+def _write_wanted(directory: Path, heatmaps: bool | None) -> None:
+    """Keep what the user has asked for: a run that goes on trains heat maps, or leaves them out, as it was begun."""
+    if heatmaps is not None:
+        write_section(directory, ASKED, {"heatmaps": heatmaps})
 
 
 def wants_heatmaps(config: RunConfig) -> bool:
