@@ -1,6 +1,7 @@
 """Inliers that were trained on are refused as held-out ones, wherever they lie and however the model was fitted."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -28,12 +29,21 @@ def fitted(tmp_path_factory):
 
 
 @pytest.mark.parametrize("command", ["calibrate", "evaluate"])
-def test_data_that_was_in_memory_is_known_as_a_file(fitted, command, capsys):
+def test_data_that_was_in_memory_is_known_as_a_file(fitted, tmp_path, command, capsys):
     more = ["--ood", fitted / "others.npy"] if command == "evaluate" else []
     code, _, error = call(capsys, command, fitted / "run", "--data", fitted / "x.npy", *more)
     assert code == 2
-    assert "of these 60 inliers are ones that the model was trained on" in error
+    assert "x.npy is what the model was trained on" in error
+    np.save(tmp_path / "part.npy", np.load(fitted / "x.npy")[5:])
+    code, _, error = call(capsys, command, fitted / "run", "--data", tmp_path / "part.npy", *more)
+    assert code == 2
+    assert "of these 55 inliers are ones that the model was trained on" in error
     assert call(capsys, command, fitted / "run", "--data", fitted / "new.npy", *more)[0] == 0
+    shutil.copytree(fitted / "run", tmp_path / "earlier")
+    (tmp_path / "earlier" / TRAINED).unlink()  # as an earlier version wrote it: then the whole is known, and no part
+    code, _, error = call(capsys, command, tmp_path / "earlier", "--data", fitted / "x.npy", *more)
+    assert code == 2
+    assert "is what the model was trained on" in error
 
 
 @pytest.mark.parametrize("command", ["calibrate", "evaluate"])

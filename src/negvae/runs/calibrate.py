@@ -21,7 +21,7 @@ from negvae.runs.folders import load_fitted
 from negvae.runs.groups import inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
-from negvae.runs.seen import refuse_seen, trained_on
+from negvae.runs.seen import refuse_inliers_of
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.drift import columns_of
 from negvae.scoring.heatmaps import Heatmaps
@@ -204,7 +204,7 @@ def _inliers(
         found = load_test_set(config, shape=shape, recorded=recorded, log=log)
     else:
         found = load(str(data), "test", shape=shape, log=log)
-        refuse_seen(torch.from_numpy(found.images), trained_on(artifact), f"--data {data}")
+        refuse_inliers_of(artifact, torch.from_numpy(found.images), found.sha256, f"--data {data}")
     log(f"calibration: {describe(found)}")
     return training, torch.from_numpy(found.images), labels, None
 
@@ -227,10 +227,8 @@ def _feature_inliers(
     found = embedding.read_feature_rows(
         data, encoder, columns=embedding.columns_of(artifact), groups=groups, split="test"
     )
-    if found.sha256 == recorded.sha256:
-        raise ValueError(f"--data {data} is what the model was trained on: name inliers that are new to it")
     artifact.model.check(found.rows)
-    refuse_seen(found.rows, trained_on(artifact), f"--data {data}")
+    refuse_inliers_of(artifact, found.rows, found.sha256, f"--data {data}")
     log(f"calibration: {found.description}")
     before = artifact.calibration
     kept = before is not None and before.reference.neighbors is not None
@@ -264,7 +262,7 @@ def _photos(
             found = load_test_photos(config, recorded=recorded, log=log)
         else:
             found = load_fitted(data, "test", decoding, max_broken=config.max_broken, log=log)
-            refuse_seen(found.inputs, trained_on(artifact), f"--data {data}")
+            refuse_inliers_of(artifact, found.inputs, found.sha256, f"--data {data}")
         log(f"calibration: {found.description}")
         held_out, owners = found.inputs, found.owners
     kept = slice(None) if limit is None else slice(int(np.searchsorted(owners, limit)))

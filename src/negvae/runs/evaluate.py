@@ -22,7 +22,7 @@ from negvae.runs.folders import FittedSet, load_fitted
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
 from negvae.runs.resolve import Log, describe, load_test_photos, load_test_set, silent
-from negvae.runs.seen import refuse_seen, trained_on
+from negvae.runs.seen import refuse_inliers_of
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
 from negvae.scoring.tiles import UNCALIBRATED
@@ -125,7 +125,7 @@ def _inliers(
     else:
         test = load(data, "test", limit=limit, shape=shape, log=log)
         _refuse_shape(f"--data {data}", test.shape, artifact)
-        refuse_seen(torch.from_numpy(test.images), trained_on(artifact), f"--data {data}")
+        refuse_inliers_of(artifact, torch.from_numpy(test.images), test.sha256, f"--data {data}")
     log(f"inliers: {describe(test)}")
     return _as_they_are(test)
 
@@ -143,7 +143,7 @@ def _inlier_photos(artifact: Artifact, data: str | None, limit: int | None, log:
         test = load_test_photos(config, limit=limit, recorded=recorded, log=log)
     else:
         test = load_fitted(data, "test", config.images, limit=limit, max_broken=config.max_broken, log=log)
-        refuse_seen(test.inputs, trained_on(artifact), f"--data {data}")
+        refuse_inliers_of(artifact, test.inputs, test.sha256, f"--data {data}")
     log(f"inliers: {test.description}")
     return test
 
@@ -172,7 +172,7 @@ def _new_rows(artifact: Artifact, data: str | None, encoder: Encoder | None, lim
             f"{artifact.directory} was trained on rows of all of {own}: name inliers that are new to it with --data"
         )
     found = _feature_rows("--data", own if data is None else data, artifact, encoder, limit)
-    refuse_seen(found.rows, trained_on(artifact), f"--data {data}")
+    refuse_inliers_of(artifact, found.rows, found.sha256, f"--data {data}")
     return found
 
 

@@ -32,9 +32,26 @@ def refuse_seen(found: Tensor, trained: Fingerprints | None, what: str) -> None:
     if share > trained.repeats + TOLERATED:
         about = "" if trained.whole else "about "
         raise ValueError(
-            f"{what}: {about}{round(share * len(found)):,} of these {len(found):,} inliers are ones that the model was trained on: name inliers"
-            " that are new to it"
+            f"{what}: {about}{round(share * len(found)):,} of these {len(found):,} inliers are ones that the model was"
+            " trained on: name inliers that are new to it"
         )
+
+
+def refuse_inliers_of(artifact: Artifact, found: Tensor, sha256: str | None, what: str) -> None:
+    """Refuse inliers that are those of a run, held out or not, or of which many were trained on.
+
+    Args:
+        artifact: the run.
+        found: inliers that were named, as the model takes them, N x C x H x W.
+        sha256: SHA-256 of all of them as they are stored; None if it is not known.
+        what: what was named, in the message.
+
+    Raises:
+        ValueError: if they are the run's own, or more than usual were trained on (`refuse_seen`).
+    """
+    if sha256 is not None and sha256 == read_recorded(artifact.directory, artifact.provenance).sha256:
+        raise ValueError(f"{what} is what the model was trained on: name inliers that are new to it")
+    refuse_seen(found, trained_on(artifact), what)
 
 
 def trained_on(artifact: Artifact) -> Fingerprints | None:
