@@ -61,10 +61,13 @@ class Fingerprints:
 
 
 def read_fingerprints(directory: Path) -> Fingerprints | None:
-    """Read what `Fingerprints.write` wrote; None from the folder of an earlier version.
+    """Read what `Fingerprints.write` wrote.
 
     Args:
         directory: folder of the run.
+
+    Returns:
+        The hashes; None from the folder of an earlier version.
 
     Raises:
         ValueError: if the file is damaged.
