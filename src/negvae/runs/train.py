@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negvae.config import RunConfig
+from negvae.device import own_state
 from negvae.files import refuse_used
 from negvae.runs.artifact import (
     CONFIG,
@@ -33,6 +34,7 @@ from negvae.training.loop import TrainingResult, train_seeds
 from negvae.training.run import TrainingDivergedError
 
 
+@own_state()
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
     """Train the run that `config` describes and write an artifact to `directory`: `run_seeds` with one seed."""
     return run_seeds([config], [directory], **options)[0]
