@@ -27,6 +27,7 @@ from negvae.data.streams import InputSpec, fitted
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
+from negvae.detector.columns import column_names, explain, refuse_kinds
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array, single_image
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any
@@ -515,13 +516,33 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
                 f"X has {dimensions} dimensions, this detector takes images of"
                 f" {'x'.join(map(str, expected))} (C x H x W)"
             )
-        if shape is not None:  # negatives: no claim on the names and number of the estimator's features
+        rows = self._rows(X, fitting, None if shape is None else expected[0])
+        return name, _copied(rows).reshape(*rows.shape, 1, 1)
+
+    def _rows(self, X: Any, fitting: bool, columns: int | None) -> NDArray[np.float64]:
+        """Return rows of features as numbers, N x D; with `columns`, D is that and names are of no account."""
+        refuse_kinds(X)
+        try:
+            if columns is None:
+                # The check for infinities sums all numbers up, which may overflow.
+                with np.errstate(over="ignore", invalid="ignore"):
+                    rows: NDArray[np.float64] = validate_data(
+                        self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1
+                    )
+                return rows
+            # Negatives and held-out inliers: no claim on the names and number of the estimator's features.
             rows = np.asarray(X, np.float64)
-            if rows.ndim != 2 or rows.shape[1] != expected[0] or not np.isfinite(rows).all():
-                raise ValueError(f"negatives must be finite numbers, N x {expected[0]}, as the inliers are")
-        else:
-            rows = validate_data(self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1)
-        return name, torch.tensor(np.ascontiguousarray(rows), device="cpu").reshape(len(rows), -1, 1, 1)
+        except (ValueError, TypeError, OverflowError) as error:
+            known, names = self._names(), column_names(X)
+            if names is None and isinstance(error, TypeError):  # of objects that are no numbers; says so itself
+                raise
+            if fitting or columns is not None or None in (known, names) or known == list(map(str, names or ())):
+                explain(X)
+            raise
+        if rows.ndim != 2 or rows.shape[1] != columns or not np.isfinite(rows).all():
+            explain(X)
+            raise ValueError(f"negatives must be finite numbers, N x {columns}, as the inliers are")
+        return rows
 
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
         images = as_images(array, "X").images
@@ -536,7 +557,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if fitting and hasattr(self, "feature_names_in_"):
             del self.feature_names_in_
         # A copy of its own: the caller's array may be read-only, or change.
-        return torch.tensor(images, device="cpu")
+        return _copied(images)
 
     # --- scores and decisions -----
 
@@ -1051,6 +1072,11 @@ def _source_of(data: Any) -> str:
 
 def _warn(text: str) -> None:
     warnings.warn(text, stacklevel=4)
+
+
+def _copied(array: NDArray[Any]) -> Tensor:
+    """Return a copy of an array; a view may run backwards, which torch does not take."""
+    return torch.from_numpy(np.array(array, order="C"))
 
 
 def _is_source(value: Any) -> bool:

@@ -41,6 +41,8 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     >>> as_array(torch.zeros(1, 2), "train")
     (array([[0., 0.]], dtype=float32), 'a tensor')
     """
+    if np.ma.is_masked(data):
+        raise DataError("the data has masked entries: fill them in (filled), or leave them out")
     if isinstance(data, str | Path):
         name = str(data)
         if is_table(name):
@@ -98,6 +100,9 @@ def single_image(X: Any, shape: Sequence[int]) -> Any:
 
 def _numbers(tensor: Tensor) -> NDArray[Any]:
     """Convert a tensor on any device to an array; bfloat16, which NumPy lacks, becomes float32 without loss."""
+    if tensor.layout != torch.strided or tensor.device.type == "meta":
+        what = "is on the device meta and has no numbers" if tensor.device.type == "meta" else "is sparse"
+        raise DataError(f"a tensor of the data {what}: give a dense tensor (to_dense) on the CPU or a GPU")
     plain = tensor.detach().cpu()
     if plain.is_floating_point() and plain.dtype not in (torch.float16, torch.float32, torch.float64):
         plain = plain.float()
@@ -117,10 +122,16 @@ def _listed(items: list[Any] | tuple[Any, ...]) -> Any:
     Raises:
         ValueError: if an item is None or differs in kind from the others.
     """
+    if not len(items):
+        raise DataError("the list is empty: it must hold images or rows of numbers")
     for place, item in enumerate(items):
-        if item is None:
-            raise DataError(f"item {place} of the list is None: it must be an image or a row of numbers")
-    first: Any = items[0] if items else None
+        if item is None or isinstance(item, bytes):
+            what = "None" if item is None else "bytes"
+            raise DataError(
+                f"item {place} of the list is {what}: it must be an image (array, Pillow image or path) or a row of"
+                " numbers"
+            )
+    first: Any = items[0]
     if isinstance(first, str | Path | Image.Image) or (hasattr(first, "shape") and len(first.shape) in (2, 3)):
         return _stacked(items)
     widths = [np.shape(item) if not isinstance(item, Tensor) else tuple(item.shape) for item in _even(items)]

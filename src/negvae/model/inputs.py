@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 FARTHEST = 1e3
 """Largest absolute value of standardized features, which are clipped so that no score overflows."""
+_MOST, _SMALLEST = float(np.finfo(np.float64).max), float(np.finfo(np.float64).smallest_subnormal)
+_TINY = 1e-100
+"""Magnitude of a constant feature below which its own size is its unit: another value would not stand out from 0."""
 
 
 class Pixels(nn.Module):
@@ -30,7 +34,8 @@ class Pixels(nn.Module):
 class Features(nn.Module):
     """The standardization of rows of features, N x D x 1 x 1, to mean 0 and standard deviation 1.
 
-    A feature that is constant in the training data is not rescaled, so that any other value of it stands out.
+    Features may have any unit that float64 can hold. A feature that is constant in the training data is not rescaled,
+    so that any other value of it stands out.
 
     Args:
         size: D, the number of features.
@@ -49,16 +54,24 @@ class Features(nn.Module):
     def measure(self, rows: Tensor) -> None:
         """Measure mean and standard deviation on the training rows (N x D x 1 x 1)."""
         values = rows.double()
-        mean, scale = values.mean(0), values.std(0, correction=0)
-        self.mean.copy_(mean)
+        # In units of a power of two, which changes no digit: squares of the values themselves may over- or underflow.
+        largest = values.abs().amax(0)
+        unit = torch.from_numpy(np.ldexp(1.0, np.frexp(largest.cpu().numpy())[1] - 1)).to(values.device)
+        counted = values / unit
         # By equal values: rounding leaves a constant feature a deviation of a few units in the last place.
         varies = values.amax(0) > values.amin(0)
-        self.scale.copy_(torch.where(varies & (scale > 0), scale, torch.ones_like(scale)))
+        self.mean.copy_(torch.where(varies, counted.mean(0) * unit, values[0]))
+        scale = (counted.std(0, correction=0) * unit).clamp(_SMALLEST, _MOST)
+        kept = torch.where((largest > 0) & (largest < _TINY), unit, torch.ones_like(unit))
+        self.scale.copy_(torch.where(varies, scale, kept))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Compute (x - mean) / scale, clipped to [-1000, 1000], in float64."""
-        return ((rows.double() - self.mean) / self.scale).clamp(-FARTHEST, FARTHEST)
+        # Halves, which changes no digit: the difference of two of the largest numbers overflows.
+        half = (rows.double() * 0.5 - self.mean * 0.5) / self.scale
+        return (half * 2).clamp(-FARTHEST, FARTHEST)
 
     def restore(self, values: Tensor) -> Tensor:
-        """Convert standardized values back to the features' own units, in float64."""
-        return values.double() * self.scale + self.mean
+        """Convert standardized values back to the features' own units, in float64; what overflows is cut."""
+        half = values.double() * (self.scale * 0.5) + self.mean * 0.5
+        return half.clamp(-_MOST / 2, _MOST / 2) * 2

@@ -64,8 +64,8 @@ def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Sha
     modes = encoder.training, decoder.training
     try:
         with torch.no_grad():
-            codes = encoder.eval()(torch.zeros(2, *shape))
-            output = decoder.eval()(torch.zeros(2, latent_size))
+            codes = encoder.eval()(torch.zeros(2, *shape, dtype=torch.float32))
+            output = decoder.eval()(torch.zeros(2, latent_size, dtype=torch.float32))
     finally:
         encoder.train(modes[0])
         decoder.train(modes[1])

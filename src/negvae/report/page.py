@@ -21,6 +21,7 @@ from torch import Tensor
 from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
+from negvae.device import own_state
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -122,6 +123,7 @@ class Findings:
     sample: Kept = field(default_factory=lambda: Kept(SAMPLE))
 
 
+@own_state()
 def write_report(
     directory: Path | str,
     inputs: Sequence[str],

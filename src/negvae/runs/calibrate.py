@@ -13,7 +13,7 @@ from torch import Tensor
 from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
 from negvae.decoding import Decoding
-from negvae.device import resolve_precision
+from negvae.device import own_state, resolve_precision
 from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
@@ -61,6 +61,7 @@ def with_columns(calibration: Calibration, held_out: Tensor) -> Calibration:
     return dataclasses.replace(calibration, columns=columns_of(held_out.flatten(1)))
 
 
+@own_state()
 def calibrate_run(
     directory: Path,
     data: str | None = None,

@@ -24,6 +24,7 @@ from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.load import is_defect_layout
 from negvae.data.streams import stream
 from negvae.data.tiling import resized
+from negvae.device import own_state
 from negvae.files import home, write_text
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import spec_of
@@ -39,6 +40,7 @@ FILE = "evaluation.json"
 GOOD = "good"
 
 
+@own_state()
 def evaluate_defects(
     directory: Path, root: Path | None = None, *, precision: str | None = None, device: str = "auto", log: Log = silent
 ) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from negvae.data import ImageSet, is_path, load
 from negvae.data.embedding import Encoder
+from negvae.device import own_state
 from negvae.files import write_text
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
@@ -30,6 +31,7 @@ from negvae.scoring.tiles import UNCALIBRATED
 FILE = "evaluation.json"
 
 
+@own_state()
 def evaluate_run(
     directory: Path,
     ood: Sequence[str],

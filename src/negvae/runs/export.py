@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
+from negvae.device import own_state
 from negvae.files import need
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
@@ -70,6 +71,7 @@ class Export:
         )
 
 
+@own_state()
 def export_onnx(
     directory: Path | str,
     out: Path | str | None = None,
@@ -379,7 +381,9 @@ def _trial(model: VAE) -> Tensor:
     codes = model.prior.sample(16, randomness).to(next(model.parameters()))
     generated = model.inputs.restore(model.generate(codes))
     if model.takes_features:
-        noise = model.inputs.restore(3 * torch.randn(generated.shape, generator=randomness).double())
+        noise = model.inputs.restore(
+            3 * torch.randn(generated.shape, generator=randomness, dtype=torch.float32).double()
+        )
     else:
         noise = torch.randint(0, 256, generated.shape, generator=randomness, dtype=torch.uint8)
     return torch.cat([generated, noise])

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from negvae.device import own_state
 from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
@@ -75,6 +76,7 @@ def save_heatmaps(directory: Path, maps: Heatmaps) -> None:
     save_tensors(directory / FILE, tensors, header)
 
 
+@own_state()
 def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.device) -> Heatmaps | None:
     """Read what `save_heatmaps` wrote.
 
@@ -99,7 +101,7 @@ def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.de
         if header.get("encoder") != ENCODER:
             raise ValueError("its encoder is that of another version of negvae")
         sizes, kept = json.loads(header["sizes"]), tuple(json.loads(header["shape"]))
-        network = PatchEncoder(**{name: sizes[name] for name in _SIZES})
+        network = PatchEncoder(**{name: sizes[name] for name in _SIZES}).float()  # whatever the default type
         state = {name.removeprefix("network."): value for name, value in tensors.items() if name.startswith("network.")}
         network.load_state_dict(state)
         network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
+from negvae.device import own_state
 from negvae.files import from_json
 from negvae.runs.provenance import versions
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
@@ -171,6 +172,7 @@ def score_part(scoring: Scoring, folder: str, job: Job, *, batch_size: int, thre
     return part
 
 
+@own_state()
 def score_to_folder(
     directory: Path,
     inputs: Sequence[str],

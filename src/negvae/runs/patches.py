@@ -18,6 +18,7 @@ from torch import Tensor
 from negvae.config import RunConfig
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.streams import InputSpec, stream
+from negvae.device import own_state
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_images, encoder_of
 from negvae.scoring.patches import PatchBank, enlarged, fit_bank
@@ -128,6 +129,7 @@ def save_patches(directory: Path, bank: PatchBank) -> None:
     save_tensors(directory / PATCHES, tensors, {})
 
 
+@own_state()
 def open_patch_maps(directory: Path | str, embed: Path | str | None = None) -> PatchMaps:
     """Open the maps of a run with an encoder.
 

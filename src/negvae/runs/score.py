@@ -24,6 +24,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
+from negvae.device import own_state
 from negvae.files import beside, refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs import annotation
@@ -76,6 +77,7 @@ class Summary:
         return f"{scored:,} scored{called}, {self.errors:,} errors, {self.seconds:.1f} s ({rate:,.0f} images/s)"
 
 
+@own_state()
 def score_files(
     directory: Path,
     inputs: Sequence[str],

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from negvae.config import RunConfig
+from negvae.device import own_state
 from negvae.files import refuse_used
 from negvae.runs.artifact import (
     CONFIG,
@@ -38,6 +39,7 @@ ASKED = "asked"
 """Section of config.yaml with what the user asked for beside the run's configuration."""
 
 
+@own_state()
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
     """Train the run that `config` describes and write an artifact to `directory`: `run_seeds` with one seed."""
     return run_seeds([config], [directory], **options)[0]

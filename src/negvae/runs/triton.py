@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from negvae.device import own_state
 from negvae.files import write_text
 from negvae.model import VAE
 from negvae.runs.artifact import load_artifact
@@ -17,6 +18,7 @@ MAX_BATCH = 256
 _OUTPUTS = {"score": "TYPE_FP32", "p_value": "TYPE_FP64", "is_outlier": "TYPE_BOOL"}
 
 
+@own_state()
 def export_triton(
     directory: Path | str,
     repository: Path | str,

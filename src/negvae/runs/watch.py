@@ -28,6 +28,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
+from negvae.device import own_state
 from negvae.files import from_json, locked, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
@@ -77,6 +78,7 @@ class Watch:
         return f"{monitor.seen:,} scored, {monitor.outliers:,} outliers{found}, {changes}, {self.errors:,} errors"
 
 
+@own_state()
 def watch(
     directory: Path,
     source: str,

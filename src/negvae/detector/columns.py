@@ -1,0 +1,113 @@
+"""Say which column of rows of features cannot be used, and why, in one line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from negvae.data.formats import DataError
+
+_NO_NUMBERS = ("date", "time", "duration", "period", "interval", "complex")
+"""How the names of types begin that NumPy would make real numbers of."""
+
+
+def column_names(X: Any) -> list[Any] | None:
+    """Return the names of the columns of a data frame of pandas, polars or pyarrow; None for anything else."""
+    names = getattr(X, "column_names", None) if hasattr(X, "schema") else None
+    names = getattr(X, "columns", None) if names is None else names
+    return None if names is None or callable(names) or len(np.shape(X)) != 2 else list(names)
+
+
+def refuse_kinds(X: Any) -> None:
+    """Refuse dates, spans of time and complex numbers, which NumPy would make real numbers of.
+
+    Args:
+        X: rows of features, N x D, as an array, a list of rows or a data frame.
+
+    Raises:
+        ValueError: if a column holds such values; the message names it.
+    """
+    names = column_names(X)
+    if names is None:
+        kind = getattr(getattr(X, "dtype", None), "kind", "")
+        if kind in ("m", "M"):
+            raise DataError(_no_number("0", str(X.dtype)))
+        if kind == "c":  # in scikit-learn's words
+            raise DataError(f"Complex data not supported: X holds {X.dtype}, and features are real numbers")
+        return
+    types = getattr(X, "dtypes", None)
+    types = X.schema.types if types is None else types  # of pyarrow
+    for name, kind in zip(names, list(types), strict=True):
+        if str(kind).lower().startswith(_NO_NUMBERS):
+            raise DataError(_no_number(repr(name), str(kind)))
+
+
+def explain(X: Any) -> None:
+    """Raise an error that names the first column that cannot be used, if there is one.
+
+    Args:
+        X: rows of features, N x D, as an array, a list of rows or a data frame.
+
+    Raises:
+        ValueError: if a column holds anything but finite numbers; the message names it.
+    """
+    for name, column in _columns(X):
+        try:
+            values = _as_numbers(column)
+        except OverflowError:
+            raise DataError(f"X: column {name} holds a number beyond 1.8e308: give it in a larger unit") from None
+        except (TypeError, ValueError):
+            raise DataError(_no_number(name, _kind(column))) from None
+        wrong = ~np.isfinite(values)
+        if wrong.any():
+            row = int(np.argmax(wrong))
+            value = "NaN" if np.isnan(values[row]) else values[row]
+            raise DataError(
+                f"X: row {row}, column {name} is {value} (of {wrong.sum():,} rows with such values in this column):"
+                " fill in missing values first (sklearn.impute.SimpleImputer), or leave the rows out"
+            )
+
+
+def _columns(X: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the columns of rows of features with their names for messages; none of what is not N x D."""
+    names = column_names(X)
+    if names is None:
+        array = np.asarray(X)
+        for index in range(array.shape[1] if array.ndim == 2 else 0):
+            yield str(index), array[:, index]
+        return
+    for index, name in enumerate(names):
+        if hasattr(X, "iloc"):  # pandas, in which two columns may have one name
+            yield repr(name), X.iloc[:, index]
+        else:
+            yield repr(name), X.column(name) if hasattr(X, "column") else X[name]
+
+
+def _as_numbers(column: Any) -> NDArray[np.float64]:
+    if hasattr(column, "iloc"):  # pandas, whose own missing values no other way converts
+        column = column.astype(object).where(column.notna(), np.nan).to_numpy()
+    array = np.asarray(column)
+    if array.dtype.kind not in "fiubO" and not (array.dtype.kind in "US" and array.size):
+        raise TypeError
+    values: NDArray[np.float64] = array.astype(np.float64)
+    return values
+
+
+def _kind(column: Any) -> str:
+    """Return the type of a column's values for a message."""
+    kind = str(getattr(column, "dtype", None) or getattr(column, "type", "objects"))
+    if kind.startswith(("<U", "|S")):
+        return "text"
+    if kind != "object":
+        return kind
+    return next((type(value).__name__ for value in np.asarray(column) if not isinstance(value, float)), kind)
+
+
+def _no_number(name: str, kind: str) -> str:
+    return (
+        f"X: column {name} holds {kind}, and features are numbers: encode it first, for example as one column of 0 and"
+        " 1 for each category (pandas.get_dummies), or leave it out"
+    )
