@@ -17,6 +17,7 @@ from tests.conftest import blobs
 from tests.detector.test_state import STATES
 
 IMAGES = blobs(40, (1, 16, 16)).numpy()
+OTHERS = blobs(20, (1, 16, 16), seed=1).numpy()
 OPTIONS = {"epochs": 1, "batch_size": 16, "precision": "float32", "device": "cpu", "target_fpr": 0.4}
 
 
@@ -37,7 +38,7 @@ def everything(folder: Path, out: Path) -> list[np.ndarray]:
     detector = NegVAEDetector.load(folder / "run", device="cpu")
     new = str(folder / "new.npy")
     found = [detector.heatmap(IMAGES[:5]), np.array([each.p_value for each in detector.drift(IMAGES[:9]).moved])]
-    found.append(detector.recalibrate(IMAGES[20:]).p_values(IMAGES[:5]))
+    found.append(detector.recalibrate(OTHERS).p_values(IMAGES[:5]))
     detector.plot_heatmaps(IMAGES[:3])
     score_files(folder / "run", [new], out / "scores.csv", names=["defects"], heatmaps=out / "maps", device="cpu")
     write_report(folder / "run", [new], out / "report.html", device="cpu")
