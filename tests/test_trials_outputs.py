@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from negvae.files import beside, replacing
+from negvae.data.formats.folder import LeftOut, walk
+from negvae.files import beside, replacing, temporary_folder
 from negvae.paper import demo
 from negvae.runs import score as scoring
 from negvae.runs import train as training
@@ -73,28 +74,94 @@ def test_a_run_that_goes_on_leaves_out_the_maps_that_were_ruled_out(tmp_path, mo
     assert wanted == [False, False, True, True, True, True, True, True]
 
 
-def test_a_demo_deletes_only_what_a_demo_made(tmp_path):
+def finished(place, text="of the demo"):
+    with demo._replaced(place) as folder:
+        (folder / "config.yaml").write_text(text)
+    assert sorted(entry.name for entry in place.iterdir()) == [".negvae-demo", "config.yaml"]
+
+
+def stopped(place):
+    """Leave what a demo leaves whose process is killed: its temporary folder, under the number of a dead process."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with demo._replaced(place) as folder:
+        left = folder.with_name(folder.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+        left.mkdir()
+        (left / "config.yaml").write_text("half")
+    return left
+
+
+def test_a_demo_takes_the_place_of_an_earlier_one(tmp_path):
     demo._take(tmp_path)
     place = tmp_path / "none"
-    with demo._emptied(place):
-        place.mkdir()
-        (place / "config.yaml").write_text("of the demo")
-    with demo._emptied(place):  # the next demo
-        assert not place.exists()
-        place.mkdir()
-        (place / "config.yaml").write_text("of the demo")
-    stopped = demo._emptied(place)
-    stopped.__enter__()
-    place.mkdir()
-    (place / "config.yaml").write_text("half")
-    with demo._emptied(place):  # what was stopped is the demo's own, too
-        place.mkdir()
-        (place / "config.yaml").write_text("of the demo")
-    (place / "notes.txt").write_text("a person's")
-    with pytest.raises(ValueError, match=r"none holds notes\.txt, which no demo made"), demo._emptied(place):
-        pass
+    finished(place)
+    finished(place, "of the next")
+    assert (place / "config.yaml").read_text() == "of the next"
+    with pytest.raises(KeyError), demo._replaced(place):
+        raise KeyError  # a demo that fails leaves the one before
+    assert (place / "config.yaml").read_text() == "of the next"
+    left = stopped(tmp_path / "augmented")
+    finished(tmp_path / "augmented")
+    assert not left.exists()
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == [".negvae-demo", "augmented", "none"]
+
+
+@pytest.mark.parametrize("what", ["further", "notes", "own", "unmarked", "folder", "link"])
+def test_a_demo_deletes_only_what_is_as_a_demo_left_it(tmp_path, what):
+    out = tmp_path / "out"
+    demo._take(out)
+    place, config = out / "none", out / "none/config.yaml"
+    finished(place)
+    if what == "further":  # the demo's run was trained further, under the same names
+        config.write_text("100 epochs more")
+    elif what == "notes":
+        (place / "notes.txt").write_text("a person's")
+    elif what == "own":  # another run in a folder that a demo of an earlier version marked with names alone
+        (place / ".negvae-demo").write_text("config.yaml")
+    elif what == "unmarked":
+        (place / ".negvae-demo").unlink()
+    elif what == "folder":
+        config.unlink()
+        (config / "deep").mkdir(parents=True)
+    else:
+        place.rename(tmp_path / "elsewhere")
+        place.symlink_to(tmp_path / "elsewhere")
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+    message = r"none (holds (config\.yaml|notes\.txt), which|is no folder that a demo made)"
+    with pytest.raises(ValueError, match=message), demo._replaced(place):
+        pytest.fail("it trained")
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_what_comes_while_a_demo_trains_stays(tmp_path):
+    demo._take(tmp_path)
+    place = tmp_path / "none"
+    finished(place)
+    with pytest.raises(ValueError, match=r"notes\.txt, which no demo made"), demo._replaced(place):
+        (place / "notes.txt").write_text("a person's")
     assert (place / "notes.txt").exists()
-    (place / ".negvae-demo").unlink()
-    (place / "notes.txt").unlink()
-    with pytest.raises(ValueError, match=r"none holds config\.yaml, which no demo made"), demo._emptied(place):
+    assert (place / "config.yaml").exists()
+
+
+def test_errors_name_the_output_and_not_its_temporary_file(tmp_path, monkeypatch):
+    path = tmp_path / "missing/scores.csv"
+    with pytest.raises(FileNotFoundError) as caught, replacing(path):
         pass
+    assert caught.value.filename == str(path)
+
+    def refused(source, target):
+        raise PermissionError(1, "Operation not permitted", str(source), None, str(target))
+
+    monkeypatch.setattr(os, "replace", refused)
+    path = tmp_path / "scores.csv"
+    with pytest.raises(PermissionError) as caught, replacing(path):
+        pass
+    assert (caught.value.filename, caught.value.filename2) == (str(path), None)
+
+
+def test_the_output_that_is_being_written_is_no_input_that_was_left_out(tmp_path):
+    (tmp_path / ".hidden.tmp").touch()
+    with replacing(tmp_path / "scores.parquet"), temporary_folder(tmp_path, "negvae-rows"):
+        left_out = LeftOut()
+        assert list(walk(str(tmp_path), (".png",), left_out)) == []
+    assert left_out.first == [str(tmp_path / ".hidden.tmp")]

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import secrets
 import shutil
 import stat
@@ -63,6 +64,10 @@ def replacing(path: Path) -> Iterator[Path]:
         _flush(temporary)
         os.replace(temporary, target)
         _flush(target.parent)
+    except OSError as error:
+        if str(error.filename) == str(temporary):  # a name that the user does not know
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -158,6 +163,11 @@ def shortened(name: str, size: int) -> str:
     while len(os.fsencode(name)) > size:
         name = name[: min(len(name) - 1, size)]
     return name
+
+
+def is_temporary(name: str) -> bool:
+    """Return whether a file or folder has a temporary name that this module gave it, on any machine."""
+    return re.fullmatch(r"\..+\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp", name) is not None
 
 
 @functools.cache

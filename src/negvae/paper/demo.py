@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from rich.console import Console
 
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
-from negvae.files import write_text
+from negvae.files import from_json, temporary_folder, write_text
 from negvae.paper.demo_plan import DemoPlan, measure, plan, shortened
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -119,14 +119,16 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
     few = torch.from_numpy(load(TRAIN, "train", limit=1_000).images)
     downloaded = time.monotonic() - started
     _take(out)
+    places = [out / config.negatives.replace(":", "-") for config in configs]
+    for place in places:  # before anything is trained
+        _made(place)
     # Of the sources that need no data, the augmented negatives take the longest.
     chosen = plan(*measure(configs[negatives.index("augmented")], few), len(negatives), quick=quick)
     log(chosen.describe(len(negatives)))
     trials, threads = [], torch.get_num_threads()
     torch.set_num_threads(chosen.threads)
     try:
-        for config in configs:
-            place = out / config.negatives.replace(":", "-")
+        for config, place in zip(configs, places, strict=True):
             trials.append(
                 _trial(shortened(config, chosen), place, inliers, outliers, chosen, show_progress(console), log)
             )
@@ -167,28 +169,54 @@ def _take(out: Path) -> None:
 
 
 @contextmanager
-def _emptied(directory: Path) -> Iterator[None]:
-    """Remove the run of an earlier demo from a folder, and note what this one puts there.
+def _replaced(directory: Path) -> Iterator[Path]:
+    """Provide a folder for a run, which takes the place of the run of an earlier demo when the block ends.
 
-    The folder's mark lists the files that the demo made; the parent's mark names the folder while it is being made.
+    A mark in the folder keeps the hash of each file, so that the next demo deletes only what is as a demo left it. A
+    run that is stopped lies under a temporary name, which the next demo removes.
 
     Raises:
-        ValueError: if the folder holds something that no demo made.
+        ValueError: if the folder holds something that no demo made, or that was changed since.
     """
-    begun, mark = directory.parent / MARK, directory / MARK
-    if directory.exists() and begun.read_text(encoding="utf-8") != directory.name:
-        made = mark.read_text(encoding="utf-8").splitlines() if mark.is_file() else []
-        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*made, MARK))
-        if others:
-            raise ValueError(
-                f"{directory} holds {others[0]}, which no demo made: move it away, or name a new folder with --out"
-            )
-    if directory.exists():
-        shutil.rmtree(directory)
-    write_text(begun, directory.name)
-    yield
-    write_text(mark, "\n".join(sorted(entry.name for entry in directory.iterdir())))
-    write_text(begun, "")
+    _made(directory)
+    with temporary_folder(directory.parent, directory.name) as place:
+        yield place
+        hashes = {entry.name: _sha256(entry) for entry in sorted(place.iterdir())}
+        write_text(place / MARK, json.dumps(hashes, indent=1))
+        if directory.exists():
+            for name in _made(directory):  # once more: training took minutes
+                (directory / name).unlink()
+            (directory / MARK).unlink(missing_ok=True)
+            directory.rmdir()
+        place.rename(directory)
+
+
+def _made(directory: Path) -> list[str]:
+    """Return the names of the files that an earlier demo left in a folder, which need not exist.
+
+    Raises:
+        ValueError: if the folder holds something that no demo made, or that was changed since.
+    """
+    if not directory.exists() and not directory.is_symlink():
+        return []
+    remedy = "move it away, or name a new folder with --out"
+    if directory.is_symlink() or not directory.is_dir():
+        raise ValueError(f"{directory} is no folder that a demo made: {remedy}")
+    hashes: dict[str, str] = {}
+    with suppress(OSError, ValueError, TypeError):  # no mark, or one of another form: nothing is known to be a demo's
+        hashes = dict(from_json((directory / MARK).read_text(encoding="utf-8")))
+    entries = [entry for entry in sorted(directory.iterdir()) if entry.name != MARK]
+    for entry in entries:
+        if entry.name not in hashes:
+            raise ValueError(f"{directory} holds {entry.name}, which no demo made: {remedy}")
+        if entry.is_symlink() or not entry.is_file() or _sha256(entry) != hashes[entry.name]:
+            raise ValueError(f"{directory} holds {entry.name}, which was changed since a demo made it: {remedy}")
+    return [entry.name for entry in entries]
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _at_hand() -> str | None:
@@ -212,8 +240,8 @@ def _trial(
     log: Callable[[str], None],
 ) -> Trial:
     log(f"negatives: {config.negatives}")
-    with _emptied(directory), progress as on_progress:
-        result = run(config, directory, on_progress=on_progress, log=log)
+    with _replaced(directory) as place, progress as on_progress:
+        result = run(config, place, on_progress=on_progress, log=log)
     if not result.progress.finished:
         raise KeyboardInterrupt
     test, ood = (torch.from_numpy(each.images[: chosen.tested]) for each in (inliers, outliers))

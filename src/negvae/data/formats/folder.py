@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from negvae.data.formats.base import Block, DataError, Probe, stretches
+from negvae.files import is_temporary
 
 IMAGE_ENDINGS = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm",
@@ -171,7 +172,8 @@ def _entries(folder: str, left_out: LeftOut, failed: Callable[[str, OSError], No
     for name in np.sort(np.concatenate(parts)) if parts else ():
         path = os.path.join(folder, os.fsdecode(bytes(name)))
         if os.fsdecode(bytes(name)).startswith(HIDDEN):
-            left_out.add(path, "hidden")
+            if not is_temporary(os.path.basename(path.rstrip("/"))):  # such as the output that is being written
+                left_out.add(path, "hidden")
         else:
             yield path
 
