@@ -28,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     The new content is on the disk before it replaces the old, whose permissions it keeps; a new file has the
     permissions that the user's umask gives. Symbolic links are followed. A pipe, a device or an open file such as
-    /dev/stdout is written to instead of being replaced, where the program that opened it has got to.
+    /dev/stdout is written to instead of being replaced, behind what has been written to it.
 
     Args:
         path: file to write.
@@ -47,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     ...     path.read_text(), len(list(Path(folder).iterdir()))
     ('42', 1)
     """
-    target, descriptor = Path(os.path.realpath(path)), _descriptor(path)
+    target = Path(os.path.realpath(path))
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     through = _written_through(path)
@@ -57,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
         mode = stat.S_IMODE((target if target.is_file() and not through else temporary).stat().st_mode)
         yield temporary
         if through:
-            with temporary.open("rb") as written, _opened(path, target, descriptor) as device:
+            with temporary.open("rb") as written, _opened(path) as device:
                 shutil.copyfileobj(written, device)
             return
         temporary.chmod(mode)  # some libraries write files that only their owner reads
@@ -73,7 +73,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def beside(path: Path | str | None) -> Path:
-    """Return the folder for what is written before an output is.
+    """Return the folder for the temporary files of an output.
 
     Args:
         path: path of the output; None for standard output.
@@ -106,10 +106,11 @@ def _descriptor(path: Path | str) -> int | None:
     return None
 
 
-def _opened(path: Path | str, target: Path, descriptor: int | None) -> IO[bytes]:
+def _opened(path: Path | str) -> IO[bytes]:
     """Open an output that is written through: a further handle of an open file, which neither empties nor rewinds."""
+    descriptor = _descriptor(path)
     if descriptor is None:
-        return target.open("wb")
+        return Path(path).open("wb")
     try:
         return os.fdopen(os.dup(descriptor), "wb")
     except OSError as error:
@@ -260,6 +261,12 @@ def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8, completely or not at all; bytes of file names that are not UTF-8 become codes (`shown`)."""
     with replacing(path) as temporary:
         temporary.write_text(shown(text), encoding="utf-8")
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def shown(text: str) -> str:

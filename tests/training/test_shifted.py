@@ -89,7 +89,8 @@ def test_images_are_mirrored_if_inliers_come_mirrored():
 def test_training_says_whether_images_are_mirrored():
     lines = []
     trained(run(epochs=1), log=lines.append)
-    assert "transformations turns: images are not mirrored, since they have two sides" in lines
+    why = "no image is mirrored in training, since mirror images do not look like training images"
+    assert f"transformations turns: {why}" in lines
 
 
 def test_the_rest_is_trained_as_without_transformations():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import as_array
-from negvae.files import from_json, refuse_used, write_text
+from negvae.files import file_sha256, from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
 from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numbers, twice_mean_p_values
@@ -168,7 +167,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _digests(directory: Path) -> list[str]:
     """Return the SHA-256 of the weights of each fold in a folder, in order."""
-    return [hashlib.sha256((place / WEIGHTS).read_bytes()).hexdigest() for place in sorted(directory.glob("fold-*"))]
+    return [file_sha256(place / WEIGHTS) for place in sorted(directory.glob("fold-*"))]
 
 
 def _places(directory: Path) -> list[Path]:

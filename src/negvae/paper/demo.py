@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ from rich.console import Console
 
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
-from negvae.files import from_json, temporary_folder, write_text
+from negvae.files import file_sha256, from_json, temporary_folder, write_text
 from negvae.paper.demo_plan import DemoPlan, measure, plan, shortened
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -181,7 +180,7 @@ def _replaced(directory: Path) -> Iterator[Path]:
     _made(directory)
     with temporary_folder(directory.parent, directory.name) as place:
         yield place
-        hashes = {entry.name: _sha256(entry) for entry in sorted(place.iterdir())}
+        hashes = {entry.name: file_sha256(entry) for entry in sorted(place.iterdir())}
         write_text(place / MARK, json.dumps(hashes, indent=1))
         if directory.exists():
             for name in _made(directory):  # once more: training took minutes
@@ -209,14 +208,9 @@ def _made(directory: Path) -> list[str]:
     for entry in entries:
         if entry.name not in hashes:
             raise ValueError(f"{directory} holds {entry.name}, which no demo made: {remedy}")
-        if entry.is_symlink() or not entry.is_file() or _sha256(entry) != hashes[entry.name]:
+        if entry.is_symlink() or not entry.is_file() or file_sha256(entry) != hashes[entry.name]:
             raise ValueError(f"{directory} holds {entry.name}, which was changed since a demo made it: {remedy}")
     return [entry.name for entry in entries]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _at_hand() -> str | None:

@@ -64,8 +64,8 @@ def classes(data: str, found: dict[int, list[Result]]) -> DataTable:
         ]
         lines.append((str(label), str(len(results)), *("-" if each is None else str(each) for each in figures)))
         every.append([None if each is None else each.mean for each in figures])
-    means = [[value for value in column if value is not None] for column in zip(*every, strict=True)]
-    shown = [f"{sum(values) / len(values):.3f}" if values else "-" for values in means]
+    columns = [[value for value in column if value is not None] for column in zip(*every, strict=True)]
+    shown = [f"{sum(values) / len(values):.3f}" if values else "-" for values in columns]
     lines.append(("mean", str(sum(len(results) for results in found.values())), *shown))
     return _sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
 

@@ -25,7 +25,7 @@ from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yam
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import from_json, write_text
+from negvae.files import file_sha256, from_json, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
@@ -322,11 +322,6 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
     ]
 
 
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def save_calibration(directory: Path, calibration: Calibration) -> None:
     """Write or replace the calibration of a saved model, with its description in config.yaml and the model card."""
     tensors = {f"held_out.{name}": torch.from_numpy(scores) for name, scores in calibration.scores.items()}
@@ -345,7 +340,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     rule = {name: getattr(calibration, name) for name in fields}
     if calibration.tiles:
         rule["tiles"] = calibration.tiles
-    header = {"rule": json.dumps(rule), "weights": _file_digest(directory / WEIGHTS)}
+    header = {"rule": json.dumps(rule), "weights": file_sha256(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
     save_tensors(directory / CALIBRATION, tensors, header)
@@ -418,7 +413,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
         raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); {_REMEDY}") from None
     for name in calibration.scores:
         _check_registered(directory, name)
-    if "weights" in header and header["weights"] != _file_digest(directory / WEIGHTS):
+    if "weights" in header and header["weights"] != file_sha256(directory / WEIGHTS):
         raise ValueError(f"{directory}: {CALIBRATION} belongs to other weights; {_REMEDY}")
     return calibration
 

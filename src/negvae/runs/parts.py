@@ -23,7 +23,7 @@ from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
 from negvae.device import own_state
-from negvae.files import from_json
+from negvae.files import file_sha256, from_json
 from negvae.runs.provenance import versions
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 from negvae.version import source_commit
@@ -244,7 +244,7 @@ def settings(
     for place in (directory, *options.get("ensemble", ())):
         for name in ("weights.safetensors", "calibration.safetensors"):
             if (path := Path(place) / name).is_file():
-                models[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+                models[str(path)] = file_sha256(path)
     wanted = {name: getattr(scoring.wanted, name) for name in ("resize", "max_pixels")}
     return {
         "inputs": list(inputs), "models": models, "scores": list(scoring.names),

@@ -49,18 +49,18 @@ def refuse_inliers_of(artifact: Artifact, found: Tensor, sha256: str | None, wha
     Raises:
         ValueError: if they are the run's own, or more than usual were trained on (`refuse_seen`).
     """
-    if sha256 is not None and sha256 == read_recorded(artifact.directory, artifact.provenance).sha256:
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    if sha256 is not None and sha256 == recorded.sha256:
         raise ValueError(f"{what} is what the model was trained on: name inliers that are new to it")
-    refuse_seen(found, trained_on(artifact), what)
+    refuse_seen(found, _trained_on(artifact, recorded), what)
 
 
-def trained_on(artifact: Artifact) -> Fingerprints | None:
+def _trained_on(artifact: Artifact, recorded: Recorded) -> Fingerprints | None:
     """Return what a run's folder keeps of the inliers that it was trained on.
 
     A folder of an earlier version keeps nothing: then it is that of the inliers as they lie at their path now, and None
     if they cannot be loaded or take an encoder.
     """
-    recorded = read_recorded(artifact.directory, artifact.provenance)
     if recorded.trained is not None:
         return recorded.trained
     if artifact.config.embed is not None:

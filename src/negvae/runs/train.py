@@ -39,12 +39,12 @@ ASKED = "asked"
 """Section of config.yaml with what the user asked for beside the run's configuration."""
 
 
-@own_state()
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:
     """Train the run that `config` describes and write an artifact to `directory`: `run_seeds` with one seed."""
     return run_seeds([config], [directory], **options)[0]
 
 
+@own_state()
 def run_seeds(
     configs: Sequence[RunConfig],
     directories: Sequence[Path],

@@ -23,8 +23,7 @@ IMAGES = 1000
 LEAST_IMAGES = 20
 """Number of unseen inliers below which their scores have no scale."""
 LEAST_GAIN = 1.2
-"""So many times chance, at least, must the share of the copies be that are told apart, or the transformations are none.
-"""
+"""Least ratio of the share of copies that are told apart to that by chance; below it, the transformations are none."""
 
 
 def transformations_kl(x: Pass) -> Tensor:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +54,6 @@ class ShiftLearner:
 
     Attributes:
         weights: weights of the encoder with their optimizer.
-        mirrored: whether half of the images are mirrored.
         randomness: random generator of the images of each step and of their changes.
         steps: number of steps of the training.
         taken: number of steps taken so far.
@@ -65,7 +65,6 @@ class ShiftLearner:
         self.shifted = model.shifted
         kept = ~held_back(data)
         self.data = data[kept] if kept.any() else data
-        self.mirrored = come_mirrored(self.data)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.weights = Weights(self.shifted.encoder, [], dtype, _optimizer)
         self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
@@ -78,6 +77,11 @@ class ShiftLearner:
         self._images, self._divergence = torch.empty(0, device=data.device), [torch.zeros(())] * HALVES
         self.halves = Halves(self.shifted, self.weights, self._loss, data.device)
 
+    @cached_property
+    def mirrored(self) -> bool:
+        """Return whether half of the images are mirrored; not asked of learners that only measure a machine's speed."""
+        return come_mirrored(self.data)
+
     def restart(self) -> None:
         """Go back to the start of the training, as for a run that has become longer."""
         with self.weights.exact():
@@ -88,8 +92,9 @@ class ShiftLearner:
 
     def describe(self) -> str:
         """Describe in one line what the training images decided."""
-        mirrored = "mirrored by chance, as they come" if self.mirrored else "not mirrored, since they have two sides"
-        return f"transformations {self.config.transformations}: images are {mirrored}"
+        mirrored = "half of the images are mirrored in training, since mirror images look like training images"
+        plain = "no image is mirrored in training, since mirror images do not look like training images"
+        return f"transformations {self.config.transformations}: {mirrored if self.mirrored else plain}"
 
     def step(self) -> Tensor:
         """Take the next step; to be called while `halves` is entered.

@@ -17,6 +17,7 @@ SIDE = 16
 LARGEST_SHARE = 0.65
 """Share of images that may be nearer to the others than their mirror images are; one half where all are symmetric."""
 FEWEST = 20
+"""Number of images below which the share says too little."""
 
 
 def nearer_than_mirrored(images: Tensor) -> float:

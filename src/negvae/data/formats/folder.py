@@ -169,10 +169,11 @@ def _entries(folder: str, left_out: LeftOut, failed: Callable[[str, OSError], No
         if failed is None:
             raise
         failed(folder, error)
-    for name in np.sort(np.concatenate(parts)) if parts else ():
-        path = os.path.join(folder, os.fsdecode(bytes(name)))
-        if os.fsdecode(bytes(name)).startswith(HIDDEN):
-            if not is_temporary(os.path.basename(path.rstrip("/"))):  # such as the output that is being written
+    for each in np.sort(np.concatenate(parts)) if parts else ():
+        name = os.fsdecode(bytes(each))
+        path = os.path.join(folder, name)
+        if name.startswith(HIDDEN):
+            if not is_temporary(name.rstrip("/")):  # such as the output that is being written
                 left_out.add(path, "hidden")
         else:
             yield path
