@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from negvae.cli import app as application
@@ -68,6 +69,20 @@ def test_a_full_disk_is_one_line(arguments):
         command = [sys.executable, "-c", "from negvae.cli import main; main()", *arguments]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
     assert (done.returncode, done.stderr) == (2, "negvae: no space left on device\n")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux has a device that is full")
+def test_messages_that_cannot_be_written_lose_no_work(tmp_path):
+    data = tmp_path / "rows.csv"
+    np.savetxt(data, np.random.default_rng(0).normal(size=(60, 2)), delimiter=",", header="a,b", comments="")
+    with open("/dev/full", "w") as full:
+        for arguments in (
+            ["train", "--data", data, "--out", tmp_path / "run", "--epochs", "1"],
+            ["score", tmp_path / "run", data, "--out", tmp_path / "scores.csv"],
+        ):
+            command = [sys.executable, "-c", "from negvae.cli import main; main()", *map(str, arguments)]
+            assert subprocess.run(command, stderr=full, stdout=subprocess.DEVNULL).returncode == 0
+    assert len((tmp_path / "scores.csv").read_text().splitlines()) == 61
 
 
 def quiet(*arguments):

@@ -1,6 +1,7 @@
 """Files by URI: the rows, names aside, of the same files by path. `file://` goes the way of the object stores."""
 
 import contextlib
+import os
 import sys
 
 import numpy as np
@@ -89,3 +90,15 @@ def test_errors_name_the_file_in_the_store_and_not_its_copy(tmp_path):
     paths, _, errors, *_ = collect([(tmp_path / "a.npz").as_uri()])
     assert paths == [(tmp_path / "a.npz").as_uri()]
     assert errors[0].startswith("not a readable .npz")
+
+
+def test_the_threads_of_arrow_call_no_python(folder):
+    # One that did while Python exited ended the process with code 134, in some of many tries.
+    for place in (str(folder / "g.parquet"), (folder / "g.parquet").as_uri()):
+        with stores.open_for_arrow(place) as file:
+            assert isinstance(file, pa.NativeFile)
+            assert not isinstance(file, pa.PythonFile)
+            assert pq.read_schema(file).names == ["image"]
+    os.mkfifo(folder / "pipe.csv")
+    with pytest.raises(OSError, match="Not a regular file"):
+        stores.open_for_arrow(str(folder / "pipe.csv"))

@@ -82,6 +82,14 @@ def test_what_cannot_be_used_is_refused(rows, options, fit, words):
         ScoreDetector(**options).fit(rows[:fit])
 
 
+def test_a_graph_may_be_checked_on_the_inliers_it_was_calibrated_with(rows, tmp_path):
+    # In float32 their scores meet the held-out ones, and such a graph was once refused.
+    detector = ScoreDetector(two).fit(rows[:400])
+    detector.export(tmp_path / "file.onnx", rows[:400])
+    _, p, _ = run_onnx(tmp_path / "file.onnx", rows[:400].numpy())
+    assert np.abs(p - detector.p_values(rows[:400])).max() <= 1.5 / 401
+
+
 def test_a_function_that_is_not_torch_is_not_exported_and_nan_counts_as_an_outlier(rows, tmp_path):
     detector = ScoreDetector(lambda batch: np.asarray(batch).sum(1)).fit(rows[:100].numpy())
     with pytest.raises(ValueError, match="cannot be exported"):

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -56,6 +56,8 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is shown with codes and ends nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    if sys.stderr is sys.__stderr__ and sys.stderr is not None:
+        sys.stderr = _lenient(sys.stderr)
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk shows here, and not while Python exits
@@ -93,6 +95,21 @@ def _fail(error: Exception, message: str) -> NoReturn:
         raise error
     print(f"negvae: {' '.join(message.split())}", file=sys.stderr)
     sys.exit(2)
+
+
+class _Lenient(io.FileIO):
+    """A stream of messages that loses what cannot be written, as on a full disk, rather than the work."""
+
+    def write(self, content: Any) -> int:
+        """Write what can be written, and report all of it as written."""
+        with suppress(OSError):
+            super().write(content)
+        return len(content)
+
+
+def _lenient(stream: Any) -> io.TextIOWrapper:
+    raw = io.BufferedWriter(_Lenient(stream.fileno(), "w", closefd=False))
+    return io.TextIOWrapper(raw, stream.encoding, stream.errors, line_buffering=True)
 
 
 def _forget_output() -> None:

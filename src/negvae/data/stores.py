@@ -54,6 +54,30 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
     return cast("IO[bytes]", io.BufferedReader(store.open_input_file(inner), 1 << 20))
 
 
+def open_for_arrow(path: str) -> Any:
+    """Open a file for a reader of Arrow, which reads ahead in threads of its own.
+
+    A thread of Arrow that calls a Python file while Python exits ends the process with code 134, whatever the exit code
+    was to be. So the file is one of Arrow's own, but for stores that only fsspec reads.
+
+    Args:
+        path: path or URI of the file.
+
+    Returns:
+        The open file, a `pyarrow.NativeFile`.
+
+    Raises:
+        OSError: if the file cannot be opened, or is not a regular file.
+    """
+    if is_uri(path):
+        store, inner = locate(path)
+        return store.open_input_file(inner)
+    import pyarrow as pa
+
+    with open_file(path):  # says what Arrow does not: a pipe would block it
+        return pa.OSFile(os.fsencode(path))
+
+
 def _regular(path: str, flags: int) -> int:
     """Open a regular file without blocking, so that a pipe without a writer is refused immediately."""
     handle = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))

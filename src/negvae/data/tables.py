@@ -164,7 +164,7 @@ class GroupColumn:
 
 def _schema(path: str) -> Any:
     """Return the names and types of a table's columns; types in a CSV file are those of its first block."""
-    with reading(path, "table"), stores.open_file(path) as file:
+    with reading(path, "table"), stores.open_for_arrow(path) as file:
         if path.lower().endswith(".csv"):
             from pyarrow import csv
 
@@ -177,7 +177,7 @@ def _schema(path: str) -> Any:
 
 def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[Any]:
     """Read batches of rows that have at least these columns."""
-    with reading(path, "table"), stores.open_file(path) as file:
+    with reading(path, "table"), stores.open_for_arrow(path) as file:
         if not path.lower().endswith(".csv"):
             import pyarrow.parquet as pq
 

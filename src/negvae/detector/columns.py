@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,24 @@ def refuse_kinds(X: Any) -> None:
     for name, kind in zip(names, list(types), strict=True):
         if str(kind).lower().startswith(_NO_NUMBERS):
             raise DataError(_no_number(repr(name), str(kind)))
+
+
+def other_columns(known: Sequence[str], names: Sequence[Any]) -> str:
+    """Describe the first place at which the columns of negatives or held-out inliers are not those of X.
+
+    >>> other_columns(["width", "height"], ["height", "width"])
+    "column 0 of the negatives or held-out inliers is 'height', of X 'width': give the columns of X in their order"
+    """
+    pairs = enumerate(zip_longest(known, map(str, names)))
+    where, wanted, found = next((i, *map(_quoted, pair)) for i, pair in pairs if pair[0] != pair[1])
+    return (
+        f"column {where} of the negatives or held-out inliers is {found}, of X {wanted}: give the columns of X in"
+        " their order"
+    )
+
+
+def _quoted(name: str | None) -> str:
+    return "missing" if name is None else repr(name)
 
 
 def explain(X: Any) -> None:

@@ -27,7 +27,7 @@ from negvae.data.streams import InputSpec, fitted
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
-from negvae.detector.columns import column_names, explain, refuse_kinds
+from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array, single_image
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any
@@ -530,7 +530,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
                         self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1
                     )
                 return rows
-            # Negatives and held-out inliers: no claim on the names and number of the estimator's features.
+            # Negatives and held-out inliers, which scikit-learn must not take for rows to predict.
+            known, names = self._names(), column_names(X)
+            if None not in (known, names) and known != list(map(str, names or ())):
+                raise ValueError(other_columns(known or [], names or []))
             rows = np.asarray(X, np.float64)
         except (ValueError, TypeError, OverflowError) as error:
             known, names = self._names(), column_names(X)
@@ -541,7 +544,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise
         if rows.ndim != 2 or rows.shape[1] != columns or not np.isfinite(rows).all():
             explain(X)
-            raise ValueError(f"negatives must be finite numbers, N x {columns}, as the inliers are")
+            raise ValueError(f"negatives and held-out inliers must be finite numbers, N x {columns}, as X is")
         return rows
 
     def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:

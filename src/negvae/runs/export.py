@@ -52,6 +52,7 @@ class Export:
         encoder_only: whether the decoder was left out because the score does not need it.
         difference: largest relative difference of scores from the library's, on `compared` images.
         compared: number of images that were scored by both.
+        size: number of bytes of the file.
     """
 
     path: Path
@@ -59,6 +60,7 @@ class Export:
     encoder_only: bool
     difference: float
     compared: int
+    size: int
 
     def describe(self) -> str:
         """Describe the file in one line."""
@@ -66,7 +68,7 @@ class Export:
         if "features" in SCORES[self.calibration.score].needs:
             parts = "reference rows and no network"
         return (
-            f"{self.calibration.describe()}; {parts}, {self.path.stat().st_size / 1e6:.2f} MB; scores within"
+            f"{self.calibration.describe()}; {parts}, {self.size / 1e6:.2f} MB; scores within"
             f" {self.difference:.1g} of the library's on {self.compared} images"
         )
 
@@ -113,13 +115,13 @@ def export_onnx(
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
     calibration = _calibration(artifact, score, target_fpr, confidence)
     graph = _Graph(artifact.model, calibration, artifact.heatmaps)
-    difference, compared = write_graph(
+    (difference, compared), size = write_graph(
         graph, _example(graph.model, 2), path, _metadata(artifact, calibration),
         lambda content: _difference(content, artifact, calibration),
         input_name="rows" if graph.rows else "images", further=() if graph.patches is None else ("heatmap",),
         what=f"score {graph.score.name}",
     )  # fmt: skip
-    return Export(path, calibration, not graph.decodes, difference, compared)
+    return Export(path, calibration, not graph.decodes, difference, compared, size)
 
 
 def _calibration(

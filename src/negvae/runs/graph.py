@@ -103,7 +103,7 @@ def write_graph(
     input_name: str,
     further: Sequence[str] = (),
     what: str = "this score",
-) -> Checked:
+) -> tuple[Checked, int]:
     """Trace a module, describe it in the file's metadata, check it, and write it whole or not at all.
 
     Args:
@@ -117,7 +117,7 @@ def write_graph(
         what: words for the score in messages.
 
     Returns:
-        What `check` returned.
+        What `check` returned, and the number of bytes that were written.
 
     Raises:
         ImportError: if the extra "onnx" is not installed.
@@ -136,7 +136,7 @@ def write_graph(
     checked = check(content)
     with replacing(path) as temporary:
         temporary.write_bytes(content)
-    return checked
+    return checked, len(content)
 
 
 @contextmanager

@@ -300,7 +300,7 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
 
 def _read_part(folder: str, name: str) -> Part:
     try:
-        with stores.open_file(f"{folder}/{name}") as file:
+        with stores.open_for_arrow(f"{folder}/{name}") as file:
             return Part(**from_json(pq.read_metadata(file).metadata[KEY]))
     except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())[:160]

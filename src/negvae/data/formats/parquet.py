@@ -67,9 +67,7 @@ def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
 
     with ExitStack() as stack:
         with reading(path, "Parquet file"):
-            source: Any = stack.enter_context(stores.open_file(str(path)))
-            if not stores.is_uri(str(path)):
-                source = path  # a regular file; Arrow reads it in several threads
+            source = stack.enter_context(stores.open_for_arrow(str(path)))
             file = stack.enter_context(pq.ParquetFile(source))
         yield file, [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
 
