@@ -94,6 +94,27 @@ def test_cifar_archive_is_read_in_place(make, small):
     check("cifar10", small)
 
 
+@pytest.mark.parametrize("folder", ["cifar-100-python", "cifar100", ".", "cifar-100-python.tar.gz"])
+def test_cifar_100_has_a_batch_for_each_split(make, small, folder):
+    contents = {
+        split: pickle.dumps({b"data": images.reshape(len(images), -1), b"fine_labels": [7] * len(images)})
+        for split, images in small["cifar100"].items()
+    }
+    if folder.endswith(".gz"):
+        make.path(folder).write_bytes(tar_of(contents))
+    for split, content in contents.items() if not folder.endswith(".gz") else ():
+        make.path(f"{folder}/{split}").write_bytes(content)
+    check("cifar100", small)
+    assert set(load("cifar100").labels) == {7}
+
+
+def test_any_other_file_named_train_is_no_cifar_100(make, small):
+    other = {b"data": np.zeros((20, 3072), np.uint8), b"labels": [0] * 20}
+    make.path("train").write_bytes(pickle.dumps(other))
+    with pytest.raises(FileNotFoundError, match="cifar100"):
+        load("cifar100", fetch=False)
+
+
 @pytest.mark.parametrize("folder", [".", "svhn", "SVHN"])
 def test_svhn_mat(make, small, folder):
     from scipy.io import savemat

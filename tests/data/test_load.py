@@ -58,7 +58,7 @@ def test_mnist_has_no_stand_in(make, small):
 
 
 def test_names():
-    listed = "mnist fashion-mnist kmnist emnist-letters cifar10 svhn imagenet32 uniform-noise"
+    listed = "mnist fashion-mnist kmnist emnist-letters cifar10 cifar100 svhn imagenet32 uniform-noise"
     assert names() == tuple(listed.split())
 
 
@@ -122,7 +122,7 @@ def test_list_sets(make, small):
     make.parquet("tiny-imagenet-32/train.parquet", small["imagenet32"]["train"][:4])
     make.path("kmnist/t10k-images-idx3-ubyte").write_bytes(b"junk")
     rows = {(row.name, row.split): row for row in list_sets()}
-    assert len(rows) == 16
+    assert len(rows) == 18
     assert rows["mnist", "train"].state == "complete"
     assert rows["mnist", "train"].count == 20
     assert rows["svhn", "test"].state == "partial"

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from negvae.data import ImageSet
 from negvae.paper import one_class, one_class_runs, one_class_show
@@ -11,9 +12,12 @@ from tests.cli.test_commands import call
 from tests.conftest import blobs
 
 
-def labeled(name, split="train", **options):
+def labeled(name, split="train", shape=(1, 28, 28), **options):
     """Two classes that differ, in a set of ten names."""
-    images = blobs(240, (1, 28, 28), seed=len(split)).numpy()
+    if name == "cifar100":
+        raise FileNotFoundError("cifar100: not here")
+    shape = (3, 32, 32) if name in ("cifar10", "imagenet32") else shape
+    images = blobs(240, shape, seed=len(split) + len(name)).numpy()
     labels = np.arange(240) % 2
     images[labels == 1] = 255 - images[labels == 1]
     return ImageSet(name, split, images, labels, "here", "0" * 64, ("made up",))
@@ -27,7 +31,7 @@ def sets(monkeypatch):
 def test_runs_take_the_data_sets_by_turns_and_seed_zero_first():
     profile = one_class.PROFILES["cpu"]
     runs = one_class.runs(profile)
-    assert len({run.name for run in runs}) == len(runs) == 2 * 10 * 3
+    assert len({run.name for run in runs}) == len(runs) == (2 * 10 + 4) * 3
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert [run.data for run in runs[:4]] == ["fashion-mnist", "cifar10"] * 2
     assert [run.name for run in one_class.runs(profile, ("cifar10-class3",), (1,))] == ["cifar10-class3-seed1"]
@@ -63,6 +67,37 @@ def test_the_command_goes_on_shows_and_fills_a_page(tmp_path, sets, capsys):
     assert "| mean | 2 |" in page.read_text()
     assert "made up" in page.read_text()
     assert len(json.loads(call(capsys, "paper", "show", *options, "--json")[1])) == 2
+
+
+def test_whole_sets_are_tested_against_others_and_their_own_images_resampled(tmp_path, sets, capsys):
+    options = ["one-class", "--profile", "smoke", "--results", tmp_path / "results"]
+    runs = ["--only", "cifar10-whole", "--only", "mnist-whole", "--out", tmp_path / "work"]
+    code, out, error = call(capsys, "paper", "run", *options, *runs)
+    assert code == 0, error
+    assert "without cifar100, which is not at hand" in out + error
+    lines = (tmp_path / "results" / "one-class-smoke.jsonl").read_text().splitlines()
+    found = {one["name"]: one for one in map(json.loads, lines)}
+    near = found["cifar10-whole-seed0"]["evaluation"]
+    assert list(near) == [
+        "svhn", "kmnist", "emnist-letters", "uniform-noise", "imagenet32", "resampled", "resampled, JPEG",
+    ]  # fmt: skip
+    assert abs(near["resampled"]["auc_kl"] - 0.5) < 0.2
+    assert list(found["mnist-whole-seed0"]["evaluation"])[:2] == ["fashion-mnist", "kmnist"]
+    shown = json.loads(call(capsys, "paper", "show", *options, "--json")[1])
+    assert len(shown) == 2
+    sheet = one_class_show.whole(one_class_show.gather(one_class.PROFILES["smoke"], tmp_path / "results"))
+    assert next(iter(sheet.rows))[:4] == ("mnist", "fashion-mnist", "1", "1")
+    assert {line[-1] for line in sheet.rows if line[1] in ("imagenet32", "resampled")} == {"-"}
+
+
+def test_resampling_keeps_images_of_one_color_and_smooths_noise():
+    plain = torch.full((2, 3, 8, 8), 90, dtype=torch.uint8)
+    assert one_class_runs.resampled(plain, jpeg=False).equal(plain)
+    noise = torch.randint(0, 256, (2, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    smooth = one_class_runs.resampled(noise, jpeg=False)
+    assert smooth.shape == noise.shape
+    assert smooth.float().std() < noise.float().std()
+    assert not one_class_runs.resampled(noise, jpeg=True).equal(smooth)
 
 
 def test_a_set_without_labels_is_refused(tmp_path, monkeypatch, capsys):

@@ -383,6 +383,31 @@ CATALOG: dict[str, SetSpec] = {
         ),
         by_hand="the folder cifar-10-batches-py, or Parquet files train-*.parquet and test-*.parquet",
     ),
+    "cifar100": SetSpec(
+        title="CIFAR-100 objects",
+        shape=(3, 32, 32),
+        sizes={"train": 50_000, "test": 10_000},
+        license="none stated",
+        folders=("cifar100", "cifar100python"),
+        npz_stems=("cifar100", "cifar-100"),
+        batches={"train": ("train",), "test": ("test",)},
+        file_md5={
+            "train": "16019d7e3df5f24257cddd939b257f8d",
+            "test": "f0ef6b0ae62326f3e7ffdfab6717acfc",
+            "cifar-100-python.tar.gz": "eb9058c3a382ffc7106e4002c42a8d85",
+        },
+        downloads=(
+            (
+                Download(
+                    ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",),
+                    "cifar-100-python.tar.gz",
+                    "md5:eb9058c3a382ffc7106e4002c42a8d85",
+                    ("train", "test"),
+                ),
+            ),
+        ),
+        by_hand="the folder cifar-100-python, or Parquet files train-*.parquet and test-*.parquet",
+    ),
     "svhn": SetSpec(
         title="SVHN house numbers (cropped)",
         shape=(3, 32, 32),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from negvae.data.cache import cache_folder
-from negvae.data.catalog import CATALOG, SetSpec, Split
+from negvae.data.catalog import CATALOG, SPLITS, SetSpec, Split
 from negvae.data.formats import Batches, Folder, Idx, Mat, Npz, Parquet, Reader, npz, origin
 from negvae.files import home
 
@@ -179,7 +179,8 @@ def _in_folder(name: str, split: Split, folder: Path, *, certain: bool) -> Itera
     for ending in ("", ".npz"):
         batches = tuple(folder / f"{each}{ending}" for each in spec.batches.get(split, ()) if each + ending in files)
         if batches:
-            yield Candidate(Batches(batches, spec.shape))
+            own = batches[0].name not in SPLITS  # any folder may have a file "train"
+            yield Candidate(Batches(batches, spec.shape), certain or own)
     for archive in (each for each in spec.file_md5 if each.endswith(".tar.gz") and each in files):
         yield Candidate(Batches((folder / archive,), spec.shape, tuple(spec.batches[split])))
     for mat in (each for each in spec.file_md5 if each == f"{split}_32x32.mat" and each in files):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from negvae.data import ImageSet, load
 from negvae.files import locked
 from negvae.negatives import build_source
-from negvae.paper.one_class import BEFORE, SCORES, OneClassProfile, Run, finished, table_of
+from negvae.paper.one_class import BEFORE, NEAR, RESAMPLED, SCORES, OneClassProfile, Run, finished, table_of
 from negvae.paper.results import order_statistics
 from negvae.paper.store import Result
+from negvae.paper.unsupervised_runs import TEST_IMAGES, evenly, fitted
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
@@ -28,6 +31,9 @@ from negvae.scoring.scorer import Scorer
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress
 from negvae.version import source_commit
+
+CLASSES = "other classes"
+"""What a run on one class is tested against."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +96,9 @@ def run_one_class(
                 break
             content["provenance"]["commit"] = commit
             table_of(profile, results).put(run.name, content)
-            areas = content["evaluation"]
-            log(f"{run.name}: combined {areas['auc_combined']:.3f}, {content['provenance']['train_seconds']:.0f} s")
+            areas = content["evaluation"].values() if run.label is None else [content["evaluation"]]
+            figures = ", ".join(f"{one['auc_combined']:.3f}" for one in areas)
+            log(f"{run.name}: combined {figures}, {content['provenance']['train_seconds']:.0f} s")
     done = sum(finished(run, profile, results) is not None for run in runs)
     return OneClassOutcome(done, len(runs) - done, stopped)
 
@@ -101,8 +108,8 @@ def _carry_out(
     log: Callable[[str], None], on_progress: OnProgress | None,
 ) -> tuple[Result | None, str]:  # fmt: skip
     """Train and test one run; return its result, None if it was stopped, and how training ended."""
-    sets = [load(run.data, split, log=log) for split in ("train", "test")]
-    images = _of_class(sets[0], run.label, profile.limit)
+    sets = [load(run.data, split, disjoint_from_train=run.label is None, log=log) for split in ("train", "test")]
+    images = _inliers(sets[0], run, profile.limit)
     config = run.config(profile, len(images), device)
     training, held_out = hold_out(images, config.calibration, config.seed)
     source = build_source(config.negatives, lambda name: images)
@@ -114,11 +121,12 @@ def _carry_out(
         return None, result.stopped_by
     lines: list[str] = []
     calibration = calibrated(config, result, training, held_out, target_fpr=TARGET_FPR, log=lines.append)
-    inliers, outliers = _of_class(sets[1], run.label, profile.limit), _others(sets[1], run.label, profile.limit)
+    inliers, (outliers, further) = _inliers(sets[1], run, profile.limit), _outliers(sets[1], run, profile.limit, log)
+    sets += further
     content: Result = {
         "run": run.name, "profile": profile.name, "seed": run.seed, "status": "finished", "images": len(images),
         "config": config.to_dict(), **_measured(result, calibration, inliers, outliers),
-        "judgement": " ".join(lines), "data": {split.split: describe(split) for split in sets},
+        "judgement": " ".join(lines), "data": {f"{one.name} {one.split}": describe(one) for one in sets},
         "notes": list(dict.fromkeys(note for one in sets for note in one.notes)),
         "provenance": {**provenance(config), "train_seconds": round(result.progress.seconds, 1)},
     }  # fmt: skip
@@ -127,20 +135,34 @@ def _carry_out(
     return content, result.stopped_by
 
 
-def _measured(result: TrainingResult, calibration: Calibration, inliers: Tensor, outliers: Tensor) -> Result:
-    """Return AUROC with intervals of every score, order statistics of both sides, and the rate of false alarms."""
+def _measured(
+    result: TrainingResult, calibration: Calibration, inliers: Tensor, outliers: Mapping[str, Tensor]
+) -> Result:
+    """Return AUROC with intervals of every score, order statistics of both sides, and the rate of false alarms.
+
+    Of whole sets, the first two are by set of outliers.
+    """
     names = [name for name in SCORES if not name.startswith("transformations") or result.model.shifted is not None]
     scorer = Scorer(result.model, calibration.reference)
-    sides = {side: dict(scorer(images, names)) for side, images in (("inliers", inliers), ("ood", outliers))}
-    for scores in sides.values():
-        scores[BEFORE] = _without_transformations(scores, calibration.reference)
-    areas: dict[str, object] = {"count": len(outliers)}
-    for name in sides["ood"]:
-        area, interval = auroc(sides["inliers"][name], sides["ood"][name])
-        areas |= {f"auc_{name}": area, f"auc_{name}_ci": list(interval)}
-    statistics = {name: {side: order_statistics(scores[name]) for side, scores in sides.items()}
-                  for name in sides["ood"]}  # fmt: skip
-    alarms = float(calibration.is_outlier(sides["inliers"][calibration.score]).mean())
+
+    def scored(images: Tensor) -> dict[str, NDArray[np.float32]]:
+        scores = dict(scorer(images, names))
+        return {**scores, BEFORE: _without_transformations(scores, calibration.reference)}
+
+    usual = scored(inliers)
+    areas: dict[str, Result] = {}
+    statistics: dict[str, Result] = {}
+    for ood, images in outliers.items():
+        scores = scored(images)
+        areas[ood] = {"count": len(images)}
+        for name in scores:
+            area, interval = auroc(usual[name], scores[name])
+            areas[ood] |= {f"auc_{name}": area, f"auc_{name}_ci": list(interval)}
+        statistics[ood] = {name: {"inliers": order_statistics(usual[name]), "ood": order_statistics(scores[name])}
+                           for name in scores}  # fmt: skip
+    alarms = float(calibration.is_outlier(usual[calibration.score]).mean())
+    if CLASSES in outliers:
+        return {"evaluation": areas[CLASSES], "quantiles": statistics[CLASSES], "false_alarms": alarms}
     return {"evaluation": areas, "quantiles": statistics, "false_alarms": alarms}
 
 
@@ -161,9 +183,57 @@ def _labels(images: ImageSet) -> NDArray[np.int64]:
     return images.labels
 
 
-def _of_class(images: ImageSet, label: int, limit: int | None) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.images[_labels(images) == label][:limit]))
+def _inliers(images: ImageSet, run: Run, limit: int | None) -> Tensor:
+    if run.label is not None:
+        return _tensor(images.images[_labels(images) == run.label][:limit])
+    chosen = torch.from_numpy(images.images)
+    most = min(limit or len(chosen), len(chosen) if images.split == "train" else TEST_IMAGES)
+    return evenly(chosen, most)
 
 
-def _others(images: ImageSet, label: int, limit: int | None) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(images.images[_labels(images) != label][:limit]))
+def _outliers(
+    test: ImageSet, run: Run, limit: int | None, log: Callable[[str], None]
+) -> tuple[dict[str, Tensor], list[ImageSet]]:
+    """Return the images that a run is tested against by name, and the further sets that they come from."""
+    if run.label is not None:
+        return {CLASSES: _tensor(test.images[_labels(test) != run.label][:limit])}, []
+    outliers, sets = {}, []
+    for name in run.others:
+        try:
+            one = fitted(load(name, "test", shape=test.shape, log=log), test.shape)
+        except FileNotFoundError as error:
+            if name not in NEAR.get(run.data, ()):
+                raise
+            log(f"{run.name}: without {name}, which is not at hand ({error})")
+            continue
+        sets.append(one)
+        outliers[name] = evenly(torch.from_numpy(one.images), min(limit or TEST_IMAGES, TEST_IMAGES))
+    for name in RESAMPLED.get(run.data, ()):
+        outliers[name] = resampled(_inliers(test, run, limit), jpeg=name.endswith("JPEG"))
+    return outliers, sets
+
+
+def resampled(images: Tensor, *, jpeg: bool) -> Tensor:
+    """Enlarge images to twice the side and reduce them again, as those of a set that was made so from other images.
+
+    Args:
+        images: images, uint8, N x C x H x W.
+        jpeg: whether the enlarged images are kept as JPEG of quality 90 in between.
+
+    Returns:
+        Images of the same shape: enlarged by bicubic interpolation, and reduced by the mean of each 2 x 2 pixels.
+    """
+    found = []
+    for pixels in images.permute(0, 2, 3, 1).numpy():
+        height, width = pixels.shape[:2]
+        image = Image.fromarray(pixels.squeeze()).resize((2 * width, 2 * height), Image.Resampling.BICUBIC)
+        if jpeg:
+            stream = io.BytesIO()
+            image.save(stream, "JPEG", quality=90)
+            image = Image.open(stream)
+        found.append(np.asarray(image.reduce(2)).reshape(pixels.shape))
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2).contiguous()
+
+
+def _tensor(images: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(images))

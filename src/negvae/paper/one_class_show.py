@@ -6,45 +6,60 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from negvae.paper.one_class import BEFORE, CLASSES, DATA, GOALS, PUBLISHED, OneClassProfile, finished, runs
+from negvae.paper.one_class import (
+    BEFORE,
+    CLASSES,
+    DATA,
+    GOALS,
+    LOSS,
+    NEAR_GOALS,
+    PUBLISHED,
+    WHOLE,
+    OneClassProfile,
+    finished,
+    runs,
+)  # fmt: skip
 from negvae.paper.store import Result
+from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_show import spread
 from negvae.report.tables import DataTable, markdown, replace_table
 
 BEGIN, END = "<!-- one class: begin (negvae paper show one-class --page FILE) -->", "<!-- one class: end -->"
+Found = dict[str, dict[int | None, list[Result]]]
+"""Results by data set and class (None for the whole set), in the order of the seeds."""
 SHOWN = ("combined", "transformations_kl", BEFORE, "dose", "prior_ratio", "kl", "bpd")
 
 
-def gather(profile: OneClassProfile, results: Path) -> dict[str, dict[int, list[Result]]]:
-    """Gather the up-to-date results by data set and class, in the order of the seeds.
+def gather(profile: OneClassProfile, results: Path) -> Found:
+    """Gather the up-to-date results.
 
     Args:
         profile: recipe of the runs.
         results: folder of result files.
 
     Returns:
-        The results.
+        The results by data set and class, None for the whole set.
 
     Raises:
         ValueError: if a result is damaged.
     """
-    found: dict[str, dict[int, list[Result]]] = {data: {label: [] for label in range(CLASSES)} for data in DATA}
+    found: Found = {data: {label: [] for label in (*range(CLASSES), None)} for data in WHOLE}
     for run in runs(profile):
         if (content := finished(run, profile, results)) is not None:
             found[run.data][run.label].append(content)
     return found
 
 
-def sheets(found: dict[str, dict[int, list[Result]]]) -> list[DataTable]:
-    """Tabulate every class and the means over the classes, beside the goals and published means."""
-    return [means(found), *(classes(data, found[data]) for data in DATA)]
+def sheets(found: Found) -> list[DataTable]:
+    """Tabulate every class, the means over the classes beside the goals and published means, and whole sets."""
+    return [means(found), *(classes(data, found[data]) for data in DATA), whole(found)]
 
 
-def means(found: dict[str, dict[int, list[Result]]]) -> DataTable:
+def means(found: Found) -> DataTable:
     """Tabulate the mean over the classes that have a result, beside the goal and published means."""
     lines = []
     for data in DATA:
-        have = {label: each for label, each in found[data].items() if each}
+        have = {label: each for label, each in found[data].items() if each and label is not None}
         ours = [spread([_area(one, "combined") for one in each]) for each in have.values()]
         figures = [each.mean for each in ours if each is not None]
         mean = f"{sum(figures) / len(figures):.3f}" if figures else "-"
@@ -55,10 +70,11 @@ def means(found: dict[str, dict[int, list[Result]]]) -> DataTable:
     return _sheet("One class against the others: mean AUROC over the classes that were run", heads, lines)
 
 
-def classes(data: str, found: dict[int, list[Result]]) -> DataTable:
+def classes(data: str, found: dict[int | None, list[Result]]) -> DataTable:
     """Tabulate the scores of each class, mean over its seeds (standard deviation), and their mean over the classes."""
     lines, every = [], []
-    for label, results in found.items():
+    for label in range(CLASSES):
+        results = found[label]
         figures = [
             spread([_area(one, name) for one in results if f"auc_{name}" in one["evaluation"]]) for name in SHOWN
         ]
@@ -66,8 +82,28 @@ def classes(data: str, found: dict[int, list[Result]]) -> DataTable:
         every.append([None if each is None else each.mean for each in figures])
     columns = [[value for value in column if value is not None] for column in zip(*every, strict=True)]
     shown = [f"{sum(values) / len(values):.3f}" if values else "-" for values in columns]
-    lines.append(("mean", str(sum(len(results) for results in found.values())), *shown))
+    lines.append(("mean", str(sum(len(found[label]) for label in range(CLASSES))), *shown))
     return _sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
+
+
+def whole(found: Found) -> DataTable:
+    """Tabulate whole sets against others: what the priors of transformations gain or lose in the same models."""
+    lines = []
+    for data in WHOLE:
+        results = found[data][None]
+        for ood in dict.fromkeys(name for one in results for name in one["evaluation"]):
+            have = [one["evaluation"][ood] for one in results if ood in one["evaluation"]]
+            figures = [spread([float(one[f"auc_{name}"]) for one in have]) for name in SHOWN]
+            gains = spread([float(one["auc_combined"]) - float(one[f"auc_{BEFORE}"]) for one in have])
+            goal = NEAR_GOALS.get((data, ood))
+            assert gains is not None  # there is a result
+            kept = "-" if ood not in ood_sets(data) else "yes" if gains.mean >= -LOSS else "no"
+            lines.append((
+                data, ood, str(len(have)), "-" if goal is None else f"{goal:g}",
+                *("-" if each is None else str(each) for each in figures), f"{gains.mean:+.3f}", kept,
+            ))  # fmt: skip
+    heads = ("inliers", "tested against", "seeds", "goal", *SHOWN, "gain", f"loses at most {LOSS:g}")
+    return _sheet("Whole sets against others: what the transformations add to `combined`", heads, lines)
 
 
 def _area(result: Result, score: str) -> float:
@@ -78,7 +114,7 @@ def _sheet(title: str, heads: Sequence[str], lines: Sequence[tuple[str, ...]]) -
     return DataTable(heads, lines, title=title, align="l" + "r" * (len(heads) - 1))
 
 
-def remarks(found: dict[str, dict[int, list[Result]]], profile: OneClassProfile) -> list[str]:
+def remarks(found: Found, profile: OneClassProfile) -> list[str]:
     """Return what must be said beside the figures: hardware, commits, notes on the data, and false alarms."""
     every = [one for by_class in found.values() for each in by_class.values() for one in each]
     if not every:
@@ -89,12 +125,12 @@ def remarks(found: dict[str, dict[int, list[Result]]], profile: OneClassProfile)
     notes = sorted({note for one in every for note in one["notes"]})
     return [
         f"profile {profile.name}; {' and '.join(processors)}; commit {', '.join(commits)}; {len(every)} runs",
-        f"false alarms on the test images of the class: {alarms:.3f}, where 0.05 was asked for",
+        f"false alarms on the test images of the inliers: {alarms:.3f}, where 0.05 was asked for",
         *notes,
     ]
 
 
-def as_json(found: dict[str, dict[int, list[Result]]]) -> list[dict[str, Any]]:
+def as_json(found: Found) -> list[dict[str, Any]]:
     """Return one entry for each result, without its order statistics."""
     return [
         {"run": one["run"], "seed": one["seed"], "judgement": one["judgement"], **one["evaluation"]}
@@ -102,7 +138,7 @@ def as_json(found: dict[str, dict[int, list[Result]]]) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def fill_page(page: Path, found: dict[str, dict[int, list[Result]]], profile: OneClassProfile) -> None:
+def fill_page(page: Path, found: Found, profile: OneClassProfile) -> None:
     """Replace the tables between the marks of a Markdown file.
 
     Args:
