@@ -3,7 +3,7 @@
     python benchmarks/one_class.py run --data kmnist --classes 2,5 --seeds 2    # resumable: a result file for each run
     python benchmarks/one_class.py show
 
-Every method gets the same images, the same encoder (network `residual`), the same moves by up to two pixels, mirroring
+Every method gets the same images, the same encoder (network `residual-deep`), the same moves by up to two pixels, mirroring
 where the inliers come mirrored, the same optimizer and the same number of encoder passes. Ours are the encoder of
 transformations alone, without the rest of the detector. Beside the score of the library, `kl`, two others are measured:
 `odds`, the sum of -log p(t|z), and `fitted`, the sum of the squared distances from the Gaussian that the codes of
@@ -39,7 +39,7 @@ from negvae.data import load
 from negvae.device import autocast, resolve_precision
 from negvae.files import write_text
 from negvae.model.initialization import initialize
-from negvae.model.networks import residual_encoder
+from negvae.model.networks import build_networks
 from negvae.model.priors import PriorSet
 from negvae.model.shifted import DISTANCE, SIZE
 from negvae.model.shifts import Shift, build_shifts, copies
@@ -49,6 +49,7 @@ from negvae.training.shifted import (
     COPIES,
     KL_WEIGHT,
     LEARNING_RATE,
+    MOMENTUM,
     MOVED,
     WARM_UP,
     WEIGHT_DECAY,
@@ -106,7 +107,7 @@ class Trained:
         self.shifts: list[Shift] = build_shifts(method.transformations, shape) if method.transformations else [_same]
         self.count = len(self.shifts)
         self.priors = PriorSet.simplex(2 if method.loss == "pair" else self.count, SIZE, DISTANCE)
-        self.encoder = residual_encoder(shape[0], SIZE)
+        self.encoder = build_networks("residual-deep", shape, SIZE)[0]
         initialize(self.encoder, "he", torch.Generator().manual_seed(seed))
         if method.loss == "center":  # biases, which start at zero, could make all codes the center
             for layer in self.encoder.modules():
@@ -143,7 +144,9 @@ class Trained:
         batch = max(COPIES // self.count, 16)
         steps, draw = math.ceil(self.passes / (batch * self.count)), torch.Generator().manual_seed(self.seed)
         mirrored = come_mirrored(images)
-        optimizer = torch.optim.AdamW(self.encoder.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+        optimizer = torch.optim.SGD(
+            self.encoder.parameters(), lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
+        )
         for step in range(steps):
             rise = min(1.0, (step + 1) / (WARM_UP * steps + 1))
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * rise * 0.5 * (1 + math.cos(math.pi * step / steps))

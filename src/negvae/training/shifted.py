@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.parameter import Parameter
-from torch.optim import AdamW, Optimizer
+from torch.optim import SGD, Optimizer
 
 from negvae.config import RunConfig
 from negvae.device import autocast
@@ -33,11 +33,11 @@ from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
-LEARNING_RATE, WEIGHT_DECAY, WARM_UP = 2e-3, 0.05, 0.03
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.1, 0.9, 5e-4, 0.03
 PASSES, MOST_EPOCHS, MOST_COPIES = 3, 50, 1_000_000
 """Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
 so many copies in all."""
-COPIES = 256
+COPIES = 128
 """Number of copies in one step, about."""
 LEAST_IMAGES = 16
 MOVED = 2
@@ -196,4 +196,4 @@ def train_shifts(
 
 
 def _optimizer(parameters: list[Parameter]) -> Optimizer:
-    return AdamW(parameters, lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True)
+    return SGD(parameters, lr=LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, fused=True)
