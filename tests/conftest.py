@@ -27,7 +27,6 @@ SHAPES = {
     "pyramid": (3, 18, 25),
     "deep": (2, 20, 33),
     "residual": (2, 20, 33),
-    "residual-deep": (2, 20, 33),
 }
 
 

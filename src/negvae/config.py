@@ -159,10 +159,6 @@ class RunConfig:
             "names",
         ),
     )
-    transformations_network: str = field(
-        default="residual",
-        metadata=_shown("Model", "The network whose encoder tells the transformations apart.", "name", NETWORKS),
-    )
     update: str = field(
         default="alternating",
         metadata=_shown(
@@ -308,8 +304,6 @@ class RunConfig:
                 SHIFTS[name]
             if network.takes == "features":
                 raise ValueError(f"transformations {self.transformations}: rows of features have none; leave them out")
-        if NETWORKS[self.transformations_network].takes == "features":
-            raise ValueError(f"transformations_network {self.transformations_network} takes rows of features, not images")
         if self.learn_sigma and "learn_sigma" not in likelihood.needs:
             right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)
             raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
@@ -442,9 +436,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
 }  # fmt: skip
 # With a prior for each quarter turn, for inliers of one kind (docs/one-class.md).
-PRESETS["one-class"] = {
-    **PRESETS["unsupervised"], "transformations": "turns", "transformations_network": "residual-deep",
-}  # fmt: skip
+PRESETS["one-class"] = {**PRESETS["unsupervised"], "transformations": "turns"}
 
 
 def default_preset(negatives: str | None) -> str:

@@ -187,12 +187,6 @@ NETWORKS = Table(
             meaning="pyramid's decoder, an encoder with residual blocks and batch norm",
             target="negvae.model.networks:residual",
         ),
-        NetworkEntry(
-            name="residual-deep",
-            papers=("he2016",),
-            meaning="residual with five blocks in place of three",
-            target="negvae.model.networks:residual_deep",
-        ),
         NetworkEntry(name="mlp", meaning="rows of features", target="negvae.model.networks:mlp", takes="features"),
         NetworkEntry(
             name="linear", meaning="few rows of features", target="negvae.model.networks:linear", takes="features"

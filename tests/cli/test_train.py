@@ -29,8 +29,7 @@ def test_each_field_has_an_option(capsys, blob_files, tmp_path):
     # embed takes an encoder and a network for features, and groups a folder: tests/runs/test_embed.py, test_tables.py
     # fit, side, max_broken and images are about folders of photos: tests/runs/test_folders.py
     # transformations take a training of their own: tests/training/test_shifted.py
-    photos = {"fit", "side", "max_broken", "images"}
-    elsewhere = {"embed", "groups", *photos, "transformations", "transformations_network"}
+    elsewhere = {"embed", "groups", "fit", "side", "max_broken", "images", "transformations"}
     assert {*values, *elsewhere} == {field.name for field in dataclasses.fields(RunConfig)}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items() if name != "learn_sigma"]
     assert trained(capsys, tmp_path / "run", *options, "--learn-sigma") == RunConfig(**values)

@@ -7,7 +7,7 @@ variances. A decoder maps codes (N x L) to an output of the image's shape, which
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -252,42 +252,30 @@ class ResidualBlock(nn.Module):
         return output.relu()
 
 
-def residual_encoder(channels: int, latent_size: int, blocks: Sequence[tuple[int, int]]) -> nn.Sequential:
-    """Make an encoder of a convolution of 16 filters and residual blocks, which ends with a mean over all places.
+def residual_encoder(channels: int, latent_size: int, width: int = 16) -> nn.Sequential:
+    """Make an encoder of a convolution and three residual blocks that each halve height and width.
+
+    For 3 x 32 x 32 images it has 9 million multiply-adds.
 
     Args:
         channels: number of channels of the images.
         latent_size: L, the number of latent dimensions; the encoder gives 2L numbers.
-        blocks: number of filters and stride of each block.
+        width: number of filters of the first convolution.
 
     Returns:
         The encoder.
     """
-    filters = [16, *(each for each, _ in blocks)]
-    stack = [ResidualBlock(before, *block) for before, block in zip(filters, blocks, strict=False)]
+    blocks = [ResidualBlock(i * width, o * width, 2) for i, o in ((1, 2), (2, 4), (4, 4))]
     return nn.Sequential(
-        nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *stack,
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), PosteriorHead(filters[-1], latent_size),
+        nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), *blocks,
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), PosteriorHead(4 * width, latent_size),
     )  # fmt: skip
 
 
 def residual(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Make the decoder of `pyramid`, and an encoder of three residual blocks that each halve height and width.
-
-    For 3 x 32 x 32 images the encoder has 9 million multiply-adds.
-    """
+    """Make the decoder of `pyramid`, and the residual encoder that shifting transformations have."""
     decoder = pyramid(shape, latent_size)[1]
-    return residual_encoder(shape[0], latent_size, ((32, 2), (64, 2), (64, 2))), decoder
-
-
-def residual_deep(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:
-    """Make the decoder of `pyramid`, and an encoder of five residual blocks, of which three halve height and width.
-
-    For 3 x 32 x 32 images the encoder has 21 million multiply-adds.
-    """
-    decoder = pyramid(shape, latent_size)[1]
-    blocks = ((32, 2), (32, 1), (64, 2), (64, 1), (128, 2))
-    return residual_encoder(shape[0], latent_size, blocks), decoder
+    return residual_encoder(shape[0], latent_size), decoder
 
 
 def mlp(shape: Shape, latent_size: int) -> tuple[nn.Sequential, nn.Sequential]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, pad
 
 from negvae.model.likelihoods import wide
-from negvae.model.networks import Shape, build_networks
+from negvae.model.networks import Shape, residual_encoder
 from negvae.model.priors import PriorSet
 from negvae.model.shifts import build_shifts, copies
 
@@ -38,7 +38,6 @@ class ShiftEncoder(nn.Module):
     Args:
         names: names of the transformations in `negvae.parts.SHIFTS`, separated by commas.
         shape: shape (C, H, W) of the images.
-        network: name of the network whose encoder it has.
 
     Attributes:
         encoder: network from images (N x C x H x W) to N x 2L numbers.
@@ -50,14 +49,13 @@ class ShiftEncoder(nn.Module):
     torch.Size([5, 4, 4])
     """
 
-    def __init__(self, names: str, shape: Shape, network: str = "residual") -> None:
+    def __init__(self, names: str, shape: Shape) -> None:
         super().__init__()
         self.shifts = build_shifts(names, shape)
         size = max(SIZE, len(self.shifts))
         self.priors = PriorSet.simplex(len(self.shifts), size, DISTANCE)
         self._pooled = max(1, round(min(shape[1:]) / SIDE))
-        channels, height, width = shape
-        self.encoder = build_networks(network, (channels, height // self._pooled, width // self._pooled), size)[0]
+        self.encoder = residual_encoder(shape[0], size)
 
     def posteriors(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Compute q(z|t(x)) for all transformations t.

@@ -201,7 +201,7 @@ def build_shift_encoder(config: RunConfig, shape: Shape) -> ShiftEncoder:
         The encoder.
     """
     with torch.device("meta"):
-        shifted = ShiftEncoder(config.transformations, shape, config.transformations_network)
+        shifted = ShiftEncoder(config.transformations, shape)
     shifted.float().to_empty(device="cpu")
     initialize(shifted.encoder, "he", torch.Generator().manual_seed(config.seed + 0x5417))
     return shifted

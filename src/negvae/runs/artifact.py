@@ -312,8 +312,7 @@ def _run_digests(config: RunConfig, shape: Sequence[int]) -> list[str]:
     for name in ("embed", "fit", "side", "images", "target_fpr", "confidence", "groups"):
         if values[name] is None:
             del values[name]  # which earlier versions did not have
-    later = {"transformations": "none", "transformations_network": "residual", "schedule": "constant"}
-    for name, default in later.items():
+    for name, default in (("transformations", "none"), ("schedule", "constant")):
         if values[name] == default:
             del values[name]
     before = {name: new_to_old.get(values[name], values[name]) for name, new_to_old in _FORMER.items()}

@@ -33,7 +33,7 @@ from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.1, 0.9, 5e-4, 0.03
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.2, 0.9, 5e-4, 0.03
 PASSES, MOST_EPOCHS, MOST_COPIES = 3, 50, 1_000_000
 """Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
 so many copies in all."""
