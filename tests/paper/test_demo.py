@@ -29,6 +29,10 @@ def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
     assert len(page.all("figure", "pixels")) == 5 + 6  # negatives only where there are any
     assert "0.46 (0.05)" in page.text
     assert "Negatives: augmented" in page.text
+    (tmp_path / "demo/summary.json").write_text("a person's")
+    with pytest.raises(ValueError, match=r"demo holds summary\.json, which was changed since a demo made it"):
+        run_demo(tmp_path / "demo", quick=True, console=console, show_progress=training_progress)
+    assert (tmp_path / "demo/summary.json").read_text() == "a person's"
 
 
 def test_a_slow_machine_gets_a_smaller_demo_of_the_length_that_is_announced():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ LETTERS = ("emnist-letters", "kmnist")
 RECIPE = dict(optimizer="adam", learning_rate=1e-3, batch_size=128)
 SHOWN = 16
 MARK = ".negvae-demo"
+SUMMARY, PAGE = "summary.json", "report.html"
 
 PAPER = {
     # negatives: (AUC BPD, AUC KL, where), mean (standard deviation) of 5 seeds, Bernoulli likelihood
@@ -119,7 +120,8 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
     downloaded = time.monotonic() - started
     _take(out)
     places = [out / config.negatives.replace(":", "-") for config in configs]
-    for place in places:  # before anything is trained
+    _made(out, (SUMMARY, PAGE))  # before anything is trained
+    for place in places:
         _made(place)
     # Of the sources that need no data, the augmented negatives take the longest.
     chosen = plan(*measure(configs[negatives.index("augmented")], few), len(negatives), quick=quick)
@@ -143,13 +145,16 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
         "data": data,
     }
     summary = {"rows": [trial.row() for trial in trials], "provenance": origin}
-    write_text(out / "summary.json", json.dumps(summary, indent=1))
     table = _table(trials, chosen)
-    document.write(out / "report.html", _report(trials, table, origin, chosen))
+    for name in _made(out, (SUMMARY, PAGE)):  # once more: training took minutes
+        (out / name).unlink()
+    write_text(out / SUMMARY, json.dumps(summary, indent=1))
+    document.write(out / PAGE, _report(trials, table, origin, chosen))
+    write_text(out / MARK, json.dumps({name: file_sha256(out / name) for name in (SUMMARY, PAGE)}, indent=1))
     console.print(tables.terminal(table))
     log(
         f"took {time.monotonic() - started:.0f} s ({downloaded:.0f} s of it to get the data); one seed each;"
-        f" written: {out / 'summary.json'}, {out / 'report.html'}"
+        f" written: {out / SUMMARY}, {out / PAGE}"
     )
     return summary
 
@@ -190,11 +195,15 @@ def _replaced(directory: Path) -> Iterator[Path]:
         place.rename(directory)
 
 
-def _made(directory: Path) -> list[str]:
+def _made(directory: Path, names: Sequence[str] = ()) -> list[str]:
     """Return the names of the files that an earlier demo left in a folder, which need not exist.
 
+    Args:
+        directory: folder.
+        names: names of the files that are asked for; empty for all that the folder holds.
+
     Raises:
-        ValueError: if the folder holds something that no demo made, or that was changed since.
+        ValueError: if one of them is something that no demo made, or that was changed since.
     """
     if not directory.exists() and not directory.is_symlink():
         return []
@@ -204,7 +213,7 @@ def _made(directory: Path) -> list[str]:
     hashes: dict[str, str] = {}
     with suppress(OSError, ValueError, TypeError):  # no mark, or one of another form: nothing is known to be a demo's
         hashes = dict(from_json((directory / MARK).read_text(encoding="utf-8")))
-    entries = [entry for entry in sorted(directory.iterdir()) if entry.name != MARK]
+    entries = [each for each in sorted(directory.iterdir()) if (each.name in names if names else each.name != MARK)]
     for entry in entries:
         if entry.name not in hashes:
             raise ValueError(f"{directory} holds {entry.name}, which no demo made: {remedy}")
