@@ -227,7 +227,7 @@ def test_calibrating_on_a_copy_of_what_was_trained_on_is_refused(folder, tmp_pat
     (tmp_path / "copy").mkdir()
     for path in sorted((folder / "photos").iterdir())[1:]:
         (tmp_path / "copy" / f"new-{path.name}").write_bytes(path.read_bytes())
-    message = "23 of these 39 inliers are ones that the model was trained on"  # others it held out, or left for tests
+    message = "23 of these 39 are inliers that the model was trained on"  # others it held out, or left for tests
     with pytest.raises(ValueError, match=message):
         calibrate_run(folder / "run", str(tmp_path / "copy"))
     with pytest.raises(ValueError, match=message):
@@ -238,7 +238,7 @@ def test_calibrating_on_a_copy_of_what_was_trained_on_is_refused(folder, tmp_pat
     np.save(tmp_path / "new.npy", np.concatenate([rows[:2], rows[:48] + 1e-9]))
     config = preset("features", str(tmp_path / "rows.npy"), epochs=1, target_fpr=0.2, device="cpu")
     run(config, tmp_path / "table", left_open=["calibration"])
-    with pytest.raises(ValueError, match=r"fewer\.npy: \d+ of these 50 inliers are ones that the model was trained on"):
+    with pytest.raises(ValueError, match=r"fewer\.npy: \d+ of these 50 are inliers that the model was trained on"):
         calibrate_run(tmp_path / "table", str(tmp_path / "fewer.npy"))
     assert calibrate_run(tmp_path / "table", str(tmp_path / "new.npy")).size == 50
 

@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -257,10 +257,51 @@ def refuse_used(directory: Path) -> None:
         raise ValueError(f"{directory} is not empty: take a new folder")
 
 
+def refuse_replacing(out: Path | str, read: Iterable[Path | str] = (), endings: Iterable[str] = ()) -> None:
+    """Refuse an output that would take the place of a file that it is not an earlier form of.
+
+    Args:
+        out: file to be written.
+        read: paths that are read for it, none of which `out` may be. It must not be a file of a run either.
+        endings: endings, such as ".html", that an existing file must have to be replaced; any if there are none. A file
+            without an ending is replaced too.
+
+    Raises:
+        ValueError: if `out` is such a file; links are followed.
+    """
+    if not os.path.isfile(out):
+        return
+    for path in read:
+        if os.path.exists(path) and os.path.samefile(out, path):
+            raise ValueError(f"--out {out} is {path}, which is read: take another file")
+    target = Path(os.path.realpath(out))
+    if _of_a_run(target):
+        raise ValueError(f"--out {out} is a file of the run in {target.parent}: take another file")
+    allowed = tuple(endings)
+    for each in (Path(out), target):
+        if allowed and each.suffix and each.suffix.lower() not in allowed:
+            raise ValueError(f"--out {out} exists and does not end in {' or '.join(allowed)}: take another file")
+
+
+def _of_a_run(path: Path) -> bool:
+    """Return whether a file is one that a run's folder is made of."""
+    names = ("config.yaml", "MODEL_CARD.md", "inliers.json", "metrics.jsonl", "broken.tsv")
+    return (path.suffix == ".safetensors" or path.name in names) and (path.parent / "config.yaml").is_file()
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text in UTF-8, completely or not at all; bytes of file names that are not UTF-8 become codes (`shown`)."""
     with replacing(path) as temporary:
         temporary.write_text(shown(text), encoding="utf-8")
+
+
+def state_of(path: Path | str) -> tuple[int, int, int, int]:
+    """Return size, times of the last changes of content and status in ns, and number of a file.
+
+    Another content has another state, even if its size and the time of its content are kept, as by an archive.
+    """
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
 def file_sha256(path: Path) -> str:

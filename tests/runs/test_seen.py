@@ -37,7 +37,7 @@ def test_data_that_was_in_memory_is_known_as_a_file(fitted, tmp_path, command, c
     np.save(tmp_path / "part.npy", np.load(fitted / "x.npy")[5:])
     code, _, error = call(capsys, command, fitted / "run", "--data", tmp_path / "part.npy", *more)
     assert code == 2
-    assert "of these 55 inliers are ones that the model was trained on" in error
+    assert "of these 55 are inliers that the model was trained on" in error
     assert call(capsys, command, fitted / "run", "--data", fitted / "new.npy", *more)[0] == 0
     shutil.copytree(fitted / "run", tmp_path / "earlier")
     (tmp_path / "earlier" / TRAINED).unlink()  # as an earlier version wrote it: then the whole is known, and no part

@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
+from negvae.cli.common import visible
 from negvae.files import shown
 
 app = typer.Typer(
@@ -53,6 +54,7 @@ def main() -> NoReturn:
     NEGVAE_DEBUG set it keeps its traceback. Where the reader of the output has closed the pipe, the exit code is 1 and
     nothing is printed.
     """
+    _fill_closed()
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is shown with codes and ends nothing
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -77,6 +79,17 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _fill_closed() -> None:
+    """Put the null device in the place of standard streams that the caller has closed, which no file may take."""
+    opened = os.open(os.devnull, os.O_RDWR)
+    while opened <= 2:
+        opened = os.dup(opened)
+    os.close(opened)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", encoding="utf-8", closefd=False))
+
+
 def _describe(error: Exception) -> str:
     """Return the message of an error; for an error of the system, the file first and no error number."""
     if not isinstance(error, OSError) or not error.strerror:
@@ -93,7 +106,7 @@ def _fail(error: Exception, message: str) -> NoReturn:
         _forget_output()
     if os.environ.get("NEGVAE_DEBUG"):
         raise error
-    print(f"negvae: {' '.join(message.split())}", file=sys.stderr)
+    print(f"negvae: {visible(' '.join(message.split()))}", file=sys.stderr)
     sys.exit(2)
 
 

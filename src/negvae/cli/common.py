@@ -174,4 +174,13 @@ def make_console() -> Console:
 
 def printer(console: Console) -> Callable[[str], None]:
     """Return a function that prints lines unchanged, without markup and without wrapping."""
-    return lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
+    return lambda text: console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    r"""Return a text whose control characters, which a file name may hold and a terminal would obey, are codes.
+
+    >>> print(visible("a\x1b[2Jb"))
+    a\x1b[2Jb
+    """
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from negvae.data.formats import READ_ERRORS, Decoded, Folder, Reader, npz, pixel_sha256, read
-from negvae.files import home, replacing
+from negvae.files import home, replacing, state_of
 
 _log = logging.getLogger("negvae.data")
 
@@ -44,9 +44,9 @@ def read_cached(reader: Reader) -> tuple[Decoded, str]:
         decoded = read(reader)
         return decoded, pixel_sha256(decoded.images)
     files = [file for block in reader.rows() for file in block.rows] if isinstance(reader, Folder) else reader.files
-    stats = [(os.path.abspath(p), (s := os.stat(p)).st_size, s.st_mtime_ns) for p in (*files, reader.label_file) if p]
+    stats = [(os.path.abspath(p), *state_of(p)) for p in (*files, reader.label_file) if p]
     state = hashlib.sha256(json.dumps(stats).encode()).hexdigest()
-    key = hashlib.sha256(json.dumps([path for path, _, _ in stats]).encode()).hexdigest()[:24]
+    key = hashlib.sha256(json.dumps([path for path, *_ in stats]).encode()).hexdigest()[:24]
     entry = cache_folder() / "decoded" / f"{key}.npz"
     if (kept := _read_entry(entry, state)) is not None:
         return kept

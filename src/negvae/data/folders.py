@@ -27,7 +27,7 @@ from negvae.data.formats.encoded import in_order
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
-from negvae.files import replacing
+from negvae.files import replacing, state_of
 
 LARGEST_WHOLE = 256
 """The largest side that networks take directly."""
@@ -215,7 +215,7 @@ def read_photos(files: Sequence[str], decoding: Decoding, where: object, max_bro
     Raises:
         ValueError: if too many files are broken.
     """
-    stats = [(os.path.abspath(file), (s := os.stat(file)).st_size, s.st_mtime_ns) for file in files]
+    stats = [(os.path.abspath(file), *state_of(file)) for file in files]
     key = hashlib.sha256(json.dumps([decoding.to_dict(), stats]).encode()).hexdigest()[:32]
     entry = cache_folder() / "decoded" / f"{key}.pixels"
     found = _from_cache(entry, decoding)

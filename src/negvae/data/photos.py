@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from negvae.data.formats.base import DataError, Source, reading
-from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels
+from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, refuse_many_scans
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
 from negvae.files import need
@@ -103,6 +103,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
             try:
                 with Image.open(file, formats=formats()) as image:
                     if not _is_deep_tiff(image):
+                        refuse_many_scans(image, file, where)
                         return _from_pillow(image, where, decoding, max_pixels)
             except UnidentifiedImageError:
                 if not _may_be_tiff(source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from negvae.data import tables
 from negvae.data.formats import DataError, Npy, Npz, Reader
+from negvae.data.formats.base import need_memory
 
 _ENDINGS = (".npy", ".npz")
 
@@ -72,9 +74,15 @@ def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str]
     """
     if tables.is_table(path):
         names = tables.column_names(path) if columns is None else tuple(columns)
-        parts = list(tables.numbers(path, names))
-        found = np.concatenate(parts)[:limit] if parts else np.zeros((0, len(names)))
-        return finite_rows(found, str(path), names)
+        parts, count = [np.zeros((0, len(names)))], 0
+        with closing(tables.numbers(path, names)) as blocks_of_rows:
+            for block_of_rows in blocks_of_rows:
+                if limit is not None and count >= limit:
+                    break
+                parts.append(block_of_rows)
+                count += len(block_of_rows)
+                need_memory((2 * count, len(names)), path, 8)
+        return finite_rows(np.concatenate(parts)[:limit], str(path), names)
     blocks = list(_reader(Path(path)).rows(0, limit))
     rows = np.concatenate([np.asarray(block.rows) for block in blocks]) if blocks else np.zeros((0, 0))
     return finite_rows(rows, str(path))

@@ -6,7 +6,9 @@ CSV files have a header, commas and UTF-8; an empty cell, NA, NaN and the like a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,10 +60,23 @@ def column_names(path: Path | str) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
+    if names and all(map(_is_measured, names)):
+        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
     return names
 
 
-def numbers(path: Path | str, columns: Sequence[str]) -> Iterator[NDArray[np.float64]]:
+def _is_measured(name: str) -> bool:
+    """Return whether a column's name is a number, other than one that counts columns.
+
+    >>> _is_measured("0.25"), _is_measured("-1"), _is_measured("2019"), _is_measured("width")
+    (True, True, False, False)
+    """
+    with suppress(ValueError):
+        return math.isfinite(float(name)) and not name.isdecimal()
+    return False
+
+
+def numbers(path: Path | str, columns: Sequence[str]) -> Generator[NDArray[np.float64], None, None]:
     """Read columns of numbers, a block of rows at a time.
 
     Args:
@@ -188,8 +203,8 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
 
         # A whole column has one type, which the first block does not always show.
         kinds = {name: pa.float64() if numeric else pa.string() for name in columns}
+        schema = _schema(path)
         if numeric:
-            schema = _schema(path)
             for name in columns:
                 kind = schema.field(name).type
                 if not (_is_number(kind) or pa.types.is_null(kind)):
@@ -197,7 +212,9 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
                 if pa.types.is_boolean(kind):
                     kinds[name] = kind
         convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns), strings_can_be_null=True)
-        with csv.open_csv(file, convert_options=convert) as reader:
+        # In a table of one column an empty line is a missing value, and not one line less.
+        parse = csv.ParseOptions(ignore_empty_lines=len(schema.names) > 1)
+        with csv.open_csv(file, parse_options=parse, convert_options=convert) as reader:
             yield from reader
 
 

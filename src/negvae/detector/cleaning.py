@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from negvae.data import load
 from negvae.data.load import image_files
 from negvae.data.rows import holds_rows, load_rows
-from negvae.files import replacing, shown
+from negvae.files import refuse_replacing, replacing, shown
 
 FOLDS = 3
 
@@ -132,6 +132,7 @@ def clean(
         raise ValueError(f"--out {out}: the list is written as .csv")
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    refuse_replacing(out, [data])
     rows, places = rows_of(data, limit)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
     # The file is opened first: a place that cannot be written to is to be known before hours of training.

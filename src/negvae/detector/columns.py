@@ -46,18 +46,15 @@ def refuse_kinds(X: Any) -> None:
             raise DataError(_no_number(repr(name), str(kind)))
 
 
-def other_columns(known: Sequence[str], names: Sequence[Any]) -> str:
-    """Describe the first place at which the columns of negatives or held-out inliers are not those of X.
+def other_columns(known: Sequence[Any], names: Sequence[Any], what: str) -> str:
+    """Describe the first place at which the columns of other data are not those of the inliers.
 
-    >>> other_columns(["width", "height"], ["height", "width"])
-    "column 0 of the negatives or held-out inliers is 'height', of X 'width': give the columns of X in their order"
+    >>> other_columns(["width", "height"], ["height", "width"], "the negatives")
+    "column 0 of the negatives is 'height', of the inliers 'width': give the same columns in the same order"
     """
-    pairs = enumerate(zip_longest(known, map(str, names)))
+    pairs = enumerate(zip_longest(map(str, known), map(str, names)))
     where, wanted, found = next((i, *map(_quoted, pair)) for i, pair in pairs if pair[0] != pair[1])
-    return (
-        f"column {where} of the negatives or held-out inliers is {found}, of X {wanted}: give the columns of X in"
-        " their order"
-    )
+    return f"column {where} of {what} is {found}, of the inliers {wanted}: give the same columns in the same order"
 
 
 def _quoted(name: str | None) -> str:

@@ -57,7 +57,7 @@ from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, rows_to_hold_out, silent
-from negvae.runs.seen import refuse_seen
+from negvae.runs.seen import caution, refuse_seen
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
@@ -258,6 +258,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             ValueError: if the data or a parameter cannot be used.
             KeyboardInterrupt: if training was interrupted.
         """
+        before = dict(vars(self))
+        try:
+            return self._fit(X, negatives, calibration, groups)
+        except BaseException:  # a fitted detector stays what it was, and takes the columns that it took
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            raise
+
+    def _fit(self, X: Any, negatives: Any, calibration: Any, groups: Any) -> Self:
+        """Fit; see `fit`."""
         self._check_parameters()
         photos = photos_of(X, "train")
         decoding = None if photos is None else decoding_of(photos)
@@ -290,6 +300,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         else:
             rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
+            refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
             check_labels(labels, len(held_out))
         rate = self._rate(len(held_out))
         source = self._source(stored, config.negatives, negatives)
@@ -334,6 +345,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             result.progress.epoch, result.progress.finished, measured, maps,
         )  # fmt: skip
         trained = Fingerprints.of(training, held_out)
+        if text := caution(trained):
+            _warn(text)
         self._take(artifact, result.history, dataclasses.replace(recorded, trained=trained))
         return self
 
@@ -353,6 +366,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if calibration is not None:
             held_out, others = read_any(calibration, "test", decoding)
             owners = Owners(found.training_owners, others)
+            refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
         self.left_out_ = np.zeros(len(photos.sources), bool)
         given = self.negatives if negatives is None else negatives
         if not isinstance(given, str | None) and not _is_source(given):
@@ -525,6 +539,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         try:
             if columns is None:
                 # The check for infinities sums all numbers up, which may overflow.
+                self._keep_order(column_names(X), fitting)
                 with np.errstate(over="ignore", invalid="ignore"):
                     rows: NDArray[np.float64] = validate_data(
                         self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1
@@ -533,7 +548,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             # Negatives and held-out inliers, which scikit-learn must not take for rows to predict.
             known, names = self._names(), column_names(X)
             if None not in (known, names) and known != list(map(str, names or ())):
-                raise ValueError(other_columns(known or [], names or []))
+                raise ValueError(other_columns(known or [], names or [], "the negatives or held-out inliers"))
             rows = np.asarray(X, np.float64)
         except (ValueError, TypeError, OverflowError) as error:
             known, names = self._names(), column_names(X)
@@ -683,6 +698,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         order = np.argsort(-scores[calibration.score], kind="stable")[:10]
         moved = movements(held_out, batch, target_fpr)
         return Drift(value, limit, value > limit, moved, tuple(order.tolist()))
+
+    def _keep_order(self, names: list[Any] | None, fitting: bool) -> None:
+        """Refuse columns in another order whose names are numbers, which scikit-learn does not look at."""
+        if fitting:
+            self._columns = names
+        known = getattr(self, "_columns", None)
+        if known is None or names is None or known == names or all(isinstance(name, str) for name in names):
+            return
+        if sorted(map(str, known)) == sorted(map(str, names)):
+            raise ValueError(other_columns(known, names, "X"))
 
     def _names(self) -> list[str] | None:
         """Return the names of the columns of features; None if they have none."""
@@ -1057,10 +1082,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
 def _warn_of_small_groups(calibration: Calibration) -> None:
     if calibration.small:
-        warnings.warn(
+        _warn(
             f"too few held-out inliers for the rate in {len(calibration.small)} of {len(calibration.thresholds)} groups"
-            f" ({', '.join(calibration.small)}): their thresholds lie above all of them; give more data of theirs",
-            stacklevel=3,
+            f" ({', '.join(calibration.small)}): their thresholds lie above all of them; give more data of theirs"
         )
 
 
@@ -1074,7 +1098,11 @@ def _source_of(data: Any) -> str:
 
 
 def _warn(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
+    """Warn of something at the line of the program that has called the library."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("negvae.", "contextlib")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level + 1)
 
 
 def _copied(array: NDArray[Any]) -> Tensor:

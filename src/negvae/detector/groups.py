@@ -41,7 +41,7 @@ def with_groups(
     if groups is None:
         return X, None
     if not isinstance(groups, str):
-        return X, [str(name) for name in np.asarray(groups, dtype=object).reshape(-1)]
+        return X, [_text(name) for name in np.asarray(groups, dtype=object).reshape(-1)]
     if isinstance(X, str | Path):
         if groups == FOLDERS:
             return X, inlier_groups(str(X), groups, split)

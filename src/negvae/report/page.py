@@ -22,6 +22,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.device import own_state
+from negvae.files import refuse_replacing
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -167,6 +168,7 @@ def write_report(
     out = Path(out)
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    refuse_replacing(out, inputs, (".html", ".htm"))
     if top < 1:
         raise ValueError(f"top is {top}: it must be at least 1")
     artifact = load_artifact(directory, device)

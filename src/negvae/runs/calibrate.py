@@ -21,7 +21,7 @@ from negvae.runs.folders import load_fitted
 from negvae.runs.groups import inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
-from negvae.runs.seen import refuse_inliers_of
+from negvae.runs.seen import refuse_inliers_of, refuse_test_split
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.drift import columns_of
 from negvae.scoring.heatmaps import Heatmaps
@@ -203,6 +203,7 @@ def _inliers(
     labels = None if groups is None else inlier_groups(data or config.data, groups, "test", disjoint=own)
     if own:
         found = load_test_set(config, shape=shape, recorded=recorded, log=log)
+        refuse_test_split(artifact, torch.from_numpy(found.images))
     else:
         found = load(str(data), "test", shape=shape, log=log)
         refuse_inliers_of(artifact, torch.from_numpy(found.images), found.sha256, f"--data {data}")
@@ -261,6 +262,7 @@ def _photos(
     else:
         if data is None or (data == config.data and recorded.source != MEMORY):
             found = load_test_photos(config, recorded=recorded, log=log)
+            refuse_test_split(artifact, found.inputs)
         else:
             found = load_fitted(data, "test", decoding, max_broken=config.max_broken, log=log)
             refuse_inliers_of(artifact, found.inputs, found.sha256, f"--data {data}")

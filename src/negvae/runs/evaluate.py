@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.table import Table
+from torch import Tensor
 
 from negvae.data import ImageSet, is_path, load
 from negvae.data.embedding import Encoder
@@ -23,7 +24,7 @@ from negvae.runs.folders import FittedSet, load_fitted
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
 from negvae.runs.resolve import Log, describe, load_test_photos, load_test_set, silent
-from negvae.runs.seen import refuse_inliers_of
+from negvae.runs.seen import refuse_inliers_of, refuse_seen, refuse_test_split
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
 from negvae.scoring.tiles import UNCALIBRATED
@@ -104,7 +105,7 @@ def evaluate_run(
         "finished": artifact.finished,
         "score": decides,
         "target_fpr": calibration.target_fpr if calibration else None,
-        "rows": [_row(comparison, artifact) for comparison in comparisons],
+        "rows": [_row(comparison, artifact, outliers[comparison.ood].sha256) for comparison in comparisons],
         "data": {"test": test.description, **{f"ood {name}": each.description for name, each in outliers.items()}},
         "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
     }
@@ -124,6 +125,7 @@ def _inliers(
     recorded = read_recorded(artifact.directory, artifact.provenance)
     if data is None or (data == artifact.config.data and recorded.source != MEMORY):
         test = load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log)
+        refuse_test_split(artifact, torch.from_numpy(test.images))
     else:
         test = load(data, "test", limit=limit, shape=shape, log=log)
         _refuse_shape(f"--data {data}", test.shape, artifact)
@@ -143,6 +145,7 @@ def _inlier_photos(artifact: Artifact, data: str | None, limit: int | None, log:
     assert config.images is not None
     if data is None or (data == config.data and recorded.source != MEMORY):
         test = load_test_photos(config, limit=limit, recorded=recorded, log=log)
+        refuse_test_split(artifact, test.inputs)
     else:
         test = load_fitted(data, "test", config.images, limit=limit, max_broken=config.max_broken, log=log)
         refuse_inliers_of(artifact, test.inputs, test.sha256, f"--data {data}")
@@ -157,6 +160,7 @@ def _outlier_photos(name: str, artifact: Artifact, limit: int | None, log: Log) 
     if name == config.data:
         raise ValueError(f"--ood {name} is what the model was trained on: name another set")
     images = load_fitted(name, "test", config.images, limit=limit, max_broken=config.max_broken, log=log)
+    _refuse_own(name, images.inputs, images.sha256, artifact)
     log(f"out-of-distribution: {images.description}")
     return images
 
@@ -181,8 +185,7 @@ def _new_rows(artifact: Artifact, data: str | None, encoder: Encoder | None, lim
 def _feature_rows(what: str, data: str, artifact: Artifact, encoder: Encoder | None, limit: int | None) -> FeatureRows:
     """Load rows of features in the form of the model, and refuse those that it was trained on."""
     found = read_feature_rows(data, encoder, columns=columns_of(artifact), limit=limit, split="test")
-    if found.sha256 == read_recorded(artifact.directory, artifact.provenance).sha256:
-        raise ValueError(f"{what} {data} is what the model was trained on: name another set")
+    _refuse_own(data, found.rows, found.sha256, artifact, what)
     if (width := found.rows.shape[1]) != artifact.model.shape[0]:
         raise ValueError(f"{what} {data} has rows of {width} numbers, the model takes {artifact.model.shape[0]}")
     return found
@@ -198,8 +201,18 @@ def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log, *, enc
         return _of_rows(rows)
     images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
     _refuse_shape(f"--ood {name}", images.shape, artifact)
+    _refuse_own(name, torch.from_numpy(images.images), images.sha256, artifact)
     log(f"out-of-distribution: {describe(images)}")
     return _as_they_are(images)
+
+
+def _refuse_own(name: str, found: Tensor, sha256: str, artifact: Artifact, what: str = "--ood") -> None:
+    """Refuse the run's own data, whatever its path is now."""
+    recorded = read_recorded(artifact.directory, artifact.provenance)
+    if sha256 == recorded.sha256:
+        raise ValueError(f"{what} {name} is what the model was trained on: name another set")
+    if what == "--ood":  # other inliers are compared where they are read
+        refuse_seen(found, recorded.trained, f"{what} {name}", "another set")
 
 
 def _refuse_shape(what: str, shape: tuple[int, ...], artifact: Artifact) -> None:
@@ -208,10 +221,12 @@ def _refuse_shape(what: str, shape: tuple[int, ...], artifact: Artifact) -> None
         raise ValueError(f"{what} has {given} images, the model takes {wanted} (C x H x W)")
 
 
-def _row(comparison: Comparison, artifact: Artifact) -> dict[str, Any]:
+def _row(comparison: Comparison, artifact: Artifact, sha256: str) -> dict[str, Any]:
     """Return the figures of one set, with the shares that the run's decision calls outliers."""
-    served = auxiliary_names(artifact.config.negatives)
-    values = {**comparison.row(), "served_as_negatives": comparison.ood in served}
+    named = comparison.ood in auxiliary_names(artifact.config.negatives)
+    hashes: dict[str, str] = artifact.provenance.get("data_sha256", {})
+    served = named or sha256 in [each for role, each in hashes.items() if role.startswith("negatives ")]
+    values = {**comparison.row(), "served_as_negatives": served}
     if (calibration := artifact.calibration) is not None:
         for part, scores in (("test", comparison.inlier_scores), ("ood", comparison.ood_scores)):
             alarms = calibration.is_outlier(scores[calibration.score].numpy())

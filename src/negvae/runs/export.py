@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import negvae
 from negvae.device import own_state
-from negvae.files import need
+from negvae.files import need, refuse_replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
@@ -113,6 +113,7 @@ def export_onnx(
     artifact = load_artifact(directory, "cpu")
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
+    refuse_replacing(path, endings=(".onnx",))
     calibration = _calibration(artifact, score, target_fpr, confidence)
     graph = _Graph(artifact.model, calibration, artifact.heatmaps)
     (difference, compared), size = write_graph(

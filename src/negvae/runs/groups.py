@@ -27,11 +27,13 @@ class Label:
         known: names of the calibrated groups.
         column: column of CSV and Parquet files that names the groups; None if the folders above files do.
         named: whether a file had the column.
+        unknown: number of rows by each name, of up to 1,000, that is no calibrated group.
     """
 
     known: Collection[str]
     column: GroupColumn | None = None
     named: bool = False
+    unknown: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __call__(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
         """Return the group of each row; `UNKNOWN` if it was not calibrated or is not named.
@@ -51,6 +53,27 @@ class Label:
         names = self.column(paths, indices)
         self.named = True
         return [name if name in self.known else UNKNOWN for name in names]
+
+    def counted(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
+        """Return the group of each row as a call does, and count those of unknown group; for each row once."""
+        for name in [] if self.column is None else self.column(paths, indices):
+            if name not in self.known and (name in self.unknown or len(self.unknown) < 1_000):
+                self.unknown[name] = self.unknown.get(name, 0) + 1
+        return self(paths, indices)
+
+    def describe_unknown(self) -> str:
+        """Describe in one line the rows of unknown group; "" if there are none.
+
+        >>> Label(("1", "2"), unknown={"1.0": 3, "": 1}).describe_unknown()
+        "4 rows have a group that was not calibrated ('1.0', ''): they get the largest p-value over all groups"
+        """
+        if not self.unknown:
+            return ""
+        names = ", ".join(map(repr, list(self.unknown)[:5])) + (", ..." if len(self.unknown) > 5 else "")
+        return (
+            f"{sum(self.unknown.values()):,} rows have a group that was not calibrated ({names}): they get the largest"
+            " p-value over all groups"
+        )
 
 
 def labeling(groups: str, known: Collection[str]) -> Label:

@@ -23,7 +23,7 @@ from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
 from negvae.device import own_state
-from negvae.files import file_sha256, from_json
+from negvae.files import file_sha256, from_json, state_of
 from negvae.runs.provenance import versions
 from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
 from negvae.version import source_commit
@@ -254,9 +254,14 @@ def settings(
 
 
 def _digest(shard: tuple[Span, ...]) -> str:
-    """Return the SHA-256 of a shard's files and rows."""
-    described = json.dumps([[span.path, span.start, span.stop] for span in shard])
+    """Return the SHA-256 of a shard's files and rows, and of size and time of each file on a disk."""
+    described = json.dumps([[span.path, span.start, span.stop, *_written(span.path)] for span in shard])
     return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _written(path: str) -> tuple[int, ...]:
+    """Return size and time of the last change in ns of a file on a disk; nothing of one in a store or not there."""
+    return state_of(path)[:2] if not stores.is_uri(path) and os.path.exists(path) else ()
 
 
 # --- the folder -----

@@ -25,7 +25,7 @@ from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.device import own_state
-from negvae.files import beside, refuse_used, replacing, shown, temporary_folder
+from negvae.files import beside, refuse_replacing, refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
@@ -143,6 +143,8 @@ def score_files(
         raise ValueError("fdr decides when all rows are known: it takes --out, and goes without target_fpr")
     if out is not None and not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    if out is not None:
+        refuse_replacing(out, inputs)
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
         max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed,
@@ -172,6 +174,8 @@ def score_files(
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
     if left_out.counts:
         log(left_out.describe())
+    if scoring.label is not None and (text := scoring.label.describe_unknown()):
+        log(text)
     summary = counts.summary(time.monotonic() - started, calibration is not None)
     if summary.seconds > LONG and scoring.may_use_int8():
         log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
@@ -370,7 +374,7 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     if calibration is not None and len(good):
         labels = None
         if scoring.label is not None:
-            labels = scoring.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])
+            labels = scoring.label.counted([batch.paths[row] for row in good], [batch.indices[row] for row in good])
         p = calibration.p_values(scores[names[0]], labels)
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     pictures: dict[str, pa.Array] = {}

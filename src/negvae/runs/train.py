@@ -28,6 +28,7 @@ from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import Inliers, Log, ResolvedRun, resolve, silent
+from negvae.runs.seen import caution
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.training.checkpoint import FILE as CHECKPOINT
@@ -36,6 +37,8 @@ from negvae.training.loop import TrainingResult, train_seeds
 from negvae.training.run import TrainingDivergedError
 
 ASKED = "asked"
+_FILES = (CONFIG, INLIERS, TRAINED, METRICS, BROKEN)
+"""What a run writes into its folder before its first step."""
 """Section of config.yaml with what the user asked for beside the run's configuration."""
 
 
@@ -107,7 +110,10 @@ def run_seeds(
             else:
                 write_config(directory, each, inliers.shape, origin)
                 _write_wanted(directory, heatmaps)
-                write_recorded(directory, _recorded(each, resolved))
+                recorded = _recorded(each, resolved)
+                if recorded.trained is not None and (text := caution(recorded.trained)):
+                    log(f"warning: {text}")
+                write_recorded(directory, recorded)
                 write_skipped(directory, inliers.skipped)
         more = {"log": log} if trainer is train_seeds else {}
         results = trainer(
@@ -200,6 +206,7 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
     """Remove what a run has written into new folders if the run is refused before its first step."""
     new = [directory for directory in directories if not (directory / CONFIG).exists()]
     made = [directory for directory in new if not directory.exists()]
+    before = {directory / name for directory in new for name in _FILES if (directory / name).exists()}
     try:
         yield
     except TrainingDivergedError:  # it has begun
@@ -208,22 +215,31 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
         for directory in new:
             if not directory.is_dir() or (directory / CHECKPOINT).exists():
                 continue
-            for name in (CONFIG, INLIERS, TRAINED, METRICS, BROKEN):
-                (directory / name).unlink(missing_ok=True)
+            for name in _FILES:
+                if directory / name not in before:
+                    (directory / name).unlink(missing_ok=True)
             if directory in made and directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
         raise
 
 
 def _refuse_other_data(directory: Path, config: RunConfig, resolved: ResolvedRun) -> None:
-    """Refuse to resume a run with images other than those that it was started with."""
-    known = read_recorded(directory, read_config(directory)[2])
+    """Refuse to resume a run with images or negatives other than those that it was started with."""
+    origin = read_config(directory)[2]
+    known = read_recorded(directory, origin)
     if known.sha256 is not None and known.sha256 != resolved.inliers.sha256:
         where = difference(known, config.data)
         raise ValueError(
             f"{config.data} has changed since {directory} was started{' (' + where + ')' if where else ''}: --resume"
             " goes on with the same images only; take another --out to start anew"
         )
+    hashes, before = resolved.facts["data_sha256"], origin.get("data_sha256", {})
+    for role, found in hashes.items():
+        if role.startswith("negatives ") and before.get(role, found) != found:
+            raise ValueError(
+                f"{role} have changed since {directory} was started: --resume goes on with the same negatives only;"
+                " take another --out to start anew"
+            )
 
 
 def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
@@ -233,3 +249,7 @@ def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
         raise ValueError(f"{directory} already holds a run: add --resume to go on with it, or take another folder")
     if not resume:
         refuse_used(directory)
+        return
+    run = any((directory / name).exists() for name in (CONFIG, CHECKPOINT)) or not directory.exists()
+    if not run and any(not entry.name.startswith(".") for entry in directory.iterdir()):  # hidden: half a config
+        raise ValueError(f"{directory} holds no run to go on with, and is not empty: take a new folder")

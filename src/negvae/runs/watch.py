@@ -243,6 +243,8 @@ def _begin(
         kept, length = state["options"], state["length"]
         if state["calibration"] != _fingerprint(calibration):
             raise ValueError(f"{out} watches with another model, calibration or rate: take another folder")
+        if state.get("source", where := _where(source)) != where:  # which earlier versions did not keep
+            raise ValueError(f"{out} watches {state['source'][0]}: name it in the same way, or take another folder")
         for name, value in options.items():
             if kept[name] != value:
                 raise ValueError(f"{out} was started with {name} {kept[name]}, not {value}: take another folder")
@@ -304,6 +306,7 @@ def _commit(out: Path, watched: Watch, rows: IO[bytes], calibration: Calibration
     monitor = watched.monitor
     state = {
         "calibration": _fingerprint(calibration),
+        "source": _where(watched.source),
         "options": {"alarm_rate": monitor.martingale.alarm_rate, "fdr": monitor.fdr, "window": monitor.window},
         "length": rows.tell(),
         "rows": watched.rows,
@@ -313,6 +316,11 @@ def _commit(out: Path, watched: Watch, rows: IO[bytes], calibration: Calibration
     }
     write_text(out / STATE, json.dumps(state))
     write_text(out / METRICS, prometheus(watched))
+
+
+def _where(source: str) -> list[str]:
+    """Return the source of a watch as it was named, by which its files are known, and as it is found from anywhere."""
+    return [source, source if source == PIPE else os.path.realpath(source)]
 
 
 def _fingerprint(calibration: Calibration) -> str:

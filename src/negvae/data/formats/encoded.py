@@ -19,6 +19,8 @@ from negvae.data.formats.base import DataError, Source, need_memory, reading
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.files import need
 
+SCANS = 100
+"""Largest number of scans of a progressive JPEG; encoders write about ten."""
 MAX_PIXELS = 64_000_000
 _HEIF = (".heic", ".heif")
 _CHUNK = 64
@@ -60,6 +62,27 @@ def opened(source: str | bytes, where: str) -> IO[bytes]:
     return io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
 
 
+def refuse_many_scans(image: Image.Image, file: IO[bytes], where: str) -> None:
+    """Refuse a progressive JPEG of more than `SCANS` scans: a few bytes of each cost the time of the whole image.
+
+    Args:
+        image: the image as Pillow has opened it.
+        file: its file.
+        where: name of the image in error messages.
+
+    Raises:
+        ValueError: if it has more scans.
+    """
+    if not image.info.get("progressive"):
+        return
+    place = file.tell()
+    file.seek(0)
+    scans = file.read().count(b"\xff\xda")  # bytes of scans that would look like this marker are escaped
+    file.seek(place)
+    if scans > SCANS:
+        raise DataError(f"{where}: a JPEG of {scans:,} scans; at most {SCANS} are decoded, and usual files have ten")
+
+
 def formats() -> tuple[str, ...]:
     """Return Pillow's names of the accepted formats: those with a signature in their first bytes that run no code."""
     return tuple(name for name in (*_known_formats(), "HEIF") if name in Image.OPEN)
@@ -93,6 +116,7 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
         if isinstance(source, Image.Image):
             return _pixels(source, where, max_pixels)
         with opened(source, where) as file, Image.open(file, formats=formats()) as image:
+            refuse_many_scans(image, file, where)
             return _pixels(image, where, max_pixels)
 
 
