@@ -141,10 +141,7 @@ def score_files(
     form = _form(out, form)
     if fdr is not None and (out is None or target_fpr is not None):
         raise ValueError("fdr decides when all rows are known: it takes --out, and goes without target_fpr")
-    if out is not None and not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
-    if out is not None:
-        refuse_replacing(out, inputs)
+    _check_out(out, inputs)
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
         max_pixels=max_pixels, batch_size=batch_size, ensemble=ensemble, precision=precision, embed=embed,
@@ -172,9 +169,8 @@ def score_files(
                 write(table)
         if not counts.rows:
             raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
-    if left_out.counts:
-        log(left_out.describe())
-    if scoring.label is not None and (text := scoring.label.describe_unknown()):
+    unknown = scoring.label.describe_unknown() if scoring.label else ""
+    for text in filter(None, (left_out.describe() if left_out.counts else "", unknown)):
         log(text)
     summary = counts.summary(time.monotonic() - started, calibration is not None)
     if summary.seconds > LONG and scoring.may_use_int8():
@@ -310,6 +306,14 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
     """Return the numbers of rows, errors and outliers in a table of `Scoring.tables`."""
     errors = len(table) - table.column("error").null_count
     return len(table), errors, int(table.column("is_outlier").true_count)
+
+
+def _check_out(out: Path | None, inputs: Sequence[str]) -> None:
+    if out is None:
+        return
+    if not out.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
+    refuse_replacing(out, inputs)
 
 
 def _form(out: Path | None, form: str | None) -> str:
