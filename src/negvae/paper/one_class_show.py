@@ -52,7 +52,8 @@ def gather(profile: OneClassProfile, results: Path) -> Found:
 
 def sheets(found: Found) -> list[DataTable]:
     """Tabulate every class, the means over the classes beside the goals and published means, and whole sets."""
-    return [means(found), *(classes(data, found[data]) for data in DATA), whole(found)]
+    wholes = [whole(found)] if any(each[None] for each in found.values()) else []
+    return [means(found), *(classes(data, found[data]) for data in DATA), *wholes]
 
 
 def means(found: Found) -> DataTable:
