@@ -275,6 +275,19 @@ def test_closed_streams_end_no_command(place, tmp_path):
         (tmp_path / "s.csv").unlink()
 
 
+def test_a_part_for_testing_is_not_left_out_of_a_list_without_a_word(tmp_path, capsys):
+    for part, images in (("train", IMAGES), ("test", FRESH[:3])):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        for number, image in enumerate(images[:40, 0]):
+            Image.fromarray(image).save(tmp_path / "set" / part / f"{number}.png")
+    options = ["--out", tmp_path / "list.csv", "--epochs", "1", "--folds", "2"]
+    code, out, error = call(capsys, "clean", tmp_path / "set", *options)
+    assert code == 0, error
+    assert "the 3 images of its part for testing are left out" in (out + error).replace("\n", " ")
+    _, out, error = call(capsys, "clean", tmp_path / "set" / "train", *options)
+    assert "left out" not in out + error
+
+
 def test_names_that_a_terminal_would_obey_are_shown_as_codes(tmp_path, capsys):
     code, _, error = call(capsys, "score", tmp_path / "no\x1b[2Jrun", "x.png")
     assert code == 2
