@@ -41,8 +41,9 @@ NEAR: dict[str, tuple[str, ...]] = {"cifar10": ("imagenet32", "cifar100")}
 NEAR_GOALS = {("cifar10", "svhn"): 0.99, ("cifar10", "imagenet32"): 0.93, ("mnist", "fashion-mnist"): 1.0}
 """AUROC of whole sets that is aimed at; everywhere, no more than `LOSS` may be lost."""
 LOSS = 0.003
-RESAMPLED = {"cifar10": ("resampled", "resampled, JPEG")}
-"""Controls: the run's own test images, enlarged and reduced as those of a set that was resampled."""
+RESAMPLED = {"cifar10": {"resampled": False, "resampled, JPEG": True}}
+"""Controls: the run's own test images, enlarged and reduced as those of a set that was resampled; by name, whether they
+are kept as JPEG in between."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress
 from negvae.version import source_commit
 
-CLASSES = "other classes"
+OTHER_CLASSES = "other classes"
 """What a run on one class is tested against."""
 
 
@@ -161,8 +161,8 @@ def _measured(
         statistics[ood] = {name: {"inliers": order_statistics(usual[name]), "ood": order_statistics(scores[name])}
                            for name in scores}  # fmt: skip
     alarms = float(calibration.is_outlier(usual[calibration.score]).mean())
-    if CLASSES in outliers:
-        return {"evaluation": areas[CLASSES], "quantiles": statistics[CLASSES], "false_alarms": alarms}
+    if OTHER_CLASSES in outliers:
+        areas, statistics = areas[OTHER_CLASSES], statistics[OTHER_CLASSES]
     return {"evaluation": areas, "quantiles": statistics, "false_alarms": alarms}
 
 
@@ -196,7 +196,7 @@ def _outliers(
 ) -> tuple[dict[str, Tensor], list[ImageSet]]:
     """Return the images that a run is tested against by name, and the further sets that they come from."""
     if run.label is not None:
-        return {CLASSES: _tensor(test.images[_labels(test) != run.label][:limit])}, []
+        return {OTHER_CLASSES: _tensor(test.images[_labels(test) != run.label][:limit])}, []
     outliers, sets = {}, []
     for name in run.others:
         try:
@@ -208,8 +208,8 @@ def _outliers(
             continue
         sets.append(one)
         outliers[name] = evenly(torch.from_numpy(one.images), min(limit or TEST_IMAGES, TEST_IMAGES))
-    for name in RESAMPLED.get(run.data, ()):
-        outliers[name] = resampled(_inliers(test, run, limit), jpeg=name.endswith("JPEG"))
+    for name, jpeg in RESAMPLED.get(run.data, {}).items():
+        outliers[name] = resampled(_inliers(test, run, limit), jpeg=jpeg)
     return outliers, sets
 
 

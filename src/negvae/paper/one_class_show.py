@@ -18,7 +18,7 @@ from negvae.paper.one_class import (
     OneClassProfile,
     finished,
     runs,
-)  # fmt: skip
+)
 from negvae.paper.store import Result
 from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_show import spread

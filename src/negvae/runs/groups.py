@@ -35,12 +35,13 @@ class Label:
     named: bool = False
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
 
-    def __call__(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
+    def __call__(self, paths: Sequence[str], indices: Sequence[int | None], *, count: bool = False) -> list[str]:
         """Return the group of each row; `UNKNOWN` if it was not calibrated or is not named.
 
         Args:
             paths: file of each row.
             indices: index of each row in its file.
+            count: whether to count the rows of unknown group, which is to be done for each row once.
 
         Returns:
             The groups.
@@ -52,14 +53,10 @@ class Label:
             return [group_of(path, self.known) for path in paths]
         names = self.column(paths, indices)
         self.named = True
-        return [name if name in self.known else UNKNOWN for name in names]
-
-    def counted(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
-        """Return the group of each row as a call does, and count those of unknown group; for each row once."""
-        for name in [] if self.column is None else self.column(paths, indices):
+        for name in names if count else ():
             if name not in self.known and (name in self.unknown or len(self.unknown) < 1_000):
                 self.unknown[name] = self.unknown.get(name, 0) + 1
-        return self(paths, indices)
+        return [name if name in self.known else UNKNOWN for name in names]
 
     def describe_unknown(self) -> str:
         """Describe in one line the rows of unknown group; "" if there are none.

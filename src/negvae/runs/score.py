@@ -378,7 +378,7 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     if calibration is not None and len(good):
         labels = None
         if scoring.label is not None:
-            labels = scoring.label.counted([batch.paths[row] for row in good], [batch.indices[row] for row in good])
+            labels = scoring.label([batch.paths[row] for row in good], [batch.indices[row] for row in good], count=True)
         p = calibration.p_values(scores[names[0]], labels)
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     pictures: dict[str, pa.Array] = {}
