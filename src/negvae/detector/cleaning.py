@@ -135,7 +135,7 @@ def clean(
     refuse_replacing(out, [data])
     rows, places = rows_of(data, limit)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
-    if (others := set(image_files(data, "test") or ()) - {file for file, _ in places}) and limit is None:
+    if limit is None and (others := set(image_files(data, "test") or ()) - {file for file, _ in places}):
         log(f"{data}: the {len(others):,} images of its part for testing are left out: name that folder to rank them")
     # The file is opened first: a place that cannot be written to is to be known before hours of training.
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
