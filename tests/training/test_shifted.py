@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from negvae import NegVAEDetector
+from negvae.model.shifted import held_back
 from negvae.negatives import build_source
 from negvae.scoring import Scorer, calibrate
 from negvae.scoring import transformations as judging
@@ -70,6 +71,22 @@ def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):
     assert lines[0].endswith("unseen inliers are told apart (25% by chance)")
     assert calibration.reference.components == ["dose", "prior_ratio"]
     assert "transformations_kl" in calibration.scores
+
+
+def test_unseen_images_are_taken_from_all_of_a_sorted_set(result, monkeypatch):
+    images = torch.cat([IMAGES, IMAGES.flip(2)])  # two kinds, one after the other
+    unseen = int(held_back(images).sum())
+    kinds, measure = [], judging.over_blocks
+
+    def watched(model, chosen, *given, **options):
+        kinds.extend(bool((image[:, -5:, :5] == 255).all()) for image in chosen)
+        return measure(model, chosen, *given, **options)
+
+    monkeypatch.setattr(judging, "IMAGES", unseen * 2 // 3)
+    monkeypatch.setattr(judging, "over_blocks", watched)
+    judging.judge(result.model, images, "float32")
+    assert len(kinds) == unseen * 2 // 3
+    assert sum(kinds) == pytest.approx(len(kinds) * int(held_back(images)[240:].sum()) / unseen, abs=1)
 
 
 def test_images_are_mirrored_if_inliers_come_mirrored():

@@ -28,6 +28,7 @@ from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 from negvae.files import replacing, state_of
+from negvae.spacing import evenly_spaced
 
 LARGEST_WHOLE = 256
 """The largest side that networks take directly."""
@@ -161,7 +162,7 @@ def _size_for(fit: str, middle: NDArray[Any], longer: float, shorter: float) -> 
 def _range(sources: Sequence[tuple[str, Source]]) -> tuple[int, int]:
     """Return the values of 16 bits that become 0 and 255, from a few images."""
     lows, highs = [], []
-    for name, source in sources[:: max(len(sources) // _RANGE_FROM, 1)][:_RANGE_FROM]:
+    for name, source in (sources[row] for row in evenly_spaced(len(sources), _RANGE_FROM)):
         with suppress(DataError, OSError):
             pixels = raw_pixels(source, name)
             if pixels.dtype == np.uint16:

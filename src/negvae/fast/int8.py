@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, unfold
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from negvae.spacing import evenly_spaced
+
 ACTIVATIONS, WEIGHTS = 255, 127
 """The largest integer of an activation, and of a weight."""
 IMAGES = 1000
@@ -127,7 +129,7 @@ def quantize(encoder: nn.Sequential, images: Tensor) -> QuantizedEncoder:
     ...     assert mean.shape == log_var.shape == (10, 2)
     """
     refuse(encoder)
-    x = images[:: max(len(images) // IMAGES, 1)][:IMAGES].cpu()
+    x = images[evenly_spaced(len(images), IMAGES)].cpu()
     convolutions = _convolutions(encoder)
     activations, largest = x.float() / 255, []
     for layer in convolutions:

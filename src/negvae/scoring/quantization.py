@@ -18,6 +18,7 @@ from negvae.model import VAE, Posterior
 from negvae.scoring.calibration import fpr_threshold
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
+from negvae.spacing import evenly_spaced
 
 IMAGES = 1000
 """The largest number of training images by which a model is rounded."""
@@ -47,7 +48,7 @@ def quantize_model(model: VAE, training: Tensor, images: int = IMAGES) -> Quanti
     encoder = quantize(model.encoder, training)
     if not decoder_is_known(model.decoder):
         return QuantizedNetworks(encoder)
-    few = training[:: max(len(training) // images, 1)][:images]
+    few = training[evenly_spaced(len(training), images)]
     with torch.inference_mode():
         posterior = Posterior(*encoder(few))
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
@@ -127,11 +128,11 @@ def try_int8(
     model = scorer.model
     if not is_possible(model, score) or len(held_out) < max(_ENOUGH, 2 / target_fpr):
         return None
-    few = training[:: max(len(training) // TRIED, 1)][:TRIED]
+    few = training[evenly_spaced(len(training), TRIED)]
     quantized = quantize_model(model, few, TRIED)
     if SCORES[score].needs and quantized.decode is None:
         return None
-    sample = training[:: max(len(training) // _MEASURED, 1)][:_MEASURED]
+    sample = training[evenly_spaced(len(training), _MEASURED)]
     present, rounded = (
         replace(each, references=each.measure(sample, components, [score]))
         for each in (replace(scorer, ensemble=()), Scorer(model, seed=scorer.seed, quantized=quantized))

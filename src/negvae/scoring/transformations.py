@@ -17,6 +17,7 @@ from negvae.model.shifted import held_back
 from negvae.scoring.compute import over_blocks
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.references import Values, scale
+from negvae.spacing import evenly_spaced
 
 IMAGES = 1000
 """Largest number of unseen inliers that are measured."""
@@ -82,7 +83,8 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
         The judgement.
     """
     assert model.shifted is not None
-    chance, unseen = 1 / model.shifted.priors.count, training[held_back(training)][:IMAGES]
+    chance, unseen = 1 / model.shifted.priors.count, training[held_back(training)]
+    unseen = unseen[evenly_spaced(len(unseen), IMAGES)]
     if not len(unseen):
         return Judgement(0, 0.0, chance, {})
     functions: dict[str, Callable[[Pass], Tensor]] = {"transformations_kl": transformations_kl, "right": _right}
