@@ -98,12 +98,14 @@ def measure_idea() -> tuple[Arrays, dict[str, Any]]:
     digits, labels, pieces = small_images()
     training, fresh = digits[:1200], digits[1200:]
     kept: Arrays = {}
-    options: dict[str, Any] = dict(preset="unsupervised", network="pyramid", device="cpu", epochs=60, verbose=True)
+    options: dict[str, Any] = dict(
+        preset="unsupervised", network="pyramid", transformations="none", device="cpu", epochs=60, verbose=True
+    )
     for name, negatives in (("none", "none"), ("negatives", None)):
         detector = NegVAEDetector(negatives, latent_size=2, negative_shift=SHIFT, **options).fit(training)
         kept[f"{name}_inliers"], kept[f"{name}_others"] = (detector.transform(images) for images in (fresh, pieces))
     clear = np.isin(labels, (2, 3, 4, 5, 7))  # a 0, 1 or 8 upside down is one again, and a 6 is a 9
-    detector = NegVAEDetector(**{**options, "preset": "one-class"}).fit(training[clear[:1200]])
+    detector = NegVAEDetector(**{**options, "transformations": "turns"}).fit(training[clear[:1200]])
     for name, images in (("inliers", fresh[clear[1200:]]), ("others", pieces)):
         kept[f"turns_{name}"] = codes_of_turns(detector, evenly(images, 140))
     kept["turns_means"] = simplex_plane(np.asarray(detector.model_.shifted.priors.means))

@@ -435,8 +435,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         calibration=0.2,
     ),
 }  # fmt: skip
-# With a prior for each quarter turn, for inliers of one kind (docs/one-class.md).
-PRESETS["one-class"] = {**PRESETS["unsupervised"], "transformations": "turns"}
 
 
 def default_preset(negatives: str | None) -> str:

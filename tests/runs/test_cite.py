@@ -40,9 +40,12 @@ def test_every_preset_cites_its_parts(tmp_path):
     for name in PRESETS:
         (tmp_path / name).mkdir()
         write_config(tmp_path / name, preset(name, "d"), (1, 28, 28), {})
-    found = {name: {paper.key for paper in cited_by([str(tmp_path / name)])} for name in PRESETS}
+    turns = preset("unsupervised", "d", transformations="turns")
+    (tmp_path / "turns").mkdir()
+    write_config(tmp_path / "turns", turns, (1, 28, 28), {})
+    found = {name: {paper.key for paper in cited_by([str(tmp_path / name)])} for name in [*PRESETS, "turns"]}
     assert found["gray-paper"] == {METHOD, "kingma2014", "rosca2018", "nalisnick2018"}
-    assert found["one-class"] - found["unsupervised"] == {"golan2018"}
+    assert found["turns"] - found["unsupervised"] == {"golan2018"}
     assert {"noroozi2016", "yun2019"} <= found["unsupervised"]
 
 

@@ -167,7 +167,7 @@ def test_few_images_get_enough_steps_by_every_door(place, tmp_path, monkeypatch)
     from negvae.cli.train import _described
 
     described, left_open = _described(tmp_path / "out", "gray", {"data": str(place / "x.npy")}, False)
-    assert left_open == ["batch_size", "epochs", "network", "calibration"]
+    assert left_open == ["batch_size", "epochs", "network", "calibration"]  # no transformations: not by this preset
     with pytest.raises(ValueError, match="seen"):
         run(described, tmp_path / "out", left_open=left_open, trainer=stop)
     with pytest.raises(ValueError, match="seen"):

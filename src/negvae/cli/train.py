@@ -172,7 +172,7 @@ def _described(
 ) -> tuple[configs.RunConfig, list[str]]:
     """Return the run to carry out: the requested fields, and the others from a preset or from the run to resume.
 
-    The second value is the list of fields that may be filled in from the number of images.
+    The second value is the list of fields that the number of images decides.
     """
     if resume and (out / "config.yaml").exists():
         from negvae.runs.train import resumed_config
@@ -185,12 +185,12 @@ def _described(
             raise FileNotFoundError(f"{out} holds no run to go on with: name its folder, or give --data for a new run")
         raise ValueError("--data is missing: name a data set or give a path")
     from negvae.data.rows import holds_rows
-    from negvae.runs.resolve import LEFT_OPEN
+    from negvae.runs.resolve import left_open
 
     if preset is None:
         rows = "embed" in asked or holds_rows(asked["data"])
         preset = "features" if rows else configs.default_preset(asked.get("negatives"))
-    return configs.preset(preset, **asked), [name for name in LEFT_OPEN if name not in asked]
+    return configs.preset(preset, **asked), left_open(preset, asked)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -56,7 +56,7 @@ from negvae.runs.fingerprints import Fingerprints
 from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
-from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, rows_to_hold_out, silent
+from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, left_open, rows_to_hold_out, silent
 from negvae.runs.seen import caution, refuse_seen
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
@@ -145,7 +145,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         negative_shift: c in the negative prior N(c 1, I); None uses the preset's.
         negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; None uses the preset's.
         transformations: names of transformations of inliers with a prior each, or "none" (see `negvae.RunConfig`); None
-            uses the preset's.
+            uses the preset's; those of "unsupervised" are quarter turns for 300 to 10,000 training images.
         optimizer: name of the optimizer (see `negvae.RunConfig`); None uses the preset's.
         learning_rate: step size of the optimizer; None uses the preset's.
         batch_size: number of inliers in one training step; None uses the preset's, or a smaller one for small data.
@@ -437,7 +437,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         log = self._log()
         data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
         # Outliers that lie together are neighbors of one another: so their share is given.
-        plain = {"heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None}
+        plain = {
+            "heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None,
+            "transformations": self.transformations or "none",
+        }  # fmt: skip
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
         return found.least_usual(self.trim)
 
@@ -465,8 +468,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             **values,
         )
         training = count - max(round(calibration * count), 1)
-        left_open = [field for field in LEFT_OPEN if getattr(self, field, 0) is None]
-        return fill_in(plain, training, left_open, columns=columns, warn=_warn)
+        undecided = left_open(kind, [field for field in LEFT_OPEN if getattr(self, field, 0) is not None])
+        return fill_in(plain, training, undecided, self._log(), columns=columns, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
         """Return the source of negatives that is given or that `text` names; data is checked against the inliers."""

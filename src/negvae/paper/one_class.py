@@ -2,7 +2,7 @@
 
 A detector is trained on the training images of one class, and tested on the test images of that class against those of
 the other nine. So that it shows what the preset loses where the default is good, there are runs on whole sets too,
-tested against other sets. Each run is the preset `one-class`.
+tested against other sets. Each run is the preset `unsupervised` with quarter turns.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class OneClassProfile:
         name: key of `PROFILES`.
         description: purpose of the profile, in one line.
         seeds: number of seeds (0, 1, ...) of a full table.
-        fields: fields of `RunConfig` that differ from the preset `one-class`.
+        fields: fields of `RunConfig` that differ from the preset `unsupervised` with quarter turns.
         limit: largest number of images of each class, for training and for testing; None for all.
     """
 
@@ -126,7 +126,8 @@ class Run:
         """
         from negvae.runs.resolve import fill_in
 
-        config = preset("one-class", self.inliers, seed=self.seed, device=device, **profile.fields)
+        fields = {"transformations": "turns", **profile.fields}
+        config = preset("unsupervised", self.inliers, seed=self.seed, device=device, **fields)
         kept = training - max(round(config.calibration * training), 1)
         return fill_in(config, kept, [name for name in ("batch_size", "epochs") if name not in profile.fields])
 

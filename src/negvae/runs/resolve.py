@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negvae.config import RunConfig
+from negvae.config import RunConfig, default_preset
 from negvae.data import DATASETS, ImageSet, is_path, load
 from negvae.data.catalog import Shape
 from negvae.data.formats import DataError
@@ -44,8 +44,11 @@ ROWS_A_COLUMN = 10
 """Number of training rows per column below which the network is linear."""
 ROW_STEPS = 500
 """Number of training steps on rows of features, where the default decision score depends on none of them."""
-LEFT_OPEN = ("batch_size", "epochs", "network", "calibration")
+LEFT_OPEN = ("batch_size", "epochs", "network", "calibration", "transformations")
 """Names of the fields that `resolve` can set: `calibration` for rows of features, the others by `fill_in`."""
+FEWEST_TO_TURN, MOST_TO_TURN = 300, 10_000
+"""Numbers of training images between which quarter turns get priors of their own. Of fewer, too few are unseen to
+measure what turns are worth. More are seldom of one kind, and the time would grow most where the gain is least."""
 ROWS_TO_SCALE = 400
 """Number of rows of features that is enough to measure scales on."""
 Log = Callable[[str], None]
@@ -123,7 +126,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     Args:
         config: configuration of the run.
         log: called with each line that the user should see.
-        left_open: names of the fields that the user did not set (see `fill_in` and `rows_to_hold_out`).
+        left_open: names of the fields that are open (see the function of that name and `rows_to_hold_out`).
 
     Returns:
         Everything that training needs.
@@ -182,6 +185,23 @@ def _check_rule(config: RunConfig, held_out: int) -> None:
         )
 
 
+def left_open(preset: str, given: Collection[str]) -> list[str]:
+    """Return the names of the fields that the number of inliers decides.
+
+    Args:
+        preset: name of the run's preset; transformations are open where it is "unsupervised".
+        given: names of the fields that the user has set.
+
+    Returns:
+        Names in `LEFT_OPEN`.
+
+    >>> left_open("general", ["epochs"])
+    ['batch_size', 'network', 'calibration']
+    """
+    chosen = [*given, *(() if preset == default_preset(None) else ["transformations"])]
+    return [name for name in LEFT_OPEN if name not in chosen]
+
+
 def fill_in(
     config: RunConfig,
     training: int,
@@ -194,13 +214,14 @@ def fill_in(
     """Fill in the fields that were left open, so that training on little data takes enough steps.
 
     Few images get smaller batches and more epochs than the preset has. Rows of features get `ROW_STEPS` steps, and a
-    linear network if there are few rows for their number of columns. What the user has set is kept, with a warning if
-    it makes fewer than `FEW_STEPS` steps.
+    linear network if there are few rows for their number of columns. Quarter turns get priors of their own if the
+    images may be of one kind by their number (`FEWEST_TO_TURN`, `MOST_TO_TURN`). What the user has set is kept, with a
+    warning if it makes fewer than `FEW_STEPS` steps.
 
     Args:
         config: configuration of the run, with a preset's values for the open fields.
         training: number of images or rows that are trained on.
-        left_open: names of the fields of `LEFT_OPEN` that the user did not set.
+        left_open: names of the fields that are open (see the function of that name).
         log: called with a line about what was filled in.
         columns: number of features in a row.
         warn: called with a line if the steps are too few; None to call `log`.
@@ -211,6 +232,8 @@ def fill_in(
     rows, batch_size, epochs = config.takes_features, config.batch_size, config.epochs
     if rows and "network" in left_open and training < ROWS_A_COLUMN * columns:
         config = replace(config, network="linear")
+    if not rows and "transformations" in left_open:
+        config = replace(config, transformations=_turns(training, log))
     large = config.images is not None and config.images.height * config.images.width > LARGE
     if "batch_size" in left_open:
         batch_size = LARGE_BATCH if large else min(batch_size, max(training // 8, 16))
@@ -228,6 +251,19 @@ def fill_in(
     if an_epoch * epochs < FEW_STEPS:
         (warn or log)(f"{an_epoch * epochs} training steps are few: {enough} epochs make them {an_epoch * enough:,}")
     return replace(config, batch_size=batch_size, epochs=epochs)
+
+
+def _turns(training: int, log: Log) -> str:
+    """Return the transformations with priors for so many training images."""
+    count = f"{training:,} training images"
+    if training < FEWEST_TO_TURN:
+        log(f"transformations: none, since {count} are fewer than {FEWEST_TO_TURN}")
+        return "none"
+    if training > MOST_TO_TURN:
+        log(f"transformations: none, since {count} are more than {MOST_TO_TURN:,}; if they are of one kind, take turns")
+        return "none"
+    log(f"transformations: turns, for {count}: with none, training and scoring take less time, and less is found")
+    return "turns"
 
 
 def steps_of_epoch(training: int, batch_size: int) -> int:

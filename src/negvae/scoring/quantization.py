@@ -128,6 +128,8 @@ def try_int8(
     model = scorer.model
     if not is_possible(model, score) or len(held_out) < max(_ENOUGH, 2 / target_fpr):
         return None
+    if model.shifted is not None and SCORES[score].needs:
+        return None  # the encoder of transformations takes most of the time, and has no integer arithmetic here
     few = training[evenly_spaced(len(training), TRIED)]
     quantized = quantize_model(model, few, TRIED)
     if SCORES[score].needs and quantized.decode is None:
