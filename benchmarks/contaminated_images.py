@@ -64,7 +64,12 @@ def measure(inlier_class: int | None, share: float, trim: bool) -> dict[str, Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         detector = NegVAEDetector(
-            trim=share if trim else 0.0, epochs=epochs, batch_size=BATCH, target_fpr=RATE, device="cpu"
+            trim=share if trim else 0.0,
+            epochs=epochs,
+            batch_size=BATCH,
+            target_fpr=RATE,
+            device="cpu",
+            transformations="none",
         ).fit(images)
     scores = [detector.ood_score(part) for part in (inliers, outliers)]
     called = [float((detector.calibration_.p_values(part) <= RATE).mean()) for part in scores]

@@ -23,6 +23,7 @@ from negvae.negatives import build_source
 from negvae.runs.artifact import load_artifact
 from negvae.scoring import SCORES, Scorer
 from negvae.scoring.quantization import quantize_model
+from negvae.scoring.transformations import judge
 from negvae.training.loop import train
 from negvae.training.reporting import OnProgress, ProgressUpdate
 from negvae.training.step import Learner
@@ -104,7 +105,11 @@ def scoring(spec: dict[str, Any]) -> None:
     else:
         scorer = Scorer(model, precision=precision)
     if "reference" in SCORES[name].needs:
-        scorer = replace(scorer, references=scorer.measure(few, ("dose", "prior_ratio")))
+        references = scorer.measure(few, ("dose", "prior_ratio"))
+        if model.shifted is not None:  # untrained, it would be left out of "combined"
+            scales = judge(model, few, precision).scales
+            references = replace(references, scales={**references.scales, **scales})
+        scorer = replace(scorer, references=references)
 
     def score(images: Any) -> None:
         scorer(torch.from_numpy(images), [name])

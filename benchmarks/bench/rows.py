@@ -170,6 +170,7 @@ def rows(place: Place, devices: tuple[str, ...]) -> list[Row]:
         ),
         *(row for precision in precisions("cpu") for row in _worker_rows(place, precision)),
         *(row for precision in precisions("cpu") for row in _scoring_rows(place, precision)),
+        *_turns_rows(place),
         *_int8_rows(place),
         *_command_rows(place),
     ]
@@ -327,12 +328,12 @@ def _worker_rows(place: Place, precision: str) -> list[Row]:
     return rows
 
 
-def _scorer(place: Place, network: str, score: str, precision: str) -> Callable[[], Subject]:
+def _scorer(place: Place, network: str, score: str, precision: str, **fields: str) -> Callable[[], Subject]:
     """Return a function that starts one of our scorers, with untrained weights."""
     shape = network.partition(" ")[2] or network
     spec = dict(
-        run={"name": network.partition(" ")[0]}, images=str(_images(place, shape)), score=score, batch=BATCH_SIZE,
-        precision=precision,
+        run={"name": network.partition(" ")[0], **fields}, images=str(_images(place, shape)), score=score,
+        batch=BATCH_SIZE, precision=precision,
     )  # fmt: skip
     return lambda: place.worker("scoring", device="cpu", **spec)
 
@@ -370,6 +371,21 @@ def _scoring_rows(place: Place, precision: str) -> list[Row]:
                 PeerComparison(ROOFLINE, work=scoring_multiply_adds(model, "bpd")),
             ),
         ),
+    ]  # fmt: skip
+
+
+def _turns_rows(place: Place) -> list[Row]:
+    """Return the rows about quarter turns, which few images have by default: what they cost in scoring."""
+    return [
+        Row(
+            f"score-combined-turns-{shape}", f"scoring `combined` with turns, {size}, float32", "images/s", "cpu",
+            {
+                OURS: _scorer(place, f"unsupervised {shape}", "combined", "float32", transformations="turns"),
+                "without turns": _scorer(place, f"unsupervised {shape}", "combined", "float32"),
+            },
+            (PeerComparison("without turns"),),
+        )
+        for shape, size in (("gray", "1x28x28"), ("color", "3x32x32"))
     ]  # fmt: skip
 
 
