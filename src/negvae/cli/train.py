@@ -36,6 +36,8 @@ PANELS = ("Data", "Model", "Negatives", "Training", "Calibration", "Machine")
 FIELDS = {field.name: field for field in dataclasses.fields(configs.RunConfig)}
 OPTIONS = {name: field for name, field in FIELDS.items() if field.metadata["unit"] != "mapping"}
 """The fields that have an option; a mapping is given in a file."""
+TURNS = "turns for 300 to 10,000 training images, else none"
+STEPS_OF_ROWS = "as many as make 500 steps"
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 
 
@@ -48,6 +50,11 @@ class ShowsPreset(TyperCommand):
         values: dict[str, Any] = {name: field.default for name, field in OPTIONS.items() if name != "data"}
         values |= {**configs.PRESETS[preset], "preset": preset}
         values["negatives"] = values["negatives"].replace(",", ", ")  # so that lines break
+        if preset == configs.default_preset(None):
+            values["transformations"] = TURNS
+        values["batch_size"] = f"{values['batch_size']}, less for little data"
+        rows = preset == "features"
+        values["epochs"] = STEPS_OF_ROWS if rows else f"{values['epochs']}, more for little data"
         ctx.default_map = {name: value for name, value in values.items() if not isinstance(value, bool | None)}
         super().format_help(ctx, formatter)
 
