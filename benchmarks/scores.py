@@ -122,8 +122,8 @@ def table(result: dict[str, Any]) -> str:
         f"Trained on the first {training['images']:,} images of {INLIERS} ({training['held_out']:,} of them held out),"
         f" network {config['network']}, transformations {config['transformations']}, {config['epochs']} epochs of batch"
         f" {config['batch_size']}; {TESTED:,} test images of each set ({fewer}); {SEEDS} seeds: mean (lowest to"
-        f" highest); waic: the seeds as one ensemble. combined is made of {', '.join(result['combined_of'])}. False alarms among"
-        f" the inlier test images, of 0.05 asked for: {alarms}. {facts['device']}, torch {facts['torch']},"
+        f" highest); waic: the seeds as one ensemble. combined is made of {', '.join(result['combined_of'])}. False"
+        f" alarms among the inlier test images, of 0.05 asked for: {alarms}. {facts['device']}, torch {facts['torch']},"
         f" {facts['precision']}, commit {facts['commit']}.",
     ]
     return "\n".join(lines)
