@@ -492,9 +492,9 @@ def _calibration_card(calibration: Calibration) -> str:
             for low, middle, high, _ in [calibration.reference.scales[name]]
         )
         added = ADDED in calibration.reference.components
-        what = f"{ADDED} plus half the inverse hyperbolic sine of the largest other" if added else "the largest"
+        what = f"{ADDED} plus sqrt(1 + m) - 1, where m is the largest other" if added else "the largest"
         lines.append(
-            f"- combined is {what}, of several scores, each as its distance from the training images' median, in"
+            f"- combined is {what} of several scores, each as its distance from the training images' median, in"
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
             " training images alone."
         )

@@ -15,7 +15,7 @@ TWO_SIDED = ("bpd",)
 
 
 ADDED = "transformations_kl"
-"""The score to which "combined" adds half the inverse hyperbolic sine of what it is without it."""
+"""The score to which "combined" adds what it is without it, damped (`damped`)."""
 
 
 def combined(x: Pass) -> Tensor:
@@ -24,9 +24,8 @@ def combined(x: Pass) -> Tensor:
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
-    To the ratio of `ADDED`, half the inverse hyperbolic sine of the largest of the others is added: outliers that are
-    near the inliers are a little unusual in most respects, and a ratio of a hundred should not drown the rest. "bpd"
-    counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
+    To the ratio of `ADDED`, the largest of the others is added, damped: outliers that are near the inliers are a little
+    unusual in most respects, and a ratio of a hundred should not drown the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
     """
     ratios = dict[str, Tensor]()
     for name in x.references.components:
@@ -42,7 +41,16 @@ def combined(x: Pass) -> Tensor:
     others = [ratio for name, ratio in ratios.items() if name != ADDED]
     if ADDED not in ratios or not others:
         return torch.stack(list(ratios.values())).amax(0)
-    return ratios[ADDED] + torch.stack(others).amax(0).asinh() / 2
+    return ratios[ADDED] + damped(torch.stack(others).amax(0))
+
+
+def damped(ratio: Tensor) -> Tensor:
+    """Return sqrt(1 + ratio) - 1 (N), and the same with the other sign below 0: about half of it near 0.
+
+    >>> damped(torch.tensor([-8.0, 0.0, 3.0, 99.0]))
+    tensor([-2.,  0.,  1.,  9.])
+    """
+    return ratio.sign() * ((1 + ratio.abs()).sqrt() - 1)
 
 
 def typicality(x: Pass) -> Tensor:
