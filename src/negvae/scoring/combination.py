@@ -25,7 +25,8 @@ def combined(x: Pass) -> Tensor:
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
     To the ratio of `ADDED`, the largest of the others is added, damped: outliers that are near the inliers are a little
-    unusual in most respects, and a ratio of a hundred should not drown the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
+    unusual in most respects, and a ratio of a hundred should not drown the rest. "bpd" counts on both sides. The scales
+    are those of training images alone, and `x.references` lists the scores.
     """
     ratios = dict[str, Tensor]()
     for name in x.references.components:
