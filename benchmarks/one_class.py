@@ -49,11 +49,11 @@ from negvae.scoring.metrics import auroc
 from negvae.training.shifted import (
     COPIES,
     KL_WEIGHT,
-    LEARNING_RATE,
     MOMENTUM,
     MOVED,
     WARM_UP,
     WEIGHT_DECAY,
+    highest_rate,
     mirrored_by_chance,
     moved,
 )
@@ -151,7 +151,7 @@ class Trained:
         batch = max(self.method.copies // self.count, 16)
         steps, draw = math.ceil(self.passes / (batch * self.count)), torch.Generator().manual_seed(self.seed)
         mirrored = come_mirrored(images)
-        optimizer, rate = _optimizer(self.method.optimizer, self.encoder)
+        optimizer, rate = _optimizer(self.method.optimizer, self.encoder, steps)
         for step in range(steps):
             rise = min(1.0, (step + 1) / (WARM_UP * steps + 1))
             optimizer.param_groups[0]["lr"] = rate * rise * 0.5 * (1 + math.cos(math.pi * step / steps))
@@ -210,12 +210,13 @@ def fitted_distance(training: Tensor, codes: Tensor) -> np.ndarray:
     return found.numpy()
 
 
-def _optimizer(name: str, encoder: nn.Module) -> tuple[torch.optim.Optimizer, float]:
+def _optimizer(name: str, encoder: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, float]:
     """Return an optimizer and its highest learning rate."""
     if name == "adamw":
         return torch.optim.AdamW(encoder.parameters(), lr=2e-3, weight_decay=0.05), 2e-3
-    options = {"lr": LEARNING_RATE, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": True}
-    return torch.optim.SGD(encoder.parameters(), **options), LEARNING_RATE  # type: ignore[arg-type]
+    rate = highest_rate(steps)
+    options = {"lr": rate, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": True}
+    return torch.optim.SGD(encoder.parameters(), **options), rate  # type: ignore[arg-type]
 
 
 def _same(images: Tensor) -> Tensor:

@@ -33,7 +33,10 @@ from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
-LEARNING_RATE, MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.2, 0.9, 5e-4, 0.03
+LEARNING_RATE, RATE_A_STEP = 0.2, 1e-4
+"""Highest learning rate, and what it is for each step of a training of few: in a few hundred steps at the full rate, the
+encoder may learn nothing."""
+MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.9, 5e-4, 0.03
 PASSES, MOST_EPOCHS, MOST_COPIES = 3, 50, 1_000_000
 """Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
 so many copies in all."""
@@ -125,7 +128,16 @@ class ShiftLearner:
         """Return the learning rate of the next step: a short rise, then half a cosine down to zero."""
         done = self.taken / self.steps
         rise = min(1.0, (self.taken + 1) / (WARM_UP * self.steps + 1))
-        return LEARNING_RATE * rise * 0.5 * (1 + math.cos(math.pi * done))
+        return highest_rate(self.steps) * rise * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def highest_rate(steps: int) -> float:
+    """Return the highest learning rate of a training of so many steps.
+
+    >>> highest_rate(500), highest_rate(6000)
+    (0.05, 0.2)
+    """
+    return min(LEARNING_RATE, RATE_A_STEP * steps)
 
 
 def moved(images: Tensor, generator: torch.Generator, most: int) -> Tensor:
