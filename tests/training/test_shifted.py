@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from negvae import NegVAEDetector
+from negvae.model import build_vae
 from negvae.model.shifted import held_back
 from negvae.negatives import build_source
 from negvae.scoring import Scorer, calibrate
@@ -88,6 +89,18 @@ def test_unseen_images_are_taken_from_all_of_a_sorted_set(result, monkeypatch):
     judging.judge(result.model, images, "float32")
     assert len(kinds) == unseen * 2 // 3
     assert sum(kinds) == pytest.approx(len(kinds) * int(held_back(images)[240:].sum()) / unseen, abs=1)
+
+
+def test_few_steps_take_a_lower_learning_rate():
+    learner = shift_training.ShiftLearner(run(epochs=1), build_vae(run(epochs=1), (1, 16, 16)), IMAGES, "float32")
+    rates = []
+    with learner.halves:
+        while learner.taken < learner.steps:
+            learner.step()
+            rates.append(learner.weights.optimizer.param_groups[0]["lr"])
+    assert max(rates) <= shift_training.RATE_A_STEP * learner.steps < shift_training.LEARNING_RATE
+    assert max(rates) > 0.9 * shift_training.RATE_A_STEP * learner.steps
+    assert shift_training.highest_rate(10**6) == shift_training.LEARNING_RATE
 
 
 def test_images_are_mirrored_if_inliers_come_mirrored():

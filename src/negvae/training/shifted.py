@@ -34,8 +34,8 @@ from negvae.training.weights import Weights
 KL_WEIGHT = 0.02
 """Weight of the KL divergence beside the cross-entropy."""
 LEARNING_RATE, RATE_A_STEP = 0.2, 1e-4
-"""Highest learning rate, and what it is for each step of a training of few: in a few hundred steps at the full rate, the
-encoder may learn nothing."""
+"""Highest learning rate, and what a training of few steps has of it for each: in a few hundred steps at the full rate
+the encoder may learn nothing."""
 MOMENTUM, WEIGHT_DECAY, WARM_UP = 0.9, 5e-4, 0.03
 PASSES, MOST_EPOCHS, MOST_COPIES = 3, 50, 1_000_000
 """Images for each image that the rest of the model was trained on; at most so many for each image there is, and at most
