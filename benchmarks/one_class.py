@@ -1,7 +1,7 @@
 """One class against the others by variants of the priors of transformations, and by two peers, under one protocol.
 
     python benchmarks/one_class.py run --data kmnist --classes 2,5 --seeds 2    # resumable: a result file for each run
-    python benchmarks/one_class.py show
+    python benchmarks/one_class.py show --page docs/one-class.md
 
 Every method gets the same images, the same encoder (network `residual`), the same moves by up to two pixels, mirroring
 where the inliers come mirrored, and the same number of encoder passes; the optimizer is the library's, but for Deep
@@ -25,19 +25,23 @@ import itertools
 import json
 import math
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, log_softmax
 
+from benchmarks.rows import insert
 from negvae.config import RunConfig
 from negvae.data import load
-from negvae.device import autocast, resolve_precision
+from negvae.device import autocast
 from negvae.files import write_text
 from negvae.model.initialization import initialize
 from negvae.model.networks import residual_encoder
@@ -254,23 +258,35 @@ def run(classes: list[int], seeds: int, passes: int, methods: list[str], data: l
         print(path.stem, result["auroc"], f"{result['processor_seconds']} s", flush=True)
 
 
-def show() -> None:
-    """Print the results as a Markdown table: mean (standard deviation over seeds) of each score."""
+def table() -> str:
+    """Return the results as a Markdown table: mean (standard deviation over seeds) of each score."""
     found: dict[tuple[str, str, int], list[dict[str, float]]] = {}
-    precision = resolve_precision("auto", torch.device("cpu"))
+    facts: list[dict[str, str]] = []
     for path in sorted(RESULTS.glob("*.json")):
         one = json.loads(path.read_text(encoding="utf-8"))
         key = f"{one['data']}, class {one['label']}", one["method"], one["passes"]
         found.setdefault(key, []).append(one["auroc"])
-    print("| inliers | method | passes | seeds | fitted | KL | odds | distance |\n|---|---|--:|--:|--:|--:|--:|--:|")
+        facts.append(one["provenance"])
+    lines = [
+        "| inliers | method | passes | seeds | fitted | KL | odds | distance |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
     for (inliers, method, passes), areas in found.items():
         cells = []
         for name in ("fitted", "kl", "odds", "distance"):
             values = [each[name] for each in areas if name in each]
             spread = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
             cells.append(f"{statistics.fmean(values):.3f}{spread}" if values else "-")
-        print(f"| {inliers} | {METHODS[method].meaning} | {passes:,} | {len(areas)} | {' | '.join(cells)} |")
-    print(f"\nTrained in {precision}, or float32 where the processor does not compute in bfloat16.")
+        lines.append(f"| {inliers} | {METHODS[method].meaning} | {passes:,} | {len(areas)} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", f"AUROC, mean (standard deviation over seeds); {_where(facts)}."])
+
+
+def _where(facts: list[dict[str, str]]) -> str:
+    """Return what the results were measured on."""
+    lengths = {"device": 80, "precision": 80, "commit": 10}
+    parts = (sorted({one[name][:length] for one in facts}) for name, length in lengths.items())
+    machines, precisions, commits = map(", ".join, parts)
+    return f"{machines}, {precisions}, commit {commits}"
 
 
 def main() -> None:
@@ -282,9 +298,12 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=60_000, help="encoder passes of each run")
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--data", default=",".join(DATA))
+    parser.add_argument("--page", type=Path, help="page that show writes the table to")
     given = parser.parse_args()
     if given.action == "show":
-        show()
+        print(table())
+        if given.page:
+            insert(given.page, table(), "one class variants", "python benchmarks/one_class.py show")
         return
     classes = [int(each) for each in given.classes.split(",")]
     run(classes, given.seeds, given.passes, given.methods.split(","), given.data.split(","))
