@@ -301,9 +301,10 @@ def main() -> None:
     parser.add_argument("--page", type=Path, help="page that show writes the table to")
     given = parser.parse_args()
     if given.action == "show":
-        print(table())
+        text = table()
+        print(text)
         if given.page:
-            insert(given.page, table(), "one class variants", "python benchmarks/one_class.py show")
+            insert(given.page, text, "one class variants", "python benchmarks/one_class.py show")
         return
     classes = [int(each) for each in given.classes.split(",")]
     run(classes, given.seeds, given.passes, given.methods.split(","), given.data.split(","))

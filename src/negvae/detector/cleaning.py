@@ -140,7 +140,7 @@ def clean(
     # The file is opened first: a place that cannot be written to is to be known before hours of training.
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         found = cross_fit(
-            # Priors for transformations would double the time of every fit.
+            # Priors for transformations would multiply the time of every fit.
             lambda: NegVAEDetector(**{"target_fpr": None, "transformations": "none", **parameters}),
             rows,
             folds,

@@ -260,9 +260,11 @@ def _turns(training: int, log: Log) -> str:
         log(f"transformations: none, since {count} are fewer than {FEWEST_TO_TURN}")
         return "none"
     if training > MOST_TO_TURN:
-        log(f"transformations: none, since {count} are more than {MOST_TO_TURN:,}; if they are of one kind, take turns")
+        log(
+            f"transformations: none, since {count} are more than {MOST_TO_TURN:,}: ask for turns if all are of one kind"
+        )
         return "none"
-    log(f"transformations: turns, for {count}: with none, training and scoring take less time, and less is found")
+    log(f"transformations: turns, for {count}: none would be quicker, and find fewer outliers of a similar kind")
     return "turns"
 
 

@@ -83,8 +83,8 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
         The judgement.
     """
     assert model.shifted is not None
-    chance, unseen = 1 / model.shifted.priors.count, training[held_back(training)]
-    unseen = unseen[evenly_spaced(len(unseen), IMAGES)]
+    chance, rows = 1 / model.shifted.priors.count, held_back(training).nonzero().flatten()
+    unseen = training[rows[evenly_spaced(len(rows), IMAGES)]]
     if not len(unseen):
         return Judgement(0, 0.0, chance, {})
     functions: dict[str, Callable[[Pass], Tensor]] = {"transformations_kl": transformations_kl, "right": _right}
