@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import conv2d, unfold
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from negvae.spacing import evenly_spaced
+from negvae.spacing import spread_rows
 
 ACTIVATIONS, WEIGHTS = 255, 127
 """The largest integer of an activation, and of a weight."""
@@ -129,7 +129,7 @@ def quantize(encoder: nn.Sequential, images: Tensor) -> QuantizedEncoder:
     ...     assert mean.shape == log_var.shape == (10, 2)
     """
     refuse(encoder)
-    x = images[evenly_spaced(len(images), IMAGES)].cpu()
+    x = spread_rows(images, IMAGES).cpu()
     convolutions = _convolutions(encoder)
     activations, largest = x.float() / 255, []
     for layer in convolutions:

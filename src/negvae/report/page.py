@@ -41,7 +41,7 @@ from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
-from negvae.spacing import evenly_spaced
+from negvae.spacing import spread_rows
 
 TOP = 40
 """The number of the most and of the least typical images to show."""
@@ -309,7 +309,7 @@ def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:
     if inliers.owners is not None:
         chosen = chosen[:: max(len(chosen) // TILES_MAPPED, 1)]
     kind = "held out from training" if len(inliers.held_out) else "of the training data"
-    return chosen[evenly_spaced(len(chosen), MAPPED)].numpy(), f"inliers {kind}"
+    return spread_rows(chosen, MAPPED).numpy(), f"inliers {kind}"
 
 
 # --- the page -----

@@ -30,7 +30,7 @@ from negvae.scoring.references import References
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import Owners
-from negvae.spacing import evenly_spaced
+from negvae.spacing import spread_rows
 from negvae.training.loop import TrainingResult
 
 
@@ -193,7 +193,7 @@ def _inliers(
         inliers = load_inliers(config, shape=shape, recorded=known, log=log)
         training, held_out = inliers.training, inliers.held_out
         # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
-        training = training[evenly_spaced(len(training), REFERENCE_IMAGES)]
+        training = spread_rows(training, REFERENCE_IMAGES)
     except (ValueError, FileNotFoundError):
         if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
             raise

@@ -18,7 +18,7 @@ from negvae.model import VAE, Posterior
 from negvae.scoring.calibration import fpr_threshold
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
-from negvae.spacing import evenly_spaced
+from negvae.spacing import spread_rows
 
 IMAGES = 1000
 """The largest number of training images by which a model is rounded."""
@@ -48,7 +48,7 @@ def quantize_model(model: VAE, training: Tensor, images: int = IMAGES) -> Quanti
     encoder = quantize(model.encoder, training)
     if not decoder_is_known(model.decoder):
         return QuantizedNetworks(encoder)
-    few = training[evenly_spaced(len(training), images)]
+    few = spread_rows(training, images)
     with torch.inference_mode():
         posterior = Posterior(*encoder(few))
         noise = torch.randn(posterior.mean.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
@@ -130,13 +130,13 @@ def try_int8(
         return None
     if model.shifted is not None and SCORES[score].needs:
         return None  # the encoder of transformations takes most of the time, and has no integer arithmetic here
-    few = training[evenly_spaced(len(training), TRIED)]
+    few = spread_rows(training, TRIED)
     quantized = quantize_model(model, few, TRIED)
     if SCORES[score].needs and quantized.decode is None:
         return None
-    sample = training[evenly_spaced(len(training), _MEASURED)]
+    measured = spread_rows(training, _MEASURED)
     present, rounded = (
-        replace(each, references=each.measure(sample, components, [score]))
+        replace(each, references=each.measure(measured, components, [score]))
         for each in (replace(scorer, ensemble=()), Scorer(model, seed=scorer.seed, quantized=quantized))
     )
     inliers = held_out[: 2 * _MEASURED]

@@ -23,7 +23,7 @@ from negvae.scoring.references import References, scale
 from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
 from negvae.scoring.tiles import UNCALIBRATED, Owners, choose_rule, combine
 from negvae.scoring.transformations import judge
-from negvae.spacing import evenly_spaced
+from negvae.spacing import spread_rows
 
 REFERENCE_IMAGES, REFERENCE_TILES = 5_000, 1_000
 LARGEST = float(np.finfo(np.float32).max)
@@ -241,7 +241,7 @@ def _references(
 ) -> References:  # fmt: skip
     """Return statistics of up to so many training images, evenly taken, with the encoder of transformations judged."""
     components = [name for name in components if not name.startswith("transformations")]
-    references = scorer.measure(training[evenly_spaced(len(training), most)], components, names)
+    references = scorer.measure(spread_rows(training, most), components, names)
     return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from negvae.spacing import evenly_spaced
+from negvae.spacing import evenly_spaced, spread_rows
 
 ASKED, COMPARED = 500, 5_000
 """Numbers of images that are mirrored, and that they are compared with, at most."""
@@ -31,7 +31,7 @@ def nearer_than_mirrored(images: Tensor) -> float:
     Returns:
         The share, ties by half: about 0.5 if the images come mirrored as often as not, and 1 if they never do.
     """
-    chosen, pooled = images[evenly_spaced(len(images), COMPARED)], max(1, round(min(images.shape[2:]) / SIDE))
+    chosen, pooled = spread_rows(images, COMPARED), max(1, round(min(images.shape[2:]) / SIDE))
     parts = [avg_pool2d(part.float() / 255, pooled, ceil_mode=True) for part in torch.split(chosen, 256)]
     small = torch.cat(parts)
     asked = torch.tensor(evenly_spaced(len(small), ASKED), device=images.device)
