@@ -6,7 +6,7 @@ import torch
 
 from negvae import NegVAEDetector
 from negvae.config import preset
-from negvae.runs.resolve import FEWEST_TO_TURN, MOST_TO_TURN, fill_in, left_open
+from negvae.runs.resolve import FEWEST_TO_TURN, MOST_TO_TURN, fields_left_open, fill_in
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
@@ -23,14 +23,14 @@ from tests.conftest import blobs
 def test_the_number_of_images_decides_on_turns(images, chosen, said):
     lines = []
     config = preset("unsupervised", "photos")
-    assert fill_in(config, images, left_open("unsupervised", []), lines.append).transformations == chosen
+    assert fill_in(config, images, fields_left_open("unsupervised", []), lines.append).transformations == chosen
     assert said in next(line for line in lines if line.startswith("transformations: "))
 
 
 def test_what_the_user_has_set_and_other_presets_stay():
-    assert "transformations" not in left_open("unsupervised", ["transformations"])
+    assert "transformations" not in fields_left_open("unsupervised", ["transformations"])
     config = preset("general", "photos")
-    assert fill_in(config, 1000, left_open("general", [])) == fill_in(config, 1000, ("batch_size", "epochs"))
+    assert fill_in(config, 1000, fields_left_open("general", [])) == fill_in(config, 1000, ("batch_size", "epochs"))
 
 
 @pytest.mark.parametrize(("count", "chosen"), [(374, "none"), (375, "turns")])

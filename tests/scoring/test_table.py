@@ -160,7 +160,7 @@ def test_larger_is_farther_out(scorer, name):
 def test_what_is_calibrated_and_compared():
     assert set(names_of(lambda score: score.calibrated)) == {
         "combined", "neighbors", "dose", "bpd", "kl", "prior_ratio", "transformations_kl",
-        "reconstruction", "latent_norm", "typicality",
+        "transformations_distance", "reconstruction", "latent_norm", "typicality",
     }  # fmt: skip
     assert names_of(lambda score: score.evaluated) == ("bpd", "kl", "prior_ratio")
 

@@ -12,6 +12,7 @@ from negvae.model.shifted import held_back
 from negvae.negatives import build_source
 from negvae.scoring import Scorer, calibrate
 from negvae.scoring import transformations as judging
+from negvae.scoring.references import References
 from negvae.training import shifted as shift_training
 from negvae.training.loop import train
 from negvae.training.symmetry import come_mirrored, nearer_than_mirrored
@@ -48,11 +49,11 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert "transformations are part of combined" in lines[0]
-    parts = ["dose", "prior_ratio", "transformations_kl"]
+    parts = ["dose", "prior_ratio", "transformations_distance"]
     assert calibration.reference.components == parts
     scorer = Scorer(result.model, calibration.reference)
     inliers, turned = corners(40, 2), corners(40, 3).rot90(1, (2, 3))
-    for name in ("transformations_kl", "combined"):
+    for name in ("transformations_kl", "transformations_distance", "combined"):
         kept, strange = scorer(inliers, [name])[name], scorer(turned, [name])[name]
         assert (strange > kept.max()).mean() > 0.9, name
         assert scorer(inliers[5:6], [name])[name] == kept[5]
@@ -72,7 +73,49 @@ def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):
     assert lines[0].startswith("transformations are left out of combined: ")
     assert lines[0].endswith("unseen inliers are told apart (25% by chance)")
     assert calibration.reference.components == ["dose", "prior_ratio"]
-    assert "transformations_kl" in calibration.scores
+    assert {"transformations_kl", "transformations_distance"} <= set(calibration.scores)
+
+
+def test_the_distance_is_in_the_metric_of_training_copies(result):
+    model, scorer = result.model, Scorer(result.model)
+    learned = judging.judge(model, IMAGES, "float32").fitted
+    priors, encoder = torch.tensor(model.shifted.priors.means, dtype=torch.float64), model.shifted
+
+    def codes(images):
+        with torch.inference_mode():
+            views = [encoder.posteriors(view)[0] for view in encoder.views(model.prepare(images))]
+        return torch.stack(views).mean(0).double().reshape(4, len(images), -1)
+
+    axes = torch.linalg.qr((priors[1:] - priors[0]).T)[0]  # all directions in which the priors' means differ
+    of_training = codes(IMAGES) @ axes
+    residuals = (of_training - of_training.mean(1, keepdim=True)).flatten(0, 1)
+    inverse = torch.linalg.inv(residuals.T @ residuals / len(residuals))
+    images = corners(30, 5)
+    away = (codes(images) - priors.unsqueeze(1)) @ axes
+    wanted = torch.einsum("tni,ij,tnj->n", away, inverse, away).sqrt()
+    fitted = dataclasses.replace(scorer, references=References({}, {"transformations_distance": learned}))
+    found = fitted(images, ["transformations_distance"])["transformations_distance"]
+    assert found == pytest.approx(wanted.numpy(), rel=0.05)  # but for the ridge
+    assert np.corrcoef(found, wanted)[0, 1] > 0.999
+
+
+def test_copies_that_do_not_vary_have_a_finite_distance():
+    learned = judging.fit(np.ones((5, 4, 3)))
+    assert judging.is_fitted(learned)
+    assert not judging.is_fitted(learned[:2])
+    assert judging.distance(torch.ones(2, 4, 3).double(), torch.from_numpy(learned)).isfinite().all()
+
+
+def test_a_calibration_from_before_the_distance_keeps_its_scores(result):
+    reference = calibrate(Scorer(result.model), IMAGES, corners(60, 1)).reference
+    scales = {name: reference.scales[name] for name in ("bpd", "dose", "prior_ratio")}
+    former = References({**scales, "transformations_kl": np.array([1.0, 2.0, 4.0, 2.5])}, reference.fitted)
+    names = ["dose", "prior_ratio", "transformations_kl", "combined"]
+    found = Scorer(result.model, former)(corners(9, 4), names)
+    ratios = [(found[name] - former.scales[name][1]) / np.diff(former.scales[name])[1] for name in names[:3]]
+    largest = np.max(ratios[:2], 0)
+    wanted = ratios[2] + np.sign(largest) * (np.sqrt(1 + np.abs(largest)) - 1)
+    assert found["combined"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
 def test_unseen_images_are_taken_from_all_of_a_sorted_set(result, monkeypatch):
@@ -81,7 +124,7 @@ def test_unseen_images_are_taken_from_all_of_a_sorted_set(result, monkeypatch):
     kinds, measure = [], judging.over_blocks
 
     def watched(model, chosen, *given, **options):
-        kinds.extend(bool((image[:, -5:, :5] == 255).all()) for image in chosen)
+        kinds[:] = [bool((image[:, -5:, :5] == 255).all()) for image in chosen]  # those of the last call
         return measure(model, chosen, *given, **options)
 
     monkeypatch.setattr(judging, "IMAGES", unseen * 2 // 3)
@@ -156,20 +199,22 @@ def test_a_model_without_transformations_has_no_such_score():
     model = trained(run(epochs=1, transformations="none")).model
     with pytest.raises(ValueError, match="trained with transformations"):
         Scorer(model)(IMAGES[:2], ["transformations_kl"])
-    assert "transformations_kl" not in calibrate(Scorer(model), IMAGES, IMAGES[:20]).scores
+    scores = calibrate(Scorer(model), IMAGES, IMAGES[:20]).scores
+    assert not {"transformations_kl", "transformations_distance"} & set(scores)
 
 
 def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
     monkeypatch.setattr(judging, "LEAST_GAIN", 0)
     options = {"epochs": 1, "batch_size": 32, "target_fpr": 0.2, "device": "cpu", "precision": "float32"}
     detector = NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy())
-    assert "transformations_kl" in detector.calibration_.reference.components
+    assert "transformations_distance" in detector.calibration_.reference.components
     detector.save(tmp_path / "run")
     again = NegVAEDetector.load(tmp_path / "run")
     assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()
     pytest.importorskip("onnxruntime")
     from negvae.runs.export import export_onnx
 
-    exported = export_onnx(tmp_path / "run", score="transformations_kl")
-    assert exported.encoder_only
-    assert exported.difference < 1e-4
+    for score in ("transformations_kl", "transformations_distance"):
+        exported = export_onnx(tmp_path / "run", score=score)
+        assert exported.encoder_only
+        assert exported.difference < 1e-4

@@ -192,12 +192,12 @@ def _described(
             raise FileNotFoundError(f"{out} holds no run to go on with: name its folder, or give --data for a new run")
         raise ValueError("--data is missing: name a data set or give a path")
     from negvae.data.rows import holds_rows
-    from negvae.runs.resolve import left_open
+    from negvae.runs.resolve import fields_left_open
 
     if preset is None:
         rows = "embed" in asked or holds_rows(asked["data"])
         preset = "features" if rows else configs.default_preset(asked.get("negatives"))
-    return configs.preset(preset, **asked), left_open(preset, asked)
+    return configs.preset(preset, **asked), fields_left_open(preset, asked)
 
 
 def _read(path: Path) -> dict[str, Any]:

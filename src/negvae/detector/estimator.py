@@ -56,7 +56,16 @@ from negvae.runs.fingerprints import Fingerprints
 from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
-from negvae.runs.resolve import LEFT_OPEN, describe, divide, fill_in, held_out_rows, left_open, rows_to_hold_out, silent
+from negvae.runs.resolve import (
+    LEFT_OPEN,
+    describe,
+    divide,
+    fields_left_open,
+    fill_in,
+    held_out_rows,
+    rows_to_hold_out,
+    silent,
+)
 from negvae.runs.seen import caution, refuse_seen
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
@@ -468,7 +477,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             **values,
         )
         training = count - max(round(calibration * count), 1)
-        undecided = left_open(kind, [field for field in LEFT_OPEN if getattr(self, field, 0) is not None])
+        undecided = fields_left_open(kind, [field for field in LEFT_OPEN if getattr(self, field, 0) is not None])
         return fill_in(plain, training, undecided, self._log(), columns=columns, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:

@@ -126,7 +126,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     Args:
         config: configuration of the run.
         log: called with each line that the user should see.
-        left_open: names of the fields that are open (see the function of that name and `rows_to_hold_out`).
+        left_open: names of the fields that are open (see `fields_left_open` and `rows_to_hold_out`).
 
     Returns:
         Everything that training needs.
@@ -185,7 +185,7 @@ def _check_rule(config: RunConfig, held_out: int) -> None:
         )
 
 
-def left_open(preset: str, given: Collection[str]) -> list[str]:
+def fields_left_open(preset: str, given: Collection[str]) -> list[str]:
     """Return the names of the fields that the number of inliers decides.
 
     Args:
@@ -195,7 +195,7 @@ def left_open(preset: str, given: Collection[str]) -> list[str]:
     Returns:
         Names in `LEFT_OPEN`.
 
-    >>> left_open("general", ["epochs"])
+    >>> fields_left_open("general", ["epochs"])
     ['batch_size', 'network', 'calibration']
     """
     chosen = [*given, *(() if preset == default_preset(None) else ["transformations"])]
@@ -221,7 +221,7 @@ def fill_in(
     Args:
         config: configuration of the run, with a preset's values for the open fields.
         training: number of images or rows that are trained on.
-        left_open: names of the fields that are open (see the function of that name).
+        left_open: names of the fields that are open (see `fields_left_open`).
         log: called with a line about what was filled in.
         columns: number of features in a row.
         warn: called with a line if the steps are too few; None to call `log`.

@@ -16,6 +16,7 @@ from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
 from negvae.scoring.certificates import certified_threshold
+from negvae.scoring.combination import ADDED
 from negvae.scoring.compute import compute_scores, over_blocks, refuse_in_int8
 from negvae.scoring.groups import split
 from negvae.scoring.passes import SharedDraws
@@ -240,7 +241,7 @@ def _references(
     log: Callable[[str], None],
 ) -> References:  # fmt: skip
     """Return statistics of up to so many training images, evenly taken, with the encoder of transformations judged."""
-    components = [name for name in components if not name.startswith("transformations")]
+    components, names = ([name for name in some if name not in ADDED] for some in (components, names))
     references = scorer.measure(spread_rows(training, most), components, names)
     return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
 
@@ -289,10 +290,14 @@ def _with_neighbors(
 def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
-    """Add the scale of the score of transformations if it is to be part of "combined"."""
+    """Add the fit of the distance of transformations, and its scale if it is to be part of "combined"."""
     judgement = judge(scorer.model, training, scorer.computes_in)
     log(judgement.describe())
-    return replace(references, scales={**references.scales, **judgement.scales}) if judgement.counts else references
+    name = "transformations_distance"
+    references = replace(references, fitted={**references.fitted, name: judgement.fitted})
+    if not judgement.counts or judgement.scale is None:
+        return references
+    return replace(references, scales={**references.scales, name: judgement.scale})
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

@@ -140,6 +140,13 @@ SCORES: Table[Score] = Table(
             calibrated=True, target="negvae.scoring.transformations:transformations_kl",
         ),
         Score(
+            name="transformations_distance", papers=("golan2018",), label="transformations, distance",
+            meaning="distance of transformed copies' codes from their priors, as training copies vary",
+            unit="Mahalanobis distance", needs=("transformations", "reference"), calibrated=True,
+            target="negvae.scoring.transformations:transformations_distance",
+            fit="negvae.scoring.transformations:DISTANCE",
+        ),
+        Score(
             name="reconstruction", meaning="-E log p(x|z) under q(z|x)", unit="nats", papers=("an2015",),
             calibrated=True, target="negvae.scoring.scores:reconstruction",
         ),

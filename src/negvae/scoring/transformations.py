@@ -6,10 +6,12 @@ of these inliers is measured on inliers that it was not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from negvae.model import VAE
@@ -17,10 +19,11 @@ from negvae.model.shifted import held_back
 from negvae.scoring.compute import over_blocks
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.references import Values, scale
-from negvae.spacing import evenly_spaced
+from negvae.scoring.table import Fit
+from negvae.spacing import spread_rows
 
 IMAGES = 1000
-"""Largest number of unseen inliers that are measured."""
+"""Largest number of training images that the distance is fitted to, and of unseen inliers that are measured."""
 LEAST_IMAGES = 20
 """Number of unseen inliers below which their scores have no scale."""
 LEAST_GAIN = 1.2
@@ -36,21 +39,84 @@ def transformations_kl(x: Pass) -> Tensor:
     return x.transformed_divergences.diagonal(dim1=1, dim2=2).sum(1)
 
 
+def transformations_distance(x: Pass) -> Tensor:
+    """Return how far the codes of an image's copies lie from their priors, in the metric of training copies (N).
+
+    It is the Mahalanobis distance of `log_odds` from what they are at the priors' means, by the covariance that the
+    copies of training images have about their own means, one for all transformations. Where transformations are hard to
+    tell apart, the codes of inliers vary, and a deviation there says little; where inliers' codes never vary, a small
+    one says much. With a multiple of the identity as covariance, the square would be the part of `transformations_kl`
+    that differs between images in which transformations they show.
+    """
+    return distance(log_odds(x), x.fitted("transformations_distance"))
+
+
+def log_odds(x: Pass) -> Tensor:
+    """Return the log-odds of each transformation against the identity, less their value at the prior's mean.
+
+    For the copy by t they are log p(s|z) - log p(0|z) = KL(q(z|t(x)) || prior_0) - KL(q(z|t(x)) || prior_s), which is
+    linear in the mean of q(z|t(x)), for s = 1 to T - 1: all that priors of equal covariance can tell of a code.
+
+    Returns:
+        N x T x (T - 1) values in nats.
+    """
+    assert x.model.shifted is not None
+    means = torch.tensor(x.model.shifted.priors.means, dtype=torch.float64, device=x.images.device)
+    at_mean = 0.5 * (means.unsqueeze(1) - means).square().sum(2)
+    divergences = x.transformed_divergences - at_mean
+    return divergences[:, :, :1] - divergences[:, :, 1:]
+
+
+def fit(statistics: ArrayLike) -> Values:
+    """Return the matrix that whitens the log-odds of training images' copies about their means.
+
+    Args:
+        statistics: `log_odds` of N training images, N x T x (T - 1).
+
+    Returns:
+        The (T - 1) x (T - 1) matrix that `distance` takes.
+    """
+    values = np.asarray(statistics, np.float64)
+    centered = (values - values.mean(0)).reshape(-1, values.shape[2])
+    covariance = centered.T @ centered / len(centered)
+    # The ridge keeps the distance finite in directions in which training copies hardly vary, or do not at all.
+    ridge = 1e-3 * np.trace(covariance) / len(covariance) + 1e-4
+    root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
+    return np.ascontiguousarray(np.linalg.inv(root).T)
+
+
+def distance(statistics: Tensor, fitted: Tensor) -> Tensor:
+    """Return the distance (N) of log-odds (N x T x (T - 1), float64) from 0, by the matrix that `fit` gives."""
+    # Not a matrix product, which may round an image's distance differently in another place of its batch.
+    return (statistics.unsqueeze(3) * fitted).sum(2).square().sum((1, 2)).sqrt()
+
+
+def is_fitted(values: Values) -> bool:
+    """Return whether an array has the form that `fit` gives."""
+    return values.ndim == 2 and values.shape[0] == values.shape[1] and bool(np.isfinite(values).all())
+
+
+DISTANCE = Fit(statistics=log_odds, fit=fit, distance=distance, is_fitted=is_fitted)
+
+
 @dataclass(frozen=True)
 class Judgement:
-    """What the encoder of transformations makes of inliers that it was not trained on.
+    """What the encoder of transformations makes of training images, and of those among them that it has not seen.
 
     Attributes:
-        images: number of these inliers.
+        images: number of unseen inliers that were measured.
         accuracy: share of their transformed copies whose own prior is the nearest; 0 without any.
         chance: that share by chance.
-        scales: scale of their score (`negvae.scoring.references.scale`) by the score's name; none without any.
+        fitted: what `fit` made of training images' copies.
+        scale: scale of `transformations_distance` on the unseen inliers (`negvae.scoring.references.scale`); None
+            without any.
     """
 
     images: int
     accuracy: float
     chance: float
-    scales: Mapping[str, Values]
+    fitted: Values
+    scale: Values | None
 
     @property
     def counts(self) -> bool:
@@ -60,7 +126,7 @@ class Judgement:
     def describe(self) -> str:
         """Describe the judgement in one line.
 
-        >>> Judgement(9, 0.27, 0.25, {}).describe()
+        >>> Judgement(9, 0.27, 0.25, np.eye(3), None).describe()
         'transformations are left out of combined: 9 unseen inliers are fewer than 20'
         """
         what = "are part of combined" if self.counts else "are left out of combined"
@@ -72,7 +138,7 @@ class Judgement:
 
 
 def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
-    """Measure the encoder of transformations on the training images that it has not seen.
+    """Fit the distance to training images, and measure it on those that the encoder of transformations has not seen.
 
     Args:
         model: trained VAE with transformations, in evaluation mode.
@@ -83,14 +149,19 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
         The judgement.
     """
     assert model.shifted is not None
+
+    def measured(images: Tensor) -> dict[str, Tensor]:
+        functions: dict[str, Callable[[Pass], Tensor]] = {"odds": log_odds, "right": _right}
+        return over_blocks(model, images, functions, draws=SharedDraws(), precision=precision)
+
+    fitted = fit(measured(spread_rows(training, IMAGES))["odds"].numpy())
     chance, rows = 1 / model.shifted.priors.count, held_back(training).nonzero().flatten()
-    unseen = training[rows[evenly_spaced(len(rows), IMAGES)]]
+    unseen = training[spread_rows(rows, IMAGES)]
     if not len(unseen):
-        return Judgement(0, 0.0, chance, {})
-    functions: dict[str, Callable[[Pass], Tensor]] = {"transformations_kl": transformations_kl, "right": _right}
-    found = over_blocks(model, unseen, functions, draws=SharedDraws(), precision=precision)
-    accuracy = float(found.pop("right").mean())
-    return Judgement(len(unseen), accuracy, chance, {name: scale(values.numpy()) for name, values in found.items()})
+        return Judgement(0, 0.0, chance, fitted, None)
+    found = measured(unseen)
+    distances = distance(found["odds"], torch.from_numpy(fitted))
+    return Judgement(len(unseen), float(found["right"].mean()), chance, fitted, scale(distances.numpy()))
 
 
 def _right(x: Pass) -> Tensor:
