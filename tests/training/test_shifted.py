@@ -49,7 +49,7 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert "transformations are part of combined" in lines[0]
-    parts = ["dose", "prior_ratio", "transformations_distance"]
+    parts = ["dose", "prior_ratio", "transformations_kl", "transformations_distance"]
     assert calibration.reference.components == parts
     scorer = Scorer(result.model, calibration.reference)
     inliers, turned = corners(40, 2), corners(40, 3).rot90(1, (2, 3))
@@ -62,7 +62,7 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
         _, median, high, _ = calibration.reference.scales[name]
         ratios.append((scores[name].astype(float) - median) / (high - median))
     largest = np.max(ratios[:2], 0)
-    wanted = ratios[2] + np.sign(largest) * (np.sqrt(1 + np.abs(largest)) - 1)
+    wanted = np.max(ratios[2:], 0) + np.sign(largest) * (np.sqrt(1 + np.abs(largest)) - 1)
     assert scores["combined"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
@@ -209,6 +209,8 @@ def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
     detector = NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy())
     assert "transformations_distance" in detector.calibration_.reference.components
     detector.save(tmp_path / "run")
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert "the larger of transformations_kl and transformations_distance plus sqrt(1 + m) - 1" in card
     again = NegVAEDetector.load(tmp_path / "run")
     assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()
     pytest.importorskip("onnxruntime")

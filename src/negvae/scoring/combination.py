@@ -14,10 +14,8 @@ TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
-ADDED = ("transformations_distance", "transformations_kl")
-"""Scores to which "combined" adds what it is without them, damped (`damped`); a calibration has one of them or none.
-
-Calibrations have the first. Those that were saved before it existed have the second, and keep their scores."""
+ADDED = ("transformations_kl", "transformations_distance")
+"""Scores of transformations: to the largest of them "combined" adds what it is without them, damped (`damped`)."""
 
 
 def combined(x: Pass) -> Tensor:
@@ -26,9 +24,10 @@ def combined(x: Pass) -> Tensor:
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
-    To the ratio of the score of transformations (`ADDED`), the largest of the others is added, damped: outliers that
-    are near the inliers are a little unusual in most respects, and a ratio of a hundred should not drown the rest.
-    "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
+    To the largest ratio of the scores of transformations (`ADDED`), the largest of the others is added, damped:
+    outliers that are near the inliers are a little unusual in most respects, and a ratio of a hundred should not drown
+    the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the
+    scores.
     """
     ratios = dict[str, Tensor]()
     for name in x.references.components:
@@ -41,11 +40,11 @@ def combined(x: Pass) -> Tensor:
         ratios[name] = ratio
     if not ratios:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
+    added = [ratio for name, ratio in ratios.items() if name in ADDED]
     others = [ratio for name, ratio in ratios.items() if name not in ADDED]
-    if not 0 < len(others) < len(ratios):
-        return torch.stack(list(ratios.values())).amax(0)
-    (of_transformations,) = [ratio for name, ratio in ratios.items() if name in ADDED]
-    return of_transformations + damped(torch.stack(others).amax(0))
+    if not added or not others:
+        return torch.stack(added or others).amax(0)
+    return torch.stack(added).amax(0) + damped(torch.stack(others).amax(0))
 
 
 def damped(ratio: Tensor) -> Tensor:

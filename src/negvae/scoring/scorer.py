@@ -290,14 +290,13 @@ def _with_neighbors(
 def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
-    """Add the fit of the distance of transformations, and its scale if it is to be part of "combined"."""
+    """Add the fit of the distance of transformations, and the scales if they are to be part of "combined"."""
     judgement = judge(scorer.model, training, scorer.computes_in)
     log(judgement.describe())
-    name = "transformations_distance"
-    references = replace(references, fitted={**references.fitted, name: judgement.fitted})
-    if not judgement.counts or judgement.scale is None:
-        return references
-    return replace(references, scales={**references.scales, name: judgement.scale})
+    scales = {**references.scales, **judgement.scales} if judgement.counts else references.scales
+    return replace(
+        references, fitted={**references.fitted, "transformations_distance": judgement.fitted}, scales=scales
+    )
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

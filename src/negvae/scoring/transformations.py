@@ -6,7 +6,7 @@ of these inliers is measured on inliers that it was not trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -108,15 +108,15 @@ class Judgement:
         accuracy: share of their transformed copies whose own prior is the nearest; 0 without any.
         chance: that share by chance.
         fitted: what `fit` made of training images' copies.
-        scale: scale of `transformations_distance` on the unseen inliers (`negvae.scoring.references.scale`); None
-            without any.
+        scales: scales of the scores of transformations on the unseen inliers (`negvae.scoring.references.scale`) by
+            the score's name; none without any.
     """
 
     images: int
     accuracy: float
     chance: float
     fitted: Values
-    scale: Values | None
+    scales: Mapping[str, Values]
 
     @property
     def counts(self) -> bool:
@@ -126,7 +126,7 @@ class Judgement:
     def describe(self) -> str:
         """Describe the judgement in one line.
 
-        >>> Judgement(9, 0.27, 0.25, np.eye(3), None).describe()
+        >>> Judgement(9, 0.27, 0.25, np.eye(3), {}).describe()
         'transformations are left out of combined: 9 unseen inliers are fewer than 20'
         """
         what = "are part of combined" if self.counts else "are left out of combined"
@@ -151,17 +151,21 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     assert model.shifted is not None
 
     def measured(images: Tensor) -> dict[str, Tensor]:
-        functions: dict[str, Callable[[Pass], Tensor]] = {"odds": log_odds, "right": _right}
+        functions: dict[str, Callable[[Pass], Tensor]] = {
+            "odds": log_odds, "right": _right, "transformations_kl": transformations_kl,
+        }  # fmt: skip
         return over_blocks(model, images, functions, draws=SharedDraws(), precision=precision)
 
     fitted = fit(measured(spread_rows(training, IMAGES))["odds"].numpy())
     chance, rows = 1 / model.shifted.priors.count, held_back(training).nonzero().flatten()
     unseen = training[spread_rows(rows, IMAGES)]
     if not len(unseen):
-        return Judgement(0, 0.0, chance, fitted, None)
+        return Judgement(0, 0.0, chance, fitted, {})
     found = measured(unseen)
-    distances = distance(found["odds"], torch.from_numpy(fitted))
-    return Judgement(len(unseen), float(found["right"].mean()), chance, fitted, scale(distances.numpy()))
+    accuracy = float(found.pop("right").mean())
+    found["transformations_distance"] = distance(found.pop("odds"), torch.from_numpy(fitted))
+    scales = {name: scale(values.numpy()) for name, values in found.items()}
+    return Judgement(len(unseen), accuracy, chance, fitted, scales)
 
 
 def _right(x: Pass) -> Tensor:
