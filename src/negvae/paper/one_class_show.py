@@ -94,7 +94,7 @@ def whole(found: Found) -> DataTable:
         results = found[data][None]
         for ood in dict.fromkeys(name for one in results for name in one["evaluation"]):
             have = [one["evaluation"][ood] for one in results if ood in one["evaluation"]]
-            figures = [spread([float(one[f"auc_{name}"]) for one in have]) for name in SHOWN]
+            figures = [spread([float(one[f"auc_{name}"]) for one in have if f"auc_{name}" in one]) for name in SHOWN]
             gains = spread([float(one["auc_combined"]) - float(one[f"auc_{BEFORE}"]) for one in have])
             goal = NEAR_GOALS.get((data, ood))
             assert gains is not None  # there is a result
