@@ -57,6 +57,9 @@ def log_odds(x: Pass) -> Tensor:
     For the copy by t they are log p(s|z) - log p(0|z) = KL(q(z|t(x)) || prior_0) - KL(q(z|t(x)) || prior_s), which is
     linear in the mean of q(z|t(x)), for s = 1 to T - 1: all that priors of equal covariance can tell of a code.
 
+    Args:
+        x: pass of a model with transformations.
+
     Returns:
         N x T x (T - 1) values in nats.
     """
