@@ -25,6 +25,7 @@ from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, Calibration
+from negvae.scoring.combination import ADDED
 from negvae.scoring.metrics import auroc
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
@@ -170,7 +171,7 @@ def _without_transformations(scores: Mapping[str, NDArray[np.float32]], referenc
     """Return "combined" (N) as it would be without transformations, made of the other scores and their scales."""
     ratios = []
     for name in references.components:
-        if not name.startswith("transformations"):
+        if name not in ADDED:
             _, median, high, _ = references.scales[name]
             ratios.append((scores[name] - median) / max(high - median, 1e-9 * max(abs(median), 1e-9)))
     largest: NDArray[np.float32] = np.max(ratios, axis=0).astype(np.float32)

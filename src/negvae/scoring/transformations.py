@@ -45,8 +45,8 @@ def transformations_distance(x: Pass) -> Tensor:
     It is the Mahalanobis distance of `log_odds` from what they are at the priors' means, by the covariance that the
     copies of training images have about their own means, one for all transformations. Where transformations are hard to
     tell apart, the codes of inliers vary, and a deviation there says little; where inliers' codes never vary, a small
-    one says much. With a multiple of the identity as covariance, the square would be the part of `transformations_kl`
-    that differs between images in which transformations they show.
+    one says much. If the codes of training copies varied alike in all directions, the square would be proportional to
+    the part of `transformations_kl` that lies in the directions in which the priors differ.
     """
     return distance(log_odds(x), x.fitted("transformations_distance"))
 
