@@ -24,7 +24,8 @@ from negvae.scoring.table import names_of, score_of
 from negvae.training.loop import train
 from tests.conftest import SHAPES, blobs, small_run
 
-NAMES = names_of(lambda score: {"features", "transformations"}.isdisjoint(score.needs))
+NOT_HERE = {"features", "transformations"}
+NAMES = names_of(lambda score: NOT_HERE.isdisjoint(score.needs))
 NAMES = tuple(name for name in NAMES if name != "defects")  # of heat maps, in test_heatmaps
 OTHERS = 255 - blobs(23, SHAPES["gray"], 7)
 BITS = 784 * math.log(2)
@@ -38,7 +39,8 @@ def scorer():
     for seed in range(2):
         config = small_run("gray", initialization="he", epochs=5, batch_size=16, negatives="augmented", seed=seed)
         models.append(train(config, images[:120], build_source("augmented", None)).model.eval())
-    references = calibrate(Scorer(models[0]), images[:120], images[120:]).reference
+    names = [*names_of(lambda score: score.calibrated and NOT_HERE.isdisjoint(score.needs)), "latent_neighbors"]
+    references = calibrate(Scorer(models[0]), images[:120], images[120:], names=names).reference
     return Scorer(models[0], references, (models[1],))
 
 
@@ -78,6 +80,9 @@ def _plain(models, references, image):
             "latent_norm": q.base_dist.loc.square().sum(),
             "reconstruction": -(elbo + kl),
             "bpd": -elbo / BITS,
+            "latent_neighbors": np.sort(
+                np.linalg.norm(references.fitted["latent_neighbors"] - q.base_dist.loc.numpy(), axis=1)
+            )[4],
         }
         weights = []
         for noise in shared_draws(model, 16).noise.double():
@@ -160,7 +165,7 @@ def test_larger_is_farther_out(scorer, name):
 def test_what_is_calibrated_and_compared():
     assert set(names_of(lambda score: score.calibrated)) == {
         "combined", "neighbors", "dose", "bpd", "kl", "prior_ratio", "transformations_kl",
-        "transformations_distance", "reconstruction", "latent_norm", "typicality",
+        "transformations_distance", "transformations_neighbors", "reconstruction", "latent_norm", "typicality",
     }  # fmt: skip
     assert names_of(lambda score: score.evaluated) == ("bpd", "kl", "prior_ratio")
 

@@ -8,10 +8,13 @@ import torch
 
 from negvae import NegVAEDetector
 from negvae.model import build_vae
-from negvae.model.shifted import held_back
+from negvae.model.shifted import held_back, trained_on
 from negvae.negatives import build_source
 from negvae.scoring import Scorer, calibrate
 from negvae.scoring import transformations as judging
+from negvae.scoring.latent_neighbors import NEIGHBORS, are_kept, keep, to_nearest
+from negvae.scoring.metrics import auroc
+from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.references import References
 from negvae.training import shifted as shift_training
 from negvae.training.loop import train
@@ -27,6 +30,8 @@ def corners(count: int, seed: int = 0) -> torch.Tensor:
 
 
 IMAGES = corners(240)
+OF_TRANSFORMATIONS = ("transformations_kl", "transformations_distance", "transformations_neighbors")
+ADDED = (*OF_TRANSFORMATIONS, "latent_neighbors")
 
 
 def run(**fields):
@@ -45,15 +50,16 @@ def result():
         return trained(run(epochs=1))
 
 
-def test_copies_of_unseen_inliers_are_told_apart(result):
+def test_copies_of_unseen_inliers_are_told_apart(result, monkeypatch):
+    monkeypatch.setattr(judging, "LEAST_AUROC", 0.0)
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert "transformations are part of combined" in lines[0]
-    parts = ["dose", "prior_ratio", "transformations_kl", "transformations_distance"]
+    parts = ["dose", "prior_ratio", *ADDED]
     assert calibration.reference.components == parts
     scorer = Scorer(result.model, calibration.reference)
     inliers, turned = corners(40, 2), corners(40, 3).rot90(1, (2, 3))
-    for name in ("transformations_kl", "transformations_distance", "combined"):
+    for name in (*OF_TRANSFORMATIONS, "combined"):
         kept, strange = scorer(inliers, [name])[name], scorer(turned, [name])[name]
         assert (strange > kept.max()).mean() > 0.9, name
         assert scorer(inliers[5:6], [name])[name] == kept[5]
@@ -62,7 +68,7 @@ def test_copies_of_unseen_inliers_are_told_apart(result):
         _, median, high, _ = calibration.reference.scales[name]
         ratios.append((scores[name].astype(float) - median) / (high - median))
     largest = np.max(ratios[:2], 0)
-    wanted = np.max(ratios[2:], 0) + np.sign(largest) * (np.sqrt(1 + np.abs(largest)) - 1)
+    wanted = np.max(ratios[2:4], 0) + ratios[4] + ratios[5] + np.sign(largest) * (np.sqrt(1 + np.abs(largest)) - 1)
     assert scores["combined"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
@@ -73,12 +79,75 @@ def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):
     assert lines[0].startswith("transformations are left out of combined: ")
     assert lines[0].endswith("unseen inliers are told apart (25% by chance)")
     assert calibration.reference.components == ["dose", "prior_ratio"]
-    assert {"transformations_kl", "transformations_distance"} <= set(calibration.scores)
+    assert set(OF_TRANSFORMATIONS) <= set(calibration.scores)
+
+
+def test_neighbors_count_where_nearly_all_copies_are_told_apart(result, monkeypatch):
+    accuracy = judging.judge(result.model, IMAGES, "float32").accuracy
+    for least, counts in ((accuracy, True), (accuracy + 0.001, False)):
+        monkeypatch.setattr(judging, "LEAST_TOLD_APART", least)
+        lines = []
+        calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
+        assert ("transformations_neighbors" in calibration.reference.components) == counts
+        assert {"transformations_kl", "transformations_distance"} <= set(calibration.reference.components)
+        assert f"transformations_neighbors {'is too' if counts else 'is not'} (it takes" in lines[0]
+
+
+def test_neighbors_of_the_content_count_where_it_shows_that_a_copy_is_none(result, monkeypatch):
+    def mean_neighbors(images):
+        return scorer(images, ["latent_neighbors"])["latent_neighbors"]
+
+    found = judging.judge(result.model, IMAGES, "float32")
+    scorer = Scorer(result.model, References({}, found.fitted))
+    unseen = IMAGES[held_back(IMAGES)]
+    turned = np.concatenate([mean_neighbors(unseen.rot90(quarter, (2, 3))) for quarter in (1, 2, 3)])
+    assert found.auroc == pytest.approx(auroc(mean_neighbors(unseen), turned)[0], abs=0.01)
+    for least, counts in ((found.auroc, True), (found.auroc + 0.001, False)):
+        monkeypatch.setattr(judging, "LEAST_AUROC", least)
+        lines = []
+        calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
+        assert ("latent_neighbors" in calibration.reference.components) == counts
+        assert f"latent_neighbors {'is too' if counts else 'is not'} (it finds copies" in lines[0]
+
+
+def test_latent_neighbors_are_the_nearest_codes_of_training_images():
+    model = trained(run(epochs=1, transformations="none")).model
+    assert "latent_neighbors" not in calibrate(Scorer(model), IMAGES, corners(60, 1)).reference.fitted  # not asked for
+    calibration = calibrate(Scorer(model), IMAGES, corners(60, 1), score="latent_neighbors")
+    assert calibration.reference.components == ["dose", "prior_ratio"]
+    with torch.inference_mode():
+        kept, codes = (model.encode(model.prepare(images)).mean.double() for images in (IMAGES, corners(30, 5)))
+    wanted = torch.cdist(codes, kept).sort(1).values[:, NEIGHBORS - 1]
+    found = Scorer(model, calibration.reference)(corners(30, 5), ["latent_neighbors"])["latent_neighbors"]
+    assert found == pytest.approx(wanted.numpy(), rel=1e-4)
+    many = keep(np.arange(3.0 * 1500).reshape(1500, 1, 3))
+    assert many.shape == (1000, 3)
+    assert many[-1, 0] > 3 * 1490  # of all of them, not of the first
+    assert to_nearest(torch.zeros(1, 1, 3).double(), torch.tensor([[3.0, 0, 4], [0, 2, 0]]).double()) == 5
+    assert not are_kept(np.zeros((0, 3)))
+
+
+def test_neighbors_are_the_nearest_views_of_training_images(result):
+    def odds(images):
+        with torch.inference_mode():
+            x = Pass(result.model, images, draws=SharedDraws())
+            found = judging.log_odds_of_views(x)
+            assert torch.allclose(found.mean(1), judging.log_odds(x).flatten(1), atol=1e-9)
+        return found.numpy()
+
+    kept, learned = odds(IMAGES[trained_on(IMAGES)]), judging.judge(result.model, IMAGES, "float32").fitted
+    assert learned["transformations_neighbors"] == pytest.approx(kept.reshape(-1, 12), rel=1e-4, abs=1e-3)
+    images = corners(30, 5)
+    scorer = Scorer(result.model, References({}, learned))
+    found = scorer(images, ["transformations_neighbors"])["transformations_neighbors"]
+    distances = np.linalg.norm(odds(images)[:, :, None] - kept.reshape(-1, 12), axis=3)
+    assert found == pytest.approx(np.sort(distances, 2)[:, :, NEIGHBORS - 1].mean(1), rel=1e-3, abs=1e-3)
 
 
 def test_the_distance_is_in_the_metric_of_training_copies(result):
     model, scorer = result.model, Scorer(result.model)
     learned = judging.judge(model, IMAGES, "float32").fitted
+    kept = IMAGES[trained_on(IMAGES)]
     priors, encoder = torch.tensor(model.shifted.priors.means, dtype=torch.float64), model.shifted
 
     def codes(images):
@@ -87,13 +156,13 @@ def test_the_distance_is_in_the_metric_of_training_copies(result):
         return torch.stack(views).mean(0).double().reshape(4, len(images), -1)
 
     axes = torch.linalg.qr((priors[1:] - priors[0]).T)[0]  # all directions in which the priors' means differ
-    of_training = codes(IMAGES) @ axes
+    of_training = codes(kept) @ axes
     residuals = (of_training - of_training.mean(1, keepdim=True)).flatten(0, 1)
     inverse = torch.linalg.inv(residuals.T @ residuals / len(residuals))
     images = corners(30, 5)
     away = (codes(images) - priors.unsqueeze(1)) @ axes
     wanted = torch.einsum("tni,ij,tnj->n", away, inverse, away).sqrt()
-    fitted = dataclasses.replace(scorer, references=References({}, {"transformations_distance": learned}))
+    fitted = dataclasses.replace(scorer, references=References({}, learned))
     found = fitted(images, ["transformations_distance"])["transformations_distance"]
     assert found == pytest.approx(wanted.numpy(), rel=0.05)  # but for the ridge
     assert np.corrcoef(found, wanted)[0, 1] > 0.999
@@ -106,10 +175,15 @@ def test_copies_that_do_not_vary_have_a_finite_distance():
     assert judging.distance(torch.ones(2, 4, 3).double(), torch.from_numpy(learned)).isfinite().all()
 
 
-def test_a_calibration_from_before_the_distance_keeps_its_scores(result):
+def test_a_calibration_from_before_distance_and_neighbors_keeps_its_scores(result):
     reference = calibrate(Scorer(result.model), IMAGES, corners(60, 1)).reference
     scales = {name: reference.scales[name] for name in ("bpd", "dose", "prior_ratio")}
-    former = References({**scales, "transformations_kl": np.array([1.0, 2.0, 4.0, 2.5])}, reference.fitted)
+    former = References(
+        {**scales, "transformations_kl": np.array([1.0, 2.0, 4.0, 2.5])},
+        {
+            "dose": reference.fitted["dose"],
+        },
+    )
     names = ["dose", "prior_ratio", "transformations_kl", "combined"]
     found = Scorer(result.model, former)(corners(9, 4), names)
     ratios = [(found[name] - former.scales[name][1]) / np.diff(former.scales[name])[1] for name in names[:3]]
@@ -200,23 +274,27 @@ def test_a_model_without_transformations_has_no_such_score():
     with pytest.raises(ValueError, match="trained with transformations"):
         Scorer(model)(IMAGES[:2], ["transformations_kl"])
     scores = calibrate(Scorer(model), IMAGES, IMAGES[:20]).scores
-    assert not {"transformations_kl", "transformations_distance"} & set(scores)
+    assert not set(OF_TRANSFORMATIONS) & set(scores)
 
 
 def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
     monkeypatch.setattr(judging, "LEAST_GAIN", 0)
+    monkeypatch.setattr(judging, "LEAST_TOLD_APART", 0)
+    monkeypatch.setattr(judging, "LEAST_AUROC", 0)
     options = {"epochs": 1, "batch_size": 32, "target_fpr": 0.2, "device": "cpu", "precision": "float32"}
     detector = NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy())
-    assert "transformations_distance" in detector.calibration_.reference.components
+    assert set(ADDED) <= set(detector.calibration_.reference.components)
     detector.save(tmp_path / "run")
     card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
-    assert "the larger of transformations_kl and transformations_distance plus sqrt(1 + m) - 1" in card
+    largest = "the larger of transformations_kl and transformations_distance"
+    assert f"combined is {largest} plus transformations_neighbors plus latent_neighbors plus sqrt(1 + m) - 1" in card
     again = NegVAEDetector.load(tmp_path / "run")
     assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()
     pytest.importorskip("onnxruntime")
     from negvae.runs.export import export_onnx
 
-    for score in ("transformations_kl", "transformations_distance"):
+    for score in OF_TRANSFORMATIONS:
         exported = export_onnx(tmp_path / "run", score=score)
         assert exported.encoder_only
         assert exported.difference < 1e-4
+    assert export_onnx(tmp_path / "run").difference < 1e-4

@@ -102,6 +102,19 @@ class ShiftEncoder(nn.Module):
         return divergences.reshape(self.priors.count, -1, self.priors.count).transpose(0, 1)
 
 
+def trained_on(images: Tensor) -> Tensor:
+    """Return which images the encoder of transformations is trained on: all but those of `held_back`, or all of them.
+
+    Args:
+        images: uint8 images, N x C x H x W.
+
+    Returns:
+        A mask (N), on the images' device.
+    """
+    back = held_back(images)
+    return back if back.all() else ~back
+
+
 def held_back(images: Tensor) -> Tensor:
     """Return which images the encoder of transformations is not trained on, about one in `HELD_BACK`.
 

@@ -30,7 +30,10 @@ PUBLISHED: dict[str, dict[str, float]] = {
     "CSI": {"cifar10": 0.943},
 }
 """Published means over the ten classes, without outside data."""
-SCORES = ("combined", "transformations_distance", "transformations_kl", "dose", "prior_ratio", "kl", "bpd")
+SCORES = (
+    "combined", "transformations_neighbors", "transformations_distance", "transformations_kl", "latent_neighbors",
+    "dose", "prior_ratio", "kl", "bpd",
+)  # fmt: skip
 """Scores that are measured."""
 BEFORE = "combined, without transformations"
 """The score "combined" of the same model, made of the other scores alone."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ from negvae.runs.resolve import describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.combination import ADDED
 from negvae.scoring.metrics import auroc
-from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress
@@ -143,12 +142,13 @@ def _measured(
 
     Of whole sets, the first two are by set of outliers.
     """
-    names = [name for name in SCORES if not name.startswith("transformations") or result.model.shifted is not None]
-    scorer = Scorer(result.model, calibration.reference)
+    scorer, counted = Scorer(result.model, calibration.reference), {name for group in ADDED for name in group}
+    names = [name for name in SCORES if result.model.shifted is not None or name not in counted]
+    scales = {name: scale for name, scale in scorer.references.scales.items() if name not in counted}
+    plain = replace(scorer, references=replace(scorer.references, scales=scales))
 
     def scored(images: Tensor) -> dict[str, NDArray[np.float32]]:
-        scores = dict(scorer(images, names))
-        return {**scores, BEFORE: _without_transformations(scores, calibration.reference)}
+        return {**scorer(images, names), BEFORE: plain(images, ["combined"])["combined"]}
 
     usual = scored(inliers)
     areas: dict[str, Result] = {}
@@ -165,17 +165,6 @@ def _measured(
     if OTHER_CLASSES in outliers:
         areas, statistics = areas[OTHER_CLASSES], statistics[OTHER_CLASSES]
     return {"evaluation": areas, "quantiles": statistics, "false_alarms": alarms}
-
-
-def _without_transformations(scores: Mapping[str, NDArray[np.float32]], references: References) -> NDArray[np.float32]:
-    """Return "combined" (N) as it would be without transformations, made of the other scores and their scales."""
-    ratios = []
-    for name in references.components:
-        if name not in ADDED:
-            _, median, high, _ = references.scales[name]
-            ratios.append((scores[name] - median) / max(high - median, 1e-9 * max(abs(median), 1e-9)))
-    largest: NDArray[np.float32] = np.max(ratios, axis=0).astype(np.float32)
-    return largest
 
 
 def _labels(images: ImageSet) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ from negvae.paper.one_class import (
     LOSS,
     NEAR_GOALS,
     PUBLISHED,
+    SCORES,
     WHOLE,
     OneClassProfile,
     finished,
@@ -27,7 +28,7 @@ from negvae.report.tables import DataTable, markdown, replace_table
 BEGIN, END = "<!-- one class: begin (negvae paper show one-class --page FILE) -->", "<!-- one class: end -->"
 Found = dict[str, dict[int | None, list[Result]]]
 """Results by data set and class (None for the whole set), in the order of the seeds."""
-SHOWN = ("combined", "transformations_distance", "transformations_kl", BEFORE, "dose", "prior_ratio", "kl", "bpd")
+SHOWN = (SCORES[0], BEFORE, *SCORES[1:])
 
 
 def gather(profile: OneClassProfile, results: Path) -> Found:

@@ -491,9 +491,9 @@ def _calibration_card(calibration: Calibration) -> str:
             for name in calibration.reference.components
             for low, middle, high, _ in [calibration.reference.scales[name]]
         )
-        added = [name for name in ADDED if name in calibration.reference.components]
-        first = f"the larger of {' and '.join(added)}" if len(added) > 1 else "".join(added)
-        what = f"{first} plus sqrt(1 + m) - 1, where m is the largest other" if added else "the largest"
+        groups = [[name for name in group if name in calibration.reference.components] for group in ADDED]
+        added = [f"the larger of {' and '.join(group)}" if group[1:] else group[0] for group in groups if group]
+        what = f"{' plus '.join(added)} plus sqrt(1 + m) - 1, where m is the largest other" if added else "the largest"
         lines.append(
             f"- combined is {what} of several scores, each as its distance from the training images' median, in"
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"

@@ -14,8 +14,8 @@ TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
-ADDED = ("transformations_kl", "transformations_distance")
-"""Scores of transformations: to the largest of them "combined" adds what it is without them, damped (`damped`)."""
+ADDED = (("transformations_kl", "transformations_distance"), ("transformations_neighbors",), ("latent_neighbors",))
+"""Scores that count with transformations: "combined" adds the largest of each group and, damped, of all others."""
 
 
 def combined(x: Pass) -> Tensor:
@@ -24,10 +24,10 @@ def combined(x: Pass) -> Tensor:
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
-    To the largest ratio of the scores of transformations (`ADDED`), the largest of the others is added, damped:
-    outliers that are near the inliers are a little unusual in most respects, and a ratio of a hundred should not drown
-    the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references` lists the
-    scores.
+    With transformations, the largest of each group of scores in `ADDED` and the largest of the others, damped,
+    are added: outliers that are near the inliers are a little unusual in most respects, and a ratio of a hundred should
+    not drown the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references`
+    lists the scores.
     """
     ratios = dict[str, Tensor]()
     for name in x.references.components:
@@ -40,11 +40,12 @@ def combined(x: Pass) -> Tensor:
         ratios[name] = ratio
     if not ratios:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
-    added = [ratio for name, ratio in ratios.items() if name in ADDED]
-    others = [ratio for name, ratio in ratios.items() if name not in ADDED]
-    if not added or not others:
-        return torch.stack(added or others).amax(0)
-    return torch.stack(added).amax(0) + damped(torch.stack(others).amax(0))
+    added = [[ratios.pop(name) for name in group if name in ratios] for group in ADDED]
+    terms = [torch.stack(group).amax(0) for group in added if group]
+    if ratios:
+        others = torch.stack(list(ratios.values())).amax(0)
+        terms.append(damped(others) if terms else others)
+    return torch.stack(terms).sum(0)
 
 
 def damped(ratio: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
 from negvae.scoring.certificates import certified_threshold
-from negvae.scoring.combination import ADDED
 from negvae.scoring.compute import compute_scores, over_blocks, refuse_in_int8
 from negvae.scoring.groups import split
 from negvae.scoring.passes import SharedDraws
@@ -98,7 +97,8 @@ class Scorer:
             quantized=self.quantized,
         )  # fmt: skip
         learned = {name: fit.fit(found[name].numpy()) for name, fit in fits.items()}
-        found |= {name: fit.distance(found[name], torch.from_numpy(learned[name])) for name, fit in fits.items()}
+        apart = {name: fit for name, fit in fits.items() if name in scaled}
+        found |= {name: fit.distance(found[name], torch.from_numpy(learned[name])) for name, fit in apart.items()}
         return References({name: scale(found[name].numpy()) for name in scaled}, learned)
 
     def check(self, scores: Sequence[str | Score | ScoreFunction]) -> None:
@@ -241,7 +241,8 @@ def _references(
     log: Callable[[str], None],
 ) -> References:  # fmt: skip
     """Return statistics of up to so many training images, evenly taken, with the encoder of transformations judged."""
-    components, names = ([name for name in some if name not in ADDED] for some in (components, names))
+    apart = names_of(lambda score: "transformations" in score.needs)
+    components, names = ([name for name in some if name not in apart] for some in (components, names))
     references = scorer.measure(spread_rows(training, most), components, names)
     return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
 
@@ -290,13 +291,11 @@ def _with_neighbors(
 def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
-    """Add the fit of the distance of transformations, and the scales if they are to be part of "combined"."""
+    """Add the fits of the scores of transformations, and the scales of those that are to be part of "combined"."""
     judgement = judge(scorer.model, training, scorer.computes_in)
     log(judgement.describe())
-    scales = {**references.scales, **judgement.scales} if judgement.counts else references.scales
-    return replace(
-        references, fitted={**references.fitted, "transformations_distance": judgement.fitted}, scales=scales
-    )
+    fitted, scales = {**references.fitted, **judgement.fitted}, {**references.scales, **judgement.components}
+    return replace(references, fitted=fitted, scales=scales)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

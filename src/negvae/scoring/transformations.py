@@ -15,19 +15,25 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from negvae.model import VAE
-from negvae.model.shifted import held_back
+from negvae.model.shifted import held_back, trained_on
+from negvae.model.shifts import copies
+from negvae.scoring import latent_neighbors
 from negvae.scoring.compute import over_blocks
+from negvae.scoring.latent_neighbors import IMAGES, are_kept, keep, to_nearest
+from negvae.scoring.metrics import auroc
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.references import Values, scale
 from negvae.scoring.table import Fit
 from negvae.spacing import spread_rows
 
-IMAGES = 1000
-"""Largest number of training images that the distance is fitted to, and of unseen inliers that are measured."""
 LEAST_IMAGES = 20
 """Number of unseen inliers below which their scores have no scale."""
 LEAST_GAIN = 1.2
 """Least ratio of the share of copies that are told apart to that by chance; below it, the transformations are none."""
+LEAST_TOLD_APART = 0.95
+"""Least share of copies told apart for "transformations_neighbors" to be part of "combined"."""
+LEAST_AUROC = 0.9
+"""Least AUROC by which "latent_neighbors" finds transformed copies, for it to be part of "combined"."""
 
 
 def transformations_kl(x: Pass) -> Tensor:
@@ -51,6 +57,17 @@ def transformations_distance(x: Pass) -> Tensor:
     return distance(log_odds(x), x.fitted("transformations_distance"))
 
 
+def transformations_neighbors(x: Pass) -> Tensor:
+    """Return how far the codes of an image's copies lie, all together, from those of training images (N).
+
+    It is the mean over an image's views of the distance from the log-odds of all copies of the view to the nearest ones
+    of training images' views (`negvae.scoring.latent_neighbors`). Unlike `transformations_distance`, it knows where the
+    codes of each copy usually lie, and which of them go together. Where the encoder confuses the copies of inliers,
+    codes between the priors are usual, and those of outliers lie there as well: the score is of use where it does not.
+    """
+    return to_nearest(log_odds_of_views(x), x.fitted("transformations_neighbors"))
+
+
 def log_odds(x: Pass) -> Tensor:
     """Return the log-odds of each transformation against the identity, less their value at the prior's mean.
 
@@ -61,13 +78,23 @@ def log_odds(x: Pass) -> Tensor:
         x: pass of a model with transformations.
 
     Returns:
-        N x T x (T - 1) values in nats.
+        N x T x (T - 1) values in nats, the mean over the views of each image.
     """
+    return _log_odds(x, x.transformed_divergences)
+
+
+def log_odds_of_views(x: Pass) -> Tensor:
+    """Return `log_odds` of each of an image's V views by itself, of all copies in a row: N x V x T (T - 1) values."""
+    return _log_odds(x, x.divergences_of_views).flatten(2)
+
+
+def _log_odds(x: Pass, divergences: Tensor) -> Tensor:
+    """Return log-odds (... x T x (T - 1)) by the divergences of copies from priors (... x T x T)."""
     assert x.model.shifted is not None
     means = torch.tensor(x.model.shifted.priors.means, dtype=torch.float64, device=x.images.device)
     at_mean = 0.5 * (means.unsqueeze(1) - means).square().sum(2)
-    divergences = x.transformed_divergences - at_mean
-    return divergences[:, :, :1] - divergences[:, :, 1:]
+    away = divergences - at_mean
+    return away[..., :1] - away[..., 1:]
 
 
 def fit(statistics: ArrayLike) -> Values:
@@ -102,46 +129,72 @@ def is_fitted(values: Values) -> bool:
 DISTANCE = Fit(statistics=log_odds, fit=fit, distance=distance, is_fitted=is_fitted)
 
 
+NEAREST = Fit(statistics=log_odds_of_views, fit=keep, distance=to_nearest, is_fitted=are_kept)
+FITS = {
+    "transformations_distance": DISTANCE,
+    "transformations_neighbors": NEAREST,
+    "latent_neighbors": latent_neighbors.NEAREST,
+}
+"""How those scores are fitted whose scales are measured on inliers that the encoder of transformations has not seen."""
+
+
 @dataclass(frozen=True)
 class Judgement:
-    """What the encoder of transformations makes of training images, and of those among them that it has not seen.
+    """What the encoders make of training images' copies, and of those that the encoder of transformations has not seen.
 
     Attributes:
         images: number of unseen inliers that were measured.
         accuracy: share of their transformed copies whose own prior is the nearest; 0 without any.
         chance: that share by chance.
-        fitted: what `fit` made of training images' copies.
-        scales: scales of the scores of transformations on the unseen inliers (`negvae.scoring.references.scale`) by
-            the score's name; none without any.
+        auroc: AUROC by which "latent_neighbors" tells their transformed copies from themselves; 0 without any.
+        fitted: results of fitting scores to training images, by the score's name.
+        scales: scales of the fitted scores and of "transformations_kl" on the unseen inliers
+            (`negvae.scoring.references.scale`), by the score's name; none without any.
     """
 
     images: int
     accuracy: float
     chance: float
-    fitted: Values
+    auroc: float
+    fitted: Mapping[str, Values]
     scales: Mapping[str, Values]
 
     @property
-    def counts(self) -> bool:
-        """Return whether the scores of the transformations are among those that "combined" is made of."""
-        return self.images >= LEAST_IMAGES and self.accuracy >= LEAST_GAIN * self.chance
+    def components(self) -> dict[str, Values]:
+        """Return the scales of those of these scores that "combined" is made of, by name; none if it is of none."""
+        if self.images < LEAST_IMAGES or self.accuracy < LEAST_GAIN * self.chance:
+            return {}
+        useful = {
+            "transformations_neighbors": self.accuracy >= LEAST_TOLD_APART,
+            "latent_neighbors": self.auroc >= LEAST_AUROC,
+        }
+        return {name: values for name, values in self.scales.items() if useful.get(name, True)}
 
     def describe(self) -> str:
         """Describe the judgement in one line.
 
-        >>> Judgement(9, 0.27, 0.25, np.eye(3), {}).describe()
+        >>> Judgement(9, 0.27, 0.25, 0.5, {}, {}).describe()
         'transformations are left out of combined: 9 unseen inliers are fewer than 20'
         """
-        what = "are part of combined" if self.counts else "are left out of combined"
-        told_apart = f"{self.accuracy:.0%} of the copies of {self.images:,} unseen inliers are told apart"
-        why = f"{told_apart} ({self.chance:.0%} by chance)"
+        left_out = "transformations are left out of combined"
         if self.images < LEAST_IMAGES:
-            why = f"{self.images} unseen inliers are fewer than {LEAST_IMAGES}"
-        return f"transformations {what}: {why}"
+            return f"{left_out}: {self.images} unseen inliers are fewer than {LEAST_IMAGES}"
+        told_apart = f"{self.accuracy:.0%} of the copies of {self.images:,} unseen inliers are told apart"
+        told_apart += f" ({self.chance:.0%} by chance)"
+        if not self.components:
+            return f"{left_out}: {told_apart}"
+        of_copies, of_content = (
+            f"{name} {'is too' if name in self.components else 'is not'}"
+            for name in ("transformations_neighbors", "latent_neighbors")
+        )
+        return (
+            f"transformations are part of combined: {told_apart}; {of_copies} (it takes {LEAST_TOLD_APART:.0%}),"
+            f" {of_content} (it finds copies with an AUROC of {self.auroc:.2f} and takes {LEAST_AUROC:.2f})"
+        )
 
 
 def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
-    """Fit the distance to training images, and measure it on those that the encoder of transformations has not seen.
+    """Fit scores to training images, and measure them on those that the encoder of transformations has not seen.
 
     Args:
         model: trained VAE with transformations, in evaluation mode.
@@ -153,22 +206,33 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     """
     assert model.shifted is not None
 
-    def measured(images: Tensor) -> dict[str, Tensor]:
-        functions: dict[str, Callable[[Pass], Tensor]] = {
-            "odds": log_odds, "right": _right, "transformations_kl": transformations_kl,
-        }  # fmt: skip
+    def measured(mask: Tensor, **more: Callable[[Pass], Tensor]) -> dict[str, Tensor]:
+        images = training[spread_rows(mask.nonzero().flatten(), IMAGES)]
+        functions = {name: fit.statistics for name, fit in FITS.items()} | more
         return over_blocks(model, images, functions, draws=SharedDraws(), precision=precision)
 
-    fitted = fit(measured(spread_rows(training, IMAGES))["odds"].numpy())
-    chance, rows = 1 / model.shifted.priors.count, held_back(training).nonzero().flatten()
-    unseen = training[spread_rows(rows, IMAGES)]
-    if not len(unseen):
-        return Judgement(0, 0.0, chance, fitted, {})
-    found = measured(unseen)
-    accuracy = float(found.pop("right").mean())
-    found["transformations_distance"] = distance(found.pop("odds"), torch.from_numpy(fitted))
-    scales = {name: scale(values.numpy()) for name, values in found.items()}
-    return Judgement(len(unseen), accuracy, chance, fitted, scales)
+    # An unseen inlier that scores were fitted to would be a neighbor of its own.
+    seen, unseen = measured(trained_on(training)), held_back(training)
+    fitted = {name: fit.fit(seen[name].numpy()) for name, fit in FITS.items()}
+    chance = 1 / model.shifted.priors.count
+    if not unseen.any():
+        return Judgement(0, 0.0, chance, 0.0, fitted, {})
+    found = measured(unseen, transformations_kl=transformations_kl, right=_right, copies=_means_of_copies)
+    scores = {"transformations_kl": found["transformations_kl"]}
+    kept = {name: torch.from_numpy(values) for name, values in fitted.items()}
+    scores |= {name: fit.distance(found[name], kept[name]) for name, fit in FITS.items()}
+    of_copies = to_nearest(found["copies"].flatten(0, 1).unsqueeze(1), kept["latent_neighbors"])
+    area, _ = auroc(scores["latent_neighbors"].numpy(), of_copies.numpy())
+    scales = {name: scale(values.numpy()) for name, values in scores.items()}
+    return Judgement(len(found["right"]), float(found["right"].mean()), chance, area, fitted, scales)
+
+
+def _means_of_copies(x: Pass) -> Tensor:
+    """Return the means of q(z|t(x)) of an image's content, for all transformations but the identity (N x T - 1 x L)."""
+    assert x.model.shifted is not None
+    shifts = x.model.shifted.shifts[1:]
+    mean = x.model.encode(copies(shifts, x.images)).mean.double()
+    return mean.reshape(len(shifts), len(x.images), -1).transpose(0, 1)
 
 
 def _right(x: Pass) -> Tensor:

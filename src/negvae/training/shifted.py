@@ -25,7 +25,7 @@ from torch.optim import SGD, Optimizer
 from negvae.config import RunConfig
 from negvae.device import autocast
 from negvae.model import VAE
-from negvae.model.shifted import ShiftEncoder, held_back
+from negvae.model.shifted import ShiftEncoder, trained_on
 from negvae.model.vae import build_shift_encoder
 from negvae.training.halves import HALVES, Halves
 from negvae.training.symmetry import come_mirrored
@@ -52,7 +52,7 @@ class ShiftLearner:
     Args:
         config: configuration of the run.
         model: model whose encoder of transformations is trained.
-        data: stored images on the training device, uint8, N x C x H x W; the rows of `held_back` are left out.
+        data: stored images on the training device, uint8, N x C x H x W; only the rows of `trained_on` are used.
         precision: "bfloat16" or "float32".
 
     Attributes:
@@ -66,8 +66,7 @@ class ShiftLearner:
         assert model.shifted is not None
         self.config, self.model, self.precision = config, model, precision
         self.shifted = model.shifted
-        kept = ~held_back(data)
-        self.data = data[kept] if kept.any() else data
+        self.data = data[trained_on(data)]
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.weights = Weights(self.shifted.encoder, [], dtype, _optimizer)
         self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
