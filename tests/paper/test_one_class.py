@@ -90,6 +90,26 @@ def test_whole_sets_are_tested_against_others_and_their_own_images_resampled(tmp
     assert {line[-1] for line in sheet.rows if line[1] in ("imagenet32", "resampled")} == {"-"}
 
 
+def test_what_each_score_adds_is_measured_in_the_same_models(tmp_path, sets, capsys, monkeypatch):
+    monkeypatch.setattr("negvae.scoring.transformations.LEAST_GAIN", 0)
+    monkeypatch.setattr("negvae.scoring.transformations.LEAST_IMAGES", 1)
+    monkeypatch.setattr("negvae.scoring.transformations.LEAST_TOLD_APART", 1.01)
+    options = ["one-class", "--profile", "smoke", "--results", tmp_path / "results"]
+    runs = ["--only", "fashion-mnist-class0", "--only", "fashion-mnist-class1", "--out", tmp_path / "work"]
+    assert call(capsys, "paper", "run", *options, *runs)[0] == 0
+    found = one_class_show.gather(one_class.PROFILES["smoke"], tmp_path / "results")
+    areas = [found["fashion-mnist"][label][0]["evaluation"] for label in (0, 1)]
+    gains = [one["auc_combined"] - one["auc_combined, without dose"] for one in areas]
+    error = abs(gains[0] - gains[1]) / 2
+    rows = {line[0]: line[1:] for line in one_class_show.additions(found).rows}
+    assert rows["dose"] == (f"{sum(gains) / 2:+.4f} ({error:.4f})", "2", "-", "0")
+    assert {"transformations_kl", "prior_ratio"} < set(rows)
+    assert "transformations_neighbors" not in rows  # too few copies are told apart
+    ends = found["fashion-mnist"][0][0]["quantiles"]
+    assert one_class.BEFORE in ends
+    assert "combined, without dose" not in ends
+
+
 def test_resampling_keeps_images_of_one_color_and_smooths_noise():
     plain = torch.full((2, 3, 8, 8), 90, dtype=torch.uint8)
     assert one_class_runs.resampled(plain, jpeg=False).equal(plain)

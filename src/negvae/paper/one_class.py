@@ -36,7 +36,7 @@ SCORES = (
 )  # fmt: skip
 """Scores that are measured."""
 BEFORE = "combined, without transformations"
-"""The score "combined" of the same model, made of the other scores alone."""
+"""The score "combined" of the same model, as it would be if the model had no transformations."""
 
 
 NEAR: dict[str, tuple[str, ...]] = {"cifar10": ("imagenet32", "cifar100")}
@@ -47,6 +47,15 @@ LOSS = 0.003
 RESAMPLED = {"cifar10": {"resampled": False, "resampled, JPEG": True}}
 """Controls: the run's own test images, enlarged and reduced as those of a set that was resampled; by name, whether they
 are kept as JPEG in between."""
+
+
+def without(score: str) -> str:
+    """Return the name under which "combined" with one of its scores left out is measured.
+
+    >>> without("dose")
+    'combined, without dose'
+    """
+    return f"combined, without {score}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,17 @@ from torch import Tensor
 from negvae.data import ImageSet, load
 from negvae.files import locked
 from negvae.negatives import build_source
-from negvae.paper.one_class import BEFORE, NEAR, RESAMPLED, SCORES, OneClassProfile, Run, finished, table_of
+from negvae.paper.one_class import (
+    BEFORE,
+    NEAR,
+    RESAMPLED,
+    SCORES,
+    OneClassProfile,
+    Run,
+    finished,
+    table_of,
+    without,
+)
 from negvae.paper.results import order_statistics
 from negvae.paper.store import Result
 from negvae.paper.unsupervised_runs import TEST_IMAGES, evenly, fitted
@@ -25,7 +35,7 @@ from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
 from negvae.scoring.calibration import TARGET_FPR, Calibration
-from negvae.scoring.combination import ADDED
+from negvae.scoring.combination import ADDED, combine, ratio
 from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
 from negvae.training.loop import TrainingResult, train
@@ -144,11 +154,19 @@ def _measured(
     """
     scorer, counted = Scorer(result.model, calibration.reference), {name for group in ADDED for name in group}
     names = [name for name in SCORES if result.model.shifted is not None or name not in counted]
-    scales = {name: scale for name, scale in scorer.references.scales.items() if name not in counted}
-    plain = replace(scorer, references=replace(scorer.references, scales=scales))
 
     def scored(images: Tensor) -> dict[str, NDArray[np.float32]]:
-        return {**scorer(images, names), BEFORE: plain(images, ["combined"])["combined"]}
+        scores = dict(scorer(images, names))
+        ratios = {
+            name: ratio(name, torch.from_numpy(scores[name]), calibration.reference.scales[name].tolist())
+            for name in calibration.reference.components
+        }
+        plain = {name: values for name, values in ratios.items() if name not in counted}
+        scores |= {BEFORE: combine(plain).numpy()}
+        for left_out in ratios if len(plain) < len(ratios) else ():
+            kept = {name: values for name, values in ratios.items() if name != left_out}
+            scores[without(left_out)] = combine(kept).numpy()
+        return scores
 
     usual = scored(inliers)
     areas: dict[str, Result] = {}
@@ -160,7 +178,7 @@ def _measured(
             area, interval = auroc(usual[name], scores[name])
             areas[ood] |= {f"auc_{name}": area, f"auc_{name}_ci": list(interval)}
         statistics[ood] = {name: {"inliers": order_statistics(usual[name]), "ood": order_statistics(scores[name])}
-                           for name in scores}  # fmt: skip
+                           for name in (*names, BEFORE)}  # fmt: skip
     alarms = float(calibration.is_outlier(usual[calibration.score]).mean())
     if OTHER_CLASSES in outliers:
         areas, statistics = areas[OTHER_CLASSES], statistics[OTHER_CLASSES]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,11 @@ from negvae.paper.one_class import (
     OneClassProfile,
     finished,
     runs,
+    without,
 )
 from negvae.paper.store import Result
 from negvae.paper.unsupervised import ood_sets
-from negvae.paper.unsupervised_show import spread
+from negvae.paper.unsupervised_show import Spread, spread
 from negvae.report.tables import DataTable, markdown, replace_table
 
 BEGIN, END = "<!-- one class: begin (negvae paper show one-class --page FILE) -->", "<!-- one class: end -->"
@@ -52,9 +54,9 @@ def gather(profile: OneClassProfile, results: Path) -> Found:
 
 
 def sheets(found: Found) -> list[DataTable]:
-    """Tabulate every class, the means over the classes beside the goals and published means, and whole sets."""
+    """Tabulate the means over the classes beside goals and published means, every class, parts and whole sets."""
     wholes = [whole(found)] if any(each[None] for each in found.values()) else []
-    return [means(found), *(classes(data, found[data]) for data in DATA), *wholes]
+    return [means(found), *(classes(data, found[data]) for data in DATA), additions(found), *wholes]
 
 
 def means(found: Found) -> DataTable:
@@ -88,6 +90,27 @@ def classes(data: str, found: dict[int | None, list[Result]]) -> DataTable:
     return _sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
 
 
+def additions(found: Found) -> DataTable:
+    """Tabulate what each score adds to "combined": its AUROC less that without the score, by the same models.
+
+    The mean is over all runs on one class of which the score is a part, with its standard error.
+    """
+    lines = []
+    for name in SCORES[1:]:
+        cells = []
+        for data in DATA:
+            every = [one["evaluation"] for label in range(CLASSES) for one in found[data][label]]
+            gains = spread([
+                float(one["auc_combined"]) - float(one[f"auc_{without(name)}"])
+                for one in every if f"auc_{without(name)}" in one
+            ])  # fmt: skip
+            cells += ["-", "0"] if gains is None else [_with_error(gains), str(gains.seeds)]
+        if any(cell not in ("-", "0") for cell in cells):
+            lines.append((name, *cells))
+    heads = ("score", *(head for data in DATA for head in (data, "runs")))
+    return _sheet("What each score adds to the AUROC of `combined`, mean over runs (standard error)", heads, lines)
+
+
 def whole(found: Found) -> DataTable:
     """Tabulate whole sets against others: what the priors of transformations gain or lose in the same models."""
     lines = []
@@ -106,6 +129,12 @@ def whole(found: Found) -> DataTable:
             ))  # fmt: skip
     heads = ("inliers", "tested against", "seeds", "goal", *SHOWN, "gain", f"loses at most {LOSS:g}")
     return _sheet("Whole sets against others: what the transformations add to `combined`", heads, lines)
+
+
+def _with_error(gains: Spread) -> str:
+    """Return a mean with its sign, and its standard error in brackets."""
+    error = "" if gains.std is None else f" ({gains.std / math.sqrt(gains.seeds):.4f})"
+    return f"{gains.mean:+.4f}{error}"
 
 
 def _area(result: Result, score: str) -> float:

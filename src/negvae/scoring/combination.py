@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
@@ -29,21 +31,38 @@ def combined(x: Pass) -> Tensor:
     not drown the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references`
     lists the scores.
     """
-    ratios = dict[str, Tensor]()
-    for name in x.references.components:
-        low, median, high, _ = x.scale(name)
-        distance = x.score(name) - median
-        tiny = 1e-9 * max(abs(median), 1e-9)
-        ratio = distance / max(high - median, tiny)
-        if name in TWO_SIDED:
-            ratio = torch.maximum(ratio, -distance / max(median - low, tiny))
-        ratios[name] = ratio
-    if not ratios:
+    components = x.references.components
+    if not components:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
-    added = [[ratios.pop(name) for name in group if name in ratios] for group in ADDED]
-    terms = [torch.stack(group).amax(0) for group in added if group]
-    if ratios:
-        others = torch.stack(list(ratios.values())).amax(0)
+    return combine({name: ratio(name, x.score(name), x.scale(name)) for name in components})
+
+
+def ratio(name: str, scores: Tensor, scale: Sequence[float]) -> Tensor:
+    """Return how unusual scores are: their distance from the median in units of that of the most extreme 5%.
+
+    Args:
+        name: name of the score; one of `TWO_SIDED` counts on both sides.
+        scores: N scores.
+        scale: 5% quantile, median and 95% quantile of training images' scores, and further numbers.
+
+    Returns:
+        N numbers; 1 is where the most extreme 5% of the training images begin.
+    """
+    low, median, high = scale[:3]
+    distance = scores - median
+    tiny = 1e-9 * max(abs(median), 1e-9)
+    above = distance / max(high - median, tiny)
+    return torch.maximum(above, -distance / max(median - low, tiny)) if name in TWO_SIDED else above
+
+
+def combine(ratios: Mapping[str, Tensor]) -> Tensor:
+    """Return "combined" (N) by the ratio of each score that it is made of (N each), by the score's name."""
+    rest, terms = dict(ratios), list[Tensor]()
+    for group in ADDED:
+        if found := [rest.pop(name) for name in group if name in rest]:
+            terms.append(torch.stack(found).amax(0))
+    if rest:
+        others = torch.stack(list(rest.values())).amax(0)
         terms.append(damped(others) if terms else others)
     return torch.stack(terms).sum(0)
 
