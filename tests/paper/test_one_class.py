@@ -93,7 +93,7 @@ def test_whole_sets_are_tested_against_others_and_their_own_images_resampled(tmp
 def test_what_each_score_adds_is_measured_in_the_same_models(tmp_path, sets, capsys, monkeypatch):
     monkeypatch.setattr("negvae.scoring.transformations.LEAST_GAIN", 0)
     monkeypatch.setattr("negvae.scoring.transformations.LEAST_IMAGES", 1)
-    monkeypatch.setattr("negvae.scoring.transformations.LEAST_TOLD_APART", 1.01)
+    monkeypatch.setattr("negvae.scoring.transformations.LEAST_AUROC", 1.01)
     options = ["one-class", "--profile", "smoke", "--results", tmp_path / "results"]
     runs = ["--only", "fashion-mnist-class0", "--only", "fashion-mnist-class1", "--out", tmp_path / "work"]
     assert call(capsys, "paper", "run", *options, *runs)[0] == 0
@@ -104,7 +104,7 @@ def test_what_each_score_adds_is_measured_in_the_same_models(tmp_path, sets, cap
     rows = {line[0]: line[1:] for line in one_class_show.additions(found).rows}
     assert rows["dose"] == (f"{sum(gains) / 2:+.4f} ({error:.4f})", "2", "-", "0")
     assert {"transformations_kl", "prior_ratio"} < set(rows)
-    assert "transformations_neighbors" not in rows  # too few copies are told apart
+    assert "latent_neighbors" not in rows  # no AUROC is above 1
     ends = found["fashion-mnist"][0][0]["quantiles"]
     assert one_class.BEFORE in ends
     assert "combined, without dose" not in ends

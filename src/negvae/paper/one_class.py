@@ -31,7 +31,7 @@ PUBLISHED: dict[str, dict[str, float]] = {
 }
 """Published means over the ten classes, without outside data."""
 SCORES = (
-    "combined", "transformations_neighbors", "transformations_distance", "transformations_kl", "latent_neighbors",
+    "combined", "transformations_distance", "transformations_kl", "latent_neighbors",
     "dose", "prior_ratio", "kl", "bpd",
 )  # fmt: skip
 """Scores that are measured."""

@@ -16,7 +16,7 @@ TWO_SIDED = ("bpd",)
 """A likelihood far above the inliers' is as atypical as one far below; a small KL is what inliers have."""
 
 
-ADDED = (("transformations_kl", "transformations_distance"), ("transformations_neighbors",), ("latent_neighbors",))
+ADDED = (("transformations_kl", "transformations_distance"), ("latent_neighbors",))
 """Scores that count with transformations: "combined" adds the largest of each group and, damped, of all others."""
 
 

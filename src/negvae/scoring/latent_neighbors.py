@@ -1,7 +1,6 @@
-"""How far the code of an image lies from the nearest codes of training images.
+"""How far the code of an image lies from the nearest codes of training images, of which saved folders keep some.
 
-The codes of training images are kept in the saved folder, up to `IMAGES` of them. They are drawn on by
-"latent_neighbors" and "transformations_neighbors" alike; `negvae.scoring.neighbors` is about rows of features.
+Rows of features have a score of their own: `negvae.scoring.neighbors`.
 """
 
 from __future__ import annotations
@@ -23,49 +22,74 @@ NEIGHBORS = 5
 
 An image that was trained on is its own nearest neighbor, and a few outliers of one kind are near each other.
 """
+RIDGE = 0.1
+"""Share of the mean variance that is added to all variances, so that codes of little variance do not dominate."""
 
 
 def latent_neighbors(x: Pass) -> Tensor:
-    """Return the distance from the mean of q(z|x) to the `NEIGHBORS`th nearest one of a training image (N)."""
+    """Return the distance from the mean of q(z|x) to the `NEIGHBORS`th nearest one of a training image (N).
+
+    Distances are those of codes whitened by the covariance of training images' codes.
+    """
     return to_nearest(means(x), x.fitted("latent_neighbors"))
 
 
 def means(x: Pass) -> Tensor:
-    """Return the mean of q(z|x) as the one code of each image (N x 1 x L)."""
-    return x.posterior.mean.unsqueeze(1)
+    """Return the mean of q(z|x) (N x L)."""
+    return x.posterior.mean
 
 
-def keep(statistics: ArrayLike) -> Values:
-    """Return the codes of up to `IMAGES` training images, evenly taken, one below the other.
+def fit(codes: ArrayLike) -> Values:
+    """Return the matrix that whitens codes and, below it, the whitened codes of up to `IMAGES` training images.
 
     Args:
-        statistics: V codes of each of N training images, N x V x K.
+        codes: codes of N training images (N x L), from which R are taken, evenly spaced.
 
     Returns:
-        The array that `to_nearest` takes, with V rows of K numbers for each image.
+        The (L + R) x L array that `to_nearest` takes.
     """
-    values = spread_rows(np.asarray(statistics, np.float64), IMAGES)
-    return np.ascontiguousarray(values.reshape(-1, values.shape[2]))
+    kept = spread_rows(np.asarray(codes, np.float64), IMAGES)
+    matrix = whitener(kept - kept.mean(0), RIDGE)
+    return np.concatenate([matrix, kept @ matrix])
 
 
-def to_nearest(statistics: Tensor, kept: Tensor) -> Tensor:
-    """Return the mean distance (N) of V codes of an image (N x V x K, float64) to the `NEIGHBORS`th nearest kept ones.
+def whitener(deviations: Values, ridge: float) -> Values:
+    """Return the K x K matrix by which rows of deviations from a mean (N x K) get the identity as covariance.
+
+    Args:
+        deviations: deviations of N rows from their means.
+        ridge: share of the mean variance that is added to all variances; a small constant is added as well, so that
+            directions without any variance stay finite.
+
+    Returns:
+        The matrix that rows are multiplied by.
+    """
+    covariance = deviations.T @ deviations / len(deviations)
+    added = ridge * np.trace(covariance) / len(covariance) + 1e-4
+    root = np.linalg.cholesky(covariance + added * np.eye(len(covariance)))
+    return np.ascontiguousarray(np.linalg.inv(root).T)
+
+
+def to_nearest(codes: Tensor, fitted: Tensor) -> Tensor:
+    """Return the distance (N) of codes (N x L, float64) to the `NEIGHBORS`th nearest one that `fit` keeps.
 
     If fewer are kept, the distance to the farthest counts.
     """
-    squared = torch.zeros(*statistics.shape[:2], len(kept), dtype=torch.float64, device=statistics.device)
-    # One number after the other: a matrix product may round differently in another place of its batch, and all
-    # differences at once take K times the memory.
-    for mine, theirs in zip(statistics.unbind(2), kept.unbind(1), strict=True):
-        squared = squared + (mine.unsqueeze(2) - theirs).square()
+    matrix, kept = fitted[: codes.shape[1]], fitted[codes.shape[1] :]
+    # Not matrix products, which may round differently in another place of the batch; and one dimension after the other,
+    # since all differences at once take L times the memory.
+    whitened = (codes.unsqueeze(2) * matrix).sum(1)
+    squared = torch.zeros(codes.shape[0], len(kept), dtype=torch.float64, device=codes.device)
+    for mine, theirs in zip(whitened.unbind(1), kept.unbind(1), strict=True):
+        squared = squared + (mine.unsqueeze(1) - theirs).square()
     count = min(NEIGHBORS, len(kept))
-    nearest, _ = squared.topk(count, dim=2, largest=False, sorted=True)
-    return nearest[:, :, count - 1].sqrt().mean(1)
+    nearest, _ = squared.topk(count, dim=1, largest=False, sorted=True)
+    return nearest[:, count - 1].sqrt()
 
 
-def are_kept(values: Values) -> bool:
-    """Return whether an array has the form that `keep` gives."""
-    return values.ndim == 2 and min(values.shape) > 0 and bool(np.isfinite(values).all())
+def is_fitted(values: Values) -> bool:
+    """Return whether an array has the form that `fit` gives."""
+    return values.ndim == 2 and len(values) > values.shape[1] > 0 and bool(np.isfinite(values).all())
 
 
-NEAREST = Fit(statistics=means, fit=keep, distance=to_nearest, is_fitted=are_kept)
+NEAREST = Fit(statistics=means, fit=fit, distance=to_nearest, is_fitted=is_fitted)

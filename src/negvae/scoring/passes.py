@@ -178,7 +178,7 @@ class Pass:
     @property
     def transformed(self) -> bool:
         """Return whether the encoder of transformations has been used."""
-        return "divergences_of_views" in self.__dict__
+        return "transformed_divergences" in self.__dict__
 
     @property
     def decoded(self) -> bool:
@@ -211,21 +211,16 @@ class Pass:
         return (self, *(Pass(model, self.stored, draws=self.draws) for model in self._ensemble))
 
     @computed_once
-    def divergences_of_views(self) -> Tensor:
-        """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x V x T x T, float64).
+    def transformed_divergences(self) -> Tensor:
+        """Return KL(q(z|t(x)) || prior_s) in nats for all transformations t and priors s (N x T x T, float64).
 
-        V counts the views that the encoder has of an image (`negvae.model.shifted.ShiftEncoder.views`).
+        It is the mean over the encoder's two views of each image (`negvae.model.shifted.ShiftEncoder.views`).
         """
         shifted = self.model.shifted
         if shifted is None:
             raise ValueError("the model was trained without transformations that have priors")
         views = [map(Tensor.double, shifted.posteriors(view)) for view in shifted.views(self.images)]
-        return torch.stack([shifted.divergences(*view) for view in views], dim=1)
-
-    @computed_once
-    def transformed_divergences(self) -> Tensor:
-        """Return the mean of `divergences_of_views` over the views of each image (N x T x T)."""
-        return self.divergences_of_views.mean(1)
+        return torch.stack([shifted.divergences(*view) for view in views]).mean(0)
 
     def scale(self, name: str) -> tuple[float, float, float, float]:
         """Return the 5% quantile, median, 95% quantile and mean of a score on training images.

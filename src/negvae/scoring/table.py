@@ -147,13 +147,6 @@ SCORES: Table[Score] = Table(
             fit="negvae.scoring.transformations:DISTANCE",
         ),
         Score(
-            name="transformations_neighbors", papers=("ramaswamy2000",), label="transformations, neighbors",
-            meaning="distance of transformed copies' codes, all together, to the nearest training images'",
-            unit="nats, Euclidean distance", needs=("transformations", "reference"), calibrated=True,
-            target="negvae.scoring.transformations:transformations_neighbors",
-            fit="negvae.scoring.transformations:NEAREST",
-        ),
-        Score(
             name="latent_neighbors", papers=("ramaswamy2000",),
             meaning="distance of the posterior mean to the nearest training images'",
             unit="standard deviations of the prior", needs=("pixels", "reference"),

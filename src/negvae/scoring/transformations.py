@@ -17,9 +17,8 @@ from torch import Tensor
 from negvae.model import VAE
 from negvae.model.shifted import held_back, trained_on
 from negvae.model.shifts import copies
-from negvae.scoring import latent_neighbors
 from negvae.scoring.compute import over_blocks
-from negvae.scoring.latent_neighbors import IMAGES, are_kept, keep, to_nearest
+from negvae.scoring.latent_neighbors import IMAGES, NEAREST, to_nearest, whitener
 from negvae.scoring.metrics import auroc
 from negvae.scoring.passes import Pass, SharedDraws
 from negvae.scoring.references import Values, scale
@@ -30,8 +29,6 @@ LEAST_IMAGES = 20
 """Number of unseen inliers below which their scores have no scale."""
 LEAST_GAIN = 1.2
 """Least ratio of the share of copies that are told apart to that by chance; below it, the transformations are none."""
-LEAST_TOLD_APART = 0.95
-"""Least share of copies told apart for "transformations_neighbors" to be part of "combined"."""
 LEAST_AUROC = 0.9
 """Least AUROC by which "latent_neighbors" finds transformed copies, for it to be part of "combined"."""
 
@@ -57,17 +54,6 @@ def transformations_distance(x: Pass) -> Tensor:
     return distance(log_odds(x), x.fitted("transformations_distance"))
 
 
-def transformations_neighbors(x: Pass) -> Tensor:
-    """Return how far the codes of an image's copies lie, all together, from those of training images (N).
-
-    It is the mean over an image's views of the distance from the log-odds of all copies of the view to the nearest ones
-    of training images' views (`negvae.scoring.latent_neighbors`). Unlike `transformations_distance`, it knows where the
-    codes of each copy usually lie, and which of them go together. Where the encoder confuses the copies of inliers,
-    codes between the priors are usual, and those of outliers lie there as well: the score is of use where it does not.
-    """
-    return to_nearest(log_odds_of_views(x), x.fitted("transformations_neighbors"))
-
-
 def log_odds(x: Pass) -> Tensor:
     """Return the log-odds of each transformation against the identity, less their value at the prior's mean.
 
@@ -78,23 +64,13 @@ def log_odds(x: Pass) -> Tensor:
         x: pass of a model with transformations.
 
     Returns:
-        N x T x (T - 1) values in nats, the mean over the views of each image.
+        N x T x (T - 1) values in nats.
     """
-    return _log_odds(x, x.transformed_divergences)
-
-
-def log_odds_of_views(x: Pass) -> Tensor:
-    """Return `log_odds` of each of an image's V views by itself, of all copies in a row: N x V x T (T - 1) values."""
-    return _log_odds(x, x.divergences_of_views).flatten(2)
-
-
-def _log_odds(x: Pass, divergences: Tensor) -> Tensor:
-    """Return log-odds (... x T x (T - 1)) by the divergences of copies from priors (... x T x T)."""
     assert x.model.shifted is not None
     means = torch.tensor(x.model.shifted.priors.means, dtype=torch.float64, device=x.images.device)
     at_mean = 0.5 * (means.unsqueeze(1) - means).square().sum(2)
-    away = divergences - at_mean
-    return away[..., :1] - away[..., 1:]
+    divergences = x.transformed_divergences - at_mean
+    return divergences[:, :, :1] - divergences[:, :, 1:]
 
 
 def fit(statistics: ArrayLike) -> Values:
@@ -108,11 +84,8 @@ def fit(statistics: ArrayLike) -> Values:
     """
     values = np.asarray(statistics, np.float64)
     centered = (values - values.mean(0)).reshape(-1, values.shape[2])
-    covariance = centered.T @ centered / len(centered)
-    # The ridge keeps the distance finite in directions in which training copies hardly vary, or do not at all.
-    ridge = 1e-3 * np.trace(covariance) / len(covariance) + 1e-4
-    root = np.linalg.cholesky(covariance + ridge * np.eye(len(covariance)))
-    return np.ascontiguousarray(np.linalg.inv(root).T)
+    # The ridge keeps the distance finite in directions in which training copies hardly vary.
+    return whitener(centered, 1e-3)
 
 
 def distance(statistics: Tensor, fitted: Tensor) -> Tensor:
@@ -129,12 +102,7 @@ def is_fitted(values: Values) -> bool:
 DISTANCE = Fit(statistics=log_odds, fit=fit, distance=distance, is_fitted=is_fitted)
 
 
-NEAREST = Fit(statistics=log_odds_of_views, fit=keep, distance=to_nearest, is_fitted=are_kept)
-FITS = {
-    "transformations_distance": DISTANCE,
-    "transformations_neighbors": NEAREST,
-    "latent_neighbors": latent_neighbors.NEAREST,
-}
+FITS = {"transformations_distance": DISTANCE, "latent_neighbors": NEAREST}
 """How those scores are fitted whose scales are measured on inliers that the encoder of transformations has not seen."""
 
 
@@ -164,11 +132,8 @@ class Judgement:
         """Return the scales of those of these scores that "combined" is made of, by name; none if it is of none."""
         if self.images < LEAST_IMAGES or self.accuracy < LEAST_GAIN * self.chance:
             return {}
-        useful = {
-            "transformations_neighbors": self.accuracy >= LEAST_TOLD_APART,
-            "latent_neighbors": self.auroc >= LEAST_AUROC,
-        }
-        return {name: values for name, values in self.scales.items() if useful.get(name, True)}
+        left_out = () if self.auroc >= LEAST_AUROC else ("latent_neighbors",)
+        return {name: values for name, values in self.scales.items() if name not in left_out}
 
     def describe(self) -> str:
         """Describe the judgement in one line.
@@ -183,14 +148,9 @@ class Judgement:
         told_apart += f" ({self.chance:.0%} by chance)"
         if not self.components:
             return f"{left_out}: {told_apart}"
-        of_copies, of_content = (
-            f"{name} {'is too' if name in self.components else 'is not'}"
-            for name in ("transformations_neighbors", "latent_neighbors")
-        )
-        return (
-            f"transformations are part of combined: {told_apart}; {of_copies} (it takes {LEAST_TOLD_APART:.0%}),"
-            f" {of_content} (it finds copies with an AUROC of {self.auroc:.2f} and takes {LEAST_AUROC:.2f})"
-        )
+        neighbors = "latent_neighbors is too" if "latent_neighbors" in self.components else "latent_neighbors is not"
+        found = f"it finds copies with an AUROC of {self.auroc:.2f}, and {LEAST_AUROC} is asked for"
+        return f"transformations are part of combined: {told_apart}; {neighbors}: {found}"
 
 
 def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
@@ -221,7 +181,7 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     scores = {"transformations_kl": found["transformations_kl"]}
     kept = {name: torch.from_numpy(values) for name, values in fitted.items()}
     scores |= {name: fit.distance(found[name], kept[name]) for name, fit in FITS.items()}
-    of_copies = to_nearest(found["copies"].flatten(0, 1).unsqueeze(1), kept["latent_neighbors"])
+    of_copies = to_nearest(found["copies"].flatten(0, 1), kept["latent_neighbors"])
     area, _ = auroc(scores["latent_neighbors"].numpy(), of_copies.numpy())
     scales = {name: scale(values.numpy()) for name, values in scores.items()}
     return Judgement(len(found["right"]), float(found["right"].mean()), chance, area, fitted, scales)
