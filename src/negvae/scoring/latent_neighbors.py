@@ -22,6 +22,8 @@ NEIGHBORS = 5
 
 An image that was trained on is its own nearest neighbor, and a few outliers of one kind are near each other.
 """
+COPY = 1e-11
+"""Two codes are the same where their squared distance is less than this share of their squared lengths."""
 RIDGE = 0.1
 """Share of the mean variance that is added to all variances, so that codes of little variance do not dominate."""
 
@@ -76,15 +78,13 @@ def to_nearest(codes: Tensor, fitted: Tensor) -> Tensor:
     If fewer are kept, the distance to the farthest counts.
     """
     matrix, kept = fitted[: codes.shape[1]], fitted[codes.shape[1] :]
-    # Not matrix products, which may round differently in another place of the batch; and one dimension after the other,
-    # since all differences at once take L times the memory.
-    whitened = (codes.unsqueeze(2) * matrix).sum(1)
-    squared = torch.zeros(codes.shape[0], len(kept), dtype=torch.float64, device=codes.device)
-    for mine, theirs in zip(whitened.unbind(1), kept.unbind(1), strict=True):
-        squared = squared + (mine.unsqueeze(1) - theirs).square()
+    whitened = codes @ matrix
+    lengths = whitened.square().sum(1, keepdim=True) + kept.square().sum(1)
+    squared = lengths - 2 * (whitened @ kept.T)
+    # A code's distance to its own copy is a rounding error, which would depend on the place in the batch.
+    squared = torch.where(squared < COPY * lengths, 0.0, squared)
     count = min(NEIGHBORS, len(kept))
-    nearest, _ = squared.topk(count, dim=1, largest=False, sorted=True)
-    return nearest[:, count - 1].sqrt()
+    return squared.topk(count, dim=1, largest=False).values[:, count - 1].sqrt()
 
 
 def is_fitted(values: Values) -> bool:
