@@ -108,7 +108,7 @@ def test_latent_neighbors_are_the_nearest_codes_of_training_images():
         kept, codes = (model.encode(model.prepare(images)).mean.double().numpy() for images in (IMAGES, corners(30, 5)))
     covariance = np.cov(kept.T, bias=True)
     covariance += (0.1 * np.trace(covariance) / len(covariance) + 1e-4) * np.eye(len(covariance))
-    wanted = np.sort(cdist(codes, kept, "mahalanobis", VI=np.linalg.inv(covariance)), 1)[:, nearest.NEIGHBORS - 1]
+    wanted = np.sort(cdist(codes, kept, "mahalanobis", VI=np.linalg.inv(covariance)), 1)[:, 4]
     found = Scorer(model, calibration.reference)(corners(30, 5), ["latent_neighbors"])["latent_neighbors"]
     assert found == pytest.approx(wanted, rel=1e-4)
 
@@ -118,6 +118,11 @@ def test_codes_are_kept_of_all_of_a_set_and_few_will_do():
     kept = nearest.fit(rows)
     assert kept.shape == (3 + 1000, 3)
     assert np.linalg.solve(kept[:3].T, kept[-1]) == pytest.approx(rows[1498])  # of all of them, not of the first
+    rows = torch.from_numpy(rows)
+    distances = (rows[:1] @ torch.from_numpy(kept[:3]) - torch.from_numpy(kept[3:])).norm(dim=1).sort().values
+    assert nearest.to_nearest(rows[:1], torch.from_numpy(kept)).item() == pytest.approx(
+        distances[19].item()
+    )  # of 1,000
     few = torch.tensor([[1.0, 0], [0, 2], [6, 8], [0, 4]]).double()
     assert nearest.to_nearest(torch.zeros(1, 2).double(), few) == 10
     assert nearest.is_fitted(nearest.fit(np.ones((2, 3))))  # codes that do not vary

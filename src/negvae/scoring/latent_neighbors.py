@@ -17,10 +17,11 @@ from negvae.spacing import spread_rows
 
 IMAGES = 1000
 """Largest number of training images whose codes are kept."""
-NEIGHBORS = 5
-"""The distance to this nearest code of a training image counts.
+SHARE, LEAST = 0.02, 5
+"""The distance to so near a code counts: to this share of the kept codes, and to so many of them at least.
 
-An image that was trained on is its own nearest neighbor, and a few outliers of one kind are near each other.
+An image that was trained on is its own nearest neighbor, and outliers among the training images that are of one kind
+are near each other.
 """
 COPY = 1e-11
 """Two codes are the same where their squared distance is less than this share of their squared lengths."""
@@ -29,9 +30,9 @@ RIDGE = 0.1
 
 
 def latent_neighbors(x: Pass) -> Tensor:
-    """Return the distance from the mean of q(z|x) to the `NEIGHBORS`th nearest one of a training image (N).
+    """Return the distance from the mean of q(z|x) to the nearest ones of training images (N).
 
-    Distances are those of codes whitened by the covariance of training images' codes.
+    It is the radius within which 2% of them lie (`SHARE`), with codes whitened by the covariance of training images'.
     """
     return to_nearest(means(x), x.fitted("latent_neighbors"))
 
@@ -73,9 +74,9 @@ def whitener(deviations: Values, ridge: float) -> Values:
 
 
 def to_nearest(codes: Tensor, fitted: Tensor) -> Tensor:
-    """Return the distance (N) of codes (N x L, float64) to the `NEIGHBORS`th nearest one that `fit` keeps.
+    """Return the distance (N) within which a share of the codes that `fit` keeps lie about each code (N x L, float64).
 
-    If fewer are kept, the distance to the farthest counts.
+    If fewer than `LEAST` are kept, it is the distance to the farthest.
     """
     matrix, kept = fitted[: codes.shape[1]], fitted[codes.shape[1] :]
     whitened = codes @ matrix
@@ -83,7 +84,7 @@ def to_nearest(codes: Tensor, fitted: Tensor) -> Tensor:
     squared = lengths - 2 * (whitened @ kept.T)
     # A code's distance to its own copy is a rounding error, which would depend on the place in the batch.
     squared = torch.where(squared < COPY * lengths, 0.0, squared)
-    count = min(NEIGHBORS, len(kept))
+    count = min(max(round(SHARE * len(kept)), LEAST), len(kept))
     return squared.topk(count, dim=1, largest=False).values[:, count - 1].sqrt()
 
 
