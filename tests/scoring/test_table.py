@@ -56,8 +56,8 @@ def plain(scorer, images):
     return {name: np.array(values) for name, values in found.items()}
 
 
-def _fifth(fitted, code):
-    """Return the distance of a code to the fifth nearest that is kept, below the matrix that whitens."""
+def _radius(fitted, code):
+    """Return the distance of a code to the fifth nearest of 120, which stand below the matrix that whitens."""
     return np.sort(np.linalg.norm(fitted[len(code[0]) :] - code @ fitted[: len(code[0])], axis=1))[4]
 
 
@@ -85,7 +85,7 @@ def _plain(models, references, image):
             "latent_norm": q.base_dist.loc.square().sum(),
             "reconstruction": -(elbo + kl),
             "bpd": -elbo / BITS,
-            "latent_neighbors": _fifth(references.fitted["latent_neighbors"], q.base_dist.loc.numpy()),
+            "latent_neighbors": _radius(references.fitted["latent_neighbors"], q.base_dist.loc.numpy()),
         }
         weights = []
         for noise in shared_draws(model, 16).noise.double():

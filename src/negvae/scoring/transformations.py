@@ -100,8 +100,6 @@ def is_fitted(values: Values) -> bool:
 
 
 DISTANCE = Fit(statistics=log_odds, fit=fit, distance=distance, is_fitted=is_fitted)
-
-
 FITS = {"transformations_distance": DISTANCE, "latent_neighbors": NEAREST}
 """How those scores are fitted whose scales are measured on inliers that the encoder of transformations has not seen."""
 
@@ -129,7 +127,7 @@ class Judgement:
 
     @property
     def components(self) -> dict[str, Values]:
-        """Return the scales of those of these scores that "combined" is made of, by name; none if it is of none."""
+        """Return the scales of the scores that "combined" gains by transformations, by name; none if it gains none."""
         if self.images < LEAST_IMAGES or self.accuracy < LEAST_GAIN * self.chance:
             return {}
         left_out = () if self.auroc >= LEAST_AUROC else ("latent_neighbors",)
