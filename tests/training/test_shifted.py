@@ -118,11 +118,8 @@ def test_codes_are_kept_of_all_of_a_set_and_few_will_do():
     kept = nearest.fit(rows)
     assert kept.shape == (3 + 1000, 3)
     assert np.linalg.solve(kept[:3].T, kept[-1]) == pytest.approx(rows[1498])  # of all of them, not of the first
-    rows = torch.from_numpy(rows)
-    distances = (rows[:1] @ torch.from_numpy(kept[:3]) - torch.from_numpy(kept[3:])).norm(dim=1).sort().values
-    assert nearest.to_nearest(rows[:1], torch.from_numpy(kept)).item() == pytest.approx(
-        distances[19].item()
-    )  # of 1,000
+    twentieth = np.sort(np.linalg.norm(rows[:1] @ kept[:3] - kept[3:], axis=1))[19]
+    assert nearest.to_nearest(torch.from_numpy(rows[:1]), torch.from_numpy(kept)).item() == pytest.approx(twentieth)
     few = torch.tensor([[1.0, 0], [0, 2], [6, 8], [0, 4]]).double()
     assert nearest.to_nearest(torch.zeros(1, 2).double(), few) == 10
     assert nearest.is_fitted(nearest.fit(np.ones((2, 3))))  # codes that do not vary
@@ -163,12 +160,8 @@ def test_copies_that_do_not_vary_have_a_finite_distance():
 def test_a_calibration_from_before_distance_and_neighbors_keeps_its_scores(result):
     reference = calibrate(Scorer(result.model), IMAGES, corners(60, 1)).reference
     scales = {name: reference.scales[name] for name in ("bpd", "dose", "prior_ratio")}
-    former = References(
-        {**scales, "transformations_kl": np.array([1.0, 2.0, 4.0, 2.5])},
-        {
-            "dose": reference.fitted["dose"],
-        },
-    )
+    fitted = {"dose": reference.fitted["dose"]}
+    former = References({**scales, "transformations_kl": np.array([1.0, 2.0, 4.0, 2.5])}, fitted)
     names = ["dose", "prior_ratio", "transformations_kl", "combined"]
     found = Scorer(result.model, former)(corners(9, 4), names)
     ratios = [(found[name] - former.scales[name][1]) / np.diff(former.scales[name])[1] for name in names[:3]]

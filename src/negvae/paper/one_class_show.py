@@ -93,22 +93,26 @@ def classes(data: str, found: dict[int | None, list[Result]]) -> DataTable:
 def additions(found: Found) -> DataTable:
     """Tabulate what each score adds to "combined": its AUROC less that without the score, by the same models.
 
-    The mean is over all runs on one class of which the score is a part, with its standard error.
+    The mean is over the classes of which the score is a part, of each the mean over its seeds. The standard error is
+    that over the classes, since the seeds of a class have much the same gain.
     """
     lines = []
     for name in SCORES[1:]:
         cells = []
         for data in DATA:
-            every = [one["evaluation"] for label in range(CLASSES) for one in found[data][label]]
-            gains = spread([
-                float(one["auc_combined"]) - float(one[f"auc_{without(name)}"])
-                for one in every if f"auc_{without(name)}" in one
-            ])  # fmt: skip
+            by_class = (
+                [
+                    _area(one, "combined") - _area(one, without(name))
+                    for one in found[data][label] if f"auc_{without(name)}" in one["evaluation"]
+                ]
+                for label in range(CLASSES)
+            )  # fmt: skip
+            gains = spread([sum(values) / len(values) for values in by_class if values])
             cells += ["-", "0"] if gains is None else [_with_error(gains), str(gains.seeds)]
         if any(cell not in ("-", "0") for cell in cells):
             lines.append((name, *cells))
-    heads = ("score", *(head for data in DATA for head in (data, "runs")))
-    return _sheet("What each score adds to the AUROC of `combined`, mean over runs (standard error)", heads, lines)
+    heads = ("score", *(head for data in DATA for head in (data, "classes")))
+    return _sheet("What each score adds to the AUROC of `combined`, mean over classes (standard error)", heads, lines)
 
 
 def whole(found: Found) -> DataTable:

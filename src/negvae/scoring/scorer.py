@@ -97,8 +97,8 @@ class Scorer:
             quantized=self.quantized,
         )  # fmt: skip
         learned = {name: fit.fit(found[name].numpy()) for name, fit in fits.items()}
-        apart = {name: fit for name, fit in fits.items() if name in scaled}
-        found |= {name: fit.distance(found[name], torch.from_numpy(learned[name])) for name, fit in apart.items()}
+        for name in fits.keys() & set(scaled):
+            found[name] = fits[name].distance(found[name], torch.from_numpy(learned[name]))
         return References({name: scale(found[name].numpy()) for name in scaled}, learned)
 
     def check(self, scores: Sequence[str | Score | ScoreFunction]) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from negvae.model import VAE
-from negvae.model.shifted import held_back, trained_on
+from negvae.model.shifted import trained_on
 from negvae.model.shifts import copies
 from negvae.scoring.compute import over_blocks
 from negvae.scoring.latent_neighbors import IMAGES, NEAREST, to_nearest, whitener
@@ -170,8 +170,9 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
         return over_blocks(model, images, functions, draws=SharedDraws(), precision=precision)
 
     # An unseen inlier that scores were fitted to would be a neighbor of its own.
-    seen, unseen = measured(trained_on(training)), held_back(training)
-    fitted = {name: fit.fit(seen[name].numpy()) for name, fit in FITS.items()}
+    seen = trained_on(training)
+    statistics, unseen = measured(seen), ~seen
+    fitted = {name: fit.fit(statistics[name].numpy()) for name, fit in FITS.items()}
     chance = 1 / model.shifted.priors.count
     if not unseen.any():
         return Judgement(0, 0.0, chance, 0.0, fitted, {})
