@@ -86,6 +86,7 @@ def tried(count: Count, place: Path, network: str, seeds: int) -> None:
     np.save(place / "in.npy", blobs(48, shape).numpy())
     config = small_run(network, epochs=2, batch_size=12, calibration=0.25, negatives="uniform-noise")
     run(dataclasses.replace(config, data=str(place / "in.npy")), place / network)
+    calibrate_run(place / network, score="latent_neighbors")  # fitted to training images only when it is asked for
     artifact = load_artifact(place / network)
     assert artifact.calibration is not None
     apart = {"ensemble", "features", "transformations"}  # what these models are trained without
@@ -97,7 +98,7 @@ def tried(count: Count, place: Path, network: str, seeds: int) -> None:
         paths["ONNX"] = exported(artifact, place)
     if multiplies_integers():
         shutil.copytree(place / network, place / f"{network} int8")
-        calibrate_run(place / f"{network} int8", precision="int8")
+        calibrate_run(place / f"{network} int8", score="kl", precision="int8")
         paths["int8"] = load_artifact(place / f"{network} int8").scorer()
     for seed in range(seeds):
         images, key = far_out(shape, seed), f"{network} {seed}"

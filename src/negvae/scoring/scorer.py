@@ -120,7 +120,8 @@ class Scorer:
                 )
             if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
                 raise ValueError(
-                    f"score {score.name} is measured against training images: run `negvae calibrate` first"
+                    f"score {score.name} is measured against training images: run `negvae calibrate --score"
+                    f" {score.name}` first"
                 )
             if "ensemble" in score.needs and not self.ensemble:
                 raise ValueError(
