@@ -71,7 +71,8 @@ def test_divergences_are_those_of_each_copy(shape):
         count = len(model.shifted.shifts)
         assert found.shape == (2, count, count)
         assert torch.isfinite(found).all()
-        last = model.shifted.shifts[-1](images)
+        height, width = (side - side % model.shifted.pooled for side in shape[1:])  # whole squares
+        last = model.shifted.shifts[-1](images[:, :, :height, :width])
         alone = model.shifted.divergences(*model.shifted.posteriors(last))[:, 0]
     torch.testing.assert_close(found[:, -1], alone)
 
@@ -115,7 +116,18 @@ def test_one_image_in_ten_is_held_back():
 )
 def test_large_images_are_averaged_to_about_the_size_of_small_ones(shape, pooled):
     with torch.device("meta"):
-        assert ShiftEncoder("turns", shape)._pooled == pooled
+        assert ShiftEncoder("turns", shape).pooled == pooled
+
+
+def test_all_copies_of_an_image_lose_the_same_border():
+    """A side of 100 is no multiple of the 3 pixels over which is averaged."""
+    encoder, seen = ShiftEncoder("turns", (1, 100, 100)), []
+    encoder.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    encoder.posteriors(torch.rand(2, 1, 100, 100))
+    plain, *turned = seen[0].chunk(4)
+    assert plain.shape == (2, 1, 33, 33)
+    for quarter, one in enumerate(turned, 1):
+        torch.testing.assert_close(one, plain.rot90(quarter, (2, 3)))
 
 
 def test_translations_are_by_a_quarter_and_reflect_the_border():

@@ -1,6 +1,7 @@
 """The encoder of transformations is trained after the rest, exactly resumable, and tells copies of inliers apart."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from scipy.spatial.distance import cdist
 
 from negvae import NegVAEDetector
+from negvae.fast.int8 import multiplies_integers
 from negvae.model import build_vae
 from negvae.model.shifted import held_back, trained_on
 from negvae.negatives import build_source
@@ -15,6 +17,7 @@ from negvae.scoring import Scorer, calibrate
 from negvae.scoring import latent_neighbors as nearest
 from negvae.scoring import transformations as judging
 from negvae.scoring.metrics import auroc
+from negvae.scoring.quantization import quantize_model
 from negvae.scoring.references import References
 from negvae.training import shifted as shift_training
 from negvae.training.loop import train
@@ -77,9 +80,45 @@ def test_what_cannot_be_told_apart_is_left_out(result, monkeypatch):
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert lines[0].startswith("transformations are left out of combined: ")
-    assert lines[0].endswith("unseen inliers are told apart (25% by chance)")
+    assert re.search(r"unseen inliers are told apart \(25% by chance\), with a standard error of \d\.\d%$", lines[0])
     assert calibration.reference.components == ["dose", "prior_ratio"]
     assert set(OF_TRANSFORMATIONS) <= set(calibration.scores)
+
+
+def test_copies_that_are_told_apart_by_luck_are_left_out():
+    scales = {"transformations_kl": np.ones(4)}
+    lucky = judging.Judgement(30, 0.33, 0.045, 0.25, 0.5, {}, scales)
+    assert not lucky.components
+    assert "33% of the copies of 30 unseen inliers are told apart (25% by chance), with a standard error of 4.5%" in (
+        lucky.describe()
+    )
+    assert dataclasses.replace(lucky, error=0.03).components
+
+
+def test_few_unseen_copies_have_the_standard_error_of_their_share(result):
+    found = judging.judge(result.model, IMAGES, "float32")
+    images, count = result.model.prepare(IMAGES[held_back(IMAGES)]), int(held_back(IMAGES).sum())
+    encoder = result.model.shifted
+    with torch.inference_mode():
+        own = [encoder.divergences(*encoder.posteriors(view)) for view in encoder.views(images)]
+    right = (torch.stack(own).mean(0).argmin(2) == torch.arange(4)).double().mean(1).numpy()
+    assert found.images == count
+    assert found.accuracy == pytest.approx(right.mean())
+    assert found.error == pytest.approx(right.std() / count**0.5)
+
+
+@pytest.mark.skipif(not multiplies_integers(), reason="no exact 8-bit convolution here")
+def test_codes_are_compared_in_int8_where_scores_use_it(result):
+    networks = quantize_model(result.model, IMAGES)
+    rounded, exact = (judging.judge(result.model, IMAGES, "float32", each).fitted for each in (networks, None))
+    scorer = Scorer(result.model, References({}, rounded), quantized=networks)
+    nearest_of_own = scorer(IMAGES[trained_on(IMAGES)], ["latent_neighbors"])["latent_neighbors"]
+    assert not np.array_equal(rounded["latent_neighbors"], exact["latent_neighbors"])
+    codes = torch.from_numpy(rounded["latent_neighbors"])
+    size = codes.shape[1]
+    assert nearest_of_own == pytest.approx(
+        nearest.to_nearest(codes[size:] @ torch.linalg.inv(codes[:size]), codes).numpy(), rel=1e-4, abs=1e-4
+    )
 
 
 def test_latent_neighbors_count_where_they_tell_copies_from_images(result, monkeypatch):
@@ -196,6 +235,29 @@ def test_few_steps_take_a_lower_learning_rate():
     assert max(rates) <= shift_training.RATE_A_STEP * learner.steps < shift_training.LEARNING_RATE
     assert max(rates) > 0.9 * shift_training.RATE_A_STEP * learner.steps
     assert shift_training.highest_rate(10**6) == shift_training.LEARNING_RATE
+
+
+@pytest.mark.parametrize("side", [28, 31, 50, 64, 100])
+def test_images_of_any_size_are_mirrored_if_inliers_come_mirrored(side):
+    """Also where the squares over which images are averaged do not fill the side."""
+    draw = torch.Generator().manual_seed(0)
+    rows = torch.nn.functional.interpolate(torch.rand(1, 1, 9, 9, generator=draw), size=(side, side), mode="bilinear")
+    parts = shift_training.moved(rows.expand(300, -1, -1, -1), draw, 2)
+    noisy = parts + 0.05 * torch.randn(parts.shape, generator=draw)
+    images = (255 * noisy).clamp(0, 255).to(torch.uint8)
+    assert not come_mirrored(images)
+    assert nearer_than_mirrored(torch.cat([images[::2], images[1::2].flip(3)])) == pytest.approx(0.5, abs=0.12)
+
+
+@pytest.mark.parametrize(("side", "most"), [(16, 2), (48, 4), (100, 6)])
+def test_images_are_moved_by_pixels_that_the_encoder_sees(side, most, monkeypatch):
+    moves, move = [], shift_training.moved
+    monkeypatch.setattr(shift_training, "moved", lambda *given: moves.append(given[2]) or move(*given))
+    config, images = run(epochs=1), blobs(24, (1, side, side))
+    learner = shift_training.ShiftLearner(config, build_vae(config, (1, side, side)), images, "float32")
+    with learner.halves:
+        learner.step()
+    assert moves == [most]
 
 
 def test_images_are_mirrored_if_inliers_come_mirrored():

@@ -4,7 +4,8 @@ Section 3 of the paper has two classes of inputs, inliers and negatives, and a p
 transformation t of the inliers (`negvae.model.shifts`) is a class of its own with the prior N(mu_t, I); the identity is
 the class of the inliers, with mu_0 = 0. The encoder minimizes KL(q(z|t(x)) || N(mu_t, I)) for all of them, so that it
 learns what distinguishes an inlier from the same inlier turned or moved. Images of another kind lack those marks, and
-their copies fall elsewhere. With one transformation beside the identity, this is the paper's pair of priors.
+their copies fall elsewhere. Two priors, as with one transformation beside the identity, are the paper's pair but for a
+rotation of the latent space.
 
 The code of a VAE then has two parts, one of the image's content and one of its transformation. The decoder reads the
 content alone, so the other part is integrated out of the bound on log p(x), and "kl" and "bpd" stay what they were.
@@ -43,6 +44,7 @@ class ShiftEncoder(nn.Module):
         encoder: network from images (N x C x H x W) to N x 2L numbers.
         shifts: the T transformations; the first is the identity.
         priors: the T priors.
+        pooled: side in pixels of the squares over which images are averaged for the encoder.
 
     >>> encoder = ShiftEncoder("turns", (1, 28, 28)).eval()
     >>> encoder.divergences(*encoder.posteriors(torch.rand(5, 1, 28, 28))).shape
@@ -54,7 +56,7 @@ class ShiftEncoder(nn.Module):
         self.shifts = build_shifts(names, shape)
         size = max(SIZE, len(self.shifts))
         self.priors = PriorSet.simplex(len(self.shifts), size, DISTANCE)
-        self._pooled = max(1, round(min(shape[1:]) / SIDE))
+        self.pooled = max(1, round(min(shape[1:]) / SIDE))
         self.encoder = residual_encoder(shape[0], size)
 
     def posteriors(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -66,9 +68,11 @@ class ShiftEncoder(nn.Module):
         Returns:
             Means and log-variances, each (T N) x L: those of the first transformation, then those of the next.
         """
-        shifted = copies(self.shifts, images)
-        if self._pooled > 1:
-            shifted = avg_pool2d(shifted, self._pooled)
+        # Cut to whole squares first, so that all copies lose the same border.
+        height, width = (side - side % self.pooled for side in images.shape[2:])
+        shifted = copies(self.shifts, images[:, :, :height, :width])
+        if self.pooled > 1:
+            shifted = avg_pool2d(shifted, self.pooled)
         shifted = shifted.contiguous(memory_format=torch.channels_last)
         mean, log_var = wide(self.encoder(shifted)).chunk(2, dim=1)
         return mean, log_var.clamp(-12, 12)  # exp() of an image unlike all others stays finite
@@ -84,7 +88,7 @@ class ShiftEncoder(nn.Module):
         Returns:
             Two batches of the same shape.
         """
-        by, (height, width) = self._pooled, images.shape[2:]
+        by, (height, width) = self.pooled, images.shape[2:]
         framed = pad(images, (by, by, by, by), mode="reflect")
         return framed[:, :, 2 * by :, 2 * by :], framed[:, :, :height, :width]
 

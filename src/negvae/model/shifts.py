@@ -40,23 +40,25 @@ def turns(shape: Shape) -> list[Shift]:
 
 def translations(shape: Shape) -> list[Shift]:
     """Move images by a quarter of their width, or of their height; what comes in is the reflected border."""
-    _, height, width = shape
 
-    def moved(down: int, right: int) -> Shift:
-        # Padded on one side and cut on the other.
-        return lambda images: pad(images, (right, 0, down, 0), mode="reflect")[:, :, :height, :width]
+    def right(images: Tensor) -> Tensor:
+        width = images.shape[3]
+        return pad(images, (width // 4, 0, 0, 0), mode="reflect")[..., :width]
 
-    return [unchanged, moved(0, width // 4), moved(height // 4, 0)]
+    def down(images: Tensor) -> Tensor:
+        height = images.shape[2]
+        return pad(images, (0, 0, height // 4, 0), mode="reflect")[:, :, :height]
+
+    return [unchanged, right, down]
 
 
 def tiles(shape: Shape) -> list[Shift]:
     """Exchange the left half with the right one, or the upper half with the lower one."""
-    _, height, width = shape
-
-    def rolled(down: int, right: int) -> Shift:
-        return lambda images: images.roll((down, right), (2, 3))
-
-    return [unchanged, rolled(0, width // 2), rolled(height // 2, 0)]
+    return [
+        unchanged,
+        lambda images: images.roll(images.shape[3] // 2, 3),
+        lambda images: images.roll(images.shape[2] // 2, 2),
+    ]
 
 
 def build_shifts(names: str, shape: Shape) -> list[Shift]:

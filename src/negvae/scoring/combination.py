@@ -28,8 +28,8 @@ def combined(x: Pass) -> Tensor:
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
     With transformations, the largest of each group of scores in `ADDED` and the largest of the others, damped,
     are added: outliers that are near the inliers are a little unusual in most respects, and a ratio of a hundred should
-    not drown the rest. "bpd" counts on both sides. The scales are those of training images alone, and `x.references`
-    lists the scores.
+    not drown the rest. More inliers then have a score above 1. "bpd" counts on both sides. The scales are those of
+    training images alone, and `x.references` lists the scores.
     """
     components = x.references.components
     if not components:

@@ -119,10 +119,8 @@ class Scorer:
                     " NegVAEDetector(heatmaps=True)"
                 )
             if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
-                raise ValueError(
-                    f"score {score.name} is measured against training images: run `negvae calibrate --score"
-                    f" {score.name}` first"
-                )
+                command = "negvae calibrate" if score.calibrated else f"negvae calibrate --score {score.name}"
+                raise ValueError(f"score {score.name} is measured against training images: run `{command}` first")
             if "ensemble" in score.needs and not self.ensemble:
                 raise ValueError(
                     f"score {score.name} takes an ensemble: name further models trained alike with other seeds"
@@ -293,7 +291,7 @@ def _with_transformations(
     scorer: Scorer, references: References, training: Tensor, log: Callable[[str], None]
 ) -> References:
     """Add the fits of the scores of transformations, and the scales of those that are to be part of "combined"."""
-    judgement = judge(scorer.model, training, scorer.computes_in)
+    judgement = judge(scorer.model, training, scorer.computes_in, scorer.quantized)
     log(judgement.describe())
     fitted, scales = {**references.fitted, **judgement.fitted}, {**references.scales, **judgement.components}
     return replace(references, fitted=fitted, scales=scales)

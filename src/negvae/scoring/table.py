@@ -102,9 +102,9 @@ SCORES: Table[Score] = Table(
     "score",
     [
         Score(
-            name="combined", meaning="the most conspicuous of several scores, on the training images' scale",
-            unit="1 = where the most extreme 5% of the training data begin", needs=("decoder", "reference"),
-            calibrated=True, target="negvae.scoring.combination:combined",
+            name="combined", meaning="how unusual an input is by several scores together, on the training data's scale",
+            unit="1 = where the most extreme 5% of the training data begin, by one score",
+            needs=("decoder", "reference"), calibrated=True, target="negvae.scoring.combination:combined",
         ),
         Score(
             name="neighbors", meaning="distance to the nearest inliers in two spaces, as -log of its tail probability",
@@ -148,8 +148,8 @@ SCORES: Table[Score] = Table(
         ),
         Score(
             name="latent_neighbors", papers=("ramaswamy2000",),
-            meaning="distance of the posterior mean to the nearest training images'",
-            unit="standard deviations of the prior", needs=("pixels", "reference"),
+            meaning="radius about the posterior mean within which 2% of the training images' lie",
+            unit="standard deviations of the training images'", needs=("pixels", "reference"),
             target="negvae.scoring.latent_neighbors:latent_neighbors",
             fit="negvae.scoring.latent_neighbors:NEAREST",
         ),

@@ -6,6 +6,7 @@ of these inliers is measured on inliers that it was not trained on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.model.shifted import trained_on
 from negvae.model.shifts import copies
@@ -29,6 +31,8 @@ LEAST_IMAGES = 20
 """Number of unseen inliers below which their scores have no scale."""
 LEAST_GAIN = 1.2
 """Least ratio of the share of copies that are told apart to that by chance; below it, the transformations are none."""
+ERRORS = 2
+"""Number of standard errors by which that share must exceed chance as well: among few images luck goes further."""
 LEAST_AUROC = 0.9
 """Least AUROC by which "latent_neighbors" finds transformed copies, for it to be part of "combined"."""
 
@@ -36,8 +40,8 @@ LEAST_AUROC = 0.9
 def transformations_kl(x: Pass) -> Tensor:
     """Return the sum over transformations t of KL(q(z|t(x)) || prior_t) in nats (N).
 
-    It is the loss of the encoder of transformations (`negvae.model.shifted`), for one image and as the mean over its
-    views: with the identity alone it would be a KL to N(0, I).
+    It is what section 3 of the paper minimizes for its two priors, with a prior for each transformation, as the mean
+    over an image's views. With the identity alone it would be a KL to N(0, I).
     """
     return x.transformed_divergences.diagonal(dim1=1, dim2=2).sum(1)
 
@@ -110,7 +114,8 @@ class Judgement:
 
     Attributes:
         images: number of unseen inliers that were measured.
-        accuracy: share of their transformed copies whose own prior is the nearest; 0 without any.
+        accuracy: share of their copies, the identity's among them, whose own prior is the nearest; 0 without any.
+        error: standard error of that share, over the images.
         chance: that share by chance.
         auroc: AUROC by which "latent_neighbors" tells their transformed copies from themselves; 0 without any.
         fitted: results of fitting scores to training images, by the score's name.
@@ -120,6 +125,7 @@ class Judgement:
 
     images: int
     accuracy: float
+    error: float
     chance: float
     auroc: float
     fitted: Mapping[str, Values]
@@ -128,7 +134,8 @@ class Judgement:
     @property
     def components(self) -> dict[str, Values]:
         """Return the scales of the scores that "combined" gains by transformations, by name; none if it gains none."""
-        if self.images < LEAST_IMAGES or self.accuracy < LEAST_GAIN * self.chance:
+        least = max(LEAST_GAIN * self.chance, self.chance + ERRORS * self.error)
+        if self.images < LEAST_IMAGES or self.accuracy < least:
             return {}
         left_out = () if self.auroc >= LEAST_AUROC else ("latent_neighbors",)
         return {name: values for name, values in self.scales.items() if name not in left_out}
@@ -136,7 +143,7 @@ class Judgement:
     def describe(self) -> str:
         """Describe the judgement in one line.
 
-        >>> Judgement(9, 0.27, 0.25, 0.5, {}, {}).describe()
+        >>> Judgement(9, 0.27, 0.02, 0.25, 0.5, {}, {}).describe()
         'transformations are left out of combined: 9 unseen inliers are fewer than 20'
         """
         left_out = "transformations are left out of combined"
@@ -145,19 +152,21 @@ class Judgement:
         told_apart = f"{self.accuracy:.0%} of the copies of {self.images:,} unseen inliers are told apart"
         told_apart += f" ({self.chance:.0%} by chance)"
         if not self.components:
-            return f"{left_out}: {told_apart}"
+            return f"{left_out}: {told_apart}, with a standard error of {self.error:.1%}"
         neighbors = "latent_neighbors is too" if "latent_neighbors" in self.components else "latent_neighbors is not"
         found = f"it finds copies with an AUROC of {self.auroc:.2f}, and {LEAST_AUROC} is asked for"
         return f"transformations are part of combined: {told_apart}; {neighbors}: {found}"
 
 
-def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
+def judge(model: VAE, training: Tensor, precision: str, quantized: QuantizedNetworks | None = None) -> Judgement:
     """Fit scores to training images, and measure them on those that the encoder of transformations has not seen.
 
     Args:
         model: trained VAE with transformations, in evaluation mode.
         training: stored training images, uint8, N x C x H x W, or a part of them.
         precision: precision of the networks.
+        quantized: the model's networks in int8, used in place of its own where scores use them; codes of transformed
+            copies are compared in `precision`.
 
     Returns:
         The judgement.
@@ -167,7 +176,9 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     def measured(mask: Tensor, **more: Callable[[Pass], Tensor]) -> dict[str, Tensor]:
         images = training[spread_rows(mask.nonzero().flatten(), IMAGES)]
         functions = {name: fit.statistics for name, fit in FITS.items()} | more
-        return over_blocks(model, images, functions, draws=SharedDraws(), precision=precision)
+        return over_blocks(
+            model, images, functions, draws=SharedDraws(), precision=precision, quantized=quantized
+        )  # fmt: skip
 
     # An unseen inlier that scores were fitted to would be a neighbor of its own.
     seen = trained_on(training)
@@ -175,7 +186,7 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     fitted = {name: fit.fit(statistics[name].numpy()) for name, fit in FITS.items()}
     chance = 1 / model.shifted.priors.count
     if not unseen.any():
-        return Judgement(0, 0.0, chance, 0.0, fitted, {})
+        return Judgement(0, 0.0, 0.0, chance, 0.0, fitted, {})
     found = measured(unseen, transformations_kl=transformations_kl, right=_right, copies=_means_of_copies)
     scores = {"transformations_kl": found["transformations_kl"]}
     kept = {name: torch.from_numpy(values) for name, values in fitted.items()}
@@ -183,7 +194,9 @@ def judge(model: VAE, training: Tensor, precision: str) -> Judgement:
     of_copies = to_nearest(found["copies"].flatten(0, 1), kept["latent_neighbors"])
     area, _ = auroc(scores["latent_neighbors"].numpy(), of_copies.numpy())
     scales = {name: scale(values.numpy()) for name, values in scores.items()}
-    return Judgement(len(found["right"]), float(found["right"].mean()), chance, area, fitted, scales)
+    right, count = found["right"], len(found["right"])
+    error = float(right.std(correction=0)) / math.sqrt(count)
+    return Judgement(count, float(right.mean()), error, chance, area, fitted, scales)
 
 
 def _means_of_copies(x: Pass) -> Tensor:

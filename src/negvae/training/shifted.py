@@ -5,9 +5,9 @@ Its loss is that of section 3 of the paper with one prior for each of T transfor
     weight KL(q(z|t(x)) || prior_t) - log p(t|z),   p(t|z) = softmax over s of -KL(q(z|t(x)) || prior_s)
 
 The first term is the paper's. The second is the cross-entropy of the right transformation under the model's own odds.
-Every step takes all copies of a few images, which are changed first as inliers may be: moved by up to `MOVED` pixels,
-and mirrored if the training images come mirrored (`negvae.training.symmetry`). Two threads share the copies
-(`negvae.training.halves`).
+Every step takes all copies of a few images, which are changed first as inliers may be: moved by up to `MOVED` of the
+pixels that the encoder sees, and mirrored if the training images come mirrored (`negvae.training.symmetry`). Two
+threads share the copies (`negvae.training.halves`).
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ COPIES = 128
 """Number of copies in one step, about."""
 LEAST_IMAGES = 16
 MOVED = 2
+"""Largest move of an image in training, in pixels that the encoder sees: large images are averaged first."""
 
 
 class ShiftLearner:
@@ -107,7 +108,7 @@ class ShiftLearner:
         for group in self.weights.optimizer.param_groups:
             group["lr"] = self._learning_rate()
         rows = torch.randint(len(self.data), (self.batch,), generator=self.randomness, device=self.data.device)
-        images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED)
+        images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED * self.shifted.pooled)
         self._images = mirrored_by_chance(images, self.randomness) if self.mirrored else images
         self.halves.step()
         self.taken += 1

@@ -32,17 +32,21 @@ def nearer_than_mirrored(images: Tensor) -> float:
         The share, ties by half: about 0.5 if the images come mirrored as often as not, and 1 if they never do.
     """
     chosen, pooled = spread_rows(images, COMPARED), max(1, round(min(images.shape[2:]) / SIDE))
-    parts = [avg_pool2d(part.float() / 255, pooled, ceil_mode=True) for part in torch.split(chosen, 256)]
-    small = torch.cat(parts)
-    asked = torch.tensor(evenly_spaced(len(small), ASKED), device=images.device)
-    rows = small.flatten(1)
+    asked = torch.tensor(evenly_spaced(len(chosen), ASKED), device=images.device)
+
+    def reduced(some: Tensor) -> Tensor:
+        parts = [avg_pool2d(part.float() / 255, pooled, ceil_mode=True) for part in torch.split(some, 256)]
+        return torch.cat(parts).flatten(1)
+
+    rows = reduced(chosen)
 
     def nearest(some: Tensor) -> Tensor:
-        distances = torch.cdist(some.flatten(1), rows)
+        distances = torch.cdist(some, rows)
         distances[torch.arange(len(asked), device=images.device), asked] = torch.inf  # the image itself
         return distances.amin(1)
 
-    one, other = nearest(small[asked]), nearest(small[asked].flip(3))
+    # Mirrored first: the squares over which images are averaged need not lie symmetrically.
+    one, other = nearest(rows[asked]), nearest(reduced(chosen[asked].flip(3)))
     return float((one < other).double().mean() + (one == other).double().mean() / 2)
 
 
