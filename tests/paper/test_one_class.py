@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from negvae.data import ImageSet
+from negvae.config import preset
+from negvae.data import ImageSet, SetStatus
 from negvae.paper import one_class, one_class_runs, one_class_show
+from negvae.runs.resolve import fields_left_open, fill_in
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
@@ -40,9 +42,11 @@ def test_runs_take_the_data_sets_by_turns_and_seed_zero_first():
 
 
 def test_the_settings_are_those_of_a_detector_by_default():
-    config = one_class.Run("cifar10", 3, 0).config(one_class.PROFILES["cpu"], 5000)
-    assert config.transformations != "none"
-    assert config.epochs * (4000 // config.batch_size) >= 1000
+    run = one_class.Run("cifar10", 3, 0)
+    left_open = fields_left_open("unsupervised", [])
+    wanted = fill_in(preset("unsupervised", run.inliers, seed=0), 4000, left_open)
+    assert run.config(one_class.PROFILES["cpu"], 5000) == wanted
+    assert wanted.transformations == "turns"
 
 
 def test_the_command_goes_on_shows_and_fills_a_page(tmp_path, sets, capsys):
@@ -87,7 +91,31 @@ def test_whole_sets_are_tested_against_others_and_their_own_images_resampled(tmp
     assert len(shown) == 2
     sheet = one_class_show.whole(one_class_show.gather(one_class.PROFILES["smoke"], tmp_path / "results"))
     assert next(iter(sheet.rows))[:4] == ("mnist", "fashion-mnist", "1", "1")
-    assert {line[-1] for line in sheet.rows if line[1] in ("imagenet32", "resampled")} == {"-"}
+    assert {line[-2] for line in sheet.rows if line[1] in ("imagenet32", "resampled")} == {"-"}
+
+
+def test_a_whole_set_is_tested_again_once_a_further_set_is_at_hand(tmp_path, sets, capsys, monkeypatch):
+    options = ["one-class", "--profile", "smoke", "--results", tmp_path / "results"]
+    again = ["paper", "run", *options, "--only", "cifar10-whole", "--out", tmp_path / "work"]
+    assert call(capsys, *again)[0] == 0
+    path = tmp_path / "results" / "one-class-smoke.jsonl"
+    before = path.stat().st_mtime_ns
+    assert call(capsys, *again)[0] == 0
+    assert path.stat().st_mtime_ns == before
+    status = SetStatus("cifar100", "test", "complete", 240, 10_000, "here")
+    monkeypatch.setattr(one_class_runs, "list_sets", lambda: [status])
+    monkeypatch.setattr(one_class_runs, "load", lambda name, *given, **more: labeled(
+        "cifar10" if name == "cifar100" else name, *given, **more
+    ))  # fmt: skip
+    code, out, error = call(capsys, *again)
+    assert code == 0, error
+    assert "cifar10-whole-seed0: once more, since cifar100 is at hand now" in out + error
+    sheet = one_class_show.whole(one_class_show.gather(one_class.PROFILES["smoke"], tmp_path / "results"))
+    (row,) = [line for line in sheet.rows if line[1] == "cifar100"]
+    assert row[-1] == "CSI 0.89, LPath 0.62, DoSE 0.57"
+    after = path.stat().st_mtime_ns
+    assert call(capsys, *again)[0] == 0
+    assert path.stat().st_mtime_ns == after
 
 
 def test_what_each_score_adds_is_measured_in_the_same_models(tmp_path, sets, capsys, monkeypatch):

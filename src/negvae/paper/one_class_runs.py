@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from negvae.data import ImageSet, load
+from negvae.data import ImageSet, list_sets, load
 from negvae.files import locked
 from negvae.negatives import build_source
 from negvae.paper.one_class import (
@@ -97,8 +97,12 @@ def run_one_class(
             stopped = "budget"
             break
         with locked(work / "one-class" / f"{run.name}.lock") as mine:
-            if not mine or finished(run, profile, results) is not None:
+            if not mine:
                 continue
+            if (content := finished(run, profile, results)) is not None:
+                if not (further := _further_sets(run, content)):
+                    continue
+                log(f"{run.name}: once more, since {', '.join(further)} is at hand now")
             left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
             content, ending = _carry_out(run, profile, work / "one-class" / run.name, device, left, log, on_progress)
             if content is None:
@@ -111,6 +115,13 @@ def run_one_class(
             log(f"{run.name}: combined {figures}, {content['provenance']['train_seconds']:.0f} s")
     done = sum(finished(run, profile, results) is not None for run in runs)
     return OneClassOutcome(done, len(runs) - done, stopped)
+
+
+def _further_sets(run: Run, content: Result) -> list[str]:
+    """Return the sets that a whole set is to be tested against, and that were not at hand when its result was made."""
+    missing = [] if run.label is not None else [name for name in run.others if name not in content["evaluation"]]
+    states = {one.name: one.state for one in list_sets() if one.split == "test"} if missing else {}
+    return [name for name in missing if states.get(name) not in ("missing", "damaged")]
 
 
 def _carry_out(

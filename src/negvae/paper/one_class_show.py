@@ -15,6 +15,7 @@ from negvae.paper.one_class import (
     LOSS,
     NEAR_GOALS,
     PUBLISHED,
+    PUBLISHED_NEAR,
     SCORES,
     WHOLE,
     OneClassProfile,
@@ -67,10 +68,13 @@ def means(found: Found) -> DataTable:
         ours = [spread([_area(one, "combined") for one in each]) for each in have.values()]
         figures = [each.mean for each in ours if each is not None]
         mean = f"{sum(figures) / len(figures):.3f}" if figures else "-"
+        seeds = [len(each) for each in have.values()]
+        count = "-" if not seeds else str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
         reached = "-" if len(figures) < CLASSES else "yes" if float(mean) >= GOALS[data] else "no"
         others = [f"{one[data]:.3f}" if data in one else "-" for one in PUBLISHED.values()]
-        lines.append((data, f"{GOALS[data]:g}", mean, f"{len(figures)} of {CLASSES}", reached, *others))
-    heads = ("data", "goal", "ours, combined", "classes", "reached", *(f"{name}, published" for name in PUBLISHED))
+        lines.append((data, f"{GOALS[data]:g}", mean, f"{len(figures)} of {CLASSES}", count, reached, *others))
+    published = (f"{name}, published" for name in PUBLISHED)
+    heads = ("data", "goal", "ours, combined", "classes", "seeds", "reached", *published)
     return _sheet("One class against the others: mean AUROC over the classes that were run", heads, lines)
 
 
@@ -126,12 +130,14 @@ def whole(found: Found) -> DataTable:
             gains = spread([float(one["auc_combined"]) - float(one[f"auc_{BEFORE}"]) for one in have])
             goal = NEAR_GOALS.get((data, ood))
             assert gains is not None  # there is a result
+            published = PUBLISHED_NEAR.get((data, ood), {})
             kept = "-" if ood not in ood_sets(data) else "yes" if gains.mean >= -LOSS else "no"
             lines.append((
                 data, ood, str(len(have)), "-" if goal is None else f"{goal:g}",
                 *("-" if each is None else str(each) for each in figures), f"{gains.mean:+.3f}", kept,
+                ", ".join(f"{name} {area:.2f}" for name, area in published.items()) or "-",
             ))  # fmt: skip
-    heads = ("inliers", "tested against", "seeds", "goal", *SHOWN, "gain", f"loses at most {LOSS:g}")
+    heads = ("inliers", "tested against", "seeds", "goal", *SHOWN, "gain", f"loses at most {LOSS:g}", "published")
     return _sheet("Whole sets against others: what the transformations add to `combined`", heads, lines)
 
 
