@@ -6,6 +6,7 @@
 Every method gets the same images, the same encoder (network `residual`), the same moves by up to two pixels, mirroring
 where the inliers come mirrored, and the same number of encoder passes; the optimizer is the library's, but for Deep
 SVDD and the variant `turns-adamw`. Ours are the encoder of transformations alone, without the rest of the detector.
+Unlike the library, no method has a second view of an image or holds images back, and one batch norm sees a whole step.
 Beside the score of the library, `kl`, two others are measured: `odds`, the sum of -log p(t|z), and `fitted`, the sum of
 the squared distances from the Gaussian that the codes of training images' copies have, with a tenth of the prior's
 covariance mixed in.
@@ -27,7 +28,6 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ from negvae.model.initialization import initialize
 from negvae.model.networks import residual_encoder
 from negvae.model.priors import PriorSet
 from negvae.model.shifted import DISTANCE, SIZE
-from negvae.model.shifts import Shift, build_shifts, copies
+from negvae.model.shifts import Shift, build_shifts, copies, unchanged
 from negvae.runs.provenance import provenance
 from negvae.scoring.metrics import auroc
 from negvae.training.shifted import (
@@ -114,8 +114,9 @@ class Trained:
     """
 
     def __init__(self, method: Method, shape: tuple[int, int, int], passes: int, seed: int) -> None:
-        self.method, self.loss_name, self.passes, self.seed = method, method.loss, passes, seed
-        self.shifts: list[Shift] = build_shifts(method.transformations, shape) if method.transformations else [_same]
+        self.method, self.passes, self.seed = method, passes, seed
+        names = method.transformations
+        self.shifts: list[Shift] = build_shifts(names, shape) if names else [unchanged]
         self.count = len(self.shifts)
         self.priors = PriorSet.simplex(2 if method.loss == "pair" else self.count, SIZE, DISTANCE)
         self.encoder = residual_encoder(shape[0], SIZE)
@@ -138,17 +139,17 @@ class Trained:
         """Return the loss of a batch."""
         mean, log_var = self.codes(images)
         own = torch.arange(self.count).repeat_interleave(len(images))
-        if self.loss_name == "center":
+        if self.method.loss == "center":
             if self.center is None:
                 self.center = mean.detach().mean(0)
             return (mean - self.center).square().sum(1).mean()
-        if self.loss_name == "classifier":
+        if self.method.loss == "classifier":
             return cross_entropy(mean[:, : self.count], own)
-        if self.loss_name == "pair":
+        if self.method.loss == "pair":
             own = (own > 0).long()
         divergences = self.priors.kl(mean, log_var)
         kl = divergences.gather(1, own[:, None]).mean()
-        return kl if self.loss_name == "kl" else KL_WEIGHT * kl + cross_entropy(-divergences, own)
+        return kl if self.method.loss == "kl" else KL_WEIGHT * kl + cross_entropy(-divergences, own)
 
     def train(self, images: Tensor) -> None:
         """Train on stored images (uint8, N x C x H x W)."""
@@ -170,21 +171,20 @@ class Trained:
     @torch.no_grad()
     def scores(self, training: Tensor, *others: Tensor) -> list[dict[str, np.ndarray]]:
         """Return the scores of some sets by name; `training` is what a fitted score is fitted to."""
-        read: Callable[[Tensor], tuple[Tensor, Tensor]] = self._of_images
-        of_training = read(training)[0].double()
+        of_training = self._of_images(training)[0].double()
         found = []
         for images in others:
-            mean, log_var = read(images)
+            mean, log_var = self._of_images(images)
             own = torch.arange(self.count)
-            if self.loss_name == "center":
+            if self.method.loss == "center":
                 assert self.center is not None
                 found.append({"distance": (mean[:, 0] - self.center).square().sum(1).numpy()})
                 continue
-            if self.loss_name == "classifier":
+            if self.method.loss == "classifier":
                 odds = -log_softmax(mean[:, :, : self.count], 2)[:, own, own].sum(1)
                 found.append({"odds": odds.numpy(), "fitted": fitted_distance(of_training, mean.double())})
                 continue
-            own = (own > 0).long() if self.loss_name == "pair" else own
+            own = (own > 0).long() if self.method.loss == "pair" else own
             divergences = self.priors.kl(mean.flatten(0, 1), log_var.flatten(0, 1)).unflatten(0, mean.shape[:2])
             right = torch.arange(self.count)
             found.append({
@@ -221,10 +221,6 @@ def _optimizer(name: str, encoder: nn.Module, steps: int) -> tuple[torch.optim.O
     rate = highest_rate(steps)
     options = {"lr": rate, "momentum": MOMENTUM, "weight_decay": WEIGHT_DECAY, "nesterov": True}
     return torch.optim.SGD(encoder.parameters(), **options), rate  # type: ignore[arg-type]
-
-
-def _same(images: Tensor) -> Tensor:
-    return images
 
 
 def carry_out(method: str, data: str, label: int, seed: int, passes: int) -> dict[str, object]:
