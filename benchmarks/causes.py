@@ -1,0 +1,182 @@
+"""Why gray figures of profile `cpu` miss the paper's: a run of the profile with one setting changed.
+
+    python benchmarks/causes.py run [NAME...]                    # resumable: a result file for each run
+    python benchmarks/causes.py show --page docs/reproduction.md
+
+Each run is trained like that of the table, and after every epoch tested on as many images as the table's curves are,
+for the tables' sake alone: no preset or score is chosen by it. The rows of the table's own runs stand beside them, from
+results/cpu.jsonl.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import torch
+from torch import nn
+
+from benchmarks.rows import insert
+from negvae.config import RunConfig
+from negvae.data import load
+from negvae.files import write_text
+from negvae.model import VAE
+from negvae.model.initialization import Layer, normal
+from negvae.model.reparametrized import learned_weight
+from negvae.negatives import build_source
+from negvae.paper.profiles import PROFILES
+from negvae.paper.published import settings
+from negvae.paper.results import run_name, table_of
+from negvae.parts import INITIALIZATIONS
+from negvae.registry import Entry
+from negvae.runs.provenance import provenance
+from negvae.scoring.comparison import compare
+from negvae.training.history import read_metrics
+from negvae.training.loop import train
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "causes"
+PROFILE = PROFILES["cpu"]
+SEEDS = 3
+MEASURED = 2000
+ROWS = ("auc_bpd", "auc_kl", "nats_per_dim_test", "nats_per_dim_ood")
+SMALLER = "normal-0.05"
+
+
+def smaller(layer: Layer, generator: torch.Generator) -> None:
+    """Draw convolutions and their biases with a standard deviation of 0.05 in place of 0.141."""
+    normal(layer, generator)
+    if isinstance(layer, nn.Linear):
+        return
+    with torch.no_grad():
+        for drawn in (learned_weight(layer), layer.bias):
+            if drawn is not None:
+                drawn.mul_(0.05 / math.sqrt(0.02))
+
+
+INITIALIZATIONS.add(Entry(name=SMALLER, meaning="convolutions N(0, 0.0025)", target=smaller))
+
+
+@dataclass(frozen=True)
+class Cause:
+    """An experiment on a run of the tables.
+
+    Attributes:
+        run: name of the run without its seed.
+        meaning: what is changed, in words.
+        fields: fields of the configuration that differ from the profile's.
+        ood: test set of the table.
+    """
+
+    run: str
+    meaning: str
+    fields: dict[str, Any]
+    ood: str
+
+
+CAUSES = {
+    "initialization": Cause(
+        "fashion-mnist-bernoulli-none", "convolutions drawn with a standard deviation of 0.05 instead of 0.141",
+        {"initialization": SMALLER}, "mnist",
+    ),
+    "rate": Cause(
+        "fashion-mnist-bernoulli-none", "learning rate 3e-4 instead of 1e-3", {"learning_rate": 3e-4}, "mnist"
+    ),
+    "mnist-adam": Cause(
+        "mnist-gaussian-none", "Adam 1e-3 and batches of 128 instead of RMSProp 1e-4 and 50",
+        {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128}, "fashion-mnist",
+    ),
+}  # fmt: skip
+
+
+def config_of(cause: Cause, seed: int) -> RunConfig:
+    """Return the configuration of an experiment."""
+    known = {run_name(setting, seed): setting for setting in settings().values()}
+    config = PROFILE.config(known[f"{cause.run}-seed{seed}"], seed, "cpu")
+    return RunConfig.from_dict({**config.to_dict(), **cause.fields})
+
+
+def run(name: str, seed: int) -> None:
+    """Carry out one run, writing its result after every epoch."""
+    cause, path = CAUSES[name], RESULTS / f"{name}-seed{seed}.json"
+    config, folder = config_of(CAUSES[name], seed), ROOT / "runs" / "causes" / f"{name}-seed{seed}"
+    if path.exists() and len(json.loads(path.read_text())["curve"]) == config.epochs:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = torch.from_numpy(load(config.data).images)
+    test, outliers = (torch.from_numpy(load(one, "test").images) for one in (config.data, cause.ood))
+    few = [part[:: len(part) // MEASURED][:MEASURED] for part in (test, outliers)]
+    content = {"experiment": name, "seed": seed, "config": config.to_dict(), "curve_images": MEASURED,
+               "provenance": provenance(config)}  # fmt: skip
+
+    def after_epoch(model: VAE, _: RunConfig, epoch: int) -> dict[str, Any]:
+        row = compare(model, few[0], {cause.ood: few[1]})[0].row()
+        return {key: row[key] for key in ROWS}
+
+    source = build_source(config.negatives, lambda text: torch.from_numpy(load(text).images))
+    train(config, images, source, directory=folder, resume=True, after_epoch=after_epoch)
+    write_text(path, json.dumps({**content, "curve": read_metrics(folder)}) + "\n")
+    print(name, seed, {key: round(read_metrics(folder)[-1][key], 3) for key in ROWS}, flush=True)
+
+
+def table() -> str:
+    """Return the last epochs' figures as a Markdown table: mean (standard deviation over seeds)."""
+    heads = ("run", "setting", "seeds", "KL of training images, first epoch", "the last", "AUC BPD", "AUC KL",
+             "test, nats/dim", "OOD, nats/dim")  # fmt: skip
+    lines, facts, shown = [], set[str](), set[str]()
+    results = table_of(ROOT / "results", PROFILE)
+    for name, cause in CAUSES.items():
+        ours = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}-seed*.json"))]
+        theirs = [one for seed in range(SEEDS) if (one := results.get(f"{cause.run}-seed{seed}"))]
+        if not ours:
+            continue
+        if cause.run not in shown:
+            lines.append(_line(cause.run, "as in the table", [one["curve"] for one in theirs]))
+            shown.add(cause.run)
+        lines.append(_line(cause.run, cause.meaning, [one["curve"] for one in ours]))
+        facts |= {f"{one['provenance']['device']}, commit {one['provenance']['commit'][:10]}" for one in ours}
+    head = f"| {' | '.join(heads)} |\n|---|---|{'--:|' * (len(heads) - 2)}"
+    where = "; ".join(sorted(facts))
+    return f"{head}\n" + "\n".join(lines) + f"\n\nOn {MEASURED:,} images of each test set; changed settings: {where}."
+
+
+def _line(name: str, meaning: str, curves: list[list[dict[str, float]]]) -> str:
+    kl = [[f"{curve[place]['kl']:,.3g}" for curve in curves] for place in (0, -1)]
+    cells = [", ".join(values) for values in kl]
+    for row in ROWS:
+        values = [curve[-1][row] for curve in curves]
+        spread = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.3f}{spread}")
+    return f"| {name} | {meaning} | {len(curves)} | {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("run", "show"))
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(CAUSES)}; all if left out")
+    parser.add_argument("--page", type=Path, help="page that show writes the table to")
+    given = parser.parse_args()
+    if unknown := set(given.names) - CAUSES.keys():
+        parser.error(f"no such experiment: {', '.join(sorted(unknown))}")
+    if given.action == "show":
+        text = table()
+        print(text)
+        if given.page:
+            insert(given.page, text, "causes", "python benchmarks/causes.py show")
+        return
+    for seed in range(SEEDS):
+        for name in given.names or CAUSES:
+            run(name, seed)
+
+
+if __name__ == "__main__":
+    main()
