@@ -62,9 +62,6 @@ def smaller(layer: Layer, generator: torch.Generator) -> None:
                 drawn.mul_(0.05 / math.sqrt(0.02))
 
 
-INITIALIZATIONS.add(Entry(name=SMALLER, meaning="convolutions N(0, 0.0025)", target=smaller))
-
-
 @dataclass(frozen=True)
 class Cause:
     """An experiment on a run of the tables.
@@ -99,6 +96,8 @@ CAUSES = {
 
 def config_of(cause: Cause, seed: int) -> RunConfig:
     """Return the configuration of an experiment."""
+    if SMALLER not in INITIALIZATIONS:
+        INITIALIZATIONS.add(Entry(name=SMALLER, meaning="convolutions N(0, 0.0025)", target=smaller))
     known = {run_name(setting, seed): setting for setting in settings().values()}
     config = PROFILE.config(known[f"{cause.run}-seed{seed}"], seed, "cpu")
     return RunConfig.from_dict({**config.to_dict(), **cause.fields})

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from negvae.training.progress import ProgressUpdate
 
 from negvae.config import RunConfig, preset
 from negvae.data import load
@@ -26,6 +25,7 @@ from negvae.runs.provenance import provenance
 from negvae.scoring.comparison import compare
 from negvae.training.history import read_metrics
 from negvae.training.loop import train
+from negvae.training.reporting import ProgressUpdate
 
 RESULTS = Path(__file__).parent / "results" / "color-networks"
 MEASURED = 2000

@@ -1,5 +1,6 @@
 """The pages of results in the docs: from result files alone, and as up to date as these."""
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -82,6 +83,10 @@ def test_evidence_is_in_the_curves(tmp_path):
     text = evidence.sentence(cell, cell.figures["auc_bpd"])
     assert "AUC BPD: 0.200, 0.350 over 2 epochs" in text
     assert "changed it by +0.150 (0.071), in every seed towards the paper's figure" in text
+    one = dataclasses.replace(cell, results=cell.results[:1])
+    text = evidence.sentence(one, cell.figures["auc_bpd"])
+    assert "0.200, 0.300 over 2 epochs (one seed, " in text
+    assert "changed it by +0.1000, towards the paper's figure" in text
     assert not evidence.still_moves([[0.2, 0.3], [0.2, 0.1]], 0.5)
     assert evidence.starts(cell) == (
         "Seed 1 (5,005 nats) began far from the prior: the mean KL divergence of its first epoch."

@@ -23,15 +23,19 @@ def curve(cell: CellResult, row: str) -> list[list[float]]:
     return [[float(epoch.get(row, math.nan)) for epoch in result["curve"]] for result in cell.results]
 
 
-def movement(curves: Sequence[Sequence[float]]) -> tuple[float, float] | None:
-    """Return the last epoch's change, its mean and spread over the seeds; None for fewer than two epochs or seeds.
+def movement(curves: Sequence[Sequence[float]]) -> tuple[float, float | None] | None:
+    """Return the last epoch's change, its mean and spread over the seeds; None for fewer than two epochs.
 
     >>> movement([[0.5, 0.75], [0.5, 0.75]])
     (0.25, 0.0)
+    >>> movement([[0.5, 0.75]])  # one seed has no spread
+    (0.25, None)
     """
     steps = [values[-1] - values[-2] for values in curves if len(values) > 1]
     steps = [step for step in steps if math.isfinite(step)]
-    return (statistics.fmean(steps), statistics.stdev(steps)) if len(steps) > 1 else None
+    if not steps:
+        return None
+    return statistics.fmean(steps), statistics.stdev(steps) if len(steps) > 1 else None
 
 
 def still_moves(curves: Sequence[Sequence[float]], gap: float) -> bool:
@@ -60,12 +64,17 @@ def sentence(cell: CellResult, figure: Figure) -> str:
     change, spread = moved
     means = [statistics.fmean(values) for values in zip(*curves, strict=False)]
     shown = _thinned(means)
-    every = "in every seed" if still_moves(curves, -figure.difference) else "not in every seed"
+    moves = still_moves(curves, -figure.difference)
     epochs = len(means)
     images = cell.results[0]["curve_images"]
+    if spread is None:
+        whose, by, every = "one seed", f"{change:+.4f}", "" if moves else "not "
+    else:
+        whose, by = "means over the seeds", f"{change:+.3f} ({spread:.3f})"
+        every = "in every seed " if moves else "not in every seed "
     return (
-        f"{ROWS[figure.row]}: {', '.join(shown)} over {epochs} epochs (means over the seeds, {images:,} images of each"
-        f" test set); the last epoch changed it by {change:+.3f} ({spread:.3f}), {every} towards the paper's figure."
+        f"{ROWS[figure.row]}: {', '.join(shown)} over {epochs} epochs ({whose}, {images:,} images of each test set);"
+        f" the last epoch changed it by {by}, {every}towards the paper's figure."
     )
 
 
