@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 from rich.console import Console
@@ -114,6 +116,7 @@ def test_a_run_is_tested_against_every_set_and_proxy(plan):
 
 def test_pages_get_their_tables(capsys, tmp_path):
     begin, end = beyond_show.BEGIN, beyond_show.END
+    (tmp_path / "coder.json").write_text('{"areas": {"cifar10 > svhn": {"auroc": 0.9192}}}')
     page, readme = tmp_path / "page.md", tmp_path / "readme.md"
     page.write_text(f"above\n{begin}\nold\n{end}\nbelow\n")
     readme.write_text(f"{beyond_show.GOALS_BEGIN}\nold\n{beyond_show.GOALS_END}\n")
@@ -121,6 +124,7 @@ def test_pages_get_their_tables(capsys, tmp_path):
         assert call(capsys, "paper", "show", "beyond", "--results", tmp_path, "--page", path)[0] == 0
         assert "old" not in path.read_text()
         assert "| fashion-mnist > mnist | 0.88 (0.07) | 0.99, spread < 0.005 | - |" in path.read_text()
+        assert re.search(r"\| cifar10 > svhn \|.* \| 0\.919 \|\n", path.read_text())
     assert page.read_text().startswith("above\n")
     assert "LPath-1M" in page.read_text()
     assert "LPath-1M" not in readme.read_text()

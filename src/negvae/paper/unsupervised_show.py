@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,22 @@ from negvae.scoring.table import SCORES
 
 BEGIN, END = "<!-- beyond: begin (negvae paper show beyond --page FILE) -->", "<!-- beyond: end -->"
 GOALS_BEGIN, GOALS_END = BEGIN.replace("beyond:", "beyond goals:"), END.replace("beyond:", "beyond goals:")
-RunResults = dict[Setting, list[Result]]
+CODER = "coder.json"
+"""File in the folder of results with what the coder's statistics find without a network (benchmarks/coder.py)."""
+
+
+class RunResults(dict[Setting, list[Result]]):
+    """Results by setting, in the order of the seeds.
+
+    Attributes:
+        coder: AUROC of the coder's statistics alone, by inliers and outliers ("cifar10 > svhn"); empty if not measured.
+    """
+
+    coder: Mapping[str, float]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.coder = {}
 
 
 class Spread(NamedTuple):
@@ -56,7 +72,10 @@ def gather(profile: Profile, results: Path) -> RunResults:
     Raises:
         ValueError: if a result is damaged.
     """
-    found: RunResults = {}
+    found = RunResults()
+    if (path := results / CODER).is_file():
+        areas = json.loads(path.read_text(encoding="utf-8"))["areas"]
+        found.coder = {pair: float(one["auroc"]) for pair, one in areas.items()}
     table = table_of(results, profile)
     for setting in beyond.settings():
         seeds = range(profile.seeds_of(setting))
@@ -102,21 +121,22 @@ def proxy_mean(result: Result, score: str = "combined") -> float:
 
 
 def goals(found: RunResults) -> DataTable:
-    """Tabulate our figures beside the goals, the paper's figures and the same VAE without negatives."""
+    """Tabulate our figures beside the goals, the paper's figures, the same VAE without negatives and no network."""
     lines: list[tuple[str, ...]] = []
     for goal in beyond.GOALS:
         ours, plain = (area(found[beyond.make(goal.data, v)], goal.ood) for v in (beyond.MAIN, beyond.PLAIN))
         aim = f"{goal.auroc:g}" + (f", spread < {goal.spread:g}" if goal.spread else "")
         name = f"{goal.data} > {goal.ood}"
-        lines.append((name, goal.paper, aim, _text(ours), _seeds(ours), _reached(ours, goal), _text(plain)))
+        coder = f"{found.coder[name]:.3f}" if name in found.coder else "-"
+        lines.append((name, goal.paper, aim, _text(ours), _seeds(ours), _reached(ours, goal), _text(plain), coder))
     for data in beyond.DATA:
         cost = likelihood_cost(found, data)
         shown = "-" if cost is None else f"{100 * cost.mean:+.1f}%"
         reached = "-" if cost is None else "yes" if cost.mean <= beyond.LIKELIHOOD_GOAL else "no"
         aim = f"at most +{100 * beyond.LIKELIHOOD_GOAL:g}%"
-        lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached, "-"))
+        lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached, "-", "-"))
     heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC combined", "seeds", "reached",
-             "without negatives, AUROC combined")  # fmt: skip
+             "without negatives, AUROC combined", "the coder alone, no network")  # fmt: skip
     return _sheet("Detection without outside data", heads, lines)
 
 
