@@ -28,6 +28,19 @@ def test_pages_in_the_docs_are_what_the_files_in_results_give(page):
     assert page.read_text(encoding="utf-8") == made, f"negvae paper show all --profile {page.stem} --page {page}"
 
 
+@pytest.mark.parametrize(
+    ("table", "page"),
+    [("beyond", "README.md"), ("beyond", "docs/notes/unsupervised.md"), ("one-class", "docs/one-class.md")],
+)
+def test_tables_in_pages_are_what_the_files_in_results_give(table, page, tmp_path, capsys):
+    copy = tmp_path / "page.md"
+    copy.write_text((ROOT / page).read_text(encoding="utf-8"), encoding="utf-8")
+    assert call(capsys, "paper", "show", table, "--results", ROOT / "results", "--page", copy)[0] == 0
+    assert copy.read_text(encoding="utf-8") == (ROOT / page).read_text(encoding="utf-8"), (
+        f"negvae paper show {table} --page {page}"
+    )
+
+
 def test_every_profile_with_results_has_its_page():
     with_results = {table.stem for table in (ROOT / "results").glob("*.jsonl")}
     assert {page.stem for page in PAGES} == with_results & PROFILES.keys()

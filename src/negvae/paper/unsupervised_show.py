@@ -274,6 +274,8 @@ def remarks(found: RunResults, profile: Profile) -> list[str]:
              f" {sum(profile.seeds_of(s) for s in found)} runs"]  # fmt: skip
     lines.append("at most 5,000 images of each test set, at even distances (likelihood_regret: 200, seed 0)")
     lines.append("'combined, ensemble' and waic: each seed's model with those of all lower seeds, two to five")
+    if found.coder:
+        lines.append("the coder alone: as many images, by `python benchmarks/coder.py`")
     return [*lines, *notes(results)]
 
 
