@@ -102,5 +102,6 @@ def test_evidence_is_in_the_curves(tmp_path):
     assert "changed it by +0.1000, towards the paper's figure" in text
     assert not evidence.still_moves([[0.2, 0.3], [0.2, 0.1]], 0.5)
     assert evidence.starts(cell) == (
-        "Seed 1 (5,005 nats) began far from the prior: the mean KL divergence of its first epoch."
+        "Seed 1 (5,005 nats) began far from the prior: the mean KL divergence of its first epoch. Adam's large steps"
+        " meet the large first weights there; with smaller ones no seed does (docs/reproduction.md)."
     )

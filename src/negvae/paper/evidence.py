@@ -95,7 +95,10 @@ def starts(cell: CellResult) -> str:
     if not far or len(far) == len(cell.results):
         return ""
     listed = ", ".join(f"{seed} ({value:,.0f} nats)" for seed, value in far.items())
-    return f"Seed {listed} began far from the prior: the mean KL divergence of its first epoch."
+    return (
+        f"Seed {listed} began far from the prior: the mean KL divergence of its first epoch. Adam's large steps meet the"
+        " large first weights there; with smaller ones no seed does (docs/reproduction.md)."
+    )
 
 
 def _negatives(result: dict[str, object]) -> bool:
