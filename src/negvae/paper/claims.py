@@ -16,8 +16,8 @@ _GRAY = (
 _WITHOUT = (
     f"{_GRAY} Profile long, trained as the authors did, has both AUCs within the spread as far as it has been run"
     " (docs/results/long.md): they rise with the epochs. How the first weights are drawn is not what keeps them away: a"
-    " smaller standard deviation of the convolutions brings the likelihood nearer and moves neither AUC beyond its spread"
-    " (docs/reproduction.md)."
+    " smaller standard deviation of the convolutions brings the likelihood nearer and moves neither AUC beyond its"
+    " spread (docs/reproduction.md)."
 )
 _AUXILIARY = (
     f"{_GRAY} Both AUCs are within the combined spread; what misses are mean likelihoods. That of test images still"

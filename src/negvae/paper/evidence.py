@@ -96,8 +96,8 @@ def starts(cell: CellResult) -> str:
         return ""
     listed = ", ".join(f"{seed} ({value:,.0f} nats)" for seed, value in far.items())
     return (
-        f"Seed {listed} began far from the prior: the mean KL divergence of its first epoch. Adam's large steps meet the"
-        " large first weights there; with smaller ones no seed does (docs/reproduction.md)."
+        f"Seed {listed} began far from the prior: the mean KL divergence of its first epoch. Adam's large steps"
+        " meet the large first weights there; with smaller ones no seed does (docs/reproduction.md)."
     )
 
 
