@@ -155,19 +155,22 @@ def scores(found: RunResults, data: str) -> DataTable:
 
 def ablation(found: RunResults, data: str) -> DataTable:
     """Tabulate each variant on a short run: proxies, by which it is judged, nats per dimension, and one OOD set."""
-    heads = ("variant", "proxies, combined", "proxies, prior_ratio", "nats/dim", f"{OOD[data]}, combined")
+    heads = ("variant", "seeds", "proxies, combined", "proxies, prior_ratio", "nats/dim", f"{OOD[data]}, combined")
     lines = []
     for variant in beyond.VARIANTS.values():
         if not variant.ablation:
             continue
-        result = next(iter(found[beyond.make(data, variant.name)]), None)
-        cells = ["-"] * 4
-        if result is not None:
-            ratio = "-" if result["config"]["negatives"] == "none" else f"{proxy_mean(result, 'prior_ratio'):.3f}"
-            apart = _text(area([result], OOD[data]))
-            cells = [f"{proxy_mean(result):.3f}", ratio, f"{result['nats_per_dim_test']:.4f}", apart]
-        lines.append((variant.changes, *cells))
-    title = f"Ablation, trained on {data} for a third to a half as long, one seed: mean AUROC over the proxies; AUROC"
+        results = found[beyond.make(data, variant.name)]
+        figures = [
+            spread([proxy_mean(result) for result in results]),
+            spread([
+                proxy_mean(result, "prior_ratio") for result in results if result["config"]["negatives"] != "none"
+            ]),
+            spread([float(result["nats_per_dim_test"]) for result in results]),
+            area(results, OOD[data]),
+        ]  # fmt: skip
+        lines.append((variant.changes, str(len(results)), *map(_text, figures)))
+    title = f"Ablation, trained on {data} for a third to a half as long: mean AUROC over the proxies; AUROC"
     return _sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
 
 
