@@ -317,6 +317,15 @@ def test_a_model_without_transformations_has_no_such_score():
     assert not set(OF_TRANSFORMATIONS) & set(scores)
 
 
+def test_the_card_says_that_combined_has_none_of_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(judging, "LEAST_GAIN", 4.01)
+    options = {"epochs": 1, "batch_size": 32, "target_fpr": 0.2, "device": "cpu", "precision": "float32"}
+    NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy()).save(tmp_path / "run")
+    card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
+    assert "- combined is the largest of several scores" in card
+    assert "- The scores of transformations are no part of combined: " in card
+
+
 def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
     monkeypatch.setattr(judging, "LEAST_GAIN", 0)
     monkeypatch.setattr(judging, "LEAST_AUROC", 0)
@@ -327,6 +336,7 @@ def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
     card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
     largest = "the larger of transformations_kl and transformations_distance"
     assert f"combined is {largest} plus latent_neighbors plus sqrt(1 + m) - 1" in card
+    assert "no part of combined" not in card
     again = NegVAEDetector.load(tmp_path / "run")
     assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()
     pytest.importorskip("onnxruntime")

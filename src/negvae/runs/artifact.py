@@ -499,6 +499,11 @@ def _calibration_card(calibration: Calibration) -> str:
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
             " training images alone."
         )
+        if "transformations_kl" in calibration.scores and not added:
+            lines.append(
+                "- The scores of transformations are no part of combined: the encoder did not tell apart the"
+                " transformed copies of inliers that it had not seen, or there were too few of those."
+            )
     return "\n".join(lines) + "\n"
 
 
