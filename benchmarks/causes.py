@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import statistics
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,30 +23,27 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 import torch
 from torch import nn
 
+from benchmarks.color_networks import MEASURED, ROWS, rows_after_epochs
 from benchmarks.rows import insert
 from negvae.config import RunConfig
 from negvae.data import load
 from negvae.files import write_text
-from negvae.model import VAE
 from negvae.model.initialization import Layer, normal
 from negvae.model.reparametrized import learned_weight
 from negvae.negatives import build_source
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import settings
 from negvae.paper.results import run_name, table_of
+from negvae.paper.unsupervised_show import spread
 from negvae.parts import INITIALIZATIONS
 from negvae.registry import Entry
 from negvae.runs.provenance import provenance
-from negvae.scoring.comparison import compare
-from negvae.training.history import read_metrics
 from negvae.training.loop import train
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "causes"
 PROFILE = PROFILES["cpu"]
 SEEDS = 3
-MEASURED = 2000
-ROWS = ("auc_bpd", "auc_kl", "nats_per_dim_test", "nats_per_dim_ood")
 SMALLER = "normal-0.05"
 
 
@@ -84,9 +80,6 @@ CAUSES = {
         "fashion-mnist-bernoulli-none", "convolutions drawn with a standard deviation of 0.05 instead of 0.141",
         {"initialization": SMALLER}, "mnist",
     ),
-    "rate": Cause(
-        "fashion-mnist-bernoulli-none", "learning rate 3e-4 instead of 1e-3", {"learning_rate": 3e-4}, "mnist"
-    ),
     "mnist-adam": Cause(
         "mnist-gaussian-none", "Adam 1e-3 and batches of 128 instead of RMSProp 1e-4 and 50",
         {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128}, "fashion-mnist",
@@ -104,26 +97,20 @@ def config_of(cause: Cause, seed: int) -> RunConfig:
 
 
 def run(name: str, seed: int) -> None:
-    """Carry out one run, writing its result after every epoch."""
+    """Carry out one run that has no result yet; one that was stopped goes on from its checkpoint."""
     cause, path = CAUSES[name], RESULTS / f"{name}-seed{seed}.json"
-    config, folder = config_of(CAUSES[name], seed), ROOT / "runs" / "causes" / f"{name}-seed{seed}"
-    if path.exists() and len(json.loads(path.read_text())["curve"]) == config.epochs:
+    if path.exists():
         return
+    config, folder = config_of(cause, seed), ROOT / "runs" / "causes" / f"{name}-seed{seed}"
     path.parent.mkdir(parents=True, exist_ok=True)
     images = torch.from_numpy(load(config.data).images)
-    test, outliers = (torch.from_numpy(load(one, "test").images) for one in (config.data, cause.ood))
-    few = [part[:: len(part) // MEASURED][:MEASURED] for part in (test, outliers)]
     content = {"experiment": name, "seed": seed, "config": config.to_dict(), "curve_images": MEASURED,
                "provenance": provenance(config)}  # fmt: skip
-
-    def after_epoch(model: VAE, _: RunConfig, epoch: int) -> dict[str, Any]:
-        row = compare(model, few[0], {cause.ood: few[1]})[0].row()
-        return {key: row[key] for key in ROWS}
-
     source = build_source(config.negatives, lambda text: torch.from_numpy(load(text).images))
-    train(config, images, source, directory=folder, resume=True, after_epoch=after_epoch)
-    write_text(path, json.dumps({**content, "curve": read_metrics(folder)}) + "\n")
-    print(name, seed, {key: round(read_metrics(folder)[-1][key], 3) for key in ROWS}, flush=True)
+    measure = rows_after_epochs(config.data, cause.ood)
+    curve = train(config, images, source, directory=folder, resume=True, after_epoch=measure).history
+    write_text(path, json.dumps({**content, "curve": curve}) + "\n")
+    print(name, seed, {key: round(curve[-1][key], 3) for key in ROWS}, flush=True)
 
 
 def table() -> str:
@@ -150,10 +137,7 @@ def table() -> str:
 def _line(name: str, meaning: str, curves: list[list[dict[str, float]]]) -> str:
     kl = [[f"{curve[place]['kl']:,.3g}" for curve in curves] for place in (0, -1)]
     cells = [", ".join(values) for values in kl]
-    for row in ROWS:
-        values = [curve[-1][row] for curve in curves]
-        spread = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.3f}{spread}")
+    cells += [str(spread([curve[-1][row] for curve in curves])) for row in ROWS]
     return f"| {name} | {meaning} | {len(curves)} | {' | '.join(cells)} |"
 
 

@@ -26,17 +26,28 @@ from negvae.scoring.comparison import compare
 from negvae.training.history import read_metrics
 from negvae.training.loop import train
 from negvae.training.reporting import ProgressUpdate
+from negvae.training.run import AfterEpoch
 
 RESULTS = Path(__file__).parent / "results" / "color-networks"
 MEASURED = 2000
 ROWS = ("auc_bpd", "auc_kl", "nats_per_dim_test", "nats_per_dim_ood")
 
 
+def rows_after_epochs(data: str, ood: str) -> AfterEpoch:
+    """Return a function that measures `ROWS` after an epoch, on `MEASURED` images of the test sets of data and ood."""
+    test, outliers = (torch.from_numpy(load(name, "test").images) for name in (data, ood))
+    few = [part[:: len(part) // MEASURED][:MEASURED] for part in (test, outliers)]
+
+    def after_epoch(model: VAE, _: RunConfig, epoch: int) -> dict[str, Any]:
+        row = compare(model, few[0], {ood: few[1]})[0].row()
+        return {key: row[key] for key in ROWS}
+
+    return after_epoch
+
+
 def main(config: RunConfig) -> None:
     """Train one network, writing and printing a line an epoch."""
     images = torch.from_numpy(load(config.data).images)
-    test, outliers = (torch.from_numpy(load(name, "test").images) for name in (config.data, "svhn"))
-    few = [part[:: len(part) // MEASURED][:MEASURED] for part in (test, outliers)]
     name = f"{config.network}-{config.likelihood}-{config.negatives.replace(':', '-')}-seed{config.seed}"
     path = RESULTS / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,10 +55,6 @@ def main(config: RunConfig) -> None:
     content: dict[str, Any] = {
         "config": config.to_dict(), "curve_images": MEASURED, "provenance": provenance(config),
     }  # fmt: skip
-
-    def after_epoch(model: VAE, _: RunConfig, epoch: int) -> dict[str, Any]:
-        row = compare(model, few[0], {"svhn": few[1]})[0].row()
-        return {key: row[key] for key in ROWS}
 
     folder = Path("runs") / "color-networks" / name
 
@@ -57,7 +64,8 @@ def main(config: RunConfig) -> None:
             write_text(path, json.dumps({**content, "curve": read_metrics(folder)}) + "\n")
 
     source = build_source(config.negatives, lambda text: torch.from_numpy(load(text).images))
-    train(config, images, source, directory=folder, resume=True, after_epoch=after_epoch, on_progress=on_progress)
+    measure = rows_after_epochs(config.data, "svhn")
+    train(config, images, source, directory=folder, resume=True, after_epoch=measure, on_progress=on_progress)
 
 
 if __name__ == "__main__":

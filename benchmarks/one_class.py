@@ -25,7 +25,6 @@ import argparse
 import itertools
 import json
 import math
-import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -48,6 +47,7 @@ from negvae.model.networks import residual_encoder
 from negvae.model.priors import PriorSet
 from negvae.model.shifted import DISTANCE, SIZE
 from negvae.model.shifts import Shift, build_shifts, copies, unchanged
+from negvae.paper.unsupervised_show import spread
 from negvae.runs.provenance import provenance
 from negvae.scoring.metrics import auroc
 from negvae.training.shifted import (
@@ -271,8 +271,7 @@ def table() -> str:
         cells = []
         for name in ("fitted", "kl", "odds", "distance"):
             values = [each[name] for each in areas if name in each]
-            spread = f" ({statistics.stdev(values):.3f})" if len(values) > 1 else ""
-            cells.append(f"{statistics.fmean(values):.3f}{spread}" if values else "-")
+            cells.append(str(spread(values) or "-"))
         lines.append(f"| {inliers} | {METHODS[method].meaning} | {passes:,} | {len(areas)} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", f"AUROC, mean (standard deviation over seeds); {_where(facts)}."])
 
