@@ -28,6 +28,7 @@ import statistics
 import sys
 from collections.abc import Iterator
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,6 +149,7 @@ def _forms(figure: str) -> list[str]:
     return forms
 
 
+@cache  # a file is asked for each of a page's figures
 def _lines(path: Path) -> list[Any]:
     text = path.read_text(encoding="utf-8")
     return [json.loads(each) for each in (text.splitlines() if path.suffix == ".jsonl" else [text])]
@@ -173,7 +175,7 @@ def numbers(path: Path) -> list[float]:
 def chosen(path: Path, which: str) -> list[float]:
     """The values that "KEY of NAME, NAME" names in a file of JSON lines, and their means.
 
-    These are those over the seeds of each run, and of these over the runs of each NAME.
+    A mean is over the seeds of a run, or over the means of the runs of a NAME.
     """
     key, _, names = which.partition(" of ")
     found = []

@@ -114,6 +114,14 @@ def test_a_run_is_tested_against_every_set_and_proxy(plan):
     assert entries[2]["ours"] is None
 
 
+@pytest.mark.parametrize("text", ["{", "[]", '{"areas": {"cifar10 > svhn": 0.9}}'])
+def test_a_damaged_file_of_the_coder_is_named(text, tmp_path, capsys):
+    (tmp_path / "coder.json").write_text(text)
+    code, _, error = call(capsys, "paper", "show", "beyond", "--results", tmp_path)
+    assert code == 2
+    assert "coder.json: not a result of `python benchmarks/coder.py`; remove it" in error
+
+
 def test_pages_get_their_tables(capsys, tmp_path):
     begin, end = beyond_show.BEGIN, beyond_show.END
     (tmp_path / "coder.json").write_text('{"areas": {"cifar10 > svhn": {"auroc": 0.9192}}}')

@@ -69,7 +69,7 @@ def means(found: Found) -> DataTable:
         figures = [each.mean for each in ours if each is not None]
         mean = f"{sum(figures) / len(figures):.3f}" if figures else "-"
         seeds = [len(each) for each in have.values()]
-        count = "-" if not seeds else str(min(seeds)) if min(seeds) == max(seeds) else f"{min(seeds)} to {max(seeds)}"
+        count = " to ".join(map(str, sorted({min(seeds), max(seeds)}))) if seeds else "-"
         reached = "-" if len(figures) < CLASSES else "yes" if float(mean) >= GOALS[data] else "no"
         others = [f"{one[data]:.3f}" if data in one else "-" for one in PUBLISHED.values()]
         lines.append((data, f"{GOALS[data]:g}", mean, f"{len(figures)} of {CLASSES}", count, reached, *others))

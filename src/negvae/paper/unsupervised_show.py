@@ -74,8 +74,13 @@ def gather(profile: Profile, results: Path) -> RunResults:
     """
     found = RunResults()
     if (path := results / CODER).is_file():
-        areas = json.loads(path.read_text(encoding="utf-8"))["areas"]
-        found.coder = {pair: float(one["auroc"]) for pair, one in areas.items()}
+        try:
+            areas = json.loads(path.read_text(encoding="utf-8"))["areas"]
+            found.coder = {pair: float(one["auroc"]) for pair, one in areas.items()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path}: not a result of `python benchmarks/coder.py`; remove it, and that command makes it anew"
+            ) from error
     table = table_of(results, profile)
     for setting in beyond.settings():
         seeds = range(profile.seeds_of(setting))
