@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from negvae.cli import app as application
-from negvae.runs.resolve import FEWEST_TO_TURN, MOST_TO_TURN
+from negvae.runs.resolve import FEWEST_TO_TURN
+from negvae.scoring.transformations import MOST_OF_ONE_KIND
 from tests.cli.test_commands import FAST, call, negvae
 
 COMMANDS = ["", "train", "evaluate", "calibrate", "score", "report", "export", "demo", "data", "data list",
@@ -129,7 +130,7 @@ def test_help_shows_what_the_preset_gives(capsys):
     assert "Size of the latent code z. [default: 10]" in gray
     assert "[default: gray]" in gray
     assert "[default: 100, more for little data]" in gray
-    turns = f"[default: turns for {FEWEST_TO_TURN} to {MOST_TO_TURN:,} training images, else none]"
+    turns = f"[default: turns for {FEWEST_TO_TURN} to {MOST_OF_ONE_KIND:,} training images, or more photos, else none]"
     assert [turns in text for text in (usual, gray, generated)] == [True, False, False]
     assert "[default: unsupervised]" not in generated
     panels = ["Data", "Model", "Negatives", "Training", "Calibration", "Machine", "Cluster"]

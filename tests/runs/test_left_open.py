@@ -6,24 +6,32 @@ import torch
 
 from negvae import NegVAEDetector
 from negvae.config import preset
-from negvae.runs.resolve import FEWEST_TO_TURN, MOST_TO_TURN, fields_left_open, fill_in
+from negvae.runs.resolve import FEWEST_TO_TURN, fields_left_open, fill_in
+from negvae.scoring.transformations import MOST_OF_ONE_KIND
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
 
 @pytest.mark.parametrize(
-    ("images", "chosen", "said"),
+    ("images", "photos", "chosen", "said"),
     [
-        (FEWEST_TO_TURN - 1, "none", "299 training images are fewer than 300"),
-        (FEWEST_TO_TURN, "turns", "turns, for 300 training images"),
-        (MOST_TO_TURN, "turns", "turns, for 10,000 training images"),
-        (MOST_TO_TURN + 1, "none", "10,001 training images are more than 10,000"),
+        (FEWEST_TO_TURN - 1, True, "none", "299 training images are fewer than 300"),
+        (FEWEST_TO_TURN, False, "turns", "turns, for 300 training images"),
+        (MOST_OF_ONE_KIND, False, "turns", "turns, for 10,000 training images"),
+        (
+            MOST_OF_ONE_KIND + 1,
+            False,
+            "none",
+            "10,001 training images are more than 10,000, and their mirror",
+        ),
+        (MOST_OF_ONE_KIND + 1, True, "turns", "10,001 training images whose mirror images look like them"),
     ],
 )
-def test_the_number_of_images_decides_on_turns(images, chosen, said):
+def test_the_number_of_images_and_their_mirror_images_decide_on_turns(images, photos, chosen, said):
     lines = []
-    config = preset("unsupervised", "photos")
-    assert fill_in(config, images, fields_left_open("unsupervised", []), lines.append).transformations == chosen
+    config, left_open = preset("unsupervised", "photos"), fields_left_open("unsupervised", [])
+    found = fill_in(config, images, left_open, lines.append, photos=lambda: photos)
+    assert found.transformations == chosen
     assert said in next(line for line in lines if line.startswith("transformations: "))
 
 

@@ -53,8 +53,11 @@ def result():
         return trained(run(epochs=1))
 
 
-def test_copies_of_unseen_inliers_are_told_apart(result, monkeypatch):
+@pytest.mark.parametrize("kinds", ["one", "several"])
+def test_copies_of_unseen_inliers_are_told_apart(result, monkeypatch, kinds):
     monkeypatch.setattr(judging, "LEAST_AUROC", 0.0)
+    if kinds == "several":
+        monkeypatch.setattr(judging, "MOST_OF_ONE_KIND", len(IMAGES) - 1)
     lines = []
     calibration = calibrate(Scorer(result.model), IMAGES, corners(60, 1), log=lines.append)
     assert "transformations are part of combined" in lines[0]
@@ -70,8 +73,9 @@ def test_copies_of_unseen_inliers_are_told_apart(result, monkeypatch):
     for name in parts:
         _, median, high, _ = calibration.reference.scales[name]
         ratios.append((scores[name].astype(float) - median) / (high - median))
-    largest = np.max(ratios[:2], 0)
-    wanted = np.max(ratios[2:4], 0) + ratios[4] + np.sign(largest) * (np.sqrt(1 + np.abs(largest)) - 1)
+    others = ratios[:2] if kinds == "several" else [np.max(ratios[:2], 0)]
+    damped = sum(np.sign(ratio) * (np.sqrt(1 + np.abs(ratio)) - 1) for ratio in others)
+    wanted = np.max(ratios[2:4], 0) + ratios[4] + damped
     assert scores["combined"] == pytest.approx(wanted, rel=1e-4, abs=1e-4)
 
 
@@ -326,16 +330,18 @@ def test_the_card_says_that_combined_has_none_of_them(tmp_path, monkeypatch):
     assert "- The scores of transformations are no part of combined: " in card
 
 
-def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("most", "others"), [(10_000, "the largest other"), (100, "each other")])
+def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch, most, others):
     monkeypatch.setattr(judging, "LEAST_GAIN", 0)
     monkeypatch.setattr(judging, "LEAST_AUROC", 0)
+    monkeypatch.setattr(judging, "MOST_OF_ONE_KIND", most)
     options = {"epochs": 1, "batch_size": 32, "target_fpr": 0.2, "device": "cpu", "precision": "float32"}
     detector = NegVAEDetector(network="pyramid", transformations="turns", **options).fit(IMAGES.numpy())
     assert set(ADDED) <= set(detector.calibration_.reference.components)
     detector.save(tmp_path / "run")
     card = (tmp_path / "run" / "MODEL_CARD.md").read_text()
     largest = "the larger of transformations_kl and transformations_distance"
-    assert f"combined is {largest} plus latent_neighbors plus sqrt(1 + m) - 1" in card
+    assert f"combined is {largest} plus latent_neighbors plus sqrt(1 + m) - 1, where m is {others} of" in card
     assert "no part of combined" not in card
     again = NegVAEDetector.load(tmp_path / "run")
     assert (again.ood_score(IMAGES[:40].numpy()) == detector.ood_score(IMAGES[:40].numpy())).all()

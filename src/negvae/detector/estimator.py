@@ -8,6 +8,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 from pathlib import Path
 from typing import Any, Self, cast
@@ -82,6 +83,7 @@ from negvae.training.helpers import threads_of_operators
 from negvae.training.history import read_metrics, write_metrics
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import ProgressUpdate
+from negvae.training.symmetry import come_mirrored
 
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight",
@@ -154,7 +156,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         negative_shift: c in the negative prior N(c 1, I); None uses the preset's.
         negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; None uses the preset's.
         transformations: names of transformations of inliers with a prior each, or "none" (see `negvae.RunConfig`); None
-            uses the preset's; those of "unsupervised" are quarter turns for 300 to 10,000 training images.
+            uses the preset's; those of "unsupervised" are quarter turns for 300 to 10,000 training images, and for
+            more if their mirror images look like them, as those of photos do.
         optimizer: name of the optimizer (see `negvae.RunConfig`); None uses the preset's.
         learning_rate: step size of the optimizer; None uses the preset's.
         batch_size: number of inliers in one training step; None uses the preset's, or a smaller one for small data.
@@ -300,7 +303,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
         kept = torch.from_numpy(np.flatnonzero(~self.left_out_))
         stored = stored[kept]
-        config = self._config(name, tuple(stored.shape), seed, text)
+        config = self._config(name, tuple(stored.shape), seed, text, photos=partial(come_mirrored, stored))
         if calibration is None:
             rows = held_out_rows(len(stored), config.calibration, config.seed)
             training, held_out = divide(stored, rows)
@@ -382,7 +385,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             given = Auxiliary(read_any(given, "train", decoding)[0].to(resolve_device(self.device)))
         text = given if isinstance(given, str | None) else f"given:{described(given)}"
         size = (round(len(training) / (1 - share)), *training.shape[1:])
-        config = self._config(photos.name, size, seed, text, decoding)
+        mirrored = not decoding.tiled and partial(come_mirrored, training)
+        config = self._config(photos.name, size, seed, text, decoding, photos=mirrored)
         rate = self._rate(len(np.unique(owners.held_out)))
         source = self._negative_source(given, config.negatives, decoding)
         rows = held_out_rows(len(photos.sources), share, seed)
@@ -454,7 +458,14 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return found.least_usual(self.trim)
 
     def _config(
-        self, name: str, size: tuple[int, ...], seed: int, negatives: str | None, images: Decoding | None = None
+        self,
+        name: str,
+        size: tuple[int, ...],
+        seed: int,
+        negatives: str | None,
+        images: Decoding | None = None,
+        *,
+        photos: Callable[[], bool] | bool,
     ) -> RunConfig:
         """Return the complete config that the parameters describe for inputs of this size (N, C, H, W)."""
         count, columns, features = size[0], size[1], size[2:] == (1, 1)
@@ -478,7 +489,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         )
         training = count - max(round(calibration * count), 1)
         undecided = fields_left_open(kind, [field for field in LEFT_OPEN if getattr(self, field, 0) is not None])
-        return fill_in(plain, training, undecided, self._log(), columns=columns, warn=_warn)
+        return fill_in(plain, training, undecided, self._log(), columns=columns, photos=photos, warn=_warn)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
         """Return the source of negatives that is given or that `text` names; data is checked against the inliers."""

@@ -163,20 +163,21 @@ def _measured(
 
     Of whole sets, the first two are by set of outliers.
     """
-    scorer, counted = Scorer(result.model, calibration.reference), {name for group in ADDED for name in group}
+    references = calibration.reference
+    scorer, counted = Scorer(result.model, references), {name for group in ADDED for name in group}
     names = [name for name in SCORES if result.model.shifted is not None or name not in counted]
 
     def scored(images: Tensor) -> dict[str, NDArray[np.float32]]:
         scores = dict(scorer(images, names))
         ratios = {
-            name: ratio(name, torch.from_numpy(scores[name]), calibration.reference.scales[name].tolist())
-            for name in calibration.reference.components
+            name: ratio(name, torch.from_numpy(scores[name]), references.scales[name].tolist())
+            for name in references.components
         }
         plain = {name: values for name, values in ratios.items() if name not in counted}
         scores |= {BEFORE: combine(plain).numpy()}
         for left_out in ratios if len(plain) < len(ratios) else ():
             kept = {name: values for name, values in ratios.items() if name != left_out}
-            scores[without(left_out)] = combine(kept).numpy()
+            scores[without(left_out)] = combine(kept, summed=references.summed).numpy()
         return scores
 
     usual = scored(inliers)

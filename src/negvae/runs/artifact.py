@@ -340,6 +340,8 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
     rule = {name: getattr(calibration, name) for name in fields}
     if calibration.tiles:
         rule["tiles"] = calibration.tiles
+    if calibration.reference.summed:
+        rule["summed"] = True
     header = {"rule": json.dumps(rule), "weights": file_sha256(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
@@ -388,7 +390,10 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             None if rule["target_fpr"] is None else float(rule["target_fpr"]),
             float(rule["contamination"]),
             References(
-                parts["reference"], parts["fitted"], Neighbors(**parts["neighbors"]) if parts["neighbors"] else None
+                parts["reference"],
+                parts["fitted"],
+                Neighbors(**parts["neighbors"]) if parts["neighbors"] else None,
+                summed=bool(rule.get("summed")),
             ),
             "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
@@ -493,7 +498,8 @@ def _calibration_card(calibration: Calibration) -> str:
         )
         groups = [[name for name in group if name in calibration.reference.components] for group in ADDED]
         added = [f"the larger of {' and '.join(group)}" if group[1:] else group[0] for group in groups if group]
-        what = f"{' plus '.join(added)} plus sqrt(1 + m) - 1, where m is the largest other" if added else "the largest"
+        of_others = "each other" if calibration.reference.summed else "the largest other"
+        what = f"{' plus '.join(added)} plus sqrt(1 + m) - 1, where m is {of_others}" if added else "the largest"
         lines.append(
             f"- combined is {what} of several scores, each as its distance from the training images' median, in"
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 from negvae.scoring.calibration import TARGET_FPR, least_held_out
 from negvae.scoring.certificates import certified_rank
 from negvae.scoring.tiles import Owners
+from negvae.scoring.transformations import MOST_OF_ONE_KIND
+from negvae.training.symmetry import come_mirrored
 
 LEAST_STEPS = 1000
 """Number of training steps on images below which most models are undertrained."""
@@ -46,9 +49,10 @@ ROW_STEPS = 500
 """Number of training steps on rows of features, where the default decision score depends on none of them."""
 LEFT_OPEN = ("batch_size", "epochs", "network", "calibration", "transformations")
 """Names of the fields that `resolve` can set: `calibration` for rows of features, the others by `fill_in`."""
-FEWEST_TO_TURN, MOST_TO_TURN = 300, 10_000
-"""Numbers of training images between which quarter turns get priors of their own. Of fewer, too few are unseen to
-measure what turns are worth. More are seldom of one kind, and the time would grow most where the gain is least."""
+FEWEST_TO_TURN = 300
+"""Number of training images below which quarter turns get no priors of their own: too few are unseen to measure what
+turns are worth. Above `MOST_OF_ONE_KIND` they get some if the images come mirrored, as photos do: there the other
+scores leave the most to gain, and elsewhere the time would grow most where the gain is least."""
 ROWS_TO_SCALE = 400
 """Number of rows of features that is enough to measure scales on."""
 Log = Callable[[str], None]
@@ -170,7 +174,9 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
         return negatives.to(device)
 
     source = build_source(config.negatives, load_auxiliary)
-    config = fill_in(config, len(inliers.training), left_open, log, columns=inliers.shape[0])
+    count, columns = len(inliers.training), inliers.shape[0]
+    photos = inliers.owners is None and partial(come_mirrored, inliers.training)
+    config = fill_in(config, count, left_open, log, columns=columns, photos=photos)
     return ResolvedRun(config, device, inliers, source, {"data": data, "data_sha256": hashes, **encoder})
 
 
@@ -209,13 +215,14 @@ def fill_in(
     log: Log = silent,
     *,
     columns: int = 0,
+    photos: Callable[[], bool] | bool = False,
     warn: Log | None = None,
 ) -> RunConfig:
     """Fill in the fields that were left open, so that training on little data takes enough steps.
 
     Few images get smaller batches and more epochs than the preset has. Rows of features get `ROW_STEPS` steps, and a
-    linear network if there are few rows for their number of columns. Quarter turns get priors of their own if the
-    images may be of one kind by their number (`FEWEST_TO_TURN`, `MOST_TO_TURN`). What the user has set is kept, with a
+    linear network if there are few rows for their number of columns. Quarter turns get priors of their own by the
+    number of images and, of many, if they come mirrored (`FEWEST_TO_TURN`). What the user has set is kept, with a
     warning if it makes fewer than `FEW_STEPS` steps.
 
     Args:
@@ -224,6 +231,8 @@ def fill_in(
         left_open: names of the fields that are open (see `fields_left_open`).
         log: called with a line about what was filled in.
         columns: number of features in a row.
+        photos: whether the training images come mirrored (`negvae.training.symmetry.come_mirrored`), or a function
+            that is asked where it matters; tiles of images do not count as photos.
         warn: called with a line if the steps are too few; None to call `log`.
 
     Returns:
@@ -233,7 +242,7 @@ def fill_in(
     if rows and "network" in left_open and training < ROWS_A_COLUMN * columns:
         config = replace(config, network="linear")
     if not rows and "transformations" in left_open:
-        config = replace(config, transformations=_turns(training, log))
+        config = replace(config, transformations=_turns(training, photos, log))
     large = config.images is not None and config.images.height * config.images.width > LARGE
     if "batch_size" in left_open:
         batch_size = LARGE_BATCH if large else min(batch_size, max(training // 8, 16))
@@ -253,18 +262,23 @@ def fill_in(
     return replace(config, batch_size=batch_size, epochs=epochs)
 
 
-def _turns(training: int, log: Log) -> str:
+def _turns(training: int, photos: Callable[[], bool] | bool, log: Log) -> str:
     """Return the transformations with priors for so many training images."""
     count = f"{training:,} training images"
     if training < FEWEST_TO_TURN:
         log(f"transformations: none, since {count} are fewer than {FEWEST_TO_TURN}")
         return "none"
-    if training > MOST_TO_TURN:
+    many = training > MOST_OF_ONE_KIND
+    if many and not (photos() if callable(photos) else photos):
         log(
-            f"transformations: none, since {count} are more than {MOST_TO_TURN:,}: ask for turns if all are of one kind"
+            f"transformations: none, since {count} are more than {MOST_OF_ONE_KIND:,}, and their mirror images do not"
+            " look like training images, as those of whole photos do: ask for turns if all are of one kind"
         )
         return "none"
-    log(f"transformations: turns, for {count}: none would be quicker, and find fewer outliers of a similar kind")
+    log(
+        f"transformations: turns, for {count}{' whose mirror images look like them' if many else ''}: none would be"
+        " quicker, and find fewer outliers of a similar kind"
+    )
     return "turns"
 
 

@@ -17,7 +17,7 @@ TWO_SIDED = ("bpd",)
 
 
 ADDED = (("transformations_kl", "transformations_distance"), ("latent_neighbors",))
-"""Scores that count with transformations: "combined" adds the largest of each group and, damped, of all others."""
+"""Scores that count with transformations: "combined" adds the largest of each group and, damped, the others."""
 
 
 def combined(x: Pass) -> Tensor:
@@ -26,15 +26,16 @@ def combined(x: Pass) -> Tensor:
     Every score's distance from the training median is divided by the distance at which the most extreme
     5% of the training images begin. The largest of these ratios is the score, so 1 means "at the edge of
     the usual" in at least one respect: scores detect different outliers, and the largest is high if any one is.
-    With transformations, the largest of each group of scores in `ADDED` and the largest of the others, damped,
-    are added: outliers that are near the inliers are a little unusual in most respects, and a ratio of a hundred should
-    not drown the rest. More inliers then have a score above 1. "bpd" counts on both sides. The scales are those of
-    training images alone, and `x.references` lists the scores.
+    With transformations, the largest of each group of scores in `ADDED` and, damped, the largest of the others are
+    added, or all of the others if `x.references.summed`: outliers that are near the inliers are a little unusual in
+    most respects, and a ratio of a hundred should not drown the rest. More inliers then have a score above 1. "bpd"
+    counts on both sides. The scales are those of training images alone, and `x.references` lists the scores.
     """
-    components = x.references.components
-    if not components:
+    references = x.references
+    if not references.components:
         raise ValueError("score combined was not measured on training images: run `negvae calibrate` first")
-    return combine({name: ratio(name, x.score(name), x.scale(name)) for name in components})
+    ratios = {name: ratio(name, x.score(name), x.scale(name)) for name in references.components}
+    return combine(ratios, summed=references.summed)
 
 
 def ratio(name: str, scores: Tensor, scale: Sequence[float]) -> Tensor:
@@ -55,15 +56,25 @@ def ratio(name: str, scores: Tensor, scale: Sequence[float]) -> Tensor:
     return torch.maximum(above, -distance / max(median - low, tiny)) if name in TWO_SIDED else above
 
 
-def combine(ratios: Mapping[str, Tensor]) -> Tensor:
-    """Return "combined" (N) by the ratio of each score that it is made of (N each), by the score's name."""
+def combine(ratios: Mapping[str, Tensor], *, summed: bool = False) -> Tensor:
+    """Return "combined" by the ratios of the scores that it is made of.
+
+    Args:
+        ratios: ratio of each score (N each), by the score's name.
+        summed: whether scores that are not in `ADDED` are added up beside those that are; else the largest counts.
+
+    Returns:
+        N numbers.
+    """
     rest, terms = dict(ratios), list[Tensor]()
     for group in ADDED:
         if found := [rest.pop(name) for name in group if name in rest]:
             terms.append(torch.stack(found).amax(0))
-    if rest:
-        others = torch.stack(list(rest.values())).amax(0)
-        terms.append(damped(others) if terms else others)
+    others = list(rest.values())
+    if not terms:
+        return torch.stack(others).amax(0)
+    if others:
+        terms += map(damped, others if summed else [torch.stack(others).amax(0)])
     return torch.stack(terms).sum(0)
 
 

@@ -25,12 +25,15 @@ class References:
         fitted: result of fitting a score (`negvae.scoring.table.Score.fit`), by the score's name.
         neighbors: reference rows of the score "neighbors"; None if images are scored.
         heatmaps: maps that the score "defects" is computed from; None if they were not trained.
+        summed: whether "combined", where it counts transformations, adds up the other scores, each damped, instead of
+            the largest of them (`negvae.scoring.transformations.MOST_OF_ONE_KIND`).
     """
 
     scales: Mapping[str, Values] = field(default_factory=dict)
     fitted: Mapping[str, Values] = field(default_factory=dict)
     neighbors: Neighbors | None = None
     heatmaps: Heatmaps | None = None
+    summed: bool = False
 
     @property
     def components(self) -> list[str]:

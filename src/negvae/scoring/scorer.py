@@ -294,7 +294,7 @@ def _with_transformations(
     judgement = judge(scorer.model, training, scorer.computes_in, scorer.quantized)
     log(judgement.describe())
     fitted, scales = {**references.fitted, **judgement.fitted}, {**references.scales, **judgement.components}
-    return replace(references, fitted=fitted, scales=scales)
+    return replace(references, fitted=fitted, scales=scales, summed=judgement.summed)
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

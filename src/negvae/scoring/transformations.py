@@ -35,6 +35,10 @@ ERRORS = 2
 """Number of standard errors by which that share must exceed chance as well: among few images luck goes further."""
 LEAST_AUROC = 0.9
 """Least AUROC by which "latent_neighbors" finds transformed copies, for it to be part of "combined"."""
+MOST_OF_ONE_KIND = 10_000
+"""Largest number of training images that are expected to be of one kind. Outliers that resemble one kind of inliers
+show in the scores of transformations, and a second one of the others adds noise; more images are of several kinds, and
+each of the others finds outliers of its own, so that "combined" adds them up (`References.summed`)."""
 
 
 def transformations_kl(x: Pass) -> Tensor:
@@ -121,6 +125,7 @@ class Judgement:
         fitted: results of fitting scores to training images, by the score's name.
         scales: scales of the fitted scores and of "transformations_kl" on the unseen inliers
             (`negvae.scoring.references.scale`), by the score's name; none without any.
+        several: whether there are too many training images for one kind (`MOST_OF_ONE_KIND`).
     """
 
     images: int
@@ -130,6 +135,12 @@ class Judgement:
     auroc: float
     fitted: Mapping[str, Values]
     scales: Mapping[str, Values]
+    several: bool = False
+
+    @property
+    def summed(self) -> bool:
+        """Return whether "combined" adds up the other scores, too (`References.summed`)."""
+        return self.several and bool(self.components)
 
     @property
     def components(self) -> dict[str, Values]:
@@ -163,7 +174,7 @@ def judge(model: VAE, training: Tensor, precision: str, quantized: QuantizedNetw
 
     Args:
         model: trained VAE with transformations, in evaluation mode.
-        training: stored training images, uint8, N x C x H x W, or a part of them.
+        training: all stored training images, uint8, N x C x H x W.
         precision: precision of the networks.
         quantized: the model's networks in int8, used in place of its own where scores use them; codes of transformed
             copies are compared in `precision`.
@@ -196,7 +207,8 @@ def judge(model: VAE, training: Tensor, precision: str, quantized: QuantizedNetw
     scales = {name: scale(values.numpy()) for name, values in scores.items()}
     right, count = found["right"], len(found["right"])
     error = float(right.std(correction=0)) / math.sqrt(count)
-    return Judgement(count, float(right.mean()), error, chance, area, fitted, scales)
+    several = len(training) > MOST_OF_ONE_KIND
+    return Judgement(count, float(right.mean()), error, chance, area, fitted, scales, several)
 
 
 def _means_of_copies(x: Pass) -> Tensor:
