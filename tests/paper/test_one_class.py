@@ -83,14 +83,19 @@ def test_whole_sets_are_tested_against_others_and_their_own_images_resampled(tmp
     found = {one["name"]: one for one in map(json.loads, lines)}
     near = found["cifar10-whole-seed0"]["evaluation"]
     assert list(near) == [
-        "svhn", "kmnist", "emnist-letters", "uniform-noise", "imagenet32", "resampled", "resampled, JPEG",
+        "transformed inliers", "svhn", "kmnist", "emnist-letters", "uniform-noise", "imagenet32", "resampled",
+        "resampled, JPEG",
     ]  # fmt: skip
+    ways = ["combined, all others added", "combined, the largest other added"]
+    assert all({f"auc_{way}" for way in ways} < set(areas) for areas in near.values())
     assert abs(near["resampled"]["auc_kl"] - 0.5) < 0.2
-    assert list(found["mnist-whole-seed0"]["evaluation"])[:2] == ["fashion-mnist", "kmnist"]
+    assert list(found["mnist-whole-seed0"]["evaluation"])[1:3] == ["fashion-mnist", "kmnist"]
     shown = json.loads(call(capsys, "paper", "show", *options, "--json")[1])
     assert len(shown) == 2
     sheet = one_class_show.whole(one_class_show.gather(one_class.PROFILES["smoke"], tmp_path / "results"))
-    assert next(iter(sheet.rows))[:4] == ("mnist", "fashion-mnist", "1", "1")
+    assert [line[:4] for line in list(sheet.rows)[:2]] == [
+        ("mnist", "transformed inliers", "1", "-"), ("mnist", "fashion-mnist", "1", "1"),
+    ]  # fmt: skip
     assert {line[-2] for line in sheet.rows if line[1] in ("imagenet32", "resampled")} == {"-"}
 
 

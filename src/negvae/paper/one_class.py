@@ -42,6 +42,11 @@ SCORES = (
 BEFORE = "combined, without transformations"
 """The score "combined" of the same model, as it would be if the model had no transformations."""
 
+RULES = {"combined, all others added": True, "combined, the largest other added": False}
+"""The score "combined" of the same model by either rule for the scores that are not those of transformations, and
+whether it adds them all up (`negvae.scoring.references.References.summed`)."""
+TRANSFORMED = "transformed inliers"
+"""What a run on a whole set is tested against first: proxies made of held-out inliers (`negvae.paper.proxies`)."""
 
 NEAR: dict[str, tuple[str, ...]] = {"cifar10": ("imagenet32", "cifar100")}
 """Sets of much the same kind of images, which a run on a whole set is tested against too; those at hand."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,9 @@ from negvae.paper.one_class import (
     BEFORE,
     NEAR,
     RESAMPLED,
+    RULES,
     SCORES,
+    TRANSFORMED,
     OneClassProfile,
     Run,
     finished,
@@ -30,7 +33,7 @@ from negvae.paper.one_class import (
 )
 from negvae.paper.results import order_statistics
 from negvae.paper.store import Result
-from negvae.paper.unsupervised_runs import TEST_IMAGES, evenly, fitted
+from negvae.paper.unsupervised_runs import TEST_IMAGES, against_proxies, evenly, fitted
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
@@ -146,7 +149,8 @@ def _carry_out(
     sets += further
     content: Result = {
         "run": run.name, "profile": profile.name, "seed": run.seed, "status": "finished", "images": len(images),
-        "config": config.to_dict(), **_measured(result, calibration, inliers, outliers),
+        "config": config.to_dict(),
+        **_measured(result, calibration, inliers, outliers, held_out if run.label is None else None),
         "judgement": " ".join(lines), "data": {f"{one.name} {one.split}": describe(one) for one in sets},
         "notes": list(dict.fromkeys(note for one in sets for note in one.notes)),
         "provenance": {**provenance(config), "train_seconds": round(result.progress.seconds, 1)},
@@ -157,11 +161,15 @@ def _carry_out(
 
 
 def _measured(
-    result: TrainingResult, calibration: Calibration, inliers: Tensor, outliers: Mapping[str, Tensor]
+    result: TrainingResult,
+    calibration: Calibration,
+    inliers: Tensor,
+    outliers: Mapping[str, Tensor],
+    held_out: Tensor | None,
 ) -> Result:
     """Return AUROC with intervals of every score, order statistics of both sides, and the rate of false alarms.
 
-    Of whole sets, the first two are by set of outliers.
+    Of whole sets, of which the held-out inliers are given, the first two are by set of outliers.
     """
     references = calibration.reference
     scorer, counted = Scorer(result.model, references), {name for group in ADDED for name in group}
@@ -175,26 +183,33 @@ def _measured(
         }
         plain = {name: values for name, values in ratios.items() if name not in counted}
         scores |= {BEFORE: combine(plain).numpy()}
+        scores |= {name: combine(ratios, summed=summed).numpy() for name, summed in RULES.items()}
         for left_out in ratios if len(plain) < len(ratios) else ():
             kept = {name: values for name, values in ratios.items() if name != left_out}
             scores[without(left_out)] = combine(kept, summed=references.summed).numpy()
         return scores
 
     usual = scored(inliers)
-    areas: dict[str, Result] = {}
-    statistics: dict[str, Result] = {}
+    areas: dict[str, Result] = {} if held_out is None else {TRANSFORMED: _of_transformed(held_out, scored)}
+    ordered: dict[str, Result] = {}
     for ood, images in outliers.items():
         scores = scored(images)
         areas[ood] = {"count": len(images)}
         for name in scores:
             area, interval = auroc(usual[name], scores[name])
             areas[ood] |= {f"auc_{name}": area, f"auc_{name}_ci": list(interval)}
-        statistics[ood] = {name: {"inliers": order_statistics(usual[name]), "ood": order_statistics(scores[name])}
+        ordered[ood] = {name: {"inliers": order_statistics(usual[name]), "ood": order_statistics(scores[name])}
                            for name in (*names, BEFORE)}  # fmt: skip
     alarms = float(calibration.is_outlier(usual[calibration.score]).mean())
     if OTHER_CLASSES in outliers:
-        areas, statistics = areas[OTHER_CLASSES], statistics[OTHER_CLASSES]
-    return {"evaluation": areas, "quantiles": statistics, "false_alarms": alarms}
+        areas, ordered = areas[OTHER_CLASSES], ordered[OTHER_CLASSES]
+    return {"evaluation": areas, "quantiles": ordered, "false_alarms": alarms}
+
+
+def _of_transformed(held_out: Tensor, scored: Callable[[Tensor], dict[str, NDArray[np.float32]]]) -> Result:
+    """Return the mean AUROC of every score against transformed held-out inliers, over the transformations."""
+    areas = list(against_proxies(held_out, scored).values())
+    return {f"auc_{name}": round(statistics.mean(one[name] for one in areas), 5) for name in areas[0]}
 
 
 def _labels(images: ImageSet) -> NDArray[np.int64]:

@@ -16,6 +16,7 @@ from negvae.paper.one_class import (
     NEAR_GOALS,
     PUBLISHED,
     PUBLISHED_NEAR,
+    RULES,
     SCORES,
     WHOLE,
     OneClassProfile,
@@ -122,11 +123,12 @@ def additions(found: Found) -> DataTable:
 def whole(found: Found) -> DataTable:
     """Tabulate whole sets against others: what the priors of transformations gain or lose in the same models."""
     lines = []
+    shown = (SCORES[0], BEFORE, *RULES, *SCORES[1:])
     for data in WHOLE:
         results = found[data][None]
         for ood in dict.fromkeys(name for one in results for name in one["evaluation"]):
             have = [one["evaluation"][ood] for one in results if ood in one["evaluation"]]
-            figures = [spread([float(one[f"auc_{name}"]) for one in have if f"auc_{name}" in one]) for name in SHOWN]
+            figures = [spread([float(one[f"auc_{name}"]) for one in have if f"auc_{name}" in one]) for name in shown]
             gains = spread([float(one["auc_combined"]) - float(one[f"auc_{BEFORE}"]) for one in have])
             goal = NEAR_GOALS.get((data, ood))
             assert gains is not None  # there is a result
@@ -137,7 +139,7 @@ def whole(found: Found) -> DataTable:
                 *("-" if each is None else str(each) for each in figures), f"{gains.mean:+.3f}", kept,
                 ", ".join(f"{name} {area:.2f}" for name, area in published.items()) or "-",
             ))  # fmt: skip
-    heads = ("inliers", "tested against", "seeds", "goal", *SHOWN, "gain", f"loses at most {LOSS:g}", "published")
+    heads = ("inliers", "tested against", "seeds", "goal", *shown, "gain", f"loses at most {LOSS:g}", "published")
     return _sheet("Whole sets against others: what the transformations add to `combined`", heads, lines)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -131,21 +131,37 @@ def _proxies(artifact: Artifact, scorer: Scorer, limit: int | None) -> dict[str,
     config = artifact.config
     inliers = load(config.data, "train", limit=config.limit, disjoint_from_train=True, fetch=False)
     held_out = hold_out(torch.from_numpy(inliers.images), config.calibration, config.seed)[1]
-    half = min(len(held_out) // 2, limit or PROXY_IMAGES, PROXY_IMAGES)
-    # By turns, since a set sorted by class would make outliers of the second half.
-    chosen = evenly(held_out, 2 * half)
-    kept, made_strange = chosen[0::2], chosen[1::2].float() / 255
     names = [
         name
         for name in ("combined", "dose", "prior_ratio", "kl")
         if name != "prior_ratio" or config.negatives != "none"
     ]
-    usual = scorer(kept, names)
+    return against_proxies(held_out, lambda images: scorer(images, names), limit)
+
+
+def against_proxies(
+    held_out: Tensor, scored: Callable[[Tensor], ScoreArrays], limit: int | None = None
+) -> dict[str, dict[str, float]]:
+    """Measure how well scores tell held-out inliers from proxies made of other held-out inliers.
+
+    Args:
+        held_out: inliers that the model was not trained on, uint8, N x C x H x W.
+        scored: function that returns the scores of images, by name.
+        limit: largest number of images on either side; None for `PROXY_IMAGES`.
+
+    Returns:
+        AUROC by proxy and score.
+    """
+    half = min(len(held_out) // 2, limit or PROXY_IMAGES, PROXY_IMAGES)
+    # By turns, since a set sorted by class would make outliers of the second half.
+    chosen = evenly(held_out, 2 * half)
+    kept, made_strange = chosen[0::2], chosen[1::2].float() / 255
+    usual = scored(kept)
     randomness = torch.Generator().manual_seed(0)
     areas = {}
     for name, proxy in PROXIES.items():
-        scores = scorer((proxy(made_strange, randomness) * 255).round().byte(), names)
-        areas[name] = {score: round(auroc(usual[score], scores[score])[0], 5) for score in names}
+        scores = scored((proxy(made_strange, randomness) * 255).round().byte())
+        areas[name] = {score: round(auroc(usual[score], scores[score])[0], 5) for score in usual}
     return areas
 
 
