@@ -51,6 +51,26 @@ def test_a_detector_takes_turns_from_300_training_images_on(count, chosen):
     assert NegVAEDetector(**options, transformations="none").fit(images).config_.transformations == "none"
 
 
+@pytest.mark.parametrize("chosen", ["none", "turns"])
+def test_of_many_images_those_that_come_mirrored_take_turns(tmp_path, capsys, monkeypatch, chosen):
+    monkeypatch.setattr("negvae.runs.resolve.MOST_OF_ONE_KIND", 310)
+    images = blobs(500, (1, 16, 16)).numpy()
+    if chosen == "none":
+        images[:, :, :, :3] = 255  # a bright left edge, which mirror images have on the right
+    network = {"network": "pyramid", "epochs": 1, "batch_size": 64, "device": "cpu"}
+    assert NegVAEDetector(**network).fit(images[:400]).config_.transformations == chosen
+    np.save(tmp_path / "x.npy", images)
+    options = ["--network", "pyramid", "--epochs", "1", "--batch-size", "64", "--device", "cpu", "--no-heatmaps"]
+    code, text, _ = call(capsys, "train", "--data", tmp_path / "x.npy", "--out", tmp_path / "run", *options)
+    assert code == 0
+    wanted = {
+        "none": "none, since 320 training images are more than 310, and",
+        "turns": "turns, for 320 training images",
+    }
+    assert f"transformations: {wanted[chosen]}" in " ".join(text.split())
+    assert NegVAEDetector.load(tmp_path / "run").config_.transformations == chosen
+
+
 def test_the_command_line_decides_alike_and_the_folder_records_it(tmp_path, capsys):
     np.save(tmp_path / "x.npy", blobs(500, (1, 16, 16)).numpy())  # a fifth is kept for tests
     options = ["--network", "pyramid", "--epochs", "1", "--batch-size", "64", "--device", "cpu", "--no-heatmaps"]
