@@ -22,7 +22,7 @@ from tests.conftest import blobs
             MOST_OF_ONE_KIND + 1,
             False,
             "none",
-            "10,001 training images are more than 10,000, and their mirror",
+            "10,001 training images are more than 10,000 and no whole photos",
         ),
         (MOST_OF_ONE_KIND + 1, True, "turns", "10,001 training images whose mirror images look like them"),
     ],
@@ -64,7 +64,7 @@ def test_of_many_images_those_that_come_mirrored_take_turns(tmp_path, capsys, mo
     code, text, _ = call(capsys, "train", "--data", tmp_path / "x.npy", "--out", tmp_path / "run", *options)
     assert code == 0
     wanted = {
-        "none": "none, since 320 training images are more than 310, and",
+        "none": "none, since 320 training images are more than 310 and no",
         "turns": "turns, for 320 training images",
     }
     assert f"transformations: {wanted[chosen]}" in " ".join(text.split())

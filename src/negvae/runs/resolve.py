@@ -271,8 +271,8 @@ def _turns(training: int, photos: Callable[[], bool] | bool, log: Log) -> str:
     many = training > MOST_OF_ONE_KIND
     if many and not (photos() if callable(photos) else photos):
         log(
-            f"transformations: none, since {count} are more than {MOST_OF_ONE_KIND:,}, and their mirror images do not"
-            " look like training images, as those of whole photos do: ask for turns if all are of one kind"
+            f"transformations: none, since {count} are more than {MOST_OF_ONE_KIND:,} and no whole photos, whose"
+            " mirror images would look like training images: ask for turns if all are of one kind"
         )
         return "none"
     log(
