@@ -175,7 +175,7 @@ def ablation(found: RunResults, data: str) -> DataTable:
             area(results, OOD[data]),
         ]  # fmt: skip
         lines.append((variant.changes, str(len(results)), *map(_text, figures)))
-    title = f"Ablation, trained on {data} for a third to a half as long: mean AUROC over the proxies; AUROC"
+    title = f"Ablation, trained on {data} for two thirds as long: mean AUROC over the proxies; AUROC"
     return _sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
 
 
