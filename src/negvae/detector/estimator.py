@@ -465,7 +465,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         negatives: str | None,
         images: Decoding | None = None,
         *,
-        photos: Callable[[], bool] | bool,
+        photos: Callable[[], bool] | bool = False,
     ) -> RunConfig:
         """Return the complete config that the parameters describe for inputs of this size (N, C, H, W)."""
         count, columns, features = size[0], size[1], size[2:] == (1, 1)
