@@ -498,8 +498,8 @@ def _calibration_card(calibration: Calibration) -> str:
         )
         groups = [[name for name in group if name in calibration.reference.components] for group in ADDED]
         added = [f"the larger of {' and '.join(group)}" if group[1:] else group[0] for group in groups if group]
-        of_others = "each other" if calibration.reference.summed else "the largest other"
-        what = f"{' plus '.join(added)} plus sqrt(1 + m) - 1, where m is {of_others}" if added else "the largest"
+        of_others = " for each other m" if calibration.reference.summed else ", where m is the largest other,"
+        what = f"{' plus '.join(added)} plus sqrt(1 + m) - 1{of_others}" if added else "the largest"
         lines.append(
             f"- combined is {what} of several scores, each as its distance from the training images' median, in"
             f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
