@@ -37,8 +37,8 @@ LEAST_AUROC = 0.9
 """Least AUROC by which "latent_neighbors" finds transformed copies, for it to be part of "combined"."""
 MOST_OF_ONE_KIND = 10_000
 """Largest number of training images that are expected to be of one kind. Outliers that resemble one kind of inliers
-show in the scores of transformations, and a second one of the others adds noise; more images are of several kinds, and
-each of the others finds outliers of its own, so that "combined" adds them up (`References.summed`)."""
+show in the scores of transformations, and adding up the other scores would add noise. More images are of several kinds;
+then each of the other scores finds outliers of its own, and "combined" adds them up (`References.summed`)."""
 
 
 def transformations_kl(x: Pass) -> Tensor:
