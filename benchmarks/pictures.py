@@ -59,8 +59,9 @@ def measure_overview() -> tuple[Arrays, dict[str, Any]]:
     """Train the detector with and without negatives, and score images and maps."""
     clothes, digits = (load(name, "test").images for name in ("fashion-mnist", "mnist"))
     training = evenly(load("fashion-mnist", "train").images, TRAIN)
-    detector = NegVAEDetector(target_fpr=0.01, heatmaps=True, device="cpu", verbose=True).fit(training)
-    plain = NegVAEDetector("none", preset="unsupervised", device="cpu", verbose=True).fit(training)
+    without_turns: dict[str, Any] = dict(transformations="none", device="cpu", verbose=True)
+    detector = NegVAEDetector(target_fpr=0.01, heatmaps=True, **without_turns).fit(training)
+    plain = NegVAEDetector("none", preset="unsupervised", **without_turns).fit(training)
     draw = np.random.default_rng(0)
     shown = [*evenly(clothes, 7)[1:5], *evenly(digits, 5)[1:4]]
     for image, kind in zip(evenly(clothes, 11)[3:6], ("doubled", "stain", "missing"), strict=True):

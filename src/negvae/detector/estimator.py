@@ -129,7 +129,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             uses the negatives of the preset `unsupervised`, which need no data: transformed images, or rows with
             their features shuffled, spread or drawn from a box.
         decision_score: score that decides: the name of one of `negvae.scoring.SCORES`, or a registered function
-            (`negvae.register_score`). None uses "neighbors" for rows and "combined", the largest of several scores,
+            (`negvae.register_score`). None uses "neighbors" for rows and "combined", which is made of several scores,
             for images.
         contamination: share of outliers in the data given to `fit`. A value above 0 sets the threshold so that this
             share of the data lies above it; 0, the usual case, means clean data, and `target_fpr` sets the threshold.
