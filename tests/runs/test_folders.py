@@ -138,7 +138,7 @@ def test_exported_file_takes_the_tiles_of_one_image(place, artifact):
 @pytest.mark.parametrize(
     ("options", "words"),
     # The tiles that are held out would be enough for this rate, and the images are not.
-    [({"target_fpr": 0.05, "confidence": 0.5}, "needs at least 14"), ({"groups": "folders"}, "groups take images")],
+    [({"target_fpr": 0.05, "confidence": 0.5}, "needs at least 14"), ({"groups": "folders"}, "lies in no subfolder")],
 )
 def test_a_rule_that_the_held_out_images_cannot_show_is_refused_before_training(place, tmp_path, options, words):
     def trainer(*arguments, **more):

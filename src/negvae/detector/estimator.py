@@ -366,9 +366,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self, X: Any, photos: Photos, decoding: Decoding, negatives: Any, calibration: Any, groups: Any
     ) -> Self:
         """Fit on photos that are decoded as a description says; see `fit`."""
-        for name, value in (("trim", self.trim), ("groups", groups is not None)):
-            if value:
-                raise ValueError(f"{name} takes images of one size: photos of several sizes are cut into tiles")
+        if self.trim:
+            raise ValueError("trim takes images of one size: photos of several sizes are cut into tiles")
+        _, labels = with_groups(X, groups, "train") if calibration is None else with_groups(calibration, groups)
+        if calibration is None:
+            check_labels(labels, len(photos.sources))
         seed = self._seed()
         part = 0.2 if self.calibration_fraction is None else self.calibration_fraction
         share = 0.0 if calibration is not None else part
@@ -379,6 +381,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             held_out, others = read_any(calibration, "test", decoding)
             owners = Owners(found.training_owners, others)
             refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
+            check_labels(labels, len(np.unique(others)))
+        elif labels is not None:
+            labels = [labels[place] for place in found.held_out_places]
         self.left_out_ = np.zeros(len(photos.sources), bool)
         given = self.negatives if negatives is None else negatives
         if not isinstance(given, str | None) and not _is_source(given):
@@ -395,7 +400,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         recorded = Recorded(found.sha256 or None, origin, tuple(rows.tolist()), files)
         return self._fit_to(
             config, training, held_out, source, rate, found.description, recorded,
-            owners=owners if decoding.tiled else None,
+            owners=owners if decoding.tiled else None, groups=labels,
         )  # fmt: skip
 
     def _negative_source(self, given: Any, text: str, decoding: Decoding) -> NegativeSource | None:

@@ -129,7 +129,9 @@ def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:
     inputs, owners = read(photos, config.images)
     held = torch.from_numpy(np.isin(owners, rows))
     kept = [np.unique(owners[part], return_inverse=True)[1] for part in (~held.numpy(), held.numpy())]
-    return FolderInliers(config.images, inputs[~held], inputs[held], kept[0], kept[1], "", {}, _IN_MEMORY)
+    return FolderInliers(
+        config.images, inputs[~held], inputs[held], kept[0], kept[1], np.sort(rows), "", {}, _IN_MEMORY
+    )
 
 
 def read(photos: Photos, decoding: Decoding) -> tuple[Tensor, NDArray[np.int64]]:

@@ -18,7 +18,7 @@ from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
 from negvae.runs.folders import load_fitted
-from negvae.runs.groups import inlier_groups
+from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
 from negvae.runs.seen import refuse_inliers_of, refuse_test_split
@@ -122,8 +122,6 @@ def calibrate_run(
     else:
         if embed is not None:
             raise ValueError(f"{directory} was trained without an encoder: leave out --embed")
-        if groups is not None and config.images is not None:
-            raise ValueError("groups take images that are taken as they are, and this model decodes a folder")
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
@@ -180,8 +178,7 @@ def _inliers(
     For tiled images these are tiles, with the images that they belong to.
     """
     if artifact.config.images is not None:
-        references, tiles, owners = _photos(artifact, artifact.config.images, data, log, limit)
-        return references, tiles, None, owners
+        return _photos(artifact, artifact.config.images, data, groups, log, limit)
     config, shape = artifact.config, artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
@@ -240,10 +237,10 @@ def _feature_inliers(
 
 
 def _photos(
-    artifact: Artifact, decoding: Decoding, data: str | None, log: Log, limit: int | None
-) -> tuple[Tensor | None, Tensor, Owners | None]:
+    artifact: Artifact, decoding: Decoding, data: str | None, groups: str | None, log: Log, limit: int | None
+) -> tuple[Tensor | None, Tensor, list[str] | None, Owners | None]:
     """Return what `_inliers` does, of a run whose data is a folder of photos."""
-    config = artifact.config
+    config = dataclasses.replace(artifact.config, groups=groups if data is None else None)
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
     of_training = np.empty(0, np.int64)
@@ -259,6 +256,7 @@ def _photos(
     if data is None and inliers is not None and len(inliers.held_out):
         held_out = inliers.held_out
         owners = np.arange(len(held_out)) if inliers.owners is None else inliers.owners.held_out
+        labels = None if inliers.groups is None else list(inliers.groups)
         log(f"calibration: the {inliers.held_out_images:,} images of {config.data} that the run held out")
     else:
         if data is None or (data == config.data and recorded.source != MEMORY):
@@ -269,8 +267,10 @@ def _photos(
             refuse_inliers_of(artifact, found.inputs, found.sha256, f"--data {data}")
         log(f"calibration: {found.description}")
         held_out, owners = found.inputs, found.owners
+        labels = None if groups is None else groups_of_files(data or config.data, groups, found.files)
     kept = slice(None) if limit is None else slice(int(np.searchsorted(owners, limit)))
-    return training, held_out[kept], Owners(of_training, owners[kept]) if decoding.tiled else None
+    labels = None if labels is None else labels[:limit]
+    return training, held_out[kept], labels, Owners(of_training, owners[kept]) if decoding.tiled else None
 
 
 def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:

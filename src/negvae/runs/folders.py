@@ -37,6 +37,7 @@ class FolderInliers:
         held_out: inputs of the images that are held out, U x C x h x w.
         training_owners: number of the image of each training input (T), from 0.
         held_out_owners: number of the image of each held-out input (U), from 0.
+        held_out_places: place of each held-out image among all images, broken ones counted, ascending.
         sha256: SHA-256 over the images of the folder.
         skipped: reason why a file was left out, by its path.
         description: line that describes the folder.
@@ -47,6 +48,7 @@ class FolderInliers:
     held_out: Tensor
     training_owners: NDArray[np.int64]
     held_out_owners: NDArray[np.int64]
+    held_out_places: NDArray[np.int64]
     sha256: str
     skipped: dict[str, str] = field(default_factory=dict)
     description: str = ""
@@ -141,7 +143,7 @@ def folder_inliers(
     )
     return FolderInliers(
         config.images, inputs[:cut], inputs[cut:], training, held_out - (held_out[:1].sum() if len(held_out) else 0),
-        found.sha256, reasons, text,
+        np.flatnonzero(held)[found.counts[part:] > 0], found.sha256, reasons, text,
     )  # fmt: skip
 
 
@@ -167,12 +169,14 @@ class FittedSet:
         owners: number of the image of each input (T), from 0.
         description: line that describes the set.
         sha256: SHA-256 of the images.
+        files: path of each image, without the broken ones; empty if the set is no folder of image files.
     """
 
     inputs: Tensor
     owners: NDArray[np.int64]
     description: str
     sha256: str
+    files: tuple[str, ...] = ()
 
 
 def load_fitted(
@@ -208,7 +212,8 @@ def load_fitted(
         found: PhotoSet = read_photos(files, decoding, name, max_broken)
         text = f"{name} {split}, {len(found.counts) - len(found.broken):,} photos, sha256 {found.sha256[:16]}"
         text += f"; {len(found.broken):,} broken" if found.broken else ""
-        return FittedSet(torch.from_numpy(found.inputs), found.owners, text, found.sha256)
+        whole = tuple(file for file, count in zip(files, found.counts, strict=True) if count)
+        return FittedSet(torch.from_numpy(found.inputs), found.owners, text, found.sha256, whole)
     images = load(name, split, limit=limit, disjoint_from_train=disjoint, log=log)
     parts = [fit_photo(prepared(image, name, decoding), decoding)[0] for image in images.images]
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])

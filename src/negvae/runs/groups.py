@@ -152,6 +152,28 @@ def inlier_groups(data: str | None, groups: str, split: Split = "test", *, disjo
     return names
 
 
+def groups_of_files(data: str, groups: str, files: Sequence[str], split: Split = "test") -> list[str]:
+    """Return the group of each image file of a folder, as `inlier_groups` names it.
+
+    Args:
+        data: path of a folder with a subfolder for each group.
+        groups: what names the groups, which can only be "folders" here.
+        files: some of the files below the folder.
+        split: split that the files are of, if the folder has such parts.
+
+    Returns:
+        N groups.
+
+    Raises:
+        ValueError: if a column is asked for, or a file lies in no subfolder.
+    """
+    if groups != FOLDERS:
+        raise ValueError(f"groups {groups} is a column, and {data} is a folder of images: ask for groups folders")
+    place = home(data)
+    reader, _ = reader_of(place, split)
+    return subfolders(place, reader.path if isinstance(reader, Folder) else None, files)
+
+
 def subfolders(place: Path, root: Path | None = None, files: Sequence[str] | None = None) -> list[str]:
     """Return the subfolder of each image of a folder.
 

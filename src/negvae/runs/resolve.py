@@ -28,7 +28,7 @@ from negvae.negatives import NegativeSource, auxiliary_names, build_source, refu
 from negvae.parts import SOURCES
 from negvae.registry import choose
 from negvae.runs.folders import FittedSet, FolderInliers, collector, exact, folder_inliers, load_fitted, with_images
-from negvae.runs.groups import inlier_groups
+from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 from negvae.scoring.calibration import TARGET_FPR, least_held_out
 from negvae.scoring.certificates import certified_rank
@@ -375,8 +375,7 @@ def _folder_files(config: RunConfig, disjoint: bool, skipped: LeftOut, log: Log)
 
 def _photos(config: RunConfig, files: list[str], known: Recorded, skipped: LeftOut) -> Inliers:
     """Load the inliers of a run whose data is a folder of photos; see `load_inliers`."""
-    if config.groups is not None:
-        raise ValueError(f"groups take images that are taken as they are, and those of {config.data} are decoded")
+    named = None if config.groups is None else groups_of_files(config.data, config.groups, files, "train")
     if known.held_out is None:
         rows = held_out_rows(len(files), config.calibration, config.seed).numpy()
     else:
@@ -388,9 +387,10 @@ def _photos(config: RunConfig, files: list[str], known: Recorded, skipped: LeftO
             f" {known.sha256[:16]}): which of its images were held out cannot be told"
         )
     owners = Owners(found.training_owners, found.held_out_owners) if found.decoding.tiled else None
+    groups = None if named is None else tuple(named[place] for place in found.held_out_places)
     return Inliers(
         found.training, found.held_out, tuple(rows.tolist()), found.description, found.sha256,
-        images=found.decoding, owners=owners, skipped=found.skipped,
+        images=found.decoding, owners=owners, groups=groups, skipped=found.skipped,
     )  # fmt: skip
 
 
