@@ -151,6 +151,9 @@ def train(
 
     console = make_console()
     log = printer(console)
+    if preset is None and config is None and "negatives" in asked and not run_config.takes_features:
+        log(f"preset {configs.default_preset(asked['negatives'])}, since negatives are named; --preset unsupervised"
+            " keeps the network, the quarter turns and the nearer negative prior that it has without")  # fmt: skip
     team: dict[str, Any] = {}
     with ExitStack() as connection:
         if cluster is not None:
