@@ -1,4 +1,4 @@
-"""Trials that broke an earlier version: folders as people have them, and files that are not what their name says."""
+"""Regressions: folders as people have them, and files that are not what their name says."""
 
 import os
 import socket

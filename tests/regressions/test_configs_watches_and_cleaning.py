@@ -1,4 +1,4 @@
-"""Trials that broke what came later: configs, watches, encoders, cleaning, detectors of several models."""
+"""Regressions: config files, watched folders, encoders of images, cleaning, detectors of several models."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Trials that broke an earlier version: outputs that are full, special or not to be written."""
+"""Regressions: outputs that are full, are special files, or cannot be written."""
 
 import dataclasses
 import gc

@@ -1,4 +1,4 @@
-"""Data that were trained on, data that changed, and outputs that are inputs: each of these once went by unnoticed."""
+"""Regressions: data that were trained on or have changed, and outputs that are inputs; each once went unnoticed."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What the host's program sets, the unit of a column and the form of a table: each of these once stopped a user."""
+"""Regressions: settings of the host program, the unit of a column, the form of a table; each once stopped a user."""
 
 import importlib.util
 from pathlib import Path

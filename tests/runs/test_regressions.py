@@ -1,4 +1,4 @@
-"""Trials that broke an earlier version: which images a run may be calibrated and tested on, and what it leaves."""
+"""Regressions: which images a run may be calibrated and tested on, and what a run leaves behind."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Trials that broke the newest features: tiles, maps, trackers, tables, detectors of other models' scores, Triton."""
+"""Regressions: tiles, heat maps, trackers, tables of groups, detectors of other models' scores, Triton."""
 
 import dataclasses
 import types

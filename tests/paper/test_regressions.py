@@ -1,4 +1,4 @@
-"""Trials that broke an earlier version: what the tables say was trained, and what a runner finds in its folders."""
+"""Regressions: what the tables say was trained, and what a runner finds in its folders."""
 
 import io
 import os

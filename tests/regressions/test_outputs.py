@@ -1,4 +1,4 @@
-"""Trials of outputs: what the shell opened stays whole, and nothing that others made is deleted or made undone."""
+"""Regressions: files that the shell has opened stay whole, and what others have made is neither deleted nor undone."""
 
 import dataclasses
 import os

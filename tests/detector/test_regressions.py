@@ -1,4 +1,4 @@
-"""Trials that broke an earlier version: what callers have in memory, and the state of their own program."""
+"""Regressions: data that callers have in memory, and the state of their own program."""
 
 import numpy as np
 import pytest
