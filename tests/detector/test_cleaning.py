@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from negvae import NegVAEDetector
 from negvae.detector.cleaning import clean, cross_fit
@@ -87,3 +88,24 @@ def test_what_cannot_be_cleaned_is_refused_in_one_line(tmp_path: Path):
         clean(str(tmp_path / "few.npy"), tmp_path / "list.txt")
     with pytest.raises(FileNotFoundError, match="no such folder"):
         clean(str(tmp_path / "few.npy"), tmp_path / "none" / "list.csv")
+
+
+def test_photos_of_several_sizes_are_ranked_and_broken_ones_left_out(tmp_path: Path):
+    random = np.random.default_rng(0)
+    for number in range(40):
+        odd = number in (7, 19)
+        coarse = (
+            random.integers(0, 256, (24, 24, 3), np.uint8) if odd else random.integers(90, 120, (2, 2, 3), np.uint8)
+        )
+        size = [(40, 20), (36, 24), (20, 20)][number % 3]
+        (tmp_path / "in").mkdir(exist_ok=True)
+        Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "in" / f"{number:02d}.png")
+    (tmp_path / "in" / "30.png").write_bytes(b"broken")
+    lines: list[str] = []
+    found = clean(str(tmp_path / "in"), tmp_path / "list.csv", epochs=20, log=lines.append, device="cpu")
+    with (tmp_path / "list.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert found.rows == len(rows) == 39
+    assert {Path(row["path"]).name for row in rows[:2]} == {"07.png", "19.png"}
+    assert any("30.png" in line and "left out" in line for line in lines)
+    assert any("39 images" in line for line in lines)

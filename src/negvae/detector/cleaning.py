@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data import load
+from negvae.data.folders import choose_decoding, look_at, read_photos
 from negvae.data.load import image_files
 from negvae.data.rows import holds_rows, load_rows
 from negvae.files import refuse_replacing, replacing, shown
@@ -59,7 +60,7 @@ def cross_fit(
 
     Args:
         make: function that returns a new `NegVAEDetector`.
-        data: N images or rows of features.
+        data: N images or rows of features, or the paths of N photos.
         folds: number of folds, 2 or more.
         seed: seed of the division into folds.
         log: function that is called with one line of text after each fold.
@@ -133,9 +134,9 @@ def clean(
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     refuse_replacing(out, [data])
-    rows, places = rows_of(data, limit)
+    rows, places = rows_of(data, limit, log)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
-    if limit is None and (others := set(image_files(data, "test") or ()) - {file for file, _ in places}):
+    if limit is None and (others := set(image_files(data, "test") or ()) - set(image_files(data, "train") or ())):
         log(f"{data}: the {len(others):,} images of its part for testing are left out: name that folder to rank them")
     # The file is opened first: a place that cannot be written to is to be known before hours of training.
     with replacing(out) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -156,15 +157,19 @@ def clean(
     return Cleaned(len(rows), out)
 
 
-def rows_of(data: str, limit: int | None = None) -> tuple[NDArray[Any], list[tuple[str, int]]]:
+def rows_of(
+    data: str, limit: int | None = None, log: Callable[[str], None] = print
+) -> tuple[NDArray[Any], list[tuple[str, int]]]:
     """Read images or rows of features, and where each is stored.
 
     Args:
         data: name or path of images, or path of an .npy or .npz file of rows of features.
         limit: number of rows to read from the start of the data; None reads all.
+        log: function that is called with a line about photos that are left out because they are broken.
 
     Returns:
-        Images (uint8, N x C x H x W) or rows of features (N x D), and for each its file and its index in that file.
+        Images (uint8, N x C x H x W), paths of photos of several sizes (N), or rows of features (N x D), and for each
+        its file and its index in that file.
 
     Raises:
         FileNotFoundError: if the data does not exist.
@@ -173,7 +178,26 @@ def rows_of(data: str, limit: int | None = None) -> tuple[NDArray[Any], list[tup
     if holds_rows(data):
         rows: NDArray[Any] = load_rows(data, limit)
         return rows, [(data, index) for index in range(len(rows))]
+    files = image_files(data, "train", limit=limit)
+    if files and (photos := _photos(data, files, log)) is not None:
+        return np.array(photos, dtype=object), [(file, 0) for file in photos]
     images = load(data, "train", limit=limit).images
-    if files := image_files(data, "train"):
+    if files:
         return images, [(file, 0) for file in files[: len(images)]]
     return images, [(data, index) for index in range(len(images))]
+
+
+def _photos(data: str, files: list[str], log: Callable[[str], None]) -> list[str] | None:
+    """Return the files of a folder of photos without the broken ones; None if its images are taken as they are."""
+    sources = [(file, file) for file in files]
+    look = look_at(sources, data)
+    decoding = choose_decoding(look, None, None, sources)
+    if decoding is None:
+        return None
+    log(f"{data}: {look.describe(decoding)}")
+    broken = read_photos(files, decoding, data).broken
+    for name, why in list(broken.items())[:10]:
+        log(f"{name}: {why}; it is left out")
+    if len(broken) > 10:
+        log(f"{len(broken) - 10:,} more broken files are left out")
+    return [file for file in files if file not in broken]
