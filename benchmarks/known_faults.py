@@ -1,4 +1,4 @@
-"""What known faults are worth as negatives, and by which recipe: one class as inliers, a few images of another as faults.
+"""What known faults are worth as negatives, by recipe: one class as inliers, a few images of another as faults.
 
     python benchmarks/known_faults.py run [--seeds 1]             # resumable
     python benchmarks/known_faults.py show --page docs/negatives.md
@@ -115,13 +115,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
             found = [one for key, one in results.items() if key.startswith(f"{task.meaning}/{recipe}/")]
             if found:
                 cells = [str(spread([one[name] for one in found])) for name in ("like", "others")]
-                lines.append(
-                    f"| {task.meaning} | {recipe} | {' | '.join(cells)} | {np.mean([o['seconds'] for o in found]):.0f} |"
-                )
+                cells.append(f"{np.mean([one['seconds'] for one in found]):.0f}")
+                lines.append(f"| {task.meaning} | {recipe} | {' | '.join(cells)} |")
                 facts |= {f"{one['provenance']['device']}, commit {one['provenance']['commit'][:10]}" for one in found}
     seeds = len({key.rpartition("/")[2] for key in results})
-    note = (f"{INLIERS:,} inliers of which a fifth is held out, {FAULTS} faults, score `combined`, {TEST:,} other"
-            f" outliers of eight classes; {seeds} seed{'s' if seeds > 1 else ''}; {'; '.join(sorted(facts))}.")  # fmt: skip
+    note = (
+        f"{INLIERS:,} inliers of which a fifth is held out, {FAULTS} faults, score `combined`, {TEST:,} other outliers"
+        f" of eight classes; {seeds} seed{'s' if seeds > 1 else ''}; {'; '.join(sorted(facts))}."
+    )
     return "\n".join([*lines, "", note])
 
 
@@ -144,9 +145,8 @@ def main() -> None:
                 if (key := f"{task.meaning}/{recipe}/{seed}") not in results:
                     results[key] = measure(task, recipe, seed)
                     write_text(RESULTS, json.dumps(results, indent=1) + "\n")
-                    print(
-                        key, {name: round(results[key][name], 3) for name in ("like", "others", "seconds")}, flush=True
-                    )
+                    shown = {name: round(results[key][name], 3) for name in ("like", "others", "seconds")}
+                    print(key, shown, flush=True)
 
 
 if __name__ == "__main__":
