@@ -109,3 +109,28 @@ def test_photos_of_several_sizes_are_ranked_and_broken_ones_left_out(tmp_path: P
     assert {Path(row["path"]).name for row in rows[:2]} == {"07.png", "19.png"}
     assert any("30.png" in line and "left out" in line for line in lines)
     assert any("39 images" in line for line in lines)
+
+
+@pytest.mark.parametrize("given", ["a folder", "a list of Pillow's images"])
+def test_trim_leaves_out_photos_of_several_sizes(tmp_path: Path, given: str):
+    random = np.random.default_rng(0)
+    images = []
+    for number in range(60):
+        odd = number in (7, 19, 40)
+        coarse = (
+            random.integers(0, 256, (24, 24, 3), np.uint8) if odd else random.integers(90, 120, (2, 2, 3), np.uint8)
+        )
+        size = [(40, 20), (36, 24), (20, 20)][number % 3]
+        images.append(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
+        images[-1].save(tmp_path / f"{number:02d}.png")
+    detector = NegVAEDetector(trim=0.05, epochs=20, device="cpu", random_state=0, target_fpr=0.3)
+    if given == "a folder":
+        (tmp_path / "99.png").write_bytes(b"broken")
+        with pytest.warns(UserWarning, match="broken"):
+            detector.fit(str(tmp_path), groups=["a", "b"] * 30 + ["b"])
+        assert len(detector.left_out_) == 61
+        assert set(detector.calibration_.thresholds) == {"a", "b"}
+    else:
+        detector.fit(images)
+    assert np.flatnonzero(detector.left_out_).tolist() == [7, 19, 40]
+    assert (detector.predict(images[7:8]) < 0).all()

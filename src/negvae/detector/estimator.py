@@ -31,7 +31,7 @@ from negvae.detector.cleaning import cross_fit
 from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array, single_image
-from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any
+from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any, readable
 from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
@@ -300,7 +300,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if calibration is None:
             check_labels(labels, len(stored))
         given = stored
-        self.left_out_ = self._least_usual(stored) if self.trim else np.zeros(len(stored), bool)
+        flat = stored.flatten(1) if stored.is_floating_point() else stored
+        self.left_out_ = self._least_usual(flat.numpy()) if self.trim else np.zeros(len(stored), bool)
         kept = torch.from_numpy(np.flatnonzero(~self.left_out_))
         stored = stored[kept]
         config = self._config(name, tuple(stored.shape), seed, text, photos=partial(come_mirrored, stored))
@@ -366,11 +367,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self, X: Any, photos: Photos, decoding: Decoding, negatives: Any, calibration: Any, groups: Any
     ) -> Self:
         """Fit on photos that are decoded as a description says; see `fit`."""
-        if self.trim:
-            raise ValueError("trim takes images of one size: photos of several sizes are cut into tiles")
         _, labels = with_groups(X, groups, "train") if calibration is None else with_groups(calibration, groups)
         if calibration is None:
             check_labels(labels, len(photos.sources))
+        self.left_out_ = np.zeros(len(photos.sources), bool)
+        if self.trim:
+            whole = readable(photos, decoding)
+            self.left_out_[whole] = self._least_usual(photos.part(whole).array)
+            if labels is not None and calibration is None:
+                labels = [label for label, out in zip(labels, self.left_out_, strict=True) if not out]
+            photos = photos.part(~self.left_out_)
         seed = self._seed()
         part = 0.2 if self.calibration_fraction is None else self.calibration_fraction
         share = 0.0 if calibration is not None else part
@@ -384,7 +390,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             check_labels(labels, len(np.unique(others)))
         elif labels is not None:
             labels = [labels[place] for place in found.held_out_places]
-        self.left_out_ = np.zeros(len(photos.sources), bool)
         given = self.negatives if negatives is None else negatives
         if not isinstance(given, str | None) and not _is_source(given):
             given = Auxiliary(read_any(given, "train", decoding)[0].to(resolve_device(self.device)))
@@ -395,7 +400,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rate = self._rate(len(np.unique(owners.held_out)))
         source = self._negative_source(given, config.negatives, decoding)
         rows = held_out_rows(len(photos.sources), share, seed)
-        origin = WHOLE if photos.folder else MEMORY
+        origin = WHOLE if photos.folder and not self.trim else MEMORY
         files = file_hashes(photos.name) if photos.folder else {}
         recorded = Recorded(found.sha256 or None, origin, tuple(rows.tolist()), files)
         return self._fit_to(
@@ -450,10 +455,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _log(self) -> Callable[[str], None]:
         return (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
 
-    def _least_usual(self, stored: Tensor) -> NDArray[np.bool_]:
-        """Return a mask of the inputs of mixed data that are left out (N)."""
+    def _least_usual(self, data: NDArray[Any]) -> NDArray[np.bool_]:
+        """Return a mask of the rows, images or photos of mixed data that are left out (N)."""
         log = self._log()
-        data = stored.flatten(1).numpy() if stored.is_floating_point() else stored.numpy()
         # Outliers that lie together are neighbors of one another: so their share is given.
         plain = {
             "heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.data import Split
-from negvae.data.folders import choose_decoding, look_at
+from negvae.data.folders import choose_decoding, look_at, read_photos
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Source, as_images
 from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared, read_photo
@@ -48,6 +48,18 @@ class Photos:
         """The paths, if all images are files."""
         paths = [source for _, source in self.sources if isinstance(source, str)]
         return paths if len(paths) == len(self.sources) else None
+
+    @property
+    def array(self) -> NDArray[np.object_]:
+        """The images as an array of paths and images of Pillow (N), which a detector takes too."""
+        result = np.empty(len(self.sources), dtype=object)
+        for place, (_, source) in enumerate(self.sources):  # NumPy would make pixels of images that it is given at once
+            result[place] = source
+        return result
+
+    def part(self, chosen: NDArray[np.bool_]) -> Photos:
+        """Return the images that a mask (N) chooses."""
+        return replace(self, sources=[self.sources[place] for place in np.flatnonzero(chosen)])
 
 
 def photos_of(data: Any, split: Split) -> Photos | None:
@@ -98,6 +110,25 @@ def decoding_of(photos: Photos) -> Decoding | None:
         name, why = next(iter(look.broken.items()))
         raise DataError(f"{name}: {why}")
     return choose_decoding(look, None, None, photos.sources)
+
+
+def readable(photos: Photos, decoding: Decoding) -> NDArray[np.bool_]:
+    """Return which files of a folder can be decoded (N); of a list all, since a broken image in a list is an error.
+
+    Args:
+        photos: the photos.
+        decoding: how they are decoded.
+
+    Returns:
+        The mask.
+
+    Raises:
+        ValueError: if too many files are broken.
+    """
+    if not photos.folder or photos.files is None:
+        return np.ones(len(photos.sources), bool)
+    broken = read_photos(photos.files, decoding, photos.name).broken
+    return np.array([name not in broken for name, _ in photos.sources])
 
 
 def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:
