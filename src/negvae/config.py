@@ -400,6 +400,8 @@ def translated(values: dict[str, Any], version: object) -> dict[str, Any]:
     }
 
 
+DEFAULT_PRESET = "unsupervised"
+"""Preset of runs on images that name none, whatever their negatives (benchmarks/known_faults.py)."""
 PRESETS: dict[str, dict[str, Any]] = {
     # Appendix A.2.1 of the paper with a decoder that mirrors the encoder.
     "gray": dict(
@@ -421,8 +423,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         network="pyramid", initialization="he", latent_size=32, negative_shift=8.0,
         optimizer="adam", learning_rate=1e-3, batch_size=128, epochs=10, calibration=0.2,
     ),
-    # The default where no negatives are named: nothing but the inliers, of any image size from 16x16 to 256x256. Chosen
-    # on transformations of inliers that are not among its negatives (docs/notes/unsupervised.md).
+    # The default, which needs nothing but the inliers, of any image size from 16x16 to 256x256. Chosen on transformed
+    # inliers of kinds that are not among its negatives (docs/notes/unsupervised.md).
     "unsupervised": dict(
         network="deep", initialization="he", latent_size=32, negative_shift=2.5,
         negatives="augmented:jigsaw,cutmix,sketch,sketched-jigsaw,strokes,zoom",
@@ -435,15 +437,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         calibration=0.2,
     ),
 }  # fmt: skip
-
-
-def default_preset(negatives: str | None) -> str:
-    """Return the preset for images if none is named: "unsupervised", unless negatives are given.
-
-    >>> default_preset(None), default_preset("kmnist")
-    ('unsupervised', 'general')
-    """
-    return "unsupervised" if negatives is None else "general"
 
 
 def preset(name: str, data: str, **overrides: Any) -> RunConfig:

@@ -92,12 +92,8 @@ def test_workers_share_batches_and_score_the_same(capsys, blob_files, tmp_path):
     assert not (tmp_path / "2").exists()
 
 
-def test_naming_negatives_says_which_preset_is_taken(capsys, blob_files, tmp_path):
-    common = ["train", "--data", blob_files["in"], "--epochs", "1", "--batch-size", "10", "--precision", "float32"]
-    named = ["--negatives", blob_files["out"]]
-    _, text, _ = call(capsys, *common, *named, "--out", tmp_path / "a")
-    assert text.startswith("preset general, since negatives are named; --preset unsupervised keeps")
-    assert read_config(tmp_path / "a")[0].negative_shift == PRESETS["general"]["negative_shift"]
-    _, text, _ = call(capsys, *common, *named, "--preset", "unsupervised", "--out", tmp_path / "b")
-    assert "since negatives are named" not in text
-    assert read_config(tmp_path / "b")[0].negative_shift == PRESETS["unsupervised"]["negative_shift"]
+def test_naming_negatives_changes_the_negatives_alone(capsys, blob_files, tmp_path):
+    common = ["--data", blob_files["in"], "--epochs", "1", "--batch-size", "10", "--precision", "float32"]
+    plain = trained(capsys, tmp_path / "a", *common)
+    named = trained(capsys, tmp_path / "b", *common, "--negatives", blob_files["out"])
+    assert dataclasses.replace(named, negatives=plain.negatives) == plain

@@ -46,11 +46,11 @@ class ShowsPreset(TyperCommand):
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help text."""
-        preset = ctx.params.get("preset") or configs.default_preset(ctx.params.get("negatives"))
+        preset = ctx.params.get("preset") or configs.DEFAULT_PRESET
         values: dict[str, Any] = {name: field.default for name, field in OPTIONS.items() if name != "data"}
         values |= {**configs.PRESETS[preset], "preset": preset}
         values["negatives"] = values["negatives"].replace(",", ", ")  # so that lines break
-        if preset == configs.default_preset(None):
+        if preset == configs.DEFAULT_PRESET:
             values["transformations"] = TURNS
         values["batch_size"] = f"{values['batch_size']}, less for little data"
         rows = preset == "features"
@@ -137,7 +137,7 @@ def train(
 ) -> None:
     """Train a model on inliers, with or without negative samples.
 
-    Where no negatives are named, preset unsupervised is the default: it makes negatives from the inliers.
+    Preset unsupervised is the default: it makes negatives from the inliers where none are named.
     """
     for name, seconds in (("--budget", budget), ("--checkpoint-seconds", checkpoint_seconds)):
         if seconds is not None and not seconds > 0:
@@ -151,9 +151,6 @@ def train(
 
     console = make_console()
     log = printer(console)
-    if preset is None and config is None and "negatives" in asked and not run_config.takes_features:
-        log(f"preset {configs.default_preset(asked['negatives'])}, since negatives are named; --preset unsupervised"
-            " keeps the network, the quarter turns and the nearer negative prior that it has without")  # fmt: skip
     team: dict[str, Any] = {}
     with ExitStack() as connection:
         if cluster is not None:
@@ -199,7 +196,7 @@ def _described(
 
     if preset is None:
         rows = "embed" in asked or holds_rows(asked["data"])
-        preset = "features" if rows else configs.default_preset(asked.get("negatives"))
+        preset = "features" if rows else configs.DEFAULT_PRESET
     return configs.preset(preset, **asked), fields_left_open(preset, asked)
 
 

@@ -21,7 +21,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from negvae.config import PRESETS, RENAMED, RunConfig, default_preset, preset
+from negvae.config import DEFAULT_PRESET, PRESETS, RENAMED, RunConfig, preset
 from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
 from negvae.data.streams import InputSpec, fitted
@@ -145,8 +145,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             rows that are least usual by the p-values of detectors fitted to the other thirds of X
             (`negvae.detector.cleaning`). It takes the time of three more fits; the guarantees of the p-values do not
             cover inliers that are left out.
-        preset: name of a starting point in `negvae.config.PRESETS`. None is "features" for rows; for images it is
-            "general" if negatives are given here or to `fit`, and "unsupervised" otherwise.
+        preset: name of a starting point in `negvae.config.PRESETS`. None is "features" for rows and
+            "unsupervised" for images, whatever the negatives.
         network: name of the networks, or a function that builds them (see `negvae.RunConfig`); None uses the
             preset's.
         likelihood: name of the likelihood p(x|z), or the object itself; None uses the preset's.
@@ -478,7 +478,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     ) -> RunConfig:
         """Return the complete config that the parameters describe for inputs of this size (N, C, H, W)."""
         count, columns, features = size[0], size[1], size[2:] == (1, 1)
-        usual = "features" if features else default_preset(negatives)
+        usual = "features" if features else DEFAULT_PRESET
         kind = usual if self.preset is None else choose("preset", self.preset, PRESETS)
         if negatives is None:
             negatives = PRESETS[kind].get("negatives", "augmented")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from negvae.config import RunConfig, default_preset
+from negvae.config import DEFAULT_PRESET, RunConfig
 from negvae.data import DATASETS, ImageSet, is_path, load
 from negvae.data.catalog import Shape
 from negvae.data.formats import DataError
@@ -195,7 +195,7 @@ def fields_left_open(preset: str, given: Collection[str]) -> list[str]:
     """Return the names of the fields that the number of inliers decides.
 
     Args:
-        preset: name of the run's preset; transformations are open where it is "unsupervised".
+        preset: name of the run's preset; transformations are open where it is the default.
         given: names of the fields that the user has set.
 
     Returns:
@@ -204,7 +204,7 @@ def fields_left_open(preset: str, given: Collection[str]) -> list[str]:
     >>> fields_left_open("general", ["epochs"])
     ['batch_size', 'network', 'calibration']
     """
-    chosen = [*given, *(() if preset == default_preset(None) else ["transformations"])]
+    chosen = [*given, *(() if preset == DEFAULT_PRESET else ["transformations"])]
     return [name for name in LEFT_OPEN if name not in chosen]
 
 
