@@ -191,7 +191,8 @@ def test_small_data_gets_steps_enough():
     assert tiny.epochs * (24 // 16) >= 500
     assert large.epochs == 2  # of 390 steps
     assert (tiny.network, large.network) == ("linear", "mlp")
-    assert plan(5000, False).epochs * (4000 // 128) >= 1000
+    images = plan(5000, False)
+    assert images.epochs * (4000 // images.batch_size) >= 1000
     assert (plan(30, True, epochs=7).epochs, plan(3000, True, batch_size=5).batch_size) == (7, 5)
     assert plan(100, False).likelihood == "bernoulli"
     assert plan(100, True).likelihood == "gaussian"
