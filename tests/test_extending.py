@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -75,7 +76,7 @@ def test_a_part_from_training_to_scores(title, place, capsys):
     exec(compile(code, str(PAGE), "exec"), {"__name__": "mine"})
     train, score = blocks(title, "sh")[0].splitlines()
     out, table = (command.split(" --out ")[1] for command in (train, score))
-    assert call(capsys, *train.split()[1:], *FAST)[::2] == (0, "")
+    assert call(capsys, *shlex.split(train)[1:], *FAST)[::2] == (0, "")
     assert call(capsys, *score.split()[1:])[0] == 0
     rows = read(table)
     assert len(rows) >= 9
