@@ -99,8 +99,13 @@ def test_a_photo_without_a_folder_of_its_own_is_refused_before_training(place: P
     config = preset("unsupervised", str(tmp_path / "in"), **FAST, **TILES, groups="folders")
     with pytest.raises(ValueError, match=r"loose.png lies in no subfolder"):
         run(config, tmp_path / "run", heatmaps=False)
-    with pytest.raises(ValueError, match=r"product is a column, and .* is a folder of images: ask for groups folders"):
+    with pytest.raises(ValueError, match=r"product is a column, and .* holds images: ask for groups folders"):
         calibrate_run(place / "run", data=str(place / "new"), groups="product", device="cpu")
+    np.save(tmp_path / "new.npy", np.zeros((20, 16, 16, 3), np.uint8))
+    with pytest.raises(
+        ValueError, match=r"takes a folder of images with a subfolder for each group: .*new.npy is none"
+    ):
+        calibrate_run(place / "run", data=str(tmp_path / "new.npy"), groups="folders", device="cpu")
 
 
 def test_a_detector_takes_groups_of_photos(place: Path) -> None:

@@ -165,10 +165,12 @@ def groups_of_files(data: str, groups: str, files: Sequence[str], split: Split =
         N groups.
 
     Raises:
-        ValueError: if a column is asked for, or a file lies in no subfolder.
+        ValueError: if a column is asked for, there are no files, or a file lies in no subfolder.
     """
     if groups != FOLDERS:
-        raise ValueError(f"groups {groups} is a column, and {data} is a folder of images: ask for groups folders")
+        raise ValueError(f"groups {groups} is a column, and {data} holds images: ask for groups folders")
+    if not files:
+        raise ValueError(f"groups folders takes a folder of images with a subfolder for each group: {data} is none")
     place = home(data)
     reader, _ = reader_of(place, split)
     return subfolders(place, reader.path if isinstance(reader, Folder) else None, files)
