@@ -85,8 +85,6 @@ def draw(task: Task, seed: int) -> tuple[Images, Images, Images, Images, Images]
     inliers = random.permutation(train[labels == task.inliers])[:INLIERS]
     faults = random.permutation(train[labels == task.faults])[:FAULTS]
     unseen = random.permutation(test[(others != task.inliers) & (others != task.faults)])[:TEST]
-    if inliers.ndim == 3:  # N x H x W: one channel
-        inliers, faults, test, unseen = (part[:, None] for part in (inliers, faults, test, unseen))
     return inliers, faults, test[others == task.inliers], test[others == task.faults], unseen
 
 

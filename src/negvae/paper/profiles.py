@@ -90,8 +90,8 @@ PROFILES: dict[str, Profile] = {
                                             "epochs": 6},
                     # By Adam two of three posteriors collapse (benchmarks/causes.py, mnist-adam).
                     ("mnist", "gaussian"): {"optimizer": "rmsprop", "learning_rate": 1e-4, "batch_size": 50},
-                    # 4 epochs leave these away from the paper's figures (docs/reproduction.md). Of a learned sigma the
-                    # paper prints none.
+                    # After 4 epochs, these are away from the paper's figures (docs/reproduction.md). More have not been
+                    # tried with CIFAR-10's other likelihoods, and of a learned sigma the paper prints no figures.
                     ("fashion-mnist", "none"): {"epochs": 24},
                     ("fashion-mnist", LEARNED): {"epochs": 4},
                     ("cifar10", "none"): {"epochs": 24},
