@@ -67,6 +67,15 @@ def test_a_source_of_negatives_may_have_its_own_recipe():
     }  # fmt: skip
 
 
+def test_of_overrides_that_apply_a_later_one_counts():
+    overrides = {("color",): {"epochs": 7}, ("cifar10", "bernoulli", "none"): {"epochs": 8}, ("svhn",): {"epochs": 9}}
+    profile = dataclasses.replace(PROFILES["cpu"], overrides=overrides)
+    epochs = {setting.name: profile.config(setting).epochs for setting in settings().values() if setting.color}
+    assert epochs["cifar10-bernoulli-none"] == 8
+    assert epochs["cifar10-gaussian-none"] == 7
+    assert epochs["svhn-bernoulli-none"] == 9
+
+
 @pytest.mark.parametrize(
     ("text", "seeds"),
     [(None, [0, 1, 2]), ("2", [0, 1]), ("0,2", [0, 2]), ("2,", [2]), (" 1 , 1,0", [1, 0]), ("0,", [0])],
