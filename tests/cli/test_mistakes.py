@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from negvae.runs import train as training
 from negvae.runs.train import run
 from negvae.training import patches
+from negvae.training.stopping import BUDGET, StopConditions
 from tests.cli.test_commands import FAST, call
 from tests.conftest import blobs, small_run
 
@@ -103,6 +105,34 @@ def test_a_cluster_that_does_not_start_is_one_line(place, capsys, monkeypatch):
     code, _, error = call(capsys, "score", "run", "photos", "--cluster", "local", "--out", "parts/")
     assert code == 2
     assert "--cluster local: cannot be joined (The current node timed out during startup.)" in error
+
+
+def test_the_budget_counts_for_heat_maps_and_resume_goes_on_with_them(place, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    out = tmp_path / "my run"
+    taken = []
+
+    class Stop(StopConditions):
+        def reason(self):
+            taken.append(1)
+            return BUDGET if self._budget is not None and len(taken) == 6 else ""
+
+    monkeypatch.setattr(patches, "STEPS", 20)
+    monkeypatch.setattr(training, "StopConditions", Stop)
+    options = ["--out", out, "--device", "cpu"]
+    code, printed, error = call(capsys, "train", "--data", "photos", *FAST, "--calibration", "0.3", "--heatmaps",
+                                "--budget", "1000", *options)  # fmt: skip
+    assert code == 0, error
+    lines = printed + error
+    assert "heat maps: stopped at step 5" in lines
+    assert "stopped before the heat maps were complete; the run scores without them (the budget of 1000 s" in lines
+    assert f"negvae train --out '{out}' --resume" in lines.replace("\n", " ")
+    assert not (out / "heatmaps.safetensors").exists()
+    assert call(capsys, "score", out, "photos", "--out", tmp_path / "s.csv")[0] == 0
+    code, printed, error = call(capsys, "train", *options, "--resume")
+    assert code == 0, error
+    assert "from step 5 on" in printed + error
+    assert (out / "heatmaps.safetensors").exists()
 
 
 def test_a_run_that_goes_on_keeps_its_heat_maps(place, capsys, monkeypatch, tmp_path):

@@ -22,9 +22,8 @@ def correlated(count: int, columns: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("columns", [4, 60])
 def test_whitening_divides_by_the_shrunk_second_moments(columns: int):
     rows = correlated(30, columns)
-    power, intensity = float(np.square(rows).mean()), 0.2
-    basis, damping, unit = whitening(rows, power, intensity)
-    ridge = 30 * power * intensity / (1 - intensity)
+    ridge = 0.25 * float(np.square(rows).sum()) / columns
+    basis, damping, unit = whitening(rows, ridge)
     moments = (rows.T @ rows + ridge * np.eye(columns)) / 30
     new = correlated(5, columns, seed=1)
     wanted = np.einsum("nd,nd->n", new, np.linalg.solve(moments, new.T).T)
@@ -37,8 +36,7 @@ def test_a_held_out_row_is_scored_as_if_it_were_no_reference_row(columns: int):
     training, held_out = correlated(40, columns), correlated(6, columns, seed=1)
     fitted, found = fit_neighbors(training, held_out)
     rows = np.concatenate([training, held_out]) * fitted.weights
-    power, intensity = float(np.square(rows[:40]).mean()), neighbors.shrinkage(rows[:40])
-    ridge = 46 * power * neighbors.odds(intensity * 40 / 46)
+    ridge = float(np.square(rows[:40]).sum()) / columns * neighbors.odds(neighbors.shrinkage(rows[:40]))
     for number in range(6):
         others = np.delete(rows, 40 + number, axis=0)
         moments = (others.T @ others + ridge * np.eye(columns)) / 46
@@ -56,8 +54,7 @@ def test_another_row_among_the_references_brings_no_row_farther_away():
     rows, ridge = correlated(60, 5), 3.0
 
     def distances(of: np.ndarray) -> np.ndarray:
-        odds = ridge / len(of)
-        basis, damping, unit = whitening(of, 1.0, odds / (1 + odds))
+        basis, damping, unit = whitening(of, ridge)
         plain, whitened = neighbors.among(of, whiten(of, basis, damping, unit), np.arange(60), 3)
         return np.stack([plain, whitened / np.sqrt(len(of))])
 
@@ -99,6 +96,17 @@ def test_each_space_finds_what_the_other_misses():
     broken[:2] = 1.0, -1.0  # each value is usual, and they disagree
     far[5] = 8.0
     assert (p_values(calibration, scores(fitted, np.stack([broken, far]))) <= 0.02).all()
+
+
+@pytest.mark.parametrize(("count", "columns"), [(240, 3), (800, 10)])
+def test_the_score_is_the_log_of_a_tail_probability(count: int, columns: int):
+    """Even where columns are independent, so that the best shrinkage is nearly all there is of the second moments."""
+    random = np.random.default_rng(0)
+    fitted, held_out = fit_neighbors(random.normal(size=(count, columns)), random.normal(size=(count // 4, columns)))
+    fresh = scores(fitted, random.normal(size=(2000, columns)))
+    for found in (held_out, fresh):
+        assert 0.2 < np.median(found) < 2  # of two spaces the larger, and log 2 if they were one
+        assert (found > np.log(20)).mean() == pytest.approx(0.075, abs=0.075)
 
 
 def test_a_copy_of_a_reference_row_is_not_its_neighbor():

@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from negvae.training.patches import DIVERGENCE, WARM_UP, build_patch_encoder, patch_loss, train_patches
+from negvae.training.patches import (
+    CHECKPOINT,
+    DIVERGENCE,
+    WARM_UP,
+    StoppedError,
+    build_patch_encoder,
+    patch_loss,
+    train_patches,
+)
 from negvae.training.schedule import rise_and_fall
 from tests.conftest import blobs
 
@@ -15,6 +23,24 @@ def test_one_seed_gives_one_encoder():
     assert not torch.equal(first.head.weight, other.head.weight)
     assert first.head.weight.dtype == torch.float32
     assert not first.training
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_stopped_training_goes_on_exactly(tmp_path, precision):
+    options = dict(seed=1, steps=5, batch_size=8, precision=precision, device="cpu")
+    images, steps = blobs(20, (2, 16, 18)), []
+    whole = train_patches(images, **options)
+    with pytest.raises(StoppedError, match=r"stopped at step 2 \(SIGINT\)") as stopped:
+        train_patches(
+            images, **options, directory=tmp_path, on_step=steps.append,
+            should_stop=lambda: "SIGINT" if steps == [1, 2] else "",
+        )  # fmt: skip
+    assert (stopped.value.reason, stopped.value.step) == ("SIGINT", 2)
+    assert (tmp_path / CHECKPOINT).exists()
+    again = train_patches(images, **options, directory=tmp_path, on_step=steps.append)
+    assert steps == [1, 2, 3, 4, 5]
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
+    assert not (tmp_path / CHECKPOINT).exists()
 
 
 def test_loss_is_cross_entropy_by_the_log_odds_and_the_divergence_to_the_prior_that_the_mask_names():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import shlex
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -222,13 +223,15 @@ def _read(path: Path) -> dict[str, Any]:
 def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Callable[[str], None]) -> None:
     """Print how training ended; if a signal ended it, exit with the signal's exit code."""
     progress = result.progress
-    if progress.finished:
+    if result.stopped_by == "finished":
         log(f"finished {progress.epoch} epochs in {progress.seconds:.0f} s: {out}")
         return
     reason = f"the budget of {budget:g} s is used up" if result.stopped_by == "budget" else result.stopped_by
     place = f"in epoch {progress.epoch + 1} at step {progress.step}"
-    if progress.shift_steps[0]:
+    if progress.finished:
+        place = "before the heat maps were complete; the run scores without them"
+    elif progress.shift_steps[0]:
         place = "at step {} of {} of the encoder of transformations".format(*progress.shift_steps)
-    log(f"stopped {place} ({reason}); go on with: negvae train --out {out} --resume")
+    log(f"stopped {place} ({reason}); go on with: negvae train --out {shlex.quote(str(out))} --resume")
     if result.stopped_by != "budget":
         raise typer.Exit(128 + signal.Signals[result.stopped_by])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
 from negvae.training import patches
-from negvae.training.checkpoint import save_tensors
+from negvae.training.checkpoint import read_progress, save_tensors
 
 FILE = "heatmaps.safetensors"
 ENCODER = "2"
@@ -32,6 +33,9 @@ def fit_heatmaps(
     precision: str = "auto",
     device: str = "auto",
     log: Log = silent,
+    should_stop: Callable[[], str] = lambda: "",
+    directory: Path | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> Heatmaps:
     """Train the posterior of each patch and calibrate its maps.
 
@@ -42,22 +46,31 @@ def fit_heatmaps(
         precision: precision of the training's arithmetic, as in `RunConfig`; maps are computed in float32.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         log: called with a line before, three on the way, and one about how long it took.
+        should_stop: called before each step; returns the reason to stop, with a checkpoint, or "" to go on.
+        directory: folder of the run, whose checkpoint of the maps is gone on from; None keeps everything in memory.
+        checkpoint_seconds: number of seconds between checkpoints.
 
     Returns:
         The maps.
 
     Raises:
         ValueError: if there are fewer than two images to train on, or none to calibrate on.
+        StoppedError: if `should_stop` asked for it.
     """
     started, steps = time.monotonic(), patches.plan(training.shape[2], training.shape[3])[0]
-    log(f"heat maps: {steps:,} training steps on {len(training):,} inputs")
+    first = 0 if directory is None else read_progress(directory, patches.CHECKPOINT).step
+    begun = f", from step {first:,} on" if first else ""
+    log(f"heat maps: {steps:,} training steps on {len(training):,} inputs{begun}")
 
     def report(step: int) -> None:
         if step % max(steps // 4, 1) == 0 and step < steps:
-            left = (time.monotonic() - started) * (steps - step) / step
+            left = (time.monotonic() - started) * (steps - step) / (step - first)
             log(f"heat maps: step {step:,} of {steps:,}, about {left:.0f} s left")
 
-    network = patches.train_patches(training, seed=seed, precision=precision, device=device, on_step=report)
+    network = patches.train_patches(
+        training, seed=seed, precision=precision, device=device, on_step=report, should_stop=should_stop,
+        directory=directory, checkpoint_seconds=checkpoint_seconds,
+    )  # fmt: skip
     maps = calibrated_heatmaps(network, held_out)
     log(
         f"heat maps: trained in {time.monotonic() - started:.0f} s, calibrated by {maps.counts.sum():,} pixels of"

@@ -33,8 +33,11 @@ from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.history import METRICS
-from negvae.training.loop import TrainingResult, train_seeds
+from negvae.training.loop import CHECKPOINT_SECONDS, TrainingResult, train_seeds
+from negvae.training.patches import StoppedError
+from negvae.training.reporting import Clock
 from negvae.training.run import TrainingDivergedError
+from negvae.training.stopping import StopConditions
 
 ASKED = "asked"
 _FILES = (CONFIG, INLIERS, TRAINED, METRICS, BROKEN)
@@ -102,6 +105,7 @@ def run_seeds(
     filled = {name: getattr(resolved.config, name) for name in (*left_open, "images")}
     configs = [dataclasses.replace(each, **filled) for each in configs]
     origins: list[dict[str, Any]] = [{**provenance(each), **resolved.facts} for each in configs]
+    clock, budget = Clock(), options.get("budget")
     with _left_as_before(directories):
         for each, directory, origin in zip(configs, directories, origins, strict=True):
             directory.mkdir(parents=True, exist_ok=True)
@@ -119,10 +123,16 @@ def run_seeds(
         results = trainer(
             configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
         )  # fmt: skip
-    for each, directory, origin, result in zip(configs, directories, origins, results, strict=True):
+    for number, (each, directory, origin) in enumerate(zip(configs, directories, origins, strict=True)):
+        result = results[number]
         # Maps are of the same images, whatever became of the model since: a run that goes on keeps them.
-        kept = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not anew else None
-        calibration, maps = _held_against(each, result, inliers, wanted, kept, log)
+        maps = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not anew else None
+        if wanted and maps is None and len(inliers.held_out) and result.progress.finished:
+            left = None if budget is None else max(budget - clock.seconds(), 0.0)
+            seconds = options.get("checkpoint_seconds", CHECKPOINT_SECONDS)
+            maps, reason = _heatmaps(each, inliers, directory, left, seconds, log)
+            results[number] = result = dataclasses.replace(result, stopped_by=reason or result.stopped_by)
+        calibration = _held_against(each, result, inliers, maps, log)
         save_artifact(directory, each, result, origin, calibration, maps)
         _write_wanted(directory, heatmaps)
         count = len(inliers.training) + len(inliers.held_out)
@@ -148,18 +158,28 @@ def wants_heatmaps(config: RunConfig) -> bool:
     return bool(config.calibration) and not config.takes_features and Path(config.data).is_dir()
 
 
+def _heatmaps(
+    config: RunConfig, inliers: Inliers, directory: Path, budget: float | None, checkpoint_seconds: float, log: Log
+) -> tuple[Heatmaps | None, str]:
+    """Train heat maps, from their checkpoint on if there is one; return None and why if they had to stop."""
+    with StopConditions(lambda: "", budget) as stop:
+        try:
+            return fit_heatmaps(
+                inliers.training, inliers.held_out, seed=config.seed, precision=config.precision,
+                device=config.device, log=log, should_stop=stop.reason, directory=directory,
+                checkpoint_seconds=checkpoint_seconds,
+            ), ""  # fmt: skip
+        except StoppedError as stopped:
+            log(f"heat maps: stopped at step {stopped.step:,}")
+            return None, stopped.reason
+
+
 def _held_against(
-    config: RunConfig, result: TrainingResult, inliers: Inliers, heatmaps: bool, kept: Heatmaps | None, log: Log
-) -> tuple[Calibration | None, Heatmaps | None]:
-    """Return the calibration by the held-out inliers and the heat maps if wanted; None if none are held out."""
+    config: RunConfig, result: TrainingResult, inliers: Inliers, maps: Heatmaps | None, log: Log
+) -> Calibration | None:
+    """Return the calibration by the held-out inliers; None if none are held out."""
     if not len(inliers.held_out):
-        return None, None
-    maps = kept
-    if heatmaps and maps is None and result.progress.finished:
-        maps = fit_heatmaps(
-            inliers.training, inliers.held_out, seed=config.seed, precision=config.precision, device=config.device,
-            log=log,
-        )  # fmt: skip
+        return None
     rate = TARGET_FPR if inliers.held_out_images >= least_held_out(TARGET_FPR) else None
     rate = (config.target_fpr or TARGET_FPR) if config.confidence else (config.target_fpr or rate)
     calibration = calibrated(
@@ -167,7 +187,7 @@ def _held_against(
         groups=inliers.groups, owners=inliers.owners, log=log,
     )  # fmt: skip
     log(f"calibrated: {calibration.describe()}")
-    return calibration, maps
+    return calibration
 
 
 def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:

@@ -179,11 +179,11 @@ def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0
     joined = np.concatenate([training, held_out]) if together else training
     weights = column_weights(training)
     own, rows = training * weights, joined * weights
-    power, intensity = float(np.square(own).mean()), shrinkage(own)
-    basis, damping, unit = whitening(rows, power, intensity * len(own) / len(rows))
+    ridge = len(own) * float(np.square(own).mean()) * odds(shrinkage(own))
+    basis, damping, unit = whitening(rows, ridge)
     whitened = whiten(rows, basis, damping, np.array([unit]))
     count = _count(len(rows), contamination)
-    of_own = whiten(own, *(np.asarray(part) for part in whitening(own, power, intensity)))
+    of_own = whiten(own, *(np.asarray(part) for part in whitening(own, ridge)))
     # With as many columns as rows, a few directions of large variance decide all plain distances.
     spaces = slice(0 if rows.shape[1] < len(rows) else 1, 2)
     distances = among(own, of_own, np.arange(len(own)), count)[spaces]
@@ -235,26 +235,24 @@ def shrinkage(rows: Values) -> float:
 
 
 def odds(intensity: float) -> float:
-    """Return the ridge that shrinks to this intensity, in units of the mean second moment."""
+    """Return the ridge that shrinks to this intensity, in units of N times the mean second moment."""
     return intensity / (1 - intensity)
 
 
-def whitening(rows: Values, power: float, intensity: float) -> tuple[Values, Values, float]:
+def whitening(rows: Values, ridge: float) -> tuple[Values, Values, float]:
     """Compute the whitening by shrunk second moments: x -> (x - V diag(damping) V' x) / unit.
 
-    The squared length of the result is N x' A^-1 x with A = ridge I + sum of z z' over N rows, where
-    ridge = N power intensity / (1 - intensity).
+    The squared length of the result is N x' A^-1 x with A = ridge I + sum of z z' over N rows.
 
     Args:
         rows: rows z whose second moments are shrunk, N x D.
-        power: mean of the squares of `rows`.
-        intensity: intensity of the shrinkage, above 0 and below 1.
+        ridge: number that is added to each second moment's sum, at least 0.
 
     Returns:
         V (D x K), damping (K) and unit.
     """
     count, columns = rows.shape
-    ridge = max(count * power * odds(intensity), 1e-12)
+    ridge = max(ridge, 1e-12)
     if count < columns:
         values, left = np.linalg.eigh(rows @ rows.T)
         kept = values > 1e-12 * values.max()

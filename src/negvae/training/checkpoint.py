@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from negvae.files import from_json, order_header, replacing
-from negvae.model import VAE
 
 FILE = "checkpoint.safetensors"
 
@@ -60,29 +59,31 @@ class Progress:
 
 def save_checkpoint(
     directory: Path,
-    model: VAE,
+    model: nn.Module,
     optimizers: dict[str, Optimizer],
     generators: dict[str, Tensor],
     progress: Progress,
+    name: str = FILE,
 ) -> None:
     """Write the checkpoint of a run, whole or not at all.
 
     Args:
         directory: folder of the run.
-        model: VAE whose weights and buffers are saved.
+        model: network whose weights and buffers are saved.
         optimizers: optimizers by name.
         generators: states of random generators (uint8) by name.
         progress: progress of the run.
+        name: name of the file.
     """
-    tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"generator.{name}": state for name, state in generators.items()}
-    for name, optimizer in optimizers.items():
+    tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
+    tensors |= {f"generator.{key}": state for key, state in generators.items()}
+    for owner, optimizer in optimizers.items():
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
-                tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value)
+                tensors[f"optimizer.{owner}.{index}.{key}"] = torch.as_tensor(value)
     # Contiguous copies: a file has no strides. The loaded values go back into tensors of the right layout.
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_tensors(directory / FILE, contiguous, {"progress": json.dumps(asdict(progress))})
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    save_tensors(directory / name, contiguous, {"progress": json.dumps(asdict(progress))})
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -107,14 +108,15 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str])
 
 
 def load_checkpoint(
-    directory: Path, model: VAE, optimizers: dict[str, Optimizer]
+    directory: Path, model: nn.Module, optimizers: dict[str, Optimizer], name: str = FILE
 ) -> tuple[Progress, dict[str, Tensor]] | None:
     """Restore the weights of the model and the states of the optimizers in place.
 
     Args:
         directory: folder of the run.
-        model: VAE of the same architecture.
+        model: network of the same architecture.
         optimizers: optimizers by the names under which they were saved.
+        name: name of the file.
 
     Returns:
         The progress and the generators' states, or None if the run has no checkpoint yet.
@@ -122,27 +124,28 @@ def load_checkpoint(
     Raises:
         ValueError: if the file is damaged or belongs to another model.
     """
-    path = directory / FILE
+    path = directory / name
     if not path.exists():
         return None
-    progress = read_progress(directory)
+    progress = read_progress(directory, name)
     with _readable(path), safe_open(path, "pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     try:
         model.load_state_dict(_under(tensors, "model"))
-        for name, optimizer in optimizers.items():
-            _restore_optimizer(optimizer, _under(tensors, f"optimizer.{name}"))
+        for owner, optimizer in optimizers.items():
+            _restore_optimizer(optimizer, _under(tensors, f"optimizer.{owner}"))
     except (RuntimeError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{path}: belongs to another model ({reason})") from None
     return progress, _under(tensors, "generator")
 
 
-def read_progress(directory: Path) -> Progress:
+def read_progress(directory: Path, name: str = FILE) -> Progress:
     """Read the progress of a run from its checkpoint.
 
     Args:
         directory: folder of the run.
+        name: name of the file.
 
     Returns:
         The progress, which is that of a new run if there is no checkpoint.
@@ -153,7 +156,7 @@ def read_progress(directory: Path) -> Progress:
     >>> read_progress(Path("no-such-run")) == Progress()
     True
     """
-    path = directory / FILE
+    path = directory / name
     if not path.exists():
         return Progress()
     with _readable(path), safe_open(path, "pt") as file:

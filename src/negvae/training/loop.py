@@ -34,6 +34,7 @@ from negvae.training.step import Learner
 from negvae.training.stopping import BUDGET, StopConditions
 from negvae.training.workers import Peers
 
+CHECKPOINT_SECONDS = 60.0
 STEPS_PER_UPDATE = 25
 """The number of steps after which losses are checked and shown on a CPU; on a GPU they are once in an epoch."""
 
@@ -84,7 +85,7 @@ def train_seeds(
     directories: Sequence[Path | None] | None = None,
     resume: bool = False,
     budget: float | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
     on_progress: OnProgress | None = None,
     after_epoch: AfterEpoch | None = None,
     should_stop: Callable[[], str] = lambda: "",

@@ -9,6 +9,7 @@ thousands of steps.
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +20,10 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model.initialization import initialize
 from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
+from negvae.training.checkpoint import Progress, load_checkpoint, save_checkpoint
 from negvae.training.halves import HALVES, Halves
 from negvae.training.optimizers import adam
+from negvae.training.reporting import Clock
 from negvae.training.schedule import rise_and_fall
 from negvae.training.weights import Weights
 
@@ -38,6 +41,21 @@ USUAL_AREA, MOST_WEIGHT = 0.08, 4.0
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises, before it falls like a cosine."""
 
+CHECKPOINT = "heatmaps-checkpoint.safetensors"
+
+
+class StoppedError(Exception):
+    """The encoder's training was stopped before its last step.
+
+    Attributes:
+        reason: reason to stop, as `should_stop` returned it.
+        step: number of steps taken.
+    """
+
+    def __init__(self, reason: str, step: int) -> None:
+        super().__init__(f"stopped at step {step} ({reason})")
+        self.reason, self.step = reason, step
+
 
 @own_state()
 def train_patches(
@@ -49,8 +67,13 @@ def train_patches(
     precision: str = "auto",
     device: str = "auto",
     on_step: Callable[[int], None] = lambda step: None,
+    should_stop: Callable[[], str] = lambda: "",
+    directory: Path | None = None,
+    checkpoint_seconds: float = 60.0,
 ) -> PatchEncoder:
     """Train a patch encoder on inliers alone.
+
+    With a folder, training goes on from the folder's checkpoint, exactly as if it had never stopped.
 
     Args:
         images: inliers, uint8, N x C x H x W, N >= 2.
@@ -61,12 +84,16 @@ def train_patches(
         precision: precision of the arithmetic, as in `RunConfig`.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         on_step: called after each step with the number of steps taken.
+        should_stop: called before each step; returns the reason to stop, with a checkpoint, or "" to go on.
+        directory: folder for checkpoints, of which the last is removed at the end; None keeps everything in memory.
+        checkpoint_seconds: number of seconds between checkpoints.
 
     Returns:
         The trained encoder, in evaluation mode, on the device.
 
     Raises:
-        ValueError: if there are fewer than two images, or they are not uint8 images.
+        ValueError: if there are fewer than two images, they are not uint8 images, or the checkpoint is damaged.
+        StoppedError: if `should_stop` asked for it.
 
     >>> images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
     >>> train_patches(images, steps=2, batch_size=4, device="cpu").log_odds(images.float() / 255).shape
@@ -99,14 +126,44 @@ def train_patches(
             output = copied(inputs)
         return patch_loss(copied, output, copied.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks])))
 
+    first = 0 if directory is None else _restore(directory, weights, network, randomness)
+    since_saved = Clock()
     with Halves(network, weights, loss, place) as halves:
-        for step in range(steps):
+        for step in range(first, steps):
+            reason = should_stop()
+            if directory is not None and (reason or since_saved.seconds() >= checkpoint_seconds):
+                _save(directory, weights, network, randomness, step)
+                since_saved.lap()
+            if reason:
+                raise StoppedError(reason, step)
             for group in weights.optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * rise_and_fall(step, steps, WARM_UP)
             halves.step()
             on_step(step + 1)
     weights.release()
+    if directory is not None:
+        (directory / CHECKPOINT).unlink(missing_ok=True)
     return network.eval()
+
+
+def _save(
+    directory: Path, weights: Weights, network: PatchEncoder, randomness: list[torch.Generator], step: int
+) -> None:
+    states = {str(half): each.get_state() for half, each in enumerate(randomness)}
+    with weights.exact():
+        save_checkpoint(directory, network, {"encoder": weights.optimizer}, states, Progress(step=step), CHECKPOINT)
+
+
+def _restore(directory: Path, weights: Weights, network: PatchEncoder, randomness: list[torch.Generator]) -> int:
+    """Restore the folder's checkpoint, if it has one, and return the number of steps taken."""
+    with weights.exact():
+        restored = load_checkpoint(directory, network, {"encoder": weights.optimizer}, CHECKPOINT)
+    if restored is None:
+        return 0
+    progress, states = restored
+    for half, each in enumerate(randomness):
+        each.set_state(states[str(half)])
+    return progress.step
 
 
 def plan(height: int, width: int) -> tuple[int, int]:
