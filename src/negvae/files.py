@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import tempfile
@@ -302,6 +303,15 @@ def state_of(path: Path | str) -> tuple[int, int, int, int]:
     """
     found = os.stat(path)
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+
+
+def quoted(path: Path | str) -> str:
+    """Return a path as a shell takes it, for a command that a message advises.
+
+    >>> print(quoted("runs/my photos"))
+    'runs/my photos'
+    """
+    return shlex.quote(shown(str(path)))
 
 
 def file_sha256(path: Path) -> str:

@@ -31,6 +31,9 @@ def place(tmp_path_factory):
     (root / "broken" / "a.png").write_text("no image")
     (root / "empty").mkdir()
     (root / "text.txt").write_text("text")
+    (root / "header.csv").write_text("a,b\n")
+    (root / "latin.csv").write_bytes("größe,b\n1,2\n".encode("latin-1"))
+    (root / "semicolons.csv").write_text("a;b\n1;2\n")
     np.savetxt(root / "rows.csv", np.zeros((30, 3)), delimiter=",", header="a,b,c", comments="")
     run(small_run_on(root / "photos"), root / "run")
     return root
@@ -44,6 +47,15 @@ def place(tmp_path_factory):
         ("train --data one --out new", "fewer than 2 to train on: give more of them, or hold out none"),
         ("train --data text.txt --out new", "text.txt: .txt cannot be read as a set; a folder of images"),
         ("train --data rows.csv --out new --preset gray", "rows.csv: a table of rows of features, where images are"),
+        ("train --data header.csv --out new", "header.csv: holds no rows"),
+        ("train --data latin.csv --out new", "latin.csv: not in UTF-8 (byte 2)"),
+        ("train --data semicolons.csv --out new", "its first line has semicolons (a;b): columns are separated by"),
+        ("train --data rows.csv --out new --side 32", "rows.csv is no folder of image files, which is what fit, side"),
+        ("train --data photos --out new --fit exact --side 32", "with fit exact, which takes them as they are"),
+        ("score run photos --score neighbors", "score neighbors is for rows of features: this model takes images"),
+        ("calibrate run --score neighbors", "score neighbors is for rows of features: this model takes images"),
+        ("data verify photos", "photos is a file or folder, and this takes the name of a data set: mnist"),
+        ("train --out run --resume --epochs 1", "run has had 2 epochs: --resume goes on to more, not to 1"),
         ("train --out new --resume", "new holds no run to go on with: name its folder, or give --data"),
         ("train --data photos --out new --epochs many", "--epochs"),
         ("train --data photos --out new --target-fpr 5", "target_fpr is 5.0: it must lie between 0 and 1"),

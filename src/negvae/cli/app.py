@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -61,7 +63,9 @@ def main() -> NoReturn:
     if sys.stderr is sys.__stderr__ and sys.stderr is not None:
         sys.stderr = _lenient(sys.stderr)
     try:
-        code = app(standalone_mode=False)
+        with warnings.catch_warnings():
+            warnings.showwarning = partial(_show_warning, set[str]())
+            code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk shows here, and not while Python exits
     except BrokenPipeError:
         _forget_output()
@@ -77,6 +81,13 @@ def main() -> NoReturn:
             sys.exit(2)
         _fail(error, f"{message} (see --help)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _show_warning(shown: set[str], message: Warning | str, *place: object) -> None:
+    """Print a warning of the library as one line, once, without the place in the code, which no user can change."""
+    if (text := visible(" ".join(str(message).split()))) not in shown:
+        shown.add(text)
+        print(f"warning: {text}", file=sys.stderr)
 
 
 def _fill_closed() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-import shlex
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from negvae.cli.common import (
     printer,
     set_names,
 )
+from negvae.files import quoted
 from negvae.registry import choose
 from negvae.training.tracking import TRACKERS, tracked
 
@@ -232,6 +232,6 @@ def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Call
         place = "before the heat maps were complete; the run scores without them"
     elif progress.shift_steps[0]:
         place = "at step {} of {} of the encoder of transformations".format(*progress.shift_steps)
-    log(f"stopped {place} ({reason}); go on with: negvae train --out {shlex.quote(str(out))} --resume")
+    log(f"stopped {place} ({reason}); go on with: negvae train --out {quoted(out)} --resume")
     if result.stopped_by != "budget":
         raise typer.Exit(128 + signal.Signals[result.stopped_by])

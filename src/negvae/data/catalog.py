@@ -7,6 +7,7 @@ EMNIST is hashed upright, as `load` returns it.
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -576,6 +577,8 @@ def lookup(name: str) -> DatasetEntry:
     found = DATASETS.get(name)
     if found is not None:
         return found
+    if os.path.exists(name):
+        raise ValueError(f"{name} is a file or folder, and this takes the name of a data set: {', '.join(DATASETS)}")
     near = difflib.get_close_matches(str(name).lower().replace("_", "-"), DATASETS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(

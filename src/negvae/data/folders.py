@@ -216,7 +216,7 @@ def read_photos(files: Sequence[str], decoding: Decoding, where: object, max_bro
     Raises:
         ValueError: if too many files are broken.
     """
-    stats = [(os.path.abspath(file), *state_of(file)) for file in files]
+    stats = [(os.path.abspath(file), *_state(file)) for file in files]
     key = hashlib.sha256(json.dumps([decoding.to_dict(), stats]).encode()).hexdigest()[:32]
     entry = cache_folder() / "decoded" / f"{key}.pixels"
     found = _from_cache(entry, decoding)
@@ -224,6 +224,14 @@ def read_photos(files: Sequence[str], decoding: Decoding, where: object, max_bro
         found = _decoded(list(files), decoding, entry)
     refuse_broken(found.broken, len(files), where, max_broken)
     return found
+
+
+def _state(file: str) -> tuple[int | bool, ...]:
+    """Return what an earlier decoding of the same file depends on; of one that cannot be looked up, nothing."""
+    try:
+        return (*state_of(file), os.access(file, os.R_OK))
+    except OSError:
+        return ()
 
 
 def refuse_broken(broken: dict[str, str], count: int, where: object, max_broken: float) -> None:
@@ -356,6 +364,8 @@ def _result(function: Any, source: Source, name: str) -> Any:
         return function(source, name)
     except ImportError:
         raise
+    except FileNotFoundError as error:  # a link to nowhere, or a file that has gone since
+        return str(error.strerror or error).lower()
     except Exception as error:  # whatever a decoder makes of a broken file
         # Without addresses in memory, which Pillow writes into its messages.
         text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__

@@ -52,6 +52,7 @@ _PACKED = (".npy", ".npz", ".parquet")
 _ENDINGS = (*IMAGE_ENDINGS, *_PACKED)
 _NOT_IMAGES = "the model takes images, and this is a table of rows of features"
 _NOT_FEATURES = "the model takes rows of features: .npy, .npz, CSV and Parquet files hold them"
+_NOT_SENT_FEATURES = "the model takes rows of features: send them as the content of an .npy file"
 _ROWS = 512
 _PIECE = 32
 _FEW = 4
@@ -178,8 +179,8 @@ def stream(
 
     Args:
         inputs: folders (read with all folders below them, in order of names), image files, .npy, .npz and Parquet
-            files, patterns with * or **, or names of data sets, whose test split is read. Files and folders may be URIs
-            (`negvae.data.stores`).
+            files, for rows of features CSV files, patterns with * or **, or names of data sets, whose test split is
+            read. Files and folders may be URIs (`negvae.data.stores`).
         spec: form that the rows must have.
         batch_size: number of rows in a batch.
         left_out: collects the files in folders that are neither images nor arrays; None ignores them.
@@ -193,7 +194,8 @@ def stream(
         ValueError: if an input cannot be read at all.
     """
     batch_size = min(batch_size, _TILED_ROWS) if spec.tiled else batch_size
-    return _rebatched(_from_spans(spans(inputs, left_out, without), spec), batch_size, min(_FIRST, batch_size))
+    files = spans(inputs, left_out, without, features=spec.features)
+    return _rebatched(_from_spans(files, spec), batch_size, min(_FIRST, batch_size))
 
 
 def read(
@@ -214,9 +216,19 @@ def read(
     return _rebatched(_from_spans(stretch, spec, threads), batch_size, batch_size)
 
 
-def spans(inputs: Sequence[str], left_out: LeftOut | None = None, without: Sequence[str | Path] = ()) -> Iterator[Span]:
-    """List all files of the inputs, in order; see `stream` for the arguments and the errors, which are raised first."""
+def spans(
+    inputs: Sequence[str],
+    left_out: LeftOut | None = None,
+    without: Sequence[str | Path] = (),
+    *,
+    features: bool = False,
+) -> Iterator[Span]:
+    """List all files of the inputs, in order; see `stream` for the arguments and the errors, which are raised first.
+
+    The CSV files in folders are listed if `features`: beside images, they hold labels and not rows to score.
+    """
     passed = LeftOut() if left_out is None else left_out
+    endings = (*_ENDINGS, ".csv") if features else _ENDINGS
     outputs = tuple(os.path.realpath(path) for path in without)
 
     def wanted(span: Span) -> bool:
@@ -225,24 +237,24 @@ def spans(inputs: Sequence[str], left_out: LeftOut | None = None, without: Seque
         real = os.path.realpath(span.path)
         return not any(real == output or real.startswith(output + os.sep) for output in outputs)
 
-    return filter(wanted, chain.from_iterable([_spans(text, passed) for text in inputs]))
+    return filter(wanted, chain.from_iterable([_spans(text, endings, passed) for text in inputs]))
 
 
-def _walked(folder: str, left_out: LeftOut) -> Iterator[Span]:
+def _walked(folder: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterator[Span]:
     """List the files below a folder, with folders that cannot be read as errors in their places."""
     unreadable: list[Span] = []
 
     def failed(path: str, error: OSError) -> None:
         unreadable.append(Span(path, error=f"the folder cannot be read ({error.strerror or error})"))
 
-    for path in walk(folder, _ENDINGS, left_out, failed):
+    for path in walk(folder, endings, left_out, failed):
         yield from unreadable
         unreadable.clear()
         yield Span(path)
     yield from unreadable
 
 
-def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
+def _spans(text: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterable[Span]:
     """List the files of one input, which is looked up before anything is read."""
     if stores.is_uri(text):
         found = stores.below(text)
@@ -251,11 +263,11 @@ def _spans(text: str, left_out: LeftOut) -> Iterable[Span]:
         return [
             Span(uri)
             for uri, s in zip(found, shown, strict=True)
-            if uri == text or (s and uri.lower().endswith(_ENDINGS))
+            if uri == text or (s and uri.lower().endswith(endings))
         ]
     path = home(text)
     if path.exists():
-        return _walked(str(path), left_out) if path.is_dir() else [Span(str(path))]
+        return _walked(str(path), endings, left_out) if path.is_dir() else [Span(str(path))]
     if glob.has_magic(text):
         if next(glob.iglob(str(path), recursive=True), None) is None:
             raise FileNotFoundError(f"{text}: nothing matches this pattern")
@@ -641,7 +653,7 @@ def from_memory(path: str, content: bytes | NDArray[Any], spec: InputSpec) -> Ba
     """
     if isinstance(content, bytes):
         if spec.features:
-            return _failed(path, None, _NOT_FEATURES, spec)
+            return _failed(path, None, _NOT_SENT_FEATURES, spec)
         return _decode_piece([(path, 0, content)], spec)
     try:
         return _array_rows(path, content, spec, 0)

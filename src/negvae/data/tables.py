@@ -1,7 +1,8 @@
 """Tables with named columns, in CSV and Parquet files: rows of features, and the column that names a row's group.
 
 Columns of features must hold numbers or booleans; text and missing values are refused, with the name of the column.
-CSV files have a header, commas and UTF-8; an empty cell, NA, NaN and the like are missing values.
+CSV files have a header, commas and UTF-8. In a column of numbers an empty cell, NA, NaN and the like are missing
+values; in a column of text an empty cell is, and a group may be called NA.
 """
 
 from __future__ import annotations
@@ -56,10 +57,13 @@ def column_names(path: Path | str) -> tuple[str, ...]:
     Raises:
         ValueError: if the file is damaged, or two columns have one name.
     """
-    names = tuple(_schema(str(path)).names)
+    with reading(path, "table"):  # names are decoded as they are asked for
+        names = tuple(_schema(str(path)).names)
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
+    if len(names) == 1 and ";" in names[0]:
+        raise DataError(f"{path}: its first line has semicolons ({names[0][:40]}): columns are separated by commas")
     if names and all(map(_is_measured, names)):
         raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
     return names
@@ -211,7 +215,7 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
                     raise DataError(_not_a_number(path, name, str(kind)))
                 if pa.types.is_boolean(kind):
                     kinds[name] = kind
-        convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns), strings_can_be_null=True)
+        convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns))
         # In a table of one column an empty line is a missing value, and not one line less.
         parse = csv.ParseOptions(ignore_empty_lines=len(schema.names) > 1)
         with csv.open_csv(file, parse_options=parse, convert_options=convert) as reader:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -105,6 +106,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
         values = self._values(X)
+        _check_finite(values)
         labels = None if groups is None else [str(name) for name in groups]
         check_labels(labels, len(values))
         self.names_ = self._names(values.shape[1])
@@ -366,6 +368,18 @@ def _check(calibration: Calibration, scales: Values | None, count: int) -> None:
 
 def _all_names(names: Sequence[str], scales: Values | None) -> list[str]:
     return [*names, *([LARGEST_OF] if scales is not None else [])]
+
+
+def _check_finite(values: Values) -> None:
+    """Refuse scores of inliers none of which is a number, and warn if some are not."""
+    lost = int((values >= LARGEST).any(1).sum())
+    if lost == len(values):
+        raise ValueError(f"the function returned NaN or infinity for each of {lost} inliers")
+    if lost:
+        warnings.warn(
+            f"the function returned NaN or infinity for {lost} of {len(values)} inliers, which count as most unusual",
+            stacklevel=3,
+        )
 
 
 def _largest(values: Tensor, scales: Tensor) -> Tensor:

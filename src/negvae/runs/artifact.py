@@ -25,7 +25,7 @@ from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yam
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import file_sha256, from_json, write_text
+from negvae.files import file_sha256, from_json, quoted, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
@@ -124,7 +124,9 @@ class Artifact:
     def _calibrate(self, what: str, precision: str) -> str:
         """Return a line that says what is wrong with the calibration and which command makes another."""
         option = "" if precision == "float32" else f" --precision {precision}"
-        return f"{self.directory} {what}: `negvae calibrate {self.directory}{option}` calibrates it in {precision}"
+        return (
+            f"{self.directory} {what}: `negvae calibrate {quoted(self.directory)}{option}` calibrates it in {precision}"
+        )
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:

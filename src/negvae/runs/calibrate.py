@@ -14,6 +14,7 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data import load
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
+from negvae.files import quoted
 from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
@@ -89,8 +90,8 @@ def calibrate_run(
         score: decision score; None for the present one, or, if there is none, `negvae.scoring.scorer.default_score` (in
             int8 without a decoder "kl").
         target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 if there is none.
-        confidence: confidence with which the rate holds; None for the present one, or, if there is none, for a rate
-            that holds on average over held-out sets.
+        confidence: confidence with which the rate holds. None for the present one; with a `target_fpr`, or if there is
+            no present one, for a rate that holds on average over held-out sets.
         groups: "folders" sets p-values and a threshold for each subfolder of `data`, and any other text for each value
             of this column of a CSV or Parquet file; None for the groups of the run, or, with `data`, for all inliers
             together.
@@ -146,7 +147,7 @@ def calibrate_run(
         rate = calibration.target_fpr or TARGET_FPR
         tried = try_int8(scorer, training, held_out, calibration.score, score_components(config), rate)
         if tried is not None and tried.holds:
-            log(f"{tried.describe()}: negvae calibrate {directory} --precision int8")
+            log(f"{tried.describe()}: negvae calibrate {quoted(directory)} --precision int8")
     return calibration
 
 
@@ -276,9 +277,9 @@ def _photos(
 def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:
     """Return how to set the threshold: by the requested rate, else by the present rule."""
     before = artifact.calibration
-    sure = confidence if confidence is not None or before is None else before.confidence
     if target_fpr is not None or before is None:
-        return {"target_fpr": TARGET_FPR if target_fpr is None else target_fpr, "confidence": sure}
+        return {"target_fpr": TARGET_FPR if target_fpr is None else target_fpr, "confidence": confidence}
+    sure = before.confidence if confidence is None else confidence
     if before.target_fpr is not None:
         return {"target_fpr": before.target_fpr, "confidence": sure}
     if confidence is not None:

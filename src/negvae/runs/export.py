@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import negvae
 from negvae.device import own_state
-from negvae.files import need, refuse_replacing
+from negvae.files import need, quoted, refuse_replacing
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
@@ -132,15 +132,18 @@ def _calibration(
     if score is not None:
         SCORES[score]  # an unknown name is refused before anything else is said of the folder
     if calibration is None:
-        raise ValueError(f"{artifact.directory} has no calibration: run `negvae calibrate {artifact.directory}` first")
+        raise ValueError(
+            f"{artifact.directory} has no calibration: run `negvae calibrate {quoted(artifact.directory)}` first"
+        )
     if calibration.precision != "float32":
         raise ValueError(
             f"{artifact.directory} is calibrated in {calibration.precision}, and a graph is exported in float32: run"
-            f" `negvae calibrate {artifact.directory}` without --precision first"
+            f" `negvae calibrate {quoted(artifact.directory)}` without --precision first"
         )
     name = score or calibration.score
     if why := SCORES[name].not_exported:
-        able = ", ".join(names_of(lambda entry: not entry.not_exported))
+        of_others = "pixels" if artifact.config.takes_features else "features"
+        able = ", ".join(names_of(lambda entry: not entry.not_exported and of_others not in entry.needs))
         raise ValueError(f"score {name} cannot be exported, {why}; these can: {able}")
     return calibration.decide_by(score, target_fpr, confidence)
 

@@ -68,11 +68,13 @@ def with_images(config: RunConfig, files: list[str] | None, log: Log) -> RunConf
     Raises:
         ValueError: if a fit or a side is given and the data is no folder, or too many files are broken.
     """
-    asked = config.fit is not None or config.side is not None
     if files is None or config.takes_features:
-        if asked or config.images is not None:
-            raise ValueError(f"{config.data} is no folder of image files, which is what fit, side and images are about")
+        refuse_fitting(config)
         return config
+    if config.fit == "exact" and config.side is not None:
+        raise ValueError(
+            "side is the size that images are fitted to: with fit exact, which takes them as they are, leave it out"
+        )
     if config.images is not None:
         return config
     sources = [(file, file) for file in files]
@@ -85,6 +87,19 @@ def with_images(config: RunConfig, files: list[str] | None, log: Log) -> RunConf
     if decoding is not None:
         log(f"{config.data}: {look.describe(decoding)}")
     return replace(config, images=decoding)
+
+
+def refuse_fitting(config: RunConfig) -> None:
+    """Refuse the fields that say how photos are fitted, for data that is no folder of photos.
+
+    Args:
+        config: configuration of a run on other data.
+
+    Raises:
+        ValueError: if one of the fields is set.
+    """
+    if config.fit is not None or config.side is not None or config.images is not None:
+        raise ValueError(f"{config.data} is no folder of image files, which is what fit, side and images are about")
 
 
 def exact(files: list[str], where: object) -> Decoding:

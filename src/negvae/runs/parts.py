@@ -25,7 +25,7 @@ from negvae.data.streams import Span, read, shards, spans
 from negvae.device import own_state
 from negvae.files import file_sha256, from_json, state_of
 from negvae.runs.provenance import versions
-from negvae.runs.score import NOTHING, Scoring, Summary, count_rows, open_scoring
+from negvae.runs.score import Scoring, Summary, count_rows, nothing, open_scoring
 from negvae.version import source_commit
 
 MANIFEST = "_manifest.json"
@@ -82,7 +82,7 @@ class Parts:
         if self.shard_rows < 1:
             raise ValueError(f"shard rows is {self.shard_rows}: it must be at least 1")
         without = [] if stores.is_uri(self.folder) else [self.folder]
-        self._files = spans(self.inputs, self.left_out, without)
+        self._files = spans(self.inputs, self.left_out, without, features=self.scoring.wanted.features)
         self._done: dict[str, Part] = {}
 
     def open(self, resume: bool) -> None:
@@ -141,7 +141,7 @@ class Parts:
             time.monotonic() - started,
         )
         if not summary.rows:
-            raise ValueError(f"{', '.join(self.inputs)}: {NOTHING}")
+            raise ValueError(f"{', '.join(self.inputs)}: {nothing(self.scoring.wanted.features)}")
         outcome = {**vars(summary), "left_out": self.left_out.counts, "parts": [vars(part) for part in self.made]}
         _write_manifest(self.folder, self.settings, "complete", outcome)
         if self.left_out.counts:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data import stores
-from negvae.data.formats import IMAGE_ENDINGS, pixel_sha256
+from negvae.data.formats import IMAGE_ENDINGS, DataError, pixel_sha256
 from negvae.data.formats.folder import walk
 from negvae.files import from_json, write_text
 from negvae.runs.fingerprints import Fingerprints, read_fingerprints
@@ -61,13 +62,13 @@ def file_hashes(path: str) -> dict[str, str]:
         path: path of the folder.
 
     Returns:
-        The hash of each file; empty if `path` is not a folder.
+        The hash of each file that can be opened; empty if `path` is not a folder.
     """
     if not os.path.isdir(path):
         return {}
     hashes = {}
     for file in walk(path, _ENDINGS):
-        with stores.open_file(file) as content:
+        with suppress(OSError, DataError), stores.open_file(file) as content:
             hashes[os.path.relpath(file, path)] = hashlib.file_digest(content, "sha256").hexdigest()  # type: ignore[arg-type]
     return hashes
 

@@ -27,7 +27,16 @@ from negvae.model import build_vae
 from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
 from negvae.parts import SOURCES
 from negvae.registry import choose
-from negvae.runs.folders import FittedSet, FolderInliers, collector, exact, folder_inliers, load_fitted, with_images
+from negvae.runs.folders import (
+    FittedSet,
+    FolderInliers,
+    collector,
+    exact,
+    folder_inliers,
+    load_fitted,
+    refuse_fitting,
+    with_images,
+)
 from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 from negvae.scoring.calibration import TARGET_FPR, least_held_out
@@ -415,11 +424,14 @@ def _rows(config: RunConfig, known: Recorded, left_open: Collection[str]) -> Inl
     """Load the inliers of a run on rows of features, from a file or from images and an encoder; see `load_inliers`."""
     from negvae.runs.embed import training_rows
 
+    refuse_fitting(config)
     if known.source == MEMORY:
         refuse_memory(config, known)
     found = training_rows(config)
     if known.sha256 is not None and found.sha256 != known.sha256:
         raise ValueError(f"{config.data}, or the encoder, has changed since the run was trained")
+    if not len(found.rows):
+        raise ValueError(f"{config.data}: holds no rows")
     fraction = config.calibration
     if "calibration" in left_open and fraction:
         fraction = rows_to_hold_out(len(found.rows)) / len(found.rows)

@@ -25,7 +25,7 @@ from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.device import own_state
-from negvae.files import beside, refuse_replacing, refuse_used, replacing, shown, temporary_folder
+from negvae.files import beside, quoted, refuse_replacing, refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
@@ -42,13 +42,17 @@ TABLES = ("parquet", "csv", "jsonl")
 FORMATS = (*TABLES, *annotation.FORMATS)
 BATCH_SIZE = 512
 """Number of images that are read at once; scores do not depend on it."""
-NOTHING = "no images, .npy, .npz or Parquet files in there"
 ROW_GROUP = 1 << 16
 LONG = 60.0
 """Seconds of scoring after which a quicker precision is worth a line."""
 PILLOW_LIMIT = 178_956_970
 Write = Callable[[pa.RecordBatch], None]
 Item = TypeVar("Item")
+
+
+def nothing(features: bool) -> str:
+    """Return what to say where there is nothing to score, for a model of rows of features or of images."""
+    return f"holds no {'rows of features' if features else 'images'} to score"
 
 
 @dataclass(frozen=True)
@@ -168,13 +172,16 @@ def score_files(
             for table in _decided(tables, fdr, counts, beside(out)):
                 write(table)
         if not counts.rows:
-            raise ValueError(f"{', '.join(map(str, inputs))}: {NOTHING}")
+            raise ValueError(f"{', '.join(map(str, inputs))}: {nothing(scoring.wanted.features)}")
     unknown = scoring.label.describe_unknown() if scoring.label else ""
     for text in filter(None, (left_out.describe() if left_out.counts else "", unknown)):
         log(text)
     summary = counts.summary(time.monotonic() - started, calibration is not None)
     if summary.seconds > LONG and scoring.may_use_int8():
-        log(f"int8 may be quicker here: `negvae calibrate {directory}` measures whether it is and keeps the figures")
+        log(
+            f"int8 may be quicker here: `negvae calibrate {quoted(directory)}` measures whether it is, and keeps the"
+            " figures"
+        )
     return summary
 
 
@@ -348,7 +355,7 @@ def _decision(
     calibration = artifact.calibration
     if calibration is None or score not in calibration.scores:
         missing = "it was not calibrated" if calibration is None else f"score {score} was not calibrated"
-        text = f"{artifact.directory}: {missing}, run `negvae calibrate {artifact.directory} --score {score}`"
+        text = f"{artifact.directory}: {missing}, run `negvae calibrate {quoted(artifact.directory)} --score {score}`"
         if target_fpr is not None or confidence is not None or fdr is not None:
             raise ValueError(f"{text} before asking for a rate")
         log(f"{text} for p-values and decisions")

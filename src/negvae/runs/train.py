@@ -32,6 +32,7 @@ from negvae.runs.seen import caution
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.training.checkpoint import FILE as CHECKPOINT
+from negvae.training.checkpoint import read_progress
 from negvae.training.history import METRICS
 from negvae.training.loop import CHECKPOINT_SECONDS, TrainingResult, train_seeds
 from negvae.training.patches import StoppedError
@@ -205,6 +206,8 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
         ValueError: if a field differs; the message names it.
     """
     config, _, _ = read_config(directory)
+    if asked.get("epochs", config.epochs) < (done := read_progress(directory).epoch):
+        raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {asked['epochs']}")
     for name, value in asked.items():
         if name != "epochs" and value != getattr(config, name):
             raise ValueError(

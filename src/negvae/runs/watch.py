@@ -29,7 +29,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
-from negvae.files import from_json, locked, write_text
+from negvae.files import from_json, locked, quoted, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -145,7 +145,7 @@ def watch(
         raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
     artifact = load_artifact(directory, device)
     if artifact.calibration is None:
-        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
+        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {quoted(directory)}` first")
     calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
     if groups is not None and (not calibration.groups or window):
         raise ValueError("groups take a calibration with groups (`negvae calibrate --groups folders`) and no window")
@@ -164,7 +164,7 @@ def watch(
         if known:
             log(f"going on after {watched.rows:,} rows")
         on_update(watched)
-        arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once)
+        arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once, wanted.features)
         with (out / ROWS).open("ab") as rows:
             _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off
             for places in arrivals(known, should_stop):
@@ -363,14 +363,14 @@ def _quoted(text: str) -> str:
 Arrivals = Callable[[set[Place], Callable[[], bool]], Iterator[list[Place]]]
 
 
-def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: bool) -> Arrivals:
+def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: bool, features: bool) -> Arrivals:
     """Return a function that yields new files of a folder, oldest first, at most `TURN` at a time."""
 
     def arrivals(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[Place]]:
         own = out.resolve()
         while not should_stop():
             now = time.time_ns()
-            found = [place for place in _places(folder, own) if place not in known]
+            found = [place for place in _places(folder, own, features) if place not in known]
             # A file from the future is one that a clock elsewhere dates.
             ready = [place for place in found if not 0 <= now - place[1] < settle * 1e9]
             ready.sort(key=lambda place: (place[1], place[0]))
@@ -387,9 +387,9 @@ def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: boo
     return arrivals
 
 
-def _places(folder: Path, own: Path) -> Iterable[Place]:
-    """List the files below a folder that may hold images, except those that the watch writes itself."""
-    for span in spans([str(folder)]):
+def _places(folder: Path, own: Path, features: bool) -> Iterable[Place]:
+    """List the files below a folder that may hold images or rows, except those that the watch writes itself."""
+    for span in spans([str(folder)], features=features):
         path = Path(span.path)
         try:
             if own != folder.resolve() and own in path.resolve().parents:

@@ -358,11 +358,13 @@ class Calibration:
         rule = f"contamination {self.contamination:g}" if self.target_fpr is None else f"target FPR {self.target_fpr:g}"
         if self.confidence is not None:
             rule += f" with {self.confidence:.4g} confidence"
+        above_all = self.target_fpr is None and not self.contamination
+        rule = "above all of" if above_all else f"{rule};"
         bound = "about" if self.contamination else "at most"
         by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
         by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""
         return (
-            f"{self.score} > {self.threshold:.6g} ({rule}; {self.size:,} held-out inliers,"
+            f"{self.score} > {self.threshold:.6g} ({rule} {self.size:,} held-out inliers,"
             f" false alarms {bound} {self.false_alarm_rate:.3g} on average{by_group})"
         )
 

@@ -118,6 +118,8 @@ class Scorer:
                     "score defects needs heat maps: train with `negvae train --heatmaps`, or in Python with"
                     " NegVAEDetector(heatmaps=True)"
                 )
+            if "features" in score.needs and not self.model.takes_features:
+                raise ValueError(f"score {score.name} is for rows of features: this model takes images")
             if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
                 command = "negvae calibrate" if score.calibrated else f"negvae calibrate --score {score.name}"
                 raise ValueError(f"score {score.name} is measured against training images: run `{command}` first")
@@ -125,8 +127,6 @@ class Scorer:
                 raise ValueError(
                     f"score {score.name} takes an ensemble: name further models trained alike with other seeds"
                 )
-            if "features" in score.needs and not self.model.takes_features:
-                raise ValueError(f"score {score.name} is for rows of features: this model takes images")
             if "transformations" in score.needs and self.model.shifted is None:
                 raise ValueError(
                     f"score {score.name} takes a model that was trained with transformations: train it with"

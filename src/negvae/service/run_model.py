@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.streams import Batch, InputSpec
+from negvae.files import quoted
 from negvae.report.page import latent_means, reconstructions
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
@@ -137,7 +138,7 @@ def load_run(directory: Path, threads: int) -> RunModel:
     torch.set_num_threads(threads)
     artifact = load_artifact(directory)
     if artifact.calibration is None:
-        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {directory}` first")
+        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {quoted(directory)}` first")
     encoder = encoder_of(artifact)
     scorer = artifact.scorer()
     entry = SCORES[artifact.calibration.score]

@@ -271,7 +271,8 @@ def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
             f" since network {network_entry(configs[0].network).name} takes images"
         )
     if len(images) < 2:
-        raise ValueError(f"{len(images)} training images are too few: at least 2 are needed")
+        what = "rows" if features else "images"
+        raise ValueError(f"too few training {what}, {len(images)}: at least 2 are needed")
     if len({replace(each, seed=0) for each in configs}) > 1 or len({each.seed for each in configs}) < len(configs):
         raise ValueError("runs trained together must differ in their seeds, and in nothing else")
 

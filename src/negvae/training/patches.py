@@ -47,7 +47,7 @@ CHECKPOINT = "heatmaps-checkpoint.safetensors"
 class StoppedError(Exception):
     """The encoder's training was stopped before its last step.
 
-    Attributes:
+    Args:
         reason: reason to stop, as `should_stop` returned it.
         step: number of steps taken.
     """

@@ -119,6 +119,8 @@ def reading(where: object, what: str) -> Iterator[None]:
         yield
     except (DataError, FileNotFoundError, PermissionError, ImportError):
         raise
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: not in UTF-8 (byte {error.start}): save it in that encoding") from None
     except READ_ERRORS as error:
         # Pillow's message holds the object that it read from, whose file is named already.
         detail = re.sub(r" <_io\.[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
