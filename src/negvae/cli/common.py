@@ -76,7 +76,7 @@ Model = Annotated[Path, typer.Argument(metavar="DIRECTORY", help="Folder of a tr
 Inputs = Annotated[
     list[str],
     typer.Argument(
-        help="Folders, image files, .npy, .npz, Parquet, patterns, or names of data sets.", show_default=False
+        help="Folders, image files, .npy, .npz, CSV, Parquet, patterns, or names of data sets.", show_default=False
     ),
 ]
 Device = Annotated[str, option("auto (a GPU where there is one), cpu, cuda or cuda:N.", "device", "Machine")]

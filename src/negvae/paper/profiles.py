@@ -93,7 +93,8 @@ PROFILES: dict[str, Profile] = {
                     ("fashion-mnist", "bernoulli", "none"): {"epochs": 24},
                     ("fashion-mnist", "gaussian", "none"): {"epochs": 32},
                     ("cifar10", "bernoulli", "none"): {"epochs": 24},
-                    ("cifar10", "imagenet32"): {"epochs": 24},
+                    ("cifar10", "bernoulli", "imagenet32"): {"epochs": 24},
+                    ("cifar10", "gaussian", "imagenet32"): {"epochs": 24},
                     ("svhn", "none"): {"epochs": 24},  # 8,000 images: as many steps as on CIFAR-10 in 4 epochs
                 },
                 # 8,000 images, a fifth of them held out: as many epochs as the library takes for the rest.
