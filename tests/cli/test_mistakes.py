@@ -147,6 +147,13 @@ def test_the_budget_counts_for_heat_maps_and_resume_goes_on_with_them(place, cap
     assert (out / "heatmaps.safetensors").exists()
 
 
+def test_an_empty_input_is_not_the_current_folder(place, capsys, monkeypatch):
+    monkeypatch.chdir(place / "photos")
+    code, _, error = call(capsys, "score", place / "run", "")
+    assert code == 2
+    assert "negvae: an input is empty: name a folder, a file, a pattern or a data set" in error
+
+
 def test_a_run_that_goes_on_keeps_its_heat_maps(place, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     monkeypatch.setattr(patches, "STEPS", 20)

@@ -256,6 +256,8 @@ def _walked(folder: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterato
 
 def _spans(text: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterable[Span]:
     """List the files of one input, which is looked up before anything is read."""
+    if not text:  # as from a variable of a shell that is not set
+        raise ValueError("an input is empty: name a folder, a file, a pattern or a data set")
     if stores.is_uri(text):
         found = stores.below(text)
         parts = [uri[len(text) :].split("/") for uri in found]

@@ -178,10 +178,7 @@ def score_files(
         log(text)
     summary = counts.summary(time.monotonic() - started, calibration is not None)
     if summary.seconds > LONG and scoring.may_use_int8():
-        log(
-            f"int8 may be quicker here: `negvae calibrate {quoted(directory)}` measures whether it is, and keeps the"
-            " figures"
-        )
+        log(f"int8 may be quicker here, at the same figures: `negvae calibrate {quoted(directory)}` measures it")
     return summary
 
 

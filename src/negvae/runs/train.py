@@ -90,23 +90,20 @@ def run_seeds(
     config = configs[0]
     if config.calibration and len(configs) > 1:
         raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
-    if heatmaps and (config.takes_features or not config.calibration):
-        raise ValueError(
-            "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
-            " network for images and a --calibration above 0"
-        )
-    for each, directory in zip(configs, directories, strict=True):
-        _check_directory(each, directory, resume)
+    if heatmaps:
+        _refuse_heatmaps(config)
+    for directory in directories:
+        _check_directory(directory, resume)
     anew = bool(heatmaps)
     if heatmaps is None and resume and (directories[0] / CONFIG).exists():
         heatmaps = read_section(directories[0], ASKED).get("heatmaps")
     wanted = wants_heatmaps(config) if heatmaps is None else heatmaps
     resolved = resolve(config, log, left_open)
     inliers = resolved.inliers
+    clock = Clock()
     filled = {name: getattr(resolved.config, name) for name in (*left_open, "images")}
     configs = [dataclasses.replace(each, **filled) for each in configs]
     origins: list[dict[str, Any]] = [{**provenance(each), **resolved.facts} for each in configs]
-    clock, budget = Clock(), options.get("budget")
     with _left_as_before(directories):
         for each, directory, origin in zip(configs, directories, origins, strict=True):
             directory.mkdir(parents=True, exist_ok=True)
@@ -120,18 +117,14 @@ def run_seeds(
                     log(f"warning: {text}")
                 write_recorded(directory, recorded)
                 write_skipped(directory, inliers.skipped)
-        more = {"log": log} if trainer is train_seeds else {}
-        results = trainer(
-            configs, inliers.training, resolved.source, directories=directories, resume=resume, **more, **options
-        )  # fmt: skip
+        more = {**options, "log": log} if trainer is train_seeds else options
+        results = trainer(configs, inliers.training, resolved.source, directories=directories, resume=resume, **more)
     for number, (each, directory, origin) in enumerate(zip(configs, directories, origins, strict=True)):
         result = results[number]
         # Maps are of the same images, whatever became of the model since: a run that goes on keeps them.
         maps = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not anew else None
         if wanted and maps is None and len(inliers.held_out) and result.progress.finished:
-            left = None if budget is None else max(budget - clock.seconds(), 0.0)
-            seconds = options.get("checkpoint_seconds", CHECKPOINT_SECONDS)
-            maps, reason = _heatmaps(each, inliers, directory, left, seconds, log)
+            maps, reason = _heatmaps(each, inliers, directory, clock, options, log)
             results[number] = result = dataclasses.replace(result, stopped_by=reason or result.stopped_by)
         calibration = _held_against(each, result, inliers, maps, log)
         save_artifact(directory, each, result, origin, calibration, maps)
@@ -142,6 +135,15 @@ def run_seeds(
         if inliers.columns is not None:
             write_section(directory, "detector", {"feature_names": list(inliers.columns)})
     return results
+
+
+def _refuse_heatmaps(config: RunConfig) -> None:
+    """Refuse heat maps of a run that cannot have any."""
+    if config.takes_features or not config.calibration:
+        raise ValueError(
+            "heat maps are of images, and are calibrated by inliers that are held out: leave --heatmaps out, or take a"
+            " network for images and a --calibration above 0"
+        )
 
 
 def _write_wanted(directory: Path, heatmaps: bool | None) -> None:
@@ -160,15 +162,17 @@ def wants_heatmaps(config: RunConfig) -> bool:
 
 
 def _heatmaps(
-    config: RunConfig, inliers: Inliers, directory: Path, budget: float | None, checkpoint_seconds: float, log: Log
+    config: RunConfig, inliers: Inliers, directory: Path, since: Clock, options: dict[str, Any], log: Log
 ) -> tuple[Heatmaps | None, str]:
     """Train heat maps, from their checkpoint on if there is one; return None and why if they had to stop."""
-    with StopConditions(lambda: "", budget) as stop:
+    budget = options.get("budget")
+    left = None if budget is None else max(budget - since.seconds(), 0.0)
+    with StopConditions(lambda: "", left) as stop:
         try:
             return fit_heatmaps(
                 inliers.training, inliers.held_out, seed=config.seed, precision=config.precision,
                 device=config.device, log=log, should_stop=stop.reason, directory=directory,
-                checkpoint_seconds=checkpoint_seconds,
+                checkpoint_seconds=options.get("checkpoint_seconds", CHECKPOINT_SECONDS),
             ), ""  # fmt: skip
         except StoppedError as stopped:
             log(f"heat maps: stopped at step {stopped.step:,}")
@@ -265,7 +269,7 @@ def _refuse_other_data(directory: Path, config: RunConfig, resolved: ResolvedRun
             )
 
 
-def _check_directory(config: RunConfig, directory: Path, resume: bool) -> None:
+def _check_directory(directory: Path, resume: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file: --out takes a folder")
     if not resume and any((directory / name).exists() for name in (CONFIG, CHECKPOINT, WEIGHTS)):
