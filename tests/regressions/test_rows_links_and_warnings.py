@@ -84,6 +84,12 @@ def test_a_group_may_be_called_na(tmp_path):
     assert set(fitted.calibration_.thresholds) == {"NA", "null"}
 
 
+def test_a_detector_of_data_in_memory_is_no_training_to_resume(tmp_path, capsys):
+    NegVAEDetector(device="cpu").fit(np.random.default_rng(0).normal(size=(100, 3))).save(tmp_path / "saved")
+    code, _, error = call(capsys, "train", "--out", tmp_path / "saved", "--resume")
+    assert (code, error.count("was fitted to data in memory, which is not kept")) == (2, 1)
+
+
 def test_calibrating_for_another_rate_is_on_average_again(tmp_path, capsys):
     run = tmp_path / "run"
     table(tmp_path / "rows.csv", np.random.default_rng(0).normal(size=(400, 3)), *"abc")

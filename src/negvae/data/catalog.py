@@ -577,7 +577,7 @@ def lookup(name: str) -> DatasetEntry:
     found = DATASETS.get(name)
     if found is not None:
         return found
-    if os.path.exists(name):
+    if isinstance(name, str) and os.path.exists(name):
         raise ValueError(f"{name} is a file or folder, and this takes the name of a data set: {', '.join(DATASETS)}")
     near = difflib.get_close_matches(str(name).lower().replace("_", "-"), DATASETS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""

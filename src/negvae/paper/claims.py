@@ -15,8 +15,9 @@ _GRAY = (
     " on Fashion-MNIST to the paper's figures (docs/reproduction.md); so many have not been tried here."
 )
 _GAUSSIAN = (
-    "Trained for 24 epochs, where the paper's models had 100, with the light decoder. 24 epochs instead of 4 brought AUC"
-    " BPD most of the way to the paper's, and eight more bring it no nearer; nothing else misses (docs/reproduction.md)."
+    "Trained for 24 epochs, where the paper's models had 100, with the light decoder. 24 epochs instead of 4 brought"
+    " AUC BPD most of the way to the paper's, and eight more bring it no nearer; nothing else misses"
+    " (docs/reproduction.md)."
 )
 _AUXILIARY = (
     f"{_GRAY} Both AUCs are within the combined spread; what misses are mean likelihoods. That of test images still"

@@ -26,7 +26,7 @@ from negvae.runs.folders import BROKEN, write_skipped
 from negvae.runs.heatmaps import fit_heatmaps, load_heatmaps
 from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
-from negvae.runs.recorded import INLIERS, Recorded, difference, file_hashes, read_recorded, write_recorded
+from negvae.runs.recorded import INLIERS, MEMORY, Recorded, difference, file_hashes, read_recorded, write_recorded
 from negvae.runs.resolve import Inliers, Log, ResolvedRun, resolve, silent
 from negvae.runs.seen import caution
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
@@ -209,7 +209,9 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
         FileNotFoundError: if there is no run in the folder.
         ValueError: if a field differs; the message names it.
     """
-    config, _, _ = read_config(directory)
+    config, _, origin = read_config(directory)
+    if read_recorded(directory, origin).source == MEMORY:
+        raise ValueError(f"{directory} was fitted to data in memory, which is not kept: it has no training to resume")
     if asked.get("epochs", config.epochs) < (done := read_progress(directory).epoch):
         raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {asked['epochs']}")
     for name, value in asked.items():
