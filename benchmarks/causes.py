@@ -170,6 +170,8 @@ def swings(results: ResultTable) -> str:
     ]  # fmt: skip
     for run_of_table in SWINGING:
         curves = [one["curve"] for seed in range(SEEDS) if (one := results.get(f"{run_of_table}-seed{seed}"))]
+        if not curves:
+            continue
         half = len(curves[0]) // 2
         rows = [row for curve in curves for row in curve[half:]]
         found, nats = ([row[name] for row in rows] for name in ("auc_bpd", "nats_per_dim_test"))

@@ -25,7 +25,7 @@ from negvae.files import need
 from negvae.model import build_vae
 from negvae.negatives import Mixture, NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts
-from negvae.training.checkpoint import load_checkpoint
+from negvae.training.checkpoint import CHECKPOINT_SECONDS, load_checkpoint
 from negvae.training.history import read_metrics
 from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import OnProgress, ProgressUpdate
@@ -71,7 +71,7 @@ class Team:
         directories: Sequence[Path],
         resume: bool = False,
         budget: float | None = None,
-        checkpoint_seconds: float = 60.0,
+        checkpoint_seconds: float = CHECKPOINT_SECONDS,
         on_progress: OnProgress | None = None,
     ) -> list[TrainingResult]:
         """Train one run; arguments, result and exceptions are those of `train_seeds`.

@@ -364,9 +364,9 @@ def _result(function: Any, source: Source, name: str) -> Any:
         return function(source, name)
     except ImportError:
         raise
-    except FileNotFoundError as error:  # a link to nowhere, or a file that has gone since
-        return str(error.strerror or error).lower()
     except Exception as error:  # whatever a decoder makes of a broken file
+        if isinstance(error, OSError) and error.strerror:  # a file that cannot be opened
+            return error.strerror.lower()
         # Without addresses in memory, which Pillow writes into its messages.
         text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__
         return text.removeprefix(name).removeprefix(":").strip()

@@ -36,7 +36,7 @@ from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
-from negvae.files import quoted, refuse_used
+from negvae.files import refuse_used
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
 from negvae.model.networks import BuildNetworks
@@ -526,14 +526,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _take(self, artifact: Artifact, history: list[dict[str, Any]], recorded: Recorded) -> None:
         """Set the fitted attributes from an artifact."""
-        if artifact.calibration is None:
-            raise ValueError(
-                f"{artifact.directory} has no calibration: run `negvae calibrate {quoted(artifact.directory)}`"
-            )
+        self.calibration_ = artifact.calibrated()
         self.model_ = artifact.model
-        self.calibration_ = artifact.calibration
         self.config_ = artifact.config
-        self.offset_ = -artifact.calibration.cut
+        self.offset_ = -self.calibration_.cut
         self.n_features_in_ = artifact.model.dimensions
         self.seed_ = artifact.config.seed
         self._artifact, self._history, self._recorded = artifact, history, recorded

@@ -22,7 +22,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.device import own_state
-from negvae.files import quoted, refuse_replacing
+from negvae.files import refuse_replacing
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -173,9 +173,7 @@ def write_report(
     if top < 1:
         raise ValueError(f"top is {top}: it must be at least 1")
     artifact = load_artifact(directory, device)
-    if artifact.calibration is None:
-        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {quoted(directory)}` first")
-    calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
+    calibration = artifact.calibrated().decide_by(score, target_fpr, confidence)
     encoder = encoder_of(artifact, embed)
     findings = examine(artifact, calibration, inputs, resize, top, batch_size, precision, on_rows, encoder)
     if findings.failed == findings.rows:

@@ -73,6 +73,21 @@ class Artifact:
     calibration: Calibration | None = None
     heatmaps: Heatmaps | None = None
 
+    def calibrated(self) -> Calibration:
+        """Return the calibration.
+
+        Returns:
+            The calibration.
+
+        Raises:
+            ValueError: if the run has none.
+        """
+        if self.calibration is None:
+            raise ValueError(
+                f"{self.directory} has no calibration: run `negvae calibrate {quoted(self.directory)}` first"
+            )
+        return self.calibration
+
     def maps(self) -> Heatmaps:
         """Return the maps of where an image is out-of-distribution.
 

@@ -128,13 +128,9 @@ def export_onnx(
 def _calibration(
     artifact: Artifact, score: str | None, target_fpr: float | None, confidence: float | None
 ) -> Calibration:
-    calibration = artifact.calibration
     if score is not None:
         SCORES[score]  # an unknown name is refused before anything else is said of the folder
-    if calibration is None:
-        raise ValueError(
-            f"{artifact.directory} has no calibration: run `negvae calibrate {quoted(artifact.directory)}` first"
-        )
+    calibration = artifact.calibrated()
     if calibration.precision != "float32":
         raise ValueError(
             f"{artifact.directory} is calibrated in {calibration.precision}, and a graph is exported in float32: run"

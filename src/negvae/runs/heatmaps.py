@@ -17,7 +17,7 @@ from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
 from negvae.training import patches
-from negvae.training.checkpoint import read_progress, save_tensors
+from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress, save_tensors
 
 FILE = "heatmaps.safetensors"
 ENCODER = "2"
@@ -35,7 +35,7 @@ def fit_heatmaps(
     log: Log = silent,
     should_stop: Callable[[], str] = lambda: "",
     directory: Path | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Heatmaps:
     """Train the posterior of each patch and calibrate its maps.
 

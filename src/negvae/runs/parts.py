@@ -25,7 +25,7 @@ from negvae.data.streams import Span, read, shards, spans
 from negvae.device import own_state
 from negvae.files import file_sha256, from_json, state_of
 from negvae.runs.provenance import versions
-from negvae.runs.score import Scoring, Summary, count_rows, nothing, open_scoring
+from negvae.runs.score import Scoring, Summary, count_rows, nothing_to_score, open_scoring
 from negvae.version import source_commit
 
 MANIFEST = "_manifest.json"
@@ -141,7 +141,7 @@ class Parts:
             time.monotonic() - started,
         )
         if not summary.rows:
-            raise ValueError(f"{', '.join(self.inputs)}: {nothing(self.scoring.wanted.features)}")
+            raise ValueError(f"{', '.join(self.inputs)}: {nothing_to_score(self.scoring.wanted.features)}")
         outcome = {**vars(summary), "left_out": self.left_out.counts, "parts": [vars(part) for part in self.made]}
         _write_manifest(self.folder, self.settings, "complete", outcome)
         if self.left_out.counts:

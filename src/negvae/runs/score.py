@@ -50,7 +50,7 @@ Write = Callable[[pa.RecordBatch], None]
 Item = TypeVar("Item")
 
 
-def nothing(features: bool) -> str:
+def nothing_to_score(features: bool) -> str:
     """Return what to say where there is nothing to score, for a model of rows of features or of images."""
     return f"holds no {'rows of features' if features else 'images'} to score"
 
@@ -172,7 +172,7 @@ def score_files(
             for table in _decided(tables, fdr, counts, beside(out)):
                 write(table)
         if not counts.rows:
-            raise ValueError(f"{', '.join(map(str, inputs))}: {nothing(scoring.wanted.features)}")
+            raise ValueError(f"{', '.join(map(str, inputs))}: {nothing_to_score(scoring.wanted.features)}")
     unknown = scoring.label.describe_unknown() if scoring.label else ""
     for text in filter(None, (left_out.describe() if left_out.counts else "", unknown)):
         log(text)

@@ -31,19 +31,19 @@ from negvae.runs.resolve import Inliers, Log, ResolvedRun, resolve, silent
 from negvae.runs.seen import caution
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.heatmaps import Heatmaps
+from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress
 from negvae.training.checkpoint import FILE as CHECKPOINT
-from negvae.training.checkpoint import read_progress
 from negvae.training.history import METRICS
-from negvae.training.loop import CHECKPOINT_SECONDS, TrainingResult, train_seeds
+from negvae.training.loop import TrainingResult, train_seeds
 from negvae.training.patches import StoppedError
 from negvae.training.reporting import Clock
 from negvae.training.run import TrainingDivergedError
 from negvae.training.stopping import StopConditions
 
 ASKED = "asked"
+"""Section of config.yaml with what the user asked for beside the run's configuration."""
 _FILES = (CONFIG, INLIERS, TRAINED, METRICS, BROKEN)
 """What a run writes into its folder before its first step."""
-"""Section of config.yaml with what the user asked for beside the run's configuration."""
 
 
 def run(config: RunConfig, directory: Path, **options: Any) -> TrainingResult:

@@ -29,7 +29,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
-from negvae.files import from_json, locked, quoted, write_text
+from negvae.files import from_json, locked, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -144,9 +144,7 @@ def watch(
     if source != PIPE and not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
     artifact = load_artifact(directory, device)
-    if artifact.calibration is None:
-        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {quoted(directory)}` first")
-    calibration = artifact.calibration.decide_by(score, target_fpr, confidence)
+    calibration = artifact.calibrated().decide_by(score, target_fpr, confidence)
     if groups is not None and (not calibration.groups or window):
         raise ValueError("groups take a calibration with groups (`negvae calibrate --groups folders`) and no window")
     scorer, encoder = artifact.scorer(), encoder_of(artifact, embed)

@@ -355,11 +355,10 @@ class Calibration:
 
     def describe(self) -> str:
         """Describe the decision in one line: score, threshold, how it was chosen, and the rate that follows."""
-        rule = f"contamination {self.contamination:g}" if self.target_fpr is None else f"target FPR {self.target_fpr:g}"
-        if self.confidence is not None:
-            rule += f" with {self.confidence:.4g} confidence"
-        above_all = self.target_fpr is None and not self.contamination
-        rule = "above all of" if above_all else f"{rule};"
+        sure = "" if self.confidence is None else f" with {self.confidence:.4g} confidence"
+        rule = f"contamination {self.contamination:g};" if self.contamination else "above all of"
+        if self.target_fpr is not None:
+            rule = f"target FPR {self.target_fpr:g}{sure};"
         bound = "about" if self.contamination else "at most"
         by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
         by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""

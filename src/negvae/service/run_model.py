@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.streams import Batch, InputSpec
-from negvae.files import quoted
 from negvae.report.page import latent_means, reconstructions
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
@@ -137,11 +136,10 @@ def load_run(directory: Path, threads: int) -> RunModel:
     """
     torch.set_num_threads(threads)
     artifact = load_artifact(directory)
-    if artifact.calibration is None:
-        raise ValueError(f"{directory} has no calibration: run `negvae calibrate {quoted(directory)}` first")
+    calibration = artifact.calibrated()
     encoder = encoder_of(artifact)
     scorer = artifact.scorer()
-    entry = SCORES[artifact.calibration.score]
+    entry = SCORES[calibration.score]
     scorer.check([entry.name])
     spec = replace(spec_of(artifact, encoder, False), resize=encoder is not None)
     offers = set() if spec.tiled else {"position"}
@@ -151,6 +149,6 @@ def load_run(directory: Path, threads: int) -> RunModel:
         offers |= {"heatmap"}
     no_score = "its score is not a number" if encoder is None else f"its embedding by {encoder.path.name} is not finite"
     return RunModel(
-        directory, spec, artifact.calibration, entry.unit, entry.meaning, frozenset(offers), artifact, scorer, encoder,
+        directory, spec, calibration, entry.unit, entry.meaning, frozenset(offers), artifact, scorer, encoder,
         no_score,
     )  # fmt: skip

@@ -24,6 +24,8 @@ from torch.optim import Optimizer
 from negvae.files import from_json, order_header, replacing
 
 FILE = "checkpoint.safetensors"
+CHECKPOINT_SECONDS = 60.0
+"""Seconds from one checkpoint to the next, unless others are asked for."""
 
 
 @dataclass

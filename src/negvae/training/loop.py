@@ -17,7 +17,7 @@ from negvae.fast.graph import CapturedSteps
 from negvae.model import VAE
 from negvae.negatives import NegativeSource
 from negvae.parts import network_entry
-from negvae.training.checkpoint import Progress
+from negvae.training.checkpoint import CHECKPOINT_SECONDS, Progress
 from negvae.training.choice import (
     OPERATORS,
     Choice,
@@ -34,7 +34,6 @@ from negvae.training.step import Learner
 from negvae.training.stopping import BUDGET, StopConditions
 from negvae.training.workers import Peers
 
-CHECKPOINT_SECONDS = 60.0
 STEPS_PER_UPDATE = 25
 """The number of steps after which losses are checked and shown on a CPU; on a GPU they are once in an epoch."""
 

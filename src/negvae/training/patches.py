@@ -20,7 +20,7 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model.initialization import initialize
 from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
-from negvae.training.checkpoint import Progress, load_checkpoint, save_checkpoint
+from negvae.training.checkpoint import CHECKPOINT_SECONDS, Progress, load_checkpoint, save_checkpoint
 from negvae.training.halves import HALVES, Halves
 from negvae.training.optimizers import adam
 from negvae.training.reporting import Clock
@@ -69,7 +69,7 @@ def train_patches(
     on_step: Callable[[int], None] = lambda step: None,
     should_stop: Callable[[], str] = lambda: "",
     directory: Path | None = None,
-    checkpoint_seconds: float = 60.0,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> PatchEncoder:
     """Train a patch encoder on inliers alone.
 
