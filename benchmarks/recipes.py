@@ -32,6 +32,14 @@ RECIPES: dict[str, RunConfig] = {
     "generated-adam": preset(
         "gray", "fashion-mnist", negatives="generated", optimizer="adam", learning_rate=3e-4, batch_size=128, epochs=8
     ),
+    "letters-constant": preset(
+        "gray", "fashion-mnist", negatives="emnist-letters", optimizer="adam", learning_rate=1e-3, batch_size=128,
+        epochs=8,
+    ),
+    "letters-cosine": preset(
+        "gray", "fashion-mnist", negatives="emnist-letters", optimizer="adam", learning_rate=2e-3, schedule="cosine",
+        batch_size=50, epochs=8,
+    ),
     "imagenet-paper": preset("color", "cifar10", negatives="imagenet32", epochs=4),
     "imagenet-zoomed": preset("color", "cifar10", negatives="imagenet32+zoomed:imagenet32", epochs=4),
     "imagenet-fast": preset(
