@@ -33,7 +33,7 @@ def test_train_evaluate_resume(capsys, blob_files, tmp_path):
     data = ["--data", blob_files["in"], "--out", out]
     code, text, _ = call(capsys, "train", *data, "--negatives", blob_files["out"], *FAST)
     assert code == 0
-    assert "finished 1 epochs" in text
+    assert "finished 1 epoch in" in text
     for name in (
         "config.yaml",
         "weights.safetensors",

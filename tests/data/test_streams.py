@@ -242,6 +242,6 @@ def test_headers_that_claim_too_much_are_refused(tmp_path):
         (tmp_path / f"{number}.npy").write_bytes(body)
     _, indices, errors, _, _ = collect([tmp_path])
     assert indices == [None, 0, 1, 2, 3, 4, None, None]
-    assert "more than any image" in errors[0]
+    assert "claims rows of 1000000 x 1000000 numbers; at most" in errors[0]
     assert "ends after 4 of the 1,000,000,000,000 rows" in errors[5]
     assert all("holds no images" in error for error in errors[6:])

@@ -221,4 +221,4 @@ def refuse_rows(probe: Probe, most: int, where: object) -> None:
     if not shape or 0 in (probe.count, *shape):
         raise DataError(f"{where}: holds no images (shape {by((probe.count, *shape))})")
     if int(np.prod(shape, dtype=object)) > most:
-        raise DataError(f"{where}: claims rows of {by(shape)} numbers, more than any image has")
+        raise DataError(f"{where}: claims rows of {by(shape)} numbers; at most {most:,} are accepted")
