@@ -84,10 +84,10 @@ PROFILES: dict[str, Profile] = {
         # Chosen on held-out parts of the training sets (docs/reproduction.md). Where the generator is the adversary,
         # and for color images, whose encoder has batch norm, the paper's own optimizer and batch hold steadier.
         Profile("cpu", "for two cores overnight: light decoder, few epochs, 3 seeds", 3,
-                gray=("gray", {**_FALLING, "epochs": 8}),
+                gray=("gray", {**_FALLING, "epochs": 12}),
                 color=("color", {"epochs": 4}),
                 overrides={
-                    ("gray", "bernoulli"): {"learning_rate": 4e-3, "epochs": 10},
+                    ("gray", "gaussian"): {"epochs": 8},
                     ("gray", "generated"): {**_PAPERS, "epochs": 6},
                     # By Adam at a constant rate two of three posteriors collapse (benchmarks/causes.py, mnist-adam).
                     ("mnist", "gaussian"): {**_PAPERS, "epochs": 12},
