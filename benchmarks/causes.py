@@ -78,7 +78,7 @@ class Cause:
 
 
 LONGER = {
-    "fashion-mnist-bernoulli-none": 4, "fashion-mnist-gaussian-none": 4, "mnist-gaussian-none": 4,
+    "fashion-mnist-bernoulli-none": 4, "fashion-mnist-gaussian-none": 4,
     "cifar10-bernoulli-none": 4, "cifar10-bernoulli-imagenet32": 4, "cifar10-gaussian-imagenet32": 4,
 }  # fmt: skip
 """Runs that the profile trains for longer than at first, and for how many epochs at first: shown after both."""

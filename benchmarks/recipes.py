@@ -34,11 +34,11 @@ RECIPES: dict[str, RunConfig] = {
     ),
     "letters-constant": preset(
         "gray", "fashion-mnist", negatives="emnist-letters", optimizer="adam", learning_rate=1e-3, batch_size=128,
-        epochs=12,
+        epochs=4,
     ),
     "letters-cosine": preset(
         "gray", "fashion-mnist", negatives="emnist-letters", optimizer="adam", learning_rate=2e-3, schedule="cosine",
-        batch_size=50, epochs=12,
+        batch_size=50, epochs=4,
     ),
     "imagenet-paper": preset("color", "cifar10", negatives="imagenet32", epochs=4),
     "imagenet-zoomed": preset("color", "cifar10", negatives="imagenet32+zoomed:imagenet32", epochs=4),
