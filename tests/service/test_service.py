@@ -165,6 +165,8 @@ def test_further_values_come_where_the_model_has_them(live, monkeypatch):
     assert (status, answer["error"]) == (422, "this model has no reconstruction")
     assert score(live, "gray", files, "&include=everything")[0] == 400
     assert score(live, "gray", files, "&target_fpr=0.000001")[0] == 422
+    status, answer = score(live, "gray", files, "&target_frp=0.5")
+    assert (status, answer["error"]) == (400, "target_frp is no query parameter of /v1/score")
     strict = score(live, "gray", files, "&target_fpr=0.5")[1]
     assert all(image["is_outlier"] == (image["p_value"] <= 0.5) for image in strict["images"])
 

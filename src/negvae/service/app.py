@@ -257,7 +257,9 @@ async def _http_error(request: Request, error: Exception) -> Response:
 async def _invalid(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
-    where = ".".join(str(part) for part in problem["loc"][1:]) or "the request"
+    where = ".".join(str(part)[:80] for part in problem["loc"][1:]) or "the request"
+    if problem["type"] == "extra_forbidden":
+        return _error(400, f"{where} is no query parameter of {request.url.path}")
     return _error(400, f"{where}: {problem['msg'].lower()}")
 
 

@@ -11,6 +11,7 @@ import jinja2
 import numpy as np
 from fastapi import APIRouter, Query
 from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, Response
 
 import negvae
@@ -26,6 +27,13 @@ BINS = 60
 CLOUD = 160
 TOP = 2_000
 """Number of the largest held-out scores that the page gets as they are; of the others it gets quantiles."""
+
+
+class Parameters(BaseModel, extra="forbid"):
+    """The query parameters of a request for samples."""
+
+    count: int = Field(default=16, ge=1, le=64)
+    seed: int = Field(default=0, ge=0, le=2**31 - 1)
 
 
 def routes(service: Service) -> APIRouter:
@@ -57,15 +65,11 @@ def routes(service: Service) -> APIRouter:
         }
 
     @router.get("/v1/models/{name}/samples", summary="Images generated from the prior", responses=ERRORS)
-    async def samples(
-        name: Name,
-        count: Annotated[int, Query(ge=1, le=64)] = 16,
-        seed: Annotated[int, Query(ge=0, le=2**31 - 1)] = 0,
-    ) -> dict[str, list[str]]:
+    async def samples(name: Name, query: Annotated[Parameters, Query()]) -> dict[str, list[str]]:
         slot, served = service.ready(name)
         if "samples" not in served.offers:
             raise Refused(422, "this model gives no samples")
-        images = await service.call(slot, served, count, lambda: served.samples(count, seed))
+        images = await service.call(slot, served, query.count, lambda: served.samples(query.count, query.seed))
         return {"images": [data_uri(image) for image in images]}
 
     return router

@@ -61,11 +61,14 @@ class Verdicts(BaseModel):
     images: list[Verdict]
 
 
-Model = Annotated[str | None, Query(description="Name of the model; may be left out if there is only one.")]
-Resize = Annotated[bool | None, Query(description="Resize images of another size.")]
-Rate = Annotated[float | None, Query(gt=0, lt=1, description="Decide by this rate of false alarms.")]
-Group = Annotated[str | None, Query(description="Group that all images belong to, if the model has groups.")]
-Include = Annotated[list[str] | None, Query(description=f"Further values: {', '.join(EXTRAS)}; may be repeated.")]
+class Parameters(BaseModel, extra="forbid"):
+    """The query parameters of a request for scores; a misspelled one is refused, since the default would decide."""
+
+    model: str | None = Field(default=None, description="Name of the model; may be left out if there is only one.")
+    resize: bool | None = Field(default=None, description="Resize images of another size.")
+    target_fpr: float | None = Field(default=None, gt=0, lt=1, description="Decide by this rate of false alarms.")
+    group: str | None = Field(default=None, description="Group that all images belong to, if the model has groups.")
+    include: list[str] = Field(default=[], description=f"Further values: {', '.join(EXTRAS)}; may be repeated.")
 
 
 def routes(service: Service) -> APIRouter:
@@ -78,25 +81,19 @@ def routes(service: Service) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}},
         response_model_exclude_unset=True,
     )
-    async def score(
-        request: Request,
-        model: Model = None,
-        resize: Resize = None,
-        target_fpr: Rate = None,
-        group: Group = None,
-        include: Include = None,
-    ) -> Verdicts:
-        slot, served = service.ready(model)
-        wanted = _wanted(served, include or [])
+    async def score(request: Request, query: Annotated[Parameters, Query()]) -> Verdicts:
+        slot, served = service.ready(query.model)
+        wanted = _wanted(served, query.include)
+        group = query.group
         try:
-            calibration = served.calibration.decide_by(target_fpr=target_fpr)
+            calibration = served.calibration.decide_by(target_fpr=query.target_fpr)
         except ValueError as error:
             raise Refused(422, str(error)) from None
         if group is not None and group not in calibration.thresholds:
             known = ", ".join(calibration.thresholds) or "none"
             raise Refused(422, f"group {group[:80]!r} was not calibrated; calibrated are: {known}")
         files = await _files(request, service.settings.max_batch)
-        batches = await service.decode(files, service.spec(served, resize))
+        batches = await service.decode(files, service.spec(served, query.resize))
         scores, extras = await _computed(service, slot, served, batches, wanted)
         errors = sum(bool(error) for batch in batches for error in batch.errors)
         service.metrics.errors.labels(slot.name).inc(errors)
