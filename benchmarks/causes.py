@@ -81,10 +81,10 @@ FEW = 4
 """Number of epochs after which the curves of longer runs are shown as well."""
 LONGER = (
     "fashion-mnist-bernoulli-none", "fashion-mnist-gaussian-none", "cifar10-bernoulli-none",
-    "cifar10-bernoulli-imagenet32", "cifar10-gaussian-imagenet32",
+    "cifar10-bernoulli-imagenet32", "cifar10-gaussian-imagenet32", "cifar10-quantized-gaussian-imagenet32",
 )  # fmt: skip
 """Runs of the table that the profile trains for more than `FEW` epochs because their figures ask for it."""
-SWINGING = ("cifar10-bernoulli-imagenet32", "cifar10-gaussian-imagenet32")
+SWINGING = ("cifar10-bernoulli-imagenet32", "cifar10-gaussian-imagenet32", "cifar10-quantized-gaussian-imagenet32")
 """Runs of the table whose figures differ from one epoch to the next by more than from one seed to the next."""
 _LONGER = "24 epochs instead of 4"
 CAUSES = {
