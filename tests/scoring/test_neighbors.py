@@ -109,14 +109,32 @@ def test_the_score_is_the_log_of_a_tail_probability(count: int, columns: int):
         assert (found > np.log(20)).mean() == pytest.approx(0.075, abs=0.075)
 
 
-def test_a_copy_of_a_reference_row_is_not_its_neighbor():
+def leaving_out(fitted: Neighbors, rows: np.ndarray, numbers: list[int]) -> Neighbors:
+    """Return the measurements with some of the reference rows left out of the neighbors and of the whitening."""
+    others = np.delete(rows * fitted.weights, numbers, axis=0)
+    basis, damping, unit = whitening(others, float(fitted.unit[0]) ** 2 * len(rows))
+    # Moments that are sums over all rows, divided by one number, have one scale whoever is left out.
+    parts = {"basis": basis, "damping": damping, "unit": np.array([unit * np.sqrt(len(others) / len(rows))])}
+    plain = others if len(fitted.rows) else fitted.rows
+    return dataclasses.replace(fitted, rows=plain, whitened=whiten(others, *parts.values()), **parts)
+
+
+def test_a_reference_row_is_scored_as_if_it_were_none():
     rows = correlated(60, 4)
-    fitted, _ = fit_neighbors(rows[:40], rows[40:])
-    found = scores(fitted, rows)
+    fitted, held_out = fit_neighbors(rows[:40], rows[40:])
+    assert scores(fitted, rows[40:]) == pytest.approx(held_out, rel=1e-9)
     for number in (0, 25, 59):
-        others = {name: np.delete(getattr(fitted, name), number, axis=0) for name in ("rows", "whitened")}
-        without = dataclasses.replace(fitted, **others)
-        assert scores(without, rows[number : number + 1])[0] == pytest.approx(found[number], rel=1e-9)
+        row = rows[number : number + 1]
+        without = leaving_out(fitted, rows, [number])
+        assert scores(without, row)[0] == pytest.approx(scores(fitted, row)[0], rel=1e-9)
+
+
+def test_a_held_out_row_with_a_copy_is_scored_as_a_new_row_with_one():
+    rows = correlated(60, 70)  # so many columns that the whitened space alone counts
+    rows[45] = rows[3]
+    fitted, held_out = fit_neighbors(rows[:40], rows[40:])
+    without = leaving_out(fitted, rows, [3, 45])
+    assert scores(without, rows[45:46])[0] == pytest.approx(held_out[5], rel=1e-9)
 
 
 def test_weights_look_past_a_few_values_far_out():

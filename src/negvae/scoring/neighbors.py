@@ -16,7 +16,11 @@ of the new row are exchangeable. So p-values from the stored scores are valid fo
 smaller than those of full conformal prediction; Vovk et al., "Algorithmic learning in a random world", 2005), while
 no row is lost to calibration. Held-out rows are scored against the others by a rank-one update: with G = Z A^-1 Z',
 
-    d_ij^2 without i in A = G_ii - 2 G_ij + G_jj + (G_ii - G_ij)^2 / (1 - G_ii)          (Sherman & Morrison 1950)
+    d_ij^2 with i left out of A k times = G_ii - 2 G_ij + G_jj + k (G_ii - G_ij)^2 / (1 - k G_ii)
+
+(Sherman & Morrison 1950). A row that has a copy among the reference rows is scored as if that copy were not there,
+neither as a neighbor nor in A; held-out rows too, whose k is then 2. So a held-out row that comes again has the score
+that calibration stored, unless it has further copies, and inliers that repeat one another stay exchangeable.
 """
 
 from __future__ import annotations
@@ -49,6 +53,8 @@ NARROWEST = 0.1
 """The least scale of a column, in units of its standard deviation."""
 COPY = 1e-11
 """Two rows are copies where their squared distance is less than this share of their squared lengths."""
+LEAST_LEFT = 1e-9
+"""The least share of a direction that is left in the second moments where a row is left out of them."""
 SHRINKAGE = 1e-4, 0.999
 """Bounds of the intensity with which second moments are shrunk to a multiple of the identity."""
 _CHUNK = 512
@@ -136,7 +142,8 @@ def neighbors(x: Pass) -> Tensor:
 def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Tensor:
     """Score how unusually far the nearest reference rows are: the larger -log tail probability of two spaces.
 
-    A reference row that is a copy of the row itself is passed over once: a training row is not its own neighbor.
+    A reference row that is a copy of the row itself is left out once, as a neighbor and from the whitening: a reference
+    row scores as it would if it were none.
 
     Args:
         rows: standardized rows (N x D, float64).
@@ -148,7 +155,7 @@ def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Te
     """
     weighted = rows * fitted["weights"]
     whitened = whiten(weighted, fitted["basis"], fitted["damping"], fitted["unit"])
-    distances = [_nearest(whitened, fitted["whitened"], count)]
+    distances = [_nearest_whitened(whitened, fitted["whitened"], count)]
     if len(fitted["rows"]):
         distances.insert(0, _nearest(weighted, fitted["rows"], count))
     return larger_tail(distances, fitted["tails"], fitted["excess"])
@@ -276,9 +283,25 @@ def _count(references: int, contamination: float) -> int:
 
 def _nearest(rows: Tensor, references: Tensor, count: int) -> Tensor:
     """Return the mean distance to the nearest references but one copy (N)."""
+    squared, copies = _squared_distances(rows, references)
+    return _mean_distance(squared, copies, count)
+
+
+def _nearest_whitened(rows: Tensor, references: Tensor, count: int) -> Tensor:
+    """Return the mean distance to the nearest references but one copy, which is left out of the whitening too (N)."""
+    squared, copies = _squared_distances(rows, references)
+    copied = ((squared - copies).amin(1, keepdim=True) < 0).to(squared.dtype)
+    total = references.shape[0]
+    own = rows.square().sum(1, keepdim=True)
+    apart = own - rows @ references.T  # G_ii - G_ij, in units of 1 / total
+    squared = squared + copied * apart.square() / (total - own).clamp_min(LEAST_LEFT * total)
+    return _mean_distance(squared, copies, count)
+
+
+def _squared_distances(rows: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
+    """Return squared distances, with rounding errors, and the limits below which two rows are copies (N x R each)."""
     lengths, theirs = rows.square().sum(1).unsqueeze(1), references.square().sum(1).unsqueeze(0)
-    squared = lengths + theirs - 2 * (rows @ references.T)
-    return _mean_distance(squared, COPY * (lengths + theirs), count)
+    return lengths + theirs - 2 * (rows @ references.T), COPY * (lengths + theirs)
 
 
 def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
@@ -303,6 +326,8 @@ def _mean_distance(squared: Tensor, copies: Tensor, count: int) -> Tensor:
 def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int) -> tuple[Values, Values]:
     """Return distances of chosen rows to the others, in both spaces, as if the row itself were in none of the sums.
 
+    A copy of the row among the others is left out as well, once.
+
     Args:
         rows: all rows, N x D.
         whitened: the same rows, whitened by their own second moments, N x D.
@@ -319,9 +344,12 @@ def among(rows: Values, whitened: Values, chosen: NDArray[np.int64], count: int)
         plain = lengths[part, None] + lengths - 2 * rows[part] @ rows.T
         inner = whitened[part] @ whitened.T / total  # G = Z A^-1 Z'
         own = products[part, None]
-        left = np.maximum(1 - own, 1e-9)
-        squared = total * (own + products - 2 * inner + np.square(own - inner) / left)
-        copies = COPY * (lengths[part, None] + lengths), COPY * total * (own + products) / left
+        squared, limits = own + products - 2 * inner, COPY * (own + products)
+        squared[np.arange(len(part)), part] = np.inf
+        times = 1 + (squared < limits).any(1, keepdims=True)
+        left = np.maximum(1 - times * own, LEAST_LEFT)
+        squared = total * (squared + times * np.square(own - inner) / left)
+        copies = COPY * (lengths[part, None] + lengths), total * limits / left
         means = []
         for matrix, limits in zip((plain, squared), copies, strict=True):
             matrix[np.arange(len(part)), part] = np.inf
