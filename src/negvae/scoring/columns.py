@@ -6,7 +6,13 @@ the center, and how far from what the other columns let expect. For a Gaussian w
     (z_j - E[z_j | the others]) / sd(z_j | the others) = (P z)_j / sqrt(P_jj)
 
 (Lauritzen 1996, section 5.1). Each distance becomes a tail probability among the reference rows, whose tail is
-exponential beyond their 95% quantile, so that columns far out keep their order. The larger of the two counts.
+exponential beyond their 95% quantile, so that columns far out keep their order. Twice the smaller probability counts,
+since there are two.
+
+P is that of the reference rows, which lie closer to what it lets expect than new rows do. So each of them is measured
+by the P that the others have, as a row that is one of them is: with u = P z and g = z' P z / N for sums over N rows,
+
+    u without z = u / (1 - g),   P_jj without z = P_jj + u_j^2 / (N (1 - g))             (Sherman & Morrison 1950)
 """
 
 from __future__ import annotations
@@ -17,7 +23,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from negvae.scoring.neighbors import Neighbors, Values, larger_tail, tail_of, whiten
+from negvae.scoring.neighbors import LEAST_LEFT, Neighbors, Values, has_copy, larger_tail, tail_of, whiten
 
 
 def column_surprise(rows: Values, fitted: Neighbors) -> NDArray[np.float64]:
@@ -28,20 +34,37 @@ def column_surprise(rows: Values, fitted: Neighbors) -> NDArray[np.float64]:
         fitted: measurements of inliers.
 
     Returns:
-        -log10 of the tail probability of each column, N x D: 3 means one in a thousand inliers.
+        -log10 of the tail probability of each column, N x D: 3 means one in a thousand inliers, 0 a usual value.
     """
     whitening = whiten(np.eye(rows.shape[1]), fitted.basis, fitted.damping, fitted.unit)
-    precise = np.sqrt(np.square(whitening).sum(1))
-
-    def distances(weighted: Values) -> tuple[Values, Values]:
-        return np.abs(weighted), np.abs(weighted @ whitening @ whitening) / precise
-
     reference = fitted.rows if len(fitted.rows) else np.linalg.solve(whitening, fitted.whitened.T).T
-    own, theirs = distances(rows * fitted.weights), distances(reference)
+    weighted = rows * fitted.weights
+    among = has_copy(torch.from_numpy(weighted @ whitening), torch.from_numpy(fitted.whitened)).numpy()
+    own = np.abs(weighted), _from_the_others(weighted, whitening, np.where(among, 1 / len(reference), 0.0))
+    theirs = np.abs(reference), _from_the_others(reference, whitening, np.full((len(reference), 1), 1 / len(reference)))
     result = np.empty_like(rows, np.float64)
     for column in range(rows.shape[1]):
         tails, excess = zip(*(tail_of(np.sort(space[:, column])) for space in theirs), strict=True)
         of_column = [torch.from_numpy(np.ascontiguousarray(space[:, column])) for space in own]
         found = larger_tail(of_column, torch.from_numpy(np.array(tails)), torch.tensor(excess, dtype=torch.float64))
-        result[:, column] = found.numpy() / math.log(10)
+        result[:, column] = np.maximum(found.numpy() - math.log(2), 0.0) / math.log(10)
     return result
+
+
+def _from_the_others(rows: Values, whitening: Values, share: Values) -> Values:
+    """Return how far each column lies from what the other columns let expect, in standard deviations (N x D).
+
+    Args:
+        rows: weighted rows (N x D).
+        whitening: square root of P (D x D).
+        share: 1 / N of a row that is among the N rows that P was measured on, and is left out of it; else 0 (N x 1).
+
+    Returns:
+        N x D distances.
+    """
+    whitened = rows @ whitening
+    unlike = whitened @ whitening  # u
+    left = np.maximum(1 - share * np.square(whitened).sum(1, keepdims=True), LEAST_LEFT)
+    precision = np.square(whitening).sum(1) + share * np.square(unlike) / left
+    distances: Values = np.abs(unlike) / left / np.sqrt(precision)
+    return distances

@@ -290,12 +290,29 @@ def _nearest(rows: Tensor, references: Tensor, count: int) -> Tensor:
 def _nearest_whitened(rows: Tensor, references: Tensor, count: int) -> Tensor:
     """Return the mean distance to the nearest references but one copy, which is left out of the whitening too (N)."""
     squared, copies = _squared_distances(rows, references)
-    copied = ((squared - copies).amin(1, keepdim=True) < 0).to(squared.dtype)
+    copied = _any_copy(squared, copies).to(squared.dtype)
     total = references.shape[0]
     own = rows.square().sum(1, keepdim=True)
     apart = own - rows @ references.T  # G_ii - G_ij, in units of 1 / total
     squared = squared + copied * apart.square() / (total - own).clamp_min(LEAST_LEFT * total)
     return _mean_distance(squared, copies, count)
+
+
+def has_copy(rows: Tensor, references: Tensor) -> Tensor:
+    """Return whether each row is a copy of a reference row.
+
+    Args:
+        rows: N x D.
+        references: R x D, in the same space.
+
+    Returns:
+        N x 1 truth values.
+    """
+    return _any_copy(*_squared_distances(rows, references))
+
+
+def _any_copy(squared: Tensor, copies: Tensor) -> Tensor:
+    return (squared - copies).amin(1, keepdim=True) < 0
 
 
 def _squared_distances(rows: Tensor, references: Tensor) -> tuple[Tensor, Tensor]:
