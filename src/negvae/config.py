@@ -6,6 +6,7 @@ import dataclasses
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -522,7 +523,9 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         raise ValueError(f"{name} is {value!r}: it must be a mapping that describes how images are decoded")
     if further not in ("", "None") and not isinstance(value, bool | int | float | None):
         return value  # the name of a part, or the part itself
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if is_number:
+        value = int(value) if isinstance(value, Integral) else float(value)  # NumPy's as Python's
     if is_number and isinstance(value, int) and abs(value) >= 2**63:
         raise ValueError(f"{name} is a number of {len(f'{value:x}')} hexadecimal digits: it must be below 2^63")
     if base == "float" and is_number:

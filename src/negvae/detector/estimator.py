@@ -36,7 +36,7 @@ from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
 from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
-from negvae.files import refuse_used
+from negvae.files import refuse_used, temporary_folder
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
 from negvae.model.networks import BuildNetworks
@@ -44,6 +44,7 @@ from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_ove
 from negvae.parts import described
 from negvae.registry import choose
 from negvae.runs.artifact import (
+    CONFIG,
     Artifact,
     load_artifact,
     read_config,
@@ -73,7 +74,7 @@ from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochbe
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
-from negvae.scoring.drift import Movement, columns_of, movements
+from negvae.scoring.drift import FEWEST_COLUMNS, Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, split
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.table import Score, ScoreFunction, score_of
@@ -704,7 +705,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Test whether a batch is typical as a whole, and which of its scores and columns have moved.
 
         Typicality (Nalisnick et al. 2019) uses the mean of `bpd`; the movements compare each calibrated score and,
-        for rows of features, each column separately (see `negvae.scoring.drift`).
+        for rows of features, each column separately (see `negvae.scoring.drift`). Of rows with fewer than
+        `FEWEST_COLUMNS` columns, the score "neighbors" is left out.
 
         Args:
             X: the batch, of one image or row or more, in any form that `NegVAEDetector` describes.
@@ -720,7 +722,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         bpd = scores["bpd"]
         value = batch_typicality(bpd, calibration.reference)
         limit = batch_typicality_threshold(calibration.scores["bpd"], calibration.reference, len(bpd), target_fpr)
-        held_out, batch = dict(calibration.scores), {name: scores[name] for name in calibration.scores}
+        held_out = dict(calibration.scores)
+        if calibration.columns is not None and calibration.columns.shape[1] < FEWEST_COLUMNS:
+            held_out.pop("neighbors", None)
+        batch = {name: scores[name] for name in held_out}
         if calibration.columns is not None:
             names = self._column_names()
             held_out |= dict(zip(names, calibration.columns.T, strict=True))
@@ -1020,7 +1025,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_is_fitted(self, "model_")
         directory = Path(directory)
         refuse_used(directory)
-        self._write(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(directory, "saving") as place:
+            self._write(place)
+            for path in sorted(place.iterdir(), key=lambda path: path.name == CONFIG):  # without it nothing loads
+                path.replace(directory / path.name)
 
     def _write(self, directory: Path) -> None:
         artifact = self._artifact
@@ -1045,7 +1054,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _named_parameters(self) -> dict[str, Any]:
         """Return the parameters, with a score that was given as an object replaced by its name."""
-        parameters: dict[str, Any] = self.get_params(deep=False)
+        given = self.get_params(deep=False).items()
+        parameters = {name: value.item() if isinstance(value, np.generic) else value for name, value in given}
         score = self.decision_score
         return {**parameters, "decision_score": None if score is None else score_of(score).name}
 

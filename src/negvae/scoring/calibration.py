@@ -201,6 +201,12 @@ class Calibration:
     columns: Values | None = None
     tiles: str = ""
 
+    def __post_init__(self) -> None:
+        """Take numbers of NumPy as Python's, which the files of a folder can hold."""
+        for name in ("threshold", "target_fpr", "contamination", "confidence"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, float(value))
+
     @property
     def cut(self) -> float:
         """Return the score above which an image of any group is an outlier: the threshold, or the groups' highest."""
