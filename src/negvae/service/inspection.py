@@ -29,7 +29,7 @@ TOP = 2_000
 """Number of the largest held-out scores that the page gets as they are; of the others it gets quantiles."""
 
 
-class Parameters(BaseModel, extra="forbid"):
+class SamplesQuery(BaseModel, extra="forbid"):
     """The query parameters of a request for samples."""
 
     count: int = Field(default=16, ge=1, le=64)
@@ -65,7 +65,7 @@ def routes(service: Service) -> APIRouter:
         }
 
     @router.get("/v1/models/{name}/samples", summary="Images generated from the prior", responses=ERRORS)
-    async def samples(name: Name, query: Annotated[Parameters, Query()]) -> dict[str, list[str]]:
+    async def samples(name: Name, query: Annotated[SamplesQuery, Query()]) -> dict[str, list[str]]:
         slot, served = service.ready(name)
         if "samples" not in served.offers:
             raise Refused(422, "this model gives no samples")

@@ -61,7 +61,7 @@ class Verdicts(BaseModel):
     images: list[Verdict]
 
 
-class Parameters(BaseModel, extra="forbid"):
+class ScoreQuery(BaseModel, extra="forbid"):
     """The query parameters of a request for scores; a misspelled one is refused, since the default would decide."""
 
     model: str | None = Field(default=None, description="Name of the model; may be left out if there is only one.")
@@ -81,7 +81,7 @@ def routes(service: Service) -> APIRouter:
         openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}},
         response_model_exclude_unset=True,
     )
-    async def score(request: Request, query: Annotated[Parameters, Query()]) -> Verdicts:
+    async def score(request: Request, query: Annotated[ScoreQuery, Query()]) -> Verdicts:
         slot, served = service.ready(query.model)
         wanted = _wanted(served, query.include)
         group = query.group
