@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -15,8 +16,11 @@ from pyarrow import csv as arrow_csv
 from negvae import NegVAEDetector
 from negvae.config import preset
 from negvae.data.rows import feature_columns, holds_rows, load_rows
+from negvae.data.streams import Batch
 from negvae.runs.artifact import load_artifact, read_section
+from negvae.runs.groups import labeled, labeling
 from negvae.runs.train import run
+from negvae.runs.watch import watch
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
@@ -118,6 +122,40 @@ def test_a_table_without_the_column_of_groups_is_an_error_and_ends_nothing(
     assert code == 0
     assert [row["index"] for row in watched if row["error"]] == [0, 1, 2, 3, 4]
     assert {row["path"]: row["p_value"] for row in watched}[str(arriving / "c.parquet")] > 0
+
+
+def test_a_table_that_is_rewritten_is_decided_by_its_new_groups(capsys, place: Path, model: Path, tmp_path: Path):
+    """Before, the groups of the old file decided the rows of the new one, or were too few and ended the watch."""
+    new = table(12, 5)
+    arriving = tmp_path / "in"
+    arriving.mkdir()
+    file = arriving / "rows.csv"
+    arrow_csv.write_csv(new.filter(pc.equal(new["product"], "bolt")).slice(0, 2), file)
+    updates = []
+
+    def rewrite(watched):
+        updates.append(watched.rows)
+        if watched.rows == 2 and updates.count(2) == 1:
+            arrow_csv.write_csv(new, tmp_path / "new.csv")
+            shutil.move(tmp_path / "new.csv", file)
+
+    watch(
+        model, str(arriving), tmp_path / "watch", groups="product", interval=0.01, settle=0, device="cpu",
+        on_update=rewrite, should_stop=lambda: updates[-1:] == [14] or len(updates) > 50,
+    )  # fmt: skip
+    watched = [json.loads(line) for line in (tmp_path / "watch" / "rows.jsonl").read_text().splitlines()][2:]
+    assert call(capsys, "score", model, file, "--groups", "product", "--out", tmp_path / "s.csv")[0] == 0
+    assert [row["p_value"] for row in watched] == p_values(tmp_path / "s.csv")
+
+
+def test_rows_of_a_table_that_has_become_shorter_or_has_gone_are_errors(tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    arrow_csv.write_csv(table(3, 5), file)
+    batch = Batch([str(file)] * 5, list(range(5)), [""] * 5, np.zeros((5, 3, 1, 1)))
+    label = labeling("product", ["bolt", "nut"])
+    assert labeled(batch, label).errors == ["has no row 4 any more: it was changed while it was read"] * 5
+    file.unlink()
+    assert labeled(batch, label).errors == ["No such file or directory"] * 5
 
 
 def test_a_model_of_rows_is_calibrated_and_evaluated(capsys, place: Path, model: Path, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import math
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from numpy.typing import NDArray
 
 from negvae.data import stores
 from negvae.data.formats.base import DataError, reading
-from negvae.files import home
+from negvae.files import home, state_of
 
 ENDINGS = (".csv", ".parquet")
 UNNAMED = ""
@@ -151,11 +153,11 @@ class GroupColumn:
     Attributes:
         name: name of the column.
 
-    The column of one file is kept at a time: a stream asks for consecutive rows.
+    The column of one file is kept at a time, until the file changes: a stream asks for consecutive rows.
     """
 
     name: str
-    _path: str = field(default="", repr=False)
+    _kept: tuple[object, ...] = field(default=(), repr=False)
     _values: list[str] = field(default_factory=list, repr=False)
 
     def __call__(self, paths: Sequence[str], indices: Sequence[int | None]) -> list[str]:
@@ -169,16 +171,32 @@ class GroupColumn:
             The groups; `UNNAMED` for a row of a file that is not a CSV or Parquet file.
 
         Raises:
-            ValueError: if a CSV or Parquet file has no such column.
+            ValueError: if a CSV or Parquet file has no such column, or no such row.
         """
-        return [self._of(path, index) for path, index in zip(paths, indices, strict=True)]
+        found: list[str] = []
+        for path, rows in groupby(zip(paths, indices, strict=True), itemgetter(0)):
+            found += self._of(path, [index for _, index in rows])
+        return found
 
-    def _of(self, path: str, index: int | None) -> str:
-        if index is None or not path.lower().endswith(ENDINGS):
-            return UNNAMED
-        if path != self._path:
-            self._path, self._values = path, texts(path, self.name)
-        return self._values[index]
+    def _of(self, path: str, indices: list[int | None]) -> list[str]:
+        """Return the groups of rows of one file."""
+        if not path.lower().endswith(ENDINGS):
+            return [UNNAMED] * len(indices)
+        wanted = path, *_state(path)
+        if wanted != self._kept:
+            self._kept, self._values = (), texts(path, self.name)
+            self._kept = wanted
+        last = max((index for index in indices if index is not None), default=-1)
+        if last >= len(self._values):
+            raise DataError(f"{path}: has no row {last} any more: it was changed while it was read")
+        return [UNNAMED if index is None else self._values[index] for index in indices]
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Return the state of a file; of one in a store, or one that cannot be looked up, nothing."""
+    with suppress(OSError):
+        return () if stores.is_uri(path) else state_of(path)
+    return ()
 
 
 def _schema(path: str) -> Any:

@@ -47,7 +47,7 @@ class Label:
             The groups.
 
         Raises:
-            ValueError: if a CSV or Parquet file has no such column.
+            ValueError: if a CSV or Parquet file has no such column, or no such row.
         """
         if self.column is None:
             return [group_of(path, self.known) for path in paths]
@@ -87,7 +87,7 @@ def labeling(groups: str, known: Collection[str]) -> Label:
 
 
 def labeled(batch: Batch, label: Label | None, *, strict: bool = False) -> Batch:
-    """Return a batch in which rows of a file that names no groups, such as a table without the column, are errors.
+    """Return a batch in which rows of a file that names no groups are errors: a table without the column, or changed.
 
     Args:
         batch: rows as they were read.
@@ -103,14 +103,15 @@ def labeled(batch: Batch, label: Label | None, *, strict: bool = False) -> Batch
     if label is None:
         return batch
     errors = list(batch.errors)
-    firsts = {batch.paths[row]: int(row) for row in reversed(batch.good())}
-    for path, row in firsts.items():
+    lasts = {batch.paths[row]: int(row) for row in batch.good()}  # a table that became shorter lacks the last rows
+    for path, row in lasts.items():
         try:
             label([path], [batch.indices[row]])
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             if strict and not label.named:
                 raise
-            what = str(error).removeprefix(path).removeprefix(":").strip()
+            text = getattr(error, "strerror", None) or str(error)
+            what = text.removeprefix(path).removeprefix(":").strip()
             errors = [old or (what if each == path else "") for old, each in zip(errors, batch.paths, strict=True)]
     return dataclasses.replace(batch, errors=errors)
 

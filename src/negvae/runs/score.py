@@ -369,6 +369,9 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
     seen, batch = batch, labeled(embedded(batch, scoring.encoder), scoring.label, strict=True)
     failed = np.array([bool(error) for error in batch.errors])
     good = batch.good()
+    labels = None
+    if scoring.label is not None and calibration is not None and len(good):  # before the scores: files may change
+        labels = scoring.label([batch.paths[row] for row in good], [batch.indices[row] for row in good], count=True)
     scores = scores_of(scoring.scorer, batch, good, names, scoring.rule) if len(good) else {}
 
     def column(values: Any, kind: Any) -> pa.Array:
@@ -380,9 +383,6 @@ def _table(batch: Batch, scoring: Scoring) -> pa.RecordBatch:
 
     p = outlier = None
     if calibration is not None and len(good):
-        labels = None
-        if scoring.label is not None:
-            labels = scoring.label([batch.paths[row] for row in good], [batch.indices[row] for row in good], count=True)
         p = calibration.p_values(scores[names[0]], labels)
         outlier = calibration.is_outlier(scores[names[0]], labels) if scoring.decide else None
     pictures: dict[str, pa.Array] = {}

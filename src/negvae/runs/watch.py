@@ -201,13 +201,13 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
     batch = labeled(embedded(batch, encoder), watched.label)
     name = watched.monitor.calibration.score
     good = batch.good().tolist()
+    groups = None
+    if watched.label is not None:  # before the scores: files may change meanwhile
+        groups = watched.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])
     scores: NDArray[Any] = np.empty(0)
     if good:
         rule = watched.monitor.calibration.tiles
         scores = scores_of(scorer, batch, batch.good(), [name], rule)[name]
-    groups = None
-    if watched.label is not None:
-        groups = watched.label([batch.paths[row] for row in good], [batch.indices[row] for row in good])
     judged = watched.monitor.update(scores, groups)
     place = {index: at for at, index in enumerate(good)}
     for index, (path, number, error) in enumerate(zip(batch.paths, batch.indices, batch.errors, strict=True)):
