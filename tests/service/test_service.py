@@ -1,6 +1,7 @@
 """The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
 
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -18,8 +19,10 @@ from negvae.cli import main
 from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
-from negvae.runs.artifact import load_artifact
+from negvae.runs.artifact import load_artifact, save_calibration
 from negvae.service import run_model
+from negvae.service.metrics import ServiceMetrics
+from negvae.service.models import Inputs, Slot
 from tests.conftest import blobs
 from tests.service.conftest import SHAPE, served
 
@@ -152,6 +155,23 @@ def test_a_model_that_cannot_be_loaded_again_stays_as_it_is(models, tmp_path):
         status, answer = live.ask("POST", "/v2/repository/models/guard/load")
         assert (status, b"stays as it is" in answer) == (400, True)
         assert score(live, "guard", [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))])[0] == 200
+
+
+def test_a_reload_with_another_rate_counts_alarms_by_that_rate(models, tmp_path):
+    place = shutil.copytree(models["rows"], tmp_path / "rows")
+    slot = Slot("rows", place)
+    slot.load(1, 0.01)
+    metrics, rows = ServiceMetrics({"rows": slot}, lambda: 0), np.random.default_rng(1).normal(5, 3, (50, 4, 1, 1))
+    metrics.on_batch(slot, slot.model.scores(Inputs(rows)))
+    ranks = slot.monitor.ranks
+    save_calibration(place, load_artifact(place).calibrated().decide_by(target_fpr=0.5))
+    slot.load(1, 0.01)
+    assert slot.monitor.ranks is ranks
+    inliers = np.random.default_rng(2).normal(5, [1, 20, 3, 0.1], (50, 4)).reshape(50, 4, 1, 1)
+    scores, before = slot.model.scores(Inputs(inliers)), slot.monitor.outliers
+    metrics.on_batch(slot, scores)
+    assert slot.monitor.outliers - before == slot.model.calibration.is_outlier(scores).sum() > 10
+    assert slot.monitor.seen == 100
 
 
 def test_further_values_come_where_the_model_has_them(live, monkeypatch):

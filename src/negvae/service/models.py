@@ -141,7 +141,8 @@ class Slot:
     def load(self, threads: int, alarm_rate: float) -> None:
         """Load the model, and put it in the place of the former one, which finishes what it was given.
 
-        If the held-out scores are still the same, the drift monitor continues; otherwise it starts anew.
+        If the held-out scores are still the same, the drift monitor continues, with the rule of the new calibration;
+        otherwise it starts anew.
 
         Args:
             threads: number of threads that compute.
@@ -153,9 +154,10 @@ class Slot:
         """
         with self.lock:
             model = open_model(self.path, threads)
-            before, now = None if self.monitor is None else self.monitor.calibration, model.calibration
-            same = before is not None and before.score == now.score
-            if not same or not np.array_equal(_held_out(before), _held_out(now)):
+            monitor, now = self.monitor, model.calibration
+            if monitor is not None and _agree(monitor.calibration, now):
+                monitor.calibration = now
+            else:
                 self.monitor = Monitor.start(now, alarm_rate=alarm_rate)
             self.model, self.reason = model, ""
 
@@ -165,8 +167,9 @@ class Slot:
             self.model, self.reason = None, "unloaded"
 
 
-def _held_out(calibration: Calibration | None) -> NDArray[np.float64]:
-    return np.empty(0) if calibration is None else calibration.scores[calibration.score]
+def _agree(before: Calibration, now: Calibration) -> bool:
+    """Return whether two calibrations decide by one score, and hold the same scores of inliers; rules may differ."""
+    return before.score == now.score and np.array_equal(before.scores[before.score], now.scores[now.score])
 
 
 def named_paths(arguments: Sequence[str]) -> dict[str, Path]:
