@@ -106,7 +106,8 @@ def test_requests_of_a_client_that_does_not_wait_are_answered_in_order(live, sho
     [
         ((b"UINT8", b"INT16"), 400), ((b"[1, 1, 28, 28]", b"[1, 1, 28, 29]"), 400), ((NAME.encode(), b"no-onnx"), 404),
         ((b"Host: localhost", b"Host: elsewhere"), 403), ((b"Host", b"Origin: http://a.example\r\nHost"), 403),
-        ((b"infer HTTP", b"infer? HTTP"), 200), ((b"/models/", b"/models/%00"), 404),
+        ((b"infer HTTP", b"infer? HTTP"), 200), ((b"infer HTTP", b"infer?target_fpr=.5 HTTP"), 400),
+        ((b"/models/", b"/models/%00"), 404),
     ],
 )  # fmt: skip
 def test_what_is_refused_is_refused(live, short, change, status):

@@ -54,6 +54,8 @@ def test_tensors_are_read_flat_nested_and_as_bytes():
         (request(None), "no data"),
         (request([1, 2, 3]), "have 3 numbers: their shape has 4"),
         (request([[1, 2], [3]]), "flat or in rows alike"),
+        (request([[1, 2], [3, 4]]), r"nested as \[2, 2\]: their shape is \[1, 1, 2, 2\]"),
+        (request([[[[1], [2]], [[3], [4]]]]), r"nested as \[1, 2, 2, 1\]: their shape is \[1, 1, 2, 2\]"),
         (request([1, 2, 3, 256]), "within 0 and 255"),
         (request([1, 2, 3, 2**70]), "whole numbers"),
         (request([0.5, 1, 1, 1]), "whole numbers"),
@@ -69,6 +71,11 @@ def test_what_is_wrong_is_named(content, message):
     with pytest.raises(ValueError, match=message) as caught:
         read(content)
     assert len(str(caught.value)) < 500
+
+
+def test_rows_are_nested_as_their_shape_says():
+    with pytest.raises(ValueError, match=r"rows are nested as \[3, 2\]: their shape is \[2, 3\]"):
+        read(request([[1, 2], [3, 4], [5, 6]], (2, 3), "rows", "FP32"), ROWS)
 
 
 def test_bytes_that_do_not_fit_are_refused():

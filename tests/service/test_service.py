@@ -187,6 +187,9 @@ def test_further_values_come_where_the_model_has_them(live, monkeypatch):
     assert score(live, "gray", files, "&target_fpr=0.000001")[0] == 422
     status, answer = score(live, "gray", files, "&target_frp=0.5")
     assert (status, answer["error"]) == (400, "target_frp is no query parameter of /v1/score")
+    for path in ("/v2/models/gray/infer", "/v2/models/gray/versions/1/infer"):
+        status, answer = live.ask("POST", f"{path}?target_fpr=0.5", *infer_body(blobs(2, SHAPE).numpy()))
+        assert (status, json.loads(answer)["error"]) == (400, f"target_fpr is no query parameter of {path}")
     strict = score(live, "gray", files, "&target_fpr=0.5")[1]
     assert all(image["is_outlier"] == (image["p_value"] <= 0.5) for image in strict["images"])
 

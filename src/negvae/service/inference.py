@@ -80,7 +80,7 @@ class IndexEntry(BaseModel):
     reason: str
 
 
-_TENSOR_DATA = {"type": "array", "description": "Numbers, flat or nested.", "items": {}}
+_TENSOR_DATA = {"type": "array", "description": "Numbers, flat or nested as shape says.", "items": {}}
 _PARAMETERS = {"type": "object"}
 _TENSOR: dict[str, Any] = {
     "type": "object",
@@ -161,7 +161,9 @@ def routes(service: Service) -> APIRouter:
 
 
 async def _infer(service: Service, name: str, request: Request) -> Response:
-    """Answer a request for scores."""
+    """Answer a request for scores, which has no query parameters: what they ask for would be left undone."""
+    if request.query_params:
+        raise Refused(400, f"{next(iter(request.query_params))[:80]} is no query parameter of {request.url.path}")
     slot, model = service.ready(name)
     body = await request.body()
     asked = read(service, model, body, request.headers)

@@ -185,9 +185,9 @@ def _parameters(value: dict[str, Any]) -> dict[str, Any]:
 def _tensor(layout: _Layout, rest: bytes, spec: InputSpec) -> NDArray[Any]:
     """Read the one input of a request, from its JSON or from the bytes after it."""
     name, kind = ("rows", "FP64") if spec.features else ("images", "UINT8")
-    dtype, count, shape = _TYPES[layout.kind], math.prod(layout.shape), layout.shape
+    dtype, shape = _TYPES[layout.kind], layout.shape
     if layout.size is not None:
-        wanted = count * dtype.itemsize
+        wanted = math.prod(shape) * dtype.itemsize
         if not (type(layout.size) is int and layout.size == len(rest) == wanted):
             raise ValueError(
                 f"{name} of shape {list(shape)} and type {layout.kind} take {wanted:,} bytes after the JSON:"
@@ -197,7 +197,7 @@ def _tensor(layout: _Layout, rest: bytes, spec: InputSpec) -> NDArray[Any]:
     else:
         if rest:
             raise ValueError(f"{len(rest):,} bytes follow the JSON, and no input has binary_data_size")
-        values = _numbers(layout.data, name, kind, count)
+        values = _numbers(layout.data, name, kind, shape)
     if not spec.features:
         return values.reshape(shape)
     rows = values.astype(np.float64).reshape(shape[0], *spec.shape)
@@ -220,8 +220,9 @@ def _shape(shape: Any, wanted: dict[str, Any], max_batch: int, max_pixels: int) 
     return tuple(shape)
 
 
-def _numbers(data: Any, name: str, kind: str, count: int) -> NDArray[Any]:
-    """Convert the numbers of a tensor, nested or flat, to a flat array."""
+def _numbers(data: Any, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Convert the numbers of a tensor, flat or nested as its shape says, to a flat array."""
+    count = math.prod(shape)
     if not isinstance(data, list):
         raise ValueError(f"{name} have no data: expected a list of {count:,} numbers")
     try:
@@ -233,6 +234,8 @@ def _numbers(data: Any, name: str, kind: str, count: int) -> NDArray[Any]:
         raise ValueError(f"{name} must be a list of {'whole numbers' if whole else 'numbers'}, flat or in rows alike")
     if values.size != count:
         raise ValueError(f"{name} have {values.size:,} numbers: their shape has {count:,}")
+    if values.ndim > 1 and values.shape != shape:
+        raise ValueError(f"{name} are nested as {str(list(values.shape))[:80]}: their shape is {list(shape)}")
     if whole and (values.min() < 0 or values.max() > 255):
         raise ValueError(f"{name} must lie within 0 and 255")
     return values.reshape(-1).astype(_TYPES[kind])
