@@ -22,9 +22,12 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
+"""Names of temporary files and folders: the name of the output, perhaps shortened, and whose they are."""
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, tidy: bool = True) -> Iterator[Path]:
     """Provide a temporary file beside `path` that takes the place of `path` when the block ends without an error.
 
     The new content is on the disk before it replaces the old, whose permissions it keeps; a new file has the
@@ -33,6 +36,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Args:
         path: file to write.
+        tidy: whether to remove what killed processes left of the file, for which the names in its folder are read.
+            Whoever writes many files into one folder calls `remove_leftovers` once instead.
 
     Yields:
         The path of the temporary file.
@@ -52,7 +57,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if target.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     through = _written_through(path)
-    temporary = _temporary(beside(path), Path(path).name if through else target.name)
+    temporary = _temporary(beside(path), Path(path).name if through else target.name, tidy)
     try:
         temporary.touch(exist_ok=False)
         mode = stat.S_IMODE((target if target.is_file() and not through else temporary).stat().st_mode)
@@ -140,20 +145,28 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(place, ignore_errors=True)
 
 
-def _temporary(folder: Path, name: str) -> Path:
-    """Return a name for a temporary file or folder that no other process uses, derived from `name`.
+def _temporary(folder: Path, name: str, tidy: bool = True) -> Path:
+    """Return a name for a temporary file or folder that no other process uses, derived from `name`."""
+    name = shortened(name, 180)
+    if tidy:
+        remove_leftovers(folder, name)
+    return folder / f".{name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.tmp"
 
-    Files and folders that dead processes of this machine left under such names are removed, because a killed process
-    cannot remove its own.
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove temporary files and folders that dead processes of this machine left: a killed one cannot remove its own.
+
+    Args:
+        folder: folder that they lie in, which need not exist.
+        name: name of the output that they were for; None for any.
     """
-    start = f".{shortened(name, 180)}.{_machine()}-"
     with suppress(OSError):
         for entry in os.scandir(folder):
-            if entry.name.startswith(start) and entry.name.endswith(".tmp"):
-                process = entry.name[len(start) :].partition("-")[0]
-                if process.isdigit() and not _is_alive(int(process)):
-                    _remove(entry)
-    return folder / f"{start}{os.getpid()}-{secrets.token_hex(4)}.tmp"
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found is None or found["machine"] != _machine() or name not in (None, found["name"]):
+                continue
+            if not _is_alive(int(found["process"])):
+                _remove(entry)
 
 
 def shortened(name: str, size: int) -> str:
@@ -169,7 +182,7 @@ def shortened(name: str, size: int) -> str:
 
 def is_temporary(name: str) -> bool:
     """Return whether a file or folder has a temporary name that this module gave it, on any machine."""
-    return re.fullmatch(r"\..+\.[0-9a-f]{8}-\d+-[0-9a-f]{8}\.tmp", name) is not None
+    return _TEMPORARY.fullmatch(name) is not None
 
 
 @functools.cache

@@ -1,6 +1,9 @@
 """Regressions: tiles, heat maps, trackers, tables of groups, detectors of other models' scores, Triton."""
 
 import dataclasses
+import os
+import subprocess
+import sys
 import types
 import warnings
 from pathlib import Path
@@ -88,6 +91,37 @@ def test_a_name_as_long_as_the_file_system_takes(length, tmp_path):
         Image.fromarray(image[0, 0]).save(path)
         writer.write(Batch([str(path)], [0], [""], image), np.array([0]))
     assert len(list((tmp_path / "maps").iterdir())) == 2
+
+
+class Counted(set):
+    """A set that counts how often it is asked."""
+
+    asked = 0
+
+    def __contains__(self, item):
+        self.asked += 1
+        return super().__contains__(item)
+
+
+def test_many_maps_take_as_many_times_as_long(tmp_path, monkeypatch):
+    """Before, the folder was read for each map, and each number of a name was tried for each image of that name."""
+    place, scan, scans = tmp_path / "maps", os.scandir, []
+    die = "import os, pathlib, sys, negvae.files as f\nwith f.replacing(pathlib.Path(sys.argv[1])): os._exit(1)"
+    place.mkdir()
+    subprocess.run([sys.executable, "-c", die, str(place / "gone.png")], check=False)
+    assert len(os.listdir(place)) == 1
+    monkeypatch.setattr(os, "scandir", lambda path: scans.append(path) or scan(path))
+    writer = MapWriter(place, lambda images: np.zeros((len(images), 28, 28)))
+    assert os.listdir(place) == []
+    writer._used = used = Counted()
+    stems = ["a", "a-2", "a", "A", "a", "A-2", *["a"] * 40]
+    images = blobs(1, (1, 28, 28)).numpy().repeat(len(stems), 0)
+    paths = [f"{number}/{stem}.png" for number, stem in enumerate(stems)]
+    names = writer.write(Batch(paths, [None] * len(stems), [""] * len(stems), images), np.arange(len(stems)))
+    assert names[:7] == ["a.png", "a-2.png", "a-3.png", "A-4.png", "a-5.png", "A-2-2.png", "a-6.png"]
+    assert sorted(names) == sorted(os.listdir(place))
+    assert len(scans) == 1
+    assert used.asked < 3 * len(stems)
 
 
 def test_a_failed_export_leaves_no_model_that_triton_would_load(folder, tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from negvae.data.formats import IMAGE_ENDINGS
 from negvae.data.streams import Batch
 from negvae.data.tiling import blend, resized
-from negvae.files import replacing, shortened, shown
+from negvae.files import remove_leftovers, replacing, shortened, shown
 from negvae.scoring.heatmaps import LARGEST
 
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
@@ -41,7 +41,10 @@ class MapWriter:
         self.colored = True
         """Whether the pictures have the colors of maps, or are gray, from black (0) to white (`LARGEST` or more)."""
         self._used: set[str] = set()
+        self._numbers: dict[str, int] = {}
+        """The number that was last tried for each name of an image: those before it are taken."""
         folder.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(folder)
 
     def write(self, batch: Batch, rows: NDArray[np.int64]) -> list[str]:
         """Write the maps of some images of a batch.
@@ -58,7 +61,7 @@ class MapWriter:
             path, index = batch.paths[row], batch.indices[row]
             size = own_size(path)
             name = self._name(path, index, size is None)
-            with replacing(self.folder / name) as temporary:
+            with replacing(self.folder / name, tidy=False) as temporary:
                 drawn = picture(values if size is None else resized(values[None], size)[0], self.colored)
                 drawn.save(temporary, "PNG")
             names.append(name)
@@ -67,12 +70,18 @@ class MapWriter:
     def _name(self, path: str, index: int | None, packed: bool) -> str:
         stem = shortened(shown(Path(path).stem), _LONGEST) or "image"
         stem = f"{stem}-{index}" if packed and index is not None else stem
-        name, number = f"{stem}.png", 1
+        number = self._numbers.get(stem, 1)
+        name = _numbered(stem, number)
         while name.lower() in self._used:  # some file systems do not tell upper from lower case
             number += 1
-            name = f"{stem}-{number}.png"
+            name = _numbered(stem, number)
+        self._numbers[stem] = number
         self._used.add(name.lower())
         return name
+
+
+def _numbered(stem: str, number: int) -> str:
+    return f"{stem}-{number}.png" if number > 1 else f"{stem}.png"
 
 
 def whole_maps(
