@@ -271,15 +271,27 @@ def test_limits_of_body_pixels_batch_and_time(models):
 
 def test_a_full_queue_answers_503_and_when_to_try_again(models):
     with served({"m": models["gray-onnx"]}, max_queue=2) as live:
-        body, headers = infer_body(blobs(3, SHAPE).numpy())
+        body, headers = infer_body(blobs(2, SHAPE).numpy())
         import http.client
 
+        live.service.batcher.waiting = 1
         connection = http.client.HTTPConnection("127.0.0.1", live.port)
         connection.request("POST", "/v2/models/m/infer", body, headers)
         answer = connection.getresponse()
         assert (answer.status, answer.getheader("Retry-After")) == (503, "1")
         assert b"wait already" in answer.read()
         connection.close()
+        live.service.batcher.waiting = 0
+        assert live.ask("POST", "/v2/models/m/infer", body, headers)[0] == 200
+
+
+def test_a_request_that_no_queue_would_hold_is_refused_for_good(models):
+    with served({"m": models["gray"]}, max_queue=2) as live:
+        status, answer = live.ask("POST", "/v2/models/m/infer", *infer_body(blobs(3, SHAPE).numpy()))
+        assert (status, json.loads(answer)["error"]) == (413, "at most 2 images may wait (max_queue), and 3 came")
+        assert score(live, "m", [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))] * 3)[0] == 413
+        assert live.ask("GET", "/v1/models/m/samples?count=3")[0] == 413
+        assert live.ask("GET", "/v1/models/m/samples?count=2")[0] == 200
 
 
 def test_rude_clients_and_malformed_requests_do_no_harm(live):

@@ -147,12 +147,12 @@ class Service:
             Scores, p-values and decisions (N each).
 
         Raises:
-            Refused: if the queue is full.
+            Refused: if the queue is full or too short.
         """
         try:
             return await self.batcher.scores(slot, model, inputs)
         except QueueFull:
-            raise self._busy() from None
+            raise self._busy(inputs.size) from None
 
     async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
         """Call a function in the thread of the models.
@@ -167,16 +167,19 @@ class Service:
             What the function returned.
 
         Raises:
-            Refused: if the queue is full, or the model does not offer what the function asks for.
+            Refused: if the queue is full or too short, or the model does not offer what the function asks for.
         """
         try:
             return await self.batcher.call(slot, model, size, function)
         except QueueFull:
-            raise self._busy() from None
+            raise self._busy(size) from None
         except ValueError as error:
             raise Refused(422, str(error)) from None
 
-    def _busy(self) -> Refused:
+    def _busy(self, size: int) -> Refused:
+        """Return the answer to a request for which there is no room: now, or ever."""
+        if size > self.settings.max_queue:
+            return Refused(413, f"at most {self.settings.max_queue:,} images may wait (max_queue), and {size:,} came")
         return Refused(503, f"{self.batcher.waiting} images wait already: try again", RETRY)
 
     def spec(self, model: Served, resize: bool | None) -> InputSpec:

@@ -22,7 +22,8 @@ class ServiceSettings(BaseSettings):
         max_body: maximum size of a request's body, in bytes.
         max_pixels: maximum number of pixels that an encoded image may declare.
         max_batch: maximum number of images or rows in a request, and of those that are scored together.
-        max_queue: maximum number of images or rows that wait; a request beyond it is answered with 503.
+        max_queue: maximum number of images or rows that wait; a request beyond it is answered with 503, or with 413 if
+            it alone holds more.
         max_connections: maximum number of requests in progress; a request beyond it is answered with 503.
         timeout: time from the first byte of a request to its answer, in seconds.
         threads: number of threads that compute.
