@@ -6,6 +6,7 @@ from PIL import Image
 
 from negvae.data import folders
 from negvae.data.folders import choose_decoding, look_at, read_photos
+from negvae.decoding import Decoding
 
 
 def write(folder, sizes, mode="RGB", form="png"):
@@ -42,6 +43,23 @@ def chosen(files, fit=None, side=None):
 )  # fmt: skip
 def test_what_is_chosen_by_a_look(tmp_path, sizes, mode, line):
     assert chosen(write(tmp_path / "f", sizes, mode))[1] == line
+
+
+@pytest.mark.parametrize("size", [(40, 30), (32, 32)])
+def test_equal_images_of_which_some_are_stored_on_their_side_are_taken_upright(tmp_path, size):
+    """Before, sizes were said to differ, or square images were taken as they lie."""
+    files = write(tmp_path / "f", [size] * 3)
+    upright = read_photos(files, Decoding(fit="exact", height=size[1], width=size[0], channels=3), "F").inputs
+    assert chosen(files)[0] is None
+    exif = Image.Exif()
+    exif[0x0112] = 1
+    Image.open(files[0]).save(files[0], exif=exif)
+    assert chosen(files)[0] is None
+    exif[0x0112] = 6  # to be turned by a quarter clockwise
+    Image.open(files[1]).transpose(Image.Transpose.ROTATE_90).save(files[1], exif=exif)
+    decoding, line = chosen(files)
+    assert line == f"3 photos, {size[0]}x{size[1]}: {size[0]}x{size[1]} as they are, 3 channels"
+    np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, upright)
 
 
 def test_what_is_asked_for_is_kept(tmp_path):

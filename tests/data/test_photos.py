@@ -32,6 +32,7 @@ def test_orientation_is_applied_and_the_header_says_so(orientation):
     header, pixels = read_header(content, "x"), decode_photo(content, "x", RGB)
     assert pixels.shape == (3, header.height, header.width)
     assert (header.width > header.height) == (orientation < 5)
+    assert header.turned == (orientation > 1)
     if orientation == 3:
         np.testing.assert_array_equal(pixels, decode_photo(encoded(picture()), "x", RGB)[:, ::-1, ::-1])
 

@@ -179,6 +179,28 @@ def test_equal_images_with_a_broken_one_are_taken_as_they_are(tmp_path):
     assert list(inliers.skipped) == [str(tmp_path / "in" / "07.png")]
 
 
+def test_equal_images_stored_on_their_side_are_trained_on_and_scored_upright(tmp_path):
+    for name in ("upright", "turned"):
+        (tmp_path / name).mkdir()
+    exif, random = Image.Exif(), np.random.default_rng(0)
+    exif[0x0112] = 6
+    for number in range(20):
+        image = Image.fromarray(random.integers(0, 256, (16, 18), np.uint8))
+        image.save(tmp_path / "upright" / f"{number:02d}.png")
+        stored = image.transpose(Image.Transpose.ROTATE_90) if number % 2 else image
+        stored.save(tmp_path / "turned" / f"{number:02d}.png", exif=exif if number % 2 else None)
+    upright, turned = (
+        load_inliers(preset("unsupervised", str(tmp_path / name), network="pyramid")) for name in ("upright", "turned")
+    )
+    assert (upright.images, turned.images.fit) == (None, "exact")
+    assert torch.equal(upright.training, turned.training)
+    assert torch.equal(upright.held_out, turned.held_out)
+    options = dict(network="pyramid", latent_size=2, epochs=1, batch_size=16, device="cpu", target_fpr=None)
+    detector = NegVAEDetector(**options).fit(str(tmp_path / "turned"))
+    scores = [detector.ood_score(str(tmp_path / name)) for name in ("upright", "turned")]
+    np.testing.assert_array_equal(*scores)
+
+
 def test_detector_is_fitted_on_paths_and_on_a_folder(place, tmp_path, monkeypatch):
     monkeypatch.setenv("NEGVAE_CACHE", str(place / "cache"))
     options = dict(network="pyramid", latent_size=2, epochs=1, batch_size=16, device="cpu", target_fpr=None)

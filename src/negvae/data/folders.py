@@ -56,6 +56,7 @@ class Look:
         bits: most bits of a channel, 8 or 16.
         uniform_channels: whether all images have the same number of channels.
         broken: reason why an image cannot be read, by its name.
+        turned: whether the EXIF orientation of any image says that its pixels are not stored upright.
     """
 
     sizes: NDArray[np.int64]
@@ -63,6 +64,7 @@ class Look:
     bits: int
     uniform_channels: bool
     broken: dict[str, str] = field(default_factory=dict)
+    turned: bool = False
 
     @property
     def uniform(self) -> bool:
@@ -103,7 +105,8 @@ def look_at(sources: Iterable[tuple[str, Source]], where: object) -> Look:
         raise DataError(f"{where}: holds no image that can be read ({f'{name}: ' if name else ''}{why})")
     sizes = np.array([(each.width, each.height) for each in found], np.int64)
     channels = {each.channels for each in found}
-    return Look(sizes, max(channels), max(each.bits for each in found), len(channels) == 1, broken)
+    bits, turned = max(each.bits for each in found), any(each.turned for each in found)
+    return Look(sizes, max(channels), bits, len(channels) == 1, broken, turned)
 
 
 def choose_decoding(
@@ -123,7 +126,7 @@ def choose_decoding(
             to 8 bits: all of what lies between the 0.1% and the 99.9% quantile of any.
 
     Returns:
-        The description; None for 8-bit images of one size without broken files, which are read as ever.
+        The description; None for 8-bit images of one size without broken or turned ones, which are read as ever.
     """
     middle = np.median(look.sizes, axis=0)
     longer, shorter = float(np.median(look.sizes.max(1))), float(np.median(look.sizes.min(1)))
@@ -133,7 +136,8 @@ def choose_decoding(
         alike = bool(ratios.max() <= 1.1 * ratios.min())
         small = longer <= SMALL and shorter >= 16
         fit = "exact" if whole and side is None else ("resize" if alike else "pad") if small else "tile"
-    if fit == "exact" and look.uniform and look.bits == 8 and look.channels <= 3 and not look.broken:
+    plain = look.bits == 8 and look.channels <= 3 and not look.broken and not look.turned
+    if fit == "exact" and look.uniform and plain:
         return None
     width, height = (side, side) if side else _size_for(fit, middle, longer, shorter)
     longest = TILES_ACROSS * max(width, height) if fit == "tile" else 0

@@ -19,7 +19,8 @@ from negvae.files import need
 Pixels = NDArray[Any]
 """An image, C x H x W, uint8 or uint16."""
 _TIFF = (".tif", ".tiff")
-_ROTATED = (5, 6, 7, 8)
+_TURNED, _ROTATED = range(2, 9), (5, 6, 7, 8)
+"""EXIF orientations of pixels that are stored otherwise than upright, and those on their side among them."""
 _SAMPLES, _BITS = 277, 258
 
 
@@ -32,12 +33,14 @@ class PhotoHeader:
         height: height in pixels, upright.
         channels: number of channels after decoding.
         bits: bits of a channel, 8 or 16.
+        turned: whether its pixels are stored on their side, upside down or mirrored, and its EXIF orientation says so.
     """
 
     width: int
     height: int
     channels: int
     bits: int
+    turned: bool = False
 
 
 def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> PhotoHeader:
@@ -236,13 +239,15 @@ def reduced_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
 
 def _declared(image: Image.Image) -> PhotoHeader:
     width, height = image.size
-    if image.getexif().get(ExifTags.Base.Orientation) in _ROTATED:
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    turned = orientation in _TURNED
+    if orientation in _ROTATED:
         width, height = height, width
     if image.mode.startswith("I;16"):
-        return PhotoHeader(width, height, 1, 16)
+        return PhotoHeader(width, height, 1, 16, turned)
     if image.mode[0] in "IF":
         raise DataError(f"has {image.mode} pixels: 8 and 16 bits of whole numbers are accepted")
-    return PhotoHeader(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8)
+    return PhotoHeader(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8, turned)
 
 
 def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels: int) -> Pixels:
@@ -271,8 +276,8 @@ def _needed(size: tuple[int, int], decoding: Decoding) -> tuple[int, int] | None
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return ImageOps.exif_transpose(image) if orientation in range(2, 9) else image
+    orientation = image.getexif().get(ExifTags.Base.Orientation)
+    return ImageOps.exif_transpose(image) if orientation in _TURNED else image
 
 
 def _sixteen(image: Image.Image) -> Pixels:
