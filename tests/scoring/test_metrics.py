@@ -34,6 +34,15 @@ def test_perfect_separation_still_has_an_interval():
     assert auroc(np.ones(9), np.zeros(9))[1][0] == 0.0
 
 
+@pytest.mark.parametrize("count", [4, 5, 100])
+def test_a_constant_score_still_has_an_interval(count):
+    area, (low, high) = auroc(np.ones(count), np.ones(2 * count))
+    assert area == 0.5
+    assert high == pytest.approx(1 - low)
+    assert low < 0.5 - 0.8 / count**0.5 < 0.5 < high
+    assert detection_metrics([2, 2], [2, 2]).auroc_ci == pytest.approx((1 - 0.975**0.5, 0.975**0.5))
+
+
 def test_metrics_by_hand():
     metrics = detection_metrics([1, 2, 3, 4], [3.5, 5, 6, np.inf])
     assert metrics.auroc == 15 / 16

@@ -73,9 +73,9 @@ def detection_metrics(inliers: ArrayLike, outliers: ArrayLike) -> Detection:
 def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple[float, tuple[float, float]]:
     """Compute the exact AUROC and its interval by DeLong et al. (1988), on the logit scale.
 
-    If the sets separate perfectly, DeLong's variance is zero, whatever the sample size, and a set of one score has no
-    variance. The interval then is the exact binomial one (Clopper and Pearson) for min(n, m) independent pairs of which
-    this share is in order, which is valid though wide.
+    If the sets separate perfectly, or all scores are equal, DeLong's variance is zero, whatever the sample size, and a
+    set of one score has no variance. The interval then is the exact binomial one (Clopper and Pearson) for min(n, m)
+    independent pairs of which this share is in order, which is valid though wide.
 
     Args:
         inliers: n scores of inliers.
@@ -93,7 +93,7 @@ def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple
     of_inliers = 1 - (ranks[:n] - rankdata(low)) / m
     area = float(of_outliers.mean())
     pairs = min(n, m)
-    if area in (0.0, 1.0) or pairs == 1:
+    if pairs == 1 or np.ptp(of_outliers) == np.ptp(of_inliers) == 0:
         below, above = area * pairs, (1 - area) * pairs
         low_end = float(beta.ppf((1 - level) / 2, below, above + 1)) if below else 0.0
         high_end = float(beta.ppf((1 + level) / 2, below + 1, above)) if above else 1.0
