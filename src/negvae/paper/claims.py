@@ -40,9 +40,9 @@ _COLOR_GENERATED = (
 )
 _COLOR = (
     "Not explained by the networks: they are those of the paper's text, and in a trial with those that the authors'"
-    " code builds, as it was read, the figures were the same (docs/reproduction.md). With either they change little"
-    " from epoch to epoch; but so do those of the Bernoulli likelihood, which 24 epochs bring to the paper's. So many"
-    " have not been tried here."
+    " code builds, as it was read, the figures were the same (docs/reproduction.md). Nor are epochs all of it: in runs"
+    " of 24 instead of 4, of one seed, AUC BPD stays where it was, and AUC KL falls towards the paper's, with quantized"
+    " pixels most of the way."
 )
 _SVHN = (
     "Trained on 8,000 images, the first of SVHN's own test set, where the paper had 50,000 of the training set; as"
