@@ -6,7 +6,10 @@ import subprocess
 import sys
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from negvae.data.formats.folder import LeftOut, walk
 from negvae.files import beside, replacing, temporary_folder
@@ -14,6 +17,7 @@ from negvae.paper import demo
 from negvae.runs import score as scoring
 from negvae.runs import train as training
 from negvae.runs.artifact import read_section
+from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
 
 WRITE = (
@@ -165,3 +169,29 @@ def test_the_output_that_is_being_written_is_no_input_that_was_left_out(tmp_path
         left_out = LeftOut()
         assert list(walk(str(tmp_path), (".png",), left_out)) == []
     assert left_out.first == [str(tmp_path / ".hidden.tmp")]
+
+
+def test_an_output_in_the_scored_folder_replaces_an_earlier_output_and_no_table_of_the_user(tmp_path, capsys):
+    rows = np.random.default_rng(0).normal(size=(80, 2))
+    np.save(tmp_path / "good.npy", rows)
+    call(capsys, "train", "--data", tmp_path / "good.npy", "--out", tmp_path / "run", "--device", "cpu", "--epochs", 1)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    table = pa.table({"a": rows[:, 0], "b": rows[:, 1]})
+    pq.write_table(table, folder / "b.parquet")
+    csv.write_csv(table, folder / "b.csv")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    for out in before:
+        for source in (folder, f"{folder}/*"):
+            code, text, error = call(capsys, "score", tmp_path / "run", source, "--out", out)
+            assert (code, text) == (2, "")
+            assert error.strip() == (
+                f"negvae: --out {out} is among the files to score, and no earlier output of `negvae score`: take"
+                " another file"
+            )
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+    for name in ("s.csv", "s.parquet", "s.jsonl"):  # the second time, the file is there
+        (folder / name).touch()
+        for _ in range(2):
+            assert call(capsys, "score", tmp_path / "run", f"{folder}/*", "--out", folder / name)[0] == 0
+        (folder / name).unlink()

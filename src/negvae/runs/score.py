@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
+import os
 import sys
 import time
 from collections import Counter
@@ -23,9 +25,11 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
-from negvae.data.streams import Batch, InputSpec, stream
+from negvae.data.stores import is_uri
+from negvae.data.streams import Batch, InputSpec, spans, stream
+from negvae.data.tables import ENDINGS, column_names
 from negvae.device import own_state
-from negvae.files import beside, quoted, refuse_replacing, refuse_used, replacing, shown, temporary_folder
+from negvae.files import beside, home, quoted, refuse_replacing, refuse_used, replacing, shown, temporary_folder
 from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
@@ -140,7 +144,8 @@ def score_files(
 
     Raises:
         FileNotFoundError: if the model or an input does not exist.
-        ValueError: if an option is invalid; images that cannot be used become rows with an error instead.
+        ValueError: if an option is invalid, or `out` is one of the inputs' files and no earlier output; images that
+            cannot be used become rows with an error instead.
     """
     form = _form(out, form)
     if fdr is not None and (out is None or target_fpr is not None):
@@ -318,6 +323,27 @@ def _check_out(out: Path | None, inputs: Sequence[str]) -> None:
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     refuse_replacing(out, inputs)
+    if not out.is_file() or out.suffix.lower() in (".json", ".jsonl") or _is_of_scores(out):  # no JSON is ever scored
+        return
+    # Only what lies below these can be the output without being named.
+    places = [text for text in inputs if not is_uri(text) and (home(text).is_dir() or glob.has_magic(text))]
+    if any(os.path.realpath(span.path) == os.path.realpath(out) for span in spans(places, features=True)):
+        raise ValueError(
+            f"--out {out} is among the files to score, and no earlier output of `negvae score`: take another file"
+        )
+
+
+def _is_of_scores(path: Path) -> bool:
+    """Return whether a file is empty, or has the columns of a table of scores."""
+    if not path.stat().st_size:
+        return True
+    if not path.name.lower().endswith(ENDINGS):
+        return False
+    try:
+        names = column_names(path)
+    except ValueError:  # a table that cannot be read is none of these
+        return False
+    return names[:2] == ("path", "index") and {"p_value", "is_outlier"} < {*names} and names[-1] == "error"
 
 
 def _form(out: Path | None, form: str | None) -> str:
