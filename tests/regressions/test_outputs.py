@@ -16,7 +16,8 @@ from negvae.files import beside, replacing, temporary_folder
 from negvae.paper import demo
 from negvae.runs import score as scoring
 from negvae.runs import train as training
-from negvae.runs.artifact import read_section
+from negvae.runs.artifact import load_artifact, read_section
+from negvae.runs.calibrate import calibrate_run
 from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
 
@@ -76,6 +77,32 @@ def test_a_run_that_goes_on_leaves_out_the_maps_that_were_ruled_out(tmp_path, mo
     training.run(config, tmp_path / "without", resume=True, heatmaps=True)
     training.run(config, tmp_path / "without", resume=True)
     assert trained == ["with", "with", "open", "open", "without", "without"]
+
+
+def test_a_run_that_goes_on_keeps_the_calibration_of_the_user_unless_a_step_is_trained(tmp_path):
+    np.save(tmp_path / "x.npy", blobs(60, (1, 28, 28)).numpy())
+    np.save(tmp_path / "new.npy", blobs(50, (1, 28, 28), 1).numpy())
+    config = dataclasses.replace(small_run("gray", negatives="none", epochs=1), data=str(tmp_path / "x.npy"))
+    for number, share in enumerate((0.4, 0.0)):
+        place, texts = tmp_path / f"run-{number}", []
+        held = dataclasses.replace(config, calibration=share)
+        training.run(held, place)
+        calibrate_run(place, str(tmp_path / "new.npy"), score="kl", target_fpr=0.1)
+        before = load_artifact(place).calibration
+        training.run(held, place, resume=True, log=texts.append)
+        after = load_artifact(place).calibration
+        assert after.describe() == before.describe()
+        assert {name: scores.tolist() for name, scores in after.scores.items()} == {
+            name: scores.tolist() for name, scores in before.scores.items()
+        }
+        assert texts[-1] == f"calibration: kept, since no step was trained: {before.describe()}"
+        training.run(dataclasses.replace(held, epochs=2), place, resume=True, log=texts.append)
+        assert (
+            "calibration: the earlier one is of the model before this training, and is "
+            + ("measured anew by the run's own rule" if share else "removed: run `negvae calibrate`")
+            in texts
+        )
+        assert (load_artifact(place).calibration is None) == (not share)
 
 
 def finished(place, text="of the demo"):

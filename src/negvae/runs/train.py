@@ -8,12 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from negvae.config import RunConfig
 from negvae.device import own_state
 from negvae.files import refuse_used
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
+    Artifact,
+    load_artifact,
     read_config,
     read_section,
     save_artifact,
@@ -104,6 +108,7 @@ def run_seeds(
     filled = {name: getattr(resolved.config, name) for name in (*left_open, "images")}
     configs = [dataclasses.replace(each, **filled) for each in configs]
     origins: list[dict[str, Any]] = [{**provenance(each), **resolved.facts} for each in configs]
+    earlier = [_earlier(directory) if resume else None for directory in directories]
     with _left_as_before(directories):
         for each, directory, origin in zip(configs, directories, origins, strict=True):
             directory.mkdir(parents=True, exist_ok=True)
@@ -123,10 +128,12 @@ def run_seeds(
         result = results[number]
         # Maps are of the same images, whatever became of the model since: a run that goes on keeps them.
         maps = load_heatmaps(directory, inliers.shape, result.model.device) if resume and not anew else None
-        if wanted and maps is None and len(inliers.held_out) and result.progress.finished:
+        due = wanted and maps is None and len(inliers.held_out) and result.progress.finished
+        if due:
             maps, reason = _heatmaps(each, inliers, directory, clock, options, log)
             results[number] = result = dataclasses.replace(result, stopped_by=reason or result.stopped_by)
-        calibration = _held_against(each, result, inliers, maps, log)
+        before = _calibration_before(earlier[number], result, inliers, bool(anew or (due and maps)), log)
+        calibration = before or _held_against(each, result, inliers, maps, log)
         save_artifact(directory, each, result, origin, calibration, maps)
         _write_wanted(directory, heatmaps)
         count = len(inliers.training) + len(inliers.held_out)
@@ -177,6 +184,32 @@ def _heatmaps(
         except StoppedError as stopped:
             log(f"heat maps: stopped at step {stopped.step:,}")
             return None, stopped.reason
+
+
+def _earlier(directory: Path) -> Artifact | None:
+    """Return what an earlier stretch of training has left in the run's folder; None if that cannot be read."""
+    try:
+        return load_artifact(directory, "cpu")
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def _calibration_before(
+    earlier: Artifact | None, result: TrainingResult, inliers: Inliers, new_maps: bool, log: Log
+) -> Calibration | None:
+    """Return the calibration in the folder, which may be the user's, if it is of these very weights and maps."""
+    if earlier is None or earlier.calibration is None:
+        return None
+    now = result.model.state_dict()
+    before = earlier.model.state_dict()
+    if not new_maps and all(torch.equal(values.float(), now[name].cpu().float()) for name, values in before.items()):
+        log(f"calibration: kept, since no step was trained: {earlier.calibration.describe()}")
+        return earlier.calibration
+    becomes = (
+        "is measured anew by the run's own rule" if len(inliers.held_out) else "is removed: run `negvae calibrate`"
+    )
+    log(f"calibration: the earlier one is of the model before this training, and {becomes}")
+    return None
 
 
 def _held_against(
