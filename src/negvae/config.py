@@ -22,6 +22,7 @@ from negvae.parts import (
     UPDATES,
     LikelihoodEntry,
     NetworkEntry,
+    check_device,
     described,
     likelihood_entry,
     network_entry,
@@ -261,8 +262,7 @@ class RunConfig:
         UPDATES[self.update]
         choose("precision", self.precision, PRECISIONS)
         choose("schedule", self.schedule, SCHEDULES)
-        if self.device not in ("auto", "cpu", "cuda") and not self.device.startswith("cuda:"):
-            raise ValueError(f"device is {self.device!r}: it must be auto, cpu, cuda or cuda:N")
+        check_device(self.device)
         for name in ("sigma", "learning_rate", "negative_weight"):
             value = getattr(self, name)
             if not 0 < value < float("inf"):

@@ -8,6 +8,8 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 import torch
 
+from negvae.parts import check_device
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device with this name.
@@ -19,17 +21,18 @@ def resolve_device(name: str) -> torch.device:
         The device.
 
     Raises:
-        ValueError: if this machine has no such device.
+        ValueError: if this is no name of a device, or this machine has no such device.
 
     >>> resolve_device("cpu")
     device(type='cpu')
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    check_device(text := str(name))  # torch's own devices are taken too
+    kind, _, index = text.partition(":")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
         raise ValueError(f"device {name} is not here: {torch.cuda.device_count()} CUDA devices found; use cpu or auto")
-    return device
+    return torch.device(name)
 
 
 @contextmanager

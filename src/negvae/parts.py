@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -481,6 +482,21 @@ def _likelihood(name: str, meaning: str, part: BuildLikelihood) -> LikelihoodEnt
     needs = tuple(each for each in SETTINGS if each in known)
     takes: tuple[Takes, ...] = ("images", "features") if "bounded" in needs else ("images",)
     return LikelihoodEntry(name=name, meaning=meaning, target=part, needs=needs, takes=takes)
+
+
+def check_device(name: str) -> None:
+    """Refuse a text that names no device; whether this machine has the device is not looked up.
+
+    Args:
+        name: name of a device.
+
+    Raises:
+        ValueError: if the name is none of "auto", "cpu", "cuda" and "cuda:N".
+
+    >>> check_device("cuda:1")
+    """
+    if re.fullmatch(r"auto|cpu|cuda(:[0-9]+)?", name) is None:
+        raise ValueError(f"device is {name!r}: it must be auto, cpu, cuda or cuda:N")
 
 
 def require_names(values: dict[str, Any], where: str) -> None:
