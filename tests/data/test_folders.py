@@ -89,7 +89,9 @@ def test_broken_files_are_named_and_too_many_refused(tmp_path):
     assert list(found.broken) == [files[2]]
     assert "cannot identify" in found.broken[files[2]]
     assert found.owners.max() == 2
-    with pytest.raises(ValueError, match=r"F: 1 of 4 images cannot be read, more than 10% .*raise --max-broken"):
+    with pytest.raises(
+        ValueError, match=r"F: 1 of 4 images cannot be read, more than 10% .*remove them, or train with a higher"
+    ):
         read_photos(files, decoding, "F")
 
 

@@ -254,7 +254,7 @@ def refuse_broken(broken: dict[str, str], count: int, where: object, max_broken:
         name, why = next(iter(broken.items()))
         raise DataError(
             f"{where}: {len(broken):,} of {count:,} images cannot be read, more than {max_broken:.0%} ({name}: {why});"
-            " remove them, or raise --max-broken"
+            " remove them, or train with a higher --max-broken"
         )
 
 
