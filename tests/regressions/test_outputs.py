@@ -99,7 +99,7 @@ def test_a_run_that_goes_on_keeps_the_calibration_of_the_user_unless_a_step_is_t
         training.run(dataclasses.replace(held, epochs=2), place, resume=True, log=texts.append)
         assert (
             "calibration: the earlier one is of the model before this training, and is "
-            + ("measured anew by the run's own rule" if share else "removed: run `negvae calibrate`")
+            + ("measured anew by the run's own rule" if share else f"removed: run `negvae calibrate {place}`")
             in texts
         )
         assert (load_artifact(place).calibration is None) == (not share)

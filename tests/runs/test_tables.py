@@ -197,6 +197,24 @@ def test_a_rate_that_cannot_be_shown_is_refused_before_training(capsys, place: P
         assert (code, message in error, (tmp_path / "none").exists()) == (2, True, False), error
 
 
+def test_a_run_without_calibration_is_told_to_name_new_rows(capsys, place: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(60, 2)))
+    np.save(tmp_path / "new.npy", np.random.default_rng(1).normal(size=(60, 2)))
+    run(preset("features", str(tmp_path / "x.npy"), epochs=1, calibration=0, device="cpu"), out := tmp_path / "run")
+    advised = f"run `negvae calibrate {out} --data NEW-INLIERS` first"
+    assert advised in call(capsys, "export", out)[2]
+    assert advised in call(capsys, "watch", out, tmp_path, "--once", "--out", tmp_path / "w")[2]
+    told = call(capsys, "score", out, tmp_path / "new.npy")[2].replace("\n", " ")
+    assert f"run `negvae calibrate {out} --data NEW-INLIERS --score kl` for p-values" in told
+    command = advised.split("`")[1].replace("NEW-INLIERS", str(tmp_path / "new.npy")).split()
+    assert call(capsys, *command[1:])[0] == 0
+    images = tmp_path / "images"
+    np.save(tmp_path / "images.npy", blobs(40, (1, 28, 28)).numpy())
+    run(preset("gray", str(tmp_path / "images.npy"), epochs=1, calibration=0, device="cpu"), images)
+    with pytest.raises(ValueError, match=f"run `negvae calibrate {images}` first"):
+        load_artifact(images).calibrated()
+
+
 def test_a_detector_takes_a_column_of_groups(place: Path) -> None:
     settings = {"device": "cpu", "epochs": 2, "target_fpr": 0.1}
     good, new = table(600, 0), table(300, 1)

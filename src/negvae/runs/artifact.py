@@ -30,6 +30,7 @@ from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
 from negvae.runs.heatmaps import load_heatmaps, save_heatmaps
+from negvae.runs.recorded import MEMORY, WHOLE, read_recorded
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.combination import ADDED
@@ -83,10 +84,16 @@ class Artifact:
             ValueError: if the run has none.
         """
         if self.calibration is None:
-            raise ValueError(
-                f"{self.directory} has no calibration: run `negvae calibrate {quoted(self.directory)}` first"
-            )
+            raise ValueError(f"{self.directory} has no calibration: run `{self.calibrate_command()}` first")
         return self.calibration
+
+    def calibrate_command(self) -> str:
+        """Return the command that calibrates the run, which names inliers where the run has none that are new to it."""
+        recorded = read_recorded(self.directory, self.provenance)
+        held_out = recorded.held_out or self.config.calibration
+        without_test_split = self.config.takes_features or recorded.source == WHOLE
+        lacks = recorded.source == MEMORY or (without_test_split and not held_out)
+        return f"negvae calibrate {quoted(self.directory)}" + (" --data NEW-INLIERS" if lacks else "")
 
     def maps(self) -> Heatmaps:
         """Return the maps of where an image is out-of-distribution.

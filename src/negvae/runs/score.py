@@ -378,7 +378,7 @@ def _decision(
     calibration = artifact.calibration
     if calibration is None or score not in calibration.scores:
         missing = "it was not calibrated" if calibration is None else f"score {score} was not calibrated"
-        text = f"{artifact.directory}: {missing}, run `negvae calibrate {quoted(artifact.directory)} --score {score}`"
+        text = f"{artifact.directory}: {missing}, run `{artifact.calibrate_command()} --score {score}`"
         if target_fpr is not None or confidence is not None or fdr is not None:
             raise ValueError(f"{text} before asking for a rate")
         log(f"{text} for p-values and decisions")

@@ -205,9 +205,9 @@ def _calibration_before(
     if not new_maps and all(torch.equal(values.float(), now[name].cpu().float()) for name, values in before.items()):
         log(f"calibration: kept, since no step was trained: {earlier.calibration.describe()}")
         return earlier.calibration
-    becomes = (
-        "is measured anew by the run's own rule" if len(inliers.held_out) else "is removed: run `negvae calibrate`"
-    )
+    becomes = f"is removed: run `{earlier.calibrate_command()}`"
+    if len(inliers.held_out):
+        becomes = "is measured anew by the run's own rule"
     log(f"calibration: the earlier one is of the model before this training, and {becomes}")
     return None
 
