@@ -7,8 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import csv
 
 from negvae.data.streams import InputSpec, read, shards, spans
+from tests.cli.test_commands import call
 from tests.data.test_streams import GRAY, collect, pictures
 
 
@@ -83,3 +85,13 @@ def test_rows_of_features_are_cut_too(tmp_path):
     division = list(shards(spans([str(tmp_path / "rows.npy")]), wanted, 6))
     assert len(division) == 4
     np.testing.assert_array_equal(rows_of(division, wanted)[3][:, :, 0, 0], rows)
+
+
+def test_a_table_of_rows_of_features_is_one_shard_as_the_help_says(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    table = pa.table({"a": np.zeros(50), "b": np.zeros(50)})
+    csv.write_csv(table, tmp_path / "t.csv")
+    pq.write_table(table, tmp_path / "t.parquet", row_group_size=5)
+    files = spans([str(tmp_path)], features=True)
+    assert [len(shard) for shard in shards(files, InputSpec((2, 1, 1), features=True), 10)] == [1, 1]
+    assert "a table of rows of features is one part" in call(capsys, "score", "--help")[1]

@@ -112,7 +112,12 @@ def score(
         float | None, option("GPUs of each worker, such as 0.25; none if left out.", panel="Cluster")
     ] = None,
     shard_rows: Annotated[
-        int | None, option("Write parts of at most so many rows into the folder --out; 10,000 if left out.", "rows")
+        int | None,
+        option(
+            "Write parts of at most so many rows into the folder --out; 10,000 if left out. A .npz file or a table of"
+            " rows of features is one part.",
+            "rows",
+        ),
     ] = None,
     resume: Annotated[
         bool,

@@ -318,8 +318,9 @@ def _joined(parts: list[Batch]) -> Batch:
 def shards(files: Iterable[Span], spec: InputSpec, rows: int) -> Iterator[tuple[Span, ...]]:
     """Divide the rows of files into shards, in order; the shards depend only on the files and on `rows`.
 
-    Large .npy files are cut between rows, and Parquet files between row groups; .npz files and files that cannot be
-    read stay whole. Reading all shards in order gives the same rows and errors as `stream`.
+    Large .npy files are cut between rows, and Parquet files of images between row groups; .npz files, tables of rows
+    of features and files that cannot be read stay whole. Reading all shards in order gives the same rows and errors as
+    `stream`.
 
     Args:
         files: files as `spans` lists them; consumed as shards are requested.
