@@ -149,15 +149,17 @@ def watch(
         raise ValueError("groups take a calibration with groups (`negvae calibrate --groups folders`) and no window")
     scorer, encoder = artifact.scorer(), encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
+    options: dict[str, Any] = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
+    new = Watch(directory, source, Monitor.start(calibration, **options))  # refuses options before a folder is made
+    label = None if groups is None else labeling(groups, calibration.thresholds)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: --out takes a folder")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK) as mine:
         if not mine:
             raise ValueError(f"{out} is in use by another watch: take another folder")
-        watched, known = _begin(directory, source, out, calibration, options)
-        watched.label = None if groups is None else labeling(groups, calibration.thresholds)
+        watched, known = _begin(new, out, options)
+        watched.label = label
         log(f"outliers: {calibration.describe()}")
         if known:
             log(f"going on after {watched.rows:,} rows")
@@ -227,15 +229,13 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
 # --- keeping -----
 
 
-def _begin(
-    directory: Path, source: str, out: Path, calibration: Calibration, options: dict[str, Any]
-) -> tuple[Watch, set[Place]]:
-    """Return a new watch, or the one whose state is in the folder, and the files that it has already scored."""
-    path = out / STATE
+def _begin(new: Watch, out: Path, options: dict[str, Any]) -> tuple[Watch, set[Place]]:
+    """Return the new watch, or the one whose state is in the folder, and the files that it has already scored."""
+    path, source, calibration = out / STATE, new.source, new.monitor.calibration
     if not path.exists():
         if any(each.name != LOCK for each in out.iterdir()):
             raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
-        return Watch(directory, source, Monitor.start(calibration, **options)), set()
+        return new, set()
     try:
         state = _state(path)
         kept, length = state["options"], state["length"]
@@ -246,7 +246,7 @@ def _begin(
         for name, value in options.items():
             if kept[name] != value:
                 raise ValueError(f"{out} was started with {name} {kept[name]}, not {value}: take another folder")
-        watched = Watch(directory, source, _restored(calibration, state["monitor"], path))
+        watched = Watch(new.directory, source, _restored(calibration, state["monitor"], path))
         watched.rows, watched.errors, watched.latest = state["rows"], state["errors"], state["latest"]
         _check_counts(watched, length)
     except (KeyError, TypeError, AttributeError) as error:
