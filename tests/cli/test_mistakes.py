@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from negvae.config import preset
 from negvae.runs import train as training
 from negvae.runs.train import run
 from negvae.training import patches
@@ -36,6 +37,8 @@ def place(tmp_path_factory):
     (root / "semicolons.csv").write_text("a;b\n1;2\n")
     np.savetxt(root / "rows.csv", np.zeros((30, 3)), delimiter=",", header="a,b,c", comments="")
     run(small_run_on(root / "photos"), root / "run")
+    np.save(root / "rows.npy", np.random.default_rng(0).normal(size=(40, 2)))
+    run(preset("features", str(root / "rows.npy"), epochs=1, device="cpu"), root / "of-rows")
     return root
 
 
@@ -67,6 +70,8 @@ def place(tmp_path_factory):
         ("score run photos --out scores.xls", "--out scores.xls: the ending must be one of .parquet, .csv, .jsonl"),
         ("score run photos --out no/such/s.csv", "no/such: no such folder to write to"),
         ("score run photos --workers 2 --cluster local --out p/", "--workers does not go with --cluster"),
+        ("calibrate of-rows --data header.csv", "header.csv: holds no rows"),
+        ("evaluate of-rows --data header.csv --ood rows.csv", "header.csv: holds no rows"),
         ("evaluate run --ood rows.csv", "rows.csv: a table of rows of features, where images are asked for"),
         ("evaluate run --ood broken", "not a readable image (cannot identify image file)"),
         ("watch run photos --once --out text.txt", "text.txt is a file: --out takes a folder"),

@@ -141,7 +141,7 @@ def read_feature_rows(
 
     Raises:
         FileNotFoundError: if the data does not exist.
-        ValueError: if an image cannot be read, or the data or the groups cannot be used.
+        ValueError: if an image cannot be read, there are no rows, or the data or the groups cannot be used.
     """
     names, labels = None, None
     if encoder is None:
@@ -160,6 +160,8 @@ def read_feature_rows(
             labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths])
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
         text = f"{data}, {len(rows):,} images as rows by {encoder.describe()}"
+    if not len(rows):
+        raise ValueError(f"{data}: holds no rows")
     sha256 = hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
     known = None if labels is None else tuple(labels[: len(rows)])
     return FeatureRows(torch.from_numpy(rows), f"{text}, sha256 {sha256[:16]}", sha256, encoder, names, known)

@@ -430,8 +430,6 @@ def _rows(config: RunConfig, known: Recorded, left_open: Collection[str]) -> Inl
     found = training_rows(config)
     if known.sha256 is not None and found.sha256 != known.sha256:
         raise ValueError(f"{config.data}, or the encoder, has changed since the run was trained")
-    if not len(found.rows):
-        raise ValueError(f"{config.data}: holds no rows")
     fraction = config.calibration
     if "calibration" in left_open and fraction:
         fraction = rows_to_hold_out(len(found.rows)) / len(found.rows)
