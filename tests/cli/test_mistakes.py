@@ -46,6 +46,9 @@ def place(tmp_path_factory):
     ("command", "message"),
     [
         ("train --data fotos --out new", "unknown data set 'fotos', and there is no such file or folder: Known: mnist"),
+        ("train --data nosuch.csv --out new", "to a .npy, .npz, .csv or .parquet file is accepted too"),
+        ("clean nosuch.csv", "to a .npy, .npz, .csv or .parquet file is accepted too"),
+        ("clean no/such.csv", "no/such.csv: no such file or folder; a folder of images or"),
         ("train --data empty --out new", "empty: holds no images (png"),
         ("train --data one --out new", "fewer than 2 to train on: give more of them, or hold out none"),
         ("train --data text.txt --out new", "text.txt: .txt cannot be read as a set; a folder of images"),

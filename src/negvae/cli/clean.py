@@ -12,7 +12,7 @@ from negvae.cli.common import Device, given, make_console, option, printer
 
 def clean(
     data: Annotated[
-        str, typer.Argument(help="A folder, .npy, .npz or Parquet file, or a data set's name.", show_default=False)
+        str, typer.Argument(help="A folder, .npy, .npz, CSV or Parquet file, or a data set's name.", show_default=False)
     ],
     out: Annotated[Path, typer.Option(help="The list to write, a .csv file.")] = Path("clean.csv"),
     folds: Annotated[int, option("Parts that are judged by a model of the others.", "parts")] = 3,

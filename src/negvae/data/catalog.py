@@ -583,7 +583,7 @@ def lookup(name: str) -> DatasetEntry:
     hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
         f"unknown data set {name!r}, and there is no such file or folder: {hint}Known: {', '.join(DATASETS)}; "
-        "a path to a folder of images or to a .npy, .npz or .parquet file is accepted too"
+        "a path to a folder of images or to a .npy, .npz, .csv or .parquet file is accepted too"
     )
 
 

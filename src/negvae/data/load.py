@@ -42,7 +42,7 @@ _PATH_SPLITS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),
     "test": ("test", "testing", "val", "valid", "validation"),
 }
-_ACCEPTED = "a folder of images or of Parquet files, or a .npy, .npz or .parquet file"
+_ACCEPTED = "a folder of images or of Parquet files, or a .npy, .npz, .csv or .parquet file"
 
 
 def load(

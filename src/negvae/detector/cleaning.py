@@ -112,7 +112,7 @@ def clean(
     arguments are parameters of `negvae.NegVAEDetector`.
 
     Args:
-        data: name or path of images, or path of an .npy or .npz file of rows of features.
+        data: name or path of images, or path of an .npy, .npz, CSV or Parquet file of rows of features.
         out: .csv file to write.
         folds: number of folds, 2 or more.
         limit: number of rows to read from the start of the data; None reads all.
@@ -163,7 +163,7 @@ def rows_of(
     """Read images or rows of features, and where each is stored.
 
     Args:
-        data: name or path of images, or path of an .npy or .npz file of rows of features.
+        data: name or path of images, or path of an .npy, .npz, CSV or Parquet file of rows of features.
         limit: number of rows to read from the start of the data; None reads all.
         log: function that is called with a line about photos that are left out because they are broken.
 
