@@ -67,6 +67,7 @@ def place(tmp_path_factory):
         ("train --data photos --out new --target-fpr 5", "target_fpr is 5.0: it must lie between 0 and 1"),
         ("train --data photos --out text.txt", "text.txt is a file: --out takes a folder"),
         ("train --date photos --out new", "No such option: --date (Possible options: --data"),
+        ("score run photos --fpr 0.1", "No such option: --fpr (Possible options: --target-fpr)"),
         ("score nope photos", "nope is not a negvae run: no such folder"),
         ("score text.txt photos", "text.txt is not a negvae run: it is a file"),
         ("score photos photos", "photos is not a negvae run: it has no config.yaml"),

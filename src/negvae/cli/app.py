@@ -77,10 +77,22 @@ def main() -> NoReturn:
     except Exception as error:
         if not hasattr(error, "format_message"):  # which the parser's own errors have, whichever package they live in
             raise
+        _suggest(error)
         if not (message := error.format_message()):  # the help was printed in place of an error
             sys.exit(2)
         _fail(error, f"{message} (see --help)")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _suggest(error: Any) -> None:
+    """Let the parser suggest the options that end like an unknown one, if there are any, as --target-fpr for --fpr.
+
+    What it finds by the letters alone may mean something else, as --fdr does.
+    """
+    if getattr(error, "ctx", None) is not None and hasattr(error, "possibilities") and hasattr(error, "option_name"):
+        ending = f"-{error.option_name.lstrip('-')}"
+        names = [name for parameter in error.ctx.command.params for name in parameter.opts]
+        error.possibilities = [name for name in names if name.endswith(ending)] or error.possibilities
 
 
 def _show_warning(shown: set[str], message: Warning | str, *place: object) -> None:
