@@ -78,6 +78,7 @@ def main() -> NoReturn:
         if not hasattr(error, "format_message"):  # which the parser's own errors have, whichever package they live in
             raise
         _suggest(error)
+        _show_given(error)
         if not (message := error.format_message()):  # the help was printed in place of an error
             sys.exit(2)
         _fail(error, f"{message} (see --help)")
@@ -93,6 +94,13 @@ def _suggest(error: Any) -> None:
         ending = f"-{error.option_name.lstrip('-')}"
         names = [name for parameter in error.ctx.command.params for name in parameter.opts]
         error.possibilities = [name for name in names if name.endswith(ending)] or error.possibilities
+
+
+def _show_given(error: Any) -> None:
+    """Add the value to the parser's message where it says only what kind of value is needed."""
+    if hasattr(cause := error.__cause__, "errors") and hasattr(error, "message"):  # of Pydantic, in later typer
+        given, message = cause.errors()[0]["input"], error.message
+        error.message = f"{given!r} ({message[:1].lower()}{message[1:]})"
 
 
 def _show_warning(shown: set[str], message: Warning | str, *place: object) -> None:

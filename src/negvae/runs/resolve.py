@@ -550,9 +550,9 @@ def held_out_rows(count: int, fraction: float, seed: int) -> Tensor:
     """Return the indices of the inliers that are held out, in order; see `hold_out`."""
     held_out = max(round(fraction * count), 1) if fraction else 0
     if fraction and count - held_out < 2:
+        right = "give more of them, or hold out none" if count >= 2 else "give more of them"
         raise ValueError(
-            f"holding out {fraction:g} of {count} inliers for calibration leaves fewer than 2 to train on: give more of"
-            " them, or hold out none"
+            f"holding out {fraction:g} of {count} inliers for calibration leaves fewer than 2 to train on: {right}"
         )
     randomness = torch.Generator().manual_seed(seed + 0xCA11B)
     return torch.randperm(count, generator=randomness, device="cpu")[:held_out].sort().values

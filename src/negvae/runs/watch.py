@@ -139,8 +139,10 @@ def watch(
         ValueError: if an option is invalid, the model is not calibrated, or `out` belongs to another watch or is in
             use.
     """
-    if not (interval > 0 and settle >= 0):  # so that NaN is refused
-        raise ValueError(f"interval is {interval:g} and settle {settle:g}: seconds above 0, and at least 0")
+    if not interval > 0:  # so that NaN is refused
+        raise ValueError(f"interval is {interval:g}: it must be above 0 seconds")
+    if not settle >= 0:
+        raise ValueError(f"settle is {settle:g}: it must be 0 seconds or more")
     if source != PIPE and not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
     artifact = load_artifact(directory, device)
