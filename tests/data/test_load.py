@@ -114,6 +114,13 @@ def test_path_held_out(make):
     parts = [load(make.path("a.npy"), split, disjoint_from_train=True) for split in ("train", "test")]
     assert [len(part.images) for part in parts] == [8, 2]
     np.testing.assert_array_equal(parts[1].images, pixels[4::5])
+    lacks = f"{make.path('a.npy')}: has no train and test parts, so"
+    assert parts[0].notes == (f"{lacks} four in five images (8 of 10) are for training",)
+    assert parts[1].notes == (f"{lacks} every fifth image (2 of 10) is for testing",)
+    for index, image in enumerate(pixels):
+        make.image(f"folder/{index}.png", image)
+    (note,) = load(make.path("folder"), "test", disjoint_from_train=True).notes
+    assert "has no train and test subfolders, so every fifth image (2 of 10)" in note
 
 
 def test_list_sets(make, small):

@@ -266,8 +266,11 @@ def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint:
         rows = held_out if split == "test" else ~held_out
         if not rows.any():
             raise DataError(f"{text}: {len(images)} images are too few to hold out every fifth for testing")
-        words = "every fifth image" if split == "test" else "four in five images"
-        found = _pick(found, rows, split, f"{text}: {words} ({rows.sum():,} of {len(rows):,}), it has no parts itself")
+        lacks = f"{text}: has no train and test {'subfolders' if isinstance(reader, Folder) else 'parts'}"
+        share, use = "four in five images", "are for training"
+        if split == "test":
+            share, use = "every fifth image", "is for testing"
+        found = _pick(found, rows, split, f"{lacks}, so {share} ({rows.sum():,} of {len(rows):,}) {use}")
     return _first(found, limit)
 
 
