@@ -37,8 +37,9 @@ from negvae.negatives import parse
 from negvae.runs.artifact import load_artifact
 from negvae.runs.recorded import read_recorded
 from negvae.runs.train import run
+from negvae.runs.watch import Watch, prometheus, watch
 from negvae.runs.watch import _begin as begin
-from negvae.runs.watch import prometheus, watch
+from negvae.scoring.monitor import Monitor
 from negvae.training.checkpoint import read_progress
 from negvae.training.history import read_metrics
 
@@ -195,7 +196,7 @@ def read_folder(place: Path) -> list[Callable[[], Any]]:
         calibration = load_artifact(run_folder).calibration
         if calibration is not None:
             options = {"alarm_rate": 0.01, "fdr": None, "window": 0}
-            found, _ = begin(run_folder, str(place), watched, calibration, options)
+            found, _ = begin(Watch(run_folder, str(place), Monitor.start(calibration, **options)), watched, options)
             found.monitor.update(np.linspace(-1, 200, 5))
             json.dumps([found.monitor.state(), found.rows + 1, found.errors + 1, found.latest, prometheus(found)])
 

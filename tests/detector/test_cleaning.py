@@ -136,3 +136,15 @@ def test_trim_leaves_out_photos_of_several_sizes(tmp_path: Path, given: str):
     assert detector.left_out_.sum() == 3
     assert len({7, 19, 40} & set(np.flatnonzero(detector.left_out_))) >= 2
     assert detector.ood_score(images[7:8]) > detector.ood_score(images[:7]).max()
+
+
+def test_a_table_of_the_user_is_not_replaced_by_the_list(tmp_path):
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(40, 3)))
+    own, earlier = tmp_path / "labels.csv", tmp_path / "list.csv"
+    own.write_text("file,label\na.png,1\n")
+    with pytest.raises(ValueError, match=r"labels\.csv exists and is no list of"):
+        clean(str(tmp_path / "rows.npy"), own, log=lambda text: None, epochs=1, device="cpu")
+    assert own.read_text() == "file,label\na.png,1\n"
+    for _ in range(2):  # an earlier list is replaced
+        clean(str(tmp_path / "rows.npy"), earlier, log=lambda text: None, epochs=1, device="cpu")
+    assert len(earlier.read_text().splitlines()) == 41

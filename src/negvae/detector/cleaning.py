@@ -22,6 +22,7 @@ from negvae.data.rows import holds_rows, load_rows
 from negvae.files import refuse_replacing, replacing, shown
 
 FOLDS = 3
+_HEADER = ("rank", "path", "index", "p_value", "score")
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,8 @@ def clean(
 
     Raises:
         FileNotFoundError: if the data, or the folder to write to, does not exist.
-        ValueError: if the data cannot be used or has too few rows, or if `out` is not a .csv file.
+        ValueError: if the data cannot be used or has too few rows, or if `out` is not a .csv file, or is one that
+            `clean` did not write.
     """
     import csv
 
@@ -134,6 +136,7 @@ def clean(
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     refuse_replacing(out, [data])
+    _refuse_other_table(out)
     rows, places = rows_of(data, limit, log)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
     if limit is None and (others := set(image_files(data, "test") or ()) - set(image_files(data, "train") or ())):
@@ -149,12 +152,26 @@ def clean(
             log,
         )
         writer = csv.writer(file)
-        writer.writerow(["rank", "path", "index", "p_value", "score"])
+        writer.writerow(_HEADER)
         for rank, row in enumerate(found.order, 1):
             path, index = places[row]
             values = repr(float(found.p_values[row])), repr(float(found.scores[row]))
             writer.writerow([rank, shown(path), index, *values])
     return Cleaned(len(rows), out)
+
+
+def _refuse_other_table(out: Path) -> None:
+    """Refuse to replace a file that is no earlier list: it may be a table of the user's, such as labels of the images.
+
+    Raises:
+        ValueError: if it is such a file.
+    """
+    if not out.is_file() or not out.stat().st_size:
+        return
+    with out.open("rb") as file:
+        header = file.readline(200).strip()
+    if header != ",".join(_HEADER).encode():
+        raise ValueError(f"--out {out} exists and is no list of `negvae clean`: take another file")
 
 
 def rows_of(

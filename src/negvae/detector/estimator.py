@@ -1025,11 +1025,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_is_fitted(self, "model_")
         directory = Path(directory)
         refuse_used(directory)
+        made = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
-        with temporary_folder(directory, "saving") as place:
-            self._write(place)
-            for path in sorted(place.iterdir(), key=lambda path: path.name == CONFIG):  # without it nothing loads
-                path.replace(directory / path.name)
+        try:
+            with temporary_folder(directory, "saving") as place:
+                self._write(place)
+                for path in sorted(place.iterdir(), key=lambda path: path.name == CONFIG):  # without it nothing loads
+                    path.replace(directory / path.name)
+        finally:
+            if made and not any(directory.iterdir()):  # an error has left nothing to save
+                directory.rmdir()
 
     def _write(self, directory: Path) -> None:
         artifact = self._artifact

@@ -136,11 +136,7 @@ def run_seeds(
         calibration = before or _held_against(each, result, inliers, maps, log)
         save_artifact(directory, each, result, origin, calibration, maps)
         _write_wanted(directory, heatmaps)
-        count = len(inliers.training) + len(inliers.held_out)
-        if (bank := fit_patches(each, inliers.held_out_rows, count)) is not None:
-            save_patches(directory, bank)
-        if inliers.columns is not None:
-            write_section(directory, "detector", {"feature_names": list(inliers.columns)})
+        _write_of_rows(directory, each, inliers)
     return results
 
 
@@ -157,6 +153,15 @@ def _write_wanted(directory: Path, heatmaps: bool | None) -> None:
     """Keep what the user has asked for: a run that goes on trains heat maps, or leaves them out, as it was begun."""
     if heatmaps is not None:
         write_section(directory, ASKED, {"heatmaps": heatmaps})
+
+
+def _write_of_rows(directory: Path, config: RunConfig, inliers: Inliers) -> None:
+    """Write what runs on rows of features have beside the model: an encoder's patches, and the names of columns."""
+    count = len(inliers.training) + len(inliers.held_out)
+    if (bank := fit_patches(config, inliers.held_out_rows, count)) is not None:
+        save_patches(directory, bank)
+    if inliers.columns is not None:
+        write_section(directory, "detector", {"feature_names": list(inliers.columns)})
 
 
 def wants_heatmaps(config: RunConfig) -> bool:
