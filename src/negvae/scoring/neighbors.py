@@ -290,12 +290,11 @@ def _nearest(rows: Tensor, references: Tensor, count: int) -> Tensor:
 def _nearest_whitened(rows: Tensor, references: Tensor, count: int) -> Tensor:
     """Return the mean distance to the nearest references but one copy, which is left out of the whitening too (N)."""
     squared, copies = _squared_distances(rows, references)
-    copied = _any_copy(squared, copies).to(squared.dtype)
-    total = references.shape[0]
-    own = rows.square().sum(1, keepdim=True)
-    apart = own - rows @ references.T  # G_ii - G_ij, in units of 1 / total
-    squared = squared + copied * apart.square() / (total - own).clamp_min(LEAST_LEFT * total)
-    return _mean_distance(squared, copies, count)
+    copied = _any_copy(squared, copies)
+    total, own = references.shape[0], rows.square().sum(1, keepdim=True)
+    apart = (squared + own - references.square().sum(1)) / 2  # G_ii - G_ij, in units of 1 / total
+    left = (total - own).clamp_min(LEAST_LEFT * total)
+    return _mean_distance(torch.where(copied, squared + apart.square() / left, squared), copies, count)
 
 
 def has_copy(rows: Tensor, references: Tensor) -> Tensor:
