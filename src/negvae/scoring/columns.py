@@ -9,8 +9,8 @@ the center, and how far from what the other columns let expect. For a Gaussian w
 exponential beyond their 95% quantile, so that columns far out keep their order. Twice the smaller probability counts,
 since there are two.
 
-P is that of the reference rows, which lie closer to what it lets expect than new rows do. So each of them is measured
-by the P that the others have, as a row that is one of them is: with u = P z and g = z' P z / N for sums over N rows,
+P is measured on the reference rows, which therefore lie closer to what it lets expect than new rows do. So a reference
+row, and a row that is a copy of one, is measured by the P of the others: with u = P z, N rows and g = z' P z / N,
 
     u without z = u / (1 - g),   P_jj without z = P_jj + u_j^2 / (N (1 - g))             (Sherman & Morrison 1950)
 """
