@@ -51,6 +51,27 @@ def test_rows_of_other_libraries_give_the_same_decisions(on_rows, kind):
             fitted.predict(swapped)
 
 
+def test_columns_in_another_order_are_refused_by_a_kept_detector_too(tmp_path):
+    frame = pytest.importorskip("pandas").DataFrame(ROWS)
+    fitted = NegVAEDetector(**OPTIONS).fit(frame)
+    expected, swapped = fitted.ood_score(frame), frame[[2, 0, 1]]
+    fitted.save(tmp_path / "kept")
+    swapped.to_csv(tmp_path / "swapped.csv", index=False)
+    for again in (NegVAEDetector.load(tmp_path / "kept"), pickle.loads(pickle.dumps(fitted)), fitted):
+        for same in (frame, frame.to_numpy()):
+            np.testing.assert_array_equal(again.ood_score(same), expected)
+        for other in (swapped, str(tmp_path / "swapped.csv")):
+            with pytest.raises(ValueError, match="column 0 of X is '2', of the inliers '0'"):
+                again.predict(other)
+
+
+def test_a_pickle_and_a_copy_keep_the_rows_that_were_left_out():
+    fitted = NegVAEDetector(**{**OPTIONS, "trim": 0.1}).fit(ROWS)
+    assert fitted.left_out_.any()
+    for again in (pickle.loads(pickle.dumps(fitted)), copy.deepcopy(fitted)):
+        np.testing.assert_array_equal(again.left_out_, fitted.left_out_)
+
+
 @pytest.mark.parametrize("kind", ["pandas", "polars"])
 def test_the_output_that_was_set_is_kept(on_rows, kind):
     frame = type(tabular(kind, NEW))

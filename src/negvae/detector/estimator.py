@@ -603,8 +603,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")
         if fitting and len(images) < 3:
             raise ValueError(f"X has {len(images)} sample(s): a detector needs 3 images at least")
-        if fitting and hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        if fitting:
+            self._columns: list[Any] | None = None
+            if hasattr(self, "feature_names_in_"):
+                del self.feature_names_in_
         # A copy of its own: the caller's array may be read-only, or change.
         return _copied(images)
 
@@ -735,13 +737,14 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return Drift(value, limit, value > limit, moved, tuple(order.tolist()))
 
     def _keep_order(self, names: list[Any] | None, fitting: bool) -> None:
-        """Refuse columns in another order whose names are numbers, which scikit-learn does not look at."""
+        """Refuse columns in another order if those of the fit had numbers for names, which scikit-learn ignores."""
         if fitting:
             self._columns = names
         known = getattr(self, "_columns", None)
-        if known is None or names is None or known == names or all(isinstance(name, str) for name in names):
+        if known is None or names is None or hasattr(self, "feature_names_in_"):
             return
-        if sorted(map(str, known)) == sorted(map(str, names)):
+        before, now = list(map(str, known)), list(map(str, names))  # a file has them as text
+        if before != now and sorted(before) == sorted(now):
             raise ValueError(other_columns(known, names, "X"))
 
     def _names(self) -> list[str] | None:
@@ -1051,11 +1054,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         }
         parameters = {key: value for key, value in parameters.items() if _is_plain(value)}
         names = getattr(self, "feature_names_in_", None)
-        write_section(
-            directory,
-            "detector",
-            {"parameters": parameters, "feature_names": None if names is None else names.tolist()},
-        )
+        section = {"parameters": parameters, "feature_names": None if names is None else names.tolist()}
+        if names is None and (numbered := getattr(self, "_columns", None)) is not None:
+            section["columns"] = list(map(str, numbered))
+        write_section(directory, "detector", section)
 
     def _named_parameters(self) -> dict[str, Any]:
         """Return the parameters, with a score that was given as an object replaced by its name."""
@@ -1091,8 +1093,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         artifact = load_artifact(directory, device)
         self._take(artifact, read_metrics(directory), read_recorded(directory, artifact.provenance))
         self._inliers = None
-        names = read_section(directory, "detector").get("feature_names")
-        if names is not None:
+        section = read_section(directory, "detector")
+        self._columns = section.get("columns")
+        if (names := section.get("feature_names")) is not None:
             self.feature_names_in_ = np.asarray(names, dtype=object)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -1100,6 +1103,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         state: dict[str, Any] = {"parameters": self._named_parameters(), "files": None}
         if (chosen := self.__dict__.get("_sklearn_output_config")) is not None:  # by `set_output`
             state["output"] = dict(chosen)
+        if hasattr(self, "left_out_"):
+            state["left_out"] = self.left_out_
         if hasattr(self, "model_"):
             with tempfile.TemporaryDirectory() as place:
                 self._write(Path(place))
@@ -1111,6 +1116,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
         if "output" in state:
             self.set_output(**state["output"])
+        if "left_out" in state:
+            self.left_out_ = state["left_out"]
         if state["files"] is not None:
             with tempfile.TemporaryDirectory() as place:
                 for name, content in state["files"].items():
