@@ -62,3 +62,15 @@ def test_a_field_of_names_has_those_and_no_others(name):
     assert getattr(RunConfig(data="mnist"), name) in choices
     with pytest.raises(ValueError, match=", ".join(choices)):
         RunConfig(data="mnist", **{name: "nonsense"})
+
+
+@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("2E-3", 2e-3), ("1.5e1", 15.0), ("1.0e-4", 1e-4)])
+def test_numbers_with_an_exponent_are_numbers_in_yaml_too(text, value):
+    assert RunConfig.from_yaml(f"data: mnist\nlearning_rate: {text}").learning_rate == value
+    with pytest.raises(ValueError, match="a whole number"):
+        RunConfig.from_yaml(f"data: mnist\nepochs: {text}")
+
+
+def test_a_data_set_named_like_a_number_stays_a_name():
+    config = RunConfig(data="1e5")
+    assert RunConfig.from_yaml(config.to_yaml()).data == "1e5"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -46,6 +47,8 @@ both, and names from before `RENAMED`; format 3 has no fields about how images a
 they are."""
 _MOST_VALUES = 100_000
 """So many values may a YAML file hold."""
+_EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
+"""Numbers such as 1e-4, which YAML 1.1 takes for text because they lack a point or the exponent's sign."""
 RENAMED = {"network": {"auto": "pyramid"}}
 """The present names for those in formats before 3, by field."""
 LAST_RENAMED = 2
@@ -523,6 +526,8 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         raise ValueError(f"{name} is {value!r}: it must be a mapping that describes how images are decoded")
     if further not in ("", "None") and not isinstance(value, bool | int | float | None):
         return value  # the name of a part, or the part itself
+    if base == "float" and isinstance(value, str) and _EXPONENT.fullmatch(value):
+        value = float(value)
     is_number = isinstance(value, Real) and not isinstance(value, bool)
     if is_number:
         value = int(value) if isinstance(value, Integral) else float(value)  # NumPy's as Python's
