@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from negvae.model import Bernoulli, Gaussian, QuantizedGaussian
-from negvae.model.likelihoods import wide
+from negvae.config import RunConfig
+from negvae.model import Bernoulli, Gaussian, QuantizedGaussian, build_vae
+from negvae.model.likelihoods import check_likelihood, wide
 
 OUTPUT = torch.linspace(-3, 3, 24).reshape(2, 1, 3, 4)
 
@@ -86,3 +87,42 @@ def test_what_a_better_mean_could_save_is_the_squared_error_in_units_of_sigma():
     for sigma in (0.5, 2.0):
         found = Gaussian(sigma).excess(torch.zeros_like(target), target)
         assert found.item() == pytest.approx(0.25**2 / (2 * sigma**2))
+
+
+class Rescaled(Gaussian):
+    def target(self, images, generator=None):
+        return 2 * images - 1
+
+
+class Binarized(Bernoulli):
+    def target(self, images, generator=None):
+        return torch.bernoulli(images, generator=generator)
+
+
+class Averaged(Gaussian):
+    def log_prob(self, output, target):
+        return super().log_prob(output, target).mean()
+
+
+class EachPixel(Gaussian):
+    def excess(self, output, target):
+        return (target - self.mean(output)).square()
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "words"),
+    [
+        (Rescaled(0.1), "Rescaled: target must return the images"),
+        (Binarized(), "Binarized: target must return the images"),
+        (Averaged(0.1), r"Averaged: log_prob gives \(\) for 2 images"),
+        (EachPixel(0.1), r"EachPixel: excess gives \(2, 1, 16, 16\) for 2 images"),
+    ],
+)
+def test_a_likelihood_that_scores_would_take_for_another_is_refused(likelihood, words):
+    with pytest.raises(ValueError, match=words):
+        build_vae(RunConfig(data="mine", likelihood=likelihood), (1, 16, 16))
+
+
+@pytest.mark.parametrize("likelihood", [Bernoulli(), Gaussian(0.1), QuantizedGaussian(0.1)])
+def test_the_librarys_likelihoods_pass_the_check_of_ones_own(likelihood):
+    check_likelihood("own", likelihood, (3, 4, 5))

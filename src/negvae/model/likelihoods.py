@@ -35,7 +35,10 @@ class Likelihood(Protocol):
         """Yield the trained parameters, as `nn.Module` does."""
 
     def target(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Return the pixels whose density is computed, given images (N x C x H x W, in [0, 1])."""
+        """Return the pixels whose density is computed, given images (N x C x H x W, in [0, 1]).
+
+        They are the images, or the images plus noise that does not depend on them: scores add the same noise to all.
+        """
 
     def log_prob(self, output: Tensor, target: Tensor) -> Tensor:
         """Compute log p(target|z) in nats per image (N), given the decoder's output (N x C x H x W)."""
@@ -191,3 +194,37 @@ def build_likelihood(
         lacks = f"has no {', '.join(missing)}" if missing else "is no torch.nn.Module"
         raise TypeError(f"likelihood {entry.name} {lacks}: see negvae.model.Likelihood")
     return made
+
+
+def check_likelihood(name: str, likelihood: Likelihood, shape: tuple[int, int, int]) -> None:
+    """Check on two images that a likelihood does what training and scores count on.
+
+    Args:
+        name: name of the likelihood for the message.
+        likelihood: likelihood to check.
+        shape: shape (C, H, W) of the images, or (D, 1, 1) for rows of D features.
+
+    Raises:
+        ValueError: if its target is not the images plus noise that does not depend on them, or its log-probability or
+            excess is not one number for each image.
+    """
+    images = torch.linspace(0, 1, 2 * math.prod(shape), dtype=torch.float32, device="cpu").reshape(2, *shape)
+    with torch.no_grad():
+        target, noise = (
+            likelihood.target(given, torch.Generator().manual_seed(0)) for given in (images, torch.zeros_like(images))
+        )
+        if target.shape != images.shape or not torch.allclose(target - images, noise, rtol=1e-3, atol=1e-5):
+            raise ValueError(
+                f"likelihood {name}: target must return the images, or the images plus noise that does not depend on"
+                " them; let log_prob and excess change them in other ways"
+            )
+        output = torch.zeros_like(images)
+        for what, values in (
+            ("log_prob", likelihood.log_prob(output, target)),
+            ("excess", likelihood.excess(output, target)),
+        ):
+            if values.shape != (2,):
+                raise ValueError(
+                    f"likelihood {name}: {what} gives {tuple(values.shape)} for 2 images, expected one number for each,"
+                    " (2,)"
+                )

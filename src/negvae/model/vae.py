@@ -12,11 +12,11 @@ from negvae.device import own_state
 from negvae.fast import convolution
 from negvae.model.initialization import initialize
 from negvae.model.inputs import Features, Pixels
-from negvae.model.likelihoods import Likelihood, build_likelihood, wide
+from negvae.model.likelihoods import Likelihood, build_likelihood, check_likelihood, wide
 from negvae.model.networks import Shape, build_networks, check_networks
 from negvae.model.priors import GaussianPrior
 from negvae.model.shifted import ShiftEncoder
-from negvae.parts import network_entry
+from negvae.parts import likelihood_entry, network_entry
 
 
 class Posterior(NamedTuple):
@@ -164,7 +164,7 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
 
     Raises:
         ValueError: if the network is not made for images of this shape, has a layer that the initialization does not
-            know, or gives output of another shape.
+            know, or gives output of another shape; or if the likelihood is refused by `check_likelihood`.
         TypeError: if the network or likelihood of the config makes an object of the wrong kind.
 
     >>> model = build_vae(RunConfig(data="mnist", network="gray", latent_size=10), (1, 28, 28))
@@ -184,6 +184,9 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
         check_networks(entry.name, encoder, decoder, shape, config.latent_size)
     features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
+    described = likelihood_entry(config.likelihood)
+    if not isinstance(described.target, str):
+        check_likelihood(described.name, likelihood, shape)
     inputs = Features(shape[0]) if features else Pixels()
     shifted = None if config.transformations == "none" else build_shift_encoder(config, shape)
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs, shifted)
