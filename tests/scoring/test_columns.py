@@ -1,9 +1,13 @@
 """Which columns of a row are unusual: by themselves, or by the relations between columns."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
 from negvae import NegVAEDetector
+from negvae.scoring.columns import column_surprise
+from negvae.scoring.neighbors import fit_neighbors
 
 
 @pytest.fixture(scope="module", params=[400, 20])
@@ -41,3 +45,15 @@ def test_two_means_one_in_a_hundred_inliers_however_many_columns_there_are(colum
     found = NegVAEDetector(epochs=1, device="cpu").fit(usual)
     for rows in (usual, fresh):
         assert (found.heatmap(rows) > 2).mean() == pytest.approx(0.01, abs=0.007)
+
+
+def test_many_columns_need_no_matrix_of_columns_by_columns():
+    columns = 3000
+    usual = np.random.default_rng(0).normal(size=(40, columns))
+    fitted, _ = fit_neighbors(usual[:30], usual[30:])
+    tracemalloc.start()
+    found = column_surprise(usual[:3], fitted)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.isfinite(found).all()
+    assert peak < 8 * columns**2

@@ -36,12 +36,13 @@ def column_surprise(rows: Values, fitted: Neighbors) -> NDArray[np.float64]:
     Returns:
         -log10 of the tail probability of each column, N x D: 3 means one in a thousand inliers, 0 a usual value.
     """
-    whitening = whiten(np.eye(rows.shape[1]), fitted.basis, fitted.damping, fitted.unit)
-    reference = fitted.rows if len(fitted.rows) else np.linalg.solve(whitening, fitted.whitened.T).T
+    reference = fitted.rows if len(fitted.rows) else _unwhitened(fitted)
     weighted = rows * fitted.weights
-    among = has_copy(torch.from_numpy(weighted @ whitening), torch.from_numpy(fitted.whitened)).numpy()
-    own = np.abs(weighted), _from_the_others(weighted, whitening, np.where(among, 1 / len(reference), 0.0))
-    theirs = np.abs(reference), _from_the_others(reference, whitening, np.full((len(reference), 1), 1 / len(reference)))
+    whitened = whiten(weighted, fitted.basis, fitted.damping, fitted.unit)
+    among = has_copy(torch.from_numpy(whitened), torch.from_numpy(fitted.whitened)).numpy()
+    own = np.abs(weighted), _from_the_others(whitened, fitted, np.where(among, 1 / len(reference), 0.0))
+    share = np.full((len(reference), 1), 1 / len(reference))
+    theirs = np.abs(reference), _from_the_others(fitted.whitened, fitted, share)
     result = np.empty_like(rows, np.float64)
     for column in range(rows.shape[1]):
         tails, excess = zip(*(tail_of(np.sort(space[:, column])) for space in theirs), strict=True)
@@ -51,20 +52,37 @@ def column_surprise(rows: Values, fitted: Neighbors) -> NDArray[np.float64]:
     return result
 
 
-def _from_the_others(rows: Values, whitening: Values, share: Values) -> Values:
+# The square root of P is (I - V diag(damping) V') / unit. It is not made: with 20,000 columns it takes 3 GB.
+
+
+def _unwhitened(fitted: Neighbors) -> Values:
+    """Return the reference rows before they were whitened, where only the whitened ones are kept (R x D)."""
+    grown = fitted.damping / (1 - fitted.damping)
+    rows: Values = (fitted.whitened + ((fitted.whitened @ fitted.basis) * grown) @ fitted.basis.T) * fitted.unit
+    return rows
+
+
+def _precisions(fitted: Neighbors) -> Values:
+    """Return the diagonal of P (D)."""
+    squared = np.square(fitted.basis)
+    beside = np.maximum(1 - squared.sum(1), 0) if squared.shape[1] < len(squared) else 0.0  # outside the span of V
+    precisions: Values = (squared @ np.square(1 - fitted.damping) + beside) / np.square(fitted.unit)
+    return precisions
+
+
+def _from_the_others(whitened: Values, fitted: Neighbors, share: Values) -> Values:
     """Return how far each column lies from what the other columns let expect, in standard deviations (N x D).
 
     Args:
-        rows: weighted rows (N x D).
-        whitening: square root of P (D x D).
+        whitened: weighted rows, whitened (N x D).
+        fitted: measurements of inliers.
         share: 1 / N of a row that is among the N rows that P was measured on, and is left out of it; else 0 (N x 1).
 
     Returns:
         N x D distances.
     """
-    whitened = rows @ whitening
-    unlike = whitened @ whitening  # u
+    unlike = whiten(whitened, fitted.basis, fitted.damping, fitted.unit)  # u
     left = np.maximum(1 - share * np.square(whitened).sum(1, keepdims=True), LEAST_LEFT)
-    precision = np.square(whitening).sum(1) + share * np.square(unlike) / left
+    precision = _precisions(fitted) + share * np.square(unlike) / left
     distances: Values = np.abs(unlike) / left / np.sqrt(precision)
     return distances
