@@ -112,3 +112,10 @@ def test_single_images_and_lists_of_paths_are_scored(tmp_path):
         looking.predict([paths[0], tmp_path / "gone.png"])
     for image in opened:
         image.close()
+
+
+def test_groups_of_which_no_inlier_is_held_out_are_named():
+    rows, names = np.random.default_rng(0).normal(size=(200, 4)), np.repeat(["rare", "usual"], [1, 199])
+    with pytest.warns(UserWarning, match=r"no inlier of 1 of 2 groups is held out \(rare\): such a group has no"):
+        detector = NegVAEDetector(epochs=1, random_state=0).fit(rows, groups=names)
+    assert list(detector.calibration_.thresholds) == ["usual"]

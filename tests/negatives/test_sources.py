@@ -10,6 +10,7 @@ from negvae.negatives import (
     Auxiliary,
     Generated,
     Mixture,
+    NegativeBatch,
     UniformNoise,
     auxiliary_names,
     build_source,
@@ -17,6 +18,7 @@ from negvae.negatives import (
     refuse_overlap,
     transformations,
 )
+from negvae.training.loop import train
 from tests.conftest import blobs, small_run
 
 GRAY = (1, 28, 28)
@@ -227,3 +229,32 @@ def test_quotes_count_wherever_a_part_begins():
 def test_a_mixture_takes_one_weight_for_each_source(weights):
     with pytest.raises(ValueError, match="one weight for each"):
         Mixture((Generated(), Generated()), weights)
+
+
+class Given:
+    """A source whose negatives a function makes of the positives."""
+
+    adversarial = False
+
+    def __init__(self, function):
+        self.function = function
+
+    def sample(self, positives, model, generator, rows=slice(None)):
+        return self.function(positives[rows])
+
+
+@pytest.mark.parametrize(
+    ("function", "kind", "message"),
+    [
+        (lambda images: images, TypeError, "Given gave a Tensor: sample must return a NegativeBatch"),
+        (lambda images: NegativeBatch(images[:3]), ValueError, "Given gave 3 images: 16 were asked for"),
+        (lambda images: NegativeBatch(None), ValueError, "Given gave 0 images: 16 were asked for"),
+        (lambda images: NegativeBatch(images[:, :, :8]), ValueError, r"of shape \(1, 8, 28\): these inliers have"),
+        (lambda images: NegativeBatch((images * 255).byte()), TypeError, "a tensor of torch.uint8: images must be"),
+        (lambda images: NegativeBatch(images * 255), ValueError, r"gave values from 0 to .*: they must be pixels in"),
+        (lambda images: NegativeBatch(images * torch.nan), ValueError, "values from nan to nan: they must be pixels"),
+    ],
+)
+def test_training_refuses_negatives_that_are_not_as_promised(function, kind, message):
+    with pytest.raises(kind, match=message):
+        train(small_run(epochs=1, batch_size=16), blobs(32, GRAY), Given(function))

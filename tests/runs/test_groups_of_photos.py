@@ -137,3 +137,13 @@ def test_calibration_photos_name_their_groups(place: Path) -> None:
     }  # fmt: skip
     with pytest.raises(ValueError, match="1 groups for 40 rows"):
         NegVAEDetector(network="pyramid", latent_size=2, epochs=1, device="cpu").fit(images, groups=["one"])
+
+
+def test_training_names_groups_of_which_no_photo_is_held_out(tmp_path: Path) -> None:
+    folder = products(tmp_path / "in", 12)
+    (folder / "rare").mkdir()
+    (folder / "dark" / "00.png").rename(folder / "rare" / "00.png")
+    lines: list[str] = []
+    config = preset("unsupervised", str(folder), **FAST, **TILES, groups="folders", seed=1)
+    run(config, tmp_path / "run", heatmaps=False, log=lines.append)
+    assert any("no inlier of 1 of 3 groups is held out (rare): such a group has no p-values" in line for line in lines)

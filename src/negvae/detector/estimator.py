@@ -75,7 +75,7 @@ from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, fals
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import FEWEST_COLUMNS, Movement, columns_of, movements
-from negvae.scoring.groups import check_labels, split
+from negvae.scoring.groups import check_labels, describe_absent, split
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.scoring.tiles import Owners, combine
@@ -310,7 +310,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             rows = held_out_rows(len(stored), config.calibration, config.seed)
             training, held_out = divide(stored, rows)
             rows = kept[rows]
-            labels = None if labels is None else [labels[row] for row in rows]
+            labels = None if labels is None else _labels_of_held_out(labels, rows.tolist())
         else:
             rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
@@ -390,7 +390,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
             check_labels(labels, len(np.unique(others)))
         elif labels is not None:
-            labels = [labels[place] for place in found.held_out_places]
+            labels = _labels_of_held_out(labels, found.held_out_places.tolist())
         given = self.negatives if negatives is None else negatives
         if not isinstance(given, str | None) and not _is_source(given):
             given = Auxiliary(read_any(given, "train", decoding)[0].to(resolve_device(self.device)))
@@ -1130,6 +1130,14 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _labels_of_held_out(labels: Sequence[str], held_out: Sequence[int]) -> list[str]:
+    """Return the groups of the inliers that are held out, and warn of groups of which none is."""
+    chosen = [labels[row] for row in held_out]
+    if text := describe_absent(labels, chosen):
+        _warn(text)
+    return chosen
 
 
 def _warn_of_small_groups(calibration: Calibration) -> None:

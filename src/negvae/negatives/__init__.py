@@ -12,6 +12,8 @@ from negvae.negatives.sources import (
     NegativeBatch,
     NegativeSource,
     UniformNoise,
+    check_negatives,
+    check_values,
 )
 
 __all__ = [
@@ -27,6 +29,8 @@ __all__ = [
     "UniformNoise",
     "auxiliary_names",
     "build_source",
+    "check_negatives",
+    "check_values",
     "parse",
     "refuse_overlap",
 ]

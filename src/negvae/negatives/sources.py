@@ -17,6 +17,8 @@ from negvae.parts import TRANSFORMATIONS, Takes
 DEFAULT_NOISE = 0.25
 LARGEST = 255
 EVERY = slice(None)
+_ROUNDING = 0.01
+"""By so much may pixels leave [0, 1]: the nearest bfloat16 of a computed value may."""
 
 
 class NegativeBatch(NamedTuple):
@@ -55,6 +57,60 @@ class NegativeSource(Protocol):
 
         The same random numbers are drawn for some of the rows as for all.
         """
+
+
+def check_negatives(source: NegativeSource, negatives: NegativeBatch, positives: Tensor, rows: slice = EVERY) -> None:
+    """Refuse a batch of negatives that is not what `NegativeSource.sample` promises, but for its values.
+
+    Args:
+        source: source of the batch, for the message.
+        negatives: batch that it gave.
+        positives: positives that it was given, B x C x H x W.
+        rows: rows of them that were asked for.
+
+    Raises:
+        TypeError: if it is no `NegativeBatch` of floating-point tensors.
+        ValueError: if it has another number of images, or images of another shape.
+    """
+    name = f"the source of negatives {type(source).__name__}"
+    if not isinstance(negatives, NegativeBatch):
+        raise TypeError(f"{name} gave a {type(negatives).__name__}: sample must return a NegativeBatch")
+    for part in negatives:
+        if part is not None and not (isinstance(part, Tensor) and part.is_floating_point()):
+            what = f"a tensor of {part.dtype}" if isinstance(part, Tensor) else f"a {type(part).__name__}"
+            raise TypeError(f"{name} gave {what}: images must be a tensor of floating-point numbers in [0, 1]")
+        if part is not None and part.shape[1:] != positives.shape[1:]:
+            raise ValueError(
+                f"{name} gave images of shape {tuple(part.shape[1:])}: these inliers have {tuple(positives.shape[1:])}"
+            )
+    wanted = len(range(*rows.indices(len(positives))))
+    if negatives.size != wanted:
+        raise ValueError(f"{name} gave {negatives.size} images: {wanted} were asked for")
+
+
+def check_values(source: NegativeSource, negatives: NegativeBatch) -> None:
+    """Refuse given negatives with NaN or infinity, and images whose pixels do not lie in [0, 1].
+
+    This waits for the device, so training does it for the first batch only.
+
+    Args:
+        source: source of the batch, for the message.
+        negatives: batch that it gave.
+
+    Raises:
+        ValueError: if a value is not allowed.
+    """
+    given = negatives.given
+    if given is None or not given.numel():
+        return
+    least, most = given.detach().aminmax()
+    bounded = _are_rows(given) or (least >= -_ROUNDING and most <= 1 + _ROUNDING)
+    if not (bounded and torch.isfinite(least) and torch.isfinite(most)):
+        right = "finite numbers" if _are_rows(given) else "pixels in [0, 1]"
+        raise ValueError(
+            f"the source of negatives {type(source).__name__} gave values from {least:g} to {most:g}: they must be"
+            f" {right}"
+        )
 
 
 BuildSource = Callable[..., NegativeSource]

@@ -7,7 +7,7 @@ which inliers were trained on.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -41,6 +41,7 @@ from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, WHOLE, Recorded, difference
 from negvae.scoring.calibration import TARGET_FPR, least_held_out
 from negvae.scoring.certificates import certified_rank
+from negvae.scoring.groups import describe_absent
 from negvae.scoring.tiles import Owners
 from negvae.scoring.transformations import MOST_OF_ONE_KIND
 from negvae.training.symmetry import come_mirrored
@@ -84,6 +85,7 @@ class Inliers:
         encoder: facts about the encoder that turned images into rows ("sha256", "describes"); None if there is none.
         columns: names of the columns of rows of features; None if they have none.
         groups: group of each held-out inlier; None if the run has no groups.
+        absent: line that names the groups of which no inlier is held out; "" if there are none.
         images: how the images of a folder were decoded; None if they were taken as they are.
         owners: image of each row of `training` and `held_out`, if images are tiled; else None.
         skipped: reason why a file of a folder was left out, by its path.
@@ -97,6 +99,7 @@ class Inliers:
     encoder: dict[str, str] | None = None
     columns: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    absent: str = ""
     images: Decoding | None = None
     owners: Owners | None = None
     skipped: dict[str, str] = field(default_factory=dict)
@@ -361,11 +364,13 @@ def load_inliers(
     else:
         rows = torch.tensor(known.held_out, dtype=torch.long, device="cpu")
     training, held_out = divide(images, rows)
-    groups = None
+    names = None
     if config.groups is not None:
         names = inlier_groups(config.data, config.groups, "train", disjoint=known.source != WHOLE)
-        groups = tuple(names[row] for row in rows.tolist())
-    return Inliers(training, held_out, tuple(rows.tolist()), describe(found), found.sha256, groups=groups)
+    groups, absent = _groups_of_held_out(names, rows.tolist())
+    return Inliers(
+        training, held_out, tuple(rows.tolist()), describe(found), found.sha256, groups=groups, absent=absent
+    )
 
 
 def _folder_files(config: RunConfig, disjoint: bool, skipped: LeftOut, log: Log) -> list[str] | None:
@@ -396,11 +401,19 @@ def _photos(config: RunConfig, files: list[str], known: Recorded, skipped: LeftO
             f" {known.sha256[:16]}): which of its images were held out cannot be told"
         )
     owners = Owners(found.training_owners, found.held_out_owners) if found.decoding.tiled else None
-    groups = None if named is None else tuple(named[place] for place in found.held_out_places)
+    groups, absent = _groups_of_held_out(named, found.held_out_places.tolist())
     return Inliers(
         found.training, found.held_out, tuple(rows.tolist()), found.description, found.sha256,
-        images=found.decoding, owners=owners, groups=groups, skipped=found.skipped,
+        images=found.decoding, owners=owners, groups=groups, absent=absent, skipped=found.skipped,
     )  # fmt: skip
+
+
+def _groups_of_held_out(names: Sequence[str] | None, rows: Sequence[int]) -> tuple[tuple[str, ...] | None, str]:
+    """Return the group of each held-out inlier, and a line about groups without one; None and "" without groups."""
+    if names is None:
+        return None, ""
+    groups = tuple(names[row] for row in rows)
+    return groups, describe_absent(names, groups)
 
 
 def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
@@ -439,10 +452,11 @@ def _rows(config: RunConfig, known: Recorded, left_open: Collection[str]) -> Inl
     training, held_out = divide(found.rows, numbers)
     encoder = found.encoder
     facts = None if encoder is None else {"sha256": encoder.sha256, "describes": encoder.describe()}
-    groups = None if found.groups is None else tuple(found.groups[row] for row in numbers.tolist())
+    groups, absent = _groups_of_held_out(found.groups, numbers.tolist())
     return Inliers(
-        training, held_out, tuple(numbers.tolist()), found.description, found.sha256, facts, found.columns, groups
-    )
+        training, held_out, tuple(numbers.tolist()), found.description, found.sha256, facts, found.columns, groups,
+        absent,
+    )  # fmt: skip
 
 
 def load_test_set(

@@ -230,6 +230,8 @@ def _held_against(
         groups=inliers.groups, owners=inliers.owners, log=log,
     )  # fmt: skip
     log(f"calibrated: {calibration.describe()}")
+    if inliers.absent:
+        log(inliers.absent)
     return calibration
 
 

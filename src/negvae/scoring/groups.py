@@ -59,6 +59,30 @@ def split(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Floats]:
     return {str(name): np.sort(values[names == name]) for name in np.unique(names)}
 
 
+def describe_absent(labels: Sequence[str], held_out: Sequence[str]) -> str:
+    """Describe in one line the groups of inliers of which none is held out; "" if there are none, or none is at all.
+
+    Args:
+        labels: group of each inlier.
+        held_out: group of each held-out inlier.
+
+    Returns:
+        The line.
+
+    >>> describe_absent(["a", "a", "b"], ["a"])
+    'no inlier of 1 of 2 groups is held out (b): such a group has no p-values or threshold; give more data of it'
+    """
+    every, kept = sorted(set(labels)), set(held_out)
+    absent = [name for name in every if name not in kept]
+    if not absent or not kept:
+        return ""
+    names = ", ".join(absent[:5]) + (", ..." if len(absent) > 5 else "")
+    return (
+        f"no inlier of {len(absent)} of {len(every)} groups is held out ({names}): such a group has no p-values or"
+        " threshold; give more data of it"
+    )
+
+
 def largest_by_group(
     groups: Mapping[str, ArrayLike],
     scores: ArrayLike,

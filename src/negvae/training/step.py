@@ -18,7 +18,7 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import VAE, build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, NegativeBatch, NegativeSource
+from negvae.negatives import EVERY, NegativeBatch, NegativeSource, check_negatives, check_values
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
@@ -70,6 +70,7 @@ class Learner:
         self.batch = min(config.batch_size, len(data))
         self._team: ThreadTeam | None = None
         self._operators = True
+        self._values_checked = False
         if peers is not None:
             share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
@@ -163,12 +164,23 @@ class Learner:
             The whole batch, but for the negatives.
         """
         positives = model.prepare(self.data[rows])
-        negatives = None if self.source is None else self.source.sample(positives, model, randomness, own)
+        negatives = None if self.source is None else self._sample(self.source, positives, model, randomness, own)
         target = model.likelihood.target(positives, randomness)
         noise = torch.randn(
             self.batch, self.config.latent_size, generator=randomness, device=self.data.device, dtype=torch.float32
         )
         return TrainingBatch(positives, target, negatives, noise)
+
+    def _sample(
+        self, source: NegativeSource, positives: Tensor, model: VAE, randomness: torch.Generator, own: slice
+    ) -> NegativeBatch:
+        """Return the negatives of a batch, which may come from a source of the user's own and are checked."""
+        negatives = source.sample(positives, model, randomness, own)
+        check_negatives(source, negatives, positives, own)
+        if not self._values_checked:
+            check_values(source, negatives)
+            self._values_checked = True
+        return negatives
 
     def take(self, model: VAE, encoder: Trained, decoder: Trained, batch: TrainingBatch) -> Tensor:
         """Take a step on a batch, or on a worker's share of it.
