@@ -179,6 +179,35 @@ def test_equal_images_with_a_broken_one_are_taken_as_they_are(tmp_path):
     assert list(inliers.skipped) == [str(tmp_path / "in" / "07.png")]
 
 
+def equal_photos(folder, count, seed):
+    random = np.random.default_rng(seed)
+    for number in range(count):
+        place = folder / ("even" if number % 2 == 0 else "odd")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (16, 16), np.uint8)).save(place / f"{number:02d}.png")
+
+
+def test_a_broken_file_of_another_set_stops_no_run_that_takes_images_as_they_are(tmp_path):
+    for seed, name in enumerate(("in", "new", "out")):
+        equal_photos(tmp_path / name, 40, seed)
+    for name in ("new", "out"):
+        (tmp_path / name / "even" / "02.png").write_bytes(b"broken")
+    lines, options = [], {**FAST, "fit": None, "side": None, "groups": "folders"}
+    config = preset("unsupervised", str(tmp_path / "in"), **{**options, "negatives": f"auxiliary:{tmp_path / 'out'}"})
+    run(config, tmp_path / "run", log=lines.append, heatmaps=False)
+    assert read_config(tmp_path / "run")[0].images is None
+    calibrate_run(tmp_path / "run", str(tmp_path / "new"), groups="folders", device="cpu", log=lines.append)
+    assert [line.endswith("; 1 broken") for line in lines if line.startswith(("negatives:", "calibration:"))] == [1, 1]
+    groups = load_artifact(tmp_path / "run", "cpu").calibration.groups["combined"]
+    assert {name: len(scores) for name, scores in groups.items()} == {"even": 19, "odd": 20}
+    content = evaluate_run(tmp_path / "run", [str(tmp_path / "out")], data=str(tmp_path / "new"), device="cpu")
+    assert all("39 photos" in each and each.endswith("; 1 broken") for each in content["data"].values())
+    for place in (tmp_path / "out" / "odd").iterdir():
+        place.write_bytes(b"broken")
+    with pytest.raises(ValueError, match="21 of 40 images cannot be read, more than 10%"):
+        evaluate_run(tmp_path / "run", [str(tmp_path / "out")], data=str(tmp_path / "new"), device="cpu")
+
+
 def test_equal_images_stored_on_their_side_are_trained_on_and_scored_upright(tmp_path):
     for name in ("upright", "turned"):
         (tmp_path / name).mkdir()

@@ -7,11 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
-from negvae.data import load
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
 from negvae.files import quoted
@@ -21,7 +19,15 @@ from negvae.runs.artifact import Artifact, load_artifact, read_section, save_cal
 from negvae.runs.folders import load_fitted
 from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
-from negvae.runs.resolve import Log, describe, load_inliers, load_test_photos, load_test_set, silent
+from negvae.runs.resolve import (
+    Log,
+    as_stored,
+    load_as_stored,
+    load_inliers,
+    load_test_photos,
+    load_test_set,
+    silent,
+)
 from negvae.runs.seen import refuse_inliers_of, refuse_test_split
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.drift import columns_of
@@ -199,15 +205,19 @@ def _inliers(
         log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
         return training, held_out, None if inliers.groups is None else list(inliers.groups), None
     own = data is None or (data == config.data and recorded.source != MEMORY)
-    labels = None if groups is None else inlier_groups(data or config.data, groups, "test", disjoint=own)
     if own:
-        found = load_test_set(config, shape=shape, recorded=recorded, log=log)
-        refuse_test_split(artifact, torch.from_numpy(found.images))
+        found = as_stored(load_test_set(config, shape=shape, recorded=recorded, log=log))
+        refuse_test_split(artifact, found.inputs)
     else:
-        found = load(str(data), "test", shape=shape, log=log)
-        refuse_inliers_of(artifact, torch.from_numpy(found.images), found.sha256, f"--data {data}")
-    log(f"calibration: {describe(found)}")
-    return training, torch.from_numpy(found.images), labels, None
+        found = load_as_stored(str(data), "test", shape=shape, max_broken=config.max_broken, log=log)
+        refuse_inliers_of(artifact, found.inputs, found.sha256, f"--data {data}")
+    labels = None
+    if groups is not None and found.files:
+        labels = groups_of_files(str(data), groups, found.files)
+    elif groups is not None:
+        labels = inlier_groups(data or config.data, groups, "test", disjoint=own)
+    log(f"calibration: {found.description}")
+    return training, found.inputs, labels, None
 
 
 def _feature_inliers(

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 from torch import Tensor
 
-from negvae.data import ImageSet, is_path, load
+from negvae.data import is_path
 from negvae.data.embedding import Encoder
 from negvae.device import own_state
 from negvae.files import write_text
@@ -23,7 +22,7 @@ from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_
 from negvae.runs.folders import FittedSet, load_fitted
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
-from negvae.runs.resolve import Log, describe, load_test_photos, load_test_set, silent
+from negvae.runs.resolve import Log, as_stored, load_as_stored, load_test_photos, load_test_set, silent
 from negvae.runs.seen import refuse_inliers_of, refuse_seen, refuse_test_split
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
@@ -124,19 +123,14 @@ def _inliers(
     shape = artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     if data is None or (data == artifact.config.data and recorded.source != MEMORY):
-        test = load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log)
-        refuse_test_split(artifact, torch.from_numpy(test.images))
+        test = as_stored(load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log))
+        refuse_test_split(artifact, test.inputs)
     else:
-        test = load(data, "test", limit=limit, shape=shape, log=log)
-        _refuse_shape(f"--data {data}", test.shape, artifact)
-        refuse_inliers_of(artifact, torch.from_numpy(test.images), test.sha256, f"--data {data}")
-    log(f"inliers: {describe(test)}")
-    return _as_they_are(test)
-
-
-def _as_they_are(images: ImageSet) -> FittedSet:
-    """Return a set whose images are the model's inputs."""
-    return FittedSet(torch.from_numpy(images.images), np.arange(len(images.images)), describe(images), images.sha256)
+        test = load_as_stored(data, "test", shape=shape, limit=limit, max_broken=artifact.config.max_broken, log=log)
+        _refuse_shape(f"--data {data}", test, artifact)
+        refuse_inliers_of(artifact, test.inputs, test.sha256, f"--data {data}")
+    log(f"inliers: {test.description}")
+    return test
 
 
 def _inlier_photos(artifact: Artifact, data: str | None, limit: int | None, log: Log) -> FittedSet:
@@ -199,11 +193,12 @@ def _outliers(name: str, artifact: Artifact, limit: int | None, log: Log, *, enc
         rows = _feature_rows("--ood", name, artifact, encoder, limit)
         log(f"out-of-distribution: {rows.description}")
         return _of_rows(rows)
-    images = load(name, "test", limit=limit, shape=artifact.model.shape, log=log)
-    _refuse_shape(f"--ood {name}", images.shape, artifact)
-    _refuse_own(name, torch.from_numpy(images.images), images.sha256, artifact)
-    log(f"out-of-distribution: {describe(images)}")
-    return _as_they_are(images)
+    shape, most = artifact.model.shape, artifact.config.max_broken
+    images = load_as_stored(name, "test", limit=limit, shape=shape, max_broken=most, log=log)
+    _refuse_shape(f"--ood {name}", images, artifact)
+    _refuse_own(name, images.inputs, images.sha256, artifact)
+    log(f"out-of-distribution: {images.description}")
+    return images
 
 
 def _refuse_own(name: str, found: Tensor, sha256: str, artifact: Artifact, what: str = "--ood") -> None:
@@ -215,8 +210,8 @@ def _refuse_own(name: str, found: Tensor, sha256: str, artifact: Artifact, what:
         refuse_seen(found, recorded.trained, f"{what} {name}", "another set")
 
 
-def _refuse_shape(what: str, shape: tuple[int, ...], artifact: Artifact) -> None:
-    if shape != artifact.model.shape:
+def _refuse_shape(what: str, images: FittedSet, artifact: Artifact) -> None:
+    if (shape := tuple(images.inputs.shape[1:])) != artifact.model.shape:
         given, wanted = ("x".join(map(str, s)) for s in (shape, artifact.model.shape))
         raise ValueError(f"{what} has {given} images, the model takes {wanted} (C x H x W)")
 

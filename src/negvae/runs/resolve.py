@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from negvae.config import DEFAULT_PRESET, RunConfig
-from negvae.data import DATASETS, ImageSet, is_path, load
+from negvae.data import DATASETS, ImageSet, Split, is_path, load
 from negvae.data.catalog import Shape
+from negvae.data.folders import look_at
 from negvae.data.formats import DataError
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
@@ -174,16 +175,12 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
         everything = torch.cat([inliers.training, inliers.held_out])
         if config.images is not None:
             fitted = load_fitted(name, "train", config.images, log=log)
-            log(f"negatives: {fitted.description}")
-            refuse_overlap(everything, fitted.inputs, config.data, name)
-            data[f"negatives {name}"], hashes[f"negatives {name}"] = fitted.description, fitted.sha256
-            return fitted.inputs.to(device)
-        auxiliary = load(name, "train", shape=inliers.shape, log=log)
-        log(f"negatives: {describe(auxiliary)}")
-        negatives = torch.from_numpy(auxiliary.images)
-        refuse_overlap(everything, negatives, config.data, name)
-        data[f"negatives {name}"], hashes[f"negatives {name}"] = describe(auxiliary), auxiliary.sha256
-        return negatives.to(device)
+        else:
+            fitted = load_as_stored(name, "train", shape=inliers.shape, log=log)
+        log(f"negatives: {fitted.description}")
+        refuse_overlap(everything, fitted.inputs, config.data, name)
+        data[f"negatives {name}"], hashes[f"negatives {name}"] = fitted.description, fitted.sha256
+        return fitted.inputs.to(device)
 
     source = build_source(config.negatives, load_auxiliary)
     count, columns = len(inliers.training), inliers.shape[0]
@@ -528,6 +525,47 @@ def load_test_photos(
     return load_fitted(
         config.data, "test", config.images, limit=limit, disjoint=True, max_broken=config.max_broken, log=log
     )
+
+
+def load_as_stored(
+    name: str,
+    split: Split,
+    *,
+    shape: Shape | None = None,
+    limit: int | None = None,
+    max_broken: float = 0.1,
+    log: Log | None = None,
+) -> FittedSet:
+    """Load any set by name or path for a run whose images are taken as they are; broken files of a folder are left out.
+
+    Args:
+        name: name or path of the set.
+        split: "train" or "test".
+        shape: shape (C, H, W) of uniform-noise.
+        limit: maximum number of images; None for all.
+        max_broken: largest share of a folder's images that may be broken.
+        log: called with a line about every step of a fetch.
+
+    Returns:
+        The set.
+
+    Raises:
+        FileNotFoundError: if there is no such set.
+        ValueError: if it cannot be read, its images differ in size, or too many files are broken.
+    """
+    try:
+        return as_stored(load(name, split, limit=limit, shape=shape, log=log))
+    except DataError:
+        files = image_files(name, split, limit=limit)
+        look = None if not files else look_at([(file, file) for file in files], name)
+        if not files or look is None or not look.uniform or look.turned:  # not for a broken file
+            raise
+        return load_fitted(name, split, exact(files, name), limit=limit, max_broken=max_broken, log=log)
+
+
+def as_stored(images: ImageSet) -> FittedSet:
+    """Return a set whose images are a model's inputs."""
+    return FittedSet(torch.from_numpy(images.images), np.arange(len(images.images)), describe(images), images.sha256)
 
 
 def describe(images: ImageSet) -> str:
