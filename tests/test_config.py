@@ -40,6 +40,13 @@ def test_what_cannot_be_meant_is_refused(values, word):
         RunConfig.from_dict({"data": "mnist", **values})
 
 
+def test_an_unknown_field_stands_after_the_file_that_has_it():
+    with pytest.raises(ValueError, match=r"^a/b\.yaml: unknown field 'epoch': did you mean epochs\? Known: batch_size"):
+        RunConfig.from_dict({"data": "mnist", "epoch": 3}, "a/b.yaml")
+    with pytest.raises(ValueError, match=r"^images: unknown field 'hight': did you mean height\? Known: fit"):
+        RunConfig.from_dict({"data": "mnist", "images": {"hight": 3}})
+
+
 @pytest.mark.parametrize("text", ["data: [", "- a list", "epochs: 3", "1: 2"])
 def test_yaml_that_describes_no_run_is_refused(text):
     with pytest.raises(ValueError, match="config"):

@@ -363,7 +363,7 @@ class RunConfig:
         known = {each.name for each in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                choose(f"{where}: field", str(name), sorted(known))
+                choose("field", str(name), sorted(known), where)
         if "data" not in values:
             raise ValueError(f"{where}: field data is missing: it names the inlier data set")
         return cls(**values)

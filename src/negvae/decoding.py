@@ -126,7 +126,7 @@ class Decoding:
         """
         known = [each.name for each in dataclasses.fields(cls)]
         for name in values:
-            choose("images: field", str(name), known)
+            choose("field", str(name), known, "images")
         for name in ("fit", "height", "width", "channels"):
             if name not in values:
                 raise ValueError(f"images: field {name} is missing")

@@ -156,13 +156,14 @@ def _import_plugins() -> None:
             ) from error
 
 
-def choose(what: str, name: str, known: Iterable[str]) -> str:
+def choose(what: str, name: str, known: Iterable[str], where: str = "") -> str:
     """Return `name` if it is among the known names.
 
     Args:
         what: word for the thing that is named, for the message, such as "preset".
         name: name to look for.
         known: all names that are allowed.
+        where: file or section that the name comes from, with which the message begins; empty for none.
 
     Returns:
         The name, unchanged.
@@ -175,10 +176,14 @@ def choose(what: str, name: str, known: Iterable[str]) -> str:
     >>> choose("preset", "grey", ["gray", "color"])
     Traceback (most recent call last):
     ValueError: unknown preset 'grey': did you mean gray? Known: gray, color
+    >>> choose("field", "x", ["data"], where="config.yaml")
+    Traceback (most recent call last):
+    ValueError: config.yaml: unknown field 'x': Known: data
     """
     names = list(known)
     if name in names:
         return name
     near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
-    raise ValueError(f"unknown {what} {name!r}: {hint}Known: {', '.join(names)}")
+    place = f"{where}: " if where else ""
+    raise ValueError(f"{place}unknown {what} {name!r}: {hint}Known: {', '.join(names)}")
