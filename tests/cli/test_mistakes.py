@@ -49,6 +49,17 @@ def place(tmp_path_factory):
         ("train --data nosuch.csv --out new", "to a .npy, .npz, .csv or .parquet file is accepted too"),
         ("clean nosuch.csv", "to a .npy, .npz, .csv or .parquet file is accepted too"),
         ("clean no/such.csv", "no/such.csv: no such file or folder; a folder of images or"),
+        (
+            "train --data photos --out new --negatives fotos",
+            "unknown source of negatives (and no such path) 'fotos': Known: auxiliary:NAME, zoomed:NAME, added-noise,"
+            " uniform-noise, generated, augmented, mnist, fashion-mnist, kmnist, emnist-letters, cifar10, cifar100,"
+            " svhn, imagenet32\n",
+        ),
+        (
+            "train --data photos --out new --negatives zoomed",
+            "negatives 'zoomed': a data set's name or path is missing",
+        ),
+        ("train --data photos --out new --negatives augmentd", "did you mean augmented? Known: auxiliary:NAME"),
         ("train --data empty --out new", "empty: holds no images (png"),
         ("train --data one --out new", "fewer than 2 to train on: give more of them\n"),
         ("train --data text.txt --out new", "text.txt: .txt cannot be read as a set; a folder of images"),

@@ -137,6 +137,12 @@ class ResolvedRun:
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
+def _names_of_negatives() -> list[str]:
+    """Return what can be written for negatives, each once; auxiliary and zoomed need a data set's name or path."""
+    sources = [each.notation if each.argument == "data set" else each.name for each in SOURCES.entries()]
+    return list(dict.fromkeys([*sources, *DATASETS]))
+
+
 def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = ()) -> ResolvedRun:
     """Load the sets that `config` names, hold out its share of the inliers, and build its source of negatives.
 
@@ -157,7 +163,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     resolve_precision(config.precision, device)  # refused before anything is loaded
     for name in auxiliary_names(config.negatives):
         if not is_path(name) and DATASETS.get(name) is None:
-            choose("source of negatives (and no such path)", name, [*SOURCES, *DATASETS])
+            choose("source of negatives (and no such path)", name, _names_of_negatives())
     inliers = load_inliers(config, log=log, left_open=left_open)
     config = replace(config, images=inliers.images)
     log(f"inliers: {inliers.description}")
