@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from negvae.data import tables
 from negvae.data.rows import finite_rows, holds_rows, load_rows
 
 
@@ -27,3 +28,26 @@ def test_what_is_no_number_is_refused_with_what_to_do():
         finite_rows(np.array([["red"], ["blue"]]), "here")
     with pytest.raises(ValueError, match="N x D numbers"):
         finite_rows(np.zeros(3), "here")
+
+
+def test_lines_longer_than_a_block_are_read_wherever_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, Arrow's message about blocks was all that the user of a table with 100,000 columns saw."""
+    width = 1000
+    header = ",".join(f"x{column}" for column in range(width)) + "\n"
+    short = [f"{row}," + ",".join(["1"] * (width - 1)) + "\n" for row in range(800)]
+    long = [f"{row}," + ",".join(["1." + "0" * 2500] * (width - 1)) + "\n" for row in range(800, 803)]
+    for name, lines in (("first", long + short), ("late", short + long + short)):
+        (tmp_path / f"{name}.csv").write_text(header + "".join(lines))
+        rows = load_rows(tmp_path / f"{name}.csv")
+        assert rows.shape == (len(lines), width)
+        assert rows[:, 0].tolist() == [int(line[: line.index(",")]) for line in lines]
+        assert (rows[:, 1:] == 1).all()
+    names = ",".join(f"{column:0>4000}x" for column in range(width))
+    (tmp_path / "names.csv").write_text(names + "\n" + short[0])
+    assert load_rows(tmp_path / "names.csv").shape == (1, width)
+    monkeypatch.setattr(tables, "_LONGEST", 1 << 20)
+    for name in ("first", "late"):
+        with pytest.raises(ValueError, match=r"has a line of more than 1 MiB: .* given as Parquet or \.npy"):
+            load_rows(tmp_path / f"{name}.csv")

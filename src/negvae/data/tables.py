@@ -27,6 +27,10 @@ ENDINGS = (".csv", ".parquet")
 UNNAMED = ""
 """Value of a cell without text."""
 _BLOCK = 1 << 16
+_CSV_BLOCK = 1 << 20
+"""Bytes of a CSV file that are read together, as Arrow itself has it; a line must fit in."""
+_LONGEST = 1 << 24
+"""Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
 
 
 def is_table(path: Path | str) -> bool:
@@ -141,7 +145,8 @@ def check_columns(path: Path | str, columns: Sequence[str]) -> None:
         ValueError: if a column is missing; the message names it and the columns there are.
     """
     there = column_names(path)
-    if missing := [name for name in columns if name not in there]:
+    known = set(there)
+    if missing := [name for name in columns if name not in known]:
         shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
         raise DataError(f"{path}: has no column {', '.join(map(repr, missing[:5]))}; its columns are {shown}")
 
@@ -201,31 +206,81 @@ def _state(path: str) -> tuple[int, ...]:
 
 def _schema(path: str) -> Any:
     """Return the names and types of a table's columns; types in a CSV file are those of its first block."""
-    with reading(path, "table"), stores.open_for_arrow(path) as file:
+    with reading(path, "table"):
         if path.lower().endswith(".csv"):
-            from pyarrow import csv
-
-            with csv.open_csv(file) as reader:
-                return reader.schema
+            return _csv_schema(path)[0]
         import pyarrow.parquet as pq
 
-        return pq.read_schema(file)
+        with stores.open_for_arrow(path) as file:
+            return pq.read_schema(file)
+
+
+def _csv_schema(path: str) -> tuple[Any, int]:
+    """Return the names and types in a CSV file's first block, and the bytes of a block that its first lines need."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    size = _CSV_BLOCK
+    while True:
+        try:
+            with stores.open_for_arrow(path) as file, csv.open_csv(file, csv.ReadOptions(block_size=size)) as reader:
+                return reader.schema, size
+        except pa.ArrowInvalid as error:
+            size = _larger(path, size, error)
+
+
+def _csv_batches(path: str, size: int, **options: Any) -> Iterator[Any]:
+    """Read batches of rows of a CSV file, by larger blocks from where a line is longer than a block."""
+    import pyarrow as pa
+    from pyarrow import csv
+
+    done = 0
+    while True:
+        count = 0
+        try:
+            with (
+                stores.open_for_arrow(path) as file,
+                csv.open_csv(file, csv.ReadOptions(block_size=size), **options) as reader,
+            ):
+                for batch in reader:
+                    count += len(batch)
+                    if count > done:  # the rows before were read by smaller blocks
+                        fresh = batch.slice(max(len(batch) - (count - done), 0))
+                        done = count
+                        yield fresh
+            return
+        except pa.ArrowInvalid as error:
+            size = _larger(path, size, error)
+
+
+def _larger(path: str, size: int, error: Exception) -> int:
+    """Return the bytes of a larger block if a line was longer than a block, else raise the error again."""
+    too_long = "straddles two block" in str(error) or "block: cannot infer" in str(error)
+    if not too_long or size >= stores.size(path):
+        raise error
+    if size >= _LONGEST:
+        raise DataError(
+            f"{path}: has a line of more than {_LONGEST >> 20} MiB: lines end with a line feed, and rows as long as"
+            " this are given as Parquet or .npy"
+        )
+    return 4 * size
 
 
 def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[Any]:
     """Read batches of rows that have at least these columns."""
-    with reading(path, "table"), stores.open_for_arrow(path) as file:
+    with reading(path, "table"):
         if not path.lower().endswith(".csv"):
             import pyarrow.parquet as pq
 
-            yield from pq.ParquetFile(file).iter_batches(_BLOCK, columns=list(columns))
+            with stores.open_for_arrow(path) as file:
+                yield from pq.ParquetFile(file).iter_batches(_BLOCK, columns=list(columns))
             return
         import pyarrow as pa
         from pyarrow import csv
 
         # A whole column has one type, which the first block does not always show.
         kinds = {name: pa.float64() if numeric else pa.string() for name in columns}
-        schema = _schema(path)
+        schema, size = _csv_schema(path)
         if numeric:
             for name in columns:
                 kind = schema.field(name).type
@@ -236,8 +291,7 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
         convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns))
         # In a table of one column an empty line is a missing value, and not one line less.
         parse = csv.ParseOptions(ignore_empty_lines=len(schema.names) > 1)
-        with csv.open_csv(file, parse_options=parse, convert_options=convert) as reader:
-            yield from reader
+        yield from _csv_batches(path, size, parse_options=parse, convert_options=convert)
 
 
 def _not_a_number(path: Path | str, name: str, kind: str) -> str:
