@@ -76,6 +76,7 @@ def place(tmp_path_factory):
         ("train --out new --resume", "new holds no run to go on with: name its folder, or give --data"),
         ("train --data photos --out new --epochs many", "--epochs"),
         ("train --data photos --out new --target-fpr 5", "target_fpr is 5.0: it must lie between 0 and 1"),
+        ("train --data photos --out new --latent-size 100000000000", "network deep then needs at least 745.1 GiB of"),
         ("train --data photos --out text.txt", "text.txt is a file: --out takes a folder"),
         ("train --date photos --out new", "No such option: --date (Possible options: --data"),
         ("score run photos --fpr 0.1", "No such option: --fpr (Possible options: --target-fpr)"),

@@ -36,6 +36,14 @@ def test_images_a_network_is_not_made_for_are_refused(network, shape, word):
         build_vae(small_run(network), shape)
 
 
+@pytest.mark.parametrize("latent_size", [10**8, 10**11, 10**15, 2**63 - 1])
+def test_networks_larger_than_the_memory_are_refused(monkeypatch, latent_size):
+    config = small_run("gray", latent_size=latent_size)
+    monkeypatch.setattr("os.sysconf", lambda name: 2**16)  # 4 GiB
+    with pytest.raises(ValueError, match=f"^latent_size is {latent_size}: network gray then needs at least "):
+        build_vae(config, (1, 28, 28))
+
+
 @pytest.mark.parametrize("network", list(SHAPES))
 def test_every_network_gives_codes_and_images_of_the_asked_size(network):
     model = build_vae(small_run(network, latent_size=6), SHAPES[network]).eval()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from negvae.config import RunConfig
+from negvae.data.formats.base import machine_memory
 from negvae.device import own_state
 from negvae.fast import convolution
 from negvae.model.initialization import initialize
@@ -164,7 +165,8 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
 
     Raises:
         ValueError: if the network is not made for images of this shape, has a layer that the initialization does not
-            know, or gives output of another shape; or if the likelihood is refused by `check_likelihood`.
+            know, gives output of another shape, or has more weights than fit in this machine's memory; or if the
+            likelihood is refused by `check_likelihood`.
         TypeError: if the network or likelihood of the config makes an object of the wrong kind.
 
     >>> model = build_vae(RunConfig(data="mnist", network="gray", latent_size=10), (1, 28, 28))
@@ -172,8 +174,10 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     torch.Size([3, 1, 28, 28])
     """
     # Made without storage first: the layers' own initialization would draw from the global random state.
+    _need_memory(config, 2 * config.latent_size)  # what the encoder gives: torch counts no larger sizes even on "meta"
     with torch.device("meta"):
         encoder, decoder = build_networks(config.network, shape, config.latent_size)
+    _need_memory(config, sum(each.numel() for part in (encoder, decoder) for each in part.parameters()))
     encoder.float().to_empty(device="cpu")
     decoder.float().to_empty(device="cpu")
     randomness = torch.Generator().manual_seed(config.seed)
@@ -191,6 +195,20 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     shifted = None if config.transformations == "none" else build_shift_encoder(config, shape)
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs, shifted)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+def _need_memory(config: RunConfig, numbers: int) -> None:
+    """Refuse networks of at least so many numbers (float32) that cannot fit in this machine's memory.
+
+    Raises:
+        ValueError: if they are larger than the memory.
+    """
+    need, have = 4 * numbers, machine_memory()
+    if have is not None and need > have:
+        raise ValueError(
+            f"latent_size is {config.latent_size}: network {network_entry(config.network).name} then needs at least"
+            f" {need / 2**30:,.1f} GiB of memory and this machine has {have / 2**30:,.1f}; make it smaller"
+        )
 
 
 def build_shift_encoder(config: RunConfig, shape: Shape) -> ShiftEncoder:

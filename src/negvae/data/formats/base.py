@@ -136,6 +136,14 @@ def by(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "of a single number"
 
 
+def machine_memory() -> int | None:
+    """Return the size of this machine's memory in bytes; None where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
 def need_memory(shape: Sequence[int], where: object, itemsize: int = 1) -> None:
     """Refuse an array that cannot fit in this machine's memory, before it is allocated.
 
@@ -148,11 +156,8 @@ def need_memory(shape: Sequence[int], where: object, itemsize: int = 1) -> None:
         ValueError: if the array is larger than the memory.
     """
     need = itemsize * int(np.prod(shape, dtype=object))
-    try:
-        have = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return
-    if need > have:
+    have = machine_memory()
+    if have is not None and need > have:
         what = f"images of {by(shape[1:])}" if shape[1:] else "bytes"
         raise DataError(
             f"{where}: {shape[0]:,} {what} need {need / 2**30:.1f} GiB of memory and this machine has "
