@@ -30,6 +30,24 @@ def test_what_is_no_number_is_refused_with_what_to_do():
         finite_rows(np.zeros(3), "here")
 
 
+@pytest.mark.parametrize(
+    ("before", "value", "shown"),
+    [("", "t", "'t'"), ("1.5", "2019-01-01", "'2019-01-01'"), ("", "true", "'true'"), ("true", "2", "booleans and '2'"),
+     ("2", "x" * 300, f"'{'x' * 40}...'")],
+)  # fmt: skip
+def test_a_value_that_is_no_number_is_told_with_its_column_however_late_it_stands(
+    tmp_path: Path, before: str, value: str, shown: str
+) -> None:
+    """Before, the message beyond the first megabyte was Arrow's, which counts columns."""
+    count = 60_000
+    rows = [f"k,{row},{'0' * 20},{before}\n" for row in range(count)]
+    (tmp_path / "late.csv").write_text("id,a,b,z\n" + "".join(rows) + f"k,1,2,{value}\n")
+    with pytest.raises(ValueError, match=r"late\.csv: column 'z' holds ") as refused:
+        load_rows(tmp_path / "late.csv", columns=["z", "a"])
+    assert f"column 'z' holds {shown}, and features are numbers: encode it first" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
 def test_lines_longer_than_a_block_are_read_wherever_they_stand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

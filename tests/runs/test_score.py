@@ -287,3 +287,21 @@ def test_rows_of_features_are_scored_from_files(tmp_path):
     written = rows_of(tmp_path / "s.csv")
     np.testing.assert_allclose([row["neighbors"] for row in written], detector.ood_score(rows[:40]), rtol=1e-6)
     assert [row["is_outlier"] for row in written] == (detector.predict(rows[:40]) == -1).tolist()
+
+
+def test_a_table_with_text_far_down_says_which_rows_are_not_scored(capsys, tmp_path):
+    """Before, the rows after the last whole block were missing in the output, and "1 errors" was all that was said."""
+    rows = np.random.default_rng(0).normal(size=(120, 2))
+    NegVAEDetector(epochs=2).fit(rows).save(tmp_path / "kept")
+    table = tmp_path / "late.csv"
+    table.write_text("a,z\n" + "".join(f"1.{'0' * 60},{row}\n" for row in range(20_000)) + "1,t\n1,2\n")
+    code, _, error = call(capsys, "score", tmp_path / "kept", table, "--out", tmp_path / "s.csv")
+    written = rows_of(tmp_path / "s.csv")
+    count = len(written) - 1
+    told = f"; no row of this table from row {count} on is scored"
+    assert (code, 0 < count < 20_000) == (0, True)
+    assert [row["index"] for row in written] == list(range(count + 1))
+    assert [bool(row["error"]) for row in written] == [False] * count + [True]
+    assert written[-1]["error"].startswith("column 'z' holds 't', and features are numbers")
+    assert written[-1]["error"].endswith(told)
+    assert error.replace("\n", " ").rstrip().endswith(told)

@@ -181,6 +181,8 @@ def score(
     if done.errors == done.rows:
         log("not a single row could be scored" + (f": {done.first_error}" if done.first_error else ""))
         raise typer.Exit(1)
+    if done.first_error:
+        log(f"the first error: {done.first_error}")
 
 
 def _in_parts(out: str | None, resume: bool, shard_rows: int | None) -> bool:

@@ -473,7 +473,9 @@ def _from_table(span: Span, spec: InputSpec) -> Iterator[Batch]:
                     yield _array_rows(path, part, spec, start + first)
             row += len(block)
     except Exception as error:  # whatever a reader makes of a broken file
-        yield _failed(path, row or None, error, spec)
+        # The rows before it are scored, and how many would follow is not known.
+        rest = f"; no row of this table from row {row} on is scored" if row else ""
+        yield _failed(path, row or None, f"{str(error) or type(error).__name__}{rest}", spec)
 
 
 def _from_reader(

@@ -8,6 +8,7 @@ values; in a column of text an empty cell is, and a group may be called NA.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ _CSV_BLOCK = 1 << 20
 """Bytes of a CSV file that are read together, as Arrow itself has it; a line must fit in."""
 _LONGEST = 1 << 24
 """Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
+
+
+_SHOWN = 40
+"""Characters of a value that a message shows."""
 
 
 def is_table(path: Path | str) -> bool:
@@ -291,7 +296,21 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
         convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns))
         # In a table of one column an empty line is a missing value, and not one line less.
         parse = csv.ParseOptions(ignore_empty_lines=len(schema.names) > 1)
-        yield from _csv_batches(path, size, parse_options=parse, convert_options=convert)
+        try:
+            yield from _csv_batches(path, size, parse_options=parse, convert_options=convert)
+        except pa.ArrowInvalid as error:
+            raise _named(path, schema.names, error) from None
+
+
+def _named(path: str, names: Sequence[str], error: Exception) -> Exception:
+    """Return the error with the name of the column, if it is about a value behind the block that shows the types."""
+    told = r"In CSV column #(\d+):.* CSV conversion error to (double|bool): invalid value '(.*)'"
+    found = re.search(told, str(error), re.DOTALL)
+    if found is None:
+        return error
+    column, kind, value = found.groups()
+    text = repr(value if len(value) <= _SHOWN else value[:_SHOWN] + "...")
+    return DataError(_not_a_number(path, names[int(column)], text if kind == "double" else f"booleans and {text}"))
 
 
 def _not_a_number(path: Path | str, name: str, kind: str) -> str:
