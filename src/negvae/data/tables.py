@@ -32,8 +32,6 @@ _CSV_BLOCK = 1 << 20
 """Bytes of a CSV file that are read together, as Arrow itself has it; a line must fit in."""
 _LONGEST = 1 << 24
 """Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
-
-
 _SHOWN = 40
 """Characters of a value that a message shows."""
 
@@ -304,8 +302,8 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
 
 def _named(path: str, names: Sequence[str], error: Exception) -> Exception:
     """Return the error with the name of the column, if it is about a value behind the block that shows the types."""
-    told = r"In CSV column #(\d+):.* CSV conversion error to (double|bool): invalid value '(.*)'"
-    found = re.search(told, str(error), re.DOTALL)
+    pattern = r"In CSV column #(\d+):.* CSV conversion error to (double|bool): invalid value '(.*)'"
+    found = re.search(pattern, str(error), re.DOTALL)
     if found is None:
         return error
     column, kind, value = found.groups()

@@ -563,8 +563,10 @@ def load_as_stored(
         return as_stored(load(name, split, limit=limit, shape=shape, log=log))
     except DataError:
         files = image_files(name, split, limit=limit)
-        look = None if not files else look_at([(file, file) for file in files], name)
-        if not files or look is None or not look.uniform or look.turned:  # not for a broken file
+        if not files:
+            raise
+        look = look_at([(file, file) for file in files], name)
+        if not look.uniform or look.turned:  # what was refused is not a broken file
             raise
         return load_fitted(name, split, exact(files, name), limit=limit, max_broken=max_broken, log=log)
 
