@@ -148,17 +148,20 @@ def test_a_late_answer_is_503_and_the_connection_goes_on(models, short, monkeypa
 
 
 def test_a_request_in_progress_is_answered_before_the_end(models, short, monkeypatch):
-    may_go_on, found = threading.Event(), []
+    has_begun, may_go_on, found = threading.Event(), threading.Event(), []
     with served({NAME: models["gray"]}) as live:
         model = live.service.slots[NAME].model
         scores = type(model).scores
-        monkeypatch.setattr(
-            type(model), "scores", lambda model, inputs: scores(model, inputs) if may_go_on.wait(20) else None
-        )
-        whole, half = connected(live), connected(live)
-        whole.sendall(request())
+
+        def held(model, inputs):
+            has_begun.set()
+            return scores(model, inputs) if may_go_on.wait(20) else None
+
+        monkeypatch.setattr(type(model), "scores", held)
+        half, whole = connected(live), connected(live)
         half.sendall(request(seed=1)[:-10])
-        time.sleep(0.1)
+        whole.sendall(request())
+        assert has_begun.wait(20)  # the half that came before has been read as well
         live.stop()
         time.sleep(0.3)
         half.sendall(request(seed=1)[-10:])

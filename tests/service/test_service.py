@@ -220,8 +220,9 @@ def test_metrics_count_what_was_scored_and_notice_a_change(models):
             body, headers = infer_body(255 - blobs(64, SHAPE, seed).numpy())
             assert live.ask("POST", "/v2/models/gray/infer", body, headers)[0] == 200
         score(live, "gray", [("a.png", b"no image")])
-        time.sleep(0.2)  # the monitor learns of a batch after its answer
-        text = live.ask("GET", "/metrics")[1].decode()
+        text, until = "", time.monotonic() + 60  # the monitor learns of a batch after its answer
+        while 'negvae_images_total{model="gray"} 256.0' not in text and time.monotonic() < until:
+            text = live.ask("GET", "/metrics")[1].decode()
     values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     assert float(values['negvae_images_total{model="gray"}']) == 256
     assert float(values['negvae_alarms_total{model="gray"}']) == 256
@@ -247,8 +248,8 @@ def test_key_host_and_origin_are_checked(models):
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": f"http://127.0.0.1:{live.port}"})[0] == 200
 
 
-def test_limits_of_body_pixels_batch_and_time(models):
-    with served({"m": models["gray-onnx"]}, max_body=20_000, max_pixels=2_000, max_batch=4, timeout=0.5) as live:
+def test_limits_of_body_pixels_and_batch(models):
+    with served({"m": models["gray-onnx"]}, max_body=20_000, max_pixels=2_000, max_batch=4) as live:
         assert live.ask("POST", "/v2/models/m/infer", b"x" * 20_001)[0] == 413
         image = encoded(blobs(1, SHAPE)[0].numpy())
         assert score(live, "m", [("a.png", image)] * 4)[0] == 200
@@ -258,15 +259,19 @@ def test_limits_of_body_pixels_batch_and_time(models):
             "at most 2,000 are accepted"
             in score(live, "m", [("a.png", large)], "&resize=true")[1]["images"][0]["error"]
         )
-        with socket.create_connection(("127.0.0.1", live.port)) as slow:
-            slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
-            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
         with socket.create_connection(("127.0.0.1", live.port)) as endless:
             endless.sendall(
                 b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
             )
             endless.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
             assert endless.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_a_body_that_does_not_come_in_time_is_408(models):
+    with served({"m": models["gray-onnx"]}, timeout=0.5) as live:
+        with socket.create_connection(("127.0.0.1", live.port)) as slow:
+            slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
+            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
 def test_a_full_queue_answers_503_and_when_to_try_again(models):
@@ -337,8 +342,9 @@ def test_an_exported_file_is_served_without_torch_and_stopped_in_order(models):
         with socket.create_connection(("127.0.0.1", port)) as late:
             head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             start = "POST /v1/score HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: mine\r\n"
-            late.sendall(f"{start}Content-Length: {len(body)}\r\n{head}\r\n".encode() + body[:50])
-            time.sleep(0.3)
+            late.sendall(f"{start}Content-Length: {len(body)}\r\nExpect: 100-continue\r\n{head}\r\n".encode())
+            assert late.recv(100).startswith(b"HTTP/1.1 100")  # the request is in progress
+            late.sendall(body[:50])
             process.terminate()
             time.sleep(0.3)
             late.sendall(body[50:])
