@@ -268,10 +268,10 @@ def test_limits_of_body_pixels_and_batch(models):
 
 
 def test_a_body_that_does_not_come_in_time_is_408(models):
-    with served({"m": models["gray-onnx"]}, timeout=0.5) as live:
-        with socket.create_connection(("127.0.0.1", live.port)) as slow:
-            slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
-            assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+    late = served({"m": models["gray-onnx"]}, timeout=0.5)
+    with late as live, socket.create_connection(("127.0.0.1", live.port)) as slow:
+        slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
+        assert slow.recv(1000).startswith(b"HTTP/1.1 408")
 
 
 def test_a_full_queue_answers_503_and_when_to_try_again(models):
