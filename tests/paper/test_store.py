@@ -1,6 +1,7 @@
 """The tables of results: what is written at once, what is damaged, and what version 0.1 left."""
 
 import json
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -86,6 +87,81 @@ def test_the_folder_of_version_0_1_is_read_where_the_table_has_no_line(tmp_path,
     code, _, error = call(capsys, *show, tmp_path / "old")
     assert code == 2
     assert f"{run}-seed0.json: not a result of `negvae paper run`; remove it, and that command makes it anew" in error
+
+
+FOREIGN = {
+    "config": ([], "config is []: it must be a mapping of fields to values"),
+    "config foo": (1, "unknown field 'foo': Known: "),
+    "config sigma": ("wide", "sigma is 'wide': it must be a number"),
+    "status": ("done", "status is 'done': it must be finished or diverged; remove that result, and `negvae paper run`"),
+    "seed": ("0", "seed is '0': it must be a whole number"),
+    "notes": (None, "notes is missing: it must be a list of texts"),
+    "notes ": ("a note", "notes is 'a note': it must be a list of texts"),
+    "provenance": (None, "provenance is missing: it must be a mapping"),
+    "provenance commit": (None, "provenance commit is missing: it must be a text"),
+    "provenance device": (3, "provenance device is 3: it must be a text"),
+    "evaluation": (None, "evaluation is missing: it must be a mapping of OOD sets to figures"),
+    "evaluation ": ({}, "evaluation is {}: it must be a mapping of OOD sets to figures"),
+    "evaluation mnist": ([], "evaluation mnist is []: it must be a mapping of figures"),
+    "evaluation mnist auc_kl": (None, "evaluation mnist auc_kl is missing: it must be a number"),
+    "evaluation mnist auc_bpd": ("hello", "evaluation mnist auc_bpd is 'hello': it must be a number"),
+    "evaluation mnist nats_per_dim_ood": (True, "evaluation mnist nats_per_dim_ood is True: it must be a number"),
+    "evaluation mnist nats_per_dim_test": (10**400, "evaluation mnist nats_per_dim_test is 10000"),
+}
+"""By the entry of a line: a value (None takes the entry away), and what is said of it."""
+
+
+def edited(place, entry, value):
+    """Put a result into the table of a folder, and change or take away one entry of its line."""
+    fake_result(place, PROFILES["smoke"], "fashion-mnist-bernoulli-none", 0)
+    file = place / "smoke.jsonl"
+    line = json.loads(file.read_text())
+    *outer, last = entry.split()
+    section = line
+    for name in outer:
+        section = section[name]
+    if value is None:
+        del section[last]
+    else:
+        section[last] = value
+    file.write_text(json.dumps(line) + "\n")
+    return file
+
+
+@pytest.mark.parametrize("entry", FOREIGN)
+def test_a_line_that_is_not_as_it_was_written_is_named_with_what_would_be_right(tmp_path, capsys, entry):
+    value, message = FOREIGN[entry]
+    file = edited(tmp_path, entry, value)
+    only = ["--only", "table3/bernoulli/none", "--seeds", "1", "--out", tmp_path / "work"]
+    for command in (["show", "table3", "--json"], ["show", "table3"], ["list"], ["run", "table3", *only]):
+        code, _, error = call(capsys, "paper", *command, "--profile", "smoke", "--results", tmp_path)
+        assert (code, error.count("\n")) == (2, 1)
+        assert error.startswith(f"negvae: {file}, fashion-mnist-bernoulli-none-seed0: {message}")
+    assert not (tmp_path / "work").exists()
+
+
+@pytest.mark.parametrize("value", [None, "long", float("nan")])
+def test_a_run_whose_seconds_are_unknown_is_finished_all_the_same(tmp_path, capsys, value):
+    edited(tmp_path, "provenance wall_seconds", value)
+    only = ["--only", "table3/bernoulli/none", "--seeds", "1", "--out", tmp_path / "work"]
+    code, out, error = call(capsys, "paper", "run", "table3", *only, "--profile", "smoke", "--results", tmp_path)
+    assert (code, error) == (0, "")
+    assert out.startswith("1 of 1 runs are in ")
+
+
+def test_a_foreign_line_made_with_other_settings_stops_nothing(tmp_path):
+    config = PROFILES["smoke"].config(cells()["table3/bernoulli/none"].setting, 0).to_dict()
+    edited(tmp_path, "config", {**config, "learning_rate": 0.5})
+    line = json.loads((tmp_path / "smoke.jsonl").read_text())
+    (tmp_path / "smoke.jsonl").write_text(json.dumps({**line, "status": "of a later version"}) + "\n")
+    assert collect(cells()["table3/bernoulli/none"], PROFILES["smoke"], tmp_path).outdated == (0,)
+
+
+def test_results_in_the_repository_hold_all_that_the_papers_tables_need():
+    for name in ("cpu", "long"):
+        found = [collect(cell, PROFILES[name], ROOT / "results") for cell in cells().values()]
+        assert any(cell.results for cell in found)
+        assert all(math.isfinite(figure.mean) for cell in found for figure in cell.figures.values())
 
 
 def test_results_in_the_repository_are_tables_and_the_models_kept_beside_them():

@@ -42,14 +42,14 @@ class Board:
 
     Attributes:
         runs: settings of the runs by name.
-        seconds: seconds that each finished run took, by name.
+        seconds: seconds that each finished run took, by name; None if unknown.
         jobs: number of workers.
         active: last update of each run under way, by name; None before the first update.
         ended: names of runs that need no more time here: finished, diverged or failed.
     """
 
     runs: Mapping[str, Setting]
-    seconds: dict[str, float]
+    seconds: dict[str, float | None]
     jobs: int
     active: dict[str, ProgressUpdate | None] = field(default_factory=dict)
     ended: set[str] = field(default_factory=set)
@@ -87,7 +87,11 @@ class Board:
 
     def _expected(self, name: str) -> float | None:
         setting = self.runs[name]
-        known = [(self.runs[run], seconds) for run, seconds in self.seconds.items() if run in self.runs]
+        known = [
+            (self.runs[run], seconds)
+            for run, seconds in self.seconds.items()
+            if run in self.runs and seconds is not None
+        ]
         own = [seconds for other, seconds in known if other == setting]
         family = [seconds for other, seconds in known if other.color == setting.color]
         for found in (own, family, [seconds for _, seconds in known]):
@@ -109,14 +113,14 @@ class Board:
 
 @contextmanager
 def runs_progress(
-    console: Console, runs: Mapping[str, Setting], seconds: Mapping[str, float], jobs: int
+    console: Console, runs: Mapping[str, Setting], seconds: Mapping[str, float | None], jobs: int
 ) -> Iterator[Callable[[Event], None]]:
     """Show the progress of all runs for as long as the context lasts.
 
     Args:
         console: console that the progress is shown on.
         runs: settings of all runs of the command by name.
-        seconds: seconds that each run already finished took, by name.
+        seconds: seconds that each run already finished took, by name; None if unknown.
         jobs: number of workers.
 
     Yields:

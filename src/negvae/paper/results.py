@@ -30,7 +30,7 @@ from scipy.special import stdtrit
 
 from negvae.paper.profiles import Profile
 from negvae.paper.published import ROWS, Cell, Setting
-from negvae.paper.store import Result, ResultTable, same_run
+from negvae.paper.store import Result, ResultTable, up_to_date
 
 PICTURES = "pictures.png"
 """File in the folder of a run of seed 0: images of both sets, reconstructions, samples and negatives."""
@@ -165,15 +165,14 @@ def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
         The cell with its results and figures.
 
     Raises:
-        ValueError: if a result is damaged.
+        ValueError: if a result is damaged, or lacks what a table is made from.
     """
     good, diverged, outdated = [], [], []
     table, start = table_of(results, profile), run_name(cell.setting, "")
     seeds = {int(end): name for name in table.names() if (end := name.removeprefix(start)) != name and end.isdigit()}
     for seed, name in sorted(seeds.items()):
-        content = table.get(name)
-        assert content is not None
-        if not same_run(content["config"], profile.config(cell.setting, seed), f"{table.path}, {name}"):
+        content = up_to_date(table, name, profile.config(cell.setting, seed), ROWS)
+        if content is None:
             outdated.append(seed)
         elif content["status"] == "diverged":
             diverged.append(seed)

@@ -6,6 +6,7 @@ finished nor locked. So two commands side by side work like two workers of one c
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import queue
@@ -31,7 +32,7 @@ from negvae.model import VAE
 from negvae.negatives import auxiliary_names
 from negvae.paper.board import Event, runs_progress
 from negvae.paper.profiles import PROFILES, Profile
-from negvae.paper.published import OOD, Setting
+from negvae.paper.published import OOD, ROWS, Setting
 from negvae.paper.results import PICTURES, order_statistics, run_name, table_of
 from negvae.paper.store import Result, same_run, up_to_date
 from negvae.paper.unsupervised import ood_sets
@@ -94,7 +95,8 @@ class Plan:
     def finished(self, setting: Setting, seed: int) -> Result | None:
         """Return the up-to-date result of a run; None if there is none."""
         table = table_of(self.results, self.recipe)
-        return up_to_date(table, run_name(setting, seed), self.recipe.config(setting, seed))
+        figures = () if setting.variant else ROWS
+        return up_to_date(table, run_name(setting, seed), self.recipe.config(setting, seed), figures)
 
 
 Tell = Callable[[Event], None]
@@ -151,11 +153,7 @@ def run_plan(
     outcome, missing = Outcome(), plan.missing()
     jobs = min(jobs, max(len(missing), 1))
     names = {run_name(*key): key[0] for key in plan.runs}
-    earlier = {
-        run_name(*key): float(content["provenance"]["wall_seconds"])
-        for key in plan.runs
-        if (content := plan.finished(*key)) is not None
-    }
+    earlier = {run_name(*key): _seconds(content) for key in plan.runs if (content := plan.finished(*key)) is not None}
     with runs_progress(console, names, earlier, jobs) as show:
 
         def tell(event: Event) -> None:
@@ -185,6 +183,12 @@ def run_plan(
         outcome.stopped_by = "budget"
     outcome.busy = [name for name in dict.fromkeys(outcome.busy) if name in left]
     return outcome
+
+
+def _seconds(content: Result) -> float | None:
+    """Return the seconds that a run took, by which the time of others is judged; None where its result lacks them."""
+    seconds = content["provenance"].get("wall_seconds")
+    return float(seconds) if isinstance(seconds, int | float) and 0 <= seconds < math.inf else None
 
 
 def work(plan: Plan, deadline: float | None, tell: Tell, should_stop: Callable[[], str] = lambda: "") -> None:

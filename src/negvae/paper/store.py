@@ -13,7 +13,9 @@ import functools
 import json
 import math
 import re
-from collections.abc import Set
+import reprlib
+import sys
+from collections.abc import Collection, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,9 @@ from negvae.files import from_json, locked, write_text
 Result = dict[str, Any]
 NEEDED = frozenset({"config", "status", "seed"})
 """Entries of every result of `negvae paper run`."""
+STATUSES = ("finished", "diverged")
+NOT_FINITE = ("inf", "-inf", "nan")
+"""Texts that stand for the numbers that JSON has none for."""
 
 
 @dataclass(frozen=True)
@@ -154,13 +159,13 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
+def same_run(stored: Any, config: RunConfig, where: str) -> bool:
     """Return whether a stored configuration equals `config` in everything but the device.
 
     Args:
         stored: `RunConfig.to_dict` of an earlier run; fields missing from it have their defaults.
         config: configuration of the run now asked for.
-        where: path of the stored configuration, for the error message.
+        where: place of the stored configuration, for the error message.
 
     Returns:
         Whether the two configurations make the same run.
@@ -168,12 +173,79 @@ def same_run(stored: dict[str, Any], config: RunConfig, where: str) -> bool:
     Raises:
         ValueError: if `stored` is not a configuration.
     """
-    return RunConfig.from_dict({**stored, "device": config.device}, where) == config
+    if not isinstance(stored, dict):
+        raise ValueError(f"{where}: {_wrong('config', stored, 'a mapping of fields to values')}")
+    try:
+        return RunConfig.from_dict({**stored, "device": config.device}, where) == config
+    except ValueError as error:
+        # A value that is refused is told without the place that it comes from.
+        told = str(error)
+        raise ValueError(told if told.startswith(where) else f"{where}: {told}") from None
 
 
-def up_to_date(table: ResultTable, name: str, config: RunConfig) -> Result | None:
-    """Return a table's result of this name if it was made with the settings of `config`, else None."""
-    content = table.get(name)
-    if content is None or not same_run(content["config"], config, f"{table.path}, {name}"):
+def up_to_date(table: ResultTable, name: str, config: RunConfig, figures: Collection[str] = ()) -> Result | None:
+    """Return a table's result of this name if it was made with certain settings.
+
+    Args:
+        table: table that may hold the result.
+        name: name of the run.
+        config: the settings.
+        figures: names of figures that a finished run has for each OOD set.
+
+    Returns:
+        The result; None if there is none, or one that was made with other settings, which nothing is read from.
+
+    Raises:
+        ValueError: if the result is not as `negvae paper run` writes it: edited by hand, or of another program.
+    """
+    content, where = table.get(name), f"{table.path}, {name}"
+    if content is None or not same_run(content["config"], config, where):
         return None
+    for fault in _faults(content, figures):
+        raise ValueError(f"{where}: {fault}; remove that result, and `{table.made_by}` makes it anew")
     return content
+
+
+def _faults(content: Result, figures: Collection[str]) -> Iterator[str]:
+    """Say what is wrong with the entries that tables are made from, and what would be right."""
+    status, seed, notes = content["status"], content["seed"], content.get("notes")
+    if status not in STATUSES:
+        yield _wrong("status", status, " or ".join(STATUSES))
+    if not isinstance(seed, int) or isinstance(seed, bool):
+        yield _wrong("seed", seed, "a whole number")
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
+        yield _wrong("notes", notes, "a list of texts")
+    origin = content.get("provenance")
+    if not isinstance(origin, dict):
+        yield _wrong("provenance", origin, "a mapping")
+    else:
+        for name in ("commit", "device"):
+            if not isinstance(origin.get(name), str):
+                yield _wrong(f"provenance {name}", origin.get(name), "a text")
+    evaluation = content.get("evaluation")
+    if status != "finished":
+        return
+    if not isinstance(evaluation, dict) or (figures and not evaluation):
+        yield _wrong("evaluation", evaluation, "a mapping of OOD sets to figures, for the run is finished")
+        return
+    for ood, row in evaluation.items() if figures else ():
+        if not isinstance(row, dict):
+            yield _wrong(f"evaluation {ood}", row, "a mapping of figures")
+            continue
+        for name in figures:
+            if not _is_number(row.get(name)):
+                yield _wrong(f"evaluation {ood} {name}", row.get(name), "a number")
+
+
+def _wrong(entry: str, value: Any, right: str) -> str:
+    """Say that an entry, None if it is missing, is not what is right."""
+    return f"{entry} is {'missing' if value is None else reprlib.repr(value)}: it must be {right}"
+
+
+def _is_number(value: Any) -> bool:
+    """Return whether a value from a table is a number, which may be one that JSON has none for."""
+    if isinstance(value, str):
+        return value in NOT_FINITE
+    return isinstance(value, float) or (
+        isinstance(value, int) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    )
