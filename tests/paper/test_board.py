@@ -37,6 +37,12 @@ def test_workers_share_the_time():
     assert Board(RUNS, {"gray0": 30.0}, jobs=8).seconds_left() == 30  # no more than there are runs
 
 
+def test_a_finished_run_of_unknown_seconds_needs_no_time_and_tells_none():
+    board = Board(RUNS, {"gray0": None}, jobs=1)
+    assert (board.ended, board.seconds_left()) == ({"gray0"}, None)
+    assert Board(RUNS, {"gray0": None, "gray1": 30.0}, jobs=1).seconds_left() == 30 * (len(RUNS) - 2)
+
+
 def test_failed_and_stopped():
     board = Board(RUNS, {"gray0": 30.0}, jobs=1)
     board.hear(Event("failed", "color0", text="no data"))
