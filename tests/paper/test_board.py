@@ -37,7 +37,7 @@ def test_workers_share_the_time():
     assert Board(RUNS, {"gray0": 30.0}, jobs=8).seconds_left() == 30  # no more than there are runs
 
 
-def test_a_finished_run_of_unknown_seconds_needs_no_time_and_tells_none():
+def test_a_finished_run_of_unknown_seconds_needs_no_time_and_gives_no_estimate():
     board = Board(RUNS, {"gray0": None}, jobs=1)
     assert (board.ended, board.seconds_left()) == ({"gray0"}, None)
     assert Board(RUNS, {"gray0": None, "gray1": 30.0}, jobs=1).seconds_left() == 30 * (len(RUNS) - 2)

@@ -178,9 +178,8 @@ def same_run(stored: Any, config: RunConfig, where: str) -> bool:
     try:
         return RunConfig.from_dict({**stored, "device": config.device}, where) == config
     except ValueError as error:
-        # A value that is refused is told without the place that it comes from.
-        told = str(error)
-        raise ValueError(told if told.startswith(where) else f"{where}: {told}") from None
+        message = str(error)  # that of a refused value lacks the place
+        raise ValueError(message if message.startswith(where) else f"{where}: {message}") from None
 
 
 def up_to_date(table: ResultTable, name: str, config: RunConfig, figures: Collection[str] = ()) -> Result | None:
