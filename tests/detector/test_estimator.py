@@ -166,6 +166,9 @@ def test_what_fits_is_what_is_asked_for(on_images):
     assert on_images.sample(2).shape == (2, 1, 28, 28)
     np.testing.assert_array_equal(on_images.sample(2, random_state=3), on_images.sample(2, random_state=3))
     assert (on_images.sample(2, random_state=3) != on_images.sample(2, random_state=4)).any()
+    for count in (0, 1.5, True, "2"):
+        with pytest.raises(ValueError, match=f"^n_samples is {count!r}: it must be a whole number of at least 1$"):
+            on_images.sample(count)
 
 
 def test_rows_come_back_in_their_own_units():

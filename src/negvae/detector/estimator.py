@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -971,11 +971,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             uint8 images n x C x H x W, or rows of features n x D.
 
         Raises:
-            ValueError: if `n_samples` is below 1.
+            ValueError: if `n_samples` is no whole number of at least 1.
         """
         check_is_fitted(self, "model_")
-        if n_samples < 1:
-            raise ValueError(f"n_samples is {n_samples}: it must be at least 1")
+        if isinstance(n_samples, bool) or not isinstance(n_samples, Integral) or n_samples < 1:
+            raise ValueError(f"n_samples is {n_samples!r}: it must be a whole number of at least 1")
         codes = check_random_state(random_state).standard_normal((n_samples, self.model_.latent_size))
         weights = next(self.model_.parameters())
         with torch.inference_mode(), autocast("float32", self.model_.device):
