@@ -56,6 +56,60 @@ def test_files_are_written_whole_or_not_at_all(tmp_path):
     assert stores.size(uri) == 5
 
 
+def test_nothing_half_written_has_the_name_of_the_file(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+    uri = (place / "out.bin").as_uri()
+    (place / "out.bin").write_bytes(b"before")
+    copy, seen = stores.shutil.copyfileobj, []
+
+    def halfway(source, target, length):
+        copy(source, target, length)
+        seen.append((place / "out.bin").read_bytes())
+        raise OSError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.shutil, "copyfileobj", halfway)
+        with pytest.raises(OSError, match="the disk is full"), stores.written(uri) as path:
+            path.write_bytes(b"after")
+    assert seen == [b"before"]
+    assert [path.name for path in place.iterdir()] == ["out.bin"]
+    with stores.written(uri) as path:
+        path.write_bytes(b"after")
+    assert (place / "out.bin").read_bytes() == b"after"
+
+
+def test_a_store_that_replaces_no_file_is_written_to_all_the_same(tmp_path, monkeypatch):
+    place = tmp_path / "place"
+    place.mkdir()
+    uri = (place / "out.bin").as_uri()
+
+    class Careful:
+        type_name = "hdfs"
+
+        def __getattr__(self, name):
+            return getattr(store, name)
+
+        def move(self, source, target):
+            if store.get_file_info(target).is_file:
+                raise OSError(f"{target} exists")
+            store.move(source, target)
+
+    store, inner = stores.locate(uri)
+    monkeypatch.setattr(stores, "locate", lambda path: (Careful(), inner))
+    for content in (b"first", b"second"):
+        with stores.written(uri) as path:
+            path.write_bytes(content)
+        assert [path.read_bytes() for path in place.iterdir()] == [content]
+
+
+def test_size_and_time_say_whether_a_file_has_changed(folder):
+    places = [str(folder / "a.png"), f"{folder.as_uri()}/a.png", str(folder / "none"), f"{folder.as_uri()}/none"]
+    here, there, *none = stores.states(places)
+    assert here == there == (os.path.getsize(folder / "a.png"), os.stat(folder / "a.png").st_mtime_ns)
+    assert none == [(), ()]
+
+
 def test_what_is_not_there_is_said(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing there"):
         stores.below((tmp_path / "nowhere").as_uri())

@@ -197,6 +197,19 @@ def test_workers_that_die_while_loading_are_not_replaced_for_ever(monkeypatch):
         list(cluster._scored(Ray(), iter([("part", "digest", ())]), (), 1, 0, lambda text: None))
 
 
+@pytest.mark.parametrize("place", ["path", "uri"])
+def test_what_has_changed_between_two_starts_is_noticed(model, inbox, tmp_path, place):
+    out, source = tmp_path / "out", inbox.as_uri() if place == "uri" else str(inbox)
+    to = out.as_uri() if place == "uri" else str(out)
+    score_to_folder(model, [source], to, names=["kl"], shard_rows=4)
+    (out / "part-0000001.parquet").unlink()
+    (out / ".part-0000001.parquet.0123abcd.tmp").write_bytes(b"half")  # of a process that was killed
+    score_to_folder(model, [source], to, names=["kl"], shard_rows=4, resume=True)
+    Image.fromarray(255 - blobs(1, SHAPE, 8)[0, 0].numpy()).save(inbox / "a1.png")
+    with pytest.raises(ValueError, match=r"part-0000000\.parquet holds other images"):
+        score_to_folder(model, [source], to, names=["kl"], shard_rows=4, resume=True)
+
+
 def test_a_job_that_was_killed_while_it_began_begins_again(model, inbox, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

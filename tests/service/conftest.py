@@ -27,7 +27,7 @@ SHAPE = (1, 28, 28)
 
 @pytest.fixture(scope="package")
 def models(tmp_path_factory):
-    """Paths of a run of gray images, one of rows, and the exports of both."""
+    """Paths of a run of gray images, one of rows, one of rows in two groups that lie apart, and the exports of all."""
     place = tmp_path_factory.mktemp("models")
     options = {"epochs": 1, "batch_size": 16, "device": "cpu"}
     NegVAEDetector(target_fpr=0.2, preset="gray", decision_score="combined", **options).fit(
@@ -35,9 +35,13 @@ def models(tmp_path_factory):
     ).save(place / "gray")
     rows = np.random.default_rng(0).normal(5, [1, 20, 3, 0.1], (200, 4))
     NegVAEDetector(**options).fit(rows).save(place / "rows")
-    for name in ("gray", "rows"):
+    apart = np.concatenate([rows, rows[:, ::-1] + 3])
+    NegVAEDetector(target_fpr=0.1, confidence=0.9, **options).fit(apart, groups=["a b"] * 200 + ["c"] * 200).save(
+        place / "grouped"
+    )
+    for name in ("gray", "rows", "grouped"):
         export_onnx(place / name, place / f"{name}.onnx")
-    paths = {name: place / name for name in ("gray", "rows")}
+    paths = {name: place / name for name in ("gray", "rows", "grouped")}
     return paths | {f"{name}-onnx": place / f"{name}.onnx" for name in paths}
 
 

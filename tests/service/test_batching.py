@@ -38,7 +38,7 @@ def together(work, max_queue=6):
 
     async def run():
         seen = []
-        batcher = Batcher(8, max_queue, lambda slot, scores: seen.append(len(scores)))
+        batcher = Batcher(8, max_queue, lambda batch: seen.append(len(batch.scores)))
         model = Slow()
         slot = SimpleNamespace(name="a")
 

@@ -147,6 +147,20 @@ def test_a_late_answer_is_503_and_the_connection_goes_on(models, short, monkeypa
     assert len(short) == 2 + len(found)
 
 
+@pytest.mark.parametrize("start", [b"", b"\r\n"])
+def test_a_connection_on_which_no_request_begins_is_closed(models, monkeypatch, start):
+    made = direct.DirectProtocol.connection_made
+
+    def impatient(connection, transport):
+        made(connection, transport)
+        connection.timeout_keep_alive = 0.1
+
+    monkeypatch.setattr(direct.DirectProtocol, "connection_made", impatient)
+    with served({NAME: models["gray-onnx"]}) as live, connected(live) as idle:
+        idle.sendall(start)
+        assert idle.recv(1) == b""
+
+
 def test_a_request_in_progress_is_answered_before_the_end(models, short, monkeypatch):
     has_begun, may_go_on, found = threading.Event(), threading.Event(), []
     with served({NAME: models["gray"]}) as live:

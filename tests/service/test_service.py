@@ -21,6 +21,8 @@ from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
 from negvae.service import run_model
+from negvae.service.batching import ScoredBatch
+from negvae.service.inspection import described
 from negvae.service.metrics import ServiceMetrics
 from negvae.service.models import Inputs, Slot
 from tests.conftest import blobs
@@ -162,16 +164,63 @@ def test_a_reload_with_another_rate_counts_alarms_by_that_rate(models, tmp_path)
     slot = Slot("rows", place)
     slot.load(1, 0.01)
     metrics, rows = ServiceMetrics({"rows": slot}, lambda: 0), np.random.default_rng(1).normal(5, 3, (50, 4, 1, 1))
-    metrics.on_batch(slot, slot.model.scores(Inputs(rows)))
+    metrics.on_batch(ScoredBatch(slot, slot.model, slot.model.scores(Inputs(rows))))
     ranks = slot.monitor.ranks
     save_calibration(place, load_artifact(place).calibrated().decide_by(target_fpr=0.5))
     slot.load(1, 0.01)
     assert slot.monitor.ranks is ranks
     inliers = np.random.default_rng(2).normal(5, [1, 20, 3, 0.1], (50, 4)).reshape(50, 4, 1, 1)
     scores, before = slot.model.scores(Inputs(inliers)), slot.monitor.outliers
-    metrics.on_batch(slot, scores)
+    metrics.on_batch(ScoredBatch(slot, slot.model, scores))
     assert slot.monitor.outliers - before == slot.model.calibration.is_outlier(scores).sum() > 10
     assert slot.monitor.seen == 100
+
+
+def test_scores_of_a_model_that_was_replaced_meanwhile_are_counted_by_its_own_threshold(models, tmp_path):
+    place = shutil.copytree(models["rows"], tmp_path / "rows")
+    slot = Slot("rows", place)
+    slot.load(1, 0.01)
+    metrics, former = ServiceMetrics({"rows": slot}, lambda: 0), slot.model
+    held_out = former.calibration.scores[former.calibration.score].astype(np.float32)
+    save_calibration(place, load_artifact(place).calibrated().decide_by(score="kl", target_fpr=0.2))
+    slot.load(1, 0.01)
+    metrics.on_batch(ScoredBatch(slot, former, held_out))
+    assert (slot.monitor.seen, slot.monitor.outliers) == (0, 0)
+    called = former.calibration.is_outlier(held_out).sum()
+    assert f'negvae_alarms_total{{model="rows"}} {float(called)}\n' in metrics.text().decode()
+    assert f'negvae_images_total{{model="rows"}} {float(len(held_out))}\n' in metrics.text().decode()
+
+
+@pytest.mark.parametrize("kind", ["grouped", "grouped-onnx"])
+def test_alarms_of_a_named_group_are_counted_by_its_threshold(models, tmp_path, kind):
+    rows = np.random.default_rng(3).normal([8, 6, 23, 8], [2, 2, 10, 2], (200, 4))
+    np.save(tmp_path / "rows.npy", rows)
+    content, found = (tmp_path / "rows.npy").read_bytes(), {}
+    with served({"m": models[kind]}, max_body=2_000_000) as live:
+        for group in ("", "a b", "c"):
+            option = f"&group={group.replace(' ', '%20')}" if group else ""
+            status, answer = score(live, "m", [("rows.npy", content)], option)
+            assert status == 200, answer
+            found[group] = sum(row["is_outlier"] for row in answer["images"])
+        assert found["a b"] != found["c"]
+        text, until = "", time.monotonic() + 60
+        while f'negvae_alarms_total{{model="m"}} {float(sum(found.values()))}\n' not in text:
+            assert time.monotonic() < until, (found, text)
+            text = live.ask("GET", "/metrics")[1].decode()
+
+
+def test_a_file_with_groups_certifies_what_its_folder_does(models):
+    folder = Slot("a", models["grouped"])
+    file = Slot("b", models["grouped-onnx"])
+    for slot in (folder, file):
+        slot.load(1, 0.01)
+    wanted, found = (described(slot.model) for slot in (folder, file))
+    assert found["certificate"] == wanted["certificate"]
+    for name in ("rate", "threshold"):
+        assert found[name] == pytest.approx(wanted[name], rel=1e-6)
+    assert found["certificate"]["confidence"] == 0.9
+    assert [part["held_out"] for part in found["parts"]] == [part["held_out"] for part in wanted["parts"]]
+    assert len(found["parts"]) == 2
 
 
 def test_further_values_come_where_the_model_has_them(live, monkeypatch):
@@ -245,6 +294,7 @@ def test_key_host_and_origin_are_checked(models):
         assert live.ask("GET", "/v2/models/m", headers={"X-API-Key": "correct horse"})[0] == 200
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": "http://elsewhere.example"})[0] == 403
         assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "rebound.example"})[0] == 403
+        assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "127.0.0.9"})[0] == 200
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": f"http://127.0.0.1:{live.port}"})[0] == 200
 
 
@@ -267,11 +317,24 @@ def test_limits_of_body_pixels_and_batch(models):
             assert endless.recv(1000).startswith(b"HTTP/1.1 413")
 
 
-def test_a_body_that_does_not_come_in_time_is_408(models):
+@pytest.mark.parametrize(
+    ("part", "what"),
+    [
+        (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf", b"the body took"),
+        (b"GET /v2/health/live HTTP/1.1\r\nHost: loc", b"the headers took"),
+        (b"POST /v2/models/m/infer HTTP/1.1\r\nHost: loc", b"the headers took"),
+        (b"GE", b"the headers took"),
+    ],
+)
+def test_a_request_that_does_not_come_in_time_is_408(models, part, what):
     late = served({"m": models["gray-onnx"]}, timeout=0.5)
-    with late as live, socket.create_connection(("127.0.0.1", live.port)) as slow:
-        slow.sendall(b"POST /v2/models/m/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 900\r\n\r\nhalf")
-        assert slow.recv(1000).startswith(b"HTTP/1.1 408")
+    with late as live, socket.create_connection(("127.0.0.1", live.port), 30) as slow:
+        slow.sendall(part)
+        answer = b""
+        while more := slow.recv(1000):
+            answer += more
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert what in answer
 
 
 def test_a_full_queue_answers_503_and_when_to_try_again(models):

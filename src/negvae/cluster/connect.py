@@ -8,6 +8,7 @@ import platform
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from negvae.files import need
@@ -33,6 +34,7 @@ def joined(address: str = "auto") -> Iterator[Any]:
         ValueError: if nothing answers at the address, or if the cluster cannot be joined, because its version differs
             or this machine is not a node of it.
     """
+    address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     # No figures are sent to anyone, and workers see the GPUs of their node also where they asked for none.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -41,7 +43,6 @@ def joined(address: str = "auto") -> Iterator[Any]:
         yield ray
         return
     quiet = {"logging_level": logging.ERROR, "log_to_driver": False}
-    address = os.environ.get("RAY_ADDRESS", address) if address == "auto" else address
     try:
         if address == "auto":
             try:
@@ -54,11 +55,22 @@ def joined(address: str = "auto") -> Iterator[Any]:
         if address == "local":
             ray.init(address="local", include_dashboard=False, **quiet)
     except Exception as error:  # Ray raises plain Exception where a new cluster takes too long to start
-        raise ValueError(f"--cluster {address}: cannot be joined ({' '.join(str(error).split())[:300]})") from None
+        raise ValueError(
+            f"--cluster {address}: cannot be joined ({' '.join(str(error).split())[:300]}){_hint(address)}"
+        ) from None
     try:
         yield ray
     finally:
         ray.shutdown()
+
+
+def _hint(address: str) -> str:
+    """Say what to set if `ray start` found a token here: its cluster then demands one."""
+    if address in ("auto", "local") or "RAY_AUTH_MODE" in os.environ:
+        return ""
+    known = "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ
+    found = known or (Path.home() / ".ray" / "auth_token").is_file()
+    return "; if `ray start` said that token authentication is enabled, set RAY_AUTH_MODE=token" if found else ""
 
 
 def _knock(address: str) -> None:

@@ -11,11 +11,12 @@ import errno
 import functools
 import io
 import os
+import secrets
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -94,6 +95,32 @@ def size(path: str) -> int:
         return os.path.getsize(path)
     store, inner = locate(path)
     return int(store.get_file_info(inner).size)
+
+
+def states(paths: Sequence[str]) -> list[tuple[int, ...]]:
+    """Return size in bytes and time of the last change in ns of each file; nothing of one that is not there.
+
+    Args:
+        paths: paths and URIs of files. A time that a store does not know is -1.
+
+    Returns:
+        A tuple for each file: size and time, or empty.
+    """
+    found: dict[str, tuple[int, ...]] = {}
+    by_store: dict[int, tuple[Any, dict[str, str]]] = {}
+    for path in paths:
+        if not is_uri(path):
+            with suppress(OSError):
+                state = os.stat(path)
+                found[path] = state.st_size, state.st_mtime_ns
+            continue
+        store, inner = locate(path)
+        by_store.setdefault(id(store), (store, {}))[1][path] = inner
+    for store, places in by_store.values():  # a store answers many questions at once sooner than one after the other
+        for path, info in zip(places, store.get_file_info(list(places.values())), strict=True):
+            if info.is_file:
+                found[path] = int(info.size or 0), -1 if info.mtime_ns is None else int(info.mtime_ns)
+    return [found.get(path, ()) for path in paths]
 
 
 def exists(path: str) -> bool:
@@ -175,8 +202,27 @@ def written(path: str) -> Iterator[Path]:
         temporary = Path(folder) / "file"
         yield temporary
         store, inner = locate(path)
-        with temporary.open("rb") as source, store.open_output_stream(inner) as target:  # stores show whole files only
-            shutil.copyfileobj(source, target, 1 << 24)
+        if store.type_name in ("s3", "gcs", "abfs"):  # these show a file once it is whole
+            _copy(temporary, store, inner)
+            return
+        folder_of, _, name = inner.rpartition("/")
+        beside = f"{folder_of}/.{name}.{secrets.token_hex(4)}.tmp"
+        try:
+            _copy(temporary, store, beside)
+            try:
+                store.move(beside, inner)
+            except OSError:  # HDFS replaces no file
+                store.delete_file(inner)
+                store.move(beside, inner)
+        except BaseException:
+            with suppress(OSError):
+                store.delete_file(beside)
+            raise
+
+
+def _copy(file: Path, store: Any, inner: str) -> None:
+    with file.open("rb") as source, store.open_output_stream(inner) as target:
+        shutil.copyfileobj(source, target, 1 << 24)
 
 
 def locate(uri: str) -> tuple[Any, str]:

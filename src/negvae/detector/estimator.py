@@ -979,7 +979,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         codes = check_random_state(random_state).standard_normal((n_samples, self.model_.latent_size))
         weights = next(self.model_.parameters())
         with torch.inference_mode(), autocast("float32", self.model_.device):
-            parts = [self.model_.generate(part.to(weights)) for part in torch.from_numpy(codes).split(500)]  # type: ignore[no-untyped-call]
+            parts = [self.model_.generate(part.to(weights)) for part in torch.from_numpy(codes).split(500)]
         return self._shown(torch.cat(parts))
 
     def _shown(self, prepared: Tensor) -> NDArray[Any]:

@@ -273,7 +273,10 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         promised["false_alarm_bound_confidence"] = repr(certificate["confidence"])
     if model.takes_features and (columns := columns_of(artifact)):
         promised["columns"] = json.dumps(columns)
+    if calibration.confidence is not None:
+        promised["confidence"] = repr(calibration.confidence)
     if calibration.thresholds:
+        promised["threshold_of_all_groups"] = repr(calibration.threshold)
         promised["group_thresholds"] = json.dumps(calibration.thresholds)
         promised["groups"] = "the largest p-value over groups, and the highest of their thresholds"
         by_group = calibration.groups[calibration.score]
@@ -300,7 +303,7 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         rule: repr(getattr(calibration, rule)),
         "calibration_size": str(calibration.size),
         "held_out_scores": _as_json(calibration.scores[calibration.score]),
-        "false_alarm_rate_at_most": repr(calibration.false_alarm_rate),
+        f"false_alarm_rate_{'about' if calibration.contamination else 'at_most'}": repr(calibration.false_alarm_rate),
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
         **_images(artifact, calibration),

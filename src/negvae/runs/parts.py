@@ -23,7 +23,7 @@ from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
 from negvae.device import own_state
-from negvae.files import file_sha256, from_json, state_of
+from negvae.files import file_sha256, from_json
 from negvae.runs.provenance import versions
 from negvae.runs.score import Scoring, Summary, count_rows, nothing_to_score, open_scoring
 from negvae.version import source_commit
@@ -254,14 +254,12 @@ def settings(
 
 
 def _digest(shard: tuple[Span, ...]) -> str:
-    """Return the SHA-256 of a shard's files and rows, and of size and time of each file on a disk."""
-    described = json.dumps([[span.path, span.start, span.stop, *_written(span.path)] for span in shard])
+    """Return the SHA-256 of a shard's files and rows, and of size and time of each file."""
+    states = stores.states([span.path for span in shard])
+    described = json.dumps(
+        [[span.path, span.start, span.stop, *state] for span, state in zip(shard, states, strict=True)]
+    )
     return hashlib.sha256(described.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _written(path: str) -> tuple[int, ...]:
-    """Return size and time of the last change in ns of a file on a disk; nothing of one in a store or not there."""
-    return state_of(path)[:2] if not stores.is_uri(path) and os.path.exists(path) else ()
 
 
 # --- the folder -----
@@ -274,6 +272,8 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
             names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]
         except FileNotFoundError:
             names = []
+        # What a process left that was killed while it wrote.
+        names = [name for name in names if not (name.startswith(".") and name.endswith(".tmp"))]
     else:
         if Path(folder).exists() and not Path(folder).is_dir():
             raise ValueError(f"--out {folder} is a file: for several parts it is a folder, of one file for each shard")

@@ -135,13 +135,14 @@ class Service:
         except ValueError as error:
             raise Refused(413, str(error)) from None
 
-    async def scores(self, slot: Slot, model: Served, inputs: Inputs) -> Judgment:
+    async def scores(self, slot: Slot, model: Served, inputs: Inputs, group: str | None = None) -> Judgment:
         """Score images or rows together with those of other requests.
 
         Args:
             slot: slot of the model.
             model: model of the slot when the request was accepted.
             inputs: images or rows.
+            group: group that all of them belong to, for the counts alone; None if it is not known.
 
         Returns:
             Scores, p-values and decisions (N each).
@@ -150,7 +151,7 @@ class Service:
             Refused: if the queue is full or too short.
         """
         try:
-            return await self.batcher.scores(slot, model, inputs)
+            return await self.batcher.scores(slot, model, inputs, group)
         except QueueFull:
             raise self._busy(inputs.size) from None
 

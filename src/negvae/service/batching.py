@@ -55,6 +55,7 @@ class Job:
         size: number of images, tiles or rows that the job counts for.
         answer: called in the event loop with the result, or with the exception that came in its place.
         gone: whether the client has gone, so that nothing need be computed.
+        group: group that all inputs belong to; None if it is not known.
     """
 
     slot: Slot
@@ -64,6 +65,24 @@ class Job:
     size: int
     answer: Callable[[Any], None]
     gone: bool = False
+    group: str | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ScoredBatch:
+    """What was scored together, as the counts and the drift monitor see it.
+
+    Attributes:
+        slot: slot of the model.
+        model: model that gave the scores; the slot may hold another one by now.
+        scores: scores without those that are NaN (N).
+        groups: group of each input, "" where it is not known (N); None if none is known.
+    """
+
+    slot: Slot
+    model: Served
+    scores: NDArray[np.float32]
+    groups: list[str] | None = None
 
 
 class Batcher:
@@ -77,13 +96,13 @@ class Batcher:
     Args:
         max_batch: maximum number of images or rows in a batch.
         max_queue: maximum number of images or rows that wait.
-        on_batch: called with the slot and the scores of a batch, beside the next batch.
+        on_batch: called with each batch of scores, beside the next batch.
 
     Attributes:
         waiting: number of images or rows that wait.
     """
 
-    def __init__(self, max_batch: int, max_queue: int, on_batch: Callable[[Slot, NDArray[np.float32]], None]) -> None:
+    def __init__(self, max_batch: int, max_queue: int, on_batch: Callable[[ScoredBatch], None]) -> None:
         self.max_batch, self.max_queue, self.on_batch = max_batch, max_queue, on_batch
         self.waiting = 0
         self._jobs: deque[Job] = deque()
@@ -92,7 +111,7 @@ class Batcher:
         self._timer: asyncio.TimerHandle | None = None
         self._pool = ThreadPoolExecutor(1, "negvae-serve")
         self._observers = ThreadPoolExecutor(1, "negvae-observe")
-        self._unobserved: list[tuple[Slot, NDArray[np.float32]]] = []
+        self._unobserved: list[ScoredBatch] = []
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -103,13 +122,14 @@ class Batcher:
         await asyncio.get_running_loop().run_in_executor(None, self._observers.shutdown)
         self._pool.shutdown()
 
-    async def scores(self, slot: Slot, model: Served, inputs: Inputs) -> Judgment:
+    async def scores(self, slot: Slot, model: Served, inputs: Inputs, group: str | None = None) -> Judgment:
         """Score images or rows, together with those of other requests.
 
         Args:
             slot: slot of the model.
             model: model of the slot when the request was accepted.
             inputs: images or rows.
+            group: group that all of them belong to, for the counts alone; None if it is not known.
 
         Returns:
             Scores, p-values and decisions (N each).
@@ -117,7 +137,7 @@ class Batcher:
         Raises:
             QueueFull: if too many images or rows wait already.
         """
-        found: Judgment = await self._awaited(slot, model, inputs, None, inputs.size)
+        found: Judgment = await self._awaited(slot, model, inputs, None, inputs.size, group)
         return found
 
     async def call(self, slot: Slot, model: Served, size: int, function: Callable[[], Outcome]) -> Outcome:
@@ -139,7 +159,13 @@ class Batcher:
         return result
 
     async def _awaited(
-        self, slot: Slot, model: Served, inputs: Inputs | None, function: Callable[[], Any] | None, size: int
+        self,
+        slot: Slot,
+        model: Served,
+        inputs: Inputs | None,
+        function: Callable[[], Any] | None,
+        size: int,
+        group: str | None = None,
     ) -> Any:
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
@@ -147,7 +173,7 @@ class Batcher:
             if not done.done():
                 done.set_exception(result) if isinstance(result, Exception) else done.set_result(result)
 
-        job = Job(slot, model, inputs, function, size, answer)
+        job = Job(slot, model, inputs, function, size, answer, group=group)
         self.put(job)
         try:
             return await done
@@ -234,11 +260,8 @@ class Batcher:
         """Hand out the results of a batch, and start the next."""
         self._running = None
         results = done.result()
-        first = jobs[0]
-        if first.function is None:
-            known = [result[0] for result in results if not isinstance(result, Exception)]
-            if known:
-                self._unobserved.append((first.slot, np.concatenate(known)))
+        if jobs[0].function is None and (scored := _scored(jobs, results)) is not None:
+            self._unobserved.append(scored)
         for job, result in zip(jobs, results, strict=True):
             if not job.gone:
                 job.answer(result)
@@ -251,13 +274,26 @@ class Batcher:
             seen, self._unobserved = self._unobserved, []
             self._observers.submit(self._observe, seen)
 
-    def _observe(self, seen: list[tuple[Slot, NDArray[np.float32]]]) -> None:
+    def _observe(self, seen: list[ScoredBatch]) -> None:
         """Call `on_batch`; an error of it ends no request."""
-        for slot, scores in seen:
+        for batch in seen:
             try:
-                self.on_batch(slot, scores[~np.isnan(scores)])
+                self.on_batch(batch)
             except Exception as error:
-                LOGGER.error("not counted", exc_info=error, extra={"fields": {"model": slot.name}})
+                LOGGER.error("not counted", exc_info=error, extra={"fields": {"model": batch.slot.name}})
+
+
+def _scored(jobs: list[Job], results: list[Any]) -> ScoredBatch | None:
+    """Return the scores of a batch with their groups; None if all its jobs failed."""
+    known = [(job, result[0]) for job, result in zip(jobs, results, strict=True) if not isinstance(result, Exception)]
+    if not known:
+        return None
+    scores = np.concatenate([part for _, part in known])
+    good, groups = ~np.isnan(scores), None
+    if any(job.group is not None for job, _ in known):
+        names = [job.group or "" for job, part in known for _ in part]
+        groups = [name for name, is_good in zip(names, good, strict=True) if is_good]
+    return ScoredBatch(jobs[0].slot, jobs[0].model, scores[good], groups)
 
 
 def _results(jobs: list[Job]) -> list[Any]:

@@ -140,12 +140,14 @@ class DirectProtocol(HttpToolsProtocol):
         self._inside = False  # whether uvicorn's parser has seen part of a request
         self._held = b""
         self._since: float | None = None  # when the connection began to hold data, or to wait for a request
+        self._head_since: float | None = None  # when headers that uvicorn reads began
         self._asked: _Asked | None = None
         self._closing = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin."""
         super().connection_made(transport)
+        self._since = time.perf_counter()
         self._way.add(self)
 
     def look(self, now: float, timeout: float) -> None:
@@ -163,11 +165,30 @@ class DirectProtocol(HttpToolsProtocol):
                 self._let_go()
             elif not self._held and now - self._since > self.timeout_keep_alive:
                 self.transport.close()
+        elif self._head_since is not None and now - self._head_since > timeout:
+            self._end_late_head(now - self._head_since, timeout)
+
+    def _end_late_head(self, seconds: float, timeout: float) -> None:
+        """Answer a request whose headers have not come in time, which uvicorn would wait for without end."""
+        self._head_since = None
+        late = Refused(408, f"the headers took longer than {timeout:g} s")
+        content = late.body()
+        self.transport.write(
+            b"%scontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
+            % (_STATUS[late.status], len(content), _SAFE, content)
+        )
+        self._way.guard.metrics.on_request("other", late.status, seconds)
+        self.transport.close()
 
     def on_message_begin(self) -> None:
         """Note that uvicorn's parser has begun to read a request."""
-        self._inside = True
+        self._inside, self._head_since = True, time.perf_counter()
         super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Note that uvicorn's parser has read all headers of a request; from now on the guard looks at the time."""
+        self._head_since = None
+        super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Note that uvicorn's parser has read a whole request."""
@@ -182,8 +203,7 @@ class DirectProtocol(HttpToolsProtocol):
             return
         whole = self._held + data if self._held else data
         if self._inside or self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
-            self._held, self._since = b"", None
-            super().data_received(whole)
+            self._leave(whole)
             return
         end = whole.find(b"\r\n\r\n", 0, LARGEST_HEAD) if whole.startswith(START) else -1
         head = self._way.head(whole[:end]) if end >= 0 else None
@@ -194,13 +214,20 @@ class DirectProtocol(HttpToolsProtocol):
             return
         self._held, self._since = b"", None
         if head is None or missing < 0 or not self._ask(head, whole[end + 4 :]):
-            super().data_received(whole)
+            self._leave(whole)
 
     def _let_go(self) -> None:
         """Give uvicorn the beginning of a request whose end has not come."""
-        held, self._held, self._since = self._held, b"", None
-        if held and not self.transport.is_closing():
-            super().data_received(held)
+        if self._held and not self.transport.is_closing():
+            self._leave(self._held)
+        self._held, self._since = b"", None
+
+    def _leave(self, data: bytes) -> None:
+        """Leave data to uvicorn, which looks at the time only once it has read the headers of a request."""
+        self._held, self._since = b"", None
+        super().data_received(data)
+        if not self._inside and self.cycle is None:  # an empty line before a request
+            self._since = time.perf_counter()
 
     def _ask(self, head: Head, body: bytes) -> bool:
         """Put a request into the queue; return False if it has to go the long way."""

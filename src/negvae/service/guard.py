@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import ipaddress
 import itertools
 import json
 import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +29,6 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no key: the page asks for the key itself, and health checks carry none."""
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RETRY = {"retry-after": "1"}
 CLOSED = 499
 """Status in the log where the client had gone before its answer."""
@@ -52,6 +53,26 @@ class Refused(Exception):
     def body(self) -> bytes:
         """Return the body of the answer."""
         return json.dumps({"error": str(self)}).encode()
+
+
+def _forms(key: str) -> list[bytes]:
+    """Return a key as clients send it: curl in UTF-8, browsers and older programs in Latin-1."""
+    forms = [key.encode("utf-8", "surrogateescape")]
+    with suppress(UnicodeEncodeError):
+        forms.append(key.encode("latin-1"))
+    return forms
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether a host's name or address is that of this machine itself.
+
+    >>> _is_loopback("127.0.0.2"), _is_loopback("localhost"), _is_loopback("0.0.0.0")
+    (True, True, False)
+    """
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -106,7 +127,8 @@ class Guard:
         self.app, self.settings, self.metrics, self.log = app, settings, metrics, log
         self.active = 0
         key = settings.api_key
-        self._key = key.get_secret_value().encode() if key is not None else None
+        self._keys = _forms(key.get_secret_value()) if key is not None else []
+        self._is_local = _is_loopback(settings.host)
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -170,12 +192,12 @@ class Guard:
         settings = self.settings
         host = headers.get("host", "").rsplit("@", 1)[-1]
         name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-        if settings.host in LOOPBACK and name not in (*LOOPBACK, ""):
+        if self._is_local and name and not _is_loopback(name):
             raise Refused(403, f"this service is for this machine alone, and the request names the host {name[:80]!r}")
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             raise Refused(403, "requests of pages from elsewhere are refused")
-        if self._key is not None and path not in OPEN and not self._knows_key(headers):
+        if self._keys and path not in OPEN and not self._knows_key(headers):
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > settings.max_body:
@@ -184,8 +206,8 @@ class Guard:
     def _knows_key(self, headers: Mapping[str, str]) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        assert self._key is not None
-        return hmac.compare_digest(given.encode("utf-8", "replace"), self._key)
+        raw = given.encode("latin-1", "replace")  # the bytes that came, as ASGI decodes them
+        return any([hmac.compare_digest(raw, key) for key in self._keys])
 
     def _counted(self, exchange: Exchange, receive: Receive) -> Receive:
         """Return `receive` with a bound on the body, for one that does not say its length."""

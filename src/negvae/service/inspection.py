@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import jinja2
 import numpy as np
 from fastapi import APIRouter, Query
+from numpy.typing import NDArray
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel, Field
 from starlette.responses import HTMLResponse, Response
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 BINS = 60
 CLOUD = 160
 TOP = 2_000
-"""Number of the largest held-out scores that the page gets as they are; of the others it gets quantiles."""
+"""Number of the largest held-out scores, of all groups, that the page gets as they are; others are in quantiles."""
 
 
 class SamplesQuery(BaseModel, extra="forbid"):
@@ -82,11 +83,12 @@ def described(model: Served) -> dict[str, Any]:
         model: the model.
 
     Returns:
-        Plain values; `certificate` is what `Calibration.certificate` gives, `top` are the largest held-out scores,
-        largest first, and `quantiles` 401 of all.
+        Plain values; `certificate` is what `Calibration.certificate` gives, and `parts` are the held-out inliers of
+        each group, or all together: their number, the largest scores, largest first, and 401 quantiles.
     """
     calibration = model.calibration
     held_out = calibration.scores[calibration.score]
+    parts = list(calibration.groups.get(calibration.score, {"": held_out}).values())
     low, high = float(held_out[0]), float(held_out[-1])
     # A long tail would leave most inliers in one bar; what lies beyond is in the last one.
     high = min(high, float(np.quantile(held_out, 0.995)) + 0.25 * (high - low)) if high > low else low + 1.0
@@ -99,16 +101,22 @@ def described(model: Served) -> dict[str, Any]:
         "rate": calibration.false_alarm_rate,
         "certificate": calibration.certificate(),
         "held_out": calibration.size,
-        "grouped": bool(calibration.thresholds),
         "counts": counts.tolist(),
         "edges": edges.tolist(),
-        "top": held_out[::-1][:TOP].tolist(),
-        "quantiles": np.quantile(held_out, np.linspace(0, 1, 401), method="higher").tolist(),
+        "parts": [_part(scores, TOP // len(parts) + 1) for scores in parts],
         "shape": list(model.spec.shape),
         "features": model.spec.features,
         "resizes": model.spec.resize,
         "tiled": model.spec.tiled,
         "offers": sorted(model.offers),
+    }
+
+
+def _part(held_out: NDArray[np.float64], top: int) -> dict[str, Any]:
+    return {
+        "held_out": len(held_out),
+        "top": held_out[::-1][:top].tolist(),
+        "quantiles": np.quantile(held_out, np.linspace(0, 1, 401), method="higher").tolist(),
     }
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
-from negvae.service.models import Slot
+from negvae.service.batching import ScoredBatch
+from negvae.service.models import Slot, is_same_stream
 
 LATENCIES = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 LEVELS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -35,7 +35,7 @@ class ServiceMetrics:
         self.seconds: dict[str, tuple[list[int], list[float]]] = {}
         self.images = Counter("negvae_images", "Images or rows scored.", ["model"], **made)
         self.errors = Counter("negvae_image_errors", "Uploaded images that could not be used.", ["model"], **made)
-        self.alarms = Counter("negvae_alarms", "Images or rows called outliers.", ["model"], **made)
+        self.alarms = Counter("negvae_alarms", "Outliers by the model's own rule.", ["model"], **made)
         self.levels = {name: np.zeros(len(LEVELS) + 1) for name in slots}
         self.sums = dict.fromkeys(slots, 0.0)
         self.batches = Histogram("negvae_batch_images", "Images scored together.", ["model"], buckets=SIZES, **made)
@@ -55,18 +55,22 @@ class ServiceMetrics:
         counts[bisect_left(LATENCIES, seconds)] += 1
         total[0] += seconds
 
-    def on_batch(self, slot: Slot, scores: NDArray[np.float32]) -> None:
-        """Count a batch of scores, and show it to the slot's drift monitor; called in the thread that scores."""
-        monitor = slot.monitor
+    def on_batch(self, batch: ScoredBatch) -> None:
+        """Count a batch of scores, and show it to the slot's drift monitor; called in a thread beside the models'."""
+        name, monitor, calibration = batch.slot.name, batch.slot.monitor, batch.model.calibration
         assert monitor is not None  # it is there since the model was first loaded
-        judged = monitor.update(scores)
-        self.images.labels(slot.name).inc(len(scores))
-        self.batches.labels(slot.name).observe(len(scores))
-        self.alarms.labels(slot.name).inc(int(judged.outliers.sum()))
+        if is_same_stream(monitor.calibration, calibration):
+            judged = monitor.update(batch.scores, batch.groups)
+            p_values, outliers = judged.p_values, judged.outliers
+        else:  # another model has taken the place of this one, with a stream of its own
+            p_values = calibration.p_values(batch.scores, batch.groups)
+            outliers = calibration.is_outlier(batch.scores, batch.groups)
+        self.images.labels(name).inc(len(batch.scores))
+        self.batches.labels(name).observe(len(batch.scores))
+        self.alarms.labels(name).inc(int(outliers.sum()))
         # All at once: an observation for each p-value would take longer than its score.
-        places = np.searchsorted(LEVELS, judged.p_values)
-        self.levels[slot.name] += np.bincount(places, minlength=len(LEVELS) + 1)
-        self.sums[slot.name] += float(judged.p_values.sum())
+        self.levels[name] += np.bincount(np.searchsorted(LEVELS, p_values), minlength=len(LEVELS) + 1)
+        self.sums[name] += float(p_values.sum())
 
     def text(self) -> bytes:
         """Return all metrics in the text format of Prometheus."""

@@ -155,7 +155,7 @@ class Slot:
         with self.lock:
             model = open_model(self.path, threads)
             monitor, now = self.monitor, model.calibration
-            if monitor is not None and _agree(monitor.calibration, now):
+            if monitor is not None and is_same_stream(monitor.calibration, now):
                 monitor.calibration = now
             else:
                 self.monitor = Monitor.start(now, alarm_rate=alarm_rate)
@@ -167,8 +167,10 @@ class Slot:
             self.model, self.reason = None, "unloaded"
 
 
-def _agree(before: Calibration, now: Calibration) -> bool:
+def is_same_stream(before: Calibration, now: Calibration) -> bool:
     """Return whether two calibrations decide by one score, and hold the same scores of inliers; rules may differ."""
+    if before is now:
+        return True
     return before.score == now.score and np.array_equal(before.scores[before.score], now.scores[now.score])
 
 

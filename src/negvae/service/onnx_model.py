@@ -156,7 +156,8 @@ def _calibration(facts: Mapping[str, str]) -> Calibration:
         raise ValueError("its held-out scores are damaged")
     rate = float(facts["target_fpr"]) if "target_fpr" in facts else None
     return Calibration(
-        {name: held_out}, name, float(facts["threshold"]), rate,
+        {name: held_out}, name, float(facts.get("threshold_of_all_groups", facts["threshold"])), rate,
         float(facts.get("contamination", 0)), groups={name: groups} if groups else {},
+        confidence=float(facts["confidence"]) if "confidence" in facts else None,
         thresholds=json.loads(facts.get("group_thresholds", "{}")),
     )  # fmt: skip

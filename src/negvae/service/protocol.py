@@ -96,6 +96,7 @@ def inflated(body: bytes, encoding: str, limit: int) -> bytes:
     Raises:
         ValueError: if the encoding is another, the content is damaged, or it is larger than the limit.
     """
+    encoding = encoding.strip().lower()
     if encoding in ("", "identity"):
         return body
     if encoding not in ("gzip", "deflate"):

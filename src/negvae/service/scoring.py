@@ -94,7 +94,7 @@ def routes(service: Service) -> APIRouter:
             raise Refused(422, f"group {group[:80]!r} was not calibrated; calibrated are: {known}")
         files = await _files(request, service.settings.max_batch)
         batches = await service.decode(files, service.spec(served, query.resize))
-        scores, extras = await _computed(service, slot, served, batches, wanted)
+        scores, extras = await _computed(service, slot, served, batches, wanted, group)
         errors = sum(bool(error) for batch in batches for error in batch.errors)
         service.metrics.errors.labels(slot.name).inc(errors)
         cut = calibration.thresholds[group] if group is not None else calibration.cut
@@ -135,7 +135,7 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
 
 
 async def _computed(
-    service: Service, slot: Slot, model: Served, batches: list[Batch], wanted: list[str]
+    service: Service, slot: Slot, model: Served, batches: list[Batch], wanted: list[str], group: str | None
 ) -> tuple[NDArray[np.float32], dict[str, list[Any]]]:
     """Return the scores and further values of all rows without an error.
 
@@ -144,7 +144,7 @@ async def _computed(
     parts = [Inputs(*batch.inputs(rows)) for batch in batches if len(rows := batch.good())]
     if not parts:
         return np.empty(0, np.float32), {}
-    scores, _, _ = await service.scores(slot, model, Inputs.joined(parts))
+    scores, _, _ = await service.scores(slot, model, Inputs.joined(parts), group)
     places = [(batch, row) for batch in batches for row in batch.good()]
     for (batch, row), score in zip(places, scores, strict=True):
         if np.isnan(score):

@@ -93,14 +93,16 @@ const least = () => 1 / (model.held_out + 1);
 const bound = () => (rate === null ? model.rate : rate);
 const outlying = (item) => (rate === null ? item.score > model.threshold : item.p_value <= rate + 1e-12);
 
-/** The score above which the p-value is at most the rate: the k-th largest held-out score. */
-function cut() {
-  if (rate === null) return model.threshold;
-  const rank = Math.floor(rate * (model.held_out + 1) + 1e-9);
+/** The score above which the p-value is at most the rate: in groups the largest p-value is, so the highest of theirs. */
+const cut = () => (rate === null ? model.threshold : Math.max(...model.parts.map(ranked)));
+
+/** The k-th largest of some held-out scores, k by the rate. */
+function ranked(part) {
+  const rank = Math.floor(rate * (part.held_out + 1) + 1e-9);
   if (rank < 1) return Infinity;
-  if (rank <= model.top.length) return model.top[rank - 1];
-  const at = 1 - (rank - 1) / Math.max(model.held_out - 1, 1);
-  return model.quantiles[Math.min(400, Math.max(0, Math.ceil(at * 400 - 1e-9)))];
+  if (rank <= part.top.length) return part.top[rank - 1];
+  const at = 1 - (rank - 1) / Math.max(part.held_out - 1, 1);
+  return part.quantiles[Math.min(400, Math.max(0, Math.ceil(at * 400 - 1e-9)))];
 }
 
 const slid = (at) => Math.exp(Math.log(least()) + (at / 1000) * (Math.log(0.5) - Math.log(least())));
