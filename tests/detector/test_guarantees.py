@@ -257,8 +257,44 @@ def test_a_threshold_by_contamination_has_no_certificate(tmp_path):
     with pytest.raises(ValueError, match="no rate is certified"):
         detector.fpr_bounds()
     detector.save(tmp_path / "kept")
-    assert "no rate of false alarms is certified" in (tmp_path / "kept" / "MODEL_CARD.md").read_text()
+    assert "No rate of false alarms is certified" in (tmp_path / "kept" / "MODEL_CARD.md").read_text()
     assert "false_alarm_bound" not in read_section(tmp_path / "kept", "calibration")
     with pytest.raises(ValueError, match="give a target_fpr"):
         detector.recalibrate(rows(100, 1))
     assert detector.recalibrate(rows(100, 1), target_fpr=0.1).fpr_bounds().high < 0.2
+
+
+def curve(count, seed):
+    """Four columns that lie on a closed curve: neighbors on it share their neighbors."""
+    angle = np.random.default_rng(seed).uniform(0, 2 * np.pi, count)
+    return np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle), np.sin(2 * angle)])
+
+
+def test_held_out_rows_that_are_reference_rows_certify_nothing(tmp_path):
+    options = {"negatives": "none", "epochs": 1, "latent_size": 2, "batch_size": 128}
+    detector = NegVAEDetector(target_fpr=0.1, **options).fit(curve(300, 0))
+    why = "no rate is certified: the held-out rows are reference rows too"
+    for promise in (detector.fpr_bounds, lambda: detector.false_discovery_bounds(curve(20, 1))):
+        with pytest.raises(ValueError, match=why):
+            promise()
+    with pytest.raises(ValueError, match=why):
+        detector.calibration_.decide_by(target_fpr=0.2, confidence=0.9)
+    assert "neighbors" not in [each.name for each in detector.drift(curve(50, 2)).moved]
+    detector.save(tmp_path / "kept")
+    assert (
+        f"- {why[0].upper()}{why[1:]}".replace("rate is", "rate of false alarms is")
+        in (tmp_path / "kept" / "MODEL_CARD.md").read_text()
+    )
+    assert "false_alarm_bound" not in read_section(tmp_path / "kept", "calibration")
+    again = NegVAEDetector.load(tmp_path / "kept")
+    assert again.calibration_.certificate() == {}
+    again.recalibrate(curve(300, 3), target_fpr=0.1, confidence=0.9)  # none of which are reference rows
+    assert again.fpr_bounds(0.9).high <= 0.1
+    again.save(tmp_path / "again")
+    assert load_artifact(tmp_path / "again").calibrated().certificate()["held_out"] == 300
+    sure = NegVAEDetector(target_fpr=0.1, confidence=0.9, **options).fit(curve(300, 0))
+    kept = sure.calibration_
+    assert len(kept.reference.neighbors.whitened) == 300 - kept.size
+    assert sure.fpr_bounds(0.9).high <= 0.1
+    assert (sure.false_discovery_bounds(curve(20, 1)) <= 1).all()
+    assert "neighbors" in [each.name for each in sure.drift(curve(50, 2)).moved]

@@ -81,3 +81,35 @@ def test_an_image_of_no_known_group_gets_the_highest_threshold():
     labels = np.array(["a", "", "b"])  # as a table gives them
     assert threshold_of({"a": 1.0, "b": 3.0}, labels, 3).tolist() == [1.0, 3.0, 3.0]
     assert threshold_of({"a": 1.0, "b": 3.0}, None, 2).tolist() == [3.0, 3.0]
+
+
+def test_what_is_certified_of_groups_is_of_the_thresholds_that_decide():
+    random, held = np.random.default_rng(1), 0
+    labels = np.repeat(["a", "b", "c"], [40, 100, 200])
+    for _ in range(300):
+        scores = random.uniform(size=340)
+        plain = Calibration({"kl": np.sort(scores)}, "kl", 0.0, target_fpr=0.1).with_thresholds()
+        calibration = plain.with_groups({"kl": split(scores, labels)})
+        bounds, rates = calibration.fpr_bounds(0.9), [1 - calibration.thresholds[name] for name in "abc"]
+        held += bounds.low <= min(rates) and max(rates) <= bounds.high
+    assert held >= 300 * 0.8 - 3 * np.sqrt(300 * 0.8 * 0.2)  # each bound has 0.9
+    assert calibration.certificate()["at_most"] == calibration.fpr_bounds().high
+    called = [scores[labels == name] > calibration.thresholds[name] for name in "abc"]
+    assert bounds.rate == pytest.approx(np.concatenate(called).mean())
+    assert calibration.false_alarm_rate == pytest.approx(
+        sum(len(each) * (1 + each.sum()) / (1 + len(each)) for each in called) / 340
+    )
+    assert calibration.describe().startswith(f"kl > {max(calibration.thresholds.values()):.6g} ")
+
+
+def test_many_groups_that_are_too_small_for_the_rate_certify_little():
+    random, labels = np.random.default_rng(2), np.repeat([f"lot {number}" for number in range(60)], 8)
+    scores = random.standard_normal(480)
+    plain = Calibration({"kl": np.sort(scores)}, "kl", 0.0, target_fpr=0.05).with_thresholds()
+    assert plain.false_alarm_rate < 0.05
+    calibration = plain.with_groups({"kl": split(scores, labels)})
+    fresh = random.standard_normal(60_000)
+    rate = calibration.is_outlier(fresh, list(np.tile(labels, 125))).mean()
+    assert calibration.false_alarm_rate == pytest.approx(1 / 9)
+    assert rate == pytest.approx(1 / 9, abs=0.03)
+    assert calibration.fpr_bounds().high > 0.5

@@ -74,7 +74,7 @@ from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochbe
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
-from negvae.scoring.drift import FEWEST_COLUMNS, Movement, columns_of, movements
+from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, describe_absent, split
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.table import Score, ScoreFunction, score_of
@@ -707,8 +707,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Test whether a batch is typical as a whole, and which of its scores and columns have moved.
 
         Typicality (Nalisnick et al. 2019) uses the mean of `bpd`; the movements compare each calibrated score and,
-        for rows of features, each column separately (see `negvae.scoring.drift`). Of rows with fewer than
-        `FEWEST_COLUMNS` columns, the score "neighbors" is left out.
+        for rows of features, each column separately (see `negvae.scoring.drift`). The score "neighbors" is left out
+        where held-out rows are reference rows too, since their scores then depend on one another.
 
         Args:
             X: the batch, of one image or row or more, in any form that `NegVAEDetector` describes.
@@ -725,7 +725,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         value = batch_typicality(bpd, calibration.reference)
         limit = batch_typicality_threshold(calibration.scores["bpd"], calibration.reference, len(bpd), target_fpr)
         held_out = dict(calibration.scores)
-        if calibration.columns is not None and calibration.columns.shape[1] < FEWEST_COLUMNS:
+        if calibration.joined:
             held_out.pop("neighbors", None)
         batch = {name: scores[name] for name in held_out}
         if calibration.columns is not None:
@@ -819,13 +819,19 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     # --- guarantees -----
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bound the rate of false alarms at the current threshold; `calibration_.group_bounds` has bounds for groups.
+        """Bound the rate of false alarms at the current threshold; with groups, in any mixture of them.
+
+        For rows of features, `confidence` has to be set before `fit`, or the detector recalibrated on further inliers:
+        by default held-out rows are reference rows too, and their scores depend on one another.
 
         Args:
             confidence: probability with which each bound holds, over the draw of the held-out inliers.
 
         Returns:
-            The bounds on the rate.
+            The bounds on the rate; `calibration_.group_bounds` has those of each group.
+
+        Raises:
+            ValueError: if nothing is certified; the message says why.
         """
         check_is_fitted(self, "model_")
         return self.calibration_.fpr_bounds(confidence)
@@ -839,9 +845,12 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Returns:
             N upper bounds: for each row, the bound if it and all rows that score at least as high are called outliers.
+
+        Raises:
+            ValueError: if nothing is certified, as for `fpr_bounds`.
         """
         scores = self.ood_score(X)
-        return false_discovery_bounds(self.calibration_.scores[self.calibration_.score], scores, confidence)
+        return false_discovery_bounds(self.calibration_.certifiable(), scores, confidence)
 
     def recalibrate(
         self, X: Any, *, groups: Any = None, target_fpr: float | None = None, confidence: float | None = None
@@ -876,7 +885,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_labels(labels, len(scores[before.score]))
         fresh = dataclasses.replace(
             before, scores={name: np.sort(values) for name, values in scores.items()}, groups={}, thresholds={},
-            small=(), columns=None if before.columns is None else columns_of(stored.flatten(1)),
+            small=(), joined=False, columns=None if before.columns is None else columns_of(stored.flatten(1)),
         )  # fmt: skip
         if target_fpr is not None:
             fresh = dataclasses.replace(fresh, contamination=0.0, target_fpr=target_fpr, confidence=confidence)

@@ -342,8 +342,8 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
     rate = calibration.false_alarm_rate
-    certified = "no rate is certified, since the threshold was set by a share of the data"
-    if not calibration.contamination:
+    certified = f"no rate is certified: {calibration.uncertified}"
+    if not calibration.uncertified:
         bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
         certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
     rows = [

@@ -44,8 +44,8 @@ def write_page(out: Path, watched: Watch, *, ended: bool = False) -> None:
 def _counts(watched: Watch) -> Markup:
     monitor = watched.monitor
     calibration = monitor.calibration
-    expected = "no rate is certified, since the threshold was set by a share of the data"
-    if not calibration.contamination:
+    expected = f"no rate is certified: {calibration.uncertified}"
+    if not calibration.uncertified:
         bound = calibration.fpr_bounds()
         expected = f"at most {bound.high * monitor.seen:,.1f} with {bound.confidence:.0%} confidence"
     rows = [

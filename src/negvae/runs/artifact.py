@@ -366,6 +366,8 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         rule["tiles"] = calibration.tiles
     if calibration.reference.summed:
         rule["summed"] = True
+    if calibration.reference.neighbors is not None:
+        rule["joined"] = calibration.joined
     header = {"rule": json.dumps(rule), "weights": file_sha256(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
@@ -424,6 +426,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             None if rule.get("confidence") is None else float(rule["confidence"]),
             columns=parts["columns"].get("held_out"),
             tiles=str(rule.get("tiles", "")),
+            joined=bool(rule.get("joined", parts["neighbors"])),  # older files do not say it
             **_groups(parts["group"], from_json(header.get("groups", "{}"))),
         )
         if calibration.tiles not in ("", *RULES):
@@ -549,8 +552,8 @@ def _tiles_card(calibration: Calibration) -> list[str]:
 
 def _promise(calibration: Calibration) -> list[str]:
     """Return the lines of the model card on what is certified about false alarms."""
-    if calibration.contamination:
-        return ["- The threshold was set by a share of the data, and no rate of false alarms is certified."]
+    if calibration.uncertified:
+        return [f"- No rate of false alarms is certified: {calibration.uncertified}."]
     bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
     lines = [
         f"- Certificate: with {bounds.confidence:.4g} confidence, the rate of false alarms is at most {bounds.high:.3g}"
@@ -558,6 +561,8 @@ def _promise(calibration: Calibration) -> list[str]:
         " about new images from where the held-out inliers came from, and says nothing about how many outliers are"
         " found.",
     ]
+    if calibration.thresholds:
+        lines.append("- That bound is for inliers of all groups in any mixture; those below are for each by itself.")
     for group, each in calibration.group_bounds(bounds.confidence).items():
         small = ", too few for the rate" if group in calibration.small else ""
         lines.append(

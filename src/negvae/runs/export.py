@@ -275,6 +275,8 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         promised["columns"] = json.dumps(columns)
     if calibration.confidence is not None:
         promised["confidence"] = repr(calibration.confidence)
+    if calibration.joined:
+        promised["held_out_rows_are_references"] = "true"
     if calibration.thresholds:
         promised["threshold_of_all_groups"] = repr(calibration.threshold)
         promised["group_thresholds"] = json.dumps(calibration.thresholds)

@@ -184,6 +184,9 @@ class Calibration:
             itself, for `drift` to compare with; None for images.
         tiles: rule of `negvae.scoring.tiles` by which the scores of an image's tiles became one; "" if an image is not
             tiled.
+        joined: whether the held-out rows of features are reference rows of the score "neighbors" too. Its p-values are
+            valid, but the held-out scores depend on one another (see `negvae.scoring.neighbors`), so that nothing is
+            certified.
     """
 
     scores: dict[str, Values]
@@ -200,6 +203,7 @@ class Calibration:
     small: tuple[str, ...] = ()
     columns: Values | None = None
     tiles: str = ""
+    joined: bool = False
 
     def __post_init__(self) -> None:
         """Take numbers of NumPy as Python's, which the files of a folder can hold."""
@@ -221,30 +225,75 @@ class Calibration:
     def false_alarm_rate(self) -> float:
         """Return the share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
 
-        The rate is at most this if the threshold comes from clean data, about this if from a contamination.
+        With groups, it is the mean over the held-out inliers of this share within their group. The rate is at most this
+        if the threshold comes from clean data, about this if from a contamination.
         """
-        above = int((self.scores[self.score] > self.threshold).sum())
-        return (1 + above) / (self.size + 1)
+        parts = self.groups[self.score].items() if self.thresholds else [("", self.scores[self.score])]
+        rates = [
+            (1 + int((scores > self.thresholds.get(name, self.threshold)).sum())) / (len(scores) + 1)
+            for name, scores in parts
+        ]
+        return float(np.average(rates, weights=[len(scores) for _, scores in parts]))
+
+    @property
+    def uncertified(self) -> str:
+        """Return why no rate of false alarms is certified; "" if one is."""
+        if self.contamination:
+            return "the threshold was set by a share of the data (contamination)"
+        if self.joined and self.score == "neighbors":
+            return (
+                "the held-out rows are reference rows too, so that their scores depend on one another; give a"
+                " confidence where the model is fitted or calibrated, or calibrate on inliers that were not in the"
+                " training data"
+            )
+        return ""
+
+    def certifiable(self) -> Values:
+        """Return the held-out scores that statements with a confidence rest on.
+
+        Raises:
+            ValueError: if none can be made; the message says why.
+        """
+        if self.uncertified:
+            raise ValueError(f"no rate is certified: {self.uncertified}")
+        return self.scores[self.score]
 
     def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Return bounds on the rate of false alarms of the threshold as it is set; for groups, see `group_bounds`.
+        """Return bounds on the rate of false alarms of the threshold, or thresholds, as set.
+
+        With groups, each image is decided by the threshold of its group. The bounds are then the lowest and the highest
+        of those of the groups, each at a confidence of 1 - (1 - confidence) / number of groups, so that all hold
+        together (Bonferroni): they hold for inliers of these groups in any mixture.
 
         Args:
             confidence: confidence of each bound, above 0 and below 1.
 
         Returns:
-            The share of held-out inliers above the threshold, with a lower and an upper bound on the true rate.
+            The share of held-out inliers that are called, with a lower and an upper bound on the true rate.
 
         Raises:
-            ValueError: if the threshold was set by a contamination, and so depends on the held-out scores in a way that
-                the bounds do not allow for.
+            ValueError: if nothing is certified (see `uncertified`).
         """
-        if self.contamination:
-            raise ValueError("the threshold was set by a share of the data (contamination): no rate is certified")
-        return fpr_bounds(self.scores[self.score], self.threshold, confidence)
+        scores = self.certifiable()
+        if not self.thresholds:
+            return fpr_bounds(scores, self.threshold, confidence)
+        bounds = list(self.group_bounds(1 - (1 - confidence) / len(self.thresholds)).values())
+        rate = sum(each.rate * each.held_out for each in bounds) / self.size
+        return Bounds(rate, min(each.low for each in bounds), max(each.high for each in bounds), confidence, self.size)
 
     def group_bounds(self, confidence: float = CONFIDENCE) -> dict[str, Bounds]:
-        """Return bounds on the rate of false alarms within each group; each bound has the confidence by itself."""
+        """Return bounds on the rate of false alarms within each group; each bound has the confidence by itself.
+
+        Args:
+            confidence: confidence of each bound, above 0 and below 1.
+
+        Returns:
+            The bounds by the group's name; empty without groups.
+
+        Raises:
+            ValueError: if nothing is certified (see `uncertified`).
+        """
+        self.certifiable()
         held_out = self.groups.get(self.score, {})
         return {name: fpr_bounds(scores, self.thresholds[name], confidence) for name, scores in held_out.items()}
 
@@ -254,10 +303,10 @@ class Calibration:
         Returns:
             "at_most", the upper bound on the rate of the threshold, which holds with "confidence", and "held_out", the
             number of inliers that it rests on; with groups also "groups", with "threshold", "held_out" and "at_most"
-            of each, which hold with the same confidence for each by itself. Empty if the threshold was set by a
-            contamination, for which nothing is certified.
+            of each, which hold with the same confidence for each by itself, where the first "at_most" is for all in
+            any mixture. Empty if nothing is certified (see `uncertified`).
         """
-        if self.contamination:
+        if self.uncertified:
             return {}
         confidence = self.confidence or CONFIDENCE
         bounds = self.fpr_bounds(confidence)
@@ -331,8 +380,8 @@ class Calibration:
             A new calibration; this one is unchanged.
 
         Raises:
-            ValueError: if the score was not calibrated, the rate cannot be guaranteed, or a confidence is given without
-                a rate.
+            ValueError: if the score was not calibrated, the rate cannot be guaranteed, a confidence is given without a
+                rate, or none can be certified (see `uncertified`).
         """
         name = score or self.score
         if name not in self.scores:
@@ -346,6 +395,8 @@ class Calibration:
         sure = confidence if target_fpr is not None or confidence is not None else self.confidence
         contamination = 0.0 if rate is not None else self.contamination
         rule = replace(self, score=name, target_fpr=rate, contamination=contamination, confidence=sure)
+        if sure is not None:
+            rule.certifiable()
         return rule.with_thresholds()
 
     def with_thresholds(self) -> Calibration:
@@ -369,7 +420,7 @@ class Calibration:
         by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
         by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""
         return (
-            f"{self.score} > {self.threshold:.6g} ({rule} {self.size:,} held-out inliers,"
+            f"{self.score} > {self.cut:.6g} ({rule} {self.size:,} held-out inliers,"
             f" false alarms {bound} {self.false_alarm_rate:.3g} on average{by_group})"
         )
 

@@ -12,9 +12,6 @@ from scipy.stats import ks_2samp
 COLUMN_ROWS = 1_000
 """Held-out rows whose columns are kept to compare with, at most."""
 _COLUMN_VALUES = 200_000
-FEWEST_COLUMNS = 3
-"""Number of columns from which the score "neighbors" is compared too. Held-out rows are neighbors of one another, so
-that their scores depend on one another: with one or two columns so much that the test would alarm too often."""
 
 
 def columns_of(rows: ArrayLike, seed: int = 0) -> NDArray[np.float64]:

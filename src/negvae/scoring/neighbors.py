@@ -18,9 +18,14 @@ no row is lost to calibration. Held-out rows are scored against the others by a 
 
     d_ij^2 with i left out of A k times = G_ii - 2 G_ij + G_jj + k (G_ii - G_ij)^2 / (1 - k G_ii)
 
-(Sherman & Morrison 1950). A row that has a copy among the reference rows is scored as if that copy were not there,
-neither as a neighbor nor in A; held-out rows too, whose k is then 2. So a held-out row that comes again has the score
-that calibration stored, unless it has further copies, and inliers that repeat one another stay exchangeable.
+(Sherman & Morrison 1950). That is validity on average over held-out sets, as conformal p-values have it. What holds
+for the held-out set at hand with a confidence (`negvae.scoring.certificates`) needs scores that are independent given
+the model, and held-out rows that are neighbors of one another have none: where a confidence is asked for, reference
+rows are those of T alone.
+
+A row that has a copy among the reference rows is scored as if that copy were not there, neither as a neighbor nor in A;
+held-out rows too, whose k is then 2. So a held-out row that comes again has the score that calibration stored, unless
+it has further copies, and inliers that repeat one another stay exchangeable.
 """
 
 from __future__ import annotations
@@ -161,15 +166,23 @@ def neighbor_score(rows: Tensor, fitted: Mapping[str, Tensor], count: int) -> Te
     return larger_tail(distances, fitted["tails"], fitted["excess"])
 
 
-def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0) -> tuple[Neighbors, Values]:
+def most_references(columns: int) -> int:
+    """Return how many reference rows of so many columns are kept at most."""
+    return min(REFERENCE_ROWS, max(REFERENCE_NUMBERS // columns, 2))
+
+
+def fit_neighbors(
+    training: Values, held_out: Values, contamination: float = 0.0, *, join: bool = True
+) -> tuple[Neighbors, Values]:
     """Measure inliers, and score the held-out ones.
 
     Args:
         training: standardized rows T (N x D, N at least 2), which set the weights, the ridge and the tails.
         held_out: standardized rows H (M x D). They become reference rows too, unless T and H together are more than
-            are kept; then the reference rows are of T alone, evenly taken.
+            are kept (`most_references`); then the reference rows are of T alone, evenly taken.
         contamination: share of outliers in both. Outliers may lie together and be neighbors of one another, so
             distances are averaged over more neighbors the larger the share, up to `MOST_NEIGHBORS`.
+        join: whether held-out rows may become reference rows. If not, their scores are independent given T.
 
     Returns:
         The measurements, and the scores of the held-out rows against the other reference rows (M).
@@ -179,8 +192,8 @@ def fit_neighbors(training: Values, held_out: Values, contamination: float = 0.0
     """
     if len(training) < 2:
         raise ValueError(f"there are {len(training)} training rows: neighbors take 2 at least")
-    most = min(REFERENCE_ROWS, max(REFERENCE_NUMBERS // training.shape[1], 2))
-    together = len(training) + len(held_out) <= most
+    most = most_references(training.shape[1])
+    together = join and len(training) + len(held_out) <= most
     if not together:
         training = training[:: math.ceil(len(training) / most)]
     joined = np.concatenate([training, held_out]) if together else training

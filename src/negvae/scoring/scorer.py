@@ -18,6 +18,7 @@ from negvae.scoring.calibration import Calibration, contamination_threshold, fpr
 from negvae.scoring.certificates import certified_threshold
 from negvae.scoring.compute import compute_scores, over_blocks, refuse_in_int8
 from negvae.scoring.groups import split
+from negvae.scoring.neighbors import fit_neighbors, most_references
 from negvae.scoring.passes import SharedDraws
 from negvae.scoring.references import References, scale
 from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
@@ -198,7 +199,7 @@ def calibrate(
     missing = {"pixels" if features else "features", *(["transformations"] if scorer.model.shifted is None else [])}
     names = names_of(lambda entry: entry.calibrated and missing.isdisjoint(entry.needs)) if names is None else names
     names = [decisive, *names]
-    apart: dict[str, NDArray[np.float32]] = {}
+    apart, joined = dict[str, NDArray[np.float32]](), False
     references = References() if references is None else references
     if scorer.quantized is not None and scorer.quantized.decode is None:
         names = [name for name in names if not SCORES[name].needs]
@@ -206,7 +207,10 @@ def calibrate(
         most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
         references = _references(scorer, training, most, components, names, log)
         if features:
-            references, apart = _with_neighbors(scorer.model, references, training, held_out, contamination)
+            join = confidence is None
+            rows = _prepared(scorer.model, training), _prepared(scorer.model, held_out)
+            references, apart = _with_neighbors(references, rows, contamination, join)
+            joined = join and sum(map(len, rows)) <= most_references(rows[0].shape[1])
     references = replace(references, heatmaps=scorer.references.heatmaps)
     with_maps = references.heatmaps is not None and scorer.quantized is None
     measured = replace(scorer, references=references)
@@ -228,7 +232,7 @@ def calibrate(
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
         scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
-        confidence=None if target_fpr is None else confidence, tiles=rule or "",
+        confidence=None if target_fpr is None else confidence, tiles=rule or "", joined=joined,
     )  # fmt: skip
     if groups is None:
         return calibration
@@ -276,14 +280,17 @@ def default_score(model: VAE) -> str:
     return "neighbors" if model.takes_features else "combined"
 
 
-def _with_neighbors(
-    model: VAE, references: References, training: Tensor, held_out: Tensor, contamination: float
-) -> tuple[References, dict[str, NDArray[np.float32]]]:
-    """Add the reference rows, and return the held-out rows' scores against the others."""
-    from negvae.scoring.neighbors import fit_neighbors
+def _prepared(model: VAE, rows: Tensor) -> NDArray[np.float64]:
+    """Return standardized rows of features."""
+    prepared: NDArray[np.float64] = model.prepare(rows).double().flatten(1).cpu().numpy()
+    return prepared
 
-    rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]
-    fitted, scores = fit_neighbors(rows[0], rows[1], contamination)
+
+def _with_neighbors(
+    references: References, rows: tuple[NDArray[np.float64], NDArray[np.float64]], contamination: float, join: bool
+) -> tuple[References, dict[str, NDArray[np.float32]]]:
+    """Add the reference rows, of prepared training and held-out rows, and return the held-out ones' scores."""
+    fitted, scores = fit_neighbors(*rows, contamination, join=join)
     return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}
 
 

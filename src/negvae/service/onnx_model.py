@@ -160,4 +160,5 @@ def _calibration(facts: Mapping[str, str]) -> Calibration:
         float(facts.get("contamination", 0)), groups={name: groups} if groups else {},
         confidence=float(facts["confidence"]) if "confidence" in facts else None,
         thresholds=json.loads(facts.get("group_thresholds", "{}")),
+        joined=facts.get("held_out_rows_are_references") == "true",
     )  # fmt: skip
