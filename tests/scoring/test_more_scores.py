@@ -100,27 +100,30 @@ def test_typicality_of_a_batch():
     training, held_out = randomness.normal(3, 1, 5000), randomness.normal(3, 1, 2000)
     references = References({"bpd": scale(training)})
     assert batch_typicality([5.0], references) == pytest.approx(5 - training.mean())
-    limits = {size: batch_typicality_threshold(held_out, references, size, 0.05) for size in (1, 25, 100)}
-    # Quantiles of |N(0, 1)| / sqrt(size).
-    assert limits[1] == pytest.approx(1.96, rel=0.1)
-    assert limits[25] == pytest.approx(1.96 / 5, rel=0.25)
-    alarms = [batch_typicality(randomness.normal(3, 1, 25), references) > limits[25] for _ in range(500)]
-    assert 0.01 < np.mean(alarms) < 0.12
-    assert batch_typicality(randomness.normal(3.5, 1, 100), references) > limits[100]
-    # With few held out, their mean is as uncertain as the batch's, and the rate still holds.
-    false = []
-    for _ in range(300):
-        few = randomness.normal(3, 1, 60)
-        limit = batch_typicality_threshold(few, references, 60, 0.1, repeats=300, generator=randomness)
-        false.append(batch_typicality(randomness.normal(3, 1, 60), references) > limit)
-    assert np.mean(false) < 0.1 + 4 * np.sqrt(0.1 * 0.9 / 300)
+    for size in (1, 25):  # quantiles of |N(0, 1)| / sqrt(size)
+        limit = batch_typicality_threshold(held_out, randomness.normal(3, 1, size), references, 0.05)
+        assert limit == pytest.approx(1.96 / np.sqrt(size), rel=0.25)
+    foreign = randomness.normal(3.5, 1, 100)
+    assert batch_typicality(foreign, references) > batch_typicality_threshold(held_out, foreign, references, 0.05)
     with pytest.raises(ValueError, match="empty batch"):
         batch_typicality([], references)
     with pytest.raises(ValueError, match="at least 1 image"):
-        batch_typicality_threshold(held_out, references, 0)
+        batch_typicality_threshold(held_out, [], references)
     for rate in (0, 1):
         with pytest.raises(ValueError, match="a rate between 0 and 1"):
-            batch_typicality_threshold(held_out, references, 10, rate)
+            batch_typicality_threshold(held_out, held_out[:10], references, rate)
+
+
+@pytest.mark.parametrize(("held_out", "size"), [(20, 1), (60, 60), (100, 10)])
+def test_the_rate_of_typicality_holds_where_few_are_held_out_and_tails_are_heavy(held_out, size):
+    randomness, false = np.random.default_rng(1), 0
+    references = References({"bpd": scale(randomness.lognormal(0, 1, 5000))})
+    for _ in range(400):
+        kept, batch = randomness.lognormal(0, 1, held_out), randomness.lognormal(0, 1, size)
+        limit = batch_typicality_threshold(kept, batch, references, 0.1, repeats=199, generator=randomness)
+        false += batch_typicality(batch, references) > limit
+    assert false / 400 < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 400)
+    assert batch_typicality_threshold([1.0], [2.0], references, 0.001, repeats=99) == np.inf
 
 
 def test_calibration_is_of_the_scores_that_the_table_says(model):

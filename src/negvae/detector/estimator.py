@@ -706,7 +706,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def drift(self, X: Any, target_fpr: float = 0.01) -> Drift:
         """Test whether a batch is typical as a whole, and which of its scores and columns have moved.
 
-        Typicality (Nalisnick et al. 2019) uses the mean of `bpd`; the movements compare each calibrated score and,
+        Typicality (Nalisnick et al. 2019) uses the mean of `bpd`, and a permutation test decides (see
+        `negvae.scoring.combination.batch_typicality_threshold`); the movements compare each calibrated score and,
         for rows of features, each column separately (see `negvae.scoring.drift`). The score "neighbors" is left out
         where held-out rows are reference rows too, since their scores then depend on one another.
 
@@ -723,7 +724,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         scores, stored = self._scores(X, list(dict.fromkeys([*calibration.scores, "bpd"])))
         bpd = scores["bpd"]
         value = batch_typicality(bpd, calibration.reference)
-        limit = batch_typicality_threshold(calibration.scores["bpd"], calibration.reference, len(bpd), target_fpr)
+        limit = batch_typicality_threshold(calibration.scores["bpd"], bpd, calibration.reference, target_fpr)
         held_out = dict(calibration.scores)
         if calibration.joined:
             held_out.pop("neighbors", None)

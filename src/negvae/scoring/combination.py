@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -117,38 +118,42 @@ def batch_typicality(bpd: ArrayLike, references: References) -> float:
 
 def batch_typicality_threshold(
     held_out_bpd: ArrayLike,
+    batch_bpd: ArrayLike,
     references: References,
-    size: int,
     target_fpr: float = 0.01,
     *,
     repeats: int = 2000,
     generator: np.random.Generator | None = None,
 ) -> float:
-    """Return the `batch_typicality` that a batch of `size` inliers exceeds with a probability of `target_fpr`.
+    """Return the `batch_typicality` that a batch of inliers exceeds with a probability of at most `target_fpr`.
 
-    It is the quantile over batches drawn with replacement from held-out inliers (Nalisnick et al. 2019, section 3.1).
-    The held-out inliers are drawn anew for every batch, too: if they are not many more than the images of a batch,
-    their own mean is as uncertain as the batch's, and leaving that out would raise false alarms.
+    It is a quantile over batches of the same size that are drawn without replacement from the held-out inliers and the
+    batch together, a permutation test: if all are inliers, the batch is as good as drawn so itself. So the rate holds
+    for every number of held-out inliers and every distribution, on average over held-out sets and batches. The
+    bootstrap of Nalisnick et al. (2019, section 3.1) takes the held-out inliers for the distribution itself, and alarms
+    too often where they are few.
 
     Args:
         held_out_bpd: bits per dimension of inliers that were not trained on.
+        batch_bpd: bits per dimension of the batch.
         references: statistics of the training images.
-        size: number of images in a batch, at least 1.
         target_fpr: rate of false alarms, above 0 and below 1.
-        repeats: number of bootstrap batches.
+        repeats: number of batches that are drawn.
         generator: random generator that draws the batches; one seeded with 0 if left out.
 
     Returns:
-        The threshold in bits per dimension.
+        The threshold in bits per dimension; infinite where `repeats` is too few for the rate.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if the rate is out of range, or there are no scores.
     """
-    values = np.asarray(held_out_bpd, np.float64)
-    if size < 1 or not 0 < target_fpr < 1 or not values.size:
+    held_out, batch = np.asarray(held_out_bpd, np.float64), np.asarray(batch_bpd, np.float64)
+    if not 0 < target_fpr < 1 or not held_out.size or not batch.size:
         raise ValueError("a threshold needs held-out scores, batches of at least 1 image and a rate between 0 and 1")
     draw = generator or np.random.default_rng(0)
-    count = len(values)
-    rows = (draw.integers(count, size=count)[draw.integers(count, size=size)] for _ in range(repeats))
+    values, rank = np.concatenate([held_out, batch]), math.floor(target_fpr * (repeats + 1))
+    if not rank:
+        return math.inf
+    rows = (draw.choice(len(values), len(batch), replace=False, shuffle=False) for _ in range(repeats))
     means = np.array([values[chosen].mean() for chosen in rows])
-    return float(np.quantile(np.abs(means - references.scales["bpd"][3]), 1 - target_fpr))
+    return float(np.sort(np.abs(means - references.scales["bpd"][3]))[-rank])

@@ -194,9 +194,12 @@ def calibrate(
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
     target_fpr = None if contamination else target_fpr
-    features = scorer.model.takes_features
-    decisive = score_of(default_score(scorer.model) if score is None else score).name
-    missing = {"pixels" if features else "features", *(["transformations"] if scorer.model.shifted is None else [])}
+    model = scorer.model
+    decisive = score_of(default_score(model) if score is None else score).name
+    missing = {
+        "pixels" if model.takes_features else "features",
+        *(["transformations"] if model.shifted is None else []),
+    }
     names = names_of(lambda entry: entry.calibrated and missing.isdisjoint(entry.needs)) if names is None else names
     names = [decisive, *names]
     apart, joined = dict[str, NDArray[np.float32]](), False
@@ -206,11 +209,9 @@ def calibrate(
     elif training is not None:
         most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
         references = _references(scorer, training, most, components, names, log)
-        if features:
-            join = confidence is None
-            rows = _prepared(scorer.model, training), _prepared(scorer.model, held_out)
-            references, apart = _with_neighbors(references, rows, contamination, join)
-            joined = join and sum(map(len, rows)) <= most_references(rows[0].shape[1])
+        if model.takes_features:
+            fitted = _with_neighbors(model, references, training, held_out, contamination, join=confidence is None)
+            references, apart, joined = fitted
     references = replace(references, heatmaps=scorer.references.heatmaps)
     with_maps = references.heatmaps is not None and scorer.quantized is None
     measured = replace(scorer, references=references)
@@ -280,18 +281,14 @@ def default_score(model: VAE) -> str:
     return "neighbors" if model.takes_features else "combined"
 
 
-def _prepared(model: VAE, rows: Tensor) -> NDArray[np.float64]:
-    """Return standardized rows of features."""
-    prepared: NDArray[np.float64] = model.prepare(rows).double().flatten(1).cpu().numpy()
-    return prepared
-
-
 def _with_neighbors(
-    references: References, rows: tuple[NDArray[np.float64], NDArray[np.float64]], contamination: float, join: bool
-) -> tuple[References, dict[str, NDArray[np.float32]]]:
-    """Add the reference rows, of prepared training and held-out rows, and return the held-out ones' scores."""
-    fitted, scores = fit_neighbors(*rows, contamination, join=join)
-    return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}
+    model: VAE, references: References, training: Tensor, held_out: Tensor, contamination: float, *, join: bool
+) -> tuple[References, dict[str, NDArray[np.float32]], bool]:
+    """Add the reference rows, and return the held-out rows' scores, and whether they are reference rows too."""
+    rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]
+    fitted, scores = fit_neighbors(rows[0], rows[1], contamination, join=join)
+    joined = join and len(training) + len(held_out) <= most_references(rows[0].shape[1])
+    return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}, joined
 
 
 def _with_transformations(
