@@ -1,5 +1,6 @@
 """Files written whole or not at all, and locks between processes."""
 
+import errno
 import os
 import stat
 import subprocess
@@ -7,9 +8,11 @@ import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
-from negvae.files import locked, replacing, temporary_folder, write_text
+from negvae.files import locked, open_tensors, replacing, temporary_folder, write_text
 
 HOLD = """
 import sys
@@ -112,3 +115,26 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
     with temporary_folder(tmp_path, "b") as place:
         assert place.is_dir()
     assert sorted(os.listdir(tmp_path)) == [".a.theirs.tmp", "a", "other"]
+
+
+def test_a_full_disk_is_named_with_the_file(tmp_path):
+    def full(temporary):
+        temporary.write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with (
+        pytest.raises(OSError, match=r"No space left on device: '.*out\.txt'"),
+        replacing(tmp_path / "out.txt") as file,
+    ):
+        full(file)
+    assert not list(tmp_path.glob("*"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="paths are text here")
+def test_tensors_are_read_from_a_path_that_is_not_utf8(tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9") / "a.safetensors"
+    path.parent.mkdir()
+    save_file({"x": np.arange(3)}, tmp_path / "a")
+    (tmp_path / "a").rename(path)
+    with open_tensors(path, "np") as file:
+        assert file.get_tensor("x").tolist() == [0, 1, 2]

@@ -26,6 +26,10 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\
 """Names of temporary files and folders: the name of the output, perhaps shortened, and whose they are."""
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
+
+
 @contextmanager
 def replacing(path: Path, tidy: bool = True) -> Iterator[Path]:
     """Provide a temporary file beside `path` that takes the place of `path` when the block ends without an error.
@@ -72,6 +76,8 @@ def replacing(path: Path, tidy: bool = True) -> Iterator[Path]:
         _flush(target.parent)
     except OSError as error:
         if str(error.filename) == str(temporary):  # a name that the user does not know
+            raise OSError(error.errno, error.strerror, str(path)) from None
+        if error.filename is None and error.errno in _FULL:  # of a write, which knows no name
             raise OSError(error.errno, error.strerror, str(path)) from None
         raise
     finally:
@@ -256,6 +262,36 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         yield True
     finally:
         lock.release()
+
+
+@contextmanager
+def open_tensors(path: Path, framework: str) -> Iterator[Any]:
+    """Open a safetensors file, which its library does by a path in UTF-8 alone.
+
+    Args:
+        path: file to read; its path may have any bytes.
+        framework: kind of the tensors: "pt" for torch, "np" for NumPy.
+
+    Yields:
+        The open file, as `safetensors.safe_open` gives it.
+
+    Raises:
+        OSError: if the file cannot be read.
+        safetensors.SafetensorError: if it is damaged.
+    """
+    from safetensors import safe_open
+
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="negvae-") as folder:
+            link = Path(folder) / "tensors"
+            link.symlink_to(path.absolute())
+            with safe_open(link, framework) as file:
+                yield file
+        return
+    with safe_open(path, framework) as file:
+        yield file
 
 
 def refuse_used(directory: Path) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from negvae.data import tables
-from negvae.data.rows import finite_rows, holds_rows, load_rows
+from negvae.data.rows import describe_drowned, finite_rows, holds_rows, load_rows
 
 
 def test_files_of_rows_are_told_from_files_of_images(tmp_path: Path):
@@ -69,3 +69,18 @@ def test_lines_longer_than_a_block_are_read_wherever_they_stand(
     for name in ("first", "late"):
         with pytest.raises(ValueError, match=r"has a line of more than 1 MiB: .* given as Parquet or \.npy"):
             load_rows(tmp_path / f"{name}.csv")
+
+
+def test_a_value_that_drowns_the_others_is_named():
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((500, 3))
+    assert describe_drowned(rows) == ""
+    assert describe_drowned(random.standard_cauchy((500, 3))) == ""  # heavy tails are no such values
+    assert describe_drowned(random.lognormal(0, 3, (500, 3))) == ""
+    rows[:, 2] = 7.0
+    rows[3, 1:] = -1e9, 8.0
+    text = describe_drowned(rows, ["a", "b", "c"])
+    assert text.startswith("column 'b' holds -1e+09, and 90% of its values lie from -")
+    rows[4, 0] = np.finfo(float).max
+    assert "column 0 holds 1.798e+308" in describe_drowned(rows)
+    assert "(and 1 more such columns)" in describe_drowned(rows)

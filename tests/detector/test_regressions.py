@@ -109,3 +109,19 @@ def test_tensors_of_every_float_type_are_taken(fitted, kind):
 def test_a_list_of_rows_is_rows(fitted):
     assert as_array([[1.0, 2.0], [3.0, 4.0]], "test")[0] == [[1.0, 2.0], [3.0, 4.0]]
     assert as_array([torch.ones(2), torch.ones(2)], "test")[0].shape == (2, 2)
+
+
+def test_a_row_that_drowns_the_others_is_warned_of():
+    rows = np.random.default_rng(0).standard_normal((200, 3))
+    rows[7] = 1e9
+    options = {"epochs": 1, "latent_size": 2, "negatives": "none", "device": "cpu"}
+    with pytest.warns(UserWarning, match=r"^column 0 holds 1e\+09, and 90% of its values lie from -1"):
+        NegVAEDetector(**options, calibration_fraction=0.1).fit(rows)
+
+
+def test_a_shuffled_loader_is_warned_of_where_its_order_counts():
+    images = blobs(40, (1, 28, 28))
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(images), 8, shuffle=True)
+    detector = NegVAEDetector(preset="gray", epochs=1, device="cpu", target_fpr=0.2).fit(loader)
+    with pytest.warns(UserWarning, match="the DataLoader shuffles"):
+        detector.predict(loader)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from negvae import NegVAEDetector
+from negvae.runs import train
 from negvae.runs.artifact import WEIGHTS, load_artifact
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.evaluate import evaluate_run
@@ -240,3 +241,31 @@ def test_weights_that_may_not_be_read_are_called_so(tmp_path, request):
             load_artifact(tmp_path / "run")
     finally:
         os.seteuid(os.getuid())
+
+
+def test_two_trainings_of_one_folder_do_not_mix(tmp_path, monkeypatch):
+    """The second begins while the first has read its data, and while it trains."""
+    np.save(tmp_path / "in.npy", blobs(40, (1, 28, 28)).numpy())
+    config = dataclasses.replace(small_run(epochs=1), data=str(tmp_path / "in.npy"))
+    resolve, said = train.resolve, []
+
+    def second(*args):
+        monkeypatch.setattr(train, "resolve", resolve)
+        for resume in (False, True):
+            with pytest.raises(ValueError, match="run is being trained by another process: wait") as refused:
+                train.run(config, tmp_path / "run", resume=resume)
+            said.append(str(refused.value))
+        return resolve(*args)
+
+    monkeypatch.setattr(train, "resolve", second)
+    train.run(config, tmp_path / "run")
+    assert len(said) == 2
+    assert not (tmp_path / "run" / train.LOCK).exists()
+    with pytest.raises(ValueError, match="already holds a run"):
+        train.run(config, tmp_path / "run")
+    with pytest.raises(FileNotFoundError):
+        train.run(dataclasses.replace(config, data=str(tmp_path / "none.npy")), tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / train.LOCK).touch()
+    train.run(config, tmp_path / "killed")

@@ -217,3 +217,24 @@ def test_callbacks_come_at_most_so_often():
             update(number)
         assert seen == [0]
     assert seen == [0, 4]
+
+
+def test_what_is_killed_before_its_first_state_begins_again(model, tmp_path):
+    put(tmp_path / "in", blobs(4, (1, 28, 28), 3).numpy())
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / ".state.json.0123abcd-99-0123abcd.tmp").write_text("{")
+    (out / "rows.jsonl").touch()
+    (out / ".lock").touch()
+
+    def killed(watched):
+        assert (out / "state.json").exists()  # from now on a watch goes on
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        watch(model, str(tmp_path / "in"), out, once=True, settle=0, on_update=killed)
+    assert watch(model, str(tmp_path / "in"), out, once=True, settle=0).rows == 4
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "rows.jsonl").write_text("a row\n")
+    with pytest.raises(ValueError, match="not empty"):
+        watch(model, str(tmp_path / "in"), tmp_path / "other", once=True, settle=0)

@@ -65,6 +65,7 @@ def main() -> NoReturn:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = partial(_show_warning, set[str]())
+            warnings.simplefilter("default", UserWarning)  # a warning is a line, also where PYTHONWARNINGS says error
             code = app(standalone_mode=False)
         sys.stdout.flush()  # a full disk shows here, and not while Python exits
     except BrokenPipeError:

@@ -16,6 +16,9 @@ from negvae.data.formats.base import need_memory
 
 _ENDINGS = (".npy", ".npz")
 
+DROWNING = 1e5
+"""How many times the width of its middle 90% a column's farthest value lies out that leaves few digits to the rest."""
+
 
 def holds_rows(path: Path | str) -> bool:
     """Return whether a path is a file of rows of features; any other path or name stands for images.
@@ -147,3 +150,33 @@ def finite_rows(rows: NDArray[np.generic], where: str, columns: Sequence[str] | 
 
 def _reader(path: Path) -> Reader:
     return Npy(path) if path.suffix.lower() == ".npy" else Npz(path)
+
+
+def describe_drowned(rows: NDArray[np.float64], columns: Sequence[Any] | None = None) -> str:
+    """Say which column holds a value so far out that standardization leaves few digits to the other values.
+
+    Args:
+        rows: training rows, N x D.
+        columns: names of the columns; None for their numbers.
+
+    Returns:
+        A line for people; "" if there is no such column.
+
+    >>> describe_drowned(np.array([[0.1 * n] for n in range(99)] + [[1e12]])).partition(":")[0]
+    'column 0 holds 1e+12, and 90% of its values lie from 0.495 to 9.405'
+    """
+    low, middle, high = np.quantile(rows, (0.05, 0.5, 0.95), axis=0)
+    with np.errstate(over="ignore"):
+        far = np.abs(rows / 2 - middle / 2).max(0) > DROWNING / 2 * (high - low)
+    drowned = np.flatnonzero(far & (high > low))
+    if not drowned.size:
+        return ""
+    first = drowned[0]
+    value = rows[np.argmax(np.abs(rows[:, first] / 2 - middle[first] / 2)), first]
+    name = str(first) if columns is None else repr(str(columns[first]))
+    usual = f"from {low[first]:.4g} to {high[first]:.4g}"
+    others = f" (and {len(drowned) - 1:,} more such columns)" if len(drowned) > 1 else ""
+    return (
+        f"column {name} holds {value:.4g}, and 90% of its values lie {usual}{others}:"
+        " beside such a value the others look alike, and little is found; replace it, or leave its row out"
+    )

@@ -24,6 +24,7 @@ from torch import Tensor
 from negvae.config import DEFAULT_PRESET, PRESETS, RENAMED, RunConfig, preset
 from negvae.data import ImageSet, Split, is_path
 from negvae.data.formats import as_images
+from negvae.data.rows import describe_drowned
 from negvae.data.streams import InputSpec, fitted
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
@@ -345,8 +346,12 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         **calibration: Any,
     ) -> Self:
         """Train, calibrate and set the fitted attributes; further arguments are those of `calibrate`."""
-        result = self._train(config, training, source)
         features = training.is_floating_point()
+        if features and (
+            text := describe_drowned(training.flatten(1).numpy(), getattr(self, "feature_names_in_", None))
+        ):
+            _warn(text)
+        result = self._train(config, training, source)
         self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
         maps = self._trained_maps(config, training, held_out) if self.heatmaps and not features else None
         measured = calibrated(

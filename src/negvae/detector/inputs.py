@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from negvae.data import ImageSet, Split, is_path, load
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
@@ -58,7 +59,7 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     if isinstance(data, Tensor):
         return _numbers(data), "a tensor"
     if isinstance(data, DataLoader | Dataset):
-        return _collected(data), type(data).__name__
+        return _collected(data, split != "test"), type(data).__name__
     if isinstance(data, Image.Image):
         return _stacked([data]), "an image"
     if isinstance(data, np.ndarray) and data.dtype.kind in "OU" and data.ndim == 1:
@@ -181,9 +182,11 @@ def _image(item: Any, name: str) -> Image.Image | str:
     return Image.fromarray(pixels[0] if len(pixels) == 1 else np.ascontiguousarray(pixels.transpose(1, 2, 0)))
 
 
-def _collected(data: Any) -> NDArray[Any]:
+def _collected(data: Any, fitting: bool) -> NDArray[Any]:
     """Collect the first part of every item of a Dataset or DataLoader."""
     batched = isinstance(data, DataLoader)
+    if batched and isinstance(getattr(data, "sampler", None), RandomSampler) and not fitting:
+        warnings.warn("the DataLoader shuffles: results come in its order, and not in the data's", stacklevel=2)
     # A Dataset of the map kind ends by its length; iteration over it need not.
     items: Iterable[Any] = data if batched or not hasattr(data, "__len__") else (data[i] for i in range(len(data)))
     parts: list[Any] = []

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from negvae.detector.inputs import as_array
 from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
-from negvae.files import refuse_used
+from negvae.files import open_tensors, refuse_used
 from negvae.report.scored import write_scored_report
 from negvae.runs.export import TOLERANCE, relative_difference, run_onnx
 from negvae.runs.graph import Decision, write_graph
@@ -327,7 +327,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         if not path.is_file():
             raise FileNotFoundError(f"{directory} holds no {FILE}: it is not the folder of a ScoreDetector")
         try:
-            with safe_open(path, "np") as file:
+            with open_tensors(path, "np") as file:
                 rule = json.loads(file.metadata()["rule"])
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             made = cls(score, names=rule["names"], decision_score=rule["score"], target_fpr=rule["target_fpr"],

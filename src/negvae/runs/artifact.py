@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yaml_mapping, translated
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import file_sha256, from_json, quoted, write_text
+from negvae.files import file_sha256, from_json, open_tensors, quoted, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
@@ -304,7 +304,7 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     model = build_vae(config, shape)
     path.open("rb").close()  # safetensors says of a file that may not be read that it is not there
     try:
-        with safe_open(path, "pt") as file:
+        with open_tensors(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         epochs, finished = int(header["epochs"]), bool(from_json(header["finished"]))
@@ -402,7 +402,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
     kinds = ("held_out", "reference", "fitted", "neighbors", "int8", "columns", "group")
     parts: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
     try:
-        with safe_open(path, "np") as file:
+        with open_tensors(path, "np") as file:
             header = file.metadata() or {}
             rule = from_json(header["rule"])
             for key in file.keys():  # noqa: SIM118 - not a mapping

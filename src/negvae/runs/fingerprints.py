@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
+from negvae.files import open_tensors
 from negvae.negatives.overlap import digests
 from negvae.training.checkpoint import save_tensors
 
@@ -76,7 +77,7 @@ def read_fingerprints(directory: Path) -> Fingerprints | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "np") as file:
+        with open_tensors(path, "np") as file:
             hashes, repeats = file.get_tensor("hashes"), file.get_tensor("repeats")
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]})") from None

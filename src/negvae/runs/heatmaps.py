@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from negvae.device import own_state
+from negvae.files import open_tensors
 from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
@@ -108,7 +109,7 @@ def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.de
     if not path.is_file():
         return None
     try:
-        with safe_open(path, "pt") as file:
+        with open_tensors(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
         if header.get("encoder") != ENCODER:

@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.streams import InputSpec, stream
 from negvae.device import own_state
+from negvae.files import open_tensors
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_images, encoder_of
 from negvae.scoring.patches import PatchBank, enlarged, fit_bank
@@ -156,7 +157,7 @@ def maps_of_encoder(artifact: Artifact, encoder: Encoder | None) -> PatchMaps:
             f"{artifact.directory} has no maps of patches: train with --embed and an encoder that gives a map"
         )
     try:
-        with safe_open(path, "np") as file:
+        with open_tensors(path, "np") as file:
             bank = PatchBank(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
     except (SafetensorError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]})") from None

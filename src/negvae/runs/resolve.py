@@ -22,6 +22,7 @@ from negvae.data.folders import look_at
 from negvae.data.formats import DataError
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
+from negvae.data.rows import describe_drowned
 from negvae.decoding import Decoding
 from negvae.device import resolve_device, resolve_precision
 from negvae.model import build_vae
@@ -167,6 +168,8 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     inliers = load_inliers(config, log=log, left_open=left_open)
     config = replace(config, images=inliers.images)
     log(f"inliers: {inliers.description}")
+    if config.takes_features and (text := describe_drowned(inliers.training.flatten(1).numpy(), inliers.columns)):
+        log(f"warning: {text}")
     if config.takes_features and "calibration" in left_open and config.calibration:
         count = len(inliers.held_out)
         config = replace(config, calibration=count / (count + len(inliers.training)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 
 from negvae.config import RunConfig
 from negvae.device import own_state
-from negvae.files import refuse_used
+from negvae.files import locked
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -46,6 +46,8 @@ from negvae.training.stopping import StopConditions
 
 ASKED = "asked"
 """Section of config.yaml with what the user asked for beside the run's configuration."""
+LOCK = ".training.lock"
+"""File in a run's folder that is there while a process trains the run."""
 _FILES = (CONFIG, INLIERS, TRAINED, METRICS, BROKEN)
 """What a run writes into its folder before its first step."""
 
@@ -96,8 +98,25 @@ def run_seeds(
         raise ValueError("runs that hold out inliers for calibration cannot be trained together: each has its own")
     if heatmaps:
         _refuse_heatmaps(config)
-    for directory in directories:
-        _check_directory(directory, resume)
+    with ExitStack() as held:
+        for directory in directories:
+            _check_directory(directory, resume)
+            held.enter_context(_alone(directory, resume))
+        return _run_alone(configs, directories, resume, log, left_open, heatmaps, trainer, options)
+
+
+def _run_alone(
+    configs: Sequence[RunConfig],
+    directories: Sequence[Path],
+    resume: bool,
+    log: Log,
+    left_open: Collection[str],
+    heatmaps: bool | None,
+    trainer: Callable[..., list[TrainingResult]],
+    options: dict[str, Any],
+) -> list[TrainingResult]:
+    """Train runs whose folders no other process writes to; see `run_together`."""
+    config = configs[0]
     anew = bool(heatmaps)
     if heatmaps is None and resume and (directories[0] / CONFIG).exists():
         heatmaps = read_section(directories[0], ASKED).get("heatmaps")
@@ -311,13 +330,36 @@ def _refuse_other_data(directory: Path, config: RunConfig, resolved: ResolvedRun
             )
 
 
+@contextmanager
+def _alone(directory: Path, resume: bool) -> Iterator[None]:
+    """Keep other trainings out of a run's folder, and leave no folder behind in which nothing was written."""
+    new = not directory.exists()
+    with locked(directory / LOCK) as mine:
+        if not mine:
+            raise ValueError(f"{directory} is being trained by another process: wait, or take another folder")
+        try:
+            if not resume:
+                _refuse_run(directory)  # that another process has begun and ended meanwhile
+            yield
+        finally:
+            with suppress(OSError):
+                (directory / LOCK).unlink()
+            if new and not any(directory.iterdir()):
+                directory.rmdir()
+
+
+def _refuse_run(directory: Path) -> None:
+    if any((directory / name).exists() for name in (CONFIG, CHECKPOINT, WEIGHTS)):
+        raise ValueError(f"{directory} already holds a run: add --resume to go on with it, or take another folder")
+
+
 def _check_directory(directory: Path, resume: bool) -> None:
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"{directory} is a file: --out takes a folder")
-    if not resume and any((directory / name).exists() for name in (CONFIG, CHECKPOINT, WEIGHTS)):
-        raise ValueError(f"{directory} already holds a run: add --resume to go on with it, or take another folder")
     if not resume:
-        refuse_used(directory)
+        _refuse_run(directory)
+        if directory.exists() and any(entry.name != LOCK for entry in directory.iterdir()):
+            raise ValueError(f"{directory} is not empty: take a new folder")
         return
     run = any((directory / name).exists() for name in (CONFIG, CHECKPOINT)) or not directory.exists()
     if not run and any(not entry.name.startswith(".") for entry in directory.iterdir()):  # hidden: half a config

@@ -165,10 +165,10 @@ def watch(
         log(f"outliers: {calibration.describe()}")
         if known:
             log(f"going on after {watched.rows:,} rows")
-        on_update(watched)
         arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once, wanted.features)
         with (out / ROWS).open("ab") as rows:
             _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off
+            on_update(watched)
             for places in arrivals(known, should_stop):
                 _turn(places, wanted, scorer, encoder, watched, rows, log)
                 _commit(out, watched, rows, calibration)
@@ -231,11 +231,17 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
 # --- keeping -----
 
 
+def _is_beginning(path: Path) -> bool:
+    """Return whether a file may be what a watch left that was killed before its first state was written."""
+    unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
+    return path.name == LOCK or unfinished or (path.name == ROWS and not path.stat().st_size)
+
+
 def _begin(new: Watch, out: Path, options: dict[str, Any]) -> tuple[Watch, set[Place]]:
     """Return the new watch, or the one whose state is in the folder, and the files that it has already scored."""
     path, source, calibration = out / STATE, new.source, new.monitor.calibration
     if not path.exists():
-        if any(each.name != LOCK for each in out.iterdir()):
+        if any(not _is_beginning(each) for each in out.iterdir()):
             raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
         return new, set()
     try:

@@ -251,6 +251,9 @@ class Calibration:
     def certifiable(self) -> Values:
         """Return the held-out scores that statements with a confidence rest on.
 
+        Returns:
+            The scores, ascending.
+
         Raises:
             ValueError: if none can be made; the message says why.
         """

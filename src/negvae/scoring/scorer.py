@@ -196,12 +196,7 @@ def calibrate(
     target_fpr = None if contamination else target_fpr
     model = scorer.model
     decisive = score_of(default_score(model) if score is None else score).name
-    missing = {
-        "pixels" if model.takes_features else "features",
-        *(["transformations"] if model.shifted is None else []),
-    }
-    names = names_of(lambda entry: entry.calibrated and missing.isdisjoint(entry.needs)) if names is None else names
-    names = [decisive, *names]
+    names = [decisive, *(_usual_names(model) if names is None else names)]
     apart, joined = dict[str, NDArray[np.float32]](), False
     references = References() if references is None else references
     if scorer.quantized is not None and scorer.quantized.decode is None:
@@ -238,6 +233,12 @@ def calibrate(
     if groups is None:
         return calibration
     return calibration.with_groups({name: split(values, groups) for name, values in found.items()})
+
+
+def _usual_names(model: VAE) -> tuple[str, ...]:
+    """Return the names of the scores that the table marks as calibrated, of those that a model has."""
+    missing = {"pixels" if model.takes_features else "features"} | ({"transformations"} if model.shifted is None else set())
+    return names_of(lambda entry: entry.calibrated and missing.isdisjoint(entry.needs))
 
 
 def _references(

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from negvae.files import from_json, order_header, replacing
+from negvae.files import from_json, open_tensors, order_header, replacing
 
 FILE = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
@@ -130,7 +130,7 @@ def load_checkpoint(
     if not path.exists():
         return None
     progress = read_progress(directory, name)
-    with _readable(path), safe_open(path, "pt") as file:
+    with _readable(path), open_tensors(path, "pt") as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
     try:
         model.load_state_dict(_under(tensors, "model"))
@@ -161,7 +161,7 @@ def read_progress(directory: Path, name: str = FILE) -> Progress:
     path = directory / name
     if not path.exists():
         return Progress()
-    with _readable(path), safe_open(path, "pt") as file:
+    with _readable(path), open_tensors(path, "pt") as file:
         return Progress(**from_json((file.metadata() or {})["progress"]))
 
 
