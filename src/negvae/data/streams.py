@@ -595,7 +595,10 @@ def _array_rows(path: str, part: NDArray[Any], spec: InputSpec, start: int) -> B
         images = as_images(_unit_floats(part, errors), path).images
         if spec.decoding is not None:
             return _photos(path, images, errors, spec, spec.decoding, start)
-        images = fitted(images, spec)
+        try:
+            images = fitted(images, spec)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from None
     return Batch([path] * len(part), list(range(start, start + len(part))), errors, images)
 
 
