@@ -237,7 +237,9 @@ def calibrate(
 
 def _usual_names(model: VAE) -> tuple[str, ...]:
     """Return the names of the scores that the table marks as calibrated, of those that a model has."""
-    missing = {"pixels" if model.takes_features else "features"} | ({"transformations"} if model.shifted is None else set())
+    missing = {"pixels" if model.takes_features else "features"}
+    if model.shifted is None:
+        missing.add("transformations")
     return names_of(lambda entry: entry.calibrated and missing.isdisjoint(entry.needs))
 
 
