@@ -344,7 +344,7 @@ def _alone(directory: Path, resume: bool) -> Iterator[None]:
         finally:
             with suppress(OSError):
                 (directory / LOCK).unlink()
-            if new and not any(directory.iterdir()):
+            if new and directory.is_dir() and not any(directory.iterdir()):
                 directory.rmdir()
 
 
