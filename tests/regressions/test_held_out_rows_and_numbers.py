@@ -22,12 +22,14 @@ def test_calibrating_again_with_the_held_out_rows_changes_no_decision():
     detector = NegVAEDetector(**QUICK, target_fpr=0.1).fit(rows(100, 0), calibration=held_out)
     before = detector.predict(fresh)
     np.testing.assert_array_equal(detector.recalibrate(held_out, target_fpr=0.1).predict(fresh), before)
+    assert detector.calibration_.joined  # these rows are reference rows still
+    assert not detector.recalibrate(fresh).calibration_.joined
 
 
-def test_drift_of_one_column_does_not_ask_the_score_whose_held_out_values_depend_on_one_another():
-    for columns, asked in ((1, False), (3, True)):
-        detector = NegVAEDetector(**QUICK).fit(rows(200, 0, columns))
-        names = {each.name for each in detector.drift(rows(50, 1, columns)).moved}
+def test_drift_does_not_ask_the_score_whose_held_out_values_depend_on_one_another():
+    for confidence, asked in ((None, False), (0.9, True)):
+        detector = NegVAEDetector(**QUICK, target_fpr=0.1, confidence=confidence).fit(rows(200, 0, 3))
+        names = {each.name for each in detector.drift(rows(50, 1, 3)).moved}
         assert ("neighbors" in names, "column x0" in names) == (asked, True)
 
 

@@ -78,6 +78,7 @@ from negvae.scoring.combination import batch_typicality, batch_typicality_thresh
 from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, describe_absent, split
 from negvae.scoring.heatmaps import Heatmaps
+from negvae.scoring.neighbors import SAME_ROWS, share_of_references
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.scoring.tiles import Owners, combine
 from negvae.training.checkpoint import Progress
@@ -891,7 +892,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         check_labels(labels, len(scores[before.score]))
         fresh = dataclasses.replace(
             before, scores={name: np.sort(values) for name, values in scores.items()}, groups={}, thresholds={},
-            small=(), joined=False, columns=None if before.columns is None else columns_of(stored.flatten(1)),
+            small=(), joined=self._are_references(stored),
+            columns=None if before.columns is None else columns_of(stored.flatten(1)),
         )  # fmt: skip
         if target_fpr is not None:
             fresh = dataclasses.replace(fresh, contamination=0.0, target_fpr=target_fpr, confidence=confidence)
@@ -903,6 +905,14 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         _warn_of_small_groups(fresh)
         self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
         return self
+
+    def _are_references(self, stored: Tensor) -> bool:
+        """Return whether rows are held-out rows that are reference rows too, whose scores depend on one another."""
+        fitted = self.calibration_.reference.neighbors
+        if not self.calibration_.joined or fitted is None:
+            return False
+        rows = self.model_.prepare(stored).double().flatten(1).cpu().numpy()
+        return share_of_references(rows, fitted) > SAME_ROWS
 
     def monitor(
         self,

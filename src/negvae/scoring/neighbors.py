@@ -56,6 +56,8 @@ KNOTS = 17
 """Of the empirical part of a tail."""
 NARROWEST = 0.1
 """The least scale of a column, in units of its standard deviation."""
+SAME_ROWS = 0.1
+"""Share of rows that are copies of reference rows from which rows are taken for reference rows themselves."""
 COPY = 1e-11
 """Two rows are copies where their squared distance is less than this share of their squared lengths."""
 LEAST_LEFT = 1e-9
@@ -308,6 +310,22 @@ def _nearest_whitened(rows: Tensor, references: Tensor, count: int) -> Tensor:
     apart = (squared + own - references.square().sum(1)) / 2  # G_ii - G_ij, in units of 1 / total
     left = (total - own).clamp_min(LEAST_LEFT * total)
     return _mean_distance(torch.where(copied, squared + apart.square() / left, squared), copies, count)
+
+
+def share_of_references(rows: Values, fitted: Neighbors) -> float:
+    """Return the share of rows that have a copy among the reference rows.
+
+    Args:
+        rows: standardized rows (N x D).
+        fitted: measurements of inliers.
+
+    Returns:
+        The share, from 0 to 1.
+    """
+    whitened = whiten(rows * fitted.weights, fitted.basis, fitted.damping, fitted.unit)
+    parts = torch.from_numpy(whitened).split(_CHUNK)  # type: ignore[no-untyped-call]
+    references = torch.from_numpy(fitted.whitened)
+    return float(torch.cat([has_copy(part, references) for part in parts]).double().mean())
 
 
 def has_copy(rows: Tensor, references: Tensor) -> Tensor:
