@@ -294,16 +294,17 @@ def open_tensors(path: Path, framework: str) -> Iterator[Any]:
         yield file
 
 
-def refuse_used(directory: Path) -> None:
+def refuse_used(directory: Path, besides: str = "") -> None:
     """Refuse to write to a folder that holds something.
 
     Args:
         directory: folder to be written, which need not exist.
+        besides: name of a file that may be in it.
 
     Raises:
         ValueError: if it is a file or is not empty.
     """
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+    if directory.exists() and (not directory.is_dir() or any(each.name != besides for each in directory.iterdir())):
         raise ValueError(f"{directory} is not empty: take a new folder")
 
 

@@ -200,7 +200,7 @@ def up_to_date(table: ResultTable, name: str, config: RunConfig, figures: Collec
     content, where = table.get(name), f"{table.path}, {name}"
     if content is None or not same_run(content["config"], config, where):
         return None
-    for fault in _faults(content, figures):
+    if fault := next(_faults(content, figures), None):
         raise ValueError(f"{where}: {fault}; remove that result, and `{table.made_by}` makes it anew")
     return content
 

@@ -272,14 +272,12 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
             names = [uri.rsplit("/", 1)[1] for uri in stores.below(folder)]
         except FileNotFoundError:
             names = []
-        # What a process left that was killed while it wrote.
-        names = [name for name in names if not (name.startswith(".") and name.endswith(".tmp"))]
     else:
         if Path(folder).exists() and not Path(folder).is_dir():
             raise ValueError(f"--out {folder} is a file: for several parts it is a folder, of one file for each shard")
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        # What a process left that was killed while it wrote the manifest; writing it again removes that.
-        names = [name for name in names if not (name.startswith(f".{MANIFEST}.") and name.endswith(".tmp"))]
+    # What a process left that was killed while it wrote the manifest; on a disk, writing it again removes that.
+    names = [name for name in names if not (name.startswith(f".{MANIFEST}.") and name.endswith(".tmp"))]
     if not names:
         stores.make_folder(folder)
         _write_manifest(folder, settings, "begun", {})

@@ -12,7 +12,7 @@ import torch
 
 from negvae.config import RunConfig
 from negvae.device import own_state
-from negvae.files import locked
+from negvae.files import locked, refuse_used
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -358,8 +358,7 @@ def _check_directory(directory: Path, resume: bool) -> None:
         raise ValueError(f"{directory} is a file: --out takes a folder")
     if not resume:
         _refuse_run(directory)
-        if directory.exists() and any(entry.name != LOCK for entry in directory.iterdir()):
-            raise ValueError(f"{directory} is not empty: take a new folder")
+        refuse_used(directory, LOCK)
         return
     run = any((directory / name).exists() for name in (CONFIG, CHECKPOINT)) or not directory.exists()
     if not run and any(not entry.name.startswith(".") for entry in directory.iterdir()):  # hidden: half a config

@@ -29,7 +29,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
-from negvae.files import from_json, locked, write_text
+from negvae.files import from_json, is_temporary, locked, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -233,8 +233,7 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
 
 def _is_beginning(path: Path) -> bool:
     """Return whether a file may be what a watch left that was killed before its first state was written."""
-    unfinished = path.name.startswith(".") and path.name.endswith(".tmp")
-    return path.name == LOCK or unfinished or (path.name == ROWS and not path.stat().st_size)
+    return path.name == LOCK or is_temporary(path.name) or (path.name == ROWS and not path.stat().st_size)
 
 
 def _begin(new: Watch, out: Path, options: dict[str, Any]) -> tuple[Watch, set[Place]]:

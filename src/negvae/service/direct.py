@@ -165,18 +165,14 @@ class DirectProtocol(HttpToolsProtocol):
                 self._let_go()
             elif not self._held and now - self._since > self.timeout_keep_alive:
                 self.transport.close()
-        elif self._head_since is not None and now - self._head_since > timeout:
+        elif self._head_since is not None and now - self._head_since > timeout and not self._is_answering:
             self._end_late_head(now - self._head_since, timeout)
 
     def _end_late_head(self, seconds: float, timeout: float) -> None:
         """Answer a request whose headers have not come in time, which uvicorn would wait for without end."""
         self._head_since = None
         late = Refused(408, f"the headers took longer than {timeout:g} s")
-        content = late.body()
-        self.transport.write(
-            b"%scontent-type: application/json\r\ncontent-length: %d\r\n%sconnection: close\r\n\r\n%s"
-            % (_STATUS[late.status], len(content), _SAFE, content)
-        )
+        self._write(late.status, late.body(), b"content-type: application/json\r\nconnection: close\r\n")
         self._way.guard.metrics.on_request("other", late.status, seconds)
         self.transport.close()
 
@@ -195,6 +191,11 @@ class DirectProtocol(HttpToolsProtocol):
         self._inside = False
         super().on_message_complete()
 
+    @property
+    def _is_answering(self) -> bool:
+        """Whether uvicorn's side has not yet answered a request completely."""
+        return self.cycle is not None and not self.cycle.response_complete
+
     def data_received(self, data: bytes) -> None:
         """Take a request for scores the short way, and leave everything else to uvicorn."""
         if self._asked is not None:  # the client does not wait for its answer
@@ -202,7 +203,7 @@ class DirectProtocol(HttpToolsProtocol):
             self.transport.pause_reading()
             return
         whole = self._held + data if self._held else data
-        if self._inside or self.flow.write_paused or (self.cycle is not None and not self.cycle.response_complete):
+        if self._inside or self.flow.write_paused or self._is_answering:
             self._leave(whole)
             return
         end = whole.find(b"\r\n\r\n", 0, LARGEST_HEAD) if whole.startswith(START) else -1
@@ -276,12 +277,8 @@ class DirectProtocol(HttpToolsProtocol):
     def _send(self, status: int, content: bytes, fields: bytes) -> None:
         """Write the answer, and go on with what came meanwhile."""
         asked = self._done(status)
-        default = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)
         close = b"connection: close\r\n" if self._closing else b""
-        self.transport.write(
-            b"%s%s%scontent-length: %d\r\nx-request-id: %s\r\n%s%s\r\n%s"
-            % (_STATUS[status], default, fields, len(content), asked.exchange.id.encode(), _SAFE, close, content)
-        )
+        self._write(status, content, b"%sx-request-id: %s\r\n%s" % (fields, asked.exchange.id.encode(), close))
         if self._closing:
             self.transport.close()
             return
@@ -290,6 +287,13 @@ class DirectProtocol(HttpToolsProtocol):
         if self._held:
             self.transport.resume_reading()
             self.loop.call_soon(self._go_on)
+
+    def _write(self, status: int, content: bytes, fields: bytes) -> None:
+        """Write an answer, with the headers that all have."""
+        default = b"".join(name + b": " + value + b"\r\n" for name, value in self.server_state.default_headers)
+        self.transport.write(
+            b"%s%s%scontent-length: %d\r\n%s\r\n%s" % (_STATUS[status], default, fields, len(content), _SAFE, content)
+        )
 
     def _go_on(self) -> None:
         """Read what came before the answer, unless it was read with what came after."""
