@@ -116,6 +116,8 @@ def table(**columns: object) -> pd.DataFrame:
 UNUSABLE = {
     "text": table(mass="x"),
     "categories": table(mass=pd.Categorical(["x", "y"] * 30)),
+    "whole numbers as categories": table(mass=pd.Categorical([1, 2] * 30)),
+    "arrow dictionary": pa.Table.from_pandas(table(mass=pd.Categorical([1, 2] * 30))),
     "dates": table(mass=pd.date_range("2020-01-01", periods=60)),
     "dates alone": pd.DataFrame({"mass": pd.date_range("2020-01-01", periods=60)}),
     "spans": table(mass=pd.to_timedelta(range(60), unit="s")),

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from negvae.data.formats import DataError
 
-_NO_NUMBERS = ("date", "time", "duration", "period", "interval", "complex")
+_NO_NUMBERS = ("date", "time", "duration", "period", "interval", "complex", "categor", "dictionary", "enum")
 """How the names of types begin that NumPy would make real numbers of."""
 
 
@@ -23,7 +23,7 @@ def column_names(X: Any) -> list[Any] | None:
 
 
 def refuse_kinds(X: Any) -> None:
-    """Refuse dates, spans of time and complex numbers, which NumPy would make real numbers of.
+    """Refuse dates, spans of time, categories and complex numbers, which NumPy would make real numbers of.
 
     Args:
         X: rows of features, N x D, as an array, a list of rows or a data frame.
