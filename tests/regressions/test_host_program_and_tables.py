@@ -188,3 +188,11 @@ def test_columns_in_another_order_are_no_calibration(what: str) -> None:
         NegVAEDetector(**OPTIONS).fit(table(), **{what: table()[["length", "mass"]]})
     other = table().iloc[::-1] + 0.01
     assert NegVAEDetector(**OPTIONS).fit(table(), **{what: other}).n_features_in_ == 3
+
+
+def test_what_is_no_data_is_refused_by_its_type(fitted: NegVAEDetector) -> None:
+    polars = pytest.importorskip("polars")
+    for data in (None, {}, set(), iter([]), polars.DataFrame({"length": [1.0]}).lazy()):
+        for use in (fitted.predict, NegVAEDetector(**OPTIONS).fit):
+            with pytest.raises(TypeError, match=f"the data is a {type(data).__name__}: give a"):
+                use(data)

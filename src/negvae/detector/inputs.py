@@ -37,7 +37,7 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     Raises:
         FileNotFoundError: if there is no such path or data set.
         ValueError: if a file cannot be read, a Dataset is empty, or an item of a list differs in kind from the others.
-        TypeError: if the data is an iterator.
+        TypeError: if the data is an iterator, None, a dict, a set or a LazyFrame of polars.
 
     >>> as_array(torch.zeros(1, 2), "train")
     (array([[0., 0.]], dtype=float32), 'a tensor')
@@ -68,6 +68,9 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
         return _listed(data), "a list"
     if isinstance(data, Iterator):  # it could be read once only
         raise TypeError(f"the data is a {type(data).__name__}: give a list of what it yields, or a Dataset")
+    is_lazy = hasattr(data, "collect_schema") and not hasattr(data, "to_numpy")  # a LazyFrame of polars
+    if data is None or is_lazy or isinstance(data, dict | set):
+        raise TypeError(f"the data is a {type(data).__name__}: give an array, a list, a data frame, a tensor or a path")
     return data, "an array"
 
 
