@@ -65,7 +65,7 @@ def test_a_page_from_the_command_line(capsys, tmp_path):
     assert "inf" in text
     code, _, error = call(capsys, "paper", "show", "table1", "--results", tmp_path, "--page", page)
     assert code == 2
-    assert "--page goes with all or beyond" in error
+    assert "--page goes with all, beyond or one-class" in error
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ class ShowsPreset(TyperCommand):
             values["transformations"] = TURNS
         values["batch_size"] = f"{values['batch_size']}, less for little data"
         rows = preset == "features"
+        if rows:
+            values["calibration"] = f"{values['calibration']}, up to half of more than 500 rows"
         values["epochs"] = STEPS_OF_ROWS if rows else f"{values['epochs']}, more for little data"
         ctx.default_map = {name: value for name, value in values.items() if not isinstance(value, bool | None)}
         super().format_help(ctx, formatter)

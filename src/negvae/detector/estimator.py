@@ -129,8 +129,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     Args:
         negatives: source of negative samples: a `NegativeSource`, or text in the notation of `negvae.negatives`. None
-            uses the negatives of the preset `unsupervised`, which need no data: transformed images, or rows with
-            their features shuffled, spread or drawn from a box.
+            uses those of the preset, and `augmented` where the preset names none: transformed images, or rows with
+            their features shuffled, spread or drawn from a box, which need no data. "none" trains a plain VAE.
         decision_score: score that decides: the name of one of `negvae.scoring.SCORES`, or a registered function
             (`negvae.register_score`). None uses "neighbors" for rows and "combined", which is made of several scores,
             for images.
@@ -678,7 +678,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
 
     def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
-        """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2021).
+        """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2023).
 
         Args:
             X: data in any form that `NegVAEDetector` describes.

@@ -257,7 +257,20 @@ def save_artifact(
     calibration: Calibration | None = None,
     heatmaps: Heatmaps | None = None,
 ) -> None:
-    """Write the files that `load_artifact` reads; the training loop has written metrics.jsonl."""
+    """Write the files of a trained model that `load_artifact` reads; the training loop has written metrics.jsonl.
+
+    Args:
+        directory: folder to write into; created if it does not exist.
+        config: configuration of the run, whose likelihood and network have names.
+        result: what `negvae.train` returned.
+        provenance: plain values for config.yaml and the model card, such as version and commit.
+        calibration: scores of held-out inliers with the threshold; None for none.
+        heatmaps: the model of heat maps; None for none.
+
+    Raises:
+        OSError: if a file cannot be written.
+        ValueError: if the likelihood or the network is an object that is not registered.
+    """
     model = result.model
     write_config(directory, config, model.shape, provenance)
     header = {

@@ -2,7 +2,7 @@
 
 Everything rests on scores of inliers that the model was not trained on. Where a new image is one more inlier,
 its score is as likely to take any rank among theirs as any other: that alone makes the p-values valid, whatever
-the score and however few the inliers (Bates et al., "Testing for outliers with conformal p-values", 2021).
+the score and however few the inliers (Bates et al., "Testing for outliers with conformal p-values", 2023).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ TARGET_FPR = 0.05
 
 
 def p_values(calibration: ArrayLike, scores: ArrayLike) -> Values:
-    """Return conformal p-values (Bates et al. 2021, equation 2): (1 + #{calibration >= s}) / (n + 1).
+    """Return conformal p-values (Bates et al. 2023, equation 2): (1 + #{calibration >= s}) / (n + 1).
 
     Under the null "this image is one more inlier", P(p <= a) <= a for every a. The smallest is 1 / (n + 1).
 
@@ -114,7 +114,7 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
     """Decide which of a batch to call outliers, with an expected share of inliers among them of at most `fdr`.
 
     Benjamini & Hochberg (1995). Conformal p-values of one calibration set depend on one another, in the way
-    under which the procedure still controls the rate (Bates et al. 2021, theorem 2).
+    under which the procedure still controls the rate (Bates et al. 2023, theorem 2).
 
     Args:
         p: m p-values.

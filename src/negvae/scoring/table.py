@@ -141,14 +141,14 @@ SCORES: Table[Score] = Table(
         ),
         Score(
             name="transformations_distance", papers=("golan2018",), label="transformations, distance",
-            meaning="distance of transformed copies' codes from their priors, as training copies vary",
+            meaning="distance of transformed copies' codes from their priors, by the covariance of training copies",
             unit="Mahalanobis distance", needs=("transformations", "reference"), calibrated=True,
             target="negvae.scoring.transformations:transformations_distance",
             fit="negvae.scoring.transformations:DISTANCE",
         ),
         Score(
             name="latent_neighbors", papers=("ramaswamy2000",),
-            meaning="radius about the posterior mean within which 2% of the training images' lie",
+            meaning="radius around the posterior mean that holds the posterior means of 2% of the training images",
             unit="standard deviations of the training images'", needs=("pixels", "reference"),
             target="negvae.scoring.latent_neighbors:latent_neighbors",
             fit="negvae.scoring.latent_neighbors:NEAREST",

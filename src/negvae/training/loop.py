@@ -64,7 +64,21 @@ def train(
     directory: Path | None = None,
     **options: Any,
 ) -> TrainingResult:
-    """Train the model that `config` describes: `train_seeds` with one seed, and the same options.
+    """Train the model that `config` describes.
+
+    Args:
+        config: configuration of the run; `images` and `source` replace its `data` and `negatives`.
+        images: inliers, uint8, N x C x H x W, or rows of features, floats, N x D x 1 x 1.
+        source: source of negatives; None for a plain VAE.
+        directory: folder for metrics.jsonl and the checkpoint; None keeps everything in memory.
+        options: other options of `negvae.training.loop.train_seeds`, such as `resume`, `budget` and `on_progress`.
+
+    Returns:
+        The trained model, how far it came, and its losses of each epoch in nats per image.
+
+    Raises:
+        ValueError: if the images do not fit the network, or a checkpoint is damaged.
+        TrainingDivergedError: if a loss is not finite.
 
     >>> from negvae.config import preset
     >>> rows = torch.randn(64, 4, 1, 1, generator=torch.Generator().manual_seed(0))
