@@ -42,9 +42,9 @@ SCORE_PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 FORMAT = 4
-"""The format of config.yaml. Formats 1 to 3 were written during development: format 1 names no format and has no mark at
-its end; format 2 has both, and names from before `RENAMED`; format 3 has no fields about how images are decoded, which then are all taken as
-they are."""
+"""The format of config.yaml. Formats 1 to 3 were written during development: format 1 names no format and has no mark
+at its end; format 2 has both, and names from before `RENAMED`; format 3 has no fields about how images are decoded,
+which then are all taken as they are."""
 _MOST_VALUES = 100_000
 """So many values may a YAML file hold."""
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")

@@ -81,7 +81,10 @@ def show(
     results: Results = RESULTS,
     page: Annotated[
         Path | None,
-        typer.Option(help=f"Markdown file: with all, it is written anew; with {beyond.TABLE} or {one_class.TABLE}, its tables are replaced."),
+        typer.Option(
+            help=f"Markdown file: with all, it is written anew; with {beyond.TABLE} or {one_class.TABLE}, the tables"
+            " in it are replaced."
+        ),
     ] = None,
 ) -> None:
     """Show our figures beside the paper's, with the difference and whether it lies within the combined spread."""
@@ -95,7 +98,9 @@ def show(
         _show_beyond(choose_profile(profile), results, as_json, page)
         return
     if page is not None and (table != "all" or as_json):
-        raise ValueError(f"--page goes with all, {beyond.TABLE} or {one_class.TABLE}, and not with --json: a page holds all tables")
+        raise ValueError(
+            f"--page goes with all, {beyond.TABLE} or {one_class.TABLE}, and not with --json: a page holds all tables"
+        )
     recipe, tables = choose_profile(profile), select_tables(table)
     found = show.gather(tables, recipe, results)
     if page is not None:

@@ -66,12 +66,13 @@ def train(
 ) -> TrainingResult:
     """Train the model that `config` describes.
 
+    Further options are those of `negvae.training.loop.train_seeds`, such as `resume`, `budget` and `on_progress`.
+
     Args:
         config: configuration of the run; `images` and `source` replace its `data` and `negatives`.
         images: inliers, uint8, N x C x H x W, or rows of features, floats, N x D x 1 x 1.
         source: source of negatives; None for a plain VAE.
         directory: folder for metrics.jsonl and the checkpoint; None keeps everything in memory.
-        options: other options of `negvae.training.loop.train_seeds`, such as `resume`, `budget` and `on_progress`.
 
     Returns:
         The trained model, how far it came, and its losses of each epoch in nats per image.
