@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from negvae.detector.columns import column_names, taken
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import as_array
 
@@ -28,6 +29,7 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         detector_: the fitted detector.
         classes_: the labels 0 and 1.
+        feature_names_in_: names of the columns, if X has them.
     """
 
     def __init__(self, detector: NegVAEDetector | None = None) -> None:
@@ -37,7 +39,7 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit the detector to the inliers of X, leaving out rows that are labeled outliers.
 
         Args:
-            X: rows or images as an array (N x ...).
+            X: rows or images, in any form that `NegVAEDetector` takes.
             y: N labels, 0 (inlier) or 1 (outlier); None means that all rows are inliers.
 
         Returns:
@@ -47,14 +49,15 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: if a label is neither 0 nor 1, there is not one for each row, or the detector holds out no
                 inliers.
         """
-        rows = np.asarray(as_array(X, "train")[0])
+        rows = as_array(X, "train")[0]
+        rows = np.asarray(rows) if column_names(rows) is None else rows
         if y is not None:
             labels = np.asarray(y)
-            if labels.shape != rows.shape[:1]:
-                raise ValueError(f"labels of shape {labels.shape} for data of shape {rows.shape}: one for each row")
+            if labels.shape != (len(rows),):
+                raise ValueError(f"labels of shape {labels.shape} for {len(rows)} rows: one for each row")
             if not np.isin(labels, (INLIER, OUTLIER)).all():
                 raise ValueError(f"labels are {np.unique(labels)[:5].tolist()}: they must be 0 (inlier) or 1 (outlier)")
-            rows = rows[labels == INLIER]
+            rows = taken(rows, np.flatnonzero(labels == INLIER))
         detector = NegVAEDetector() if self.detector is None else self.detector
         return self._take(clone(detector).fit(rows))
 
@@ -64,6 +67,10 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.detector_ = detector
         self.classes_ = np.array([INLIER, OUTLIER])
         self.n_features_in_ = detector.n_features_in_
+        if hasattr(detector, "feature_names_in_"):
+            self.feature_names_in_ = detector.feature_names_in_
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
         return self
 
     @classmethod

@@ -19,6 +19,7 @@ from negvae.data import load
 from negvae.data.folders import choose_decoding, look_at, read_photos
 from negvae.data.load import image_files
 from negvae.data.rows import holds_rows, load_rows
+from negvae.detector.inputs import seed_of
 from negvae.files import refuse_replacing, replacing, shown
 
 FOLDS = 3
@@ -148,7 +149,7 @@ def clean(
             lambda: NegVAEDetector(**{"target_fpr": None, "transformations": "none", **parameters}),
             rows,
             folds,
-            int(parameters.get("random_state", 0)),
+            seed_of(parameters.get("random_state", 0)),
             log,
         )
         writer = csv.writer(file)

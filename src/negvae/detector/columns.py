@@ -22,6 +22,21 @@ def column_names(X: Any) -> list[Any] | None:
     return None if names is None or callable(names) or len(np.shape(X)) != 2 else list(names)
 
 
+def taken(data: Any, rows: NDArray[np.int64]) -> Any:
+    """Return some rows of data, which keeps the names of its columns.
+
+    Args:
+        data: N rows or images, as an array or a data frame of pandas, polars or pyarrow.
+        rows: their numbers, in the wanted order.
+
+    Returns:
+        The rows, in the type of `data`.
+    """
+    if hasattr(data, "iloc"):  # pandas
+        return data.iloc[rows]
+    return data.take(rows) if hasattr(data, "column_names") else data[rows]
+
+
 def refuse_kinds(X: Any) -> None:
     """Refuse dates, spans of time, categories and complex numbers, which NumPy would make real numbers of.
 

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from negvae.detector.columns import column_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.inputs import as_array
+from negvae.detector.inputs import as_array, repeatable
 from negvae.files import file_sha256, from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
@@ -43,6 +44,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         detectors_: the K fitted detectors; the calibration of each holds the scores of the inliers it left out.
         n_inliers_: number of inliers given to `fit`.
+        feature_names_in_: names of the columns, if the inliers have them.
     """
 
     def __init__(
@@ -77,11 +79,14 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if not 0 < self.target_fpr < 1:
             raise ValueError(f"target_fpr is {self.target_fpr!r}: it must lie between 0 and 1")
         data = as_array(X, "train")[0]
-        rows = data if hasattr(data, "iloc") else np.asarray(data)
-        if not rows.ndim:  # a sparse matrix, or no data
+        rows = np.asarray(data) if column_names(data) is None else data
+        if not np.ndim(rows):  # a sparse matrix, or no data
             raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
         number = fold_numbers(len(rows), self.folds, self.random_state)
-        smallest = 2 / (len(rows) / self.folds + 1) if self.twice_mean else 1 / (len(rows) + 1)
+        smallest = 1 / (len(rows) + 1)
+        if self.twice_mean:
+            none_above = [np.zeros(size) for size in np.bincount(number)]
+            smallest = float(twice_mean_p_values(none_above, np.ones((self.folds, 1)))[0])
         if smallest > self.target_fpr:
             raise ValueError(
                 f"the smallest p-value of {len(rows)} inliers in {self.folds} folds is {smallest:.3g}, above target_fpr"
@@ -90,11 +95,22 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         base = NegVAEDetector() if self.detector is None else self.detector
         plain = clone(base).set_params(target_fpr=None, confidence=None, contamination=0.0)
         self.detectors_ = [
-            clone(plain).fit(_taken(rows, number != fold), calibration=_taken(rows, number == fold))
+            clone(plain).fit(
+                taken(rows, np.flatnonzero(number != fold)), calibration=taken(rows, np.flatnonzero(number == fold))
+            )
             for fold in range(self.folds)
         ]
-        self.n_inliers_ = len(rows)
-        self.n_features_in_ = self.detectors_[0].n_features_in_
+        return self._take()
+
+    def _take(self) -> Self:
+        """Set the fitted attributes from the detectors."""
+        first = self.detectors_[0]
+        self.n_inliers_ = sum(each.calibration_.size for each in self.detectors_)
+        self.n_features_in_ = first.n_features_in_
+        if hasattr(first, "feature_names_in_"):
+            self.feature_names_in_ = first.feature_names_in_
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
         self.offset_ = self.target_fpr
         return self
 
@@ -107,6 +123,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def p_values(self, X: Any) -> NDArray[np.float64]:
         """Compute cross-conformal p-values (N); `false_alarm_bound` is the rate that they guarantee."""
         check_is_fitted(self, "detectors_")
+        X = repeatable(X)
         held_out = [each.calibration_.scores[each.calibration_.score] for each in self.detectors_]
         scores = np.array([each.ood_score(X) for each in self.detectors_], np.float64)
         return (twice_mean_p_values if self.twice_mean else cross_p_values)(held_out, scores)
@@ -159,10 +176,8 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         places = _places(Path(directory))
         detectors = [NegVAEDetector.load(place) for place in places]
         made = cls(detectors[0], folds=len(detectors), target_fpr=target_fpr, twice_mean=twice_mean)
-        made.detectors_, made.offset_ = detectors, target_fpr
-        made.n_inliers_ = sum(each.calibration_.size for each in detectors)
-        made.n_features_in_ = detectors[0].n_features_in_
-        return made
+        made.detectors_ = detectors
+        return made._take()
 
 
 def _digests(directory: Path) -> list[str]:
@@ -188,7 +203,3 @@ def _places(directory: Path) -> list[Path]:
     if _digests(directory) != weights:
         raise ValueError(f"{directory} does not hold the {len(weights)} folds that were saved")
     return places
-
-
-def _taken(rows: Any, chosen: NDArray[np.bool_]) -> Any:
-    return rows[chosen] if isinstance(rows, np.ndarray) else rows.iloc[np.flatnonzero(chosen)]

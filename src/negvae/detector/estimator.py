@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +30,7 @@ from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
 from negvae.detector.groups import with_groups
-from negvae.detector.inputs import as_array, single_image
+from negvae.detector.inputs import as_array, seed_of, single_image, warn_caller
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any, readable
 from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
@@ -78,7 +77,7 @@ from negvae.scoring.combination import batch_typicality, batch_typicality_thresh
 from negvae.scoring.drift import Movement, columns_of, movements
 from negvae.scoring.groups import check_labels, describe_absent, split
 from negvae.scoring.heatmaps import Heatmaps
-from negvae.scoring.neighbors import SAME_ROWS, share_of_references
+from negvae.scoring.scorer import are_references
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.scoring.tiles import Owners, combine
 from negvae.training.checkpoint import Progress
@@ -283,7 +282,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def _fit(self, X: Any, negatives: Any, calibration: Any, groups: Any) -> Self:
         """Fit; see `fit`."""
-        self._check_parameters()
+        self._check_parameters(trims_held_out=bool(self.trim) and calibration is None)
+        for name in ("feature_names_in_", "_columns"):  # of an earlier fit to a table
+            self.__dict__.pop(name, None)
         photos = photos_of(X, "train")
         decoding = None if photos is None else decoding_of(photos)
         if photos is not None and decoding is not None:
@@ -293,7 +294,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         else:
             calibration, labels = with_groups(calibration, groups)
         name, stored = self._read(X, "train", fitting=True)
-        seed = self._seed()
+        seed = seed_of(self.random_state)
         negatives = self.negatives if negatives is None else negatives
         text: str | None = "auxiliary:given to fit"
         if isinstance(negatives, str | None):
@@ -326,14 +327,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             file_hashes(name) if source_of_data != MEMORY else {},
         )  # fmt: skip
         description = describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"
-        return self._fit_to(config, training, held_out, source, rate, description, recorded, groups=labels)
-
-    def _seed(self) -> int:
-        """Return the seed that `random_state` gives."""
-        seed = self.random_state
-        if isinstance(seed, int | np.integer):
-            return int(seed)
-        return int(check_random_state(seed).randint(2**31 - 1))
+        trimmed = self.trim if calibration is None else 0.0
+        return self._fit_to(config, training, held_out, source, rate, description, recorded, trimmed, groups=labels)
 
     def _fit_to(
         self,
@@ -344,6 +339,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         rate: tuple[float | None, float | None],
         description: str,
         recorded: Recorded,
+        trimmed: float,
         **calibration: Any,
     ) -> Self:
         """Train, calibrate and set the fitted attributes; further arguments are those of `calibrate`."""
@@ -351,7 +347,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if features and (
             text := describe_drowned(training.flatten(1).numpy(), getattr(self, "feature_names_in_", None))
         ):
-            _warn(text)
+            warn_caller(text)
         result = self._train(config, training, source)
         self._inliers: tuple[Tensor, Tensor] | None = None if features else (training, held_out)
         maps = self._trained_maps(config, training, held_out) if self.heatmaps and not features else None
@@ -359,6 +355,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             config, result, training, held_out, maps, score=self.decision_score, contamination=self.contamination,
             target_fpr=rate[0], confidence=rate[1], log=self._log(), **calibration,
         )  # fmt: skip
+        measured = dataclasses.replace(measured, trimmed=trimmed)
         _warn_of_small_groups(measured)
         artifact = Artifact(
             Path(), config, result.model, {**provenance(config), "data": {"inliers": description}},
@@ -366,7 +363,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         )  # fmt: skip
         trained = Fingerprints.of(training, held_out)
         if text := caution(trained):
-            _warn(text)
+            warn_caller(text)
         self._take(artifact, result.history, dataclasses.replace(recorded, trained=trained))
         return self
 
@@ -384,7 +381,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             if labels is not None and calibration is None:
                 labels = [label for label, out in zip(labels, self.left_out_, strict=True) if not out]
             photos = photos.part(~self.left_out_)
-        seed = self._seed()
+        seed = seed_of(self.random_state)
         part = 0.2 if self.calibration_fraction is None else self.calibration_fraction
         share = 0.0 if calibration is not None else part
         found = inliers_of(photos, RunConfig(data=photos.name, images=decoding, calibration=share, seed=seed))
@@ -398,31 +395,37 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         elif labels is not None:
             labels = _labels_of_held_out(labels, found.held_out_places.tolist())
         given = self.negatives if negatives is None else negatives
+        everything = torch.cat([training, held_out])
         if not isinstance(given, str | None) and not _is_source(given):
-            given = Auxiliary(read_any(given, "train", decoding)[0].to(resolve_device(self.device)))
+            given = Auxiliary(self._photos_of_negatives(given, decoding, everything, "given to fit"))
         text = given if isinstance(given, str | None) else f"given:{described(given)}"
         size = (round(len(training) / (1 - share)), *training.shape[1:])
         mirrored = not decoding.tiled and partial(come_mirrored, training)
         config = self._config(photos.name, size, seed, text, decoding, photos=mirrored)
         rate = self._rate(len(np.unique(owners.held_out)))
-        source = self._negative_source(given, config.negatives, decoding)
+        source = self._negative_source(given, config.negatives, decoding, everything)
         rows = held_out_rows(len(photos.sources), share, seed)
         origin = WHOLE if photos.folder and not self.trim else MEMORY
         files = file_hashes(photos.name) if photos.folder else {}
         recorded = Recorded(found.sha256 or None, origin, tuple(rows.tolist()), files)
         return self._fit_to(
             config, training, held_out, source, rate, found.description, recorded,
-            owners=owners if decoding.tiled else None, groups=labels,
+            self.trim if calibration is None else 0.0, owners=owners if decoding.tiled else None, groups=labels,
         )  # fmt: skip
 
-    def _negative_source(self, given: Any, text: str, decoding: Decoding) -> NegativeSource | None:
+    def _negative_source(self, given: Any, text: str, decoding: Decoding, inliers: Tensor) -> NegativeSource | None:
         """Return the source of negatives of photos, whose data is decoded as the inliers are."""
         if _is_source(given):
             return cast(NegativeSource, given)
-        device = resolve_device(self.device)
-        return build_source(text, lambda name: read_any(name, "train", decoding)[0].to(device))
+        return build_source(text, lambda name: self._photos_of_negatives(name, decoding, inliers, name))
 
-    def _check_parameters(self) -> None:
+    def _photos_of_negatives(self, data: Any, decoding: Decoding, inliers: Tensor, name: str) -> Tensor:
+        """Return photos or their tiles as they are stored, on the training device, checked against the inliers."""
+        stored = read_any(data, "train", decoding)[0]
+        refuse_overlap(inliers, stored, "given to fit", name)
+        return stored.to(resolve_device(self.device))
+
+    def _check_parameters(self, trims_held_out: bool) -> None:
         if self.decision_score is not None and "ensemble" in (score := score_of(self.decision_score)).needs:
             raise ValueError(
                 f"score {score.name} takes an ensemble, and a detector is one model: negvae.scoring.Scorer takes more"
@@ -439,6 +442,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise ValueError("confidence is that of target_fpr: give a target_fpr with it, and no contamination")
         if not isinstance(self.trim, Real) or not 0 <= self.trim <= 0.5:
             raise ValueError(f"trim is {self.trim!r}: it must lie between 0 (X is clean) and 0.5")
+        if sure is not None and trims_held_out:
+            raise ValueError(
+                "confidence takes held-out inliers that are clean, and trim says that X is not: give clean inliers as"
+                " `calibration`, or leave one of the two out"
+            )
         part = self.calibration_fraction
         if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
             raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
@@ -451,10 +459,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             certified_rank(held_out, self.target_fpr, self.confidence)  # refuses before anything is trained
             return self.target_fpr, self.confidence
         if held_out < least_held_out(self.target_fpr):
-            warnings.warn(
+            warn_caller(
                 f"target_fpr {self.target_fpr:g} needs {least_held_out(self.target_fpr)} held-out inliers, there are"
-                f" {held_out}: the threshold lies above all of X; give more data, or raise calibration_fraction",
-                stacklevel=4,
+                f" {held_out}: the threshold lies above all of X; give more data, or raise calibration_fraction"
             )
             return None, None
         return self.target_fpr, None
@@ -468,6 +475,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         # Outliers that lie together are neighbors of one another: so their share is given.
         plain = {
             "heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None,
+            "confidence": None,
             "transformations": self.transformations or "none",
         }  # fmt: skip
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
@@ -505,7 +513,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         )
         training = count - max(round(calibration * count), 1)
         undecided = fields_left_open(kind, [field for field in LEFT_OPEN if getattr(self, field, 0) is not None])
-        return fill_in(plain, training, undecided, self._log(), columns=columns, photos=photos, warn=_warn)
+        return fill_in(plain, training, undecided, self._log(), columns=columns, photos=photos, warn=warn_caller)
 
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
         """Return the source of negatives that is given or that `text` names; data is checked against the inliers."""
@@ -609,10 +617,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")
         if fitting and len(images) < 3:
             raise ValueError(f"X has {len(images)} sample(s): a detector needs 3 images at least")
-        if fitting:
-            self._columns: list[Any] | None = None
-            if hasattr(self, "feature_names_in_"):
-                del self.feature_names_in_
         # A copy of its own: the caller's array may be read-only, or change.
         return _copied(images)
 
@@ -890,29 +894,21 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         refuse_seen(stored, self._recorded.trained, "X")
         scores = {name: values.astype(np.float64) for name, values in found.items()}
         check_labels(labels, len(scores[before.score]))
+        if target_fpr is None and before.target_fpr is None:  # held out were too few for the rate that was wanted
+            target_fpr = self._rate(len(scores[before.score]))[0] if confidence is None else self.target_fpr
         fresh = dataclasses.replace(
             before, scores={name: np.sort(values) for name, values in scores.items()}, groups={}, thresholds={},
-            small=(), joined=self._are_references(stored),
+            small=(), joined=are_references(self.model_, stored, before.reference), trimmed=0.0,
             columns=None if before.columns is None else columns_of(stored.flatten(1)),
-        )  # fmt: skip
-        if target_fpr is not None:
-            fresh = dataclasses.replace(fresh, contamination=0.0, target_fpr=target_fpr, confidence=confidence)
-        elif confidence is not None:
-            fresh = fresh.decide_by(confidence=confidence)
+        ).decide_by(target_fpr=target_fpr, confidence=confidence)  # fmt: skip
+        if fresh.confidence is not None:
+            fresh.certifiable()
         fresh = fresh.with_thresholds()
         if labels is not None:
             fresh = fresh.with_groups({name: split(values, labels) for name, values in scores.items()})
         _warn_of_small_groups(fresh)
         self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
         return self
-
-    def _are_references(self, stored: Tensor) -> bool:
-        """Return whether rows are held-out rows that are reference rows too, whose scores depend on one another."""
-        fitted = self.calibration_.reference.neighbors
-        if not self.calibration_.joined or fitted is None:
-            return False
-        rows = self.model_.prepare(stored).double().flatten(1).cpu().numpy()
-        return share_of_references(rows, fitted) > SAME_ROWS
 
     def monitor(
         self,
@@ -1161,13 +1157,13 @@ def _labels_of_held_out(labels: Sequence[str], held_out: Sequence[int]) -> list[
     """Return the groups of the inliers that are held out, and warn of groups of which none is."""
     chosen = [labels[row] for row in held_out]
     if text := describe_absent(labels, chosen):
-        _warn(text)
+        warn_caller(text)
     return chosen
 
 
 def _warn_of_small_groups(calibration: Calibration) -> None:
     if calibration.small:
-        _warn(
+        warn_caller(
             f"too few held-out inliers for the rate in {len(calibration.small)} of {len(calibration.thresholds)} groups"
             f" ({', '.join(calibration.small)}): their thresholds lie above all of them; give more data of theirs"
         )
@@ -1180,14 +1176,6 @@ def _source_of(data: Any) -> str:
     if isinstance(data, str | Path):
         return WHOLE if is_path(str(data)) else SPLIT
     return MEMORY
-
-
-def _warn(text: str) -> None:
-    """Warn of something at the line of the program that has called the library."""
-    level, frame = 1, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("negvae.", "contextlib")):
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, stacklevel=level + 1)
 
 
 def _copied(array: NDArray[Any]) -> Tensor:

@@ -72,4 +72,11 @@ def _text(value: Any) -> str:
     >>> _text(None), _text(float("nan")), _text(3)
     ('', '', '3')
     """
-    return "" if value is None or value != value else str(value)
+    try:
+        missing = value is None or bool(value != value)
+    except TypeError:  # NA of pandas, which has no truth value
+        missing = True
+    if missing:
+        return ""
+    # A column of whole numbers with a missing value holds floats in pandas, and whole numbers in a file.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

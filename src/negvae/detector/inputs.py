@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from sklearn.utils import check_random_state
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
@@ -69,9 +71,42 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     if isinstance(data, Iterator):  # it could be read once only
         raise TypeError(f"the data is a {type(data).__name__}: give a list of what it yields, or a Dataset")
     is_lazy = hasattr(data, "collect_schema") and not hasattr(data, "to_numpy")  # a LazyFrame of polars
-    if data is None or is_lazy or isinstance(data, dict | set):
+    if data is None or is_lazy or (isinstance(data, dict | set) and not hasattr(data, "shape")):  # of a sparse matrix
         raise TypeError(f"the data is a {type(data).__name__}: give an array, a list, a data frame, a tensor or a path")
     return data, "an array"
+
+
+def seed_of(random_state: Any) -> int:
+    """Return the seed that scikit-learn's parameter `random_state` gives: a whole number, a RandomState or None."""
+    if isinstance(random_state, int | np.integer):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))
+
+
+def warn_caller(text: str) -> None:
+    """Warn of something at the line of the program that has called the library.
+
+    Args:
+        text: the warning.
+    """
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith(("negvae.", "contextlib")):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, stacklevel=level + 1)
+
+
+def repeatable(data: Any) -> Any:
+    """Return data that may be read more than once.
+
+    A torch Dataset or DataLoader may give its items in another order, or changed at random, each time.
+
+    Args:
+        data: data in any form that `negvae.NegVAEDetector` takes.
+
+    Returns:
+        The items of a Dataset or DataLoader as an array; other data unchanged.
+    """
+    return as_array(data, "test")[0] if isinstance(data, DataLoader | Dataset) else data
 
 
 def single_image(X: Any, shape: Sequence[int]) -> Any:
@@ -189,7 +224,7 @@ def _collected(data: Any, fitting: bool) -> NDArray[Any]:
     """Collect the first part of every item of a Dataset or DataLoader."""
     batched = isinstance(data, DataLoader)
     if batched and isinstance(getattr(data, "sampler", None), RandomSampler) and not fitting:
-        warnings.warn("the DataLoader shuffles: results come in its order, and not in the data's", stacklevel=2)
+        warn_caller("the DataLoader shuffles: results come in its order, and not in the data's")
     # A Dataset of the map kind ends by its length; iteration over it need not.
     items: Iterable[Any] = data if batched or not hasattr(data, "__len__") else (data[i] for i in range(len(data)))
     parts: list[Any] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared, read_photo
 from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
-from negvae.detector.inputs import as_array
+from negvae.detector.inputs import as_array, warn_caller
 from negvae.runs.folders import FolderInliers, folder_inliers
 from negvae.runs.resolve import held_out_rows
 
@@ -153,9 +152,7 @@ def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:
             name, why = next(iter(found.skipped.items()))
             if not photos.folder:
                 raise DataError(f"{name}: {why}")
-            warnings.warn(
-                f"{photos.name}: {len(found.skipped)} broken files are left out ({name}: {why})", stacklevel=4
-            )
+            warn_caller(f"{photos.name}: {len(found.skipped)} broken files are left out ({name}: {why})")
         return found
     inputs, owners = read(photos, config.images)
     held = torch.from_numpy(np.isin(owners, rows))

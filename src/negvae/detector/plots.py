@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
 
 from negvae.data.tiling import blend
+from negvae.detector.inputs import repeatable
 from negvae.detector.photos import each_photo
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.heatmaps import LARGEST
@@ -207,6 +208,7 @@ class HeatmapsDisplay:
             raise ValueError("this detector takes rows of features: `heatmap` gives the columns, and there is no image")
         if count < 1:
             raise ValueError(f"count is {count}: it must be at least 1")
+        X = repeatable(X)
         chosen = np.argsort(-detector.ood_score(X), kind="stable")[:count]
         seen, maps = _as_seen(detector, X), detector.heatmap(X)
         outliers = detector.predict(X)[chosen] < 0

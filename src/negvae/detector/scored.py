@@ -16,7 +16,9 @@ from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
+from negvae.detector.groups import with_groups
 from negvae.detector.inputs import as_array
 from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
@@ -94,7 +96,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         Args:
             X: the inliers: arrays, tensors, a path, a data set's name, a torch Dataset or DataLoader.
             y: ignored; present for compatibility with scikit-learn.
-            groups: N texts, the group of each inlier: each group gets its own threshold. None means no groups.
+            groups: group of each inlier, each of which gets its own threshold: N texts, or what names them (see
+                `negvae.NegVAEDetector.fit`). None means no groups.
 
         Returns:
             The fitted detector itself.
@@ -105,9 +108,9 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         """
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
+        X, labels = with_groups(X, groups)
         values = self._values(X)
         _check_finite(values)
-        labels = None if groups is None else [str(name) for name in groups]
         check_labels(labels, len(values))
         self.names_ = self._names(values.shape[1])
         decides = self.decision_score or (self.names_[0] if len(self.names_) == 1 else LARGEST_OF)
@@ -205,15 +208,19 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
 
     def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
         """Return N labels, +1 for inliers and -1 for outliers; see `negvae.NegVAEDetector.predict`."""
-        return np.where(self.calibration_.is_outlier(self.ood_score(X), groups), -1, 1)
+        X, labels = with_groups(X, groups)
+        scores = self.ood_score(X)
+        return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
 
     def p_values(self, X: Any, groups: Any = None) -> Values:
         """Compute conformal p-values (N): the probability that an inlier scores at least as high."""
-        return self.calibration_.p_values(self.ood_score(X), groups)
+        X, labels = with_groups(X, groups)
+        scores = self.ood_score(X)
+        return self.calibration_.p_values(scores, labels)
 
-    def predict_fdr(self, X: Any, fdr: float = 0.1) -> NDArray[np.int64]:
+    def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
         """Return N labels with a false-discovery rate of at most `fdr` among those of -1 (Benjamini & Hochberg)."""
-        return np.where(benjamini_hochberg(self.p_values(X), fdr), -1, 1)
+        return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
 
     # --- guarantees -----
 
@@ -229,7 +236,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> tuple[Movement, ...]:
         """Test which scores of a batch have moved against the held-out inliers, the most significant first."""
-        return movements(self.calibration_.scores, self.all_scores(X), target_fpr)
+        scores = self.all_scores(X)
+        return movements(self.calibration_.scores, scores, target_fpr)
 
     def monitor(
         self, state: Path | str | None = None, *, alarm_rate: float = 0.01, fdr: float | None = None, window: int = 0
@@ -251,6 +259,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             out: file to write.
             top: number of the most and of the least typical inputs to show.
         """
+        if isinstance(X, DataLoader | Dataset):  # which may give its items in another order each time
+            X = torch.from_numpy(np.ascontiguousarray(as_array(X, "test")[0]))
         scores = self.all_scores(X)
         images = np.asarray(X if isinstance(X, Tensor | np.ndarray) else as_array(X, "test")[0])
         shown = images if images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8 else None

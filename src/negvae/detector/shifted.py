@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from negvae.detector.inputs import repeatable
 from negvae.scoring.weighted import Overlap, density_ratio, overlap, weighted_p_values
 
 Floats = NDArray[np.float64]
@@ -61,6 +62,7 @@ class ShiftedPValues:
         Raises:
             ValueError: if there are fewer than 10 inliers of either kind.
         """
+        inliers = repeatable(inliers)
         old, new = detector.transform(inliers), detector.transform(new_inliers)
         ratio = density_ratio(old, new)
         weights = ratio(old)
@@ -78,5 +80,6 @@ class ShiftedPValues:
         Returns:
             N p-values.
         """
+        X = repeatable(X)
         codes = self.detector.transform(X)
         return weighted_p_values(self.scores, self.weights, self.detector.ood_score(X), self.ratio(codes))

@@ -44,12 +44,12 @@ class DetectorMonitor:
             return cls(detector, Monitor.start(calibration, **options), path)
         try:
             state = from_json(path.read_text(encoding="utf-8"))
-            held_out = np.asarray(state["scores"], np.float64)
+            held_out, kept_state = np.asarray(state["scores"], np.float64), state["monitor"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path}: not the state of a stream ({error})") from None
+            raise ValueError(f"{path}: not the state of a stream ({type(error).__name__}: {error})") from None
         if not np.array_equal(held_out, calibration.scores[calibration.score]):
             raise ValueError(f"{path}: the stream was watched with another detector or calibration")
-        monitor = Monitor.restore(calibration, state["monitor"])
+        monitor = Monitor.restore(calibration, kept_state)
         kept = {"alarm_rate": monitor.martingale.alarm_rate, "fdr": monitor.fdr, "window": monitor.window}
         for name, value in options.items():
             if kept[name] != value:

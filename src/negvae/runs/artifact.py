@@ -381,6 +381,9 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         rule["summed"] = True
     if calibration.reference.neighbors is not None:
         rule["joined"] = calibration.joined
+        rule["references_joined"] = calibration.reference.joined
+    if calibration.trimmed:
+        rule["trimmed"] = calibration.trimmed
     header = {"rule": json.dumps(rule), "weights": file_sha256(directory / WEIGHTS)}
     if names:
         header["groups"] = json.dumps({"thresholds": calibration.thresholds, "small": calibration.small})
@@ -422,6 +425,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
                 kind, name = _VERSION_0_1.get(key, key).split(".", 1)
                 values = file.get_tensor(key)
                 parts[kind][name] = values if kind == "int8" else np.asarray(values, np.float64)
+        joined = bool(rule.get("joined", parts["neighbors"]))  # older files do not say it
         calibration = Calibration(
             parts["held_out"],
             "combined" if rule["score"] == "auto" else rule["score"],
@@ -433,13 +437,15 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
                 parts["fitted"],
                 Neighbors(**parts["neighbors"]) if parts["neighbors"] else None,
                 summed=bool(rule.get("summed")),
+                joined=bool(rule.get("references_joined", joined)),
             ),
             "int8" if parts["int8"] else rule.get("precision", before),
             parts["int8"] or None,
             None if rule.get("confidence") is None else float(rule["confidence"]),
             columns=parts["columns"].get("held_out"),
             tiles=str(rule.get("tiles", "")),
-            joined=bool(rule.get("joined", parts["neighbors"])),  # older files do not say it
+            joined=joined,
+            trimmed=float(rule.get("trimmed", 0.0)),
             **_groups(parts["group"], from_json(header.get("groups", "{}"))),
         )
         if calibration.tiles not in ("", *RULES):

@@ -305,7 +305,7 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         rule: repr(getattr(calibration, rule)),
         "calibration_size": str(calibration.size),
         "held_out_scores": _as_json(calibration.scores[calibration.score]),
-        f"false_alarm_rate_{'about' if calibration.contamination else 'at_most'}": repr(calibration.false_alarm_rate),
+        f"false_alarm_rate_{'at_most' if calibration.bounds_rate else 'about'}": repr(calibration.false_alarm_rate),
         "p_value": "(1 + number of held-out inliers with at least this score) / (calibration_size + 1)",
         "is_outlier": "score > threshold",
         **_images(artifact, calibration),

@@ -187,6 +187,8 @@ class Calibration:
         joined: whether the held-out rows of features are reference rows of the score "neighbors" too. Its p-values are
             valid, but the held-out scores depend on one another (see `negvae.scoring.neighbors`), so that nothing is
             certified.
+        trimmed: share of the least usual data that was left out before inliers were held out. Held-out inliers are then
+            more usual than new ones, so that more of these than stated are called; nothing is certified.
     """
 
     scores: dict[str, Values]
@@ -204,10 +206,11 @@ class Calibration:
     columns: Values | None = None
     tiles: str = ""
     joined: bool = False
+    trimmed: float = 0.0
 
     def __post_init__(self) -> None:
         """Take numbers of NumPy as Python's, which the files of a folder can hold."""
-        for name in ("threshold", "target_fpr", "contamination", "confidence"):
+        for name in ("threshold", "target_fpr", "contamination", "confidence", "trimmed"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, float(value))
 
@@ -226,7 +229,7 @@ class Calibration:
         """Return the share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
 
         With groups, it is the mean over the held-out inliers of this share within their group. The rate is at most this
-        if the threshold comes from clean data, about this if from a contamination.
+        if the data was clean, about this if the threshold comes from a contamination or data was left out by `trim`.
         """
         parts = self.groups[self.score].items() if self.thresholds else [("", self.scores[self.score])]
         rates = [
@@ -236,10 +239,20 @@ class Calibration:
         return float(np.average(rates, weights=[len(scores) for _, scores in parts]))
 
     @property
+    def bounds_rate(self) -> bool:
+        """Return whether `false_alarm_rate` is an upper bound on average, and not a rate that is about right."""
+        return not (self.contamination or self.trimmed)
+
+    @property
     def uncertified(self) -> str:
         """Return why no rate of false alarms is certified; "" if one is."""
         if self.contamination:
             return "the threshold was set by a share of the data (contamination)"
+        if self.trimmed:
+            return (
+                f"the least usual {self.trimmed:g} of the data were left out (trim) before inliers were held out;"
+                " recalibrate on clean inliers that were not in it"
+            )
         if self.joined and self.score == "neighbors":
             return (
                 "the held-out rows are reference rows too, so that their scores depend on one another; give a"
@@ -419,7 +432,7 @@ class Calibration:
         rule = f"contamination {self.contamination:g};" if self.contamination else "above all of"
         if self.target_fpr is not None:
             rule = f"target FPR {self.target_fpr:g}{sure};"
-        bound = "about" if self.contamination else "at most"
+        bound = "at most" if self.bounds_rate else "about"
         by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
         by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""
         return (

@@ -204,11 +204,14 @@ def fit_neighbors(
     ridge = len(own) * float(np.square(own).mean()) * odds(shrinkage(own))
     basis, damping, unit = whitening(rows, ridge)
     whitened = whiten(rows, basis, damping, np.array([unit]))
-    count = _count(len(rows), contamination)
+    # A training row has the other training rows alone for its tails.
+    count = min(_count(len(rows), contamination), max(len(own) - 2, 1))
     of_own = whiten(own, *(np.asarray(part) for part in whitening(own, ridge)))
     # With as many columns as rows, a few directions of large variance decide all plain distances.
     spaces = slice(0 if rows.shape[1] < len(rows) else 1, 2)
     distances = among(own, of_own, np.arange(len(own)), count)[spaces]
+    if not np.isfinite(distances).all():
+        raise ValueError(f"{len(own)} training rows are too few, since some are copies of one another: give more data")
     usual = max(math.floor((1 - contamination) * len(own)), 2)
     tails, excess = zip(*(tail_of(np.sort(found)[:usual]) for found in distances), strict=True)
     kept = rows if len(tails) == 2 else rows[:0]

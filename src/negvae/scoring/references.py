@@ -25,6 +25,7 @@ class References:
         fitted: result of fitting a score (`negvae.scoring.table.Score.fit`), by the score's name.
         neighbors: reference rows of the score "neighbors"; None if images are scored.
         heatmaps: maps that the score "defects" is computed from; None if they were not trained.
+        joined: whether held-out rows of features are reference rows of the score "neighbors" too.
         summed: whether "combined", where it counts transformations, adds up the other scores, each damped, instead of
             the largest of them (`negvae.scoring.transformations.MOST_OF_ONE_KIND`).
     """
@@ -34,6 +35,7 @@ class References:
     neighbors: Neighbors | None = None
     heatmaps: Heatmaps | None = None
     summed: bool = False
+    joined: bool = False
 
     @property
     def components(self) -> list[str]:

@@ -18,7 +18,7 @@ from negvae.scoring.calibration import Calibration, contamination_threshold, fpr
 from negvae.scoring.certificates import certified_threshold
 from negvae.scoring.compute import compute_scores, over_blocks, refuse_in_int8
 from negvae.scoring.groups import split
-from negvae.scoring.neighbors import fit_neighbors, most_references
+from negvae.scoring.neighbors import SAME_ROWS, fit_neighbors, most_references, share_of_references
 from negvae.scoring.passes import SharedDraws
 from negvae.scoring.references import References, scale
 from negvae.scoring.table import SCORES, Score, ScoreFunction, names_of, score_of
@@ -197,7 +197,7 @@ def calibrate(
     model = scorer.model
     decisive = score_of(default_score(model) if score is None else score).name
     names = [decisive, *(_usual_names(model) if names is None else names)]
-    apart, joined = dict[str, NDArray[np.float32]](), False
+    apart = dict[str, NDArray[np.float32]]()
     references = References() if references is None else references
     if scorer.quantized is not None and scorer.quantized.decode is None:
         names = [name for name in names if not SCORES[name].needs]
@@ -205,8 +205,9 @@ def calibrate(
         most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
         references = _references(scorer, training, most, components, names, log)
         if model.takes_features:
-            fitted = _with_neighbors(model, references, training, held_out, contamination, join=confidence is None)
-            references, apart, joined = fitted
+            references, apart = _with_neighbors(
+                model, references, training, held_out, contamination, join=confidence is None
+            )
     references = replace(references, heatmaps=scorer.references.heatmaps)
     with_maps = references.heatmaps is not None and scorer.quantized is None
     measured = replace(scorer, references=references)
@@ -228,7 +229,8 @@ def calibrate(
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
         scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
-        confidence=None if target_fpr is None else confidence, tiles=rule or "", joined=joined,
+        confidence=None if target_fpr is None else confidence, tiles=rule or "",
+        joined=are_references(model, held_out, references),
     )  # fmt: skip
     if groups is None:
         return calibration
@@ -286,12 +288,29 @@ def default_score(model: VAE) -> str:
 
 def _with_neighbors(
     model: VAE, references: References, training: Tensor, held_out: Tensor, contamination: float, *, join: bool
-) -> tuple[References, dict[str, NDArray[np.float32]], bool]:
-    """Add the reference rows, and return the held-out rows' scores, and whether they are reference rows too."""
+) -> tuple[References, dict[str, NDArray[np.float32]]]:
+    """Add the reference rows, and return the held-out rows' scores against the others of them."""
     rows = [model.prepare(part).double().flatten(1).cpu().numpy() for part in (training, held_out)]
     fitted, scores = fit_neighbors(rows[0], rows[1], contamination, join=join)
     joined = join and len(training) + len(held_out) <= most_references(rows[0].shape[1])
-    return replace(references, neighbors=fitted), {"neighbors": _finite(scores)}, joined
+    return replace(references, neighbors=fitted, joined=joined), {"neighbors": _finite(scores)}
+
+
+def are_references(model: VAE, rows: Tensor, references: References) -> bool:
+    """Return whether inliers are held-out rows that are reference rows too, so that their scores depend on one another.
+
+    Args:
+        model: model of rows of features, or of images.
+        rows: inliers that the model was not trained on, as they are stored.
+        references: statistics of the training data.
+
+    Returns:
+        True if many of them are; False for images.
+    """
+    if references.neighbors is None or not references.joined:
+        return False
+    prepared = model.prepare(rows).double().flatten(1).cpu().numpy()
+    return share_of_references(prepared, references.neighbors) > SAME_ROWS
 
 
 def _with_transformations(
