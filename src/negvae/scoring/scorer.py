@@ -205,9 +205,8 @@ def calibrate(
         most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
         references = _references(scorer, training, most, components, names, log)
         if model.takes_features:
-            references, apart = _with_neighbors(
-                model, references, training, held_out, contamination, join=confidence is None
-            )
+            join = confidence is None
+            references, apart = _with_neighbors(model, references, training, held_out, contamination, join=join)
     references = replace(references, heatmaps=scorer.references.heatmaps)
     with_maps = references.heatmaps is not None and scorer.quantized is None
     measured = replace(scorer, references=references)
