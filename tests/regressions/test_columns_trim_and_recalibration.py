@@ -197,3 +197,9 @@ def test_cleaning_takes_every_random_state(tmp_path: Path) -> None:
         clean(str(tmp_path / "rows.npy"), tmp_path / "out.csv", folds=2, random_state=state, log=lambda text: None,
               **OPTIONS)  # fmt: skip
     assert seed_of(np.int64(4)) == 4
+
+
+def test_as_many_reference_rows_are_kept_as_may_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("negvae.scoring.neighbors.REFERENCE_ROWS", 40)
+    for count, kept in ((40, 40), (41, 40), (79, 40), (90, 40)):
+        assert len(fit_neighbors(rows(count, 0), rows(10, 1))[0].whitened) == kept

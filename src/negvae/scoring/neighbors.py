@@ -41,6 +41,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.scoring.passes import Pass
+from negvae.spacing import spread_rows
 
 Values = NDArray[np.float64]
 
@@ -197,7 +198,7 @@ def fit_neighbors(
     most = most_references(training.shape[1])
     together = join and len(training) + len(held_out) <= most
     if not together:
-        training = training[:: math.ceil(len(training) / most)]
+        training = spread_rows(training, most)
     joined = np.concatenate([training, held_out]) if together else training
     weights = column_weights(training)
     own, rows = training * weights, joined * weights
