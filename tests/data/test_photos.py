@@ -2,12 +2,13 @@
 
 import dataclasses
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from negvae.data.photos import decode_photo, fit_photo, read_header, read_photo
+from negvae.data.photos import decode_photo, fit_photo, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 
 RGB = Decoding(fit="tile", height=16, width=16, channels=3)
@@ -124,3 +125,24 @@ def test_description_goes_through_plain_values_and_refuses_nonsense(values, word
     assert Decoding.from_dict(RGB.to_dict()) == RGB
     with pytest.raises(ValueError, match=word):
         Decoding.from_dict({**RGB.to_dict(), **values})
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_has_the_size_of_the_decoded_image_in_every_format(form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image in (picture(), Image.fromarray(np.zeros((24, 40), np.uint16))):
+        if form != "JPEG" or image.mode == "RGB":
+            content = encoded(image, form, exif=exif)
+            header, pixels = read_header(content, "x"), raw_pixels(content, "x")
+            assert pixels.shape[1:] == (header.height, header.width) == ((24, 40) if orientation < 5 else (40, 24))
+
+
+def test_a_photo_on_its_side_is_good_whatever_else_its_exif_block_holds():
+    width_as_text, on_its_side = struct.pack("<HHI4s", 256, 2, 4, b"abc"), struct.pack("<HHII", 274, 3, 1, 6)
+    block = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + width_as_text + on_its_side + bytes(4)
+    content = encoded(picture(), "JPEG", exif=block)
+    np.testing.assert_array_equal(
+        decode_photo(content, "x", RGB), np.rot90(decode_photo(encoded(picture(), "JPEG"), "x", RGB), -1, (1, 2))
+    )

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from negvae.data.formats.base import DataError, Source, reading
 from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, refuse_many_scans
@@ -19,9 +19,12 @@ from negvae.files import need
 Pixels = NDArray[Any]
 """An image, C x H x W, uint8 or uint16."""
 _TIFF = (".tif", ".tiff")
-_TURNED, _ROTATED = range(2, 9), (5, 6, 7, 8)
-"""EXIF orientations of pixels that are stored otherwise than upright, and those on their side among them."""
-_SAMPLES, _BITS = 277, 258
+_TURNS = {
+    2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1),
+    5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+"""Of each EXIF orientation but the upright one: whether rows become columns, and the steps through both afterwards."""
+_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
 
 
 @dataclass(frozen=True)
@@ -239,10 +242,11 @@ def reduced_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
 
 def _declared(image: Image.Image) -> PhotoHeader:
     width, height = image.size
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    turned = orientation in _TURNED
-    if orientation in _ROTATED:
-        width, height = height, width
+    orientation = _orientation(image)
+    turned = orientation in _TURNS
+    if turned and _TURNS[orientation][0]:
+        tags = getattr(image, "tag_v2", {})  # the size that some versions of Pillow give of a TIFF is upright already
+        width, height = tags.get(_LENGTH, height), tags.get(_WIDTH, width)
     if image.mode.startswith("I;16"):
         return PhotoHeader(width, height, 1, 16, turned)
     if image.mode[0] in "IF":
@@ -257,8 +261,7 @@ def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels:
     target = _needed(image.size, decoding)
     if target is not None:
         image.draft(None, (2 * target[0], 2 * target[1]))
-    upright = _upright(image)
-    pixels = plain_pixels(upright, where)[0]
+    pixels = _upright(plain_pixels(image, where)[0], _orientation(image))
     channels = pixels.shape[2]
     size = reduced_size(pixels.shape[:2], decoding)
     if size != pixels.shape[:2] and channels in (1, 3):  # all channels at once take less memory
@@ -275,13 +278,21 @@ def _needed(size: tuple[int, int], decoding: Decoding) -> tuple[int, int] | None
     return None if decoding.fit == "exact" else (max(decoding.height, decoding.width),) * 2
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    return ImageOps.exif_transpose(image) if orientation in _TURNED else image
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be applied; Pillow applies that of a TIFF as it loads it."""
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Return pixels, H x W or H x W x C, turned and mirrored as an EXIF orientation says."""
+    aside, down, right = _TURNS.get(orientation, (False, 1, 1))
+    return (pixels.swapaxes(0, 1) if aside else pixels)[::down, ::right]
 
 
 def _sixteen(image: Image.Image) -> Pixels:
-    return np.asarray(_upright(image)).astype(np.uint16)[None]
+    pixels = np.asarray(image)
+    return _upright(pixels, _orientation(image)).astype(np.uint16)[None]
 
 
 def _refuse_narrow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
