@@ -20,6 +20,12 @@ def encoded(image, form="PNG", **options):
     return buffer.getvalue()
 
 
+def tiff(image, **options):
+    buffer = io.BytesIO()
+    pytest.importorskip("tifffile").imwrite(buffer, image, **options)
+    return buffer.getvalue()
+
+
 def picture(height=24, width=40, seed=0):
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), np.uint8)
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
@@ -146,3 +152,50 @@ def test_a_photo_on_its_side_is_good_whatever_else_its_exif_block_holds():
     np.testing.assert_array_equal(
         decode_photo(content, "x", RGB), np.rot90(decode_photo(encoded(picture(), "JPEG"), "x", RGB), -1, (1, 2))
     )
+
+
+def test_of_a_tiff_of_several_pages_the_first_is_decoded_as_if_it_were_alone():
+    clear = Image.new("RGBA", (40, 24), (0, 0, 0, 0))
+    palette = Image.new("P", (40, 24))
+    palette.putpalette([255, 0, 0])
+    images = (clear, palette, Image.new("CMYK", (40, 24), (255, 0, 0, 0)), Image.new("1", (40, 24)), picture())
+    for image in (*images, Image.new("L", (40, 24), 9)):
+        alone = encoded(image, "TIFF")
+        for second in (image, Image.new("L", (5, 5))):
+            both = encoded(image, "TIFF", save_all=True, append_images=[second])
+            assert read_header(both, "x") == read_header(alone, "x")
+            np.testing.assert_array_equal(raw_pixels(both, "x"), raw_pixels(alone, "x"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_tiffs_are_upright_as_others_are(orientation):
+    small = np.asarray(picture())
+    eight, deep = (
+        tiff(image, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+        for image in (small, small * np.uint16(257))
+    )
+    header = read_header(deep, "x")
+    assert header == dataclasses.replace(read_header(eight, "x"), bits=16)
+    np.testing.assert_array_equal(raw_pixels(deep, "x"), raw_pixels(eight, "x") * np.uint16(257))
+
+
+def test_transparency_of_deep_tiffs_is_laid_over_white():
+    half = np.full((4, 6, 4), 30_000, np.uint16)
+    for kind, value in (("unassalpha", 49_268), ("assocalpha", 65_535)):
+        content = tiff(half, photometric="rgb", extrasamples=[kind])
+        assert read_header(content, "x").channels == 3
+        np.testing.assert_array_equal(raw_pixels(content, "x"), np.full((3, 4, 6), value))
+    gray = tiff(half[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(raw_pixels(gray, "x"), np.full((1, 4, 6), 49_268))
+    with pytest.raises(ValueError, match="2 of transparency"):
+        read_header(tiff(half, photometric="minisblack", extrasamples=["unassalpha"] * 2 + ["unspecified"]), "x")
+
+
+def test_white_is_zero_where_a_tiff_says_so_and_colors_that_are_not_rgb_are_refused():
+    for shape in ((4, 6), (4, 6, 2)):
+        for kind in (np.uint8, np.uint16):
+            options = {"planarconfig": "contig"} if len(shape) > 2 else {}
+            content = tiff(np.zeros(shape, kind), photometric="miniswhite", **options)
+            assert (raw_pixels(content, "x") == np.iinfo(kind).max).all()
+    with pytest.raises(ValueError, match="has SEPARATED pixels of uint16: gray and RGB"):
+        read_header(tiff(np.zeros((4, 6, 4), np.uint16), photometric="separated"), "x")

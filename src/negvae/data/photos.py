@@ -24,7 +24,10 @@ _TURNS = {
     5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
 }  # fmt: skip
 """Of each EXIF orientation but the upright one: whether rows become columns, and the steps through both afterwards."""
-_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _SAMPLES = 256, 257, 258, 262, 277
+_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _TURN, _SAMPLES = 256, 257, 258, 262, 274, 277
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = range(3)
+_PREMULTIPLIED, _ALPHA = 1, 2
+"""What a TIFF says of a sample beyond those of gray or color; 0 is a channel like others."""
 
 
 @dataclass(frozen=True)
@@ -291,8 +294,10 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _sixteen(image: Image.Image) -> Pixels:
-    pixels = np.asarray(image)
-    return _upright(pixels, _orientation(image)).astype(np.uint16)[None]
+    pixels = np.asarray(image).astype(np.uint16)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
+        pixels = 65535 - pixels
+    return _upright(pixels, _orientation(image))[None]
 
 
 def _refuse_narrow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
@@ -327,7 +332,7 @@ def _is_deep_tiff(image: Image.Image) -> bool:
         return False
     samples, bits = int(tags.get(_SAMPLES, 1)), tags.get(_BITS, (8,))
     deepest = max(bits) if isinstance(bits, tuple) else int(bits)
-    return samples > 4 or (samples > 1 and deepest > 8) or getattr(image, "n_frames", 1) > 1
+    return samples > 4 or (samples > 1 and deepest > 8)
 
 
 def _tiff_header(file: IO[bytes], where: str) -> PhotoHeader:
@@ -341,21 +346,47 @@ def _tiff_pixels(file: IO[bytes], where: str) -> Pixels:
 
 
 def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixels | None]:
-    """Return what the first series of a TIFF declares, and its pixels if they are wanted."""
+    """Return what the first page of a TIFF declares, and its pixels if they are wanted."""
     with need("tifffile", "tiff").TiffFile(file) as tiff:
-        series = tiff.series[0]
-        sizes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"}
-        others = [axis for axis in sizes if axis not in "YX"]
-        if not {"Y", "X"} <= sizes.keys() or len(others) > 1:
-            raise DataError(f"has the axes {series.axes} of {series.shape}: one image with channels is needed")
-        if series.dtype not in (np.uint8, np.uint16):
-            raise DataError(f"has {series.dtype} pixels: uint8 and uint16 are accepted")
-        channels = sizes[others[0]] if others else 1
-        if channels > MAX_CHANNELS:
-            raise DataError(f"has {channels} channels: at most {MAX_CHANNELS} are accepted")
-        header = PhotoHeader(sizes["X"], sizes["Y"], channels, 16 if series.dtype == np.uint16 else 8)
+        page = tiff.pages[0]
+        if page.axes not in ("YX", "YXS", "SYX"):
+            raise DataError(f"has the axes {page.axes} of {page.shape}: one image with channels is needed")
+        if page.dtype not in (np.uint8, np.uint16):
+            raise DataError(f"has {page.dtype} pixels: uint8 and uint16 are accepted")
+        if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise DataError(f"has {kind} pixels of {page.dtype}: gray and RGB are accepted, with channels beyond them")
+        alphas = [place for place, kind in enumerate(page.extrasamples) if kind in (_PREMULTIPLIED, _ALPHA)]
+        channels = page.samplesperpixel - len(alphas)
+        if channels > MAX_CHANNELS or len(alphas) > 1:
+            raise DataError(
+                f"has {channels} channels and {len(alphas)} of transparency: at most {MAX_CHANNELS} and 1 are accepted"
+            )
+        orientation = int(page.tags.valueof(_TURN, 1))
+        width, height = page.imagewidth, page.imagelength
+        if orientation in _TURNS and _TURNS[orientation][0]:
+            width, height = height, width
+        bits = 8 * page.dtype.itemsize
+        header = PhotoHeader(width, height, channels, bits, orientation in _TURNS)
         if not pixels:
             return header, None
-        array = series.asarray().reshape(tuple(sizes.values()))
-        array = array.transpose([list(sizes).index(axis) for axis in (*others, "Y", "X")])
-        return header, np.ascontiguousarray(array if others else array[None])
+        array = page.asarray().reshape(page.shape)
+        array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array.reshape(*array.shape[:2], -1)
+        if page.photometric == _WHITE_IS_ZERO:
+            array = np.iinfo(array.dtype).max - array
+        for place in alphas:
+            first = page.samplesperpixel - len(page.extrasamples)
+            array = _over_white(array, first + place, page.extrasamples[place])
+        return header, np.ascontiguousarray(_upright(array, orientation).transpose(2, 0, 1))
+
+
+def _over_white(pixels: Pixels, place: int, kind: int) -> Pixels:
+    """Return pixels, H x W x C, laid over white by the channel of transparency at a place, and without it."""
+    white = np.uint32(np.iinfo(pixels.dtype).max)
+    alpha = pixels[..., place : place + 1].astype(np.uint32)
+    color = np.delete(pixels, place, axis=-1).astype(np.uint32)
+    if kind == _PREMULTIPLIED:
+        mixed = np.minimum(color + (white - alpha), white)
+    else:
+        mixed = (color * alpha + white * (white - alpha) + white // 2) // white
+    return mixed.astype(pixels.dtype)
