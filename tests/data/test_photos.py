@@ -199,3 +199,9 @@ def test_white_is_zero_where_a_tiff_says_so_and_colors_that_are_not_rgb_are_refu
             assert (raw_pixels(content, "x") == np.iinfo(kind).max).all()
     with pytest.raises(ValueError, match="has SEPARATED pixels of uint16: gray and RGB"):
         read_header(tiff(np.zeros((4, 6, 4), np.uint16), photometric="separated"), "x")
+
+
+def test_an_image_of_pillow_stays_as_it_is():
+    with Image.open(io.BytesIO(encoded(picture(1200, 1600), "JPEG"))) as image:
+        read_photo(image, "x", dataclasses.replace(RGB, longest=64))
+        assert image.size == (1600, 1200)

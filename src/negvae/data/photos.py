@@ -88,7 +88,8 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
     """Decode one image upright, in the channels and the depth of a description, and not larger than it needs.
 
     A large JPEG is reduced while it is decoded, to a half, a quarter or an eighth, if that leaves at least twice the
-    size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent.
+    size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent. An
+    image of Pillow is its owner's, and is not reduced.
 
     Args:
         source: encoded image.
@@ -113,6 +114,8 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
                 with Image.open(file, formats=formats()) as image:
                     if not _is_deep_tiff(image):
                         refuse_many_scans(image, file, where)
+                        if (target := _needed(image.size, decoding)) is not None:
+                            image.draft(None, (2 * target[0], 2 * target[1]))
                         return _from_pillow(image, where, decoding, max_pixels)
             except UnidentifiedImageError:
                 if not _may_be_tiff(source):
@@ -261,9 +264,6 @@ def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels:
     _refuse_large(image.width, image.height, where, max_pixels)
     if image.mode.startswith("I;16"):
         return prepared(_sixteen(image), where, decoding)
-    target = _needed(image.size, decoding)
-    if target is not None:
-        image.draft(None, (2 * target[0], 2 * target[1]))
     pixels = _upright(plain_pixels(image, where)[0], _orientation(image))
     channels = pixels.shape[2]
     size = reduced_size(pixels.shape[:2], decoding)
