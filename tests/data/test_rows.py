@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from negvae.data import tables
@@ -84,3 +85,32 @@ def test_a_value_that_drowns_the_others_is_named():
     rows[4, 0] = np.finfo(float).max
     assert "column 0 holds 1.798e+308" in describe_drowned(rows)
     assert "(and 1 more such columns)" in describe_drowned(rows)
+
+
+@pytest.mark.parametrize("names", ["5,0.25,1.5", "5,8,1", "7", "-1,2", "0.5,,3", "1e3,nan", "3,3"])
+def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path, names: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{names}\n{names}\n")
+    with pytest.raises(ValueError, match="its first line holds the names of the columns, and these are numbers"):
+        tables.column_names(path)
+
+
+@pytest.mark.parametrize("names", ["0,1,2", "1,2,3", "0", "1", "2019,2020,2021", "1_1,1_2", "x,0.5"])
+def test_numbers_that_count_columns_are_names(tmp_path: Path, names: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{names}\n")
+    assert tables.column_names(tmp_path / "t.csv") == tuple(names.split(","))
+
+
+def test_the_row_numbers_that_pandas_writes_are_no_feature(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    for index in (None, [7, 9]):
+        frame = table if index is None else table.set_axis(index)
+        frame.to_csv(tmp_path / "t.csv")
+        frame.to_parquet(tmp_path / "t.parquet")
+        for name, called in (("t.csv", "column 0 has no name"), ("t.parquet", "column 2 is called __index_level_0__")):
+            if name == "t.parquet" and index is None:  # pandas writes no column for these
+                assert load_rows(tmp_path / name).tolist() == table.to_numpy().tolist()
+                continue
+            with pytest.raises(ValueError, match=rf"{called}, as the row numbers .* index=False"):
+                load_rows(tmp_path / name)
+            assert load_rows(tmp_path / name, columns=["b", "a"]).tolist() == [[3.0, 1.0], [4.0, 2.0]]

@@ -7,7 +7,6 @@ values; in a column of text an empty cell is, and a group may be called NA.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -34,6 +33,8 @@ _LONGEST = 1 << 24
 """Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
+_ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__")
+"""Names that pandas gives to the column of row numbers in CSV and in Parquet files."""
 
 
 def is_table(path: Path | str) -> bool:
@@ -64,28 +65,53 @@ def column_names(path: Path | str) -> tuple[str, ...]:
         The names.
 
     Raises:
-        ValueError: if the file is damaged, or two columns have one name.
+        ValueError: if the file is damaged, two columns have one name, or a column holds the numbers of the rows or has
+            no name.
     """
-    with reading(path, "table"):  # names are decoded as they are asked for
-        names = tuple(_schema(str(path)).names)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
-    if len(names) == 1 and ";" in names[0]:
-        raise DataError(f"{path}: its first line has semicolons ({names[0][:40]}): columns are separated by commas")
-    if names and all(map(_is_measured, names)):
-        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
+    names = _names(path)
+    for place, name in enumerate(names):
+        if _ROW_NUMBERS.fullmatch(name):
+            called = f"is called {name}" if name else "has no name"
+            raise DataError(
+                f"{path}: column {place} {called}, as the row numbers that pandas writes, and these are no feature:"
+                " write the table with index=False, or give the column a name"
+            )
     return names
 
 
-def _is_measured(name: str) -> bool:
-    """Return whether a column's name is a number, other than one that counts columns.
+def _names(path: Path | str) -> tuple[str, ...]:
+    """Return the names of the columns of a table, which can be told apart."""
+    with reading(path, "table"):  # names are decoded as they are asked for
+        names = tuple(_schema(str(path)).names)
+    if str(path).lower().endswith(".csv") and _are_values(names):
+        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
+    return names
 
-    >>> _is_measured("0.25"), _is_measured("-1"), _is_measured("2019"), _is_measured("width")
-    (True, True, False, False)
+
+def _are_values(names: Sequence[str]) -> bool:
+    """Return whether the first line of a table holds numbers, other than those that count columns.
+
+    >>> _are_values(["5", "0.25"]), _are_values(["5", "8", "1"]), _are_values(["7"]), _are_values(["5", "width"])
+    (True, True, True, False)
+    >>> _are_values(["0"]), _are_values(["2019", "2020"])
+    (False, False)
     """
+    given = [name.strip() for name in names if name.strip()]  # a missing value is no sign of a name
+    if not given or not all(map(_is_number_text, given)):
+        return False
+    if not all(map(str.isdecimal, given)):
+        return True
+    counted = list(map(int, given))
+    return counted != list(range(counted[0], counted[0] + len(counted))) or (len(counted) == 1 and counted[0] > 1)
+
+
+def _is_number_text(text: str) -> bool:
     with suppress(ValueError):
-        return math.isfinite(float(name)) and not name.isdecimal()
+        float(text)
+        return "_" not in text  # which Python takes for a separator
     return False
 
 
@@ -147,7 +173,7 @@ def check_columns(path: Path | str, columns: Sequence[str]) -> None:
     Raises:
         ValueError: if a column is missing; the message names it and the columns there are.
     """
-    there = column_names(path)
+    there = _names(path)
     known = set(there)
     if missing := [name for name in columns if name not in known]:
         shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
