@@ -22,7 +22,8 @@ from negvae.files import need
 SCANS = 100
 """Largest number of scans of a progressive JPEG; encoders write about ten."""
 MAX_PIXELS = 64_000_000
-_HEIF = (".heic", ".heif")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+"""Brands of HEIF behind the word ftyp; the last two are those of AVIF files too, which Pillow reads itself."""
 _CHUNK = 64
 
 Item = TypeVar("Item")
@@ -57,9 +58,17 @@ def in_order(
 
 def opened(source: str | bytes, where: str) -> IO[bytes]:
     """Open an encoded image for reading; see `decode_image` for what is raised."""
-    if isinstance(source, str) and source.lower().endswith(_HEIF):
-        need("pillow_heif", "heif").register_heif_opener()
-    return io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
+    file = io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
+    try:
+        start = file.read(64)
+        file.seek(0)
+        brands = start[8 : int.from_bytes(start[:4])] if start[4:8] == b"ftyp" else b""
+        if brands[:4] in _HEIF and b"avif" not in brands and "HEIF" not in Image.OPEN:
+            need("pillow_heif", "heif").register_heif_opener()
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def refuse_many_scans(image: Image.Image, file: IO[bytes], where: str) -> None:
@@ -106,7 +115,7 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
         The pixels, uint8, H x W x C, and what was changed in decoding (empty if nothing was).
 
     Raises:
-        ImportError: if the image is a HEIC file and the extra "heif" is not installed.
+        ImportError: if the image is in HEIC and the extra "heif" is not installed.
         ValueError: if the image is missing or incomplete, declares more than `max_pixels` (checked before decoding), or
             has more than 8 bits per channel.
     """
