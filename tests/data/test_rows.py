@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from negvae.config import RunConfig
 from negvae.data import tables
 from negvae.data.rows import describe_drowned, finite_rows, holds_rows, load_rows
 
@@ -114,3 +115,18 @@ def test_the_row_numbers_that_pandas_writes_are_no_feature(tmp_path: Path) -> No
             with pytest.raises(ValueError, match=rf"{called}, as the row numbers .* index=False"):
                 load_rows(tmp_path / name)
             assert load_rows(tmp_path / name, columns=["b", "a"]).tolist() == [[3.0, 1.0], [4.0, 2.0]]
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "csv", "parquet"])
+def test_the_users_home_is_found_by_its_short_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = np.arange(6.0).reshape(3, 2)
+    np.save(tmp_path / "x.npy", rows)
+    np.savez(tmp_path / "x.npz", rows)
+    pd.DataFrame(rows, columns=["a", "b"]).to_csv(tmp_path / "x.csv", index=False)
+    pd.DataFrame(rows, columns=["a", "b"]).to_parquet(tmp_path / "x.parquet")
+    assert holds_rows(f"~/x.{ending}")
+    np.testing.assert_array_equal(load_rows(f"~/x.{ending}"), rows)
+    assert RunConfig(data=f"~/x.{ending}", negatives="none").data == str(tmp_path / f"x.{ending}")

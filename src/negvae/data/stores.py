@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
 
-from negvae.files import replacing
+from negvae.files import home, replacing
 
 
 def is_uri(text: str) -> bool:
@@ -47,7 +47,7 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
             end).
     """
     if not is_uri(path):
-        return open(path, "rb", opener=_regular)
+        return open(home(path), "rb", opener=_regular)
     store, inner = locate(path)
     with store.open_input_file(inner) as file:
         if whole:
@@ -76,7 +76,7 @@ def open_for_arrow(path: str) -> Any:
     import pyarrow as pa
 
     with open_file(path):  # says what Arrow does not: a pipe would block it
-        return pa.OSFile(os.fsencode(path))
+        return pa.OSFile(os.fsencode(home(path)))
 
 
 def _regular(path: str, flags: int) -> int:
@@ -92,7 +92,7 @@ def _regular(path: str, flags: int) -> int:
 def size(path: str) -> int:
     """Return the size of a file in bytes."""
     if not is_uri(path):
-        return os.path.getsize(path)
+        return os.path.getsize(home(path))
     store, inner = locate(path)
     return int(store.get_file_info(inner).size)
 
