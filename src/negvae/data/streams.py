@@ -254,19 +254,23 @@ def _walked(folder: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterato
     yield from unreadable
 
 
+def _in_store(uri: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterator[Span]:
+    """List the files below a folder in a store, or the file that the URI names."""
+    for file in stores.below(uri):
+        hidden = any(part.startswith(HIDDEN) for part in file[len(uri) :].split("/"))
+        if file == uri or (file.lower().endswith(endings) and not hidden):
+            yield Span(file)
+        else:
+            left_out.add(file, "hidden" if hidden else "")
+
+
 def _spans(text: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterable[Span]:
     """List the files of one input, which is looked up before anything is read."""
     if not text:  # as from a variable of a shell that is not set
         raise ValueError("an input is empty: name a folder, a file, a pattern or a data set")
+    text = stores.local_path(text)
     if stores.is_uri(text):
-        found = stores.below(text)
-        parts = [uri[len(text) :].split("/") for uri in found]
-        shown = [not any(part.startswith(HIDDEN) for part in below) for below in parts]
-        return [
-            Span(uri)
-            for uri, s in zip(found, shown, strict=True)
-            if uri == text or (s and uri.lower().endswith(endings))
-        ]
+        return list(_in_store(text, endings, left_out))
     path = home(text)
     if path.exists():
         return _walked(str(path), endings, left_out) if path.is_dir() else [Span(str(path))]
