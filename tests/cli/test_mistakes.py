@@ -86,6 +86,12 @@ def place(tmp_path_factory):
         ("score text.txt photos", "text.txt is not a negvae run: it is a file"),
         ("score photos photos", "photos is not a negvae run: it has no config.yaml"),
         ("score run photos --out scores.xls", "--out scores.xls: the ending must be one of .parquet, .csv, .jsonl"),
+        ("score run photos --out new.csv --shard-rows 9", "--out new.csv is the name of a file, and parts are written"),
+        (
+            "score run photos --out new.parquet --resume",
+            "--out new.parquet is the name of a file, and parts are written",
+        ),
+        ("score run photos --out s3://x/new.csv", "--out s3://x/new.csv: one file is written to this machine; into a"),
         ("score run photos --out no/such/s.csv", "no/such: no such folder to write to"),
         ("score run photos --workers 2 --cluster local --out p/", "--workers does not go with --cluster"),
         ("calibrate of-rows --data header.csv", "header.csv: holds no rows"),
