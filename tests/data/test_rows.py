@@ -2,6 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from negvae.config import RunConfig
@@ -130,3 +132,36 @@ def test_the_users_home_is_found_by_its_short_name(
     assert holds_rows(f"~/x.{ending}")
     np.testing.assert_array_equal(load_rows(f"~/x.{ending}"), rows)
     assert RunConfig(data=f"~/x.{ending}", negatives="none").data == str(tmp_path / f"x.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a;b;c\n1,5;2,5;3\n", r"has semicolons \(a;b;c\): columns are separated by commas"),
+        (b"\xef\xbb\xbfa\tb\r\n1\t2\r\n", r"has tabs \(a\\tb\): columns are separated by commas"),
+        ("a,b\n1,2\n".encode("utf-16"), "in UTF-16: save it in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_csv_says_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (2, 0), (1, 3), (0, 0)])
+def test_empty_lines_around_a_table_of_one_column_are_no_rows(
+    tmp_path: Path, end: str, before: int, after: int
+) -> None:
+    lines = [""] * before + ["a", *map(str, range(200_000))] + [""] * after
+    (tmp_path / "t.csv").write_bytes(end.join([*lines, ""]).encode())
+    assert load_rows(tmp_path / "t.csv")[:, 0].tolist() == list(range(200_000))
+    (tmp_path / "t.csv").write_bytes(end.join([""] * before + ["a", "1", "", "NA", *[""] * after]).encode())
+    found = np.concatenate(list(tables.numbers(tmp_path / "t.csv", ["a"])))[:, 0]
+    np.testing.assert_array_equal(found, [1, np.nan, np.nan])
+
+
+def test_a_column_of_missing_values_alone_is_a_column_of_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": pa.nulls(2)}), tmp_path / "t.parquet")
+    (found,) = tables.numbers(tmp_path / "t.parquet", ["a", "b"])
+    np.testing.assert_array_equal(found, [[1, np.nan], [2, np.nan]])

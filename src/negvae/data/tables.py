@@ -31,6 +31,8 @@ _CSV_BLOCK = 1 << 20
 """Bytes of a CSV file that are read together, as Arrow itself has it; a line must fit in."""
 _LONGEST = 1 << 24
 """Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
+_SNIFFED = 1 << 16
+"""Bytes of the beginning and the end of a CSV file that are looked at before Arrow reads it."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
 _ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__")
@@ -237,11 +239,48 @@ def _schema(path: str) -> Any:
     """Return the names and types of a table's columns; types in a CSV file are those of its first block."""
     with reading(path, "table"):
         if path.lower().endswith(".csv"):
+            _refuse_other_forms(path)
             return _csv_schema(path)[0]
         import pyarrow.parquet as pq
 
         with stores.open_for_arrow(path) as file:
             return pq.read_schema(file)
+
+
+def _refuse_other_forms(path: str) -> None:
+    """Refuse a CSV file in UTF-16 or without commas, which Arrow would take for a column with an odd name."""
+    with stores.open_file(path) as file:
+        start = file.read(_SNIFFED)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path}: in UTF-16: save it in UTF-8")
+    first = start.lstrip(b"\r\n").partition(b"\n")[0]
+    for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
+        if separator in first and b"," not in first:
+            shown = first.decode("utf-8-sig", errors="replace").strip()[:_SHOWN].replace("\t", "\\t")
+            raise DataError(f"{path}: its first line has {name} ({shown}): columns are separated by commas")
+
+
+def _empty_lines(path: str) -> tuple[int, int]:
+    """Return how many empty lines a CSV file begins with, and how many follow its last line."""
+    with stores.open_file(path) as file:
+        start = file.read(_SNIFFED)
+        file.seek(max(stores.size(path) - _SNIFFED, 0))
+        end = file.read()
+    before, after = start[: -len(start.lstrip(b"\r\n"))], end[len(end.rstrip(b"\r\n")) :]
+    return len(before.splitlines()), max(len(after.splitlines()) - 1, 0)
+
+
+def _without_last(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """Yield batches of rows without the last rows."""
+    waiting: list[Any] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(map(len, waiting[1:])) >= count:
+            yield waiting.pop(0)
+    left = sum(map(len, waiting)) - count
+    for batch in waiting:
+        yield batch.slice(0, max(left, 0))
+        left -= len(batch)
 
 
 def _csv_schema(path: str) -> tuple[Any, int]:
@@ -258,8 +297,8 @@ def _csv_schema(path: str) -> tuple[Any, int]:
             size = _larger(path, size, error)
 
 
-def _csv_batches(path: str, size: int, **options: Any) -> Iterator[Any]:
-    """Read batches of rows of a CSV file, by larger blocks from where a line is longer than a block."""
+def _csv_batches(path: str, size: int, skipped: int = 0, **options: Any) -> Iterator[Any]:
+    """Read batches of rows behind some lines of a CSV file, by larger blocks from where a line is longer than one."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -269,7 +308,7 @@ def _csv_batches(path: str, size: int, **options: Any) -> Iterator[Any]:
         try:
             with (
                 stores.open_for_arrow(path) as file,
-                csv.open_csv(file, csv.ReadOptions(block_size=size), **options) as reader,
+                csv.open_csv(file, csv.ReadOptions(block_size=size, skip_rows=skipped), **options) as reader,
             ):
                 for batch in reader:
                     count += len(batch)
@@ -313,15 +352,18 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
         if numeric:
             for name in columns:
                 kind = schema.field(name).type
-                if not (_is_number(kind) or pa.types.is_null(kind)):
+                if not _is_number(kind):
                     raise DataError(_not_a_number(path, name, str(kind)))
                 if pa.types.is_boolean(kind):
                     kinds[name] = kind
         convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns))
-        # In a table of one column an empty line is a missing value, and not one line less.
-        parse = csv.ParseOptions(ignore_empty_lines=len(schema.names) > 1)
+        # In a table of one column an empty line is a missing value, and not one line less, unless it is at an end.
+        alone = len(schema.names) == 1
+        before, after = _empty_lines(path) if alone else (0, 0)
+        parse = csv.ParseOptions(ignore_empty_lines=not alone)
+        found = _csv_batches(path, size, before, parse_options=parse, convert_options=convert)
         try:
-            yield from _csv_batches(path, size, parse_options=parse, convert_options=convert)
+            yield from _without_last(found, after) if after else found
         except pa.ArrowInvalid as error:
             raise _named(path, schema.names, error) from None
 
@@ -352,6 +394,7 @@ def _is_number(kind: Any) -> bool:
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)  # a column of missing values alone
     )
 
 
