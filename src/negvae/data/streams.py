@@ -271,16 +271,18 @@ def _spans(text: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterable[S
     text = stores.local_path(text)
     if stores.is_uri(text):
         return list(_in_store(text, endings, left_out))
+    from negvae.data.fetch import HUB
+    from negvae.data.load import is_path, load
+
     path = home(text)
-    if path.exists():
+    if path.exists() and not is_path(text):
+        left_out.add(os.path.join(".", text), "path with the name of a set")
+    elif path.exists():
         return _walked(str(path), endings, left_out) if path.is_dir() else [Span(str(path))]
     if glob.has_magic(text):
         if next(glob.iglob(str(path), recursive=True), None) is None:
             raise FileNotFoundError(f"{text}: nothing matches this pattern")
         return (Span(p) for p in sorted(glob.iglob(str(path), recursive=True)) if os.path.isfile(p))
-    from negvae.data.fetch import HUB
-    from negvae.data.load import is_path, load
-
     if is_path(text) and not text.startswith(HUB):
         raise FileNotFoundError(f"{text}: no such file or folder")
     return [Span(text, images=load(text, "test").images)]
