@@ -3,11 +3,13 @@
 import dataclasses
 import io
 import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from negvae.data.formats import decode_image
 from negvae.data.photos import decode_photo, fit_photo, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 
@@ -205,3 +207,36 @@ def test_an_image_of_pillow_stays_as_it_is():
     with Image.open(io.BytesIO(encoded(picture(1200, 1600), "JPEG"))) as image:
         read_photo(image, "x", dataclasses.replace(RGB, longest=64))
         assert image.size == (1600, 1200)
+
+
+def png_of_sixteen_bits(color_type, samples):
+    values = np.full((20, 20, samples), 40_000, np.uint16)
+    values[..., -1] = 65_535
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 20, 20, 16, color_type, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    chunks = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in [*parts, (b"IEND", b"")]
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("color_type", "samples", "channels"), [(2, 3, 3), (4, 2, 1), (6, 4, 3)])
+def test_of_deep_pngs_in_color_or_with_transparency_the_upper_bits_are_taken(color_type, samples, channels):
+    content = png_of_sixteen_bits(color_type, samples)
+    header, pixels = read_header(content, "x"), raw_pixels(content, "x")
+    assert (header.channels, header.bits) == (channels, 8)
+    assert pixels.shape == (channels, 20, 20)
+    assert (pixels[0] == 40_000 >> 8).all()
+    found, note = decode_image(content, "x")
+    np.testing.assert_array_equal(found.transpose(2, 0, 1), pixels)
+    assert note == "the upper 8 of 16 bits taken"
+
+
+def test_pgm_files_of_sixteen_bits_are_read_and_of_thirty_two_refused():
+    values = np.arange(400, dtype=np.uint16).reshape(20, 20) * 100
+    content = b"P5\n20 20\n65535\n" + values.astype(">u2").tobytes()
+    assert read_header(content, "x").bits == 16
+    np.testing.assert_array_equal(raw_pixels(content, "x"), values[None])
+    with pytest.raises(ValueError, match="has I pixels, of 32 bits: whole numbers of 8 and 16 bits are accepted"):
+        read_header(encoded(Image.new("I", (4, 4)), "TIFF"), "x")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from negvae.data.formats.base import DataError, Source, reading
-from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, refuse_many_scans
+from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, raw_mode, refuse_many_scans
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
 from negvae.files import need
@@ -248,21 +248,27 @@ def reduced_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
 
 def _declared(image: Image.Image) -> PhotoHeader:
     width, height = image.size
-    orientation = _orientation(image)
+    gray = image.mode in ("1", "L", "LA", "La") or raw_mode(image).startswith("LA")
+    orientation = _orientation(image)  # for which Pillow loads some files, and no raw mode is known any more
     turned = orientation in _TURNS
     if turned and _TURNS[orientation][0]:
         tags = getattr(image, "tag_v2", {})  # the size that some versions of Pillow give of a TIFF is upright already
         width, height = tags.get(_LENGTH, height), tags.get(_WIDTH, width)
-    if image.mode.startswith("I;16"):
+    if _is_sixteen(image):
         return PhotoHeader(width, height, 1, 16, turned)
     if image.mode[0] in "IF":
-        raise DataError(f"has {image.mode} pixels: 8 and 16 bits of whole numbers are accepted")
-    return PhotoHeader(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8, turned)
+        raise DataError(f"has {image.mode} pixels, of 32 bits: whole numbers of 8 and 16 bits are accepted")
+    return PhotoHeader(width, height, 1 if gray else 3, 8, turned)
+
+
+def _is_sixteen(image: Image.Image) -> bool:
+    """Return whether an image is gray of 16 bits; of PGM files, Pillow gives these as numbers of 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
 
 
 def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels: int) -> Pixels:
     _refuse_large(image.width, image.height, where, max_pixels)
-    if image.mode.startswith("I;16"):
+    if _is_sixteen(image):
         return prepared(_sixteen(image), where, decoding)
     pixels = _upright(plain_pixels(image, where)[0], _orientation(image))
     channels = pixels.shape[2]
