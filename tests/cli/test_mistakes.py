@@ -62,6 +62,10 @@ def place(tmp_path_factory):
         ("train --data photos --out new --negatives augmentd", "did you mean augmented? Known: auxiliary:NAME"),
         ("train --data empty --out new", "empty: holds no images (png"),
         ("train --data one --out new", "fewer than 2 to train on: give more of them\n"),
+        (
+            "train --data file:///x --out new",
+            "file:///x: a set is loaded from this machine, not from a URI: give its path",
+        ),
         ("train --data text.txt --out new", "text.txt: .txt cannot be read as a set; a folder of images"),
         ("train --data rows.csv --out new --preset gray", "rows.csv: a table of rows of features, where images are"),
         ("train --data header.csv --out new", "header.csv: holds no rows"),
@@ -107,6 +111,7 @@ def place(tmp_path_factory):
         ("serve run=", "run=: a path is missing after ="),
         ("paper show tabel1", "unknown table 'tabel1': did you mean table1? Known: all, table1"),
         ("paper run beyonds", "unknown table 'beyonds': did you mean beyond?"),
+        ("paper run one-class --gpus-per-run 1", "--gpus-per-run goes with --cluster"),
         ("paper show table1 --results nope", "nope: no such folder of results"),
         ("paper list --results text.txt", "text.txt: no such folder of results"),
         ("score run photos --device mps", "device is 'mps': it must be auto, cpu, cuda or cuda:N"),

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.cache import cache_folder
-from negvae.data.formats.base import DataError, Source
+from negvae.data.formats.base import DataError, Source, reason
 from negvae.data.formats.encoded import in_order
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
@@ -392,8 +391,4 @@ def _result(function: Any, source: Source, name: str) -> Any:
     except ImportError:
         raise
     except Exception as error:  # whatever a decoder makes of a broken file
-        if isinstance(error, OSError) and error.strerror:  # a file that cannot be opened
-            return error.strerror.lower()
-        # Without addresses in memory, which Pillow writes into its messages.
-        text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__
-        return text.removeprefix(name).removeprefix(":").strip()
+        return reason(error).removeprefix(name).removeprefix(":").strip()

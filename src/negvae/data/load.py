@@ -33,6 +33,7 @@ from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, 
 from negvae.data.find import Candidate
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
 from negvae.data.formats.folder import LeftOut, walk
+from negvae.data.stores import is_uri
 from negvae.files import home
 
 _log = logging.getLogger("negvae.data")
@@ -79,7 +80,7 @@ def load(
         The images, uint8, N x C x H x W, with labels, origin, pixel hash and notes.
 
     Raises:
-        ValueError: if the name is unknown, files are damaged, or pixels are not the official ones.
+        ValueError: if the name is unknown or a URI, files are damaged, or pixels are not the official ones.
         TypeError: if `limit` is not a whole number.
         ImportError: if a set of the Hub is requested and the extra "hub" is not installed.
         FileNotFoundError: if there is no such path, or no source has the set; the message lists what was tried.
@@ -101,6 +102,8 @@ def load(
         folder, note = from_hub(text, log or _log.info, local=not fetch)
         found = _load_path(text, folder, split, limit, disjoint_from_train)
         return replace(found, notes=(*found.notes, note)) if note else found
+    elif is_uri(text):
+        raise ValueError(f"{text}: a set is loaded from this machine, not from a URI: give its path, or copy it here")
     elif is_path(text):
         return _load_path(text, home(text), split, limit, disjoint_from_train)
     else:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from negvae.data.formats import (
     as_images,
     decode_image,
 )
+from negvae.data.formats.base import reason
 from negvae.data.formats.encoded import in_order
 from negvae.data.formats.folder import HIDDEN, LeftOut, walk
 from negvae.data.formats.npy import refuse_rows
@@ -506,8 +506,7 @@ def _from_reader(
 
 def _failed(path: str, index: int | None, error: object, spec: InputSpec, local: str | Path = "") -> Batch:
     """Return one row with an error; a local copy that the error names is replaced by the path of the file."""
-    error = str(error).replace(str(local), path) or error if local else error
-    text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
+    text = reason(error).replace(str(local), path) if local else reason(error)
     empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
     return Batch([path], [index], [text.removeprefix(path).removeprefix(":").strip()], empty, _none(spec))
 

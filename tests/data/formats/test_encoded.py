@@ -9,6 +9,7 @@ from PIL import Image
 
 from negvae.data import load
 from negvae.data.formats import decode_image
+from negvae.data.formats.encoded import decode_images
 from tests.data.conftest import one_line
 
 
@@ -105,3 +106,8 @@ def test_heic_is_told_by_its_content_and_needs_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImportError, match=r"negvae\[heif\]"):
         decode_image(buffer.getvalue(), "x")
+
+
+def test_fewer_images_than_announced_are_refused():
+    with pytest.raises(ValueError, match=r"^set: ends after 1 of the 3 images that it announces$"):
+        decode_images([("a", Image.new("L", (8, 8)))], 3, "set")

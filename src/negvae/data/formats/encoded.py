@@ -200,7 +200,8 @@ def decode_images(
         The images, and notes on what was changed.
 
     Raises:
-        ValueError: if an image is incomplete, too large or gray with more than 8 bits, or if sizes differ.
+        ValueError: if an image is incomplete, too large or gray with more than 8 bits, if sizes differ, or if
+            there are fewer images.
     """
     out: NDArray[np.uint8] = np.empty((0, 0, 0, 0), np.uint8)
     first, mixed, row = "", False, 0
@@ -228,6 +229,8 @@ def decode_images(
             row += 1
             if what:
                 done[what] = done.get(what, 0) + 1
+    if row < count:
+        raise DataError(f"{where}: ends after {row:,} of the {count:,} images that it announces")
     notes = [f"{where}: {what} in {n:,} of {count:,} images" for what, n in sorted(done.items())]
     if mixed:
         notes.append(f"{where}: gray and color images are mixed; the gray ones are served as RGB")
