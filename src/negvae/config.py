@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 import reprlib
 from collections.abc import Iterable
@@ -69,7 +70,7 @@ class RunConfig:
     trains but cannot be saved.
 
     Attributes:
-        data: name or path of the inlier data set.
+        data: name or path of the inlier data set; "~" at its beginning becomes the user's home.
         negatives: source of negative samples, in the notation of `negvae.negatives.parse`.
         likelihood: observation model p(x|z): a name in `negvae.parts.LIKELIHOODS`, a class or function that makes a
             `negvae.model.Likelihood`, or a likelihood.
@@ -259,6 +260,7 @@ class RunConfig:
         """Refuse values that make no sense, with one line that says what would be right."""
         for each in dataclasses.fields(self):
             object.__setattr__(self, each.name, _typed(each.name, getattr(self, each.name), str(each.type)))
+        object.__setattr__(self, "data", os.path.expanduser(self.data))
         likelihood, network = self._parts()
         INITIALIZATIONS[self.initialization]
         OPTIMIZERS[self.optimizer]

@@ -97,3 +97,24 @@ def test_naming_negatives_changes_the_negatives_alone(capsys, blob_files, tmp_pa
     plain = trained(capsys, tmp_path / "a", *common)
     named = trained(capsys, tmp_path / "b", *common, "--negatives", blob_files["out"])
     assert dataclasses.replace(named, negatives=plain.negatives) == plain
+
+
+@pytest.mark.parametrize(
+    ("arguments", "kept"),
+    [
+        ((), True), (("--epochs", "2"), True), (("--fit", "tile"), False), (("--side", "24"), False),
+        (("--data", "others"), False),
+    ],
+)  # fmt: skip
+def test_how_images_are_decoded_in_a_file_gives_way_to_options_about_it(capsys, tmp_path, monkeypatch, arguments, kept):
+    seen = []
+    monkeypatch.setattr("negvae.runs.train.run", lambda config, *rest, **more: seen.append(config) or 1 / 0)
+    images = {"fit": "resize", "height": 32, "width": 32, "channels": 3}
+    for fields in ({"data": "photos", "images": images}, {"images": images}):
+        file = tmp_path / "c.yaml"
+        file.write_text(yaml.safe_dump(fields))
+        given = arguments if "data" in fields else ("--data", "photos", *arguments)
+        with pytest.raises(ZeroDivisionError):
+            call(capsys, "train", "--config", file, "--out", tmp_path / "run", *given)
+        # A file without data describes how those that the command line names are decoded.
+        assert (seen[-1].images is not None) == (kept or ("data" not in fields and "--data" in arguments))

@@ -125,3 +125,23 @@ def test_no_cache_is_no_obstacle(tmp_path, monkeypatch):
     first = read_photos(files, decoding, "F")
     monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "file"))
     np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, first.inputs)
+
+
+def test_the_cache_does_not_grow_with_every_change(tmp_path):
+    files = write(tmp_path / "f", [(40, 30), (80, 90), (50, 60)])
+    decoding, cache = chosen(files, "tile", 16)[0], tmp_path / "cache" / "decoded"
+    for shade in range(3):
+        Image.new("RGB", (50, 60), (shade, 0, 0)).save(files[2])
+        found = read_photos(files, decoding, "F")
+        assert found.inputs[found.owners == 2].max() == shade
+        assert len(list(cache.iterdir())) == 2
+    elsewhere = write(tmp_path / "g", [(40, 30), (80, 90)])
+    read_photos(elsewhere, decoding, "G")
+    for number in range(10):
+        files += write(tmp_path / f"f/{number}", [(40, 30)])
+        read_photos(files, decoding, "F")
+    assert len(list(cache.glob("*.pixels"))) == len(list(cache.glob("*.json"))) == folders.KEPT + 1
+    before = {path: path.stat().st_mtime_ns for path in cache.iterdir()}
+    read_photos(files, decoding, "F")
+    read_photos(elsewhere, decoding, "G")
+    assert before == {path: path.stat().st_mtime_ns for path in cache.iterdir()}

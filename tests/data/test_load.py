@@ -1,12 +1,17 @@
 """Sets by name and by path, and overviews."""
 
+import os
 import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from negvae.data import list_sets, load, names, pixel_sha256, verify
 from negvae.data.catalog import CATALOG, Known
+from negvae.data.formats.folder import LeftOut
+from negvae.data.load import image_files
+from negvae.data.streams import spans
 from tests.data.conftest import write_idx
 
 
@@ -169,3 +174,21 @@ def test_catalog_is_sound():
             assert re.fullmatch(r"hub:[^/]+/[^/]+/resolve/[0-9a-f]{40}/.+\.parquet", url)
         assert spec.license
         assert name == "uniform-noise" or spec.by_hand
+
+
+def test_the_names_of_the_catalog_go_before_paths_for_every_command(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "uniform-noise").mkdir()
+    Image.new("L", (28, 28)).save(tmp_path / "uniform-noise" / "a.png")
+    found = load("uniform-noise", "test", limit=3)
+    assert found.origin == "procedural"
+    assert found.notes[-1] == "uniform-noise: the set of this name, not ./uniform-noise"
+    left_out = LeftOut()
+    (named,) = spans(["uniform-noise"], left_out)
+    assert len(named.images) == 10_000
+    assert "path with the name of a set 1: ./uniform-noise" in left_out.describe()
+    assert image_files("uniform-noise", "test") is None
+    for text in ("./uniform-noise", "uniform-noise/"):
+        assert load(text).images.shape == (1, 1, 28, 28)
+        assert [os.path.basename(span.path) for span in spans([text])] == ["a.png"]
+        assert len(image_files(text, "test")) == 1

@@ -2,12 +2,15 @@
 
 import dataclasses
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from negvae.data.photos import decode_photo, fit_photo, read_header, read_photo
+from negvae.data.formats import decode_image
+from negvae.data.photos import decode_photo, fit_photo, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 
 RGB = Decoding(fit="tile", height=16, width=16, channels=3)
@@ -16,6 +19,12 @@ RGB = Decoding(fit="tile", height=16, width=16, channels=3)
 def encoded(image, form="PNG", **options):
     buffer = io.BytesIO()
     image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def tiff(image, **options):
+    buffer = io.BytesIO()
+    pytest.importorskip("tifffile").imwrite(buffer, image, **options)
     return buffer.getvalue()
 
 
@@ -124,3 +133,110 @@ def test_description_goes_through_plain_values_and_refuses_nonsense(values, word
     assert Decoding.from_dict(RGB.to_dict()) == RGB
     with pytest.raises(ValueError, match=word):
         Decoding.from_dict({**RGB.to_dict(), **values})
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "JPEG"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_header_has_the_size_of_the_decoded_image_in_every_format(form, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for image in (picture(), Image.fromarray(np.zeros((24, 40), np.uint16))):
+        if form != "JPEG" or image.mode == "RGB":
+            content = encoded(image, form, exif=exif)
+            header, pixels = read_header(content, "x"), raw_pixels(content, "x")
+            assert pixels.shape[1:] == (header.height, header.width) == ((24, 40) if orientation < 5 else (40, 24))
+
+
+def test_a_photo_on_its_side_is_good_whatever_else_its_exif_block_holds():
+    width_as_text, on_its_side = struct.pack("<HHI4s", 256, 2, 4, b"abc"), struct.pack("<HHII", 274, 3, 1, 6)
+    block = b"Exif\0\0II*\0\x08\0\0\0\x02\0" + width_as_text + on_its_side + bytes(4)
+    content = encoded(picture(), "JPEG", exif=block)
+    np.testing.assert_array_equal(
+        decode_photo(content, "x", RGB), np.rot90(decode_photo(encoded(picture(), "JPEG"), "x", RGB), -1, (1, 2))
+    )
+
+
+def test_of_a_tiff_of_several_pages_the_first_is_decoded_as_if_it_were_alone():
+    clear = Image.new("RGBA", (40, 24), (0, 0, 0, 0))
+    palette = Image.new("P", (40, 24))
+    palette.putpalette([255, 0, 0])
+    images = (clear, palette, Image.new("CMYK", (40, 24), (255, 0, 0, 0)), Image.new("1", (40, 24)), picture())
+    for image in (*images, Image.new("L", (40, 24), 9)):
+        alone = encoded(image, "TIFF")
+        for second in (image, Image.new("L", (5, 5))):
+            both = encoded(image, "TIFF", save_all=True, append_images=[second])
+            assert read_header(both, "x") == read_header(alone, "x")
+            np.testing.assert_array_equal(raw_pixels(both, "x"), raw_pixels(alone, "x"))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_deep_tiffs_are_upright_as_others_are(orientation):
+    small = np.asarray(picture())
+    eight, deep = (
+        tiff(image, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+        for image in (small, small * np.uint16(257))
+    )
+    header = read_header(deep, "x")
+    assert header == dataclasses.replace(read_header(eight, "x"), bits=16)
+    np.testing.assert_array_equal(raw_pixels(deep, "x"), raw_pixels(eight, "x") * np.uint16(257))
+
+
+def test_transparency_of_deep_tiffs_is_laid_over_white():
+    half = np.full((4, 6, 4), 30_000, np.uint16)
+    for kind, value in (("unassalpha", 49_268), ("assocalpha", 65_535)):
+        content = tiff(half, photometric="rgb", extrasamples=[kind])
+        assert read_header(content, "x").channels == 3
+        np.testing.assert_array_equal(raw_pixels(content, "x"), np.full((3, 4, 6), value))
+    gray = tiff(half[..., :2], photometric="minisblack", planarconfig="contig", extrasamples=["unassalpha"])
+    np.testing.assert_array_equal(raw_pixels(gray, "x"), np.full((1, 4, 6), 49_268))
+    with pytest.raises(ValueError, match="2 of transparency"):
+        read_header(tiff(half, photometric="minisblack", extrasamples=["unassalpha"] * 2 + ["unspecified"]), "x")
+
+
+def test_white_is_zero_where_a_tiff_says_so_and_colors_that_are_not_rgb_are_refused():
+    for shape in ((4, 6), (4, 6, 2)):
+        for kind in (np.uint8, np.uint16):
+            options = {"planarconfig": "contig"} if len(shape) > 2 else {}
+            content = tiff(np.zeros(shape, kind), photometric="miniswhite", **options)
+            assert (raw_pixels(content, "x") == np.iinfo(kind).max).all()
+    with pytest.raises(ValueError, match="has SEPARATED pixels of uint16: gray and RGB"):
+        read_header(tiff(np.zeros((4, 6, 4), np.uint16), photometric="separated"), "x")
+
+
+def test_an_image_of_pillow_stays_as_it_is():
+    with Image.open(io.BytesIO(encoded(picture(1200, 1600), "JPEG"))) as image:
+        read_photo(image, "x", dataclasses.replace(RGB, longest=64))
+        assert image.size == (1600, 1200)
+
+
+def png_of_sixteen_bits(color_type, samples):
+    values = np.full((20, 20, samples), 40_000, np.uint16)
+    values[..., -1] = 65_535
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    parts = [(b"IHDR", struct.pack(">IIBBBBB", 20, 20, 16, color_type, 0, 0, 0)), (b"IDAT", zlib.compress(rows))]
+    chunks = (
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in [*parts, (b"IEND", b"")]
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(("color_type", "samples", "channels"), [(2, 3, 3), (4, 2, 1), (6, 4, 3)])
+def test_of_deep_pngs_in_color_or_with_transparency_the_upper_bits_are_taken(color_type, samples, channels):
+    content = png_of_sixteen_bits(color_type, samples)
+    header, pixels = read_header(content, "x"), raw_pixels(content, "x")
+    assert (header.channels, header.bits) == (channels, 8)
+    assert pixels.shape == (channels, 20, 20)
+    assert (pixels[0] == 40_000 >> 8).all()
+    found, note = decode_image(content, "x")
+    np.testing.assert_array_equal(found.transpose(2, 0, 1), pixels)
+    assert note == "the upper 8 of 16 bits taken"
+
+
+def test_pgm_files_of_sixteen_bits_are_read_and_of_thirty_two_refused():
+    values = np.arange(400, dtype=np.uint16).reshape(20, 20) * 100
+    content = b"P5\n20 20\n65535\n" + values.astype(">u2").tobytes()
+    assert read_header(content, "x").bits == 16
+    np.testing.assert_array_equal(raw_pixels(content, "x"), values[None])
+    with pytest.raises(ValueError, match="has I pixels, of 32 bits: whole numbers of 8 and 16 bits are accepted"):
+        read_header(encoded(Image.new("I", (4, 4)), "TIFF"), "x")

@@ -1,8 +1,12 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from negvae.config import RunConfig
 from negvae.data import tables
 from negvae.data.rows import describe_drowned, finite_rows, holds_rows, load_rows
 
@@ -84,3 +88,80 @@ def test_a_value_that_drowns_the_others_is_named():
     rows[4, 0] = np.finfo(float).max
     assert "column 0 holds 1.798e+308" in describe_drowned(rows)
     assert "(and 1 more such columns)" in describe_drowned(rows)
+
+
+@pytest.mark.parametrize("names", ["5,0.25,1.5", "5,8,1", "7", "-1,2", "0.5,,3", "1e3,nan", "3,3"])
+def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path, names: str) -> None:
+    path = tmp_path / "t.csv"
+    path.write_text(f"{names}\n{names}\n")
+    with pytest.raises(ValueError, match="its first line holds the names of the columns, and these are numbers"):
+        tables.column_names(path)
+
+
+@pytest.mark.parametrize("names", ["0,1,2", "1,2,3", "0", "1", "2019,2020,2021", "1_1,1_2", "x,0.5"])
+def test_numbers_that_count_columns_are_names(tmp_path: Path, names: str) -> None:
+    (tmp_path / "t.csv").write_text(f"{names}\n")
+    assert tables.column_names(tmp_path / "t.csv") == tuple(names.split(","))
+
+
+def test_the_row_numbers_that_pandas_writes_are_no_feature(tmp_path: Path) -> None:
+    table = pd.DataFrame({"a": [1.0, 2.0], "b": [3.0, 4.0]})
+    for index in (None, [7, 9]):
+        frame = table if index is None else table.set_axis(index)
+        frame.to_csv(tmp_path / "t.csv")
+        frame.to_parquet(tmp_path / "t.parquet")
+        for name, called in (("t.csv", "column 0 has no name"), ("t.parquet", "column 2 is called __index_level_0__")):
+            if name == "t.parquet" and index is None:  # pandas writes no column for these
+                assert load_rows(tmp_path / name).tolist() == table.to_numpy().tolist()
+                continue
+            with pytest.raises(ValueError, match=rf"{called}, as the row numbers .* index=False"):
+                load_rows(tmp_path / name)
+            assert load_rows(tmp_path / name, columns=["b", "a"]).tolist() == [[3.0, 1.0], [4.0, 2.0]]
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz", "csv", "parquet"])
+def test_the_users_home_is_found_by_its_short_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    rows = np.arange(6.0).reshape(3, 2)
+    np.save(tmp_path / "x.npy", rows)
+    np.savez(tmp_path / "x.npz", rows)
+    pd.DataFrame(rows, columns=["a", "b"]).to_csv(tmp_path / "x.csv", index=False)
+    pd.DataFrame(rows, columns=["a", "b"]).to_parquet(tmp_path / "x.parquet")
+    assert holds_rows(f"~/x.{ending}")
+    np.testing.assert_array_equal(load_rows(f"~/x.{ending}"), rows)
+    assert RunConfig(data=f"~/x.{ending}", negatives="none").data == str(tmp_path / f"x.{ending}")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a;b;c\n1,5;2,5;3\n", r"has semicolons \(a;b;c\): columns are separated by commas"),
+        (b"\xef\xbb\xbfa\tb\r\n1\t2\r\n", r"has tabs \(a\\tb\): columns are separated by commas"),
+        ("a,b\n1,2\n".encode("utf-16"), "in UTF-16: save it in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_csv_says_what_it_is(tmp_path: Path, content: bytes, message: str) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load_rows(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (2, 0), (1, 3), (0, 0)])
+def test_empty_lines_around_a_table_of_one_column_are_no_rows(
+    tmp_path: Path, end: str, before: int, after: int
+) -> None:
+    lines = [""] * before + ["a", *map(str, range(200_000))] + [""] * after
+    (tmp_path / "t.csv").write_bytes(end.join([*lines, ""]).encode())
+    assert load_rows(tmp_path / "t.csv")[:, 0].tolist() == list(range(200_000))
+    (tmp_path / "t.csv").write_bytes(end.join([""] * before + ["a", "1", "", "NA", *[""] * after]).encode())
+    found = np.concatenate(list(tables.numbers(tmp_path / "t.csv", ["a"])))[:, 0]
+    np.testing.assert_array_equal(found, [1, np.nan, np.nan])
+
+
+def test_a_column_of_missing_values_alone_is_a_column_of_numbers(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"a": [1.0, 2.0], "b": pa.nulls(2)}), tmp_path / "t.parquet")
+    (found,) = tables.numbers(tmp_path / "t.parquet", ["a", "b"])
+    np.testing.assert_array_equal(found, [[1, np.nan], [2, np.nan]])

@@ -1,4 +1,4 @@
-"""Files by URI: the rows, names aside, of the same files by path. `file://` goes the way of the object stores."""
+"""Files by URI: the rows, names aside, of the same files by path. An output in `file://` goes the way of a store."""
 
 import contextlib
 import os
@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from negvae.data import stores
+from negvae.data.formats.folder import LeftOut
 from tests.data.test_streams import collect, pictures
 
 
@@ -32,16 +33,29 @@ def folder(tmp_path):
     return root
 
 
-def test_a_store_gives_the_rows_of_a_disk(folder):
+def test_the_uri_of_a_file_stands_for_its_path(folder):
     here = collect([folder])
     there = collect([folder.as_uri()])
-    assert [path.removeprefix(f"{folder.as_uri()}/") for path in there[0]] == [
-        path.removeprefix(f"{folder}/") for path in here[0]
-    ]
-    assert there[1:3] == here[1:3]
+    assert there[:3] == here[:3]
     np.testing.assert_array_equal(there[3], here[3])
     assert len(here[0]) == 3 + 1 + 8 + 8 + 8 + 2
     assert collect([f"{folder.as_uri()}/a.png"])[1:3] == ([0], [""])
+
+
+def test_names_that_a_uri_has_to_quote_are_found(tmp_path):
+    odd = tmp_path / "a b%" / os.fsdecode(b"x-\xff.png")
+    odd.parent.mkdir()
+    Image.fromarray(pictures(1)[0]).save(odd)
+    for uri in (
+        odd.parent.as_uri(),
+        odd.as_uri(),
+        f"file://{odd.parent}".replace("%", "%25"),
+        f"{tmp_path.as_uri()}/*/*",
+    ):
+        assert collect([uri])[:3] == ([str(odd)], [0], [""])
+    with stores.written(f"{odd.parent.as_uri()}/y.bin") as path:
+        path.write_bytes(b"whole")
+    assert (odd.parent / "y.bin").read_bytes() == b"whole"
 
 
 def test_files_are_written_whole_or_not_at_all(tmp_path):
@@ -123,9 +137,16 @@ def test_stores_that_pyarrow_has_not_are_those_of_fsspec(folder):
     memory = fsspec.filesystem("memory")
     memory.put(str(folder), "/set", recursive=True)
     try:
-        here, there = collect([folder]), collect(["memory://set"])
-        assert there[1:3] == here[1:3]
-        np.testing.assert_array_equal(there[3], here[3])
+        here = collect([folder])
+        for uri in ("memory://set", "memory:///set", "memory:///set/"):
+            left_out = LeftOut()
+            there = collect([uri], left_out=left_out)
+            assert [path.removeprefix(f"{uri.rstrip('/')}/") for path in there[0]] == [
+                path.removeprefix(f"{folder}/") for path in here[0]
+            ]
+            assert there[1:3] == here[1:3]
+            np.testing.assert_array_equal(there[3], here[3])
+            assert left_out.counts == {"hidden": 1, ".txt": 1}
         with stores.written("memory://set/out/x.bin") as path:
             path.write_bytes(b"whole")
         assert stores.size("memory://set/out/x.bin") == 5
@@ -139,10 +160,12 @@ def test_a_store_that_needs_an_extra_names_it(monkeypatch):
         stores.locate("hf://datasets/owner/name/x.parquet")
 
 
-def test_errors_name_the_file_in_the_store_and_not_its_copy(tmp_path):
-    (tmp_path / "a.npz").write_bytes(b"PK broken")
-    paths, _, errors, *_ = collect([(tmp_path / "a.npz").as_uri()])
-    assert paths == [(tmp_path / "a.npz").as_uri()]
+def test_errors_name_the_file_in_the_store_and_not_its_copy():
+    import fsspec
+
+    fsspec.filesystem("memory").pipe("/broken/a.npz", b"PK broken")
+    paths, _, errors, *_ = collect(["memory://broken/a.npz"])
+    assert paths == ["memory://broken/a.npz"]
     assert errors[0].startswith("not a readable .npz")
 
 

@@ -245,3 +245,11 @@ def test_headers_that_claim_too_much_are_refused(tmp_path):
     assert "claims rows of 1000000 x 1000000 numbers; at most" in errors[0]
     assert "ends after 4 of the 1,000,000,000,000 rows" in errors[5]
     assert all("holds no images" in error for error in errors[6:])
+
+
+def test_what_cannot_be_opened_is_named_once_and_without_a_number(tmp_path):
+    for name in ("a.png", "b.npy"):
+        (tmp_path / name).symlink_to("nowhere")
+    os.mkfifo(tmp_path / "c.png")
+    gone = "no such file or directory"
+    assert collect([tmp_path])[2] == [gone, gone, "not a readable image (not a regular file)"]

@@ -238,6 +238,7 @@ def run(
     if table == one_class.TABLE:
         if jobs != 1 or cluster is not None:
             raise ValueError(f"{table} takes neither --jobs nor --cluster: commands side by side share its runs")
+        only_with_cluster(cpus_per_run=cpus_per_run, gpus_per_run=gpus_per_run)
         _run_one_class(profile, only, seeds, budget, results, out, device)
         return
     _checked(table, RESULTS)

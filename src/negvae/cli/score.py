@@ -128,6 +128,7 @@ def score(
     from rich.console import Console
 
     from negvae.cli.progress import row_progress
+    from negvae.data.stores import local_path
 
     console = Console(stderr=True)
     log = printer(console)
@@ -138,8 +139,10 @@ def score(
     )  # fmt: skip
     if cluster is not None and workers is not None:
         raise ValueError("--workers does not go with --cluster: there the cluster says how many")
+    out = None if out is None else local_path(out)
+    in_parts = _in_parts(out, resume or shard_rows is not None or cluster is not None)
     with row_progress(console) as on_rows, scoring_by(workers):
-        if cluster is None and not _in_parts(out, resume, shard_rows):
+        if not in_parts:
             only_with_cluster(gpus=gpus)
             from negvae.runs.score import score_files
 
@@ -185,9 +188,33 @@ def score(
         log(f"the first error: {done.first_error}")
 
 
-def _in_parts(out: str | None, resume: bool, shard_rows: int | None) -> bool:
-    """Return whether the output is a folder of parts."""
-    return resume or shard_rows is not None or (out is not None and (out.endswith("/") or Path(out).is_dir()))
+def _in_parts(out: str | None, asked: bool) -> bool:
+    """Return whether the output is a folder of parts.
+
+    Args:
+        out: path or URI of the output.
+        asked: whether an option asks for parts.
+
+    Returns:
+        Whether an option does, or the output is a folder.
+
+    Raises:
+        ValueError: if the output is named as a file and parts are asked for, or is a file in a store.
+    """
+    from negvae.data.stores import is_uri
+    from negvae.runs.score import TABLES
+
+    if out is None:
+        return asked
+    if out.endswith("/") or Path(out).is_dir():
+        return True
+    if asked and Path(out).suffix.lower()[1:] in TABLES:
+        raise ValueError(f"--out {out} is the name of a file, and parts are written to a folder: end its name in /")
+    if not asked and is_uri(out):
+        raise ValueError(
+            f"--out {out}: one file is written to this machine; into a store go parts, with a / at the end"
+        )
+    return asked
 
 
 def report(

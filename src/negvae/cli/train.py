@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import os
 import signal
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -147,7 +148,12 @@ def train(
             raise ValueError(f"{name} is {seconds:g}: it must be above 0 seconds")
     if heatmaps and no_heatmaps:
         raise ValueError("--heatmaps asks for what --no-heatmaps leaves out: give one of them")
-    asked = {**({} if config is None else _read(config)), **given(**fields)}
+    asked, named = {} if config is None else _read(config), given(**fields)
+    if {"fit", "side"} & named.keys() or {"data"} & named.keys() & asked.keys():
+        asked.pop("images", None)  # which describes another fit, or what was chosen for other data
+    asked |= named
+    if isinstance(asked.get("data"), str):
+        asked["data"] = os.path.expanduser(asked["data"])  # as the run has it that is gone on with
     run_config, left_open = _described(out, preset, asked, resume)
     from negvae.cli.progress import training_progress
     from negvae.runs.train import run

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.cache import cache_folder
-from negvae.data.formats.base import DataError, Source
+from negvae.data.formats.base import DataError, Source, reason
 from negvae.data.formats.encoded import in_order
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
@@ -41,6 +40,8 @@ SMALL = 160
 """Folders whose images are typically no longer than this are not tiled."""
 IN_MEMORY = 512 << 20
 """Sets of up to so many bytes are read into memory; larger ones are mapped from their file."""
+KEPT = 4
+"""Decodings of a folder in one way that stay in the cache: of its parts, of some of its images, and in other orders."""
 _RANGE_FROM = 32
 _LOOK_AT_ONCE = 64
 _log = logging.getLogger("negvae.data")
@@ -220,14 +221,29 @@ def read_photos(files: Sequence[str], decoding: Decoding, where: object, max_bro
     Raises:
         ValueError: if too many files are broken.
     """
-    stats = [(os.path.abspath(file), *_state(file)) for file in files]
-    key = hashlib.sha256(json.dumps([decoding.to_dict(), stats]).encode()).hexdigest()[:32]
-    entry = cache_folder() / "decoded" / f"{key}.pixels"
-    found = _from_cache(entry, decoding)
+    paths = [os.path.abspath(file) for file in files]
+    folder = os.path.commonpath(map(os.path.dirname, paths)) if paths else ""
+    entry = cache_folder() / "decoded" / f"{_digest([decoding.to_dict(), folder])}-{_digest(paths)}.pixels"
+    state = _digest([_state(file) for file in files])
+    found = _from_cache(entry, decoding, state)
     if found is None:
-        found = _decoded(list(files), decoding, entry)
+        found = _decoded(list(files), decoding, entry, state)
+        _forget_others(entry)
     refuse_broken(found.broken, len(files), where, max_broken)
     return found
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:24]
+
+
+def _forget_others(entry: Path) -> None:
+    """Remove from the cache all but the newest decodings of the same folder in the same way."""
+    with suppress(OSError):
+        family = entry.parent.glob(f"{entry.name.partition('-')[0]}-*.pixels")
+        for old in sorted(family, key=lambda each: each.stat().st_mtime_ns)[:-KEPT]:
+            old.unlink(missing_ok=True)
+            old.with_suffix(".json").unlink(missing_ok=True)
 
 
 def _state(file: str) -> tuple[int | bool, ...]:
@@ -258,7 +274,7 @@ def refuse_broken(broken: dict[str, str], count: int, where: object, max_broken:
         )
 
 
-def _decoded(files: list[str], decoding: Decoding, entry: Path) -> PhotoSet:
+def _decoded(files: list[str], decoding: Decoding, entry: Path, state: str) -> PhotoSet:
     counts, broken, digests = np.zeros(len(files), np.int64), dict[str, str](), dict[str, str]()
     with _kept(entry) as (file, path):
         for row, (name, result) in enumerate(_apply(_read(decoding), ((name, name) for name in files), 1)):
@@ -271,7 +287,10 @@ def _decoded(files: list[str], decoding: Decoding, entry: Path) -> PhotoSet:
             file.write(content)
         file.flush()
         sha256 = _joint(digests)
-        facts = {"counts": counts.tolist(), "names": files, "broken": broken, "sha256": sha256, "digests": digests}
+        facts = {
+            "state": state, "counts": counts.tolist(), "names": files, "broken": broken, "sha256": sha256,
+            "digests": digests,
+        }  # fmt: skip
         if path is None:
             inputs = _mapped(file, int(counts.sum()), decoding)
             file.close()  # the mapping stays
@@ -293,6 +312,7 @@ def _kept(entry: Path) -> Iterator[tuple[Any, Path | None]]:
         _log.info("decoded pixels not kept in %s (%s)", entry.parent, error)
         yield tempfile.TemporaryFile(), None  # noqa: SIM115 - lives as long as its mapping
         return
+    entry.with_suffix(".json").unlink(missing_ok=True)  # it says what the pixels before were
     with replacing(entry) as temporary, temporary.open("wb") as file:
         yield file, entry
 
@@ -307,12 +327,14 @@ def _mapped(file: Path | IO[bytes], count: int, decoding: Decoding) -> NDArray[n
     return np.array(mapped) if mapped.nbytes <= IN_MEMORY else mapped
 
 
-def _from_cache(entry: Path, decoding: Decoding) -> PhotoSet | None:
+def _from_cache(entry: Path, decoding: Decoding, state: str) -> PhotoSet | None:
     facts_file = entry.with_suffix(".json")
     if not (entry.is_file() and facts_file.is_file()):
         return None
     try:
         facts = json.loads(facts_file.read_text(encoding="utf-8"))
+        if facts["state"] != state:
+            return None
         counts = np.array(facts["counts"], np.int64)
         names, broken, digests = tuple(facts["names"]), dict(facts["broken"]), dict(facts["digests"])
         inputs = _mapped(entry, int(counts.sum()), decoding)
@@ -369,8 +391,4 @@ def _result(function: Any, source: Source, name: str) -> Any:
     except ImportError:
         raise
     except Exception as error:  # whatever a decoder makes of a broken file
-        if isinstance(error, OSError) and error.strerror:  # a file that cannot be opened
-            return error.strerror.lower()
-        # Without addresses in memory, which Pillow writes into its messages.
-        text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__
-        return text.removeprefix(name).removeprefix(":").strip()
+        return reason(error).removeprefix(name).removeprefix(":").strip()

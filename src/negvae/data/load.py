@@ -33,6 +33,7 @@ from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, 
 from negvae.data.find import Candidate
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
 from negvae.data.formats.folder import LeftOut, walk
+from negvae.data.stores import is_uri
 from negvae.files import home
 
 _log = logging.getLogger("negvae.data")
@@ -79,7 +80,7 @@ def load(
         The images, uint8, N x C x H x W, with labels, origin, pixel hash and notes.
 
     Raises:
-        ValueError: if the name is unknown, files are damaged, or pixels are not the official ones.
+        ValueError: if the name is unknown or a URI, files are damaged, or pixels are not the official ones.
         TypeError: if `limit` is not a whole number.
         ImportError: if a set of the Hub is requested and the extra "hub" is not installed.
         FileNotFoundError: if there is no such path, or no source has the set; the message lists what was tried.
@@ -90,14 +91,19 @@ def load(
     split = check_split(split)
     _check_limit(limit)
     text = str(name_or_path)
-    if text == "uniform-noise":
-        return _uniform_noise(split, shape or CATALOG[text].shape, limit)
     if text in CATALOG:
-        found = _load_named(text, split, fetch, disjoint_from_train, log or _log.info)
+        if text == "uniform-noise":
+            found = _uniform_noise(split, shape or CATALOG[text].shape, limit)
+        else:
+            found = _load_named(text, split, fetch, disjoint_from_train, log or _log.info)
+        if _exists(text):
+            found = replace(found, notes=(*found.notes, f"{text}: the set of this name, not {os.path.join('.', text)}"))
     elif text.startswith(HUB):
         folder, note = from_hub(text, log or _log.info, local=not fetch)
         found = _load_path(text, folder, split, limit, disjoint_from_train)
         return replace(found, notes=(*found.notes, note)) if note else found
+    elif is_uri(text):
+        raise ValueError(f"{text}: a set is loaded from this machine, not from a URI: give its path, or copy it here")
     elif is_path(text):
         return _load_path(text, home(text), split, limit, disjoint_from_train)
     else:
@@ -115,11 +121,13 @@ def _check_limit(limit: object) -> None:
 
 
 def is_path(text: str) -> bool:
-    """Return whether `load` treats this text as a path and not as the name of a set.
+    """Return whether a text stands for a path and not for the name of a set, which those of the catalog always do.
 
-    >>> is_path("images.npy"), is_path("mnist")
-    (True, False)
+    >>> is_path("images.npy"), is_path("mnist"), is_path("./mnist")
+    (True, False, True)
     """
+    if text in CATALOG:
+        return False
     separators = {os.sep, os.altsep} - {None}
     return any(str(s) in text for s in separators) or text.lower().endswith(_PATH_ENDINGS) or _exists(text)
 
@@ -290,7 +298,7 @@ def image_files(
         The paths; None if this is no folder of image files.
     """
     place = home(text)
-    if str(text) in CATALOG or not is_path(str(text)) or not place.is_dir():
+    if not is_path(str(text)) or not place.is_dir():
         return None
     try:
         reader, has_splits = _path_reader(place, split)

@@ -8,10 +8,10 @@ from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from negvae.data.formats.base import DataError, Source, reading
-from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, refuse_many_scans
+from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, raw_mode, refuse_many_scans
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
 from negvae.files import need
@@ -19,9 +19,15 @@ from negvae.files import need
 Pixels = NDArray[Any]
 """An image, C x H x W, uint8 or uint16."""
 _TIFF = (".tif", ".tiff")
-_TURNED, _ROTATED = range(2, 9), (5, 6, 7, 8)
-"""EXIF orientations of pixels that are stored otherwise than upright, and those on their side among them."""
-_SAMPLES, _BITS = 277, 258
+_TURNS = {
+    2: (False, 1, -1), 3: (False, -1, -1), 4: (False, -1, 1),
+    5: (True, 1, 1), 6: (True, 1, -1), 7: (True, -1, -1), 8: (True, -1, 1),
+}  # fmt: skip
+"""Of each EXIF orientation but the upright one: whether rows become columns, and the steps through both afterwards."""
+_WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _TURN, _SAMPLES = 256, 257, 258, 262, 274, 277
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = range(3)
+_PREMULTIPLIED, _ALPHA = 1, 2
+"""What a TIFF says of a sample beyond those of gray or color; 0 is a channel like others."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +88,8 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
     """Decode one image upright, in the channels and the depth of a description, and not larger than it needs.
 
     A large JPEG is reduced while it is decoded, to a half, a quarter or an eighth, if that leaves at least twice the
-    size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent.
+    size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent. An
+    image of Pillow is its owner's, and is not reduced.
 
     Args:
         source: encoded image.
@@ -107,6 +114,8 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
                 with Image.open(file, formats=formats()) as image:
                     if not _is_deep_tiff(image):
                         refuse_many_scans(image, file, where)
+                        if (target := _needed(image.size, decoding)) is not None:
+                            image.draft(None, (2 * target[0], 2 * target[1]))
                         return _from_pillow(image, where, decoding, max_pixels)
             except UnidentifiedImageError:
                 if not _may_be_tiff(source):
@@ -239,26 +248,29 @@ def reduced_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
 
 def _declared(image: Image.Image) -> PhotoHeader:
     width, height = image.size
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    turned = orientation in _TURNED
-    if orientation in _ROTATED:
-        width, height = height, width
-    if image.mode.startswith("I;16"):
+    gray = image.mode in ("1", "L", "LA", "La") or raw_mode(image).startswith("LA")
+    orientation = _orientation(image)  # for which Pillow loads some files, and no raw mode is known any more
+    turned = orientation in _TURNS
+    if turned and _TURNS[orientation][0]:
+        tags = getattr(image, "tag_v2", {})  # the size that some versions of Pillow give of a TIFF is upright already
+        width, height = tags.get(_LENGTH, height), tags.get(_WIDTH, width)
+    if _is_sixteen(image):
         return PhotoHeader(width, height, 1, 16, turned)
     if image.mode[0] in "IF":
-        raise DataError(f"has {image.mode} pixels: 8 and 16 bits of whole numbers are accepted")
-    return PhotoHeader(width, height, 1 if image.mode in ("1", "L", "LA", "La") else 3, 8, turned)
+        raise DataError(f"has {image.mode} pixels, of 32 bits: whole numbers of 8 and 16 bits are accepted")
+    return PhotoHeader(width, height, 1 if gray else 3, 8, turned)
+
+
+def _is_sixteen(image: Image.Image) -> bool:
+    """Return whether an image is gray of 16 bits; of PGM files, Pillow gives these as numbers of 32 bits."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PPM", "PNG"))
 
 
 def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels: int) -> Pixels:
     _refuse_large(image.width, image.height, where, max_pixels)
-    if image.mode.startswith("I;16"):
+    if _is_sixteen(image):
         return prepared(_sixteen(image), where, decoding)
-    target = _needed(image.size, decoding)
-    if target is not None:
-        image.draft(None, (2 * target[0], 2 * target[1]))
-    upright = _upright(image)
-    pixels = plain_pixels(upright, where)[0]
+    pixels = _upright(plain_pixels(image, where)[0], _orientation(image))
     channels = pixels.shape[2]
     size = reduced_size(pixels.shape[:2], decoding)
     if size != pixels.shape[:2] and channels in (1, 3):  # all channels at once take less memory
@@ -275,13 +287,23 @@ def _needed(size: tuple[int, int], decoding: Decoding) -> tuple[int, int] | None
     return None if decoding.fit == "exact" else (max(decoding.height, decoding.width),) * 2
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    orientation = image.getexif().get(ExifTags.Base.Orientation)
-    return ImageOps.exif_transpose(image) if orientation in _TURNED else image
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation that is still to be applied; Pillow applies that of a TIFF as it loads it."""
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Return pixels, H x W or H x W x C, turned and mirrored as an EXIF orientation says."""
+    aside, down, right = _TURNS.get(orientation, (False, 1, 1))
+    return (pixels.swapaxes(0, 1) if aside else pixels)[::down, ::right]
 
 
 def _sixteen(image: Image.Image) -> Pixels:
-    return np.asarray(_upright(image)).astype(np.uint16)[None]
+    pixels = np.asarray(image).astype(np.uint16)
+    if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
+        pixels = 65535 - pixels
+    return _upright(pixels, _orientation(image))[None]
 
 
 def _refuse_narrow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
@@ -316,7 +338,7 @@ def _is_deep_tiff(image: Image.Image) -> bool:
         return False
     samples, bits = int(tags.get(_SAMPLES, 1)), tags.get(_BITS, (8,))
     deepest = max(bits) if isinstance(bits, tuple) else int(bits)
-    return samples > 4 or (samples > 1 and deepest > 8) or getattr(image, "n_frames", 1) > 1
+    return samples > 4 or (samples > 1 and deepest > 8)
 
 
 def _tiff_header(file: IO[bytes], where: str) -> PhotoHeader:
@@ -330,21 +352,47 @@ def _tiff_pixels(file: IO[bytes], where: str) -> Pixels:
 
 
 def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixels | None]:
-    """Return what the first series of a TIFF declares, and its pixels if they are wanted."""
+    """Return what the first page of a TIFF declares, and its pixels if they are wanted."""
     with need("tifffile", "tiff").TiffFile(file) as tiff:
-        series = tiff.series[0]
-        sizes = {axis: size for axis, size in zip(series.axes, series.shape, strict=True) if size > 1 or axis in "YX"}
-        others = [axis for axis in sizes if axis not in "YX"]
-        if not {"Y", "X"} <= sizes.keys() or len(others) > 1:
-            raise DataError(f"has the axes {series.axes} of {series.shape}: one image with channels is needed")
-        if series.dtype not in (np.uint8, np.uint16):
-            raise DataError(f"has {series.dtype} pixels: uint8 and uint16 are accepted")
-        channels = sizes[others[0]] if others else 1
-        if channels > MAX_CHANNELS:
-            raise DataError(f"has {channels} channels: at most {MAX_CHANNELS} are accepted")
-        header = PhotoHeader(sizes["X"], sizes["Y"], channels, 16 if series.dtype == np.uint16 else 8)
+        page = tiff.pages[0]
+        if page.axes not in ("YX", "YXS", "SYX"):
+            raise DataError(f"has the axes {page.axes} of {page.shape}: one image with channels is needed")
+        if page.dtype not in (np.uint8, np.uint16):
+            raise DataError(f"has {page.dtype} pixels: uint8 and uint16 are accepted")
+        if page.photometric not in (_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB):
+            kind = getattr(page.photometric, "name", page.photometric)
+            raise DataError(f"has {kind} pixels of {page.dtype}: gray and RGB are accepted, with channels beyond them")
+        alphas = [place for place, kind in enumerate(page.extrasamples) if kind in (_PREMULTIPLIED, _ALPHA)]
+        channels = page.samplesperpixel - len(alphas)
+        if channels > MAX_CHANNELS or len(alphas) > 1:
+            raise DataError(
+                f"has {channels} channels and {len(alphas)} of transparency: at most {MAX_CHANNELS} and 1 are accepted"
+            )
+        orientation = int(page.tags.valueof(_TURN, 1))
+        width, height = page.imagewidth, page.imagelength
+        if orientation in _TURNS and _TURNS[orientation][0]:
+            width, height = height, width
+        bits = 8 * page.dtype.itemsize
+        header = PhotoHeader(width, height, channels, bits, orientation in _TURNS)
         if not pixels:
             return header, None
-        array = series.asarray().reshape(tuple(sizes.values()))
-        array = array.transpose([list(sizes).index(axis) for axis in (*others, "Y", "X")])
-        return header, np.ascontiguousarray(array if others else array[None])
+        array = page.asarray().reshape(page.shape)
+        array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array.reshape(*array.shape[:2], -1)
+        if page.photometric == _WHITE_IS_ZERO:
+            array = np.iinfo(array.dtype).max - array
+        for place in alphas:
+            first = page.samplesperpixel - len(page.extrasamples)
+            array = _over_white(array, first + place, page.extrasamples[place])
+        return header, np.ascontiguousarray(_upright(array, orientation).transpose(2, 0, 1))
+
+
+def _over_white(pixels: Pixels, place: int, kind: int) -> Pixels:
+    """Return pixels, H x W x C, laid over white by the channel of transparency at a place, and without it."""
+    white = np.uint32(np.iinfo(pixels.dtype).max)
+    alpha = pixels[..., place : place + 1].astype(np.uint32)
+    color = np.delete(pixels, place, axis=-1).astype(np.uint32)
+    if kind == _PREMULTIPLIED:
+        mixed = np.minimum(color + (white - alpha), white)
+    else:
+        mixed = (color * alpha + white * (white - alpha) + white // 2) // white
+    return mixed.astype(pixels.dtype)

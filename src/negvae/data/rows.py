@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from negvae.data import tables
 from negvae.data.formats import DataError, Npy, Npz, Reader
 from negvae.data.formats.base import need_memory
+from negvae.files import home
 
 _ENDINGS = (".npy", ".npz")
 
@@ -34,7 +35,7 @@ def holds_rows(path: Path | str) -> bool:
     Raises:
         ValueError: if the file is damaged.
     """
-    path = Path(path)
+    path = home(path)
     if tables.is_table(path):
         return True
     return path.suffix.lower() in _ENDINGS and path.is_file() and len(_reader(path).probe().shape or ()) == 1

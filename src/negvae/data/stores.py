@@ -11,6 +11,7 @@ import errno
 import functools
 import io
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -19,8 +20,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, cast
+from urllib.parse import unquote_to_bytes
 
-from negvae.files import replacing
+from negvae.files import home, replacing
 
 
 def is_uri(text: str) -> bool:
@@ -30,6 +32,16 @@ def is_uri(text: str) -> bool:
     (True, False)
     """
     return "://" in text
+
+
+def local_path(text: str) -> str:
+    """Return the path that a file:// URI stands for, with its percent signs decoded; any other text as it is.
+
+    >>> local_path("file:///a%20b"), local_path("s3://a%20b"), local_path("a%20b")
+    ('/a b', 's3://a%20b', 'a%20b')
+    """
+    found = re.fullmatch(r"file://(?:localhost)?(/.*)", text, re.DOTALL)
+    return os.fsdecode(unquote_to_bytes(os.fsencode(found[1]))) if found else text
 
 
 def open_file(path: str, whole: bool = False) -> IO[bytes]:
@@ -47,7 +59,7 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
             end).
     """
     if not is_uri(path):
-        return open(path, "rb", opener=_regular)
+        return open(home(path), "rb", opener=_regular)
     store, inner = locate(path)
     with store.open_input_file(inner) as file:
         if whole:
@@ -76,7 +88,7 @@ def open_for_arrow(path: str) -> Any:
     import pyarrow as pa
 
     with open_file(path):  # says what Arrow does not: a pipe would block it
-        return pa.OSFile(os.fsencode(path))
+        return pa.OSFile(os.fsencode(home(path)))
 
 
 def _regular(path: str, flags: int) -> int:
@@ -92,7 +104,7 @@ def _regular(path: str, flags: int) -> int:
 def size(path: str) -> int:
     """Return the size of a file in bytes."""
     if not is_uri(path):
-        return os.path.getsize(path)
+        return os.path.getsize(home(path))
     store, inner = locate(path)
     return int(store.get_file_info(inner).size)
 
@@ -162,7 +174,8 @@ def below(uri: str) -> list[str]:
     if found.type == fs.FileType.File:
         return [uri]
     files = store.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
-    names = sorted(os.fsencode(file.path[len(inner) :].lstrip("/")) for file in files if file.is_file)
+    base = inner.strip("/")  # some stores begin their paths with a slash, whatever they are asked for
+    names = sorted(os.fsencode(file.path.strip("/")[len(base) :].lstrip("/")) for file in files if file.is_file)
     if not names and found.type == fs.FileType.NotFound:
         raise FileNotFoundError(f"{uri}: nothing there")
     return [f"{uri.rstrip('/')}/{os.fsdecode(name)}" for name in names]
@@ -238,6 +251,8 @@ def locate(uri: str) -> tuple[Any, str]:
         ImportError: if a package that reads such stores is not installed.
         ValueError: if neither pyarrow nor fsspec has a store of this kind.
     """
+    if (path := local_path(uri)) != uri:
+        return _store("file:///")[0], path
     scheme, _, rest = uri.partition("://")
     host, slash, inner = rest.partition("/")
     store, base = _store(f"{scheme}://{host}/")

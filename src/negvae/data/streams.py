@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -36,6 +35,7 @@ from negvae.data.formats import (
     as_images,
     decode_image,
 )
+from negvae.data.formats.base import reason
 from negvae.data.formats.encoded import in_order
 from negvae.data.formats.folder import HIDDEN, LeftOut, walk
 from negvae.data.formats.npy import refuse_rows
@@ -254,29 +254,35 @@ def _walked(folder: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterato
     yield from unreadable
 
 
+def _in_store(uri: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterator[Span]:
+    """List the files below a folder in a store, or the file that the URI names."""
+    for file in stores.below(uri):
+        hidden = any(part.startswith(HIDDEN) for part in file[len(uri) :].split("/"))
+        if file == uri or (file.lower().endswith(endings) and not hidden):
+            yield Span(file)
+        else:
+            left_out.add(file, "hidden" if hidden else "")
+
+
 def _spans(text: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterable[Span]:
     """List the files of one input, which is looked up before anything is read."""
     if not text:  # as from a variable of a shell that is not set
         raise ValueError("an input is empty: name a folder, a file, a pattern or a data set")
+    text = stores.local_path(text)
     if stores.is_uri(text):
-        found = stores.below(text)
-        parts = [uri[len(text) :].split("/") for uri in found]
-        shown = [not any(part.startswith(HIDDEN) for part in below) for below in parts]
-        return [
-            Span(uri)
-            for uri, s in zip(found, shown, strict=True)
-            if uri == text or (s and uri.lower().endswith(endings))
-        ]
+        return list(_in_store(text, endings, left_out))
+    from negvae.data.fetch import HUB
+    from negvae.data.load import is_path, load
+
     path = home(text)
-    if path.exists():
+    if path.exists() and not is_path(text):
+        left_out.add(os.path.join(".", text), "path with the name of a set")
+    elif path.exists():
         return _walked(str(path), endings, left_out) if path.is_dir() else [Span(str(path))]
     if glob.has_magic(text):
         if next(glob.iglob(str(path), recursive=True), None) is None:
             raise FileNotFoundError(f"{text}: nothing matches this pattern")
         return (Span(p) for p in sorted(glob.iglob(str(path), recursive=True)) if os.path.isfile(p))
-    from negvae.data.fetch import HUB
-    from negvae.data.load import is_path, load
-
     if is_path(text) and not text.startswith(HUB):
         raise FileNotFoundError(f"{text}: no such file or folder")
     return [Span(text, images=load(text, "test").images)]
@@ -500,8 +506,7 @@ def _from_reader(
 
 def _failed(path: str, index: int | None, error: object, spec: InputSpec, local: str | Path = "") -> Batch:
     """Return one row with an error; a local copy that the error names is replaced by the path of the file."""
-    error = str(error).replace(str(local), path) or error if local else error
-    text = " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__  # no addresses in tables
+    text = reason(error).replace(str(local), path) if local else reason(error)
     empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
     return Batch([path], [index], [text.removeprefix(path).removeprefix(":").strip()], empty, _none(spec))
 

@@ -7,7 +7,6 @@ values; in a column of text an empty cell is, and a group may be called NA.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -32,8 +31,12 @@ _CSV_BLOCK = 1 << 20
 """Bytes of a CSV file that are read together, as Arrow itself has it; a line must fit in."""
 _LONGEST = 1 << 24
 """Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
+_SNIFFED = 1 << 16
+"""Bytes of the beginning and the end of a CSV file that are looked at before Arrow reads it."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
+_ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__")
+"""Names that pandas gives to the column of row numbers in CSV and in Parquet files."""
 
 
 def is_table(path: Path | str) -> bool:
@@ -64,28 +67,53 @@ def column_names(path: Path | str) -> tuple[str, ...]:
         The names.
 
     Raises:
-        ValueError: if the file is damaged, or two columns have one name.
+        ValueError: if the file is damaged, two columns have one name, or a column holds the numbers of the rows or has
+            no name.
     """
-    with reading(path, "table"):  # names are decoded as they are asked for
-        names = tuple(_schema(str(path)).names)
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
-    if len(names) == 1 and ";" in names[0]:
-        raise DataError(f"{path}: its first line has semicolons ({names[0][:40]}): columns are separated by commas")
-    if names and all(map(_is_measured, names)):
-        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
+    names = _names(path)
+    for place, name in enumerate(names):
+        if _ROW_NUMBERS.fullmatch(name):
+            called = f"is called {name}" if name else "has no name"
+            raise DataError(
+                f"{path}: column {place} {called}, as the row numbers that pandas writes, and these are no feature:"
+                " write the table with index=False, or give the column a name"
+            )
     return names
 
 
-def _is_measured(name: str) -> bool:
-    """Return whether a column's name is a number, other than one that counts columns.
+def _names(path: Path | str) -> tuple[str, ...]:
+    """Return the names of the columns of a table, which can be told apart."""
+    with reading(path, "table"):  # names are decoded as they are asked for
+        names = tuple(_schema(str(path)).names)
+    if str(path).lower().endswith(".csv") and _are_values(names):
+        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
+    return names
 
-    >>> _is_measured("0.25"), _is_measured("-1"), _is_measured("2019"), _is_measured("width")
-    (True, True, False, False)
+
+def _are_values(names: Sequence[str]) -> bool:
+    """Return whether the first line of a table holds numbers, other than those that count columns.
+
+    >>> _are_values(["5", "0.25"]), _are_values(["5", "8", "1"]), _are_values(["7"]), _are_values(["5", "width"])
+    (True, True, True, False)
+    >>> _are_values(["0"]), _are_values(["2019", "2020"])
+    (False, False)
     """
+    given = [name.strip() for name in names if name.strip()]  # a missing value is no sign of a name
+    if not given or not all(map(_is_number_text, given)):
+        return False
+    if not all(map(str.isdecimal, given)):
+        return True
+    counted = list(map(int, given))
+    return counted != list(range(counted[0], counted[0] + len(counted))) or (len(counted) == 1 and counted[0] > 1)
+
+
+def _is_number_text(text: str) -> bool:
     with suppress(ValueError):
-        return math.isfinite(float(name)) and not name.isdecimal()
+        float(text)
+        return "_" not in text  # which Python takes for a separator
     return False
 
 
@@ -147,7 +175,7 @@ def check_columns(path: Path | str, columns: Sequence[str]) -> None:
     Raises:
         ValueError: if a column is missing; the message names it and the columns there are.
     """
-    there = column_names(path)
+    there = _names(path)
     known = set(there)
     if missing := [name for name in columns if name not in known]:
         shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
@@ -211,11 +239,48 @@ def _schema(path: str) -> Any:
     """Return the names and types of a table's columns; types in a CSV file are those of its first block."""
     with reading(path, "table"):
         if path.lower().endswith(".csv"):
+            _refuse_other_forms(path)
             return _csv_schema(path)[0]
         import pyarrow.parquet as pq
 
         with stores.open_for_arrow(path) as file:
             return pq.read_schema(file)
+
+
+def _refuse_other_forms(path: str) -> None:
+    """Refuse a CSV file in UTF-16 or without commas, which Arrow would take for a column with an odd name."""
+    with stores.open_file(path) as file:
+        start = file.read(_SNIFFED)
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise DataError(f"{path}: in UTF-16: save it in UTF-8")
+    first = start.lstrip(b"\r\n").partition(b"\n")[0]
+    for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
+        if separator in first and b"," not in first:
+            shown = first.decode("utf-8-sig", errors="replace").strip()[:_SHOWN].replace("\t", "\\t")
+            raise DataError(f"{path}: its first line has {name} ({shown}): columns are separated by commas")
+
+
+def _empty_lines(path: str) -> tuple[int, int]:
+    """Return how many empty lines a CSV file begins with, and how many follow its last line."""
+    with stores.open_file(path) as file:
+        start = file.read(_SNIFFED)
+        file.seek(max(stores.size(path) - _SNIFFED, 0))
+        end = file.read()
+    before, after = start[: -len(start.lstrip(b"\r\n"))], end[len(end.rstrip(b"\r\n")) :]
+    return len(before.splitlines()), max(len(after.splitlines()) - 1, 0)
+
+
+def _without_last(batches: Iterator[Any], count: int) -> Iterator[Any]:
+    """Yield batches of rows without the last rows."""
+    waiting: list[Any] = []
+    for batch in batches:
+        waiting.append(batch)
+        while sum(map(len, waiting[1:])) >= count:
+            yield waiting.pop(0)
+    left = sum(map(len, waiting)) - count
+    for batch in waiting:
+        yield batch.slice(0, max(left, 0))
+        left -= len(batch)
 
 
 def _csv_schema(path: str) -> tuple[Any, int]:
@@ -232,8 +297,8 @@ def _csv_schema(path: str) -> tuple[Any, int]:
             size = _larger(path, size, error)
 
 
-def _csv_batches(path: str, size: int, **options: Any) -> Iterator[Any]:
-    """Read batches of rows of a CSV file, by larger blocks from where a line is longer than a block."""
+def _csv_batches(path: str, size: int, skipped: int = 0, **options: Any) -> Iterator[Any]:
+    """Read batches of rows behind some lines of a CSV file, by larger blocks from where a line is longer than one."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -243,7 +308,7 @@ def _csv_batches(path: str, size: int, **options: Any) -> Iterator[Any]:
         try:
             with (
                 stores.open_for_arrow(path) as file,
-                csv.open_csv(file, csv.ReadOptions(block_size=size), **options) as reader,
+                csv.open_csv(file, csv.ReadOptions(block_size=size, skip_rows=skipped), **options) as reader,
             ):
                 for batch in reader:
                     count += len(batch)
@@ -287,15 +352,18 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
         if numeric:
             for name in columns:
                 kind = schema.field(name).type
-                if not (_is_number(kind) or pa.types.is_null(kind)):
+                if not _is_number(kind):
                     raise DataError(_not_a_number(path, name, str(kind)))
                 if pa.types.is_boolean(kind):
                     kinds[name] = kind
         convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns))
-        # In a table of one column an empty line is a missing value, and not one line less.
-        parse = csv.ParseOptions(ignore_empty_lines=len(schema.names) > 1)
+        # In a table of one column an empty line is a missing value, and not one line less, unless it is at an end.
+        alone = len(schema.names) == 1
+        before, after = _empty_lines(path) if alone else (0, 0)
+        parse = csv.ParseOptions(ignore_empty_lines=not alone)
+        found = _csv_batches(path, size, before, parse_options=parse, convert_options=convert)
         try:
-            yield from _csv_batches(path, size, parse_options=parse, convert_options=convert)
+            yield from _without_last(found, after) if after else found
         except pa.ArrowInvalid as error:
             raise _named(path, schema.names, error) from None
 
@@ -326,6 +394,7 @@ def _is_number(kind: Any) -> bool:
         or pa.types.is_floating(kind)
         or pa.types.is_boolean(kind)
         or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)  # a column of missing values alone
     )
 
 

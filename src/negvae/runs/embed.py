@@ -145,7 +145,7 @@ def read_feature_rows(
     """
     names, labels = None, None
     if encoder is None:
-        if not Path(data).is_file():
+        if not home(data).is_file():
             raise FileNotFoundError(f"{data}: no such file of rows of features (.npy, .npz, CSV or Parquet)")
         if groups is not None:
             labels = _column_groups(data, groups)

@@ -1,12 +1,15 @@
 """Encoded images of every mode."""
 
 import io
+import sys
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from negvae.data import load
+from negvae.data.formats import decode_image
+from negvae.data.formats.encoded import decode_images
 from tests.data.conftest import one_line
 
 
@@ -89,3 +92,22 @@ def test_large_images_decode_in_threads(make):
     for i, image in enumerate(pixels):
         make.image(f"set/{i:03}.png", image)
     np.testing.assert_array_equal(load(make.root / "set").images, pixels)
+
+
+def test_heic_is_told_by_its_content_and_needs_its_extra(tmp_path, monkeypatch):
+    buffer = io.BytesIO()
+    pytest.importorskip("pillow_heif").from_pillow(Image.new("RGB", (16, 12), (200, 10, 10))).save(buffer)
+    path = tmp_path / "phone.jpg"  # as phones and messengers name them
+    path.write_bytes(buffer.getvalue())
+    for source in (str(path), buffer.getvalue()):
+        monkeypatch.delitem(Image.OPEN, "HEIF", raising=False)
+        assert decode_image(source, "x")[0].shape == (12, 16, 3)
+    monkeypatch.delitem(Image.OPEN, "HEIF")
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(ImportError, match=r"negvae\[heif\]"):
+        decode_image(buffer.getvalue(), "x")
+
+
+def test_fewer_images_than_announced_are_refused():
+    with pytest.raises(ValueError, match=r"^set: ends after 1 of the 3 images that it announces$"):
+        decode_images([("a", Image.new("L", (8, 8)))], 3, "set")

@@ -122,9 +122,19 @@ def reading(where: object, what: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise DataError(f"{where}: not in UTF-8 (byte {error.start}): save it in that encoding") from None
     except READ_ERRORS as error:
-        # Pillow's message holds the object that it read from, whose file is named already.
-        detail = re.sub(r" <_io\.[^>]*>", "", " ".join(str(error).split())) or type(error).__name__
-        raise DataError(f"{where}: not a readable {what} ({detail[:160]})") from None
+        raise DataError(f"{where}: not a readable {what} ({reason(error)[:160]})") from None
+
+
+def reason(error: object) -> str:
+    """Say in one line what went wrong with a file that is named already.
+
+    >>> reason(FileNotFoundError(2, "No such file or directory", "a.png")), reason(ValueError())
+    ('no such file or directory', 'ValueError')
+    """
+    if isinstance(error, OSError) and error.strerror:
+        error = error.strerror[0].lower() + error.strerror[1:]
+    # Pillow's messages hold the object that it read from, with an address in memory.
+    return " ".join(re.sub(r"\s*<_io[^>]*>", "", str(error)).split()) or type(error).__name__
 
 
 def by(shape: Sequence[int]) -> str:

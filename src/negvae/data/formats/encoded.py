@@ -22,7 +22,8 @@ from negvae.files import need
 SCANS = 100
 """Largest number of scans of a progressive JPEG; encoders write about ten."""
 MAX_PIXELS = 64_000_000
-_HEIF = (".heic", ".heif")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
+"""Brands of HEIF behind the word ftyp; the last two are those of AVIF files too, which Pillow reads itself."""
 _CHUNK = 64
 
 Item = TypeVar("Item")
@@ -57,9 +58,17 @@ def in_order(
 
 def opened(source: str | bytes, where: str) -> IO[bytes]:
     """Open an encoded image for reading; see `decode_image` for what is raised."""
-    if isinstance(source, str) and source.lower().endswith(_HEIF):
-        need("pillow_heif", "heif").register_heif_opener()
-    return io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
+    file = io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
+    try:
+        start = file.read(64)
+        file.seek(0)
+        brands = start[8 : int.from_bytes(start[:4])] if start[4:8] == b"ftyp" else b""
+        if brands[:4] in _HEIF and b"avif" not in brands and "HEIF" not in Image.OPEN:
+            need("pillow_heif", "heif").register_heif_opener()
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def refuse_many_scans(image: Image.Image, file: IO[bytes], where: str) -> None:
@@ -106,9 +115,9 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
         The pixels, uint8, H x W x C, and what was changed in decoding (empty if nothing was).
 
     Raises:
-        ImportError: if the image is a HEIC file and the extra "heif" is not installed.
+        ImportError: if the image is in HEIC and the extra "heif" is not installed.
         ValueError: if the image is missing or incomplete, declares more than `max_pixels` (checked before decoding), or
-            has more than 8 bits per channel.
+            is gray with more than 8 bits.
     """
     with reading(where, "image"):
         if source is None:
@@ -131,11 +140,12 @@ def _pixels(image: Image.Image, where: str, max_pixels: int) -> tuple[NDArray[np
 
 def plain_pixels(image: Image.Image, where: str) -> tuple[NDArray[np.uint8], str]:
     """Return the pixels of an open image in gray or RGB; see `decode_image`."""
-    mode, done = image.mode, ""
+    mode, raw = image.mode, raw_mode(image)
+    done = ["the upper 8 of 16 bits taken"] if raw.endswith(";16B") else []
     if mode[0] in "IF":
         raise DataError(f"{where}: has {mode} pixels, more than 8 bits; convert it to 8-bit gray or RGB first")
     if getattr(image, "is_animated", False):
-        done = "first frame of several taken"
+        done.append("first frame of several taken")
     image.load()
     plain: Image.Image = image
     if mode == "P" or mode == "PA":
@@ -151,11 +161,24 @@ def plain_pixels(image: Image.Image, where: str) -> tuple[NDArray[np.uint8], str
     if plain.mode in ("LA", "RGBA"):
         color, alpha = pixels[..., :-1], pixels[..., -1:].astype(np.uint16)
         if alpha.min() < 255:
-            done = "transparency laid over white"
+            done.append("transparency laid over white")
             mixed = (color.astype(np.uint32) * alpha + 255 * (255 - alpha.astype(np.uint32)) + 127) // 255
             color = mixed.astype(np.uint8)
-        pixels = color
-    return (pixels if pixels.ndim == 3 else pixels[..., None]), done
+        pixels = color[..., :1] if raw.startswith("LA") else color
+    return (pixels if pixels.ndim == 3 else pixels[..., None]), ", ".join(done)
+
+
+def raw_mode(image: Image.Image) -> str:
+    """Return what Pillow makes the pixels of a PNG from, such as LA;16B, which it makes 8-bit RGBA of.
+
+    Args:
+        image: the image as Pillow has opened it.
+
+    Returns:
+        The name that Pillow has for it; "" for an image of another format, and for one that is loaded.
+    """
+    tiles = getattr(image, "tile", ()) if image.format == "PNG" else ()
+    return str(tiles[0][3]) if tiles else ""
 
 
 def decode_images(
@@ -165,7 +188,8 @@ def decode_images(
 
     Gray keeps one channel unless gray and color images are mixed, in which case all become RGB; palettes become RGB;
     1-bit images become 0 and 255; CMYK and similar modes become RGB; transparency is laid over white; of an animation,
-    only the first frame is decoded. Orientation tags are not applied.
+    only the first frame is decoded. Orientation tags are not applied, but
+    for those of TIFF files, which Pillow applies.
 
     Args:
         encoded: the name of each image in error messages, and the image.
@@ -176,7 +200,8 @@ def decode_images(
         The images, and notes on what was changed.
 
     Raises:
-        ValueError: if an image is incomplete, too large or of more than 8 bits per channel, or if sizes differ.
+        ValueError: if an image is incomplete, too large or gray with more than 8 bits, if sizes differ, or if
+            there are fewer images.
     """
     out: NDArray[np.uint8] = np.empty((0, 0, 0, 0), np.uint8)
     first, mixed, row = "", False, 0
@@ -204,6 +229,8 @@ def decode_images(
             row += 1
             if what:
                 done[what] = done.get(what, 0) + 1
+    if row < count:
+        raise DataError(f"{where}: ends after {row:,} of the {count:,} images that it announces")
     notes = [f"{where}: {what} in {n:,} of {count:,} images" for what, n in sorted(done.items())]
     if mixed:
         notes.append(f"{where}: gray and color images are mixed; the gray ones are served as RGB")

@@ -108,8 +108,8 @@ def walk(
 ) -> Iterator[str]:
     """List every file below a folder with one of these endings, in order of names; hidden ones are skipped.
 
-    Links are followed. The target of a link is read once: not if it lies below `folder` itself, and not again through
-    another link, so that circular links end.
+    Links are followed. A folder that links lead to is read once: not if it lies below `folder` itself, and not again
+    through another link, so that circular links end. A link to a file is a file like others, wherever that lies.
 
     Names are kept as bytes in one array while a folder is sorted: about 20 MB for a million names.
 
