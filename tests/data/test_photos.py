@@ -163,10 +163,25 @@ def test_of_a_tiff_of_several_pages_the_first_is_decoded_as_if_it_were_alone():
     images = (clear, palette, Image.new("CMYK", (40, 24), (255, 0, 0, 0)), Image.new("1", (40, 24)), picture())
     for image in (*images, Image.new("L", (40, 24), 9)):
         alone = encoded(image, "TIFF")
-        for second in (image, Image.new("L", (5, 5))):
+        for second in (Image.new("L", (5, 5)), *([image] if image.mode != "L" else [])):
             both = encoded(image, "TIFF", save_all=True, append_images=[second])
             assert read_header(both, "x") == read_header(alone, "x")
             np.testing.assert_array_equal(raw_pixels(both, "x"), raw_pixels(alone, "x"))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_gray_pages_of_one_size_are_channels(kind):
+    channels = np.random.default_rng(0).integers(0, 256, (5, 20, 30)).astype(kind)
+    small = Image.fromarray(channels[0, :9, :9])
+    forms = [tiff(channels), tiff(channels, imagej=True, metadata={"axes": "CYX"})]
+    pages = [Image.fromarray(each) for each in channels]
+    forms += [encoded(pages[0], "TIFF", save_all=True, append_images=[*pages[1:], small])]
+    for content in forms:
+        header = read_header(content, "x")
+        assert (header.width, header.height, header.channels, header.bits) == (30, 20, 5, 8 * kind().itemsize)
+        np.testing.assert_array_equal(raw_pixels(content, "x"), channels)
+    with pytest.raises(ValueError, match="has 20 channels"):
+        read_header(tiff(np.repeat(channels, 4, 0)), "x")
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
@@ -204,9 +219,13 @@ def test_white_is_zero_where_a_tiff_says_so_and_colors_that_are_not_rgb_are_refu
 
 
 def test_an_image_of_pillow_stays_as_it_is():
-    with Image.open(io.BytesIO(encoded(picture(1200, 1600), "JPEG"))) as image:
-        read_photo(image, "x", dataclasses.replace(RGB, longest=64))
+    content = encoded(picture(1200, 1600), "JPEG")
+    smaller = dataclasses.replace(RGB, longest=64)
+    with Image.open(io.BytesIO(content)) as image:
+        tiles = read_photo(image, "x", smaller)[0]
         assert image.size == (1600, 1200)
+        np.testing.assert_array_equal(tiles, read_photo(content, "x", smaller)[0])
+        assert np.asarray(image).shape == (1200, 1600, 3)
 
 
 def png_of_sixteen_bits(color_type, samples):

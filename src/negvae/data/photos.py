@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 from dataclasses import dataclass
 from typing import IO, Any
@@ -89,7 +91,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
 
     A large JPEG is reduced while it is decoded, to a half, a quarter or an eighth, if that leaves at least twice the
     size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent. An
-    image of Pillow is its owner's, and is not reduced.
+    image of Pillow stays as it is: one whose pixels are not loaded yet is decoded from its file's content.
 
     Args:
         source: encoded image.
@@ -106,7 +108,9 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
     """
     with reading(where, "image"):
         if isinstance(source, Image.Image):
-            return _from_pillow(source, where, decoding, max_pixels)
+            if (content := _unread(source)) is None:
+                return _from_pillow(source, where, decoding, max_pixels)
+            source = content
         if source is None:
             raise DataError(f"{where} holds no image bytes (links to files are not followed)")
         with opened(source, where) as file:
@@ -279,6 +283,19 @@ def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels:
     return prepared(np.ascontiguousarray(pixels.transpose(2, 0, 1)), where, decoding)
 
 
+def _unread(image: Image.Image) -> bytes | None:
+    """Return the content of the JPEG file that an image of Pillow will be loaded from; None of any other image."""
+    file = getattr(image, "fp", None)
+    if image.format != "JPEG" or file is None or not file.seekable():
+        return None
+    place = file.tell()
+    file.seek(0)
+    content: bytes = file.read()
+    file.seek(place)
+    with Image.open(io.BytesIO(content)) as again:  # the caller may have asked for a smaller one
+        return content if again.size == image.size and again.mode == image.mode else None
+
+
 def _needed(size: tuple[int, int], decoding: Decoding) -> tuple[int, int] | None:
     """Return the width and height that the fit will reduce an image to; None if it is not reduced."""
     if decoding.tiled:
@@ -332,13 +349,24 @@ def _may_be_tiff(source: Source) -> bool:
 
 
 def _is_deep_tiff(image: Image.Image) -> bool:
-    """Return whether this is a TIFF of more than four channels, or of more than 8 bits in more than one."""
+    """Return whether this is a TIFF of more than four channels, of more than 8 bits in several, or of gray pages."""
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
         return False
     samples, bits = int(tags.get(_SAMPLES, 1)), tags.get(_BITS, (8,))
     deepest = max(bits) if isinstance(bits, tuple) else int(bits)
-    return samples > 4 or (samples > 1 and deepest > 8)
+    return samples > 4 or (samples > 1 and deepest > 8) or _is_stack(image)
+
+
+def _is_stack(image: Image.Image) -> bool:
+    """Return whether a TIFF begins with two gray pages of one size, as microscopes and tifffile store channels."""
+    if getattr(image, "n_frames", 1) == 1 or image.mode not in ("L", "I;16", "I;16B"):
+        return False
+    first = image.mode, image.size
+    image.seek(1)
+    second = image.mode, image.size
+    image.seek(0)
+    return first == second
 
 
 def _tiff_header(file: IO[bytes], where: str) -> PhotoHeader:
@@ -352,7 +380,7 @@ def _tiff_pixels(file: IO[bytes], where: str) -> Pixels:
 
 
 def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixels | None]:
-    """Return what the first page of a TIFF declares, and its pixels if they are wanted."""
+    """Return what the first page of a TIFF, or its stack of gray pages, declares, and the pixels if they are wanted."""
     with need("tifffile", "tiff").TiffFile(file) as tiff:
         page = tiff.pages[0]
         if page.axes not in ("YX", "YXS", "SYX"):
@@ -363,7 +391,9 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
             kind = getattr(page.photometric, "name", page.photometric)
             raise DataError(f"has {kind} pixels of {page.dtype}: gray and RGB are accepted, with channels beyond them")
         alphas = [place for place, kind in enumerate(page.extrasamples) if kind in (_PREMULTIPLIED, _ALPHA)]
-        channels = page.samplesperpixel - len(alphas)
+        # Gray pages of one form are channels; pages of another form, such as a small copy, are of another series.
+        stack = tiff.series[0] if page.samplesperpixel == 1 else None
+        channels = page.samplesperpixel - len(alphas) if stack is None else math.prod(stack.shape[:-2])
         if channels > MAX_CHANNELS or len(alphas) > 1:
             raise DataError(
                 f"has {channels} channels and {len(alphas)} of transparency: at most {MAX_CHANNELS} and 1 are accepted"
@@ -376,8 +406,9 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         header = PhotoHeader(width, height, channels, bits, orientation in _TURNS)
         if not pixels:
             return header, None
-        array = page.asarray().reshape(page.shape)
-        array = np.moveaxis(array, 0, -1) if page.axes == "SYX" else array.reshape(*array.shape[:2], -1)
+        array = page.asarray().reshape(page.shape) if stack is None else stack.asarray().reshape(-1, *page.shape)
+        by_channel = stack is not None or page.axes == "SYX"
+        array = np.moveaxis(array, 0, -1) if by_channel else array.reshape(*array.shape[:2], -1)
         if page.photometric == _WHITE_IS_ZERO:
             array = np.iinfo(array.dtype).max - array
         for place in alphas:
