@@ -147,17 +147,8 @@ def score(
             from negvae.runs.score import score_files
 
             file = None if out is None else Path(out)
-            done = score_files(
-                directory,
-                inputs,
-                file,
-                form=format,
-                fdr=fdr,
-                device=device,
-                on_rows=on_rows,
-                heatmaps=heatmaps,
-                **options,
-            )
+            options |= dict(form=format, fdr=fdr, device=device, on_rows=on_rows, heatmaps=heatmaps)
+            done = score_files(directory, inputs, file, **options)
         else:
             device_asked = device if device != "auto" and cluster is not None else None
             for name in given(format=format, fdr=fdr, device=device_asked):
