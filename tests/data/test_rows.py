@@ -115,7 +115,7 @@ def test_the_row_numbers_that_pandas_writes_are_no_feature(tmp_path: Path) -> No
             if name == "t.parquet" and index is None:  # pandas writes no column for these
                 assert load_rows(tmp_path / name).tolist() == table.to_numpy().tolist()
                 continue
-            with pytest.raises(ValueError, match=rf"{called}, as the row numbers .* index=False"):
+            with pytest.raises(ValueError, match=rf"{called}: the row numbers of pandas are no feature .*index=False"):
                 load_rows(tmp_path / name)
             assert load_rows(tmp_path / name, columns=["b", "a"]).tolist() == [[3.0, 1.0], [4.0, 2.0]]
 

@@ -77,8 +77,8 @@ def column_names(path: Path | str) -> tuple[str, ...]:
         if _ROW_NUMBERS.fullmatch(name):
             called = f"is called {name}" if name else "has no name"
             raise DataError(
-                f"{path}: column {place} {called}, as the row numbers that pandas writes, and these are no feature:"
-                " write the table with index=False, or give the column a name"
+                f"{path}: column {place} {called}: the row numbers of pandas are no feature (write the table with"
+                " index=False), and a feature needs a name"
             )
     return names
 
