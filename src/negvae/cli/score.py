@@ -140,9 +140,8 @@ def score(
     if cluster is not None and workers is not None:
         raise ValueError("--workers does not go with --cluster: there the cluster says how many")
     out = None if out is None else local_path(out)
-    in_parts = _in_parts(out, resume or shard_rows is not None or cluster is not None)
     with row_progress(console) as on_rows, scoring_by(workers):
-        if not in_parts:
+        if not _in_parts(out, resume or shard_rows is not None or cluster is not None):
             only_with_cluster(gpus=gpus)
             from negvae.runs.score import score_files
 

@@ -67,16 +67,18 @@ def column_names(path: Path | str) -> tuple[str, ...]:
         The names.
 
     Raises:
-        ValueError: if the file is damaged, two columns have one name, or a column holds the numbers of the rows or has
-            no name.
+        ValueError: if the file is damaged, two columns have one name, a column holds the numbers of the rows or has no
+            name, or the first line of a CSV file holds values.
     """
     names = _names(path)
+    if str(path).lower().endswith(".csv") and _are_values(names):
+        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
     for place, name in enumerate(names):
         if _ROW_NUMBERS.fullmatch(name):
             called = f"is called {name}" if name else "has no name"
             raise DataError(
-                f"{path}: column {place} {called}, as the row numbers that pandas writes, and these are no feature:"
-                " write the table with index=False, or give the column a name"
+                f"{path}: column {place} {called}: the row numbers of pandas are no feature (write the table with"
+                " index=False), and a feature needs a name"
             )
     return names
 
@@ -85,8 +87,6 @@ def _names(path: Path | str) -> tuple[str, ...]:
     """Return the names of the columns of a table, which can be told apart."""
     with reading(path, "table"):  # names are decoded as they are asked for
         names = tuple(_schema(str(path)).names)
-    if str(path).lower().endswith(".csv") and _are_values(names):
-        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
@@ -98,7 +98,7 @@ def _are_values(names: Sequence[str]) -> bool:
 
     >>> _are_values(["5", "0.25"]), _are_values(["5", "8", "1"]), _are_values(["7"]), _are_values(["5", "width"])
     (True, True, True, False)
-    >>> _are_values(["0"]), _are_values(["2019", "2020"])
+    >>> _are_values(["0"]), _are_values(["2020", "2019"])
     (False, False)
     """
     given = [name.strip() for name in names if name.strip()]  # a missing value is no sign of a name
@@ -106,7 +106,7 @@ def _are_values(names: Sequence[str]) -> bool:
         return False
     if not all(map(str.isdecimal, given)):
         return True
-    counted = list(map(int, given))
+    counted = sorted(map(int, given))  # in whatever order the columns were written
     return counted != list(range(counted[0], counted[0] + len(counted))) or (len(counted) == 1 and counted[0] > 1)
 
 
