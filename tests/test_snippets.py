@@ -66,6 +66,7 @@ def test_every_block_runs(page, names):
     names["faulty"] = 255 - names["good"][:100]
     if page.stem == "drift":
         names["detector"] = negvae.NegVAEDetector(preset="general").fit(names["good"])
+        names["new_inliers"] = names["batch"]
     if page.stem == "rows":
         rows = np.random.default_rng(0).normal(size=(600, 4))
         names |= {"rows": rows, "new": rows[:20]}

@@ -259,3 +259,11 @@ def test_pgm_files_of_sixteen_bits_are_read_and_of_thirty_two_refused():
     np.testing.assert_array_equal(raw_pixels(content, "x"), values[None])
     with pytest.raises(ValueError, match="has I pixels, of 32 bits: whole numbers of 8 and 16 bits are accepted"):
         read_header(encoded(Image.new("I", (4, 4)), "TIFF"), "x")
+
+
+def test_the_header_of_a_png_is_read_without_its_pixels():
+    content = encoded(picture())
+    start = content[: content.index(b"IDAT") + 8]  # some bytes of the pixels, and nothing behind them
+    assert read_header(start, "x") == read_header(content, "x")
+    with pytest.raises(ValueError, match="40 x 24 pixels; at most 900"):
+        read_header(start, "x", 900)

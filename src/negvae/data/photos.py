@@ -27,6 +27,8 @@ _TURNS = {
 }  # fmt: skip
 """Of each EXIF orientation but the upright one: whether rows become columns, and the steps through both afterwards."""
 _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _TURN, _SAMPLES = 256, 257, 258, 262, 274, 277
+_PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
+"""Keys under which Pillow keeps what a PNG file says of its orientation before its pixels."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = range(3)
 _PREMULTIPLIED, _ALPHA = 1, 2
 """What a TIFF says of a sample beyond those of gray or color; 0 is a channel like others."""
@@ -74,6 +76,7 @@ def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pho
         with opened(source, where) as file:
             try:
                 with Image.open(file, formats=formats()) as image:
+                    _refuse_large(*image.size, where, max_pixels)
                     found = None if _is_deep_tiff(image) else _declared(image)
             except UnidentifiedImageError:
                 if not _may_be_tiff(source):
@@ -274,7 +277,8 @@ def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels:
     _refuse_large(image.width, image.height, where, max_pixels)
     if _is_sixteen(image):
         return prepared(_sixteen(image), where, decoding)
-    pixels = _upright(plain_pixels(image, where)[0], _orientation(image))
+    orientation = _still_to_turn(image)
+    pixels = _upright(plain_pixels(image, where)[0], orientation)
     channels = pixels.shape[2]
     size = reduced_size(pixels.shape[:2], decoding)
     if size != pixels.shape[:2] and channels in (1, 3):  # all channels at once take less memory
@@ -304,8 +308,17 @@ def _needed(size: tuple[int, int], decoding: Decoding) -> tuple[int, int] | None
     return None if decoding.fit == "exact" else (max(decoding.height, decoding.width),) * 2
 
 
+def _still_to_turn(image: Image.Image) -> int:
+    """Return the EXIF orientation that remains to be applied; Pillow applies that of a TIFF as it loads it."""
+    if image.format == "TIFF":
+        image.load()
+    return _orientation(image)
+
+
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation that is still to be applied; Pillow applies that of a TIFF as it loads it."""
+    """Return the EXIF orientation of an image."""
+    if image.format == "PNG" and _PNG_EXIF.isdisjoint(image.info):
+        return 1  # Pillow would decode the whole image to look for tags behind its pixels
     orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
     return orientation
 
@@ -317,10 +330,11 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 
 def _sixteen(image: Image.Image) -> Pixels:
+    orientation = _still_to_turn(image)
     pixels = np.asarray(image).astype(np.uint16)
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
         pixels = 65535 - pixels
-    return _upright(pixels, _orientation(image))[None]
+    return _upright(pixels, orientation)[None]
 
 
 def _refuse_narrow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
