@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from negvae.config import preset
-from negvae.runs.artifact import load_artifact, read_section
+from negvae.runs.artifact import CALIBRATION, load_artifact, read_section, write_section
+from negvae.runs.calibrate import calibrate_run
 from negvae.runs.train import resumed_config, run
 from tests.cli.test_commands import call
 from tests.conftest import blobs
@@ -53,3 +54,41 @@ def test_a_folder_that_says_less_epochs_than_the_run_has_had_is_one_line(images,
     assert (code, error.count("\n")) == (2, 1)
     assert "has had 2 epochs: --resume goes on to more, not to 1" in error
     assert load_artifact(out, "cpu").epochs == 2
+
+
+def spoil(path, how):
+    """Lose or damage a file."""
+    if how == "lost":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[:40])
+
+
+@pytest.mark.parametrize("how", ["lost", "damaged"])
+def test_a_calibration_that_is_lost_or_damaged_is_made_anew_by_its_own_rule(images, how):
+    config, out = preset("gray", str(images / "in.npy"), epochs=1, calibration=0.5, **QUICK), images / "run"
+    run(dataclasses.replace(config, target_fpr=0.2, confidence=0.9), out)
+    spoil(out / CALIBRATION, how)
+    found = calibrate_run(out, device="cpu")
+    assert (found.target_fpr, found.confidence) == (0.2, 0.9)
+    calibrate_run(out, score="kl", target_fpr=0.3, device="cpu")
+    spoil(out / CALIBRATION, how)
+    found = calibrate_run(out, device="cpu")
+    assert (found.score, found.target_fpr, found.confidence) == ("kl", 0.3, None)
+
+
+def test_the_rule_of_the_training_holds_where_config_yaml_tells_of_no_calibration(images, capsys):
+    config, out = preset("gray", str(images / "in.npy"), epochs=1, calibration=0.5, **QUICK), images / "run"
+    run(dataclasses.replace(config, target_fpr=0.2, confidence=0.9), out)
+    (out / CALIBRATION).unlink()
+    write_section(out, "calibration", {"target_fpr": "a fifth"})
+    code, _, error = call(capsys, "calibrate", out)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "config.yaml: calibration.target_fpr is 'a fifth': it must be a number" in error
+    write_section(out, "calibration", {})
+    found = calibrate_run(out, device="cpu")
+    assert (found.target_fpr, found.confidence) == (0.2, 0.9)
+    (out / CALIBRATION).unlink()
+    write_section(out, "calibration", {"target_fpr": None, "contamination": 0.1})
+    found = calibrate_run(out, device="cpu")
+    assert (found.target_fpr, found.contamination) == (None, 0.1)
