@@ -307,8 +307,8 @@ def _before(artifact: Artifact) -> dict[str, Any]:
     if not told:
         return {"score": None, "target_fpr": config.target_fpr or TARGET_FPR, "confidence": config.confidence}
     for name in _RULE:
-        if not isinstance(told.get(name), int | float | None):
-            raise ValueError(f"{artifact.directory / CONFIG}: calibration.{name} is {told[name]!r}: it must be a number")
+        if not isinstance(value := told.get(name), int | float | None):
+            raise ValueError(f"{artifact.directory / CONFIG}: calibration.{name} is {value!r}: it must be a number")
     score = told.get("score")
     return {**told, "score": score if score in SCORES else None}
 
