@@ -1,14 +1,20 @@
 """Regressions: runs that were killed, have lost a file, or are looked at on another machine."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from negvae.config import preset
+from negvae.model import build_vae
 from negvae.runs.artifact import CALIBRATION, load_artifact, read_section, write_section
 from negvae.runs.calibrate import calibrate_run
+from negvae.runs.defects import evaluate_defects
+from negvae.runs.provenance import provenance
 from negvae.runs.train import resumed_config, run
+from negvae.scoring.scorer import Scorer
 from tests.cli.test_commands import call
 from tests.conftest import blobs
 
@@ -92,3 +98,44 @@ def test_the_rule_of_the_training_holds_where_config_yaml_tells_of_no_calibratio
     write_section(out, "calibration", {"target_fpr": None, "contamination": 0.1})
     found = calibrate_run(out, device="cpu")
     assert (found.target_fpr, found.contamination) == (None, 0.1)
+
+
+def of_another_machine(out):
+    """Let a run seem to have been trained on a device, and in a precision, that are not here."""
+    text = (out / "config.yaml").read_text()
+    text = text.replace("device: cpu", "device: cuda:99").replace("precision: float32", "precision: bfloat16", 1)
+    (out / "config.yaml").write_text(text)
+
+
+def test_a_run_of_another_machine_is_evaluated_exported_and_reported_on_here(images, capsys, monkeypatch):
+    config, out = preset("gray", str(images / "in.npy"), epochs=1, calibration=0.5, **QUICK), images / "run"
+    run(config, out)
+    of_another_machine(out)
+    monkeypatch.setattr("negvae.device.runs_bfloat16", lambda device: False)
+    for command in (
+        ["evaluate", out, "--ood", images / "out.npy", "--device", "cpu"],
+        ["report", out, images / "out.npy", "--out", images / "page.html", "--device", "cpu"],
+        ["export", out, "--out", images / "model.onnx"],
+    ):
+        code, _, error = call(capsys, *command)
+        assert code == 0, error
+    written = json.loads((out / "evaluation.json").read_text())["provenance"]
+    assert (written["precision"], written["run"]["device"]) == ("float32", "cuda:99")
+
+
+def test_defects_are_evaluated_on_another_machine(images):
+    for number, image in enumerate(blobs(60, SHAPE)):
+        kind = "train/good" if number < 40 else "test/good" if number < 50 else "test/dark"
+        (images / "set" / kind).mkdir(parents=True, exist_ok=True)
+        values = image[0].numpy() if kind != "test/dark" else 255 - image[0].numpy()
+        Image.fromarray(values).save(images / "set" / kind / f"{number:03}.png")
+    run(preset("gray", str(images / "set"), epochs=1, calibration=0.5, **QUICK), images / "run", heatmaps=False)
+    of_another_machine(images / "run")
+    assert evaluate_defects(images / "run", device="cpu")["provenance"]["precision"] == "float32"
+
+
+def test_what_is_written_names_the_precision_of_the_scores():
+    rows = preset("features", "rows", **QUICK)
+    scorer = Scorer(build_vae(rows, (3, 1, 1)).double())
+    assert provenance(rows, scorer)["precision"] == "float64"
+    assert provenance(rows)["precision"] == "float32"

@@ -473,7 +473,7 @@ def _map(artifact: Artifact, findings: Findings, sample: Columns) -> Section:
 
 
 def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[str]) -> Markup:
-    now, then = provenance(artifact.config), artifact.provenance
+    now, then = provenance(artifact.config, artifact.scorer()), artifact.provenance
     data = then.get("data", {})
     return document.facts(
         {

@@ -106,7 +106,7 @@ def evaluate_run(
         "target_fpr": calibration.target_fpr if calibration else None,
         "rows": [_row(comparison, artifact, outliers[comparison.ood].sha256) for comparison in comparisons],
         "data": {"test": test.description, **{f"ood {name}": each.description for name, each in outliers.items()}},
-        "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
+        "provenance": {**provenance(config, scorer), "trained": artifact.provenance, "run": config.to_dict()},
     }
     write_text(directory / FILE, json.dumps(content, indent=1))
     return content
