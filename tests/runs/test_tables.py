@@ -245,3 +245,20 @@ def test_folders_name_the_groups_of_a_training_run(capsys, tmp_path: Path) -> No
     assert sum(len(scores) for scores in first.groups["kl"].values()) == 32
     assert call(capsys, "calibrate", tmp_path / "run")[0] == 0
     assert load_artifact(tmp_path / "run", "cpu").calibration.thresholds == first.thresholds
+
+
+def test_a_watch_goes_on_with_the_groups_and_sizes_that_it_was_started_with(place: Path, model: Path, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "new.csv").write_bytes((place / "new.csv").read_bytes())
+    given = {"once": True, "settle": 0, "device": "cpu"}
+    began = watch(model, str(tmp_path / "in"), tmp_path / "out", groups="product", **given)
+    with pytest.raises(ValueError, match="was started with groups product, not None: take another folder"):
+        watch(model, str(tmp_path / "in"), tmp_path / "out", **given)
+    with pytest.raises(ValueError, match="was started with resize False, not True"):
+        watch(model, str(tmp_path / "in"), tmp_path / "out", groups="product", resize=True, **given)
+    path = tmp_path / "out" / "state.json"
+    state = json.loads(path.read_text())
+    assert (state["options"].pop("groups"), state["options"].pop("resize")) == ("product", False)
+    path.write_text(json.dumps(state))  # as earlier versions wrote it
+    again = watch(model, str(tmp_path / "in"), tmp_path / "out", **given)
+    assert again.rows == began.rows > 0
