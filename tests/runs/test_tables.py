@@ -262,3 +262,20 @@ def test_a_watch_goes_on_with_the_groups_and_sizes_that_it_was_started_with(plac
     path.write_text(json.dumps(state))  # as earlier versions wrote it
     again = watch(model, str(tmp_path / "in"), tmp_path / "out", **given)
     assert again.rows == began.rows > 0
+
+
+def test_a_column_of_features_names_the_groups_of_a_run_that_is_calibrated_again(capsys, place: Path, tmp_path: Path):
+    random = np.random.default_rng(0)
+    columns = {name: random.normal(size=400) for name in "ab"}
+    data = tmp_path / "lines.csv"
+    arrow_csv.write_csv(pa.table({**columns, "line": random.integers(1, 3, size=400)}), data)
+    run(preset("features", str(data), epochs=1, device="cpu", calibration=0.5), tmp_path / "run")
+    code, _, error = call(capsys, "calibrate", tmp_path / "run", "--groups", "line")
+    assert code == 0, error
+    calibration = load_artifact(tmp_path / "run", "cpu").calibration
+    assert (list(calibration.thresholds), calibration.size) == (["1", "2"], 200)
+    arrow_csv.write_csv(pa.table({**columns, "line": random.integers(1, 3, size=400)}), data)
+    code, _, error = call(capsys, "calibrate", tmp_path / "run", "--groups", "line")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "lines.csv has changed since the run was trained" in error
+    assert "encoder" not in error

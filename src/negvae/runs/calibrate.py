@@ -234,24 +234,23 @@ def _feature_inliers(
     """Return training rows (None to keep the measurements of the present calibration), held-out rows and groups."""
     recorded = read_recorded(artifact.directory, artifact.provenance)
     config = artifact.config if embed is None else dataclasses.replace(artifact.config, embed=str(embed))
+    columns = embedding.columns_of(artifact)  # one of which may name the groups now
     if data is None:
         if config.calibration:
             config = dataclasses.replace(config, groups=groups)
-        inliers = load_inliers(config, recorded=recorded, log=log)
+        inliers = load_inliers(config, recorded=recorded, columns=columns, log=log)
         if not len(inliers.held_out):
             raise ValueError(f"{artifact.directory} held out no rows: name inliers that are new to it with --data")
         log(f"calibration: the {len(inliers.held_out):,} rows of {config.data} that the run held out")
         return inliers.training, inliers.held_out, None if inliers.groups is None else list(inliers.groups)
     encoder = embedding.encoder_of(artifact, embed)
-    found = embedding.read_feature_rows(
-        data, encoder, columns=embedding.columns_of(artifact), groups=groups, split="test"
-    )
+    found = embedding.read_feature_rows(data, encoder, columns=columns, groups=groups, split="test")
     artifact.model.check(found.rows)
     refuse_inliers_of(artifact, found.rows, found.sha256, f"--data {data}")
     log(f"calibration: {found.description}")
     before = artifact.calibration
     kept = before is not None and before.reference.neighbors is not None
-    training = None if kept else load_inliers(config, recorded=recorded, log=log).training
+    training = None if kept else load_inliers(config, recorded=recorded, columns=columns, log=log).training
     return training, found.rows, None if found.groups is None else list(found.groups)
 
 
