@@ -87,6 +87,7 @@ def test_a_column_names_the_groups_from_training_to_score(capsys, place: Path, m
     for name in ("new.csv", "new.parquet"):
         code, _, error = call(capsys, "score", model, place / name, "--groups", "product", "--out", tmp_path / "s.csv")
         assert (code, "target FPR 0.1 with 0.9 confidence" in error) == (0, True)
+        assert " rows/s)" in error
         detector = NegVAEDetector.load(model, "cpu")
         np.testing.assert_array_equal(p_values(tmp_path / "s.csv"), detector.p_values(place / name, "product"))
     code, _, _ = call(capsys, "watch", model, place, "--groups", "product", "--once", "--settle", "0",
