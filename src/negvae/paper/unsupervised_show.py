@@ -13,6 +13,7 @@ from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.published import OOD, Setting
 from negvae.paper.results import run_name, table_of
+from negvae.paper.show import short_commit
 from negvae.paper.store import Result, up_to_date
 from negvae.report.tables import DataTable, markdown, replace_table
 from negvae.scoring.table import SCORES
@@ -277,7 +278,7 @@ def remarks(found: RunResults, profile: Profile) -> list[str]:
     """Describe what the figures were measured on, and how many of the runs have results."""
     results = [result for group in found.values() for result in group]
     devices = sorted({result["provenance"]["device"] for result in results})
-    commits = sorted({str(result["provenance"]["commit"])[:10] for result in results})
+    commits = sorted({short_commit(str(result["provenance"]["commit"])) for result in results})
     lines = [f"profile {profile.name}; {' and '.join(devices)}; commit {', '.join(commits)}; {len(results)} of"
              f" {sum(profile.seeds_of(s) for s in found)} runs"]  # fmt: skip
     lines.append("at most 5,000 images of each test set, at even distances (likelihood_regret: 200, seed 0)")
