@@ -8,17 +8,20 @@ from rich.console import Console
 
 from negvae.cli.progress import training_progress
 from negvae.config import preset
-from negvae.paper import demo_plan
+from negvae.paper import demo, demo_plan
 from negvae.paper.demo import run_demo
 from negvae.paper.demo_plan import measure, plan
 from tests.conftest import SHAPES, blobs
 from tests.report.conftest import Reader
 
 
-def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path):
-    console = Console(width=200, record=True)
+def test_the_demo_writes_a_summary_and_a_page(gray_sets, tmp_path, monkeypatch):
+    console, threads = Console(width=200, record=True), torch.get_num_threads()
+    monkeypatch.setattr(demo, "measure", lambda config, images: (1000.0, threads + 1))
     run_demo(tmp_path / "demo", quick=True, console=console, show_progress=training_progress)
-    rows = json.loads((tmp_path / "demo/summary.json").read_text())["rows"]
+    summary = json.loads((tmp_path / "demo/summary.json").read_text())
+    rows = summary["rows"]
+    assert (summary["provenance"]["threads"], torch.get_num_threads()) == (threads + 1, threads)
     assert [row["negatives"] for row in rows] == ["none", "augmented"]
     page = Reader((tmp_path / "demo/report.html").read_text())
     printed = console.export_text()

@@ -1,5 +1,6 @@
 """The table `one-class`: its runs, and the command that makes and shows them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from negvae.config import preset
 from negvae.data import ImageSet, SetStatus
 from negvae.paper import one_class, one_class_runs, one_class_show
+from negvae.paper.runner import set_aside_other_run
 from negvae.runs.resolve import fields_left_open, fill_in
 from tests.cli.test_commands import call
 from tests.conftest import blobs
@@ -163,3 +165,32 @@ def test_a_set_without_labels_is_refused(tmp_path, monkeypatch, capsys):
     )  # fmt: skip
     assert code == 2
     assert "has no labels" in error
+
+
+def test_a_checkpoint_of_other_settings_is_set_aside_and_not_recorded(tmp_path, sets, capsys, monkeypatch):
+    options = ["one-class", "--profile", "smoke", "--results", tmp_path / "results"]
+    command = ["paper", "run", *options, "--only", "fashion-mnist-class0", "--out", tmp_path / "work"]
+    assert call(capsys, *command)[0] == 0
+    place = tmp_path / "work" / "one-class"
+    before = (place / "fashion-mnist-class0-seed0" / "checkpoint.safetensors").read_bytes()
+    smoke = one_class.PROFILES["smoke"]
+    other = dataclasses.replace(smoke, fields={**smoke.fields, "learning_rate": 0.01})
+    monkeypatch.setitem(one_class.PROFILES, "smoke", other)
+    code, out, error = call(capsys, *command)
+    assert code == 0, error
+    assert "fashion-mnist-class0-seed0 was made with other settings" in " ".join((out + error).split())
+    assert (place / "fashion-mnist-class0-seed0.before-1" / "checkpoint.safetensors").read_bytes() == before
+    assert (place / "fashion-mnist-class0-seed0" / "checkpoint.safetensors").read_bytes() != before
+    (line,) = (tmp_path / "results" / "one-class-smoke.jsonl").read_text().splitlines()
+    assert json.loads(line)["config"]["learning_rate"] == 0.01
+
+
+def test_a_checkpoint_whose_settings_are_not_known_is_set_aside(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "checkpoint.safetensors").touch()
+    lines = []
+    set_aside_other_run(tmp_path / "run", preset("gray", "mnist"), lines.append)
+    assert (tmp_path / "run.before-1" / "checkpoint.safetensors").exists()
+    assert lines == [
+        f"run has no config.yaml that says with which settings it was made: it is kept as {tmp_path / 'run.before-1'}"
+    ]

@@ -7,6 +7,7 @@ import sys
 import pytest
 from rich.console import Console
 
+from negvae.paper import one_class, one_class_show, reproduction, unsupervised, unsupervised_show
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import TABLES, Published
 from negvae.paper.results import Figure
@@ -53,6 +54,7 @@ def test_json_list(tmp_path):
         "ours": {
             "mean": 0.5, "std": pytest.approx(math.sqrt(0.02)), "seeds": [0, 1], "profile": "smoke",
             "values": [0.4, 0.6], "difference": pytest.approx(0.04), "within": True, "run_negatives": "none",
+            "run_likelihood": "bernoulli",
             "combined_spread": pytest.approx(math.hypot(math.sqrt(0.02), 0.05, 0.005, 0.005)),
             "welch_95": pytest.approx([-1.00944, 1.08944], abs=1e-4),
             "data_notes": ["fashion-mnist train: a stand-in & 50% of it"],
@@ -99,6 +101,31 @@ def test_remarks(tmp_path):
     assert f"{RUN}, seed 2: made with other settings, not counted" in lines
     assert f"{RUN}: 1 of 3 seeds so far" in lines
     assert "seeds 0; a_machine; commit 0123456789" in measured_on(here, cpu)
+
+
+def test_another_likelihood_than_the_papers_is_remarked(tmp_path):
+    long = PROFILES["long"]
+    found = gather([TABLES["table2"]], long, tmp_path)
+    lines = remarks(list(found.values()), long)
+    ours = "trained with Gaussian on dequantized pixels, where the paper has Q. Gaussian"
+    assert f"cifar10-quantized-gaussian-none: {ours}" in lines
+    cpu = PROFILES["cpu"]
+    assert remarks(list(gather(TABLES.values(), cpu, tmp_path).values()), cpu) == []  # learned sigma is the paper's too
+
+
+def test_every_page_keeps_the_mark_of_changed_sources(tmp_path):
+    origin = {"commit": "0123456789abcdef with uncommitted changes", "device": "a_machine"}
+    marked = "0123456789 with uncommitted changes"
+    one = {"provenance": origin, "false_alarms": 0.05, "notes": []}
+    assert marked in one_class_show.remarks({"mnist": {0: [one]}}, one_class.PROFILES["smoke"])[0]
+    found = unsupervised_show.RunResults()
+    found[next(iter(unsupervised.settings()))] = [one]
+    assert marked in unsupervised_show.remarks(found, SMOKE)[0]
+    figures = {"negvae": "0", "torch": "2", "precision": "float32", "train_seconds": 1, "images_per_second": 1}
+    fake_result(tmp_path, SMOKE, RUN, 0, provenance={**origin, **figures})
+    here = gather([TABLES["table5"]], SMOKE, tmp_path)
+    assert marked in measured_on(list(here.values()), SMOKE)
+    assert marked in str(reproduction._provenance([cell for cell in here.values() if cell.results]).body)
 
 
 def test_commands(capsys, tmp_path):

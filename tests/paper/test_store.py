@@ -114,7 +114,11 @@ FOREIGN = {
 def edited(place, entry, value):
     """Put a result into the table of a folder, and change or take away one entry of its line."""
     fake_result(place, PROFILES["smoke"], "fashion-mnist-bernoulli-none", 0)
-    file = place / "smoke.jsonl"
+    return change(place / "smoke.jsonl", entry, value)
+
+
+def change(file, entry, value):
+    """Change or take away one entry of the only line of a table."""
     line = json.loads(file.read_text())
     *outer, last = entry.split()
     section = line
@@ -172,3 +176,46 @@ def test_results_in_the_repository_are_tables_and_the_models_kept_beside_them():
     assert {folder for folder in folders if folder.parent != Path("results/weights")} == {Path("results")}
     found = gather(PROFILES["cpu"], ROOT / "results")
     assert sum(map(len, found.values())) > 20
+
+
+DAMAGED = {
+    "one-class cifar10-class0-seed0": {
+        "status": ("diverged", "status is 'diverged': it must be finished"),
+        "images": (None, "images is missing: it must be a whole number of at least 2"),
+        "images ": ("5000", "images is '5000': it must be a whole number"),
+        "run": (None, "run is missing: it must be a text"),
+        "judgement": (1, "judgement is 1: it must be a text"),
+        "false_alarms": (None, "false_alarms is missing: it must be a number"),
+        "evaluation auc_combined": (None, "evaluation auc_combined is missing: it must be a number"),
+        "evaluation auc_kl": ("high", "evaluation auc_kl is 'high': it must be a number"),
+    },
+    "one-class cifar10-whole-seed0": {
+        "evaluation svhn": ([], "evaluation svhn is []: it must be a mapping of figures"),
+        "evaluation svhn auc_combined": (None, "evaluation svhn auc_combined is missing: it must be a number"),
+    },
+    "beyond mnist-unsupervised-seed0": {
+        "nats_per_dim_test": (None, "nats_per_dim_test is missing: it must be a number"),
+        "proxies": (None, "proxies is missing: it must be a mapping of proxies to figures"),
+        "proxies ": ({}, "proxies is {}: it must be a mapping of proxies to figures"),
+        "proxies turned": (0.5, "proxies turned is 0.5: it must be a mapping of figures"),
+        "proxies turned combined": (None, "proxies turned combined is missing: it must be a number"),
+        "evaluation kmnist": ([], "evaluation kmnist is []: it must be a mapping of figures"),
+        "evaluation kmnist auc_kl": ("low", "evaluation kmnist auc_kl is 'low': it must be a number"),
+    },
+}
+"""By table and run, and the entry of its line: a value (None takes the entry away), and what is said of it."""
+
+
+@pytest.mark.parametrize(("run", "entry"), [(run, entry) for run, entries in DAMAGED.items() for entry in entries])
+def test_damaged_lines_of_the_tables_that_are_not_in_the_paper_are_named(tmp_path, capsys, run, entry):
+    (value, message), (table, name) = DAMAGED[run][entry], run.split()
+    file = tmp_path / ("one-class.jsonl" if table == "one-class" else "cpu.jsonl")
+    line = ResultTable(ROOT / "results" / file.name).get(name)
+    file.write_text(json.dumps({"name": name, **line}) + "\n")
+    command = ["paper", "show", table, "--json", "--results", tmp_path]
+    assert call(capsys, *command)[0] == 0
+    change(file, entry, value)
+    code, _, error = call(capsys, *command)
+    assert (code, error.count("\n")) == (2, 1)
+    assert error.startswith(f"negvae: {file}, {name}: {message}")
+    assert error.endswith("remove that result, and `negvae paper run` makes it anew\n")

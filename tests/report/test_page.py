@@ -6,8 +6,11 @@ import torch
 
 from negvae.cli import main
 from negvae.detector.estimator import NegVAEDetector
-from negvae.report.page import Kept, examine, training_inliers, write_report
+from negvae.report import figures
+from negvae.report.page import Findings, Kept, _histograms, examine, training_inliers, write_report
+from negvae.report.scored import false_alarms
 from negvae.runs.artifact import load_artifact
+from negvae.scoring.calibration import Calibration
 from tests.conftest import blobs
 
 
@@ -133,3 +136,27 @@ def test_what_is_refused_is_refused_in_a_line(
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "report.html").exists()
+
+
+def test_the_chart_marks_the_highest_threshold_of_the_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    by_group = {"kl": {"low": np.arange(10.0), "high": np.arange(10.0, 20.0)}}
+    thresholds = {"low": 8.5, "high": 18.5}
+    calibration = Calibration({"kl": np.arange(20.0)}, "kl", 16.5, 0.1, groups=by_group, thresholds=thresholds)
+    marked, draw = [], figures.histogram
+
+    def histogram(series: dict[str, np.ndarray], *, marks: dict[str, float] | None = None, **options: object) -> object:
+        marked.append(marks)
+        return draw(series, marks=marks, **options)
+
+    monkeypatch.setattr(figures, "histogram", histogram)
+    sample = {"kl": np.arange(5.0), "p": np.full(5, 0.5)}
+    _histograms(calibration, Findings(rows=5), sample)
+    assert marked == [{"threshold": 18.5}, None]
+
+
+def test_false_alarms_of_a_share_of_the_data_are_about_and_not_at_most() -> None:
+    scores = {"kl": np.arange(20.0)}
+    assert false_alarms(Calibration(scores, "kl", 16.5, 0.2)).startswith("at most 19.05% on average")
+    of_share = Calibration(scores, "kl", 16.5, contamination=0.2)
+    assert false_alarms(of_share).startswith("about 19.05% on average")
+    assert "about 0.19" in of_share.describe()

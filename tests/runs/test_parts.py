@@ -15,7 +15,7 @@ from PIL import Image
 from negvae import files
 from negvae.runs import parts
 from negvae.runs.parts import MANIFEST, score_to_folder
-from negvae.runs.score import score_files
+from negvae.runs.score import Summary, score_files
 from negvae.runs.train import run
 from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
@@ -86,12 +86,20 @@ def test_a_broken_job_goes_on_and_makes_no_part_twice(model, inbox, tmp_path, mo
     monkeypatch.setattr(parts, "score_part", real)
     with pytest.raises(ValueError, match="shard_rows 8, not 9"):
         score_to_folder(model, [str(inbox)], str(out), names=["kl"], shard_rows=9, resume=True)
-    score_to_folder(model, [str(inbox)], str(out), resume=True, **options)
+    done = score_to_folder(model, [str(inbox)], str(out), resume=True, **options)
+    earlier = sum(pq.read_table(out / name, columns=["error"])["error"].null_count for name in before)
+    assert 0 < done.earlier == earlier < done.rows - done.errors
     assert {name: (out / name).stat().st_mtime_ns for name in before} == before
     assert pq.read_table(out).to_pylist() == pq.read_table(tmp_path / "whole").to_pylist()
     (inbox / "a0.png").unlink()
     with pytest.raises(ValueError, match="other images than the inputs now have"):
         score_to_folder(model, [str(inbox)], str(out), resume=True, **options)
+
+
+def test_the_rate_is_that_of_this_call_in_the_units_of_the_inputs():
+    done = Summary(1000, 10, 3, 2.0, earlier=590, unit="rows")
+    assert done.describe() == "990 scored (590 of them before), 3 outliers, 10 errors, 2.0 s (200 rows/s)"
+    assert Summary(1000, 0, None, 2.0).describe() == "1,000 scored, 0 errors, 2.0 s (500 images/s)"
 
 
 def test_the_command_line_writes_parts_into_folders(model, inbox, tmp_path, capsys):

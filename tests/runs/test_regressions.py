@@ -269,3 +269,15 @@ def test_two_trainings_of_one_folder_do_not_mix(tmp_path, monkeypatch):
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / train.LOCK).touch()
     train.run(config, tmp_path / "killed")
+
+
+def test_more_samples_change_the_figures_of_bpd_and_not_the_alarms(place, tmp_path):
+    NegVAEDetector(**FIT, target_fpr=0.2, decision_score="bpd").fit(blobs(96, SHAPE)).save(tmp_path / "run")
+    given = {"data": str(place / "more.npy"), "device": "cpu"}
+    (one,), (eight,) = (
+        evaluate_run(tmp_path / "run", [str(place / "out.npy")], samples=samples, **given)["rows"] for samples in (1, 8)
+    )
+    assert eight.keys() == one.keys()
+    assert eight["metrics"].keys() == one["metrics"].keys()
+    assert eight["nats_per_dim_test"] != one["nats_per_dim_test"]
+    assert [eight[f"alarms_{part}"] for part in ("test", "ood")] == [one[f"alarms_{part}"] for part in ("test", "ood")]

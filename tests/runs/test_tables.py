@@ -87,6 +87,7 @@ def test_a_column_names_the_groups_from_training_to_score(capsys, place: Path, m
     for name in ("new.csv", "new.parquet"):
         code, _, error = call(capsys, "score", model, place / name, "--groups", "product", "--out", tmp_path / "s.csv")
         assert (code, "target FPR 0.1 with 0.9 confidence" in error) == (0, True)
+        assert " rows/s)" in error
         detector = NegVAEDetector.load(model, "cpu")
         np.testing.assert_array_equal(p_values(tmp_path / "s.csv"), detector.p_values(place / name, "product"))
     code, _, _ = call(capsys, "watch", model, place, "--groups", "product", "--once", "--settle", "0",
@@ -245,3 +246,37 @@ def test_folders_name_the_groups_of_a_training_run(capsys, tmp_path: Path) -> No
     assert sum(len(scores) for scores in first.groups["kl"].values()) == 32
     assert call(capsys, "calibrate", tmp_path / "run")[0] == 0
     assert load_artifact(tmp_path / "run", "cpu").calibration.thresholds == first.thresholds
+
+
+def test_a_watch_goes_on_with_the_groups_and_sizes_that_it_was_started_with(place: Path, model: Path, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "new.csv").write_bytes((place / "new.csv").read_bytes())
+    given = {"once": True, "settle": 0, "device": "cpu"}
+    began = watch(model, str(tmp_path / "in"), tmp_path / "out", groups="product", **given)
+    with pytest.raises(ValueError, match="was started with groups product, not None: take another folder"):
+        watch(model, str(tmp_path / "in"), tmp_path / "out", **given)
+    with pytest.raises(ValueError, match="was started with resize False, not True"):
+        watch(model, str(tmp_path / "in"), tmp_path / "out", groups="product", resize=True, **given)
+    path = tmp_path / "out" / "state.json"
+    state = json.loads(path.read_text())
+    assert (state["options"].pop("groups"), state["options"].pop("resize")) == ("product", False)
+    path.write_text(json.dumps(state))  # as earlier versions wrote it
+    again = watch(model, str(tmp_path / "in"), tmp_path / "out", **given)
+    assert again.rows == began.rows > 0
+
+
+def test_a_column_of_features_names_the_groups_of_a_run_that_is_calibrated_again(capsys, place: Path, tmp_path: Path):
+    random = np.random.default_rng(0)
+    columns = {name: random.normal(size=400) for name in "ab"}
+    data = tmp_path / "lines.csv"
+    arrow_csv.write_csv(pa.table({**columns, "line": random.integers(1, 3, size=400)}), data)
+    run(preset("features", str(data), epochs=1, device="cpu", calibration=0.5), tmp_path / "run")
+    code, _, error = call(capsys, "calibrate", tmp_path / "run", "--groups", "line")
+    assert code == 0, error
+    calibration = load_artifact(tmp_path / "run", "cpu").calibration
+    assert (list(calibration.thresholds), calibration.size) == (["1", "2"], 200)
+    arrow_csv.write_csv(pa.table({**columns, "line": random.integers(1, 3, size=400)}), data)
+    code, _, error = call(capsys, "calibrate", tmp_path / "run", "--groups", "line")
+    assert (code, error.count("\n")) == (2, 1)
+    assert "lines.csv has changed since the run was trained" in error
+    assert "encoder" not in error

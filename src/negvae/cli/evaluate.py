@@ -117,7 +117,9 @@ def calibrate(
     target_fpr: Annotated[
         float | None,
         option(
-            "Rate of false alarms that the threshold is set for.", "rate", show_default="the present rule, else 0.05"
+            "Rate of false alarms that the threshold is set for.",
+            "rate",
+            show_default="the present rule, else that of the training, else 0.05",
         ),
     ] = None,
     confidence: Confidence = None,

@@ -133,11 +133,12 @@ def run_demo(out: Path, *, quick: bool, console: Console, show_progress: ShowPro
             trials.append(
                 _trial(shortened(config, chosen), place, inliers, outliers, chosen, show_progress(console), log)
             )
+        trained = provenance(configs[-1])  # which names the threads in use
     finally:
         torch.set_num_threads(threads)
     data = {"test": describe(inliers), "ood": describe(outliers)}
     origin = {
-        **provenance(configs[-1]),
+        **trained,
         "profile": f"demo{' --quick' if quick else ''}: preset gray with {RECIPE}",
         "size": chosen.describe(len(negatives)),
         "likelihood": config.likelihood,

@@ -7,13 +7,14 @@ tested against other sets. Each run is the preset `unsupervised` with quarter tu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from negvae.config import RunConfig, preset
 from negvae.paper import unsupervised as beyond
-from negvae.paper.store import Result, ResultTable, up_to_date
+from negvae.paper.store import Result, ResultTable, damaged, is_number, up_to_date, wrong, wrong_areas
 from negvae.registry import choose
 
 TABLE = "one-class"
@@ -211,5 +212,25 @@ def finished(run: Run, profile: OneClassProfile, results: Path) -> Result | None
         ValueError: if a result is damaged.
     """
     table = table_of(profile, results)
-    content = table.get(run.name)
-    return content and up_to_date(table, run.name, run.config(profile, int(content["images"])))
+    if (content := table.get(run.name)) is None:
+        return None
+    images = content.get("images")
+    if not isinstance(images, int) or not 2 <= images < 10**9:
+        raise damaged(table, run.name, wrong("images", images, "a whole number of at least 2"))
+    return up_to_date(table, run.name, run.config(profile, images), faults=lambda found: _faults(run, found))
+
+
+def _faults(run: Run, content: Result) -> Iterator[str]:
+    """Say what is wrong with the entries that only results of this table have."""
+    if content["status"] != "finished":
+        yield wrong("status", content["status"], "finished")
+    for name in ("run", "judgement"):
+        if not isinstance(content.get(name), str):
+            yield wrong(name, content.get(name), "a text")
+    if not is_number(alarms := content.get("false_alarms")):
+        yield wrong("false_alarms", alarms, "a number")
+    if run.label is not None:
+        yield from wrong_areas("evaluation", content["evaluation"], "combined")
+        return
+    for ood, row in content["evaluation"].items():
+        yield from wrong_areas(f"evaluation {ood}", row, "combined", BEFORE)

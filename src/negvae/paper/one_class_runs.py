@@ -32,8 +32,10 @@ from negvae.paper.one_class import (
     without,
 )
 from negvae.paper.results import order_statistics
+from negvae.paper.runner import set_aside_other_run
 from negvae.paper.store import Result
 from negvae.paper.unsupervised_runs import TEST_IMAGES, against_proxies, evenly, fitted
+from negvae.runs.artifact import CONFIG, write_config
 from negvae.runs.calibrate import calibrated
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import describe, hold_out
@@ -138,6 +140,9 @@ def _carry_out(
     training, held_out = hold_out(images, config.calibration, config.seed)
     source = build_source(config.negatives, lambda name: images)
     log(f"{run.name}: {len(training):,} images to train on, {config.epochs} epochs")
+    set_aside_other_run(directory, config, log)
+    if not (directory / CONFIG).exists():
+        write_config(directory, config, sets[0].shape, provenance(config))
     result = train(
         config, training, source, directory=directory, resume=True, budget=budget, on_progress=on_progress
     )  # fmt: skip

@@ -24,6 +24,7 @@ from negvae.paper.one_class import (
     runs,
     without,
 )
+from negvae.paper.show import short_commit
 from negvae.paper.store import Result
 from negvae.paper.unsupervised import ood_sets
 from negvae.paper.unsupervised_show import Spread, spread
@@ -163,7 +164,7 @@ def remarks(found: Found, profile: OneClassProfile) -> list[str]:
     if not every:
         return ["no results yet; make them with: negvae paper run one-class"]
     processors = sorted({one["provenance"]["device"] for one in every})
-    commits = sorted({str(one["provenance"]["commit"])[:10] for one in every})
+    commits = sorted({short_commit(str(one["provenance"]["commit"])) for one in every})
     alarms = sum(float(one["false_alarms"]) for one in every) / len(every)
     notes = sorted({note for one in every for note in one["notes"]})
     return [

@@ -32,6 +32,7 @@ from negvae.paper.show import (
     negatives_label,
     printed_in_bits,
     remarks,
+    short_commit,
     with_spread,
 )  # fmt: skip
 from negvae.report import document, figures, tables
@@ -338,7 +339,7 @@ def _provenance(found: Sequence[CellResult]) -> Section:
         def each(key: str, origins: list[dict[str, Any]] = origins) -> str:
             return ", ".join(dict.fromkeys(str(origin[key]) for origin in origins))
 
-        commits = ", ".join(dict.fromkeys(origin["commit"][:10] for origin in origins))
+        commits = ", ".join(dict.fromkeys(short_commit(origin["commit"]) for origin in origins))
         seconds, speeds = ([float(origin[key]) for origin in origins] for key in ("train_seconds", "images_per_second"))
         rows.append(
             [

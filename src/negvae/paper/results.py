@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from scipy.special import stdtrit
 
 from negvae.paper.profiles import Profile
-from negvae.paper.published import ROWS, Cell, Setting
+from negvae.paper.published import LEARNED, ROWS, Cell, Setting
 from negvae.paper.store import Result, ResultTable, up_to_date
 
 PICTURES = "pictures.png"
@@ -133,6 +133,7 @@ class CellResult:
         figures: figures by row (key of `ROWS`); empty without results.
         negatives: source of negatives that the runs are trained with, which a profile may vary; in the notation of
             `RunConfig.negatives`.
+        likelihood: likelihood that the runs are trained with, which a profile may vary; as in `Setting.likelihood`.
     """
 
     cell: Cell
@@ -141,6 +142,7 @@ class CellResult:
     outdated: tuple[int, ...]
     figures: dict[str, Figure]
     negatives: str
+    likelihood: str
 
     @property
     def seeds(self) -> list[int]:
@@ -190,8 +192,9 @@ def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
             published and published.std,
             tuple(values),
         )
-    own = profile.config(cell.setting).negatives
-    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures, own)
+    own = profile.config(cell.setting)
+    likelihood = LEARNED if own.learn_sigma else str(own.likelihood)
+    return CellResult(cell, tuple(good), tuple(diverged), tuple(outdated), figures, own.negatives, likelihood)
 
 
 def _mean(values: list[float]) -> float:

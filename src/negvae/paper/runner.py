@@ -234,7 +234,11 @@ def _level(plan: Plan, setting: Setting, seeds: Sequence[int], tell: Tell) -> li
     for seed in seeds:
         directory = plan.work / plan.profile / run_name(setting, seed)
         try:
-            _set_aside_other_run(directory, plan.recipe.config(setting, seed, plan.device), tell)
+            set_aside_other_run(
+                directory,
+                plan.recipe.config(setting, seed, plan.device),
+                lambda text: tell(Event("say", "", text=text)),
+            )
             progress = read_progress(directory)
         except (ValueError, OSError) as error:  # one damaged folder must not end a night of others
             tell(Event("failed", run_name(setting, seed), text=" ".join(str(error).split())))
@@ -423,21 +427,30 @@ def _notes(config: RunConfig, *tests: ImageSet) -> list[str]:
     return list(dict.fromkeys(note for images in (train, *tests, *auxiliary) for note in images.notes))
 
 
-def _set_aside_other_run(directory: Path, config: RunConfig, tell: Tell) -> None:
-    """Rename the folder of a run whose settings have changed since; nothing is deleted.
+def set_aside_other_run(directory: Path, config: RunConfig, log: Callable[[str], None]) -> None:
+    """Rename the folder of a run whose settings have changed since, or are not known; nothing is deleted.
+
+    Args:
+        directory: folder of the run, which need not exist.
+        config: configuration of the run now asked for.
+        log: called with a line if the folder is renamed.
 
     Raises:
         ValueError: if the folder cannot be read, such as that of a later version's run.
     """
-    if not (directory / CONFIG).exists() or same_run(
-        read_config(directory)[0].to_dict(), config, str(directory / CONFIG)
-    ):
+    if (directory / CONFIG).exists():
+        if same_run(read_config(directory)[0].to_dict(), config, str(directory / CONFIG)):
+            return
+        why = "was made with other settings"
+    elif (directory / CHECKPOINT).exists():
+        why = f"has no {CONFIG} that says with which settings it was made"
+    else:
         return
     number = 1
     while (aside := directory.with_name(f"{directory.name}.before-{number}")).exists():
         number += 1
     directory.rename(aside)
-    tell(Event("say", "", text=f"{directory.name} was made with other settings: it is kept as {aside}"))
+    log(f"{directory.name} {why}: it is kept as {aside}")
 
 
 def _work_together(plan: Plan, jobs: int, deadline: float | None, tell: Tell) -> None:

@@ -17,7 +17,7 @@ from negvae.report.tables import DataTable, terminal
 LABELS = {
     "fashion-mnist": "Fashion-MNIST", "mnist": "MNIST", "cifar10": "CIFAR-10", "svhn": "SVHN",
     "bernoulli": "Bernoulli", "gaussian": "Gaussian", "quantized-gaussian": "Q. Gaussian",
-    LEARNED: "Gaussian, learned sigma",
+    LEARNED: "Gaussian, learned sigma", "dequantized-gaussian": "Gaussian on dequantized pixels",
     "none": "no negatives", "emnist-letters": "EMNIST-Letters", "kmnist": "KMNIST", "imagenet32": "ImageNet 32x32",
     ENLARGED: "ImageNet 32x32, half enlarged",
     "uniform-noise": "uniform noise", "added-noise:0.25": "added noise", "generated": "generated",
@@ -130,7 +130,7 @@ def measured_on(found: Sequence[CellResult], profile: Profile) -> str:
         return f"profile {profile.name}: no results yet"
     seeds = sorted({result["seed"] for result in results})
     devices = sorted({result["provenance"]["device"] for result in results})
-    commits = sorted({_commit(result["provenance"]["commit"]) for result in results})
+    commits = sorted({short_commit(result["provenance"]["commit"]) for result in results})
     return (
         f"profile {profile.name} ({profile.description}); seeds {', '.join(map(str, seeds))};"
         f" {' and '.join(devices)}; commit {', '.join(commits)}"
@@ -138,11 +138,14 @@ def measured_on(found: Sequence[CellResult], profile: Profile) -> str:
 
 
 def remarks(found: Sequence[CellResult], profile: Profile) -> list[str]:
-    """List the notes on some results: data that is not official, other negatives, seeds that do not count."""
+    """List the notes on some results: unofficial data, other negatives or likelihoods, seeds that do not count."""
     lines = list(dict.fromkeys(note for cell in found for note in cell.notes))
     for cell in {cell.cell.setting: cell for cell in found}.values():
         if cell.negatives != cell.cell.setting.negatives:
             paper, ours = (negatives_label(text) for text in (cell.cell.setting.negatives, cell.negatives))
+            lines.append(f"{cell.cell.setting.name}: trained with {ours}, where the paper has {paper}")
+        if cell.likelihood != cell.cell.setting.likelihood:
+            paper, ours = LABELS[cell.cell.setting.likelihood], LABELS.get(cell.likelihood, cell.likelihood)
             lines.append(f"{cell.cell.setting.name}: trained with {ours}, where the paper has {paper}")
     for what, seeds in (("training diverged", "diverged"), ("made with other settings, not counted", "outdated")):
         for cell in {cell.cell.setting: cell for cell in found if getattr(cell, seeds)}.values():
@@ -226,6 +229,7 @@ def as_json(found: dict[str, CellResult], profile: Profile) -> list[dict[str, An
                         "difference": _json(figure.difference), "combined_spread": _json(figure.combined_spread),
                         "welch_95": welch and [_json(end) for end in welch], "within": figure.within,
                         "run_negatives": result.results[0]["config"]["negatives"],
+                        "run_likelihood": result.likelihood,
                         "data_notes": result.notes}  # fmt: skip
             entries.append({
                 "table": cell.table, "row": row, "train": cell.setting.data, "ood": cell.ood,
@@ -251,7 +255,7 @@ def _number(value: float, digits: int) -> str:
     return f"{mantissa}x10^{int(exponent)}"
 
 
-def _commit(text: str) -> str:
+def short_commit(text: str) -> str:
     """Return the first ten characters of a commit's name, with its mark for changed sources."""
     name, _, changed = text.partition(" ")
     return name[:10] + (f" {changed}" if changed else "")

@@ -10,12 +10,13 @@ table has no line of the name.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
 import reprlib
 import sys
-from collections.abc import Collection, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -174,7 +175,7 @@ def same_run(stored: Any, config: RunConfig, where: str) -> bool:
         ValueError: if `stored` is not a configuration.
     """
     if not isinstance(stored, dict):
-        raise ValueError(f"{where}: {_wrong('config', stored, 'a mapping of fields to values')}")
+        raise ValueError(f"{where}: {wrong('config', stored, 'a mapping of fields to values')}")
     try:
         return RunConfig.from_dict({**stored, "device": config.device}, where) == config
     except ValueError as error:
@@ -182,7 +183,13 @@ def same_run(stored: Any, config: RunConfig, where: str) -> bool:
         raise ValueError(message if message.startswith(where) else f"{where}: {message}") from None
 
 
-def up_to_date(table: ResultTable, name: str, config: RunConfig, figures: Collection[str] = ()) -> Result | None:
+def up_to_date(
+    table: ResultTable,
+    name: str,
+    config: RunConfig,
+    figures: Collection[str] = (),
+    faults: Callable[[Result], Iterator[str]] = lambda content: iter(()),
+) -> Result | None:
     """Return a table's result of this name if it was made with certain settings.
 
     Args:
@@ -190,6 +197,7 @@ def up_to_date(table: ResultTable, name: str, config: RunConfig, figures: Collec
         name: name of the run.
         config: the settings.
         figures: names of figures that a finished run has for each OOD set.
+        faults: function that says what else is wrong with the entries of a result.
 
     Returns:
         The result; None if there is none, or one that was made with other settings, which nothing is read from.
@@ -200,48 +208,66 @@ def up_to_date(table: ResultTable, name: str, config: RunConfig, figures: Collec
     content, where = table.get(name), f"{table.path}, {name}"
     if content is None or not same_run(content["config"], config, where):
         return None
-    if fault := next(_faults(content, figures), None):
-        raise ValueError(f"{where}: {fault}; remove that result, and `{table.made_by}` makes it anew")
+    if fault := next(itertools.chain(_faults(content, figures), faults(content)), None):
+        raise damaged(table, name, fault)
     return content
+
+
+def damaged(table: ResultTable, name: str, fault: str) -> ValueError:
+    """Return the error that says what is wrong with a result of a table, and what to do about it."""
+    return ValueError(f"{table.path}, {name}: {fault}; remove that result, and `{table.made_by}` makes it anew")
 
 
 def _faults(content: Result, figures: Collection[str]) -> Iterator[str]:
     """Say what is wrong with the entries that tables are made from, and what would be right."""
     status, seed, notes = content["status"], content["seed"], content.get("notes")
     if status not in STATUSES:
-        yield _wrong("status", status, " or ".join(STATUSES))
+        yield wrong("status", status, " or ".join(STATUSES))
     if not isinstance(seed, int) or isinstance(seed, bool):
-        yield _wrong("seed", seed, "a whole number")
+        yield wrong("seed", seed, "a whole number")
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        yield _wrong("notes", notes, "a list of texts")
+        yield wrong("notes", notes, "a list of texts")
     origin = content.get("provenance")
     if not isinstance(origin, dict):
-        yield _wrong("provenance", origin, "a mapping")
+        yield wrong("provenance", origin, "a mapping")
     else:
         for name in ("commit", "device"):
             if not isinstance(origin.get(name), str):
-                yield _wrong(f"provenance {name}", origin.get(name), "a text")
+                yield wrong(f"provenance {name}", origin.get(name), "a text")
     evaluation = content.get("evaluation")
     if status != "finished":
         return
     if not isinstance(evaluation, dict) or (figures and not evaluation):
-        yield _wrong("evaluation", evaluation, "a mapping of OOD sets to figures, for the run is finished")
+        yield wrong("evaluation", evaluation, "a mapping of OOD sets to figures, for the run is finished")
         return
     for ood, row in evaluation.items() if figures else ():
-        if not isinstance(row, dict):
-            yield _wrong(f"evaluation {ood}", row, "a mapping of figures")
-            continue
-        for name in figures:
-            if not _is_number(row.get(name)):
-                yield _wrong(f"evaluation {ood} {name}", row.get(name), "a number")
+        yield from wrong_figures(f"evaluation {ood}", row, figures)
 
 
-def _wrong(entry: str, value: Any, right: str) -> str:
+def wrong_figures(entry: str, row: Any, names: Iterable[str]) -> Iterator[str]:
+    """Say which of some figures in an entry are none, or that the entry holds no figures."""
+    if not isinstance(row, dict):
+        yield wrong(entry, row, "a mapping of figures")
+        return
+    for name in names:
+        if not is_number(row.get(name)):
+            yield wrong(f"{entry} {name}", row.get(name), "a number")
+
+
+def wrong_areas(entry: str, row: Any, *needed: str) -> Iterator[str]:
+    """Say which AUROCs in an entry are none: those of the scores that it needs, and all others that it has."""
+    others = (
+        [name for name in row if name.startswith("auc_") and not name.endswith("_ci")] if isinstance(row, dict) else []
+    )
+    yield from wrong_figures(entry, row, dict.fromkeys([*(f"auc_{score}" for score in needed), *others]))
+
+
+def wrong(entry: str, value: Any, right: str) -> str:
     """Say that an entry, None if it is missing, is not what is right."""
     return f"{entry} is {'missing' if value is None else reprlib.repr(value)}: it must be {right}"
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
     """Return whether a value from a table is a number, which may be one that JSON has none for."""
     if isinstance(value, str):
         return value in NOT_FINITE

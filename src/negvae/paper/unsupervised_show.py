@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +13,8 @@ from negvae.paper import unsupervised as beyond
 from negvae.paper.profiles import Profile
 from negvae.paper.published import OOD, Setting
 from negvae.paper.results import run_name, table_of
-from negvae.paper.store import Result, up_to_date
+from negvae.paper.show import short_commit
+from negvae.paper.store import Result, is_number, up_to_date, wrong, wrong_areas, wrong_figures
 from negvae.report.tables import DataTable, markdown, replace_table
 from negvae.scoring.table import SCORES
 
@@ -84,9 +85,26 @@ def gather(profile: Profile, results: Path) -> RunResults:
     table = table_of(results, profile)
     for setting in beyond.settings():
         seeds = range(profile.seeds_of(setting))
-        contents = [up_to_date(table, run_name(setting, s), profile.config(setting, s)) for s in seeds]
+        contents = [up_to_date(table, run_name(setting, s), profile.config(setting, s), faults=_faults) for s in seeds]
         found[setting] = [content for content in contents if content and content["status"] == "finished"]
     return found
+
+
+def _faults(content: Result) -> Iterator[str]:
+    """Say what is wrong with the entries that only finished results of this table have."""
+    if content["status"] != "finished":
+        return
+    if not is_number(nats := content.get("nats_per_dim_test")):
+        yield wrong("nats_per_dim_test", nats, "a number")
+    for ood, row in content["evaluation"].items():
+        yield from wrong_areas(f"evaluation {ood}", row)
+    proxies = content.get("proxies")
+    if not isinstance(proxies, dict) or not proxies:
+        yield wrong("proxies", proxies, "a mapping of proxies to figures")
+        return
+    scores = ("combined",) if content["config"].get("negatives", "none") == "none" else ("combined", "prior_ratio")
+    for name, areas in proxies.items():
+        yield from wrong_figures(f"proxies {name}", areas, scores)
 
 
 def spread(values: Sequence[float]) -> Spread | None:
@@ -169,7 +187,8 @@ def ablation(found: RunResults, data: str) -> DataTable:
         figures = [
             spread([proxy_mean(result) for result in results]),
             spread([
-                proxy_mean(result, "prior_ratio") for result in results if result["config"]["negatives"] != "none"
+                proxy_mean(result, "prior_ratio") for result in results
+                if result["config"].get("negatives", "none") != "none"
             ]),
             spread([float(result["nats_per_dim_test"]) for result in results]),
             area(results, OOD[data]),
@@ -184,7 +203,13 @@ def proxies(found: RunResults) -> DataTable:
     mains = {data: found[beyond.make(data, beyond.MAIN)] for data in beyond.DATA}
     names = next((list(results[0]["proxies"]) for results in mains.values() if results), [])
     lines = [
-        (name, *(_text(spread([r["proxies"][name]["combined"] for r in results])) for results in mains.values()))
+        (
+            name,
+            *(
+                _text(spread([r["proxies"][name]["combined"] for r in results if name in r["proxies"]]))
+                for results in mains.values()
+            ),
+        )
         for name in names
     ]
     return _sheet("Proxies: AUROC of combined against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
@@ -277,7 +302,7 @@ def remarks(found: RunResults, profile: Profile) -> list[str]:
     """Describe what the figures were measured on, and how many of the runs have results."""
     results = [result for group in found.values() for result in group]
     devices = sorted({result["provenance"]["device"] for result in results})
-    commits = sorted({str(result["provenance"]["commit"])[:10] for result in results})
+    commits = sorted({short_commit(str(result["provenance"]["commit"])) for result in results})
     lines = [f"profile {profile.name}; {' and '.join(devices)}; commit {', '.join(commits)}; {len(results)} of"
              f" {sum(profile.seeds_of(s) for s in found)} runs"]  # fmt: skip
     lines.append("at most 5,000 images of each test set, at even distances (likelihood_regret: 200, seed 0)")

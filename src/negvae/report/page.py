@@ -27,6 +27,7 @@ from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.photos import SIDE, photos, pictures
+from negvae.report.scored import false_alarms
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
@@ -37,7 +38,6 @@ from negvae.runs.resolve import load_inliers
 from negvae.runs.score import scores_of
 from negvae.scoring.blocks import mapped
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
@@ -341,21 +341,13 @@ def _short(text: str) -> str:
 def _counts(calibration: Calibration, findings: Findings) -> Markup:
     scored = findings.rows - findings.failed
     share = findings.outliers / scored
-    rate = calibration.false_alarm_rate
-    certified = f"no rate is certified: {calibration.uncertified}"
-    if not calibration.uncertified:
-        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
-        certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
+    expected = calibration.false_alarm_rate * scored
     rows = [
         ("rows", f"{findings.rows:,}", ""),
         ("scored", f"{scored:,}", ""),
         ("could not be read or used", f"{findings.failed:,}", "see Errors" if findings.failed else ""),
         ("called outliers", f"{findings.outliers:,}", f"{share:.2%} of those scored"),
-        (
-            "expected, were all of them inliers",
-            f"{rate * scored:,.1f}",
-            f"at most {rate:.2%} on average, from {calibration.size:,} held-out inliers; {certified}",
-        ),
+        ("expected, were all of them inliers", f"{expected:,.1f}", false_alarms(calibration)),
     ]
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
 
@@ -432,7 +424,7 @@ def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -
         if name in calibration.scores:
             series[f"held-out inliers ({calibration.size:,})"] = calibration.scores[name]
         series[f"input ({count:,})"] = sample[name]
-        marks = {"threshold": calibration.threshold} if name == calibration.score else None
+        marks = {"threshold": calibration.cut} if name == calibration.score else None
         score = SCORES[name]
         charts.append(document.chart(figures.histogram(series, xlabel=score.axis, marks=marks), score.describe()))
     charts.append(
@@ -473,7 +465,7 @@ def _map(artifact: Artifact, findings: Findings, sample: Columns) -> Section:
 
 
 def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[str]) -> Markup:
-    now, then = provenance(artifact.config), artifact.provenance
+    now, then = provenance(artifact.config, artifact.scorer()), artifact.provenance
     data = then.get("data", {})
     return document.facts(
         {

@@ -49,16 +49,24 @@ def write_scored_report(
     document.write(out, document.page("What the detector sees", sections, subtitle=subtitle))
 
 
+def false_alarms(calibration: Calibration) -> str:
+    """Describe the rate of false alarms that a threshold is expected to have, and what is certified about it."""
+    certified = f"no rate is certified: {calibration.uncertified}"
+    if not calibration.uncertified:
+        bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
+        certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
+    bound = "about" if calibration.contamination else "at most"
+    inliers = f"{calibration.size:,} held-out inliers"
+    return f"{bound} {calibration.false_alarm_rate:.2%} on average, from {inliers}; {certified}"
+
+
 def _counts(calibration: Calibration, called: NDArray[np.bool_]) -> Markup:
-    bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
-    rate = calibration.false_alarm_rate
+    expected = calibration.false_alarm_rate * len(called)
     rows = [
         ("scored", f"{len(called):,}", ""),
         ("called outliers", f"{int(called.sum()):,}", f"{called.mean():.2%}"),
-        ("expected, were all of them inliers", f"{rate * len(called):,.1f}",
-         f"at most {rate:.2%} on average, from {calibration.size:,} held-out inliers;"
-         f" at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"),
-    ]  # fmt: skip
+        ("expected, were all of them inliers", f"{expected:,.1f}", false_alarms(calibration)),
+    ]
     return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
 
 

@@ -194,7 +194,7 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
 
 
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:
-    """Add or replace a section of config.yaml that `read_config` does not read."""
+    """Add or replace a section of config.yaml; the others stay as they are."""
     _write_config(directory, {**_read_config(directory), name: values})
 
 

@@ -15,7 +15,7 @@ from negvae.device import own_state, resolve_precision
 from negvae.files import quoted
 from negvae.registry import choose
 from negvae.runs import embed as embedding
-from negvae.runs.artifact import Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.artifact import CONFIG, Artifact, load_artifact, read_section, save_calibration
 from negvae.runs.folders import load_fitted
 from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
@@ -39,6 +39,9 @@ from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import Owners
 from negvae.spacing import spread_rows
 from negvae.training.loop import TrainingResult
+
+_RULE = ("target_fpr", "confidence", "contamination")
+"""Fields of a calibration that say how its threshold is set."""
 
 
 def calibrated(
@@ -86,7 +89,8 @@ def calibrate_run(
 ) -> Calibration:
     """Calibrate a trained model on inliers that it was not trained on, and save the result in its folder.
 
-    What is not specified stays as in the present calibration: the decision score and the rule for the threshold.
+    What is not specified stays as in the present calibration: the decision score and the rule for the threshold. If
+    that calibration is lost or damaged, config.yaml still tells of both.
 
     Args:
         directory: folder of the run.
@@ -95,9 +99,10 @@ def calibrate_run(
             an encoder, images; these replace the held-out rows, and the rows that distances are measured to stay.
         score: decision score; None for the present one, or, if there is none, `negvae.scoring.scorer.default_score` (in
             int8 without a decoder "kl").
-        target_fpr: false-positive rate of the threshold; None for the present rule, or 0.05 if there is none.
-        confidence: confidence with which the rate holds. None for the present one; with a `target_fpr`, or if there is
-            no present one, for a rate that holds on average over held-out sets.
+        target_fpr: false-positive rate of the threshold; None for the present rule, or, if there is none, for that of
+            the training, or 0.05.
+        confidence: confidence with which the rate holds. None for the present one, or that of the training; with a
+            `target_fpr`, or if there is neither, for a rate that holds on average over held-out sets.
         groups: "folders" sets p-values and a threshold for each subfolder of `data`, and any other text for each value
             of this column of a CSV or Parquet file; None for the groups of the run, or, with `data`, for all inliers
             together.
@@ -132,7 +137,8 @@ def calibrate_run(
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
-    scorer, present = _scorer(artifact, precision, training), before.score if before else None
+    scorer, told = _scorer(artifact, precision, training), _before(artifact)
+    present = told["score"]
     if scorer.quantized is not None and scorer.quantized.decode is None:
         score = score or (present if present and not SCORES[present].needs else "kl")
         scorer.check([score])
@@ -141,7 +147,9 @@ def calibrate_run(
         score=score or present, components=score_components(config), groups=labels,
         references=before.reference if before and training is None else None, log=log,
         owners=owners, rule=before.tiles if before and training is None else None,
-        **_rule(artifact, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))),
+        **_rule(
+            artifact, told, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))
+        ),
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
@@ -226,24 +234,23 @@ def _feature_inliers(
     """Return training rows (None to keep the measurements of the present calibration), held-out rows and groups."""
     recorded = read_recorded(artifact.directory, artifact.provenance)
     config = artifact.config if embed is None else dataclasses.replace(artifact.config, embed=str(embed))
+    columns = embedding.columns_of(artifact)  # one of which may name the groups now
     if data is None:
         if config.calibration:
             config = dataclasses.replace(config, groups=groups)
-        inliers = load_inliers(config, recorded=recorded, log=log)
+        inliers = load_inliers(config, recorded=recorded, columns=columns, log=log)
         if not len(inliers.held_out):
             raise ValueError(f"{artifact.directory} held out no rows: name inliers that are new to it with --data")
         log(f"calibration: the {len(inliers.held_out):,} rows of {config.data} that the run held out")
         return inliers.training, inliers.held_out, None if inliers.groups is None else list(inliers.groups)
     encoder = embedding.encoder_of(artifact, embed)
-    found = embedding.read_feature_rows(
-        data, encoder, columns=embedding.columns_of(artifact), groups=groups, split="test"
-    )
+    found = embedding.read_feature_rows(data, encoder, columns=columns, groups=groups, split="test")
     artifact.model.check(found.rows)
     refuse_inliers_of(artifact, found.rows, found.sha256, f"--data {data}")
     log(f"calibration: {found.description}")
     before = artifact.calibration
     kept = before is not None and before.reference.neighbors is not None
-    training = None if kept else load_inliers(config, recorded=recorded, log=log).training
+    training = None if kept else load_inliers(config, recorded=recorded, columns=columns, log=log).training
     return training, found.rows, None if found.groups is None else list(found.groups)
 
 
@@ -284,18 +291,40 @@ def _photos(
     return training, held_out[kept], labels, Owners(of_training, owners[kept]) if decoding.tiled else None
 
 
-def _rule(artifact: Artifact, target_fpr: float | None, confidence: float | None, held_out: int) -> dict[str, Any]:
-    """Return how to set the threshold: by the requested rate, else by the present rule."""
-    before = artifact.calibration
-    if target_fpr is not None or before is None:
-        return {"target_fpr": TARGET_FPR if target_fpr is None else target_fpr, "confidence": confidence}
-    sure = before.confidence if confidence is None else confidence
-    if before.target_fpr is not None:
-        return {"target_fpr": before.target_fpr, "confidence": sure}
+def _before(artifact: Artifact) -> dict[str, Any]:
+    """Return the score and the rule of the present calibration, or else those that the folder tells of.
+
+    Of a calibration that is lost or damaged, config.yaml still has them; without one, it has the rule that was asked
+    for in training.
+
+    Raises:
+        ValueError: if a number of the rule in config.yaml is none.
+    """
+    if (present := artifact.calibration) is not None:
+        return {"score": present.score, **{name: getattr(present, name) for name in _RULE}}
+    config, told = artifact.config, read_section(artifact.directory, "calibration")
+    if not told:
+        return {"score": None, "target_fpr": config.target_fpr or TARGET_FPR, "confidence": config.confidence}
+    for name in _RULE:
+        if not isinstance(value := told.get(name), int | float | None):
+            raise ValueError(f"{artifact.directory / CONFIG}: calibration.{name} is {value!r}: it must be a number")
+    score = told.get("score")
+    return {**told, "score": score if score in SCORES else None}
+
+
+def _rule(
+    artifact: Artifact, before: dict[str, Any], target_fpr: float | None, confidence: float | None, held_out: int
+) -> dict[str, Any]:
+    """Return how to set the threshold: by the requested rate, else by the rule before."""
+    if target_fpr is not None:
+        return {"target_fpr": target_fpr, "confidence": confidence}
+    if before.get("target_fpr") is not None:
+        sure = before.get("confidence") if confidence is None else confidence
+        return {"target_fpr": before["target_fpr"], "confidence": sure}
     if confidence is not None:
         return {"target_fpr": TARGET_FPR, "confidence": confidence}
-    if before.contamination:
-        return {"target_fpr": None, "contamination": before.contamination}
+    if before.get("contamination"):
+        return {"target_fpr": None, "contamination": before["contamination"]}
     # Either nobody wanted a rate, or the held-out inliers were too few for the one that was wanted.
     parameters = read_section(artifact.directory, "detector").get("parameters") or {}
     wanted = parameters.get("target_fpr", TARGET_FPR)

@@ -79,7 +79,7 @@ def evaluate_defects(
         "score": decides,
         "kinds": _kinds(found),
         **_pixels(found, log),
-        "provenance": {**provenance(artifact.config), "trained": artifact.provenance},
+        "provenance": {**provenance(artifact.config, scorer), "trained": artifact.provenance},
     }
     write_text(directory / FILE, json.dumps(content, indent=1))
     return content

@@ -111,10 +111,10 @@ class FeatureRows:
     groups: tuple[str, ...] | None = None
 
 
-def training_rows(config: RunConfig) -> FeatureRows:
+def training_rows(config: RunConfig, columns: tuple[str, ...] = ()) -> FeatureRows:
     """Return the rows of features of a run, those of a file or embeddings of its images; see `read_feature_rows`."""
     encoder = None if config.embed is None else load_encoder(config.embed)
-    return read_feature_rows(config.data, encoder, limit=config.limit, groups=config.groups)
+    return read_feature_rows(config.data, encoder, columns=columns, limit=config.limit, groups=config.groups)
 
 
 def read_feature_rows(

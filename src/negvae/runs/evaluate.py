@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,8 @@ from negvae.scoring.table import SCORES, names_of
 from negvae.scoring.tiles import UNCALIBRATED
 
 FILE = "evaluation.json"
+_DECISION = "decision"
+"""Name of the decision score as it is calibrated, where the figures are of another."""
 
 
 @own_state()
@@ -52,7 +55,7 @@ def evaluate_run(
         data: inliers that the model was not trained on, by name (test split) or path; None for the test split of the
             run's data set. For a model of rows of features, `ood` and `data` are files of rows, or, if it was trained
             with an encoder, images; `data` must then be given, except for a named set of images.
-        samples: number of posterior samples for "bpd".
+        samples: number of posterior samples for "bpd"; alarms are by one, as the calibration.
         precision: precision of all scores: "float32", "bfloat16" or "int8"; None for the calibration's.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         limit: maximum number of images of each set; the first ones are used. None for all.
@@ -85,6 +88,8 @@ def evaluate_run(
     rule = (calibration.tiles if calibration else "") or UNCALIBRATED
     scorer = artifact.scorer(precision)
     decides = calibration.score if calibration else "kl"
+    # Decisions are taken by one sample, as in the calibration; with more asked for, those figures are kept apart.
+    judged = _DECISION if decides == "bpd" and samples > 1 else decides
     comparisons = compare(
         artifact.model,
         test.inputs,
@@ -92,7 +97,7 @@ def evaluate_run(
         samples=samples,
         precision=scorer.precision,
         seed=config.seed,
-        further=partial(scorer, scores=[decides]) if calibration else None,
+        further=(lambda images: {judged: scorer(images, [decides])[decides]}) if calibration else None,
         rule=rule if config.images is not None and config.images.tiled else None,
         owners=[each.owners for each in (test, *outliers.values())],
     )
@@ -104,9 +109,9 @@ def evaluate_run(
         "finished": artifact.finished,
         "score": decides,
         "target_fpr": calibration.target_fpr if calibration else None,
-        "rows": [_row(comparison, artifact, outliers[comparison.ood].sha256) for comparison in comparisons],
+        "rows": [_row(each, artifact, outliers[each.ood].sha256, judged) for each in comparisons],
         "data": {"test": test.description, **{f"ood {name}": each.description for name, each in outliers.items()}},
-        "provenance": {**provenance(config), "trained": artifact.provenance, "run": config.to_dict()},
+        "provenance": {**provenance(config, scorer), "trained": artifact.provenance, "run": config.to_dict()},
     }
     write_text(directory / FILE, json.dumps(content, indent=1))
     return content
@@ -216,15 +221,16 @@ def _refuse_shape(what: str, images: FittedSet, artifact: Artifact) -> None:
         raise ValueError(f"{what} has {given} images, the model takes {wanted} (C x H x W)")
 
 
-def _row(comparison: Comparison, artifact: Artifact, sha256: str) -> dict[str, Any]:
-    """Return the figures of one set, with the shares that the run's decision calls outliers."""
+def _row(comparison: Comparison, artifact: Artifact, sha256: str, judged: str) -> dict[str, Any]:
+    """Return the figures of one set, with the shares that the run's decision calls outliers by the scores `judged`."""
     named = comparison.ood in auxiliary_names(artifact.config.negatives)
     hashes: dict[str, str] = artifact.provenance.get("data_sha256", {})
     served = named or sha256 in [each for role, each in hashes.items() if role.startswith("negatives ")]
-    values = {**comparison.row(), "served_as_negatives": served}
+    shown = {name: metrics for name, metrics in comparison.detection.items() if name != _DECISION}
+    values = {**replace(comparison, detection=shown).row(), "served_as_negatives": served}
     if (calibration := artifact.calibration) is not None:
         for part, scores in (("test", comparison.inlier_scores), ("ood", comparison.ood_scores)):
-            alarms = calibration.is_outlier(scores[calibration.score].numpy())
+            alarms = calibration.is_outlier(scores[judged].numpy())
             values[f"alarms_{part}"] = float(alarms.mean())
     return values
 

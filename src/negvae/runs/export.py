@@ -31,6 +31,7 @@ from negvae.runs.provenance import provenance
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.heatmaps import Heatmaps, log_odds_maps, surprise, surprise_table
 from negvae.scoring.passes import Pass, SharedDraws
+from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES, names_of
 from negvae.scoring.tiles import RULES, TOP, combine
 
@@ -263,7 +264,7 @@ def _example(model: VAE, count: int) -> Tensor:
 def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
     """Return the metadata of the file, which describe it to anyone who has nothing else."""
     model = artifact.model
-    now = provenance(artifact.config)
+    now = provenance(artifact.config, Scorer(artifact.model))
     shape = "x".join(map(str, model.shape[:1] if model.takes_features else model.shape))
     what = "float64 rows, N x D, as given to fit" if model.takes_features else "uint8 intensities, N x C x H x W"
     rule = "contamination" if calibration.target_fpr is None else "target_fpr"

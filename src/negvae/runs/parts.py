@@ -84,6 +84,7 @@ class Parts:
         without = [] if stores.is_uri(self.folder) else [self.folder]
         self._files = spans(self.inputs, self.left_out, without, features=self.scoring.wanted.features)
         self._done: dict[str, Part] = {}
+        self._earlier = 0
 
     def open(self, resume: bool) -> None:
         """Begin the folder, or find the parts that are already there.
@@ -115,6 +116,7 @@ class Parts:
                 )
             else:
                 self.made.append(part)
+                self._earlier += part.rows - part.errors
 
     def finish(self, started: float, log: Callable[[str], None]) -> Summary:
         """Write the manifest of a finished job, and name what the input folders hold besides images.
@@ -139,6 +141,8 @@ class Parts:
             sum(part.errors for part in self.made),
             sum(part.outliers for part in self.made) if self.scoring.calibration is not None else None,
             time.monotonic() - started,
+            earlier=self._earlier,
+            unit=self.scoring.unit,
         )
         if not summary.rows:
             raise ValueError(f"{', '.join(self.inputs)}: {nothing_to_score(self.scoring.wanted.features)}")

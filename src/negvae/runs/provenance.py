@@ -14,21 +14,31 @@ import torch
 import negvae
 from negvae.config import RunConfig
 from negvae.device import resolve_device, resolve_precision
+from negvae.scoring.scorer import Scorer
 from negvae.version import source_commit
 
 PACKAGES = ("negvae", "torch", "numpy", "ray")
 
 
-def provenance(config: RunConfig) -> dict[str, Any]:
+def provenance(config: RunConfig, scorer: Scorer | None = None) -> dict[str, Any]:
     """Return the plain values that are written to every file of a run.
 
     Args:
-        config: configuration of the run; its device and precision are resolved for this machine.
+        config: configuration of the run.
+        scorer: scorer that made what is written, with its device and precision; None for a training, whose device and
+            precision are those of the configuration, resolved for this machine.
 
     Returns:
         Version, commit, time, libraries, hardware and precision.
+
+    Raises:
+        ValueError: if a training's device or precision is not available here.
     """
-    device = resolve_device(config.device)
+    if scorer is None:
+        device = resolve_device(config.device)
+        precision = resolve_precision(config.precision, device)
+    else:
+        device, precision = scorer.model.device, _arithmetic(scorer)
     return {
         "negvae": negvae.__version__,
         "commit": source_commit(),
@@ -37,9 +47,16 @@ def provenance(config: RunConfig) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu(),
         "threads": torch.get_num_threads(),
-        "precision": resolve_precision(config.precision, device),
+        "precision": precision,
         "seed": config.seed,
     }
+
+
+def _arithmetic(scorer: Scorer) -> str:
+    """Return the precision in which a scorer's networks compute."""
+    if scorer.model.takes_features:
+        return "float64"
+    return "int8" if scorer.quantized is not None else resolve_precision(scorer.precision, scorer.model.device)
 
 
 def _cpu() -> str:

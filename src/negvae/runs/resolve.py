@@ -315,6 +315,7 @@ def load_inliers(
     shape: Shape | None = None,
     fetch: bool = True,
     recorded: Recorded | None = None,
+    columns: tuple[str, ...] = (),
     log: Log = silent,
     left_open: Collection[str] = (),
 ) -> Inliers:
@@ -325,6 +326,8 @@ def load_inliers(
         shape: shape (C, H, W) of uniform-noise.
         fetch: whether to look beyond this machine.
         recorded: inliers that the run's folder records; None for a run that is about to start.
+        columns: names of the columns of a CSV or Parquet file that the run was trained on; empty for all but that of
+            the groups.
         log: called with a line about every step of a fetch.
         left_open: names of the fields that the user did not set; with "calibration", the share of rows of features
             that is held out is that of `rows_to_hold_out`.
@@ -339,7 +342,7 @@ def load_inliers(
     """
     known = recorded or Recorded()
     if config.takes_features:
-        return _rows(config, known, left_open)
+        return _rows(config, known, columns, left_open)
     if recorded is not None:
         refuse_memory(config, recorded)
     skipped = collector()
@@ -439,16 +442,17 @@ def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
         )
 
 
-def _rows(config: RunConfig, known: Recorded, left_open: Collection[str]) -> Inliers:
+def _rows(config: RunConfig, known: Recorded, columns: tuple[str, ...], left_open: Collection[str]) -> Inliers:
     """Load the inliers of a run on rows of features, from a file or from images and an encoder; see `load_inliers`."""
     from negvae.runs.embed import training_rows
 
     refuse_fitting(config)
     if known.source == MEMORY:
         refuse_memory(config, known)
-    found = training_rows(config)
+    found = training_rows(config, columns)
     if known.sha256 is not None and found.sha256 != known.sha256:
-        raise ValueError(f"{config.data}, or the encoder, has changed since the run was trained")
+        what = config.data if config.embed is None else f"{config.data}, or the encoder {config.embed},"
+        raise ValueError(f"{what} has changed since the run was trained")
     fraction = config.calibration
     if "calibration" in left_open and fraction:
         fraction = rows_to_hold_out(len(found.rows)) / len(found.rows)

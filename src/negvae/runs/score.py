@@ -67,8 +67,10 @@ class Summary:
         rows: number of rows, including errors.
         errors: number of rows that could not be scored.
         outliers: number of rows called outliers; None if nothing was decided.
-        seconds: time from the first row read to the last row written, in seconds.
+        seconds: time from the first row read to the last row written, in seconds, without that of earlier calls.
         first_error: the first error, with its path; empty if there is none or it is not known.
+        earlier: number of rows without an error that earlier calls had scored.
+        unit: what a row is, "images" or "rows" of features.
     """
 
     rows: int
@@ -76,13 +78,17 @@ class Summary:
     outliers: int | None
     seconds: float
     first_error: str = ""
+    earlier: int = 0
+    unit: str = "images"
 
     def describe(self) -> str:
         """Describe the counts in one line."""
         scored = self.rows - self.errors
+        before = f" ({self.earlier:,} of them before)" if self.earlier else ""
         called = "" if self.outliers is None else f", {self.outliers:,} outliers"
-        rate = scored / max(self.seconds, 1e-9)
-        return f"{scored:,} scored{called}, {self.errors:,} errors, {self.seconds:.1f} s ({rate:,.0f} images/s)"
+        rate = (scored - self.earlier) / max(self.seconds, 1e-9)
+        took = f"{self.seconds:.1f} s ({rate:,.0f} {self.unit}/s)"
+        return f"{scored:,} scored{before}{called}, {self.errors:,} errors, {took}"
 
 
 @own_state()
@@ -181,7 +187,7 @@ def score_files(
     unknown = scoring.label.describe_unknown() if scoring.label else ""
     for text in filter(None, (left_out.describe() if left_out.counts else "", unknown)):
         log(text)
-    summary = counts.summary(time.monotonic() - started, calibration is not None)
+    summary = counts.summary(time.monotonic() - started, calibration is not None, scoring.unit)
     if summary.seconds > LONG and scoring.may_use_int8():
         log(f"int8 may be quicker here, at the same figures: `negvae calibrate {quoted(directory)}` measures it")
     return summary
@@ -222,6 +228,11 @@ class Scoring:
     encoder: Encoder | None = None
     rule: str = UNCALIBRATED
     pictures: MapWriter | None = None
+
+    @property
+    def unit(self) -> str:
+        """Return what an input is: "images", or "rows" of features."""
+        return "rows" if self.wanted.features else "images"
 
     def tables(self, batches: Iterable[Batch]) -> Iterator[pa.RecordBatch]:
         """Score the batches, as tables with the columns path, index, scores, p_value, is_outlier, error."""
@@ -307,8 +318,9 @@ class _Counts:
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         self.on_rows(self.rows)
 
-    def summary(self, seconds: float, decided: bool) -> Summary:
-        return Summary(self.rows, self.errors, self.outliers if decided else None, seconds, self.first_error)
+    def summary(self, seconds: float, decided: bool, unit: str) -> Summary:
+        outliers = self.outliers if decided else None
+        return Summary(self.rows, self.errors, outliers, seconds, self.first_error, unit=unit)
 
 
 def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:

@@ -133,6 +133,8 @@ def _run_alone(
             directory.mkdir(parents=True, exist_ok=True)
             if resume and (directory / CHECKPOINT).exists():
                 _refuse_other_data(directory, config, resolved)
+                # At once: should the process be killed, the folder says how far the run was to go.
+                write_section(directory, "run", {**read_section(directory, "run"), "epochs": each.epochs})
             else:
                 write_config(directory, each, inliers.shape, origin)
                 _write_wanted(directory, heatmaps)
@@ -271,15 +273,16 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
     config, _, origin = read_config(directory)
     if read_recorded(directory, origin).source == MEMORY:
         raise ValueError(f"{directory} was fitted to data in memory, which is not kept: it has no training to resume")
-    if asked.get("epochs", config.epochs) < (done := read_progress(directory).epoch):
-        raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {asked['epochs']}")
+    epochs = asked.get("epochs", config.epochs)
+    if epochs < (done := read_progress(directory).epoch):
+        raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {epochs}")
     for name, value in asked.items():
         if name != "epochs" and value != getattr(config, name):
             raise ValueError(
                 f"{directory} was started with {name} {getattr(config, name)}, not {value}:"
                 " leave the option out, or take another --out"
             )
-    return dataclasses.replace(config, epochs=asked.get("epochs", config.epochs))
+    return dataclasses.replace(config, epochs=epochs)
 
 
 def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:

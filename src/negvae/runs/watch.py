@@ -17,7 +17,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -59,6 +59,8 @@ class Watch:
         rows: number of rows so far.
         errors: number of rows that could not be scored.
         latest: the latest rows that were outliers, discoveries or changes of the stream.
+        groups: what names the group of each row, as `watch` takes it; None for no groups.
+        resize: whether images of another size are resized.
         label: function that names the group of each row; None if no group is known.
     """
 
@@ -68,7 +70,15 @@ class Watch:
     rows: int = 0
     errors: int = 0
     latest: list[dict[str, Any]] = field(default_factory=list)
+    groups: str | None = None
+    resize: bool = False
     label: Label | None = None
+
+    def options(self) -> dict[str, Any]:
+        """Return the options that all rows of a watch have in common."""
+        monitor = self.monitor
+        of_monitor = {"alarm_rate": monitor.martingale.alarm_rate, "fdr": monitor.fdr, "window": monitor.window}
+        return {**of_monitor, "groups": self.groups, "resize": self.resize}
 
     def describe(self) -> str:
         """Describe the counts in one line."""
@@ -151,17 +161,17 @@ def watch(
         raise ValueError("groups take a calibration with groups (`negvae calibrate --groups folders`) and no window")
     scorer, encoder = artifact.scorer(), encoder_of(artifact, embed)
     wanted = spec_of(artifact, encoder, resize, max_pixels)
-    options: dict[str, Any] = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
-    new = Watch(directory, source, Monitor.start(calibration, **options))  # refuses options before a folder is made
+    # Refuses options before a folder is made.
+    monitor = Monitor.start(calibration, alarm_rate=alarm_rate, fdr=fdr, window=window)
     label = None if groups is None else labeling(groups, calibration.thresholds)
+    new = Watch(directory, source, monitor, groups=groups, resize=resize, label=label)
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file: --out takes a folder")
     out.mkdir(parents=True, exist_ok=True)
     with locked(out / LOCK) as mine:
         if not mine:
             raise ValueError(f"{out} is in use by another watch: take another folder")
-        watched, known = _begin(new, out, options)
-        watched.label = label
+        watched, known = _begin(new, out)
         log(f"outliers: {calibration.describe()}")
         if known:
             log(f"going on after {watched.rows:,} rows")
@@ -236,7 +246,7 @@ def _is_beginning(path: Path) -> bool:
     return path.name == LOCK or is_temporary(path.name) or (path.name == ROWS and not path.stat().st_size)
 
 
-def _begin(new: Watch, out: Path, options: dict[str, Any]) -> tuple[Watch, set[Place]]:
+def _begin(new: Watch, out: Path) -> tuple[Watch, set[Place]]:
     """Return the new watch, or the one whose state is in the folder, and the files that it has already scored."""
     path, source, calibration = out / STATE, new.source, new.monitor.calibration
     if not path.exists():
@@ -250,10 +260,10 @@ def _begin(new: Watch, out: Path, options: dict[str, Any]) -> tuple[Watch, set[P
             raise ValueError(f"{out} watches with another model, calibration or rate: take another folder")
         if state.get("source", where := _where(source)) != where:  # which earlier versions did not keep
             raise ValueError(f"{out} watches {state['source'][0]}: name it in the same way, or take another folder")
-        for name, value in options.items():
-            if kept[name] != value:
+        for name, value in new.options().items():
+            if kept.get(name, value) != value:  # earlier versions kept neither groups nor resize
                 raise ValueError(f"{out} was started with {name} {kept[name]}, not {value}: take another folder")
-        watched = Watch(new.directory, source, _restored(calibration, state["monitor"], path))
+        watched = replace(new, monitor=_restored(calibration, state["monitor"], path))
         watched.rows, watched.errors, watched.latest = state["rows"], state["errors"], state["latest"]
         _check_counts(watched, length)
     except (KeyError, TypeError, AttributeError) as error:
@@ -308,16 +318,15 @@ def _commit(out: Path, watched: Watch, rows: IO[bytes], calibration: Calibration
     """Write the rows to the disk, and then the state that counts them."""
     rows.flush()
     os.fsync(rows.fileno())
-    monitor = watched.monitor
     state = {
         "calibration": _fingerprint(calibration),
         "source": _where(watched.source),
-        "options": {"alarm_rate": monitor.martingale.alarm_rate, "fdr": monitor.fdr, "window": monitor.window},
+        "options": watched.options(),
         "length": rows.tell(),
         "rows": watched.rows,
         "errors": watched.errors,
         "latest": watched.latest,
-        "monitor": monitor.state(),
+        "monitor": watched.monitor.state(),
     }
     write_text(out / STATE, json.dumps(state))
     write_text(out / METRICS, prometheus(watched))
