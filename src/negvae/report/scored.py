@@ -55,7 +55,7 @@ def false_alarms(calibration: Calibration) -> str:
     if not calibration.uncertified:
         bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
         certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
-    bound = "about" if calibration.contamination else "at most"
+    bound = "at most" if calibration.bounds_rate else "about"
     inliers = f"{calibration.size:,} held-out inliers"
     return f"{bound} {calibration.false_alarm_rate:.2%} on average, from {inliers}; {certified}"
 

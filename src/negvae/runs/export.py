@@ -278,6 +278,8 @@ def _metadata(artifact: Artifact, calibration: Calibration) -> dict[str, str]:
         promised["confidence"] = repr(calibration.confidence)
     if calibration.joined:
         promised["held_out_rows_are_references"] = "true"
+    if calibration.trimmed:
+        promised["trimmed"] = repr(calibration.trimmed)
     if calibration.thresholds:
         promised["threshold_of_all_groups"] = repr(calibration.threshold)
         promised["group_thresholds"] = json.dumps(calibration.thresholds)

@@ -161,4 +161,5 @@ def _calibration(facts: Mapping[str, str]) -> Calibration:
         confidence=float(facts["confidence"]) if "confidence" in facts else None,
         thresholds=json.loads(facts.get("group_thresholds", "{}")),
         joined=facts.get("held_out_rows_are_references") == "true",
+        trimmed=float(facts.get("trimmed", 0)),
     )  # fmt: skip
