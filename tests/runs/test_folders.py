@@ -1,6 +1,7 @@
 """A run on a folder of photos of several sizes, from training to the exported file, by the same decoding."""
 
 import json
+from contextlib import ExitStack
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -99,8 +100,9 @@ def test_an_image_has_one_score_wherever_it_is_asked_for(place, artifact):
     by_file = detector.ood_score(good)
     np.testing.assert_array_equal(by_file, [rows[path]["combined"] for path in good])
     np.testing.assert_array_equal(detector.p_values(good), [rows[path]["p_value"] for path in good])
-    opened = [Image.open(path) for path in good[:5]]
-    np.testing.assert_array_equal(detector.ood_score(opened), by_file[:5])
+    with ExitStack() as stack:
+        opened = [stack.enter_context(Image.open(path)) for path in good[:5]]
+        np.testing.assert_array_equal(detector.ood_score(opened), by_file[:5])
     assert detector.transform(good).shape == (59, 2)
     with pytest.raises(ValueError, match=r"20\.png"):
         detector.ood_score(str(place / "in"))
