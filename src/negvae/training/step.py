@@ -210,7 +210,7 @@ class Learner:
         """
         self._complete()
         if self._team is not None:
-            self._team.forget()
+            self._team.settle()
 
     def _set_learning_rate(self) -> None:
         """Give the optimizers the learning rate of the next step, if it changes."""
