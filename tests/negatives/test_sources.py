@@ -258,3 +258,31 @@ class Given:
 def test_training_refuses_negatives_that_are_not_as_promised(function, kind, message):
     with pytest.raises(kind, match=message):
         train(small_run(epochs=1, batch_size=16), blobs(32, GRAY), Given(function))
+
+
+def darkened(images, generator):
+    images[:, :, ::2] = 0
+    return images
+
+
+class Darkened:
+    adversarial = False
+
+    def sample(self, positives, model, generator, rows=slice(None)):
+        return NegativeBatch(positives.mul_(0.5)[rows])
+
+
+@pytest.mark.parametrize(
+    ("source", "who"),
+    [
+        (Augmented((darkened,)), "transformation darkened"),
+        (Augmented(("sketch", darkened, "jigsaw", "zoom", "cutmix")), "transformation darkened"),
+        (Darkened(), "the source of negatives Darkened"),
+        (Mixture((UniformNoise(), Darkened()), (1, 1)), "the source of negatives Darkened"),
+    ],
+)
+def test_inliers_are_not_to_be_changed_in_place(source, who):
+    with pytest.raises(ValueError, match=f"{who} changes the inliers that it is given"):
+        train(small_run(epochs=1, latent_size=4), blobs(16, GRAY), source)
+    with torch.inference_mode():  # where torch does not count changes
+        assert sample(Augmented((lambda images, generator: 1 - images,)), torch.rand(4, *GRAY)).size == 4

@@ -18,7 +18,7 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import VAE, build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, NegativeBatch, NegativeSource, check_negatives, check_values
+from negvae.negatives import EVERY, NegativeBatch, NegativeSource, check_negatives, check_values, unchanged
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
@@ -175,7 +175,8 @@ class Learner:
         self, source: NegativeSource, positives: Tensor, model: VAE, randomness: torch.Generator, own: slice
     ) -> NegativeBatch:
         """Return the negatives of a batch, which may come from a source of the user's own and are checked."""
-        negatives = source.sample(positives, model, randomness, own)
+        with unchanged(positives, f"the source of negatives {type(source).__name__}"):
+            negatives = source.sample(positives, model, randomness, own)
         check_negatives(source, negatives, positives, own)
         if not self._values_checked:
             check_values(source, negatives)
