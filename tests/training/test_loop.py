@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from negvae.model import PosteriorHead
+from negvae.model.networks import pyramid
 from negvae.negatives import build_source
 from negvae.training.checkpoint import FILE
 from negvae.training.history import read_metrics
@@ -226,3 +228,20 @@ def test_a_run_begun_together_goes_on_alone(tmp_path):
 def test_only_seeds_may_differ(other):
     with pytest.raises(ValueError, match="differ in their seeds"):
         train_seeds([small_run(), small_run(**other)], IMAGES)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout, torch.nn.RReLU])
+def test_layers_that_draw_random_numbers_draw_those_of_the_seed(layer, tmp_path):
+    def networks(shape, latent_size):
+        layers = [torch.nn.Flatten(), torch.nn.Linear(784, 16), layer(), PosteriorHead(16, latent_size)]
+        return torch.nn.Sequential(*layers), pyramid(shape, latent_size)[1]
+
+    config, steps = small_run(network=networks, epochs=2, latent_size=2), itertools.count(1)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    whole = train(config, IMAGES)
+    assert torch.equal(torch.get_rng_state(), before)  # the program's own are left alone
+    torch.manual_seed(8)
+    train(config, IMAGES, directory=tmp_path, should_stop=lambda: "enough" if next(steps) == 4 else "")
+    resumed = train(config, IMAGES, directory=tmp_path, resume=True)
+    assert all(torch.equal(weights(whole)[name], tensor) for name, tensor in weights(resumed).items())

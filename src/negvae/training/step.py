@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from negvae.config import RunConfig
@@ -31,6 +31,8 @@ from negvae.training.workers import Peers
 
 RISING = 0.05
 """The share of a run's steps over which a learning rate that is not constant rises."""
+DRAWING = nn.modules.dropout._DropoutNd | nn.RReLU | nn.FractionalMaxPool2d
+"""Layers of torch's that draw random numbers in training, from the one generator of the program."""
 
 
 class Learner:
@@ -71,6 +73,7 @@ class Learner:
         self._team: ThreadTeam | None = None
         self._operators = True
         self._values_checked = False
+        self._draws = device.type == "cpu" and any(isinstance(layer, DRAWING) for layer in self.model.modules())
         if peers is not None:
             share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
@@ -140,7 +143,7 @@ class Learner:
         self._set_learning_rate()
         rows = self._order[self._place * self.batch + self._within]
         own = EVERY if self.peers is None else self.peers.rows
-        with autocast(self.precision, self.data.device):
+        with autocast(self.precision, self.data.device), self._numbers_of_layers():
             if self._team is None:
                 batch = share_of(self.draw(self.model, self.randomness, rows, own), own)
                 losses = self.take(self.model, self.encoder, self.decoder, batch)
@@ -150,6 +153,21 @@ class Learner:
                     losses = self._team.step(rows, self._following())
         self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)
+
+    @contextmanager
+    def _numbers_of_layers(self) -> Iterator[None]:
+        """Let layers that draw random numbers get those of the run's seed and step, and keep the program's generator.
+
+        Each step has its own, so that a run goes on exactly from any of them.
+        """
+        if not self._draws:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            step = int(self._before + self._place)
+            # Far from those of other seeds: torch keeps 32 bits.
+            torch.default_generator.manual_seed((self.config.seed * 0x9E3779B1 + step) % 2**32)
+            yield
 
     def draw(self, model: VAE, randomness: torch.Generator, rows: Tensor, own: slice) -> TrainingBatch:
         """Draw a batch with all its random numbers.
