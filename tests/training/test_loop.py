@@ -16,7 +16,7 @@ from negvae.training.checkpoint import FILE
 from negvae.training.history import read_metrics
 from negvae.training.loop import train, train_seeds
 from negvae.training.run import TrainingDivergedError
-from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
+from tests.conftest import PRECISIONS, SHAPES, blobs, small_run, spoil_generators
 
 IMAGES = blobs(100, (1, 28, 28))
 
@@ -194,6 +194,35 @@ def test_time_of_after_epoch_is_not_training(monkeypatch):
         return {}
 
     assert train(config, blobs(16, SHAPES["gray"]), after_epoch=after_epoch).progress.seconds < 1000
+
+
+def test_time_of_checkpoints_and_reports_is_not_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_UPDATE", 1)
+    clock = itertools.count()  # every look at the clock is a second later
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+
+    def slowly(*arguments, **options):
+        for _ in range(1000):
+            next(clock)
+
+    monkeypatch.setattr("negvae.training.run.save_checkpoint", slowly)
+    config = small_run(epochs=2, transformations="turns")
+    result = train(config, IMAGES[:32], directory=tmp_path, on_progress=slowly, checkpoint_seconds=0)
+    assert result.progress.seconds < 1000
+
+
+def test_a_generator_of_another_device_is_refused(tmp_path):
+    train(small_run(epochs=1), IMAGES, directory=tmp_path)
+    spoil_generators(tmp_path / FILE)
+    with pytest.raises(ValueError, match="its random numbers cannot go on on cpu: take the type of device"):
+        train(small_run(epochs=2), IMAGES, directory=tmp_path, resume=True)
+
+
+def test_weights_that_the_last_step_spoils_are_not_saved(tmp_path):
+    config = small_run(epochs=1, batch_size=100, optimizer="rmsprop", learning_rate=3e38)
+    with pytest.raises(TrainingDivergedError, match="step 1 of epoch 1: the weights are not finite numbers; no check"):
+        train(config, IMAGES, directory=tmp_path)
+    assert not (tmp_path / FILE).exists()
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -102,6 +102,11 @@ class Learner:
             **({} if self.shifted is None else {"shifted": self.shifted.weights.optimizer}),
         }
 
+    @property
+    def finite(self) -> bool:
+        """Return whether all weights are finite numbers; waits for the device."""
+        return all(bool(weights.master.isfinite().all()) for weights in self._weights())
+
     def begin_epoch(self, start: Tensor, step: int, epoch: int = 0) -> None:
         """Draw the order of the epoch's images and go to a place in it.
 
