@@ -306,8 +306,11 @@ class RunConfig:
                 f"embed makes rows of features of images, which network {network.name} does not take; these do: {right}"
             )
         if self.transformations != "none":
-            for name in self.transformations.split(","):
+            names = self.transformations.split(",")
+            for name in names:
                 SHIFTS[name]
+                if names.count(name) > 1:
+                    raise ValueError(f"transformations {self.transformations}: {name} is there twice")
             if network.takes == "features":
                 raise ValueError(f"transformations {self.transformations}: rows of features have none; leave them out")
         if self.learn_sigma and "learn_sigma" not in likelihood.needs:

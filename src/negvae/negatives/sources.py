@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -334,13 +335,8 @@ class Mixture:
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Return the sources' batches one after the other, over consecutive shares of the (shuffled) positives."""
-        cumulative, total = 0.0, sum(self.weights)
-        cuts = []
-        for weight in self.weights[:-1]:
-            cumulative += weight
-            cuts.append(round(len(positives) * cumulative / total))
         parts, start = list[NegativeBatch](), 0
-        for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True):
+        for source, share in zip(self.sources, positives.tensor_split(self._cuts(len(positives))), strict=True):
             within = [row - start for row in range(len(positives))[rows] if start <= row < start + len(share)]
             if len(share):
                 every = slice(within[0], within[-1] + 1, rows.step) if within else slice(0)
@@ -350,3 +346,31 @@ class Mixture:
         given = [part.given for part in parts if part.given is not None and len(part.given)]
         generated = [part.generated for part in parts if part.generated is not None and len(part.generated)]
         return NegativeBatch(torch.cat(given) if given else None, torch.cat(generated) if generated else None)
+
+    def check(self, count: int) -> None:
+        """Refuse shares that are too small for a batch.
+
+        Args:
+            count: number of images in a batch.
+
+        Raises:
+            ValueError: if a source gets no image of it, or `augmented`, which may mix images, fewer than two.
+        """
+        for source, (start, end) in zip(self.sources, pairwise([0, *self._cuts(count), count]), strict=True):
+            least = 2 if isinstance(source, Augmented) else 1
+            if end - start < least:
+                raise ValueError(
+                    f"the share of {type(source).__name__} is {end - start} of the {count} images of a batch, and must"
+                    f" be {least} at least: give it more weight, or take larger batches"
+                )
+            if isinstance(source, Mixture):
+                source.check(end - start)
+
+    def _cuts(self, count: int) -> list[int]:
+        """Return where each source's share of a batch ends, but for the last."""
+        cumulative, total = 0.0, sum(self.weights)
+        cuts = []
+        for weight in self.weights[:-1]:
+            cumulative += weight
+            cuts.append(round(count * cumulative / total))
+        return cuts

@@ -18,7 +18,7 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import VAE, build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, NegativeBatch, NegativeSource, check_negatives, check_values, unchanged
+from negvae.negatives import EVERY, Mixture, NegativeBatch, NegativeSource, check_negatives, check_values, unchanged
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
@@ -70,6 +70,8 @@ class Learner:
         self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.batch = min(config.batch_size, len(data))
+        if isinstance(source, Mixture):
+            source.check(self.batch)
         self._team: ThreadTeam | None = None
         self._operators = True
         self._values_checked = False
