@@ -31,6 +31,7 @@ def test_gray_is_the_papers_recipe():
         ({"learning_rate": float("nan")}, "above 0"), ({"sigma": "big"}, "a number"), ({"device": "tpu"}, "cuda"),
         ({"learn_sigma": True}, "these have: gaussian"),
         ({"calibration": 1.0}, "fraction"), ({"calibration": -0.1}, "fraction"),
+        ({"transformations": "turns,tiles,turns"}, "turns is there twice"),
         ({"network": "mlp"}, "gaussian"), ({"network": "mlp", "likelihood": "quantized-gaussian"}, "gaussian"),
         ({"batch": 3}, "did you mean batch_size"), ({"batch_size": 1}, "at least 2"),
     ],

@@ -9,7 +9,7 @@ from torch import nn
 from negvae import parts
 from negvae.config import preset
 from negvae.data import CATALOG, DATASETS, load
-from negvae.model import build_vae
+from negvae.model import Bernoulli, Gaussian, QuantizedGaussian, build_vae
 from negvae.negatives import build_source
 from negvae.parts import LIKELIHOODS, NETWORKS, SOURCES, TRANSFORMATIONS
 from negvae.registry import Table
@@ -222,6 +222,11 @@ def pair(outputs, size):
         ({"network": lambda shape, size: nn.Flatten()}, TypeError, r"must make a pair \(encoder, decoder\)"),
         ({"likelihood": nn.ReLU}, TypeError, "likelihood ReLU has no target, log_prob, excess, mean, sample: see"),
         ({"likelihood": 3}, ValueError, "likelihood is 3"),
+        ({"likelihood": Gaussian(0.5), "sigma": 0.1}, ValueError, "sigma is 0.1, .* set sigma in the object"),
+        ({"likelihood": Gaussian(0.5), "learn_sigma": True}, ValueError, "learn_sigma is True, .* in the object"),
+        ({"likelihood": Gaussian(0.5), "network": "mlp"}, ValueError, "in .0, 1.*: make it with bounded=False"),
+        ({"likelihood": Bernoulli(), "network": "mlp"}, ValueError, "takes features, which likelihood Bernoulli does"),
+        ({"likelihood": QuantizedGaussian(bounded=False), "network": "mlp"}, ValueError, "QuantizedGaussian does not"),
         ({"network": []}, ValueError, r"network is \[\]: it must be text, or the network itself"),
     ],
 )
@@ -229,3 +234,10 @@ def test_objects_of_another_kind_are_refused(fields, error, words):
     with pytest.raises(error, match=words):
         build_vae(preset("general", "blobs", **{"latent_size": 5, **fields}), (1, 28, 28))
     assert build_vae(preset("general", "blobs", latent_size=5, network=pair(10, 28)), (1, 28, 28)).training
+
+
+def test_a_likelihood_made_for_rows_is_taken_as_it_is():
+    made = Gaussian(0.5, learn_sigma=True, bounded=False)
+    likelihood = build_vae(small_run("mlp", likelihood=made), ROWS).likelihood
+    assert not likelihood.bounded
+    assert likelihood.sigma.item() == pytest.approx(0.5)

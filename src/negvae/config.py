@@ -73,7 +73,7 @@ class RunConfig:
         data: name or path of the inlier data set; "~" at its beginning becomes the user's home.
         negatives: source of negative samples, in the notation of `negvae.negatives.parse`.
         likelihood: observation model p(x|z): a name in `negvae.parts.LIKELIHOODS`, a class or function that makes a
-            `negvae.model.Likelihood`, or a likelihood.
+            `negvae.model.Likelihood`, or a likelihood, whose sigma is its own.
         sigma: standard deviation of the Gaussian likelihoods, in units of the [0, 1] pixel range; the starting value if
             it is learned.
         learn_sigma: whether one scalar sigma is trained with the decoder.
@@ -294,6 +294,8 @@ class RunConfig:
                 raise ValueError(
                     f"{name} concerns held-out inliers, and calibration is 0: hold out a part, such as 0.2"
                 )
+        if hasattr(self.likelihood, "log_prob") and not isinstance(self.likelihood, type):
+            self._check_made_likelihood(network)
         if network.takes not in likelihood.takes:
             right = ", ".join(name for name in LIKELIHOODS if network.takes in LIKELIHOODS[name].takes)
             raise ValueError(
@@ -306,13 +308,31 @@ class RunConfig:
                 f"embed makes rows of features of images, which network {network.name} does not take; these do: {right}"
             )
         if self.transformations != "none":
-            for name in self.transformations.split(","):
+            names = self.transformations.split(",")
+            for name in names:
                 SHIFTS[name]
+                if names.count(name) > 1:
+                    raise ValueError(f"transformations {self.transformations}: {name} is there twice")
             if network.takes == "features":
                 raise ValueError(f"transformations {self.transformations}: rows of features have none; leave them out")
         if self.learn_sigma and "learn_sigma" not in likelihood.needs:
             right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)
             raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
+
+    def _check_made_likelihood(self, network: NetworkEntry) -> None:
+        """Refuse settings that a likelihood given as an object does not take, and one that is made for other data."""
+        name = described(self.likelihood)
+        for each in dataclasses.fields(self):
+            if each.name in ("sigma", "learn_sigma") and (value := getattr(self, each.name)) != each.default:
+                raise ValueError(
+                    f"{each.name} is {value}, and likelihood {name} is an object, which has its own: set {each.name} in"
+                    f" the object, and leave it at {each.default} here"
+                )
+        if network.takes == "features" and getattr(self.likelihood, "bounded", False):
+            raise ValueError(
+                f"likelihood {name} describes values in [0, 1], and network {network.name} takes rows of features,"
+                " which have no bounds: make it with bounded=False"
+            )
 
     def _parts(self) -> tuple[LikelihoodEntry, NetworkEntry]:
         """Return the entries of likelihood and network; registered objects become their names."""

@@ -432,7 +432,7 @@ def likelihood_entry(part: str | BuildLikelihood | Likelihood) -> LikelihoodEntr
 
     Args:
         part: name of the likelihood, a class or function that makes one, or a likelihood, which the entry's target
-            copies.
+            copies, and which describes the kinds of data that its class does.
 
     Returns:
         The registered entry, or a new one without registration.
@@ -447,10 +447,9 @@ def likelihood_entry(part: str | BuildLikelihood | Likelihood) -> LikelihoodEntr
         return LIKELIHOODS[part]
     if isinstance(part, type) or not hasattr(part, "log_prob"):
         return _likelihood(described(part), "", cast("BuildLikelihood", part))
-    made = cast("Likelihood", part)
-    return LikelihoodEntry(
-        name=described(part), meaning="", target=lambda: copy.deepcopy(made), takes=("images", "features")
-    )
+    made, kind = cast("Likelihood", part), cast("BuildLikelihood", type(part))
+    takes = likelihood_entry(LIKELIHOODS.name_of(kind) or kind).takes
+    return LikelihoodEntry(name=described(part), meaning="", target=lambda: copy.deepcopy(made), takes=takes)
 
 
 def network_entry(part: str | BuildNetworks) -> NetworkEntry:

@@ -115,3 +115,58 @@ def test_float64_runs_by_torchs_own_layers(name):
     torch.testing.assert_close(convolution.run(model.encoder, x), model.encoder(x))
     codes = torch.randn(3, model.latent_size, dtype=torch.float64)
     torch.testing.assert_close(convolution.run(model.decoder, codes), model.decoder(codes))
+
+
+class Centered(nn.Sequential):
+    def forward(self, x):
+        return super().forward(2 * x - 1)
+
+
+class Standardized(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight - weight.mean((1, 2, 3), keepdim=True), bias)
+
+
+class Normalized(nn.Linear):
+    def forward(self, x):
+        return super().forward(nn.functional.normalize(x, dim=1))
+
+
+class Leaky(nn.ReLU):
+    def forward(self, x):
+        return nn.functional.leaky_relu(x, 0.5)
+
+
+def hooked(layer, before=False):
+    if before:
+        layer.register_forward_pre_hook(lambda layer, inputs: (2 * inputs[0],))
+    else:
+        layer.register_forward_hook(lambda layer, inputs, output: 2 * output)
+    return layer
+
+
+def changed(layer):
+    layer.forward = lambda x: torch.ones_like(x)
+    return layer
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        nn.Sequential(Standardized(1, 4, 3), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(1, 4, 3), Leaky()),
+        nn.Sequential(nn.Flatten(), Normalized(36, 4)),
+        nn.Sequential(nn.Flatten(), hooked(nn.Linear(36, 4))),
+        nn.Sequential(hooked(nn.Conv2d(1, 4, 3)), nn.ReLU()),
+        nn.Sequential(hooked(nn.Conv2d(1, 4, 3), before=True), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(1, 4, 3), hooked(nn.ReLU())),
+        nn.Sequential(nn.Conv2d(1, 4, 3), changed(nn.ReLU())),
+        Centered(nn.Conv2d(1, 4, 3), nn.ReLU()),
+        hooked(nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU())),
+    ],
+)
+@pytest.mark.parametrize("gradients", [True, False])
+def test_layers_that_compute_otherwise_than_torchs_own_run_as_they_are(network, gradients):
+    inputs = torch.rand(3, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    with torch.set_grad_enabled(gradients):
+        torch.testing.assert_close(convolution.run(network, inputs), network(inputs), rtol=1e-4, atol=1e-5)

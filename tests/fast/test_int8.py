@@ -7,6 +7,7 @@ from negvae.fast import int8 as quantized
 from negvae.fast.int8 import QuantizedEncoder, quantize
 from negvae.fast.int8_decoder import QuantizedNetworks, quantize_decoder
 from negvae.model import build_vae
+from negvae.model.reparametrized import spectrally_normalized
 from negvae.scoring import Scorer, calibrate, compute_scores, quantization
 from negvae.scoring.metrics import detection_metrics
 from negvae.scoring.quantization import Offer, quantize_model, try_int8
@@ -23,6 +24,14 @@ def model_of(network):
     model.train()
     model.encode(model.prepare(blobs(64, SHAPES[network], seed=5)))  # statistics for the batch norms
     return model.eval()
+
+
+END = [nn.Flatten(), nn.Linear(4, 4)]
+
+
+class Squared(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(x).square()
 
 
 # Neither spectral norm nor residual blocks: `quantize` refuses both.
@@ -185,13 +194,41 @@ def test_a_trial_says_what_int8_changes(monkeypatch):
         ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Flatten()], "Conv2d in this"),
         ([nn.Conv2d(1, 4, 3, padding="same"), nn.ReLU(), nn.Flatten()], "Conv2d in this place"),
         ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Sequential(nn.ReLU()), nn.Flatten()], "Sequential in this place"),
-        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten()], "a linear layer as the encoder's last, not Flatten"),
+        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten()], "a linear layer as the encoder's last, not ReLU and Flatten"),
         ([nn.Conv2d(1, 4, 3)], "a linear layer as the encoder's last, not Conv2d"),
+        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3), *END], "BatchNorm2d in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU(), *END], "Conv2d in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4, track_running_stats=False), nn.ReLU(), *END], "Conv2d in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)], "Conv2d in this place"),
+        ([nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Linear(26, 4)], "not ReLU and Linear"),
+        ([spectrally_normalized(nn.Conv2d(1, 4, 3)), nn.BatchNorm2d(4), nn.ReLU(), *END], "Conv2d in this place"),
+        ([Squared(1, 4, 3), nn.ReLU(), *END], "Squared in this place"),
     ],
 )
 def test_layers_it_does_not_know_are_refused(layers, words):
     with pytest.raises(ValueError, match=words):
-        quantize(nn.Sequential(*layers), blobs(4, SHAPES["gray"]))
+        quantize(nn.Sequential(*layers).eval(), blobs(4, SHAPES["gray"]))
+
+
+def test_networks_that_are_more_than_their_layers_are_refused():
+    class Centered(nn.Sequential):
+        def forward(self, x):
+            return super().forward(2 * x - 1)
+
+    with pytest.raises(ValueError, match="what the encoder's Centered computes"):
+        quantize(Centered(nn.Conv2d(1, 4, 3), nn.ReLU(), *END), blobs(4, SHAPES["gray"]))
+    with pytest.raises(ValueError, match="what the decoder's Centered computes"):
+        quantize_decoder(Centered(nn.Linear(4, 8), nn.ReLU()), torch.ones(2, 4))
+    layers = [nn.Unflatten(1, (4, 1, 1)), nn.ReLU(), Squared(4, 1, 1)]
+    with pytest.raises(ValueError, match="Squared in this place"):
+        quantize_decoder(nn.Sequential(*layers), torch.ones(2, 4))
+
+
+def test_the_last_layer_needs_no_bias():
+    encoder = nn.Sequential(nn.Conv2d(1, 8, 3, stride=4), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 4, bias=False))
+    images = blobs(20, SHAPES["gray"])
+    mean, log_var = quantize(encoder, images)(images)
+    torch.testing.assert_close(torch.cat([mean, log_var], 1), encoder(images.float() / 255), rtol=0, atol=0.02)
 
 
 def test_a_kernel_that_overflows_or_is_missing_is_noticed(monkeypatch):

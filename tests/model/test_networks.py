@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 
 import pytest
@@ -92,17 +93,74 @@ class Own(Odd):
         torch.nn.init.constant_(self.factor, 3)
 
 
-def test_a_layer_that_initialization_does_not_know_is_refused():
-    def networks(layer):
-        return lambda shape, latent_size: (
-            torch.nn.Sequential(torch.nn.Flatten(), layer(), PosteriorHead(784, latent_size)),
-            torch.nn.Sequential(torch.nn.Linear(latent_size, 784), torch.nn.Unflatten(1, shape)),
-        )
+class Masked(torch.nn.Linear):
+    """A known layer with a buffer of its own."""
 
+    def __init__(self):
+        super().__init__(784, 784)
+        self.register_buffer("mask", torch.ones(784))
+
+
+class OwnMasked(Masked):
+    """One that sets it, and its bias otherwise than the schemes do."""
+
+    def initialize(self, generator):
+        torch.nn.init.constant_(self.mask, 2)
+        torch.nn.init.constant_(self.bias, 4)
+
+
+class Counting(torch.nn.BatchNorm1d):
+    """A norm with a parameter of its own."""
+
+    def __init__(self):
+        super().__init__(784)
+        self.power = torch.nn.Parameter(torch.ones(()))
+
+
+def networks_with(layer):
+    return lambda shape, latent_size: (
+        torch.nn.Sequential(torch.nn.Flatten(), layer(), PosteriorHead(784, latent_size)),
+        torch.nn.Sequential(torch.nn.Linear(latent_size, 784), torch.nn.Unflatten(1, shape)),
+    )
+
+
+def test_a_layer_that_initialization_does_not_know_is_refused():
     for scheme in INITIALIZATIONS:
-        with pytest.raises(ValueError, match=f"initialization {scheme} does not know the layer Odd"):
-            build_vae(small_run(network=networks(Odd), initialization=scheme), (1, 28, 28))
-    assert build_vae(small_run(network=networks(Own)), (1, 28, 28)).encoder[1].factor == 3
+        for layer, owned in ((Odd, "factor"), (Masked, "mask"), (Counting, "power")):
+            words = rf"initialization {scheme} does not know the layer {layer.__name__}, which .*\({owned}\)"
+            with pytest.raises(ValueError, match=words):
+                build_vae(small_run(network=networks_with(layer), initialization=scheme), (1, 28, 28))
+    assert build_vae(small_run(network=networks_with(Own)), (1, 28, 28)).encoder[1].factor == 3
+    masked = build_vae(small_run(network=networks_with(OwnMasked), initialization="glorot"), (1, 28, 28)).encoder[1]
+    assert (masked.mask.unique().tolist(), masked.bias.unique().tolist()) == ([2], [4])
+    assert 0.01 < masked.weight.std() < 0.1
+
+
+@pytest.mark.parametrize("normed", [torch.nn.utils.weight_norm, torch.nn.utils.parametrizations.weight_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*is deprecated")
+def test_a_weight_of_several_parameters_is_refused_in_one_line(normed):
+    network = networks_with(lambda: normed(torch.nn.Linear(784, 784)))
+    with pytest.raises(ValueError, match=r"weight_g, weight_v|several parameters"):
+        build_vae(small_run(network=network), (1, 28, 28))
+
+
+def test_modules_that_were_made_before_are_copied():
+    made = networks_with(torch.nn.ReLU)((1, 28, 28), 4)
+    config = small_run(network=lambda shape, latent_size: made, latent_size=4)
+    before = made[0][2].weight.clone()
+    first, second = (build_vae(dataclasses.replace(config, seed=seed), (1, 28, 28)) for seed in (0, 1))
+    assert torch.equal(made[0][2].weight, before)
+    assert not torch.equal(first.encoder[2].weight, second.encoder[2].weight)
+
+
+def test_parameters_of_both_networks_are_refused():
+    def tied(shape, latent_size):
+        layer = torch.nn.Linear(784, 784)
+        encoder = torch.nn.Sequential(torch.nn.Flatten(), layer, PosteriorHead(784, latent_size))
+        return encoder, torch.nn.Sequential(torch.nn.Linear(latent_size, 784), layer, torch.nn.Unflatten(1, shape))
+
+    with pytest.raises(ValueError, match=r"the encoder's 1\.weight is a parameter of the decoder too"):
+        build_vae(small_run(network=tied), (1, 28, 28))
 
 
 @pytest.mark.parametrize(

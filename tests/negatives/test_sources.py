@@ -258,3 +258,52 @@ class Given:
 def test_training_refuses_negatives_that_are_not_as_promised(function, kind, message):
     with pytest.raises(kind, match=message):
         train(small_run(epochs=1, batch_size=16), blobs(32, GRAY), Given(function))
+
+
+def darkened(images, generator):
+    images[:, :, ::2] = 0
+    return images
+
+
+class Darkened:
+    adversarial = False
+
+    def sample(self, positives, model, generator, rows=slice(None)):
+        return NegativeBatch(positives.mul_(0.5)[rows])
+
+
+@pytest.mark.parametrize(
+    ("source", "who"),
+    [
+        (Augmented((darkened,)), "transformation darkened"),
+        (Augmented(("sketch", darkened, "jigsaw", "zoom", "cutmix")), "transformation darkened"),
+        (Darkened(), "the source of negatives Darkened"),
+        (Mixture((UniformNoise(), Darkened()), (1, 1)), "the source of negatives Darkened"),
+    ],
+)
+def test_inliers_are_not_to_be_changed_in_place(source, who):
+    with pytest.raises(ValueError, match=f"{who} changes the inliers that it is given"):
+        train(small_run(epochs=1, latent_size=4), blobs(16, GRAY), source)
+    with torch.inference_mode():  # where torch does not count changes
+        assert sample(Augmented((lambda images, generator: 1 - images,)), torch.rand(4, *GRAY)).size == 4
+
+
+@pytest.mark.parametrize(
+    ("negatives", "words"),
+    [
+        ("0.02*uniform-noise+0.98*added-noise", "the share of UniformNoise is 0 of the 16 images of a batch"),
+        ("0.06*augmented+0.94*added-noise", "the share of Augmented is 1 of the 16 .* must be 2 at least"),
+    ],
+)
+def test_shares_that_are_too_small_for_a_batch_are_refused(negatives, words):
+    config = small_run(epochs=1, batch_size=16)
+    with pytest.raises(ValueError, match=words):
+        train(config, blobs(32, GRAY), build_source(negatives, None))
+
+
+@pytest.mark.parametrize("text", ["0*augmented+generated", "-1*augmented+generated", "nan*augmented", "inf*augmented"])
+def test_weights_are_finite_numbers_above_0(text):
+    with pytest.raises(ValueError, match="must be a finite number above 0"):
+        parse(text)
+    with pytest.raises(ValueError, match=r"this is one source: leave it out, or set negative_weight"):
+        parse("0.3*generated")

@@ -2,7 +2,10 @@
 
 import pytest
 
-from negvae.training.history import METRICS, History, read_metrics, write_metrics
+from negvae.model import build_vae
+from negvae.training.checkpoint import Progress
+from negvae.training.history import METRICS, History, epoch_row, read_metrics, write_metrics
+from tests.conftest import small_run
 
 ROWS = [{"epoch": n, "nats_per_dim": 0.5 / n, "seconds": 1.25 * n} for n in (1, 2, 3)]
 
@@ -36,3 +39,9 @@ def test_rows_are_read_up_to_the_first_that_is_not_whole(tmp_path, damage):
     with (tmp_path / METRICS).open("a") as file:
         file.write(damage + "\n")
     assert read_metrics(tmp_path) == ROWS[:2]
+
+
+def test_an_epoch_shorter_than_the_clock_s_ticks_has_a_row():
+    progress = Progress(step=1, sums={"reconstruction": 1.0, "kl": 1.0}, epoch_seconds=0.0)
+    config = small_run("mlp", likelihood="gaussian")
+    assert epoch_row(progress, config, 8, build_vae(config, (4, 1, 1)))["images_per_second"] > 0

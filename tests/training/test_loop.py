@@ -9,12 +9,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from negvae.model import PosteriorHead
+from negvae.model.networks import pyramid
 from negvae.negatives import build_source
 from negvae.training.checkpoint import FILE
 from negvae.training.history import read_metrics
 from negvae.training.loop import train, train_seeds
 from negvae.training.run import TrainingDivergedError
-from tests.conftest import PRECISIONS, SHAPES, blobs, small_run
+from tests.conftest import PRECISIONS, SHAPES, blobs, small_run, spoil_generators
 
 IMAGES = blobs(100, (1, 28, 28))
 
@@ -194,6 +196,35 @@ def test_time_of_after_epoch_is_not_training(monkeypatch):
     assert train(config, blobs(16, SHAPES["gray"]), after_epoch=after_epoch).progress.seconds < 1000
 
 
+def test_time_of_checkpoints_and_reports_is_not_training(tmp_path, monkeypatch):
+    monkeypatch.setattr("negvae.training.loop.STEPS_PER_UPDATE", 1)
+    clock = itertools.count()  # every look at the clock is a second later
+    monkeypatch.setattr("time.monotonic", lambda: float(next(clock)))
+
+    def slowly(*arguments, **options):
+        for _ in range(1000):
+            next(clock)
+
+    monkeypatch.setattr("negvae.training.run.save_checkpoint", slowly)
+    config = small_run(epochs=2, transformations="turns")
+    result = train(config, IMAGES[:32], directory=tmp_path, on_progress=slowly, checkpoint_seconds=0)
+    assert result.progress.seconds < 1000
+
+
+def test_a_generator_of_another_device_is_refused(tmp_path):
+    train(small_run(epochs=1), IMAGES, directory=tmp_path)
+    spoil_generators(tmp_path / FILE)
+    with pytest.raises(ValueError, match="its random numbers cannot go on on cpu: take the type of device"):
+        train(small_run(epochs=2), IMAGES, directory=tmp_path, resume=True)
+
+
+def test_weights_that_the_last_step_spoils_are_not_saved(tmp_path):
+    config = small_run(epochs=1, batch_size=100, optimizer="rmsprop", learning_rate=3e38)
+    with pytest.raises(TrainingDivergedError, match="step 1 of epoch 1: the weights are not finite numbers; no check"):
+        train(config, IMAGES, directory=tmp_path)
+    assert not (tmp_path / FILE).exists()
+
+
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_seeds_trained_together_equal_each_trained_alone(tmp_path, precision):
     configs = [small_run(precision=precision, negatives="generated", seed=seed) for seed in (0, 4)]
@@ -226,3 +257,20 @@ def test_a_run_begun_together_goes_on_alone(tmp_path):
 def test_only_seeds_may_differ(other):
     with pytest.raises(ValueError, match="differ in their seeds"):
         train_seeds([small_run(), small_run(**other)], IMAGES)
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout, torch.nn.RReLU])
+def test_layers_that_draw_random_numbers_draw_those_of_the_seed(layer, tmp_path):
+    def networks(shape, latent_size):
+        layers = [torch.nn.Flatten(), torch.nn.Linear(784, 16), layer(), PosteriorHead(16, latent_size)]
+        return torch.nn.Sequential(*layers), pyramid(shape, latent_size)[1]
+
+    config, steps = small_run(network=networks, epochs=2, latent_size=2), itertools.count(1)
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    whole = train(config, IMAGES)
+    assert torch.equal(torch.get_rng_state(), before)  # the program's own are left alone
+    torch.manual_seed(8)
+    train(config, IMAGES, directory=tmp_path, should_stop=lambda: "enough" if next(steps) == 4 else "")
+    resumed = train(config, IMAGES, directory=tmp_path, resume=True)
+    assert all(torch.equal(weights(whole)[name], tensor) for name, tensor in weights(resumed).items())

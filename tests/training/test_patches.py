@@ -1,8 +1,11 @@
 """Training of the posterior of each patch: it is reproducible, and its loss is the divergence that the mask names."""
 
+import itertools
+
 import pytest
 import torch
 
+from negvae.training import patches
 from negvae.training.patches import (
     CHECKPOINT,
     DIVERGENCE,
@@ -13,7 +16,7 @@ from negvae.training.patches import (
     train_patches,
 )
 from negvae.training.schedule import rise_and_fall
-from tests.conftest import blobs
+from tests.conftest import blobs, spoil_generators
 
 
 def test_one_seed_gives_one_encoder():
@@ -41,6 +44,36 @@ def test_a_stopped_training_goes_on_exactly(tmp_path, precision):
     assert steps == [1, 2, 3, 4, 5]
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
     assert not (tmp_path / CHECKPOINT).exists()
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"seed": 2}, "seed"), ({"steps": 6}, "steps"), ({"batch_size": 4}, "batch size"), ({"images": 1}, "images")],
+)
+def test_a_checkpoint_of_another_training_is_refused(other, named, tmp_path):
+    options = dict(images=blobs(20, (1, 16, 18)), seed=1, steps=5, batch_size=8, precision="float32", device="cpu")
+    if "images" in other:
+        other = {"images": blobs(20, (1, 16, 18), seed=1)}
+    steps = itertools.count()
+    with pytest.raises(StoppedError):
+        train_patches(**options, directory=tmp_path, should_stop=lambda: "enough" if next(steps) == 2 else "")
+    with pytest.raises(ValueError, match=rf"is of a training with other {named}; remove it to start anew"):
+        train_patches(**{**options, **other}, directory=tmp_path)
+    spoil_generators(tmp_path / CHECKPOINT)
+    with pytest.raises(ValueError, match="its random numbers cannot go on on cpu"):
+        train_patches(**options, directory=tmp_path)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_a_training_that_diverges_ends_with_an_error(steps, tmp_path, monkeypatch):
+    monkeypatch.setattr(patches, "LEARNING_RATE", 3e38)
+    with pytest.raises(ValueError, match="training the heat maps diverged within"):
+        train_patches(blobs(20, (1, 16, 18)), steps=steps, batch_size=8, precision="float32", device="cpu")
+    with pytest.raises(ValueError, match="training the heat maps diverged within"):
+        train_patches(
+            blobs(20, (1, 16, 18)), steps=5, batch_size=8, precision="float32", device="cpu", directory=tmp_path,
+            checkpoint_seconds=0,
+        )  # fmt: skip
 
 
 def test_loss_is_cross_entropy_by_the_log_odds_and_the_divergence_to_the_prior_that_the_mask_names():

@@ -10,6 +10,7 @@ import torch
 
 from negvae.fast import convolution
 from negvae.model import build_vae
+from negvae.model.reparametrized import SpectralNorm
 from negvae.negatives import Generated, build_source
 from negvae.training import choice, team
 from negvae.training.checkpoint import read_progress
@@ -73,6 +74,21 @@ def test_three_epochs_by_any_number_of_workers_are_those_of_one(network, negativ
             for name in ("reconstruction", "kl", "negative_kl", "generator_kl"):
                 assert row[name] == pytest.approx(expected[name], rel=1e-9)
     assert not helpers()
+
+
+@pytest.mark.parametrize("small", [True, False])
+def test_what_layers_keep_besides_weights_is_that_of_one_worker(small, monkeypatch):
+    monkeypatch.setattr(team, "LEAST_ROWS", 1 if small else 128)
+    config = small_run("color-authors-spectral", initialization="glorot", latent_size=4)
+    images, source = blobs(16, (3, 32, 32)), build_source("added-noise", lambda name: OTHERS)
+    kept = []
+    for workers in (1, 2):
+        model = train(config, images, source, workers=workers).model
+        kept.append([module.vector for module in model.modules() if isinstance(module, SpectralNorm)])
+    start = [module.vector for module in build_vae(config, (3, 32, 32)).modules() if isinstance(module, SpectralNorm)]
+    for alone, together, before in zip(*kept, start, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-4)
+        assert (together - before).abs().max() > 0.1
 
 
 @pytest.mark.usefixtures("small_parts")

@@ -18,7 +18,8 @@ Where a library's general kernels lose time on these small networks, and what is
 Outside of training, matrix products get rows and columns in multiples of 16, filled up with zeros. Kernels for the
 remainder of a division round differently from row to row, and an image's output would depend on its place in the batch.
 
-`run` applies a network this way. `tests/fast/test_convolution.py` compares it with the plain layers.
+Only layers that compute what torch's own do are arranged so; subclasses that compute otherwise, and layers with hooks,
+run as they are. `run` applies a network this way. `tests/fast/test_convolution.py` compares it with the plain layers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, NamedTuple, TypeGuard
+from typing import Any, NamedTuple, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -39,13 +40,43 @@ FEW_CHANNELS = 16
 """The number of output channels below which rearranging pays: a vector register holds 16 or 32 numbers."""
 TILE = 16
 """Matrix products whose sides are multiples of this round every row alike, on all processors that were tried."""
+_COMPUTING = ("__call__", "forward", "_conv_forward", "_output_padding")
+"""The methods by which torch's layers compute their output."""
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def is_torchs(layer: nn.Module | None, kind: type[Layer]) -> TypeGuard[Layer]:
+    """Return whether a layer computes what torch's own layer of this kind does with its weight and bias.
+
+    Args:
+        layer: layer, also one of a subclass; None gives False.
+        kind: class of torch's.
+
+    Returns:
+        Whether neither its class nor the layer itself computes in another way, and no hook is called beside.
+
+    >>> layer = nn.Linear(2, 2)
+    >>> handle = layer.register_forward_hook(lambda layer, inputs, output: 2 * output)
+    >>> is_torchs(nn.Linear(2, 2), nn.Linear), is_torchs(layer, nn.Linear), is_torchs(nn.ReLU(), nn.Linear)
+    (True, False, False)
+    """
+    if not isinstance(layer, kind):
+        return False
+    own = all(
+        getattr(type(layer), name, None) is getattr(kind, name, None) and name not in layer.__dict__
+        for name in _COMPUTING
+    )
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return own and not any(hooks)
 
 
 def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
     """Apply a network on the CPU, in the precision of the surrounding autocast.
 
     Args:
-        network: layers in order; types of layers that are not known here run as they are.
+        network: layers in order; types of layers that are not known here run as they are, and so does a network that is
+            more than its layers one after the other.
         inputs: input of the first layer.
 
     Returns:
@@ -56,25 +87,28 @@ def run(network: nn.Sequential, inputs: Tensor) -> Tensor:
     >>> torch.allclose(run(network, images), network(images), atol=1e-5)
     True
     """
+    if not is_torchs(network, nn.Sequential):
+        output: Tensor = network(inputs)
+        return output
     dtype = autocast_dtype(inputs)
     layers = list(network)
     x, index = inputs, 0
     while index < len(layers):
         layer = layers[index]
         if dtype != torch.float64 and (enlarged := _enlarged_first(layers[index : index + 3])) is not None:
-            relu = isinstance(_at(layers, index + 3), nn.ReLU)
+            relu = is_torchs(_at(layers, index + 3), nn.ReLU)
             kernel = _enlarging_in_phases(enlarged.weight)
             x = pixel_shuffle(_phased(_in_layout(x, dtype), kernel, enlarged.bias, relu), 2)
             index += 4 if relu else 3
             continue
-        if not _is_plain(layer) or dtype == torch.float64:  # for which there are no such kernels
-            x = _linear(x, layer) if isinstance(layer, nn.Linear) and not _trains(layer) else layer(x)
+        if not is_plain(layer) or dtype == torch.float64:  # for which there are no such kernels
+            x = _linear(x, layer) if is_torchs(layer, nn.Linear) and not _trains(layer) else layer(x)
             if isinstance(layer, nn.Unflatten):  # before a ReLU or batch norm, which otherwise meet mixed layouts
                 x = _in_layout(x, dtype)
             index += 1
             continue
         x = _in_layout(x, dtype)
-        relu = isinstance(_at(layers, index + 1), nn.ReLU)
+        relu = is_torchs(_at(layers, index + 1), nn.ReLU)
         index += 2 if relu else 1
         following = _at(layers, index)
         if _ends_in_phases(following, layer):
@@ -95,9 +129,10 @@ def _trains(layer: nn.Module) -> bool:
 
 def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
     """Apply a linear layer to x (N x inputs) as a product of matrices whose sides are multiples of `TILE`."""
-    outputs, inputs = layer.weight.shape
+    weight = layer.weight  # once: it may be computed from others
+    outputs, inputs = weight.shape
     more_outputs, more_inputs = -outputs % TILE, -inputs % TILE
-    weight = pad(layer.weight, (0, more_inputs, 0, more_outputs))
+    weight = pad(weight, (0, more_inputs, 0, more_outputs))
     bias = None if layer.bias is None else pad(layer.bias, (0, more_outputs))
     return linear(pad(x, (0, more_inputs)), weight, bias)[:, :outputs]
 
@@ -106,9 +141,9 @@ def _at(layers: list[nn.Module], index: int) -> nn.Module | None:
     return layers[index] if index < len(layers) else None
 
 
-def _is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.ConvTranspose2d]:
-    """Return whether this is a convolution without groups, dilation or a special kind of padding."""
-    if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+def is_plain(layer: nn.Module | None) -> TypeGuard[nn.Conv2d | nn.ConvTranspose2d]:
+    """Return whether this is a convolution of torch's without groups, dilation or a special kind of padding."""
+    if not (is_torchs(layer, nn.Conv2d) or is_torchs(layer, nn.ConvTranspose2d)):
         return False
     kinds = (layer.groups, layer.dilation, layer.padding_mode)
     return kinds == (1, (1, 1), "zeros") and isinstance(layer.padding, tuple)
@@ -118,7 +153,7 @@ def _keeps_size(layer: nn.Module | None) -> TypeGuard[nn.Conv2d]:
     """Return whether this is a 5x5 convolution of stride 1 whose output has the size of its input."""
     shapes = ((5, 5), (1, 1), (2, 2))
     return (
-        isinstance(layer, nn.Conv2d) and _is_plain(layer) and (layer.kernel_size, layer.stride, layer.padding) == shapes
+        isinstance(layer, nn.Conv2d) and is_plain(layer) and (layer.kernel_size, layer.stride, layer.padding) == shapes
     )
 
 
@@ -127,10 +162,10 @@ def _enlarged_first(layers: Sequence[nn.Module]) -> nn.Conv2d | None:
     if len(layers) < 3:
         return None
     upsampling, padding, layer = layers
-    if not isinstance(upsampling, nn.Upsample) or not isinstance(padding, nn.ZeroPad2d):
+    if not is_torchs(upsampling, nn.Upsample) or not is_torchs(padding, nn.ZeroPad2d):
         return None
     doubles = upsampling.mode == "nearest" and upsampling.size is None and upsampling.scale_factor == 2
-    if not (doubles and padding.padding == (1, 2, 1, 2) and _is_plain(layer) and isinstance(layer, nn.Conv2d)):
+    if not (doubles and padding.padding == (1, 2, 1, 2) and is_plain(layer) and isinstance(layer, nn.Conv2d)):
         return None
     return layer if (layer.kernel_size, layer.stride, layer.padding) == ((4, 4), (1, 1), (0, 0)) else None
 

@@ -14,14 +14,15 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, unfold
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.parametrize import is_parametrized
 
+from negvae.fast.convolution import is_plain, is_torchs
 from negvae.spacing import spread_rows
 
 ACTIVATIONS, WEIGHTS = 255, 127
@@ -67,8 +68,8 @@ class QuantizedEncoder:
     """A trained encoder that computes in 8-bit integers.
 
     Args:
-        encoder: convolutions, each followed by a ReLU or by batch norm and ReLU, then a linear layer with 2L outputs;
-            in evaluation mode and on the CPU. Later changes of its weights have no effect.
+        encoder: convolutions, each followed by a ReLU or by batch norm and ReLU, then a flattening and a linear layer
+            with 2L outputs; in evaluation mode and on the CPU. Later changes of its weights have no effect.
         rounding: result of `quantize`: "ranges", the largest activation after each convolution, and "kernel.0" and so
             on, the rounded weights (int8).
 
@@ -181,7 +182,8 @@ def _head(head: nn.Module, channels: int, unit: float) -> _Layer:
     integers = (weight / scales[:, None]).round()
     coarse = (integers / 128).round()
     both = torch.cat([coarse, integers - 128 * coarse]).to(torch.int8)[:, :, None, None]
-    bias = torch.cat([head.bias.float(), torch.zeros_like(head.bias, dtype=torch.float32)])
+    own = _bias(head)
+    bias = torch.cat([own, torch.zeros_like(own)])
     like = nn.Conv2d(weight.shape[1], len(both), 1, device="meta")
     return _Layer.of(both.contiguous(), torch.cat([128 * scales, scales]).float(), bias, like, unit, None)
 
@@ -199,7 +201,7 @@ def refuse(encoder: nn.Sequential) -> None:
         raise ValueError(
             "int8 takes encoders that begin with a convolution, not those of rows of features: use float32"
         )
-    _refuse_layers(list(encoder))
+    _stages(encoder)
     device = next(encoder.parameters()).device
     if device.type != "cpu":
         raise ValueError(f"int8 runs on a CPU, and the model is on {device}: use device cpu, or another precision")
@@ -210,23 +212,44 @@ def refuse(encoder: nn.Sequential) -> None:
         )
 
 
-def _refuse_layers(layers: list[nn.Module]) -> None:
-    """Refuse layers other than convolutions, each with an optional batch norm and a ReLU, and a final linear layer."""
-    for index, layer in enumerate(layers[:-1]):
-        known = isinstance(layer, nn.BatchNorm2d | nn.ReLU | nn.Flatten)
-        if isinstance(layer, nn.Conv2d):
-            after = [each for each in layers[index + 1 : index + 3] if not isinstance(each, nn.BatchNorm2d)]
-            plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
-            known = plain and isinstance(layer.padding, tuple) and isinstance(after[0], nn.ReLU)
-        if not known:
+def merges(norm: nn.Module | None, layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Return whether a batch norm with running statistics follows a convolution into whose weight it can be merged."""
+    return is_torchs(norm, nn.BatchNorm2d) and norm.running_mean is not None and not is_parametrized(layer)
+
+
+def _stages(encoder: nn.Sequential) -> list[tuple[nn.Conv2d, nn.BatchNorm2d | None]]:
+    """Return the convolutions, each with the batch norm between it and its ReLU if it has one.
+
+    Raises:
+        ValueError: if there are other layers, or these in another order.
+    """
+    if not is_torchs(encoder, nn.Sequential):
+        raise ValueError(f"int8 does not know what the encoder's {type(encoder).__name__} computes: use float32")
+    layers = list(encoder)
+    left = layers[:-1]
+    stages: list[tuple[nn.Conv2d, nn.BatchNorm2d | None]] = []
+    while left and not (stages and len(left) == 1 and _flattens(left[0])):
+        layer = left.pop(0)
+        following = left.pop(0) if left else None
+        norm = None
+        if merges(following, layer):
+            norm, following = following, left.pop(0) if left else None
+        if not (is_plain(layer) and isinstance(layer, nn.Conv2d) and is_torchs(following, nn.ReLU)):
             raise ValueError(
                 f"int8 does not know the encoder's layer {type(layer).__name__} in this place: it takes plain"
                 " convolutions, each followed by a ReLU; use float32"
             )
-    if not isinstance(layers[-1], nn.Linear):
+        stages.append((layer, norm))
+    if not (left and is_torchs(layers[-1], nn.Linear)):
         raise ValueError(
-            f"int8 takes a linear layer as the encoder's last, not {type(layers[-1]).__name__}; use float32"
+            "int8 takes a flattening and a linear layer as the encoder's last, not"
+            f" {' and '.join(type(each).__name__ for each in layers[-2:])}; use float32"
         )
+    return stages
+
+
+def _flattens(layer: nn.Module) -> bool:
+    return is_torchs(layer, nn.Flatten) and (layer.start_dim, layer.end_dim) == (1, -1)
 
 
 @functools.cache
@@ -254,12 +277,7 @@ def multiplies_integers() -> bool:
 
 def _convolutions(encoder: nn.Sequential) -> list[nn.Conv2d]:
     """Return the encoder's convolutions, each followed by a ReLU; batch norms are merged into them."""
-    layers = list(encoder)
-    return [
-        fuse_conv_bn_eval(layer, following) if isinstance(following, nn.BatchNorm2d) else layer
-        for layer, following in pairwise(layers)
-        if isinstance(layer, nn.Conv2d)
-    ]
+    return [layer if norm is None else fuse_conv_bn_eval(layer, norm) for layer, norm in _stages(encoder)]
 
 
 def _units(ranges: Tensor) -> list[float]:
@@ -271,7 +289,7 @@ def _scales(layer: nn.Conv2d) -> Tensor:
     return layer.weight.float().abs().amax((1, 2, 3)).clamp_min(_SMALLEST) / WEIGHTS
 
 
-def _bias(layer: nn.Conv2d) -> Tensor:
-    return (
-        torch.zeros(layer.out_channels, dtype=torch.float32, device="cpu") if layer.bias is None else layer.bias.float()
-    )
+def _bias(layer: nn.Conv2d | nn.Linear) -> Tensor:
+    if layer.bias is None:
+        return torch.zeros(len(layer.weight), dtype=torch.float32, device="cpu")
+    return layer.bias.float()

@@ -27,6 +27,7 @@ from negvae.fast.int8 import (
     _rounded,
     _scales,
     _units,
+    merges,
     multiplies_integers,
 )
 
@@ -203,16 +204,18 @@ def _parts(decoder: nn.Sequential) -> tuple[nn.Sequential, list[_Stage]]:
     Raises:
         ValueError: if a layer is not known here.
     """
+    if not convolution.is_torchs(decoder, nn.Sequential):
+        raise ValueError(f"int8 does not know what the decoder's {type(decoder).__name__} computes: use float32")
     layers = list(decoder)
-    first = next((index for index, layer in enumerate(layers) if isinstance(layer, nn.ReLU)), len(layers))
+    first = next((index for index, layer in enumerate(layers) if convolution.is_torchs(layer, nn.ReLU)), len(layers))
     stages, index = [], first + 1
     while index < len(layers):
         layer, index = layers[index], index + 1
-        if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+        if convolution.is_plain(layer):
             norm = layers[index] if index < len(layers) else None
-            if isinstance(norm, nn.BatchNorm2d):
+            if merges(norm, layer):
                 layer, index = fuse_conv_bn_eval(layer, norm, isinstance(layer, nn.ConvTranspose2d)), index + 1
-            relu = index < len(layers) - 1 and isinstance(layers[index], nn.ReLU)
+            relu = index < len(layers) - 1 and convolution.is_torchs(layers[index], nn.ReLU)
             if relu or index == len(layers):
                 stages.append(_stage(layer))
                 index += 1
@@ -224,10 +227,9 @@ def _parts(decoder: nn.Sequential) -> tuple[nn.Sequential, list[_Stage]]:
 
 
 def _stage(layer: nn.Conv2d | nn.ConvTranspose2d) -> _Stage:
-    plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
-    if isinstance(layer, nn.Conv2d) and plain and isinstance(layer.padding, tuple):
+    if isinstance(layer, nn.Conv2d):
         return _Stage(layer)
-    if isinstance(layer, nn.ConvTranspose2d) and plain and layer.stride == (2, 2):
+    if layer.stride == (2, 2):
         more = layer.output_padding
         if (layer.kernel_size, layer.padding) == ((4, 4), (1, 1)) and max(more) <= 1:
             return _Stage(_like(layer, _halves(layer.weight), 1), True, (1, more))

@@ -17,6 +17,10 @@ Layer = nn.Conv2d | nn.ConvTranspose2d | nn.Linear
 """Layers that the schemes initialize."""
 Norm = nn.BatchNorm1d | nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm | nn.InstanceNorm2d
 """Layers that start as the identity in all schemes."""
+WEIGHTS = {"weight", "bias"}
+"""What the schemes set in a layer."""
+STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
+"""What is set in norms besides."""
 Initialize = Callable[[Layer, torch.Generator], None]
 """A function that draws a layer's weight, and its bias if that does not stay zero."""
 
@@ -24,8 +28,8 @@ Initialize = Callable[[Layer, torch.Generator], None]
 def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> None:
     """Draw every weight of `module` anew from `generator`; norms start as the identity, biases at zero.
 
-    If a layer's weight is computed from a learned weight, the learned one is drawn. A layer that the schemes do not
-    know sets its own parameters and buffers in a method `initialize(generator)`.
+    If a layer's weight is computed from a learned weight, the learned one is drawn. A layer with a method
+    `initialize(generator)` then sets its own parameters and buffers with it, all that the schemes do not know at least.
 
     Args:
         module: network to initialize in place.
@@ -33,25 +37,28 @@ def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> No
         generator: source of randomness, on the CPU.
 
     Raises:
-        ValueError: if a layer of an unknown type has parameters or buffers and no method `initialize`.
+        ValueError: if a layer has parameters or buffers that are not those of torch's own convolutions, linear layers
+            and norms, and no method `initialize`.
     """
     draw = INITIALIZATIONS[scheme].load()
     for layer in module.modules():
+        if isinstance(layer, ParametrizationList):
+            continue  # what it holds was drawn with the layer that it is of
+        known = WEIGHTS if isinstance(layer, Layer) else WEIGHTS | STATISTICS if isinstance(layer, Norm) else set()
+        owned = {name for name, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))}
+        own = getattr(layer, "initialize", None)
+        if own is None and (unknown := owned - known):
+            raise ValueError(
+                f"initialization {scheme} does not know the layer {type(layer).__name__}, which has parameters or"
+                f" buffers ({', '.join(sorted(unknown))}): give it a method initialize(generator) that sets them"
+            )
         if isinstance(layer, Layer):
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
             draw(layer, generator)
         elif isinstance(layer, Norm):
             layer.reset_parameters()
-        elif isinstance(layer, ParametrizationList):
-            continue  # what it holds was drawn with the layer that it is of
-        elif any(True for _ in (*layer.parameters(recurse=False), *layer.buffers(recurse=False))):
-            own = getattr(layer, "initialize", None)
-            if own is None:
-                raise ValueError(
-                    f"initialization {scheme} does not know the layer {type(layer).__name__}, which has parameters or"
-                    " buffers: give it a method initialize(generator) that sets them"
-                )
+        if own is not None and (known or owned):
             own(generator)
 
 

@@ -6,6 +6,7 @@ variances. A decoder maps codes (N x L) to an output of the image's shape, which
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 
@@ -30,10 +31,10 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
         latent_size: L, the number of latent dimensions; the encoder gives 2L numbers.
 
     Returns:
-        The encoder and the decoder.
+        The encoder and the decoder; copies, if the function did not make its modules just now.
 
     Raises:
-        ValueError: if the networks are not made for data of this shape.
+        ValueError: if the networks are not made for data of this shape, or have parameters in common.
         TypeError: if the function does not return a pair of networks.
 
     >>> encoder, decoder = build_networks("gray", (1, 28, 28), latent_size=10)
@@ -44,6 +45,14 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
     made = entry.load()(shape, latent_size)
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(each, nn.Module) for each in made)):
         raise TypeError(f"network {entry.name} must make a pair (encoder, decoder) of torch.nn.Module, not {made!r}")
+    names = {parameter: name for name, parameter in made[0].named_parameters()}
+    if common := [names[parameter] for parameter in made[1].parameters() if parameter in names]:
+        raise ValueError(
+            f"network {entry.name}: the encoder's {common[0]} is a parameter of the decoder too: each is trained by"
+            " itself, so give each its own"
+        )
+    if not all(each.is_meta for network in made for each in (*network.parameters(), *network.buffers())):
+        made = copy.deepcopy(made)  # the modules are the caller's, who may give them to another model too
     encoder, decoder = (each if isinstance(each, nn.Sequential) else nn.Sequential(each) for each in made)
     return encoder, decoder
 

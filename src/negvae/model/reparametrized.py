@@ -76,8 +76,23 @@ def spectrally_normalized(layer: nn.Conv2d) -> nn.Conv2d:
 
 
 def learned_weight(layer: nn.Conv2d | nn.ConvTranspose2d | nn.Linear) -> Tensor:
-    """Return the parameter that a layer's weight is computed from, or the weight itself if it is not computed."""
+    """Return the parameter that a layer's weight is computed from, or the weight itself if it is not computed.
+
+    Args:
+        layer: convolution or linear layer.
+
+    Returns:
+        The parameter, of the weight's shape.
+
+    Raises:
+        ValueError: if it is computed from several parameters, as torch's weight norm does.
+    """
     if not parametrize.is_parametrized(layer, "weight"):
         return layer.weight
-    original: Tensor = layer.parametrizations["weight"].original  # type: ignore[index,union-attr]
+    original = getattr(layer.parametrizations["weight"], "original", None)  # type: ignore[index]
+    if not isinstance(original, Tensor):
+        raise ValueError(
+            f"the weight of a {type(layer).__name__} is computed from several parameters, for which there is no"
+            " initialization: compute it from one"
+        )
     return original

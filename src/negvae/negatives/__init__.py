@@ -14,6 +14,7 @@ from negvae.negatives.sources import (
     UniformNoise,
     check_negatives,
     check_values,
+    unchanged,
 )
 
 __all__ = [
@@ -33,4 +34,5 @@ __all__ = [
     "check_values",
     "parse",
     "refuse_overlap",
+    "unchanged",
 ]

@@ -67,6 +67,8 @@ def parse(text: str) -> list[Spec]:
             share = float(weight) if star else 1.0
         except ValueError:
             raise ValueError(f"negatives {text!r}: {weight!r} is not a weight, as in 0.5*augmented") from None
+        if not 0 < share < float("inf"):
+            raise ValueError(f"negatives {text!r}: the weight {weight.strip()} must be a finite number above 0")
         kind, _, argument = rest.strip().partition(":")
         argument = _unquoted(argument)
         if kind == "none":
@@ -79,6 +81,11 @@ def parse(text: str) -> list[Spec]:
         if entry.argument == "nothing" and argument:
             raise ValueError(f"negatives {text!r}: {kind} takes no argument, got {argument!r}")
         specs.append(Spec(kind, argument, share))
+    if len(specs) == 1 and star:
+        raise ValueError(
+            f"negatives {text!r}: a weight is a share of a mixture, and this is one source: leave it out, or set"
+            " negative_weight, its weight in the loss"
+        )
     return specs
 
 

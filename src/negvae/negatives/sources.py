@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from negvae.model import VAE
 from negvae.negatives.transformations import Transformation, box, zoom
-from negvae.parts import TRANSFORMATIONS, Takes
+from negvae.parts import TRANSFORMATIONS, Takes, described
 
 DEFAULT_NOISE = 0.25
 LARGEST = 255
@@ -57,6 +59,27 @@ class NegativeSource(Protocol):
 
         The same random numbers are drawn for some of the rows as for all.
         """
+
+
+@contextmanager
+def unchanged(images: Tensor, who: str) -> Iterator[None]:
+    """Refuse that a block changes images in place: the inliers of a batch are trained on after their negatives.
+
+    Args:
+        images: images, or rows of features.
+        who: what is called in the block, for the message.
+
+    Raises:
+        ValueError: if they were changed by an operation of torch's.
+
+    >>> images = torch.ones(2, 1, 8, 8)
+    >>> with unchanged(images, "transformation dark"):
+    ...     dark = images / 2
+    """
+    before = None if images.is_inference() else images._version
+    yield
+    if before is not None and images._version != before:
+        raise ValueError(f"{who} changes the inliers that it is given: let it change a copy, as images.clone() makes")
 
 
 def check_negatives(source: NegativeSource, negatives: NegativeBatch, positives: Tensor, rows: slice = EVERY) -> None:
@@ -251,12 +274,18 @@ class Augmented:
         chosen = _applying(self.transformations, "features" if _are_rows(positives) else "images")
         # Some transformations mix images, so a share is two images at least.
         if len(positives) < 2 * len(chosen):
-            every = torch.stack([change(positives, generator) for change in chosen])
+            every = torch.stack([_changed(change, positives, generator) for change in chosen])
             size, device = (len(positives),), positives.device
             choice = torch.randint(len(chosen), size, generator=generator, device=device)
             return NegativeBatch(every[choice, torch.arange(len(positives), device=device)][rows])
         pairs = zip(chosen, positives.tensor_split(len(chosen)), strict=True)
-        return NegativeBatch(torch.cat([change(part, generator) for change, part in pairs])[rows])
+        return NegativeBatch(torch.cat([_changed(change, part, generator) for change, part in pairs])[rows])
+
+
+def _changed(change: Transformation, images: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the changed images, and refuse a transformation that works on the inliers themselves."""
+    with unchanged(images, f"transformation {described(change)}"):
+        return change(images, generator)
 
 
 def _applying(chosen: tuple[str | Transformation, ...] | None, kind: Takes) -> list[Transformation]:
@@ -306,18 +335,42 @@ class Mixture:
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Return the sources' batches one after the other, over consecutive shares of the (shuffled) positives."""
-        cumulative, total = 0.0, sum(self.weights)
-        cuts = []
-        for weight in self.weights[:-1]:
-            cumulative += weight
-            cuts.append(round(len(positives) * cumulative / total))
         parts, start = list[NegativeBatch](), 0
-        for source, share in zip(self.sources, positives.tensor_split(cuts), strict=True):
+        for source, share in zip(self.sources, positives.tensor_split(self._cuts(len(positives))), strict=True):
             within = [row - start for row in range(len(positives))[rows] if start <= row < start + len(share)]
             if len(share):
                 every = slice(within[0], within[-1] + 1, rows.step) if within else slice(0)
-                parts.append(source.sample(share, model, generator, every))
+                with unchanged(share, f"the source of negatives {type(source).__name__}"):
+                    parts.append(source.sample(share, model, generator, every))
             start += len(share)
         given = [part.given for part in parts if part.given is not None and len(part.given)]
         generated = [part.generated for part in parts if part.generated is not None and len(part.generated)]
         return NegativeBatch(torch.cat(given) if given else None, torch.cat(generated) if generated else None)
+
+    def check(self, count: int) -> None:
+        """Refuse shares that are too small for a batch.
+
+        Args:
+            count: number of images in a batch.
+
+        Raises:
+            ValueError: if a source gets no image of it, or `augmented`, which may mix images, fewer than two.
+        """
+        for source, (start, end) in zip(self.sources, pairwise([0, *self._cuts(count), count]), strict=True):
+            least = 2 if isinstance(source, Augmented) else 1
+            if end - start < least:
+                raise ValueError(
+                    f"the share of {type(source).__name__} is {end - start} of the {count} images of a batch, and must"
+                    f" be {least} at least: give it more weight, or take larger batches"
+                )
+            if isinstance(source, Mixture):
+                source.check(end - start)
+
+    def _cuts(self, count: int) -> list[int]:
+        """Return where each source's share of a batch ends, but for the last."""
+        cumulative, total = 0.0, sum(self.weights)
+        cuts = []
+        for weight in self.weights[:-1]:
+            cumulative += weight
+            cuts.append(round(count * cumulative / total))
+        return cuts

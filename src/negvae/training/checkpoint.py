@@ -66,6 +66,7 @@ def save_checkpoint(
     generators: dict[str, Tensor],
     progress: Progress,
     name: str = FILE,
+    mark: dict[str, Any] | None = None,
 ) -> None:
     """Write the checkpoint of a run, whole or not at all.
 
@@ -76,6 +77,7 @@ def save_checkpoint(
         generators: states of random generators (uint8) by name.
         progress: progress of the run.
         name: name of the file.
+        mark: plain values that tell the run from others, for `check_mark`; None for none.
     """
     tensors = {f"model.{key}": tensor for key, tensor in model.state_dict().items()}
     tensors |= {f"generator.{key}": state for key, state in generators.items()}
@@ -85,7 +87,8 @@ def save_checkpoint(
                 tensors[f"optimizer.{owner}.{index}.{key}"] = torch.as_tensor(value)
     # Contiguous copies: a file has no strides. The loaded values go back into tensors of the right layout.
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    save_tensors(directory / name, contiguous, {"progress": json.dumps(asdict(progress))})
+    marked = {} if mark is None else {"mark": json.dumps(mark)}
+    save_tensors(directory / name, contiguous, {"progress": json.dumps(asdict(progress)), **marked})
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -163,6 +166,48 @@ def read_progress(directory: Path, name: str = FILE) -> Progress:
         return Progress()
     with _readable(path), open_tensors(path, "pt") as file:
         return Progress(**from_json((file.metadata() or {})["progress"]))
+
+
+def check_mark(directory: Path, name: str, mark: dict[str, Any]) -> None:
+    """Refuse a checkpoint that was saved with another mark; one that is not there, or has none, is not refused.
+
+    Args:
+        directory: folder of the run.
+        name: name of the file.
+        mark: plain values that tell the run from others.
+
+    Raises:
+        ValueError: if a value differs, or the file is damaged.
+    """
+    path = directory / name
+    if not path.exists():
+        return
+    with _readable(path), open_tensors(path, "pt") as file:
+        saved = from_json((file.metadata() or {}).get("mark", "{}"))
+        other = [each for each in saved if saved[each] != mark.get(each)]
+    if other:
+        raise ValueError(f"{path}: is of a training with other {', '.join(other)}; remove it to start anew")
+
+
+def restore_generator(generator: torch.Generator, states: dict[str, Tensor], name: str, path: Path) -> None:
+    """Set a random generator to its state in a checkpoint.
+
+    Args:
+        generator: generator to set.
+        states: states by name, as `load_checkpoint` returns them.
+        name: name of the state.
+        path: the checkpoint's file, for the message.
+
+    Raises:
+        ValueError: if there is no such state, or it is that of a generator on another type of device.
+    """
+    try:
+        generator.set_state(states[name])
+    except (KeyError, RuntimeError, TypeError):
+        raise ValueError(
+            f"{path}: its random numbers cannot go on on {generator.device.type}: take the type of device that it was"
+            " written on, or remove it to start anew"
+        ) from None
 
 
 @contextmanager

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from negvae.negatives import Mixture
 from negvae.training.batchnorm import NORMS, has_batch_norm
-from negvae.training.step import Learner
+from negvae.training.step import DRAWING, Learner
 from negvae.training.team import workers_meet
 
 MEASURED_FROM = 20_000 * 28 * 28
@@ -57,7 +56,7 @@ def obstacle(learner: Learner, workers: int) -> str:
     if workers == 1:
         return ""
     for layer in learner.model.modules():
-        if isinstance(layer, nn.modules.dropout._DropoutNd):
+        if isinstance(layer, DRAWING):
             return f"{type(layer).__name__} draws from one random generator for all threads"
         if getattr(layer, "running_mean", None) is not None and not isinstance(layer, NORMS):
             return f"{type(layer).__name__} is not known to work on parts of a batch"

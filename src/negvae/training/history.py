@@ -90,7 +90,7 @@ def epoch_row(progress: Progress, config: RunConfig, images: int, model: VAE) ->
     row["nats_per_dim"] = (means["reconstruction"] + means["kl"]) / model.dimensions
     if config.learn_sigma and isinstance(sigma := getattr(model.likelihood, "sigma", None), Tensor):
         row["sigma"] = float(sigma.detach())
-    row["images_per_second"] = round(images / progress.epoch_seconds, 1)
+    row["images_per_second"] = round(images / max(progress.epoch_seconds, 1e-9), 1)
     row["seconds"] = round(progress.seconds, 3)
     return row
 

@@ -200,14 +200,15 @@ def _steps(
                     on_progress(_update(runs))
                 if due and not reason and taken < steps:
                     _save(runs, since_saved)
+                clock.lap()  # what has passed since the losses were read was not training
             if taken == steps:
                 rows = [run.end_epoch(after_epoch) for run in runs]
                 if on_progress is not None:
                     on_progress(_update(runs, rows[0]))
                 for run in runs:
                     run.next_epoch()
-                clock.lap()  # what has passed since the losses were read was not training
             _save(runs, since_saved)
+            clock.lap()  # and neither was this
         for run in runs:
             save = partial(_save_due, runs, since_saved, checkpoint_seconds)
             reason = reason or run.train_shifts(stop.reason, save, on_progress)

@@ -8,8 +8,10 @@ thousands of steps.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +22,15 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model.initialization import initialize
 from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
-from negvae.training.checkpoint import CHECKPOINT_SECONDS, Progress, load_checkpoint, save_checkpoint
+from negvae.spacing import spread_rows
+from negvae.training.checkpoint import (
+    CHECKPOINT_SECONDS,
+    Progress,
+    check_mark,
+    load_checkpoint,
+    restore_generator,
+    save_checkpoint,
+)
 from negvae.training.halves import HALVES, Halves
 from negvae.training.optimizers import adam
 from negvae.training.reporting import Clock
@@ -40,6 +50,9 @@ USUAL_AREA, MOST_WEIGHT = 0.08, 4.0
 
 WARM_UP = 0.1
 """Share of the steps over which the learning rate rises, before it falls like a cosine."""
+
+STEPS_PER_CHECK = 25
+"""Steps after which it is looked at whether the loss is still finite, which waits for a GPU."""
 
 CHECKPOINT = "heatmaps-checkpoint.safetensors"
 
@@ -92,7 +105,8 @@ def train_patches(
         The trained encoder, in evaluation mode, on the device.
 
     Raises:
-        ValueError: if there are fewer than two images, they are not uint8 images, or the checkpoint is damaged.
+        ValueError: if there are fewer than two images, they are not uint8 images, the checkpoint is damaged or of a
+            training with other images or settings, or the training diverges.
         StoppedError: if `should_stop` asked for it.
 
     >>> images = torch.randint(0, 256, (8, 1, 16, 16), dtype=torch.uint8)
@@ -103,11 +117,9 @@ def train_patches(
         raise ValueError(f"images are {images.dtype} {tuple(images.shape)}: expected uint8, N x C x H x W, N >= 2")
     place = resolve_device(device)
     keep_freed_memory()
-    stride = patch_stride(*images.shape[2:])
-    planned = plan(images.shape[2], images.shape[3])
-    steps = planned[0] if steps is None else steps
-    batch_size = planned[1] if batch_size is None else batch_size
-    network = build_patch_encoder(images.shape[1], stride, seed).to(place).train()
+    planned = zip((steps, batch_size), plan(images.shape[2], images.shape[3]), strict=True)
+    steps, batch_size = (usual if given is None else given for given, usual in planned)
+    network = build_patch_encoder(images.shape[1], patch_stride(*images.shape[2:]), seed).to(place).train()
     kind = resolve_precision(precision, place)
     dtype = torch.bfloat16 if kind == "bfloat16" else torch.float32
     weights = Weights(network, [], dtype, lambda parameters: adam(parameters, LEARNING_RATE, capturable=False))
@@ -126,44 +138,78 @@ def train_patches(
             output = copied(inputs)
         return patch_loss(copied, output, copied.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks])))
 
-    first = 0 if directory is None else _restore(directory, weights, network, randomness)
-    since_saved = Clock()
+    mark = {"seed": seed, "steps": steps, "batch size": batch_size, "images": _digest(images)}
+    checkpoint = _Checkpoint(directory, weights, network, randomness, mark)
+    first, since_saved, losses = checkpoint.restore(), Clock(), torch.zeros(())
     with Halves(network, weights, loss, place) as halves:
         for step in range(first, steps):
             reason = should_stop()
-            if directory is not None and (reason or since_saved.seconds() >= checkpoint_seconds):
-                _save(directory, weights, network, randomness, step)
+            due = bool(reason) or since_saved.seconds() >= checkpoint_seconds
+            if due or step % STEPS_PER_CHECK == 0:
+                _check_finite(weights, losses, step)
+            if due:
+                checkpoint.save(step)
                 since_saved.lap()
             if reason:
                 raise StoppedError(reason, step)
             for group in weights.optimizer.param_groups:
                 group["lr"] = LEARNING_RATE * rise_and_fall(step, steps, WARM_UP)
-            halves.step()
+            losses = halves.step()
             on_step(step + 1)
+    _check_finite(weights, losses, steps)
     weights.release()
-    if directory is not None:
-        (directory / CHECKPOINT).unlink(missing_ok=True)
+    checkpoint.remove()
     return network.eval()
 
 
-def _save(
-    directory: Path, weights: Weights, network: PatchEncoder, randomness: list[torch.Generator], step: int
-) -> None:
-    states = {str(half): each.get_state() for half, each in enumerate(randomness)}
-    with weights.exact():
-        save_checkpoint(directory, network, {"encoder": weights.optimizer}, states, Progress(step=step), CHECKPOINT)
+class _Checkpoint(NamedTuple):
+    """The checkpoint of a training, with all that is in it; none, without a folder."""
+
+    directory: Path | None
+    weights: Weights
+    network: PatchEncoder
+    randomness: list[torch.Generator]
+    mark: dict[str, Any]
+
+    def save(self, step: int) -> None:
+        """Write the checkpoint after a number of steps."""
+        if self.directory is None:
+            return
+        states = {str(half): each.get_state() for half, each in enumerate(self.randomness)}
+        optimizers, progress = {"encoder": self.weights.optimizer}, Progress(step=step)
+        with self.weights.exact():
+            save_checkpoint(self.directory, self.network, optimizers, states, progress, CHECKPOINT, self.mark)
+
+    def restore(self) -> int:
+        """Restore the folder's checkpoint, if it has one, and return the number of steps taken."""
+        if self.directory is None:
+            return 0
+        check_mark(self.directory, CHECKPOINT, self.mark)
+        with self.weights.exact():
+            restored = load_checkpoint(self.directory, self.network, {"encoder": self.weights.optimizer}, CHECKPOINT)
+        if restored is None:
+            return 0
+        progress, states = restored
+        for half, each in enumerate(self.randomness):
+            restore_generator(each, states, str(half), self.directory / CHECKPOINT)
+        return progress.step
+
+    def remove(self) -> None:
+        """Remove the checkpoint of a training that is finished."""
+        if self.directory is not None:
+            (self.directory / CHECKPOINT).unlink(missing_ok=True)
 
 
-def _restore(directory: Path, weights: Weights, network: PatchEncoder, randomness: list[torch.Generator]) -> int:
-    """Restore the folder's checkpoint, if it has one, and return the number of steps taken."""
-    with weights.exact():
-        restored = load_checkpoint(directory, network, {"encoder": weights.optimizer}, CHECKPOINT)
-    if restored is None:
-        return 0
-    progress, states = restored
-    for half, each in enumerate(randomness):
-        each.set_state(states[str(half)])
-    return progress.step
+def _digest(images: Tensor) -> str:
+    """Return a text that differs for other images: their number and the SHA-256 of a few, spread over all."""
+    few = spread_rows(images, 100).cpu().contiguous().numpy()
+    return f"{len(images)} {hashlib.sha256(few.tobytes()).hexdigest()}"
+
+
+def _check_finite(weights: Weights, losses: Tensor, step: int) -> None:
+    """Refuse losses or weights that are infinite or not numbers."""
+    if not (losses.isfinite().all() and weights.master.isfinite().all()):
+        raise ValueError(f"training the heat maps diverged within {step} steps")
 
 
 def plan(height: int, width: int) -> tuple[int, int]:

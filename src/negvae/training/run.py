@@ -12,7 +12,7 @@ from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.model import VAE
-from negvae.training.checkpoint import FILE, Progress, load_checkpoint, save_checkpoint
+from negvae.training.checkpoint import FILE, Progress, load_checkpoint, restore_generator, save_checkpoint
 from negvae.training.history import History, epoch_row, read_metrics
 from negvae.training.objectives import Losses
 from negvae.training.reporting import Clock, ProgressUpdate
@@ -62,20 +62,21 @@ class TrainingRun:
         if restored is None:
             return []
         self.progress, generators = restored
-        self._restore_shifts(generators.get("shifted"))
+        self._restore_shifts(generators, directory / FILE)
         self.progress.finished = self.progress.epoch >= learner.config.epochs and self._shifts_done()
+        for name in ("epoch_start", "now"):
+            restore_generator(learner.randomness, generators, name, directory / FILE)
         self._epoch_start = generators["epoch_start"]
-        learner.randomness.set_state(generators["now"])
         return read_metrics(directory)[: self.progress.epoch]
 
-    def _restore_shifts(self, state: Tensor | None) -> None:
+    def _restore_shifts(self, generators: dict[str, Tensor], path: Path) -> None:
         """Go to the encoder of transformations' place, which is its start if the run has become longer."""
         shifted, (taken, of) = self.learner.shifted, self.progress.shift_steps
         if shifted is None:
             return
-        if state is not None and of == shifted.steps:
+        if "shifted" in generators and of == shifted.steps:
             shifted.taken = taken
-            shifted.randomness.set_state(state)
+            restore_generator(shifted.randomness, generators, "shifted", path)
         elif taken:
             shifted.restart()
         self.progress.shift_steps = shifted.taken, shifted.steps
@@ -113,9 +114,11 @@ class TrainingRun:
                 losses, rate = {"transformation_kl": loss}, pace * shifted.batch
                 left = (shifted.steps - shifted.taken) / pace
                 on_progress(ProgressUpdate(epochs, epochs, shifted.taken, shifted.steps, losses, rate, left))
+            save()
+            clock.lap()  # neither is training
 
         try:
-            stopped = train_shifts(shifted, reason=reason, report=report, save=save)
+            stopped = train_shifts(shifted, reason=reason, report=report)
         except ValueError as error:
             raise TrainingDivergedError(str(error)) from None
         self.progress.epoch_seconds = 0.0
@@ -142,7 +145,8 @@ class TrainingRun:
         for offset, values in enumerate(trace.tolist()):
             losses = dict(zip(Losses._fields, values, strict=True))
             if not all(math.isfinite(value) for value in values):
-                raise TrainingDivergedError(self._divergence(first + offset + 1, losses))
+                bad = ", ".join(f"{name} {value}" for name, value in losses.items() if not math.isfinite(value))
+                raise TrainingDivergedError(self._divergence(first + offset + 1, bad))
             for name, value in losses.items():
                 self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value
         self.progress.step = taken
@@ -153,7 +157,18 @@ class TrainingRun:
         self.progress.epoch_seconds += seconds
 
     def end_epoch(self, after: AfterEpoch | None) -> dict[str, Any]:
-        """Add the epoch's row to the history and return it."""
+        """Add the epoch's row to the history and return it.
+
+        Args:
+            after: called with the model and the number of completed epochs; its values are added to the row.
+
+        Returns:
+            The row.
+
+        Raises:
+            TrainingDivergedError: if the weights are not finite.
+        """
+        self._check_weights()
         learner = self.learner
         row = epoch_row(self.progress, learner.config, learner.steps * learner.batch, learner.model)
         if after is not None:
@@ -170,7 +185,12 @@ class TrainingRun:
         self._epoch_start = self.learner.randomness.get_state()
 
     def save(self) -> None:
-        """Write the checkpoint, if there is a folder."""
+        """Write the checkpoint, if there is a folder.
+
+        Raises:
+            TrainingDivergedError: if the weights are not finite.
+        """
+        self._check_weights()
         if self._folder is None:
             return
         learner = self.learner
@@ -180,8 +200,12 @@ class TrainingRun:
         with learner.exact():
             save_checkpoint(self._folder, learner.model, learner.optimizers, states, self.progress)
 
-    def _divergence(self, step: int, losses: dict[str, float]) -> str:
-        bad = ", ".join(f"{name} {value}" for name, value in losses.items() if not math.isfinite(value))
+    def _check_weights(self) -> None:
+        """Refuse weights that the last update spoiled, which no loss has shown yet."""
+        if not self.learner.finite:
+            raise TrainingDivergedError(self._divergence(self.progress.step, "the weights are not finite numbers"))
+
+    def _divergence(self, step: int, bad: str) -> str:
         text = f"training diverged at step {step} of epoch {self.progress.epoch + 1}: {bad}"
         if self.directory is not None and (self.directory / FILE).exists():
             return f"{text}; the last good checkpoint is {self.directory / FILE}; try a lower learning rate"

@@ -172,7 +172,6 @@ def train_shifts(
     *,
     reason: Callable[[], str],
     report: Callable[[float], None],
-    save: Callable[[], None] | None = None,
     every: int = 25,
 ) -> str:
     """Take the steps that are left.
@@ -181,8 +180,7 @@ def train_shifts(
         learner: encoder of transformations in training.
         reason: called after every step; returns the reason to stop, or "" to go on.
         report: called every few steps with the mean KL divergence since the last call.
-        save: called every few steps to save a checkpoint if one is due; None for no checkpoints.
-        every: number of steps between the calls of `report` and `save`.
+        every: number of steps between the calls of `report`.
 
     Returns:
         The reason why training stopped; "" if all steps are taken.
@@ -202,8 +200,6 @@ def train_shifts(
                 raise ValueError(f"training the encoder of transformations diverged at step {learner.taken}")
             report(mean)
             losses.clear()
-            if save is not None and not stopped:
-                save()
     return stopped
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from negvae.config import RunConfig
@@ -18,7 +18,7 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import VAE, build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, NegativeBatch, NegativeSource, check_negatives, check_values
+from negvae.negatives import EVERY, Mixture, NegativeBatch, NegativeSource, check_negatives, check_values, unchanged
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
@@ -31,6 +31,8 @@ from negvae.training.workers import Peers
 
 RISING = 0.05
 """The share of a run's steps over which a learning rate that is not constant rises."""
+DRAWING = nn.modules.dropout._DropoutNd | nn.RReLU | nn.FractionalMaxPool2d
+"""Layers of torch's that draw random numbers in training, from the one generator of the program."""
 
 
 class Learner:
@@ -68,9 +70,12 @@ class Learner:
         self.randomness = torch.Generator(device).manual_seed(config.seed + 0x5EED)
         dtype = torch.bfloat16 if self.precision == "bfloat16" else torch.float32
         self.batch = min(config.batch_size, len(data))
+        if isinstance(source, Mixture):
+            source.check(self.batch)
         self._team: ThreadTeam | None = None
         self._operators = True
         self._values_checked = False
+        self._draws = device.type == "cpu" and any(isinstance(layer, DRAWING) for layer in self.model.modules())
         if peers is not None:
             share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
@@ -98,6 +103,11 @@ class Learner:
             "decoder": self.decoder.optimizer,
             **({} if self.shifted is None else {"shifted": self.shifted.weights.optimizer}),
         }
+
+    @property
+    def finite(self) -> bool:
+        """Return whether all weights are finite numbers; waits for the device."""
+        return all(bool(weights.master.isfinite().all()) for weights in self._weights())
 
     def begin_epoch(self, start: Tensor, step: int, epoch: int = 0) -> None:
         """Draw the order of the epoch's images and go to a place in it.
@@ -140,7 +150,7 @@ class Learner:
         self._set_learning_rate()
         rows = self._order[self._place * self.batch + self._within]
         own = EVERY if self.peers is None else self.peers.rows
-        with autocast(self.precision, self.data.device):
+        with autocast(self.precision, self.data.device), self._numbers_of_layers():
             if self._team is None:
                 batch = share_of(self.draw(self.model, self.randomness, rows, own), own)
                 losses = self.take(self.model, self.encoder, self.decoder, batch)
@@ -150,6 +160,21 @@ class Learner:
                     losses = self._team.step(rows, self._following())
         self.trace.index_copy_(0, self._place, losses.to(self.trace.dtype)[None])
         self._place.add_(1)
+
+    @contextmanager
+    def _numbers_of_layers(self) -> Iterator[None]:
+        """Let layers that draw random numbers get those of the run's seed and step, and keep the program's generator.
+
+        Each step has its own, so that a run goes on exactly from any of them.
+        """
+        if not self._draws:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            step = int(self._before + self._place)
+            # Far from those of other seeds: torch keeps 32 bits.
+            torch.default_generator.manual_seed((self.config.seed * 0x9E3779B1 + step) % 2**32)
+            yield
 
     def draw(self, model: VAE, randomness: torch.Generator, rows: Tensor, own: slice) -> TrainingBatch:
         """Draw a batch with all its random numbers.
@@ -175,7 +200,8 @@ class Learner:
         self, source: NegativeSource, positives: Tensor, model: VAE, randomness: torch.Generator, own: slice
     ) -> NegativeBatch:
         """Return the negatives of a batch, which may come from a source of the user's own and are checked."""
-        negatives = source.sample(positives, model, randomness, own)
+        with unchanged(positives, f"the source of negatives {type(source).__name__}"):
+            negatives = source.sample(positives, model, randomness, own)
         check_negatives(source, negatives, positives, own)
         if not self._values_checked:
             check_values(source, negatives)
@@ -210,7 +236,7 @@ class Learner:
         """
         self._complete()
         if self._team is not None:
-            self._team.forget()
+            self._team.settle()
 
     def _set_learning_rate(self) -> None:
         """Give the optimizers the learning rate of the next step, if it changes."""

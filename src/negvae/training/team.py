@@ -76,6 +76,7 @@ class ThreadTeam:
         self._helpers = Helpers(lambda rank: partial(self._help, rank))
         self._parts: list[_Part] = []
         self._unfinished = False
+        self._moved = False  # whether the parts' buffers have moved away from the leader's
         self._ahead: tuple[TrainingBatch, Tensor] | None = None
         share_batch_norms(learner.model, lambda: self._peers(0), learner.batch)
         if self._meets:
@@ -132,7 +133,7 @@ class ThreadTeam:
             return learner.take(learner.model, learner.encoder, learner.decoder, share_of(whole, own, own))
         self._take_parts(step)
         self._helpers.gather()
-        self._unfinished = False
+        self._unfinished, self._moved = False, True
         for weights, name in ((learner.encoder, "encoder"), (learner.decoder, "decoder")):
             assert weights.master.grad is not None
             weights.master.grad.zero_()
@@ -161,8 +162,16 @@ class ThreadTeam:
             total += self._parts[number].losses * self._fraction(number)
         return total
 
-    def forget(self) -> None:
-        """Put the random generator back to where the last step left it, if a batch was drawn ahead."""
+    def settle(self) -> None:
+        """Leave the learner as the last step of one worker would.
+
+        The random generator goes back to where it was before a batch was drawn ahead. What layers keep besides weights,
+        such as the vectors of spectral norm, is taken from the first part, as no step changes the leader's own.
+        """
+        if self._moved:
+            for leading, own in zip(self.learner.model.buffers(), self._parts[0].model.buffers(), strict=True):
+                leading.copy_(own)
+            self._moved = False
         if self._ahead is not None:
             self.learner.randomness.set_state(self._ahead[1])
             self._ahead = None
