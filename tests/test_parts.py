@@ -241,3 +241,10 @@ def test_a_likelihood_made_for_rows_is_taken_as_it_is():
     likelihood = build_vae(small_run("mlp", likelihood=made), ROWS).likelihood
     assert not likelihood.bounded
     assert likelihood.sigma.item() == pytest.approx(0.5)
+
+
+def test_a_likelihood_object_goes_with_the_preset_of_rows():
+    config = preset("features", "rows", likelihood=Gaussian(sigma=0.5, bounded=False))
+    assert not config.learn_sigma
+    with pytest.raises(ValueError, match="learn_sigma is True, and likelihood Gaussian is an object"):
+        preset("features", "rows", likelihood=Gaussian(bounded=False), learn_sigma=True)

@@ -46,6 +46,8 @@ FORMAT = 4
 """The format of config.yaml. Formats 1 to 3 were written during development: format 1 names no format and has no mark
 at its end; format 2 has both, and names from before `RENAMED`; format 3 has no fields about how images are decoded,
 which then are all taken as they are."""
+OF_LIKELIHOODS = ("sigma", "learn_sigma")
+"""Fields that a likelihood given as an object has itself."""
 _MOST_VALUES = 100_000
 """So many values may a YAML file hold."""
 _EXPONENT = re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+")
@@ -294,7 +296,7 @@ class RunConfig:
                 raise ValueError(
                     f"{name} concerns held-out inliers, and calibration is 0: hold out a part, such as 0.2"
                 )
-        if hasattr(self.likelihood, "log_prob") and not isinstance(self.likelihood, type):
+        if _is_made(self.likelihood):
             self._check_made_likelihood(network)
         if network.takes not in likelihood.takes:
             right = ", ".join(name for name in LIKELIHOODS if network.takes in LIKELIHOODS[name].takes)
@@ -323,7 +325,7 @@ class RunConfig:
         """Refuse settings that a likelihood given as an object does not take, and one that is made for other data."""
         name = described(self.likelihood)
         for each in dataclasses.fields(self):
-            if each.name in ("sigma", "learn_sigma") and (value := getattr(self, each.name)) != each.default:
+            if each.name in OF_LIKELIHOODS and (value := getattr(self, each.name)) != each.default:
                 raise ValueError(
                     f"{each.name} is {value}, and likelihood {name} is an object, which has its own: set {each.name} in"
                     f" the object, and leave it at {each.default} here"
@@ -465,6 +467,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+def _is_made(likelihood: Any) -> bool:
+    """Return whether this is a likelihood itself, and not its name or what makes one."""
+    return hasattr(likelihood, "log_prob") and not isinstance(likelihood, type)
+
+
 def preset(name: str, data: str, **overrides: Any) -> RunConfig:
     """Return the configuration of a preset for a data set; further keywords override any of its fields.
 
@@ -482,6 +489,8 @@ def preset(name: str, data: str, **overrides: Any) -> RunConfig:
     25.0
     """
     values = PRESETS[choose("preset", name, PRESETS)]
+    if _is_made(overrides.get("likelihood")):
+        values = {key: value for key, value in values.items() if key not in OF_LIKELIHOODS}  # which the object has
     return RunConfig.from_dict({"data": data, **values, **overrides}, where=f"preset {name}")
 
 
