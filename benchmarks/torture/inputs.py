@@ -195,8 +195,8 @@ def read_folder(place: Path) -> list[Callable[[], Any]]:
     def load_and_go_on() -> None:
         calibration = load_artifact(run_folder).calibration
         if calibration is not None:
-            options = {"alarm_rate": 0.01, "fdr": None, "window": 0}
-            found, _ = begin(Watch(run_folder, str(place), Monitor.start(calibration, **options)), watched, options)
+            new = Watch(run_folder, str(place / "arriving"), Monitor.start(calibration, alarm_rate=0.01))
+            found, _ = begin(new, watched)
             found.monitor.update(np.linspace(-1, 200, 5))
             json.dumps([found.monitor.state(), found.rows + 1, found.errors + 1, found.latest, prometheus(found)])
 

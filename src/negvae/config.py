@@ -310,16 +310,20 @@ class RunConfig:
                 f"embed makes rows of features of images, which network {network.name} does not take; these do: {right}"
             )
         if self.transformations != "none":
-            names = self.transformations.split(",")
-            for name in names:
-                SHIFTS[name]
-                if names.count(name) > 1:
-                    raise ValueError(f"transformations {self.transformations}: {name} is there twice")
-            if network.takes == "features":
-                raise ValueError(f"transformations {self.transformations}: rows of features have none; leave them out")
+            self._check_transformations(network)
         if self.learn_sigma and "learn_sigma" not in likelihood.needs:
             right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)
             raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
+
+    def _check_transformations(self, network: NetworkEntry) -> None:
+        """Refuse transformations that are not known, are there twice, or are of rows of features."""
+        names = self.transformations.split(",")
+        for name in names:
+            SHIFTS[name]
+            if names.count(name) > 1:
+                raise ValueError(f"transformations {self.transformations}: {name} is there twice")
+        if network.takes == "features":
+            raise ValueError(f"transformations {self.transformations}: rows of features have none; leave them out")
 
     def _check_made_likelihood(self, network: NetworkEntry) -> None:
         """Refuse settings that a likelihood given as an object does not take, and one that is made for other data."""
