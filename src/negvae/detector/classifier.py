@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from negvae.detector.columns import column_names, taken
+from negvae.detector.columns import column_names, take_names, taken
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import as_array
 
@@ -67,10 +67,7 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.detector_ = detector
         self.classes_ = np.array([INLIER, OUTLIER])
         self.n_features_in_ = detector.n_features_in_
-        if hasattr(detector, "feature_names_in_"):
-            self.feature_names_in_ = detector.feature_names_in_
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        take_names(self, detector)
         return self
 
     @classmethod

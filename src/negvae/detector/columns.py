@@ -22,6 +22,18 @@ def column_names(X: Any) -> list[Any] | None:
     return None if names is None or callable(names) or len(np.shape(X)) != 2 else list(names)
 
 
+def take_names(estimator: Any, fitted: Any) -> None:
+    """Give an estimator the names of the columns of the detector that it has fitted, or none if that has none.
+
+    Args:
+        estimator: estimator whose `feature_names_in_` is set or removed.
+        fitted: the fitted detector.
+    """
+    vars(estimator).pop("feature_names_in_", None)  # of an earlier fit
+    if hasattr(fitted, "feature_names_in_"):
+        estimator.feature_names_in_ = fitted.feature_names_in_
+
+
 def taken(data: Any, rows: NDArray[np.int64]) -> Any:
     """Return some rows of data, which keeps the names of its columns.
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from negvae.detector.columns import column_names, taken
+from negvae.detector.columns import column_names, take_names, taken
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import as_array, repeatable
 from negvae.files import file_sha256, from_json, refuse_used, write_text
@@ -107,10 +107,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         first = self.detectors_[0]
         self.n_inliers_ = sum(each.calibration_.size for each in self.detectors_)
         self.n_features_in_ = first.n_features_in_
-        if hasattr(first, "feature_names_in_"):
-            self.feature_names_in_ = first.feature_names_in_
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
+        take_names(self, first)
         self.offset_ = self.target_fpr
         return self
 

@@ -475,8 +475,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         # Outliers that lie together are neighbors of one another: so their share is given.
         plain = {
             "heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None,
-            "confidence": None,
-            "transformations": self.transformations or "none",
+            "confidence": None, "transformations": self.transformations or "none",
         }  # fmt: skip
         found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
         return found.least_usual(self.trim)

@@ -16,10 +16,9 @@ from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
 from negvae.detector.groups import with_groups
-from negvae.detector.inputs import as_array
+from negvae.detector.inputs import as_array, repeatable
 from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
 from negvae.files import open_tensors, refuse_used
@@ -259,8 +258,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             out: file to write.
             top: number of the most and of the least typical inputs to show.
         """
-        if isinstance(X, DataLoader | Dataset):  # which may give its items in another order each time
-            X = torch.from_numpy(np.ascontiguousarray(as_array(X, "test")[0]))
+        if (whole := repeatable(X)) is not X:
+            X = torch.from_numpy(np.ascontiguousarray(whole))
         scores = self.all_scores(X)
         images = np.asarray(X if isinstance(X, Tensor | np.ndarray) else as_array(X, "test")[0])
         shown = images if images.ndim == 4 and images.shape[1] in (1, 3) and images.dtype == np.uint8 else None

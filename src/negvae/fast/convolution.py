@@ -63,12 +63,15 @@ def is_torchs(layer: nn.Module | None, kind: type[Layer]) -> TypeGuard[Layer]:
     """
     if not isinstance(layer, kind):
         return False
-    own = all(
-        getattr(type(layer), name, None) is getattr(kind, name, None) and name not in layer.__dict__
-        for name in _COMPUTING
-    )
-    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
-    return own and not any(hooks)
+    hooked = layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or layer._backward_pre_hooks
+    own = _computes_as(type(layer), kind)  # type: ignore[arg-type]
+    return own and not hooked and vars(layer).keys().isdisjoint(_COMPUTING)
+
+
+@functools.lru_cache(256)  # every layer of every pass is asked
+def _computes_as(made: type[nn.Module], kind: type[nn.Module]) -> bool:
+    """Return whether a class computes by the methods of another."""
+    return all(getattr(made, name, None) is getattr(kind, name, None) for name in _COMPUTING)
 
 
 def run(network: nn.Sequential, inputs: Tensor) -> Tensor:

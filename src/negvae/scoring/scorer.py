@@ -229,7 +229,7 @@ def calibrate(
     calibration = Calibration(
         scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
         confidence=None if target_fpr is None else confidence, tiles=rule or "",
-        joined=are_references(model, held_out, references),
+        joined=references.joined if training is not None else are_references(model, held_out, references),
     )  # fmt: skip
     if groups is None:
         return calibration

@@ -188,8 +188,7 @@ def decode_images(
 
     Gray keeps one channel unless gray and color images are mixed, in which case all become RGB; palettes become RGB;
     1-bit images become 0 and 255; CMYK and similar modes become RGB; transparency is laid over white; of an animation,
-    only the first frame is decoded. Orientation tags are not applied, but
-    for those of TIFF files, which Pillow applies.
+    only the first frame is decoded. Orientation tags are not applied, except those of TIFF files, which Pillow applies.
 
     Args:
         encoded: the name of each image in error messages, and the image.
