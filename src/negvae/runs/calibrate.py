@@ -137,8 +137,8 @@ def calibrate_run(
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
-    scorer, told = _scorer(artifact, precision, training), _before(artifact)
-    present = told["score"]
+    scorer, earlier = _scorer(artifact, precision, training), _before(artifact)
+    present = earlier["score"]
     if scorer.quantized is not None and scorer.quantized.decode is None:
         score = score or (present if present and not SCORES[present].needs else "kl")
         scorer.check([score])
@@ -148,7 +148,7 @@ def calibrate_run(
         references=before.reference if before and training is None else None, log=log,
         owners=owners, rule=before.tiles if before and training is None else None,
         **_rule(
-            artifact, told, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))
+            artifact, earlier, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))
         ),
     )  # fmt: skip
     if calibration.small:
@@ -302,14 +302,14 @@ def _before(artifact: Artifact) -> dict[str, Any]:
     """
     if (present := artifact.calibration) is not None:
         return {"score": present.score, **{name: getattr(present, name) for name in _RULE}}
-    config, told = artifact.config, read_section(artifact.directory, "calibration")
-    if not told:
+    config, described = artifact.config, read_section(artifact.directory, "calibration")
+    if not described:
         return {"score": None, "target_fpr": config.target_fpr or TARGET_FPR, "confidence": config.confidence}
     for name in _RULE:
-        if not isinstance(value := told.get(name), int | float | None):
+        if not isinstance(value := described.get(name), int | float | None):
             raise ValueError(f"{artifact.directory / CONFIG}: calibration.{name} is {value!r}: it must be a number")
-    score = told.get("score")
-    return {**told, "score": score if score in SCORES else None}
+    score = described.get("score")
+    return {**described, "score": score if score in SCORES else None}
 
 
 def _rule(
