@@ -120,6 +120,15 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path):
         read_photo(encoded(picture()), "x", RGB, max_pixels=100)
 
 
+def test_a_limit_above_pillows_own_holds_and_the_default_leaves_pillows_alone(monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(ValueError, match="exceeds limit of 80 pixels"):
+        read_photo(encoded(picture()), "x", RGB)
+    read_photo(encoded(picture()), "x", RGB, max_pixels=200_000_000)
+    with pytest.raises(ValueError, match="at most 100 are accepted"):
+        read_photo(encoded(picture()), "x", RGB, max_pixels=100)
+
+
 @pytest.mark.parametrize(
     ("values", "word"),
     [

@@ -131,6 +131,14 @@ def test_what_is_not_there_is_said(tmp_path):
         stores.locate("tape://x/y")
 
 
+def test_a_store_that_cannot_be_asked_is_named(tmp_path):
+    pytest.importorskip("aiohttp")
+    with pytest.raises(OSError, match=r"http://127.0.0.1:9/x: Cannot connect"):
+        stores.below("http://127.0.0.1:9/x")  # no program listens there
+    with pytest.raises(OSError, match="nowhere: no such file"):
+        stores.size((tmp_path / "nowhere").as_uri().replace("file:", "local:"))
+
+
 def test_stores_that_pyarrow_has_not_are_those_of_fsspec(folder):
     import fsspec
 

@@ -1,5 +1,6 @@
 """A run on a folder of photos of several sizes, from training to the exported file, by the same decoding."""
 
+import dataclasses
 import json
 from contextlib import ExitStack
 
@@ -196,6 +197,8 @@ def test_a_broken_file_of_another_set_stops_no_run_that_takes_images_as_they_are
         (tmp_path / name / "even" / "02.png").write_bytes(b"broken")
     lines, options = [], {**FAST, "fit": None, "side": None, "groups": "folders"}
     config = preset("unsupervised", str(tmp_path / "in"), **{**options, "negatives": f"auxiliary:{tmp_path / 'out'}"})
+    with pytest.raises(ValueError, match="out: 1 of 40 images cannot be read, more than 0%"):
+        run(dataclasses.replace(config, max_broken=0.0), tmp_path / "none", heatmaps=False)
     run(config, tmp_path / "run", log=lines.append, heatmaps=False)
     assert read_config(tmp_path / "run")[0].images is None
     calibrate_run(tmp_path / "run", str(tmp_path / "new"), groups="folders", device="cpu", log=lines.append)
@@ -208,6 +211,17 @@ def test_a_broken_file_of_another_set_stops_no_run_that_takes_images_as_they_are
         place.write_bytes(b"broken")
     with pytest.raises(ValueError, match="21 of 40 images cannot be read, more than 10%"):
         evaluate_run(tmp_path / "run", [str(tmp_path / "out")], data=str(tmp_path / "new"), device="cpu")
+
+
+def test_a_broken_test_image_of_the_run_stops_no_evaluation(tmp_path):
+    for seed, name in enumerate(("in/train", "in/test", "out")):
+        equal_photos(tmp_path / name, 40, seed)
+    (tmp_path / "in" / "test" / "even" / "02.png").write_bytes(b"broken")
+    run(preset("unsupervised", str(tmp_path / "in"), **{**FAST, "fit": None, "side": None}), tmp_path / "run")
+    assert read_config(tmp_path / "run")[0].images is None
+    content = evaluate_run(tmp_path / "run", [str(tmp_path / "out")], device="cpu")
+    assert "39 photos" in content["data"]["test"]
+    assert content["data"]["test"].endswith("; 1 broken")
 
 
 def test_equal_images_stored_on_their_side_are_trained_on_and_scored_upright(tmp_path):

@@ -25,7 +25,7 @@ def rows(images):
 
 def test_training_held_out_and_test_images_share_nothing(config):
     inliers, test = load_inliers(config), load_test_set(config)
-    parts = [rows(inliers.training), rows(inliers.held_out), rows(test.images)]
+    parts = [rows(inliers.training), rows(inliers.held_out), rows(test.inputs)]
     assert [len(part) for part in parts] == [36, 12, 12]
     assert len(set.union(*parts)) == 60
 

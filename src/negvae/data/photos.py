@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from negvae.data.formats.base import DataError, Source, reading
-from negvae.data.formats.encoded import MAX_PIXELS, formats, opened, plain_pixels, raw_mode, refuse_many_scans
+from negvae.data.formats.encoded import MAX_PIXELS, open_image, opened, plain_pixels, raw_mode, refuse_many_scans
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
 from negvae.files import need
@@ -75,7 +75,7 @@ def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pho
             raise DataError(f"{where} holds no image bytes (links to files are not followed)")
         with opened(source, where) as file:
             try:
-                with Image.open(file, formats=formats()) as image:
+                with open_image(file, max_pixels) as image:
                     _refuse_large(*image.size, where, max_pixels)
                     found = None if _is_deep_tiff(image) else _declared(image)
             except UnidentifiedImageError:
@@ -118,7 +118,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
             raise DataError(f"{where} holds no image bytes (links to files are not followed)")
         with opened(source, where) as file:
             try:
-                with Image.open(file, formats=formats()) as image:
+                with open_image(file, max_pixels) as image:
                     if not _is_deep_tiff(image):
                         refuse_many_scans(image, file, where)
                         if (target := _needed(image.size, decoding)) is not None:
@@ -146,7 +146,7 @@ def raw_pixels(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pixe
         assert source is not None
         with opened(source, where) as file:
             try:
-                with Image.open(file, formats=formats()) as image:
+                with open_image(file, max_pixels) as image:
                     if not _is_deep_tiff(image):
                         return _sixteen(image)
             except UnidentifiedImageError:

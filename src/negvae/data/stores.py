@@ -102,11 +102,24 @@ def _regular(path: str, flags: int) -> int:
 
 
 def size(path: str) -> int:
-    """Return the size of a file in bytes."""
+    """Return the size of a file in bytes.
+
+    Args:
+        path: path or URI of the file.
+
+    Returns:
+        The size.
+
+    Raises:
+        OSError: if there is no such file, or its store does not know its size.
+    """
     if not is_uri(path):
         return os.path.getsize(home(path))
     store, inner = locate(path)
-    return int(store.get_file_info(inner).size)
+    info = store.get_file_info(inner)
+    if info.size is None:
+        raise OSError(f"{path}: {'its store does not know its size' if info.is_file else 'no such file'}")
+    return int(info.size)
 
 
 def states(paths: Sequence[str]) -> list[tuple[int, ...]]:
@@ -166,14 +179,18 @@ def below(uri: str) -> list[str]:
 
     Raises:
         FileNotFoundError: if nothing exists at the URI.
+        OSError: if the store cannot be asked.
     """
     from pyarrow import fs
 
     store, inner = locate(uri)
-    found = store.get_file_info(inner)
-    if found.type == fs.FileType.File:
-        return [uri]
-    files = store.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+    try:
+        found = store.get_file_info(inner)
+        if found.type == fs.FileType.File:
+            return [uri]
+        files = store.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+    except Exception as error:  # each store of fsspec has errors of its own kinds
+        raise OSError(f"{uri}: {' '.join(str(error).split()) or type(error).__name__}") from error
     base = inner.strip("/")  # some stores begin their paths with a slash, whatever they are asked for
     names = sorted(os.fsencode(file.path.strip("/")[len(base) :].lstrip("/")) for file in files if file.is_file)
     if not names and found.type == fs.FileType.NotFound:

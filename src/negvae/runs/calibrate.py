@@ -21,7 +21,6 @@ from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.resolve import (
     Log,
-    as_stored,
     load_as_stored,
     load_inliers,
     load_test_photos,
@@ -214,14 +213,14 @@ def _inliers(
         return training, held_out, None if inliers.groups is None else list(inliers.groups), None
     own = data is None or (data == config.data and recorded.source != MEMORY)
     if own:
-        found = as_stored(load_test_set(config, shape=shape, recorded=recorded, log=log))
+        found = load_test_set(config, shape=shape, recorded=recorded, log=log)
         refuse_test_split(artifact, found.inputs)
     else:
         found = load_as_stored(str(data), "test", shape=shape, max_broken=config.max_broken, log=log)
         refuse_inliers_of(artifact, found.inputs, found.sha256, f"--data {data}")
     labels = None
     if groups is not None and found.files:
-        labels = groups_of_files(str(data), groups, found.files)
+        labels = groups_of_files(data or config.data, groups, found.files)
     elif groups is not None:
         labels = inlier_groups(data or config.data, groups, "test", disjoint=own)
     log(f"calibration: {found.description}")

@@ -23,7 +23,7 @@ from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_
 from negvae.runs.folders import FittedSet, load_fitted
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
-from negvae.runs.resolve import Log, as_stored, load_as_stored, load_test_photos, load_test_set, silent
+from negvae.runs.resolve import Log, load_as_stored, load_test_photos, load_test_set, silent
 from negvae.runs.seen import refuse_inliers_of, refuse_seen, refuse_test_split
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
@@ -128,7 +128,7 @@ def _inliers(
     shape = artifact.model.shape
     recorded = read_recorded(artifact.directory, artifact.provenance)
     if data is None or (data == artifact.config.data and recorded.source != MEMORY):
-        test = as_stored(load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log))
+        test = load_test_set(artifact.config, shape=shape, limit=limit, recorded=recorded, log=log)
         refuse_test_split(artifact, test.inputs)
     else:
         test = load_as_stored(data, "test", shape=shape, limit=limit, max_broken=artifact.config.max_broken, log=log)

@@ -185,6 +185,7 @@ class FittedSet:
         description: line that describes the set.
         sha256: SHA-256 of the images.
         files: path of each image, without the broken ones; empty if the set is no folder of image files.
+        stand_in: whether these are other images in the place of those of the set's name.
     """
 
     inputs: Tensor
@@ -192,6 +193,7 @@ class FittedSet:
     description: str
     sha256: str
     files: tuple[str, ...] = ()
+    stand_in: bool = False
 
 
 def load_fitted(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from negvae.data import Split
+from negvae.data import Split, is_path
 from negvae.data.formats import IMAGE_ENDINGS, Folder
 from negvae.data.formats.folder import walk
 from negvae.data.load import reader_of
@@ -133,7 +133,7 @@ def inlier_groups(data: str | None, groups: str, split: Split = "test", *, disjo
     """
     place = home(data or "")
     if groups == FOLDERS:
-        if data is None or not place.is_dir():
+        if data is None or not is_path(data) or not place.is_dir():
             raise ValueError(
                 "groups folders takes a folder of inliers with a subfolder for each group: name it with --data"
             )

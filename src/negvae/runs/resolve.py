@@ -183,9 +183,9 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
             raise ValueError(f"negatives {name} are the inliers themselves: choose another data set")
         everything = torch.cat([inliers.training, inliers.held_out])
         if config.images is not None:
-            fitted = load_fitted(name, "train", config.images, log=log)
+            fitted = load_fitted(name, "train", config.images, max_broken=config.max_broken, log=log)
         else:
-            fitted = load_as_stored(name, "train", shape=inliers.shape, log=log)
+            fitted = load_as_stored(name, "train", shape=inliers.shape, max_broken=config.max_broken, log=log)
         log(f"negatives: {fitted.description}")
         refuse_overlap(everything, fitted.inputs, config.data, name)
         data[f"negatives {name}"], hashes[f"negatives {name}"] = fitted.description, fitted.sha256
@@ -476,7 +476,7 @@ def load_test_set(
     limit: int | None = None,
     recorded: Recorded | None = None,
     log: Log = silent,
-) -> ImageSet:
+) -> FittedSet:
     """Load the test split of a run's data; of data without splits, images that were neither trained on nor held out.
 
     Args:
@@ -495,8 +495,10 @@ def load_test_set(
     """
     if recorded is not None:
         refuse_memory(config, recorded)
-    found = load(config.data, "test", limit=limit, shape=shape, disjoint_from_train=True, log=log)
-    if recorded is None or not (is_path(config.data) or found.state == "stand-in"):
+    found = load_as_stored(
+        config.data, "test", shape=shape, limit=limit, disjoint=True, max_broken=config.max_broken, log=log
+    )
+    if recorded is None or not (is_path(config.data) or found.stand_in):
         return found
     if recorded.sha256 is None:
         log(f"caution: the run does not say what it was trained with; {config.data} may have changed since")
@@ -546,6 +548,7 @@ def load_as_stored(
     *,
     shape: Shape | None = None,
     limit: int | None = None,
+    disjoint: bool = False,
     max_broken: float = 0.1,
     log: Log | None = None,
 ) -> FittedSet:
@@ -556,6 +559,7 @@ def load_as_stored(
         split: "train" or "test".
         shape: shape (C, H, W) of uniform-noise.
         limit: maximum number of images; None for all.
+        disjoint: whether a set without splits is divided into images for training and for testing.
         max_broken: largest share of a folder's images that may be broken.
         log: called with a line about every step of a fetch.
 
@@ -567,20 +571,24 @@ def load_as_stored(
         ValueError: if it cannot be read, its images differ in size, or too many files are broken.
     """
     try:
-        return as_stored(load(name, split, limit=limit, shape=shape, log=log))
+        return _as_stored(load(name, split, limit=limit, shape=shape, disjoint_from_train=disjoint, log=log))
     except DataError:
-        files = image_files(name, split, limit=limit)
+        files = image_files(name, split, limit=limit, disjoint=disjoint)
         if not files:
             raise
         look = look_at([(file, file) for file in files], name)
         if not look.uniform or look.turned:  # what was refused is not a broken file
             raise
-        return load_fitted(name, split, exact(files, name), limit=limit, max_broken=max_broken, log=log)
+        return load_fitted(
+            name, split, exact(files, name), limit=limit, disjoint=disjoint, max_broken=max_broken, log=log
+        )
 
 
-def as_stored(images: ImageSet) -> FittedSet:
+def _as_stored(images: ImageSet) -> FittedSet:
     """Return a set whose images are a model's inputs."""
-    return FittedSet(torch.from_numpy(images.images), np.arange(len(images.images)), describe(images), images.sha256)
+    found = torch.from_numpy(images.images)
+    stands_in = images.state == "stand-in"
+    return FittedSet(found, np.arange(len(found)), describe(images), images.sha256, stand_in=stands_in)
 
 
 def describe(images: ImageSet) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from negvae.config import RunConfig
+from negvae.data import is_path
 from negvae.device import own_state
-from negvae.files import locked, refuse_used
+from negvae.files import home, locked, refuse_used
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -191,7 +192,8 @@ def wants_heatmaps(config: RunConfig) -> bool:
     >>> wants_heatmaps(RunConfig(data="fashion-mnist"))
     False
     """
-    return bool(config.calibration) and not config.takes_features and Path(config.data).is_dir()
+    folder = is_path(config.data) and home(config.data).is_dir()
+    return bool(config.calibration) and not config.takes_features and folder
 
 
 def _heatmaps(

@@ -103,6 +103,26 @@ def _known_formats() -> tuple[str, ...]:
     return ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000", "QOI")
 
 
+def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
+    """Open an encoded image with Pillow, whose own limit gives way to a larger one that the caller has set.
+
+    Args:
+        file: file of the image.
+        max_pixels: maximum number of pixels that the caller will accept, which it checks itself. Pillow refuses twice
+            its `MAX_IMAGE_PIXELS`, which is one number for the whole process; it is raised here, never lowered.
+
+    Returns:
+        The image, not decoded yet.
+
+    Raises:
+        PIL.UnidentifiedImageError: if this is no image of an accepted format.
+    """
+    pillows = Image.MAX_IMAGE_PIXELS
+    if pillows is not None and max_pixels > max(MAX_PIXELS, 2 * pillows):  # our default leaves a host's limit alone
+        Image.MAX_IMAGE_PIXELS = max_pixels
+    return Image.open(file, formats=formats())
+
+
 def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], str]:
     """Decode one image.
 
@@ -124,7 +144,7 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
             raise DataError(f"{where} holds no image bytes (links to files are not followed)")
         if isinstance(source, Image.Image):
             return _pixels(source, where, max_pixels)
-        with opened(source, where) as file, Image.open(file, formats=formats()) as image:
+        with opened(source, where) as file, open_image(file, max_pixels) as image:
             refuse_many_scans(image, file, where)
             return _pixels(image, where, max_pixels)
 
