@@ -183,7 +183,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         n_features_in_: number of values in one row or image.
         feature_names_in_: names of the columns, if X has them.
         seed_: seed that was obtained from `random_state`.
-        left_out_: mask of the rows of X that were left out because of `trim` (N).
+        left_out_: mask of the rows of X that `fit` left out because of `trim` (N); a pickle keeps it, `save` does not.
 
     >>> rows = np.random.default_rng(0).normal(size=(200, 3))
     >>> NegVAEDetector(device="cpu").fit(rows).predict([[0, 0, 0], [50, -50, 50]])
