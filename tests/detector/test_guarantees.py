@@ -192,6 +192,8 @@ def test_weights_for_a_new_place(detector):
     assert weighted < plain
     with pytest.warns(UserWarning, match="cannot hold"):
         detector.shifted(rows(100, 15, shift=40), old)
+    with pytest.raises(ValueError, match="of these 800 are inliers that the model was trained on"):
+        detector.shifted(new, rows(800))
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,7 @@ def test_a_run_that_goes_on_to_more_epochs_says_so_in_its_folder_before_it_is_ki
     config, out = preset("gray", str(images / "in.npy"), epochs=1, **QUICK), images / "run"
     run(config, out)
     before = read_section(out, "run")
+    assert load_artifact(out, "cpu").finished
 
     def kill(progress, *rest):
         raise KilledError
@@ -45,6 +46,7 @@ def test_a_run_that_goes_on_to_more_epochs_says_so_in_its_folder_before_it_is_ki
     with pytest.raises(KilledError):
         run(dataclasses.replace(config, epochs=3), out, resume=True, checkpoint_seconds=0, after_epoch=kill)
     assert read_section(out, "run") == {**before, "epochs": 3}
+    assert not load_artifact(out, "cpu").finished  # its weights are those of before
     assert resumed_config(out, {}).epochs == 3
     code, text, error = call(capsys, "train", "--out", out, "--resume")
     assert (code, error) == (0, "")

@@ -30,7 +30,7 @@ from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
 from negvae.detector.groups import with_groups
-from negvae.detector.inputs import as_array, seed_of, single_image, warn_caller
+from negvae.detector.inputs import as_array, repeatable, seed_of, single_image, warn_caller
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any, readable
 from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
@@ -951,8 +951,13 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Returns:
             An object that gives p-values and reports how reliable the weights are.
+
+        Raises:
+            ValueError: if there are fewer than 10 inliers of either kind, or if many of `inliers` were trained on.
         """
         check_is_fitted(self, "model_")
+        inliers = repeatable(inliers)
+        refuse_seen(self._inputs(inliers)[0], self._recorded.trained, "inliers")
         return ShiftedPValues.of(self, new_inliers, inliers)
 
     # --- the model -----

@@ -320,7 +320,8 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
         with open_tensors(path, "pt") as file:
             header = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-        epochs, finished = int(header["epochs"]), bool(from_json(header["finished"]))
+        epochs = int(header["epochs"])
+        finished = bool(from_json(header["finished"])) and epochs >= config.epochs  # the run may go on to more
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from None
