@@ -120,6 +120,15 @@ def test_what_is_no_image_is_refused_in_one_line(tmp_path):
         read_photo(encoded(picture()), "x", RGB, max_pixels=100)
 
 
+@pytest.mark.parametrize("fit", ["resize", "crop", "tile"])
+def test_the_limit_is_of_the_pixels_that_a_jpeg_declares_not_of_those_that_are_decoded(fit):
+    large = encoded(Image.new("RGB", (800, 600)), "JPEG")
+    small = Decoding(fit=fit, height=16, width=16, channels=3, longest=32 if fit == "tile" else 0)
+    assert len(read_photo(large, "x", small)[0])
+    with pytest.raises(ValueError, match="claims 800 x 600 pixels; at most 200,000 are accepted"):
+        read_photo(large, "x", small, max_pixels=200_000)
+
+
 def test_a_limit_above_pillows_own_holds_and_the_default_leaves_pillows_alone(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(ValueError, match="exceeds limit of 80 pixels"):

@@ -1,5 +1,6 @@
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
@@ -158,6 +159,19 @@ def test_overlap_is_refused_and_named():
         refuse_overlap(inliers, others, "a", "b")
     with pytest.raises(ValueError, match="1x20x20"):
         refuse_overlap(inliers, blobs(3, (1, 20, 20)), "a", "b")
+
+
+def test_tiles_that_many_photos_share_are_no_overlap_and_whole_photos_are():
+    inliers, others = blobs(9, GRAY), blobs(6, GRAY, seed=1)
+    inliers[2] = others[1] = 255  # a white margin
+    of_parts, of_negatives = [np.array([0, 0, 0, 1, 1, 1]), np.array([0, 0, 0])], np.array([0, 0, 0, 1, 1, 1])
+    parts = [inliers[:6], inliers[6:]]
+    refuse_overlap(parts, others, "a", "b", (of_parts, of_negatives))
+    with pytest.raises(ValueError, match="1 of 6 images"):
+        refuse_overlap(parts, others, "a", "b")
+    others[3:] = inliers[6:]
+    with pytest.raises(ValueError, match=r"1 of 2 images are identical \(first: negative 1 is inlier 2\)"):
+        refuse_overlap(parts, others, "a", "b", (of_parts, of_negatives))
 
 
 def test_an_even_image_has_no_edges_and_a_step_the_same_in_all_directions():

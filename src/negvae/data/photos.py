@@ -120,6 +120,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
             try:
                 with open_image(file, max_pixels) as image:
                     if not _is_deep_tiff(image):
+                        _refuse_large(*image.size, where, max_pixels)  # as declared: a draft is smaller
                         refuse_many_scans(image, file, where)
                         if (target := _needed(image.size, decoding)) is not None:
                             image.draft(None, (2 * target[0], 2 * target[1]))

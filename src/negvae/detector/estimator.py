@@ -395,15 +395,15 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         elif labels is not None:
             labels = _labels_of_held_out(labels, found.held_out_places.tolist())
         given = self.negatives if negatives is None else negatives
-        everything = torch.cat([training, held_out])
+        negative_photos = partial(self._photos_of_negatives, decoding, [training, held_out], owners)
         if not isinstance(given, str | None) and not _is_source(given):
-            given = Auxiliary(self._photos_of_negatives(given, decoding, everything, "given to fit"))
+            given = Auxiliary(negative_photos(given, "given to fit"))
         text = given if isinstance(given, str | None) else f"given:{described(given)}"
         size = (round(len(training) / (1 - share)), *training.shape[1:])
         mirrored = not decoding.tiled and partial(come_mirrored, training)
         config = self._config(photos.name, size, seed, text, decoding, photos=mirrored)
         rate = self._rate(len(np.unique(owners.held_out)))
-        source = self._negative_source(given, config.negatives, decoding, everything)
+        source = build_source(config.negatives, negative_photos) if isinstance(given, str | None) else given
         rows = held_out_rows(len(photos.sources), share, seed)
         origin = WHOLE if photos.folder and not self.trim else MEMORY
         files = file_hashes(photos.name) if photos.folder else {}
@@ -413,16 +413,13 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             self.trim if calibration is None else 0.0, owners=owners if decoding.tiled else None, groups=labels,
         )  # fmt: skip
 
-    def _negative_source(self, given: Any, text: str, decoding: Decoding, inliers: Tensor) -> NegativeSource | None:
-        """Return the source of negatives of photos, whose data is decoded as the inliers are."""
-        if _is_source(given):
-            return cast(NegativeSource, given)
-        return build_source(text, lambda name: self._photos_of_negatives(name, decoding, inliers, name))
-
-    def _photos_of_negatives(self, data: Any, decoding: Decoding, inliers: Tensor, name: str) -> Tensor:
+    def _photos_of_negatives(
+        self, decoding: Decoding, inliers: Sequence[Tensor], owners: Owners, data: Any, name: str | None = None
+    ) -> Tensor:
         """Return photos or their tiles as they are stored, on the training device, checked against the inliers."""
-        stored = read_any(data, "train", decoding)[0]
-        refuse_overlap(inliers, stored, "given to fit", name)
+        stored, images = read_any(data, "train", decoding)
+        tiles = ([owners.training, owners.held_out], images) if decoding.tiled else None
+        refuse_overlap(inliers, stored, "given to fit", str(data) if name is None else name, tiles)
         return stored.to(resolve_device(self.device))
 
     def _check_parameters(self, trims_held_out: bool) -> None:

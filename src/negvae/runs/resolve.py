@@ -181,13 +181,14 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     def load_auxiliary(name: str) -> Tensor:
         if name == config.data:
             raise ValueError(f"negatives {name} are the inliers themselves: choose another data set")
-        everything = torch.cat([inliers.training, inliers.held_out])
         if config.images is not None:
             fitted = load_fitted(name, "train", config.images, max_broken=config.max_broken, log=log)
         else:
             fitted = load_as_stored(name, "train", shape=inliers.shape, max_broken=config.max_broken, log=log)
         log(f"negatives: {fitted.description}")
-        refuse_overlap(everything, fitted.inputs, config.data, name)
+        tiled = inliers.owners
+        tiles = None if tiled is None else ([tiled.training, tiled.held_out], fitted.owners)
+        refuse_overlap([inliers.training, inliers.held_out], fitted.inputs, config.data, name, tiles)
         data[f"negatives {name}"], hashes[f"negatives {name}"] = fitted.description, fitted.sha256
         return fitted.inputs.to(device)
 
