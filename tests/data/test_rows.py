@@ -90,7 +90,9 @@ def test_a_value_that_drowns_the_others_is_named():
     assert "(and 1 more such columns)" in describe_drowned(rows)
 
 
-@pytest.mark.parametrize("names", ["5,0.25,1.5", "5,8,1", "7", "-1,2", "0.5,,3", "1e3,nan"])
+@pytest.mark.parametrize(
+    "names", ["5,0.25,1.5", "5,8,1", "7", "-1,2", "0.5,,3", "1e3,nan", "400,402", "0,3,7", "5,5.0"]
+)
 def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path, names: str) -> None:
     path = tmp_path / "t.csv"
     path.write_text(f"{names}\n{names}\n")
@@ -99,7 +101,10 @@ def test_a_first_line_of_values_is_not_taken_for_names(tmp_path: Path, names: st
     tables.check_columns(path, [names.split(",")[0]])  # those of a model are found by their names
 
 
-@pytest.mark.parametrize("names", ["0,1,2", "2,0,1", "1,2,3", "0", "1", "2019,2020,2021", "1_1,1_2", "x,0.5"])
+@pytest.mark.parametrize(
+    "names",
+    ["0,1,2", "2,0,1", "1,2,3", "0", "1", "2019,2020,2021", "400,402,404", "2010,2000,2005", "1_1,1_2", "x,0.5"],
+)
 def test_numbers_that_count_columns_are_names(tmp_path: Path, names: str) -> None:
     (tmp_path / "t.csv").write_text(f"{names}\n")
     assert tables.column_names(tmp_path / "t.csv") == tuple(names.split(","))

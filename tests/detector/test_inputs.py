@@ -11,6 +11,7 @@ from PIL import Image
 from sklearn.base import clone
 
 from negvae import NegVAEDetector
+from negvae.runs.score import score_files
 from tests.conftest import blobs
 
 NAMES = ["width", "height", "depth"]
@@ -51,18 +52,29 @@ def test_rows_of_other_libraries_give_the_same_decisions(on_rows, kind):
             fitted.predict(swapped)
 
 
-def test_columns_in_another_order_are_refused_by_a_kept_detector_too(tmp_path):
-    frame = pytest.importorskip("pandas").DataFrame(ROWS)
+def test_columns_called_by_numbers_are_found_in_files_and_refused_in_frames_in_another_order(tmp_path):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(ROWS)
     fitted = NegVAEDetector(**OPTIONS).fit(frame)
     expected, swapped = fitted.ood_score(frame), frame[[2, 0, 1]]
     fitted.save(tmp_path / "kept")
     swapped.to_csv(tmp_path / "swapped.csv", index=False)
+    frame.set_axis(["a", "b", "c"], axis=1).to_csv(tmp_path / "named.csv", index=False)  # by their places
+    frame.rename(columns={2: "b"}).to_csv(tmp_path / "other.csv", index=False)
     for again in (NegVAEDetector.load(tmp_path / "kept"), pickle.loads(pickle.dumps(fitted)), fitted):
         for same in (frame, frame.to_numpy()):
             np.testing.assert_array_equal(again.ood_score(same), expected)
-        for other in (swapped, str(tmp_path / "swapped.csv")):
-            with pytest.raises(ValueError, match="column 0 of X is '2', of the inliers '0'"):
-                again.predict(other)
+        np.testing.assert_allclose(again.ood_score(str(tmp_path / "swapped.csv")), expected, rtol=1e-6)
+        with pytest.warns(UserWarning, match="was fitted without feature names"):
+            by_place = again.ood_score(str(tmp_path / "named.csv"))
+        np.testing.assert_allclose(by_place, expected, rtol=1e-6)
+        with pytest.raises(ValueError, match="column 0 of X is '2', of the inliers '0'"):
+            again.predict(swapped)
+        with pytest.raises(ValueError, match="has no column '2'; its columns are 0, 1, b"):
+            again.predict(str(tmp_path / "other.csv"))
+    score_files(tmp_path / "kept", [str(tmp_path / "swapped.csv")], tmp_path / "scores.csv", device="cpu")
+    rows = pd.read_csv(tmp_path / "scores.csv")
+    np.testing.assert_allclose(rows[fitted.calibration_.score], expected, rtol=1e-6)
 
 
 def test_a_pickle_and_a_copy_keep_the_rows_that_were_left_out():

@@ -41,12 +41,15 @@ def holds_rows(path: Path | str) -> bool:
     return path.suffix.lower() in _ENDINGS and path.is_file() and len(_reader(path).probe().shape or ()) == 1
 
 
-def feature_columns(path: Path | str, without: str | None = None) -> tuple[str, ...] | None:
-    """Return the names of the columns of features in a file.
+def feature_columns(
+    path: Path | str, without: str | None = None, known: Sequence[str] | None = None
+) -> tuple[str, ...] | None:
+    """Return the names of the columns of features to read from a file.
 
     Args:
         path: path of a file of rows of features.
         without: name of a column that is no feature, such as one that names groups; None if there is none.
+        known: names of the columns of the model that they are for (see `columns_to_read`); None for all of the file.
 
     Returns:
         The names, in order; None if the file's columns have no names.
@@ -58,7 +61,7 @@ def feature_columns(path: Path | str, without: str | None = None) -> tuple[str, 
         return None
     if without is not None:
         tables.check_columns(path, [without])
-    return tuple(name for name in tables.column_names(path) if name != without)
+    return tables.columns_to_read(path, known or (), without)
 
 
 def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str] | None = None) -> NDArray[np.float64]:

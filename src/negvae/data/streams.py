@@ -469,7 +469,7 @@ def _from_table(span: Span, spec: InputSpec) -> Iterator[Batch]:
     """Read the rows of features of a CSV or Parquet file, with a row for an error where the file is damaged."""
     path, row = span.path, 0
     try:
-        columns = spec.columns or tables.column_names(path)
+        columns = tables.columns_to_read(path, spec.columns)
         for block in tables.numbers(path, columns):
             for low in range(0, len(block), _ROWS):
                 start = row + low

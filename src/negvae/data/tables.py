@@ -72,7 +72,10 @@ def column_names(path: Path | str) -> tuple[str, ...]:
     """
     names = _names(path)
     if str(path).lower().endswith(".csv") and _are_values(names):
-        raise DataError(f"{path}: its first line holds the names of the columns, and these are numbers ({names[0]})")
+        raise DataError(
+            f"{path}: its first line holds the names of the columns, and these are numbers ({', '.join(names[:3])}): write"
+            " a line of names above the values, or names that are no numbers"
+        )
     for place, name in enumerate(names):
         if _ROW_NUMBERS.fullmatch(name):
             called = f"is called {name}" if name else "has no name"
@@ -81,6 +84,25 @@ def column_names(path: Path | str) -> tuple[str, ...]:
                 " index=False), and a feature needs a name"
             )
     return names
+
+
+def columns_to_read(path: Path | str, known: Sequence[str], without: str | None = None) -> tuple[str, ...]:
+    """Return the names of the columns of features in a table, in the order of the model that they are for.
+
+    Args:
+        path: path or URI of a CSV or Parquet file.
+        known: names of the columns that the model was trained on; empty if they had none. Numbers, which data frames
+            have where nobody has named the columns, are places if the table has no column of such a name.
+        without: name of a column that is no feature; None if there is none.
+
+    Returns:
+        The names.
+
+    Raises:
+        ValueError: if the names have to be read and cannot be (see `column_names`).
+    """
+    places = all(map(str.isdecimal, known)) and set(known).isdisjoint(_names(path))
+    return tuple(name for name in column_names(path) if name != without) if places else tuple(known)
 
 
 def _names(path: Path | str) -> tuple[str, ...]:
@@ -100,6 +122,8 @@ def _are_values(names: Sequence[str]) -> bool:
     (True, True, True, False)
     >>> _are_values(["0"]), _are_values(["2020", "2019"])
     (False, False)
+    >>> _are_values(["400", "402", "404"]), _are_values(["400", "402"])
+    (False, True)
     """
     given = [name.strip() for name in names if name.strip()]  # a missing value is no sign of a name
     if not given or not all(map(_is_number_text, given)):
@@ -107,7 +131,10 @@ def _are_values(names: Sequence[str]) -> bool:
     if not all(map(str.isdecimal, given)):
         return True
     counted = sorted(map(int, given))  # in whatever order the columns were written
-    return counted != list(range(counted[0], counted[0] + len(counted))) or (len(counted) == 1 and counted[0] > 1)
+    if len(counted) == 1:
+        return counted[0] > 1
+    step = counted[1] - counted[0]  # as of wavelengths and years; any two numbers have one
+    return step == 0 or (step > 1 and len(counted) == 2) or counted != list(range(counted[0], counted[-1] + 1, step))
 
 
 def _is_number_text(text: str) -> bool:

@@ -559,7 +559,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         Returns:
             The name of the data and the stored data.
         """
-        X, name = as_array(X, split, None if fitting else self._names())
+        X, name = as_array(X, split, None if fitting else self._names_in_files())
         if not fitting and shape is None:
             X = single_image(X, self.model_.shape)
         dimensions = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
@@ -580,7 +580,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         try:
             if columns is None:
                 # The check for infinities sums all numbers up, which may overflow.
-                self._keep_order(column_names(X), fitting)
+                found = column_names(X)
+                self._keep_order(found, fitting)
+                if not fitting and self._names() is None and list(map(str, found or ())) == self._names_in_files():
+                    X = np.asarray(X, np.float64)  # numbers that a file has as names, of which scikit-learn would warn
                 with np.errstate(over="ignore", invalid="ignore"):
                     rows: NDArray[np.float64] = validate_data(
                         self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1
@@ -673,7 +676,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         Returns:
             N labels, +1 for inliers and -1 for outliers.
         """
-        X, labels = with_groups(X, groups, columns=self._names())
+        X, labels = with_groups(X, groups, columns=self._names_in_files())
         scores = self.ood_score(X)
         return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
 
@@ -689,7 +692,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         Returns:
             N p-values.
         """
-        X, labels = with_groups(X, groups, columns=self._names())
+        X, labels = with_groups(X, groups, columns=self._names_in_files())
         scores = self.ood_score(X)
         return self.calibration_.p_values(scores, labels)
 
@@ -758,6 +761,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Return the names of the columns of features; None if they have none."""
         names = getattr(self, "feature_names_in_", None)
         return None if names is None else list(map(str, names))
+
+    def _names_in_files(self) -> list[str] | None:
+        """Return the names by which columns are found in a file, which has numbers as text; None if they have none."""
+        numbered = getattr(self, "_columns", None)
+        return self._names() or (None if numbered is None else list(map(str, numbered)))
 
     def _column_names(self) -> list[str]:
         names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(self.n_features_in_)])
@@ -885,7 +893,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         before = self.calibration_
         if before.contamination and target_fpr is None:
             raise ValueError("the threshold was set by a contamination of the training data: give a target_fpr")
-        X, labels = with_groups(X, groups, columns=self._names())
+        X, labels = with_groups(X, groups, columns=self._names_in_files())
         found, stored = self._scores(X, list(before.scores))
         refuse_seen(stored, self._recorded.trained, "X")
         scores = {name: values.astype(np.float64) for name, values in found.items()}

@@ -46,7 +46,7 @@ def with_groups(
         if groups == FOLDERS:
             return X, inlier_groups(str(X), groups, split)
         if str(X).lower().endswith(ENDINGS):
-            names = columns or feature_columns(X, groups)
+            names = feature_columns(X, groups, columns)
             return X if names is None else feature_table(X, names), texts(X, groups)
     elif groups in (columns := list(getattr(X, "column_names", getattr(X, "columns", ())))):
         return _without(X, groups), [_text(value) for value in _values(X, groups)]

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler
 from negvae.data import ImageSet, Split, is_path, load
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
-from negvae.data.rows import feature_table
+from negvae.data.rows import feature_columns, feature_table
 from negvae.data.tables import is_table
 
 
@@ -49,7 +49,7 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     if isinstance(data, str | Path):
         name = str(data)
         if is_table(name):
-            return feature_table(name, columns), name
+            return feature_table(name, feature_columns(name, known=columns)), name
         if name.lower().endswith(".npy") and Path(name).is_file():
             return npy.array(name), name
         if name.lower().endswith(IMAGE_ENDINGS) and Path(name).is_file():

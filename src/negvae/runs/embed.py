@@ -40,7 +40,8 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
 
 def columns_of(artifact: Artifact) -> tuple[str, ...]:
     """Return the names of the columns that a model of rows was trained on; empty if they had none."""
-    return tuple(map(str, read_section(artifact.directory, "detector").get("feature_names") or ()))
+    section = read_section(artifact.directory, "detector")
+    return tuple(map(str, section.get("feature_names") or section.get("columns") or ()))
 
 
 def inputs_of(images: NDArray[Any], encoder: Encoder | None) -> NDArray[Any]:
@@ -149,7 +150,7 @@ def read_feature_rows(
             raise FileNotFoundError(f"{data}: no such file of rows of features (.npy, .npz, CSV or Parquet)")
         if groups is not None:
             labels = _column_groups(data, groups)
-        names = columns or feature_columns(data, groups)
+        names = feature_columns(data, groups, columns) or columns or None
         numbers = load_rows(data, limit, names)
         rows = numbers.reshape(*numbers.shape, 1, 1)
         text = f"{data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
