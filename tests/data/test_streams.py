@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from negvae.data.streams import InputSpec, stream
+from negvae.data.streams import InputSpec, from_memory, stream
 
 GRAY = InputSpec((1, 12, 10))
 
@@ -182,7 +182,7 @@ def test_missing_inputs_end_it_before_it_starts(tmp_path):
 MEMORY = """
 import re, sys
 from pathlib import Path
-from negvae.data.streams import InputSpec, stream
+from negvae.data.streams import InputSpec, from_memory, stream
 rows = sum(len(batch) for batch in stream([sys.argv[1]], InputSpec((1, 28, 28))))
 print(rows, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """
@@ -253,3 +253,18 @@ def test_what_cannot_be_opened_is_named_once_and_without_a_number(tmp_path):
     os.mkfifo(tmp_path / "c.png")
     gone = "no such file or directory"
     assert collect([tmp_path])[2] == [gone, gone, "not a readable image (not a regular file)"]
+
+
+def test_an_error_whose_text_is_the_path_is_an_error_all_the_same(monkeypatch):
+    """As fsspec raises it of an address that is not there; no text would say that nothing is wrong."""
+
+    def missing(path, **options):
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("negvae.data.stores.open_file", missing)
+    monkeypatch.setattr("negvae.data.stores.below", lambda uri: [uri])
+    assert collect(["http://host/x.png"])[2] == ["no such file"]
+    name = "the model takes rows of features: send them as the content of an .npy file"
+    for spec in (InputSpec((5, 1, 1), features=True), GRAY):
+        for path in ("x.png", name):
+            assert from_memory(path, b"none", spec).errors[0]

@@ -508,7 +508,8 @@ def _failed(path: str, index: int | None, error: object, spec: InputSpec, local:
     """Return one row with an error; a local copy that the error names is replaced by the path of the file."""
     text = reason(error).replace(str(local), path) if local else reason(error)
     empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
-    return Batch([path], [index], [text.removeprefix(path).removeprefix(":").strip()], empty, _none(spec))
+    said = text.removeprefix(f"{path}:").strip() or "it cannot be read"  # no text would mean that nothing is wrong
+    return Batch([path], [index], [said], empty, _none(spec))
 
 
 def _none(spec: InputSpec) -> list[Tiling]:

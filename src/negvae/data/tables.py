@@ -73,8 +73,8 @@ def column_names(path: Path | str) -> tuple[str, ...]:
     names = _names(path)
     if str(path).lower().endswith(".csv") and _are_values(names):
         raise DataError(
-            f"{path}: its first line holds the names of the columns, and these are numbers ({', '.join(names[:3])}): write"
-            " a line of names above the values, or names that are no numbers"
+            f"{path}: its first line holds the names of the columns, and these are numbers ({', '.join(names[:3])}):"
+            " write a line of names above the values, or names that are no numbers"
         )
     for place, name in enumerate(names):
         if _ROW_NUMBERS.fullmatch(name):

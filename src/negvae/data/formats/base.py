@@ -130,7 +130,11 @@ def reason(error: object) -> str:
 
     >>> reason(FileNotFoundError(2, "No such file or directory", "a.png")), reason(ValueError())
     ('no such file or directory', 'ValueError')
+    >>> reason(FileNotFoundError("http://host/a.png"))
+    'no such file'
     """
+    if isinstance(error, FileNotFoundError) and error.strerror is None and ": " not in str(error):
+        return "no such file"  # as fsspec raises it: with the path for a message
     if isinstance(error, OSError) and error.strerror:
         error = error.strerror[0].lower() + error.strerror[1:]
     # Pillow's messages hold the object that it read from, with an address in memory.
