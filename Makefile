@@ -63,7 +63,7 @@ test: $(STAMP) .node/.installed .pytorch-ood/.installed check
 	touch $@
 
 # The files of pytorch-ood, for its modules that need no torchvision; outside of .venv, where it would be incomplete.
-.pytorch-ood/.installed:
+.pytorch-ood/.installed: | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .pytorch-ood \
 		pytorch-ood==0.4.0
 	touch $@
@@ -172,4 +172,5 @@ docs/demo.png: runs/demo/report.html
 		--screenshot=$@ file://$(CURDIR)/$<
 
 clean:
-	rm -rf .node .pytorch-ood .venv .venv-tools .venv-pythae .venv-pyod .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .node .pytorch-ood .venv .venv-tools .venv-pythae .venv-pyod .venv-interop .mypy_cache .ruff_cache \
+		.pytest_cache .hypothesis .import_linter_cache build dist

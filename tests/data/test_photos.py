@@ -129,6 +129,28 @@ def test_the_limit_is_of_the_pixels_that_a_jpeg_declares_not_of_those_that_are_d
         read_photo(large, "x", small, max_pixels=200_000)
 
 
+def test_a_photo_of_several_pictures_scores_alike_from_its_file_and_opened(tmp_path):
+    first, second = (
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (400, 400, 3), np.uint8)) for seed in (0, 1)
+    )
+    first.save(tmp_path / "x.jpg", "MPO", save_all=True, append_images=[second])
+    small = Decoding(fit="resize", height=16, width=16, channels=3)
+    with Image.open(tmp_path / "x.jpg") as opened:
+        assert opened.format == "MPO"
+        np.testing.assert_array_equal(
+            read_photo(opened, "x", small)[0], read_photo(str(tmp_path / "x.jpg"), "x", small)[0]
+        )
+
+
+def test_transparency_is_not_turned_over_where_white_is_zero():
+    values = np.zeros((4, 4, 2), np.uint16)
+    values[..., 0], values[..., 1] = 1000, 60000
+    content = tiff(values, photometric="miniswhite", extrasamples=["unassalpha"], planarconfig="contig")
+    white, alpha = 65535, 60000 / 65535
+    expected = (white - 1000) * alpha + white * (1 - alpha)
+    assert raw_pixels(content, "x") == pytest.approx(expected, abs=2)
+
+
 def test_a_limit_above_pillows_own_holds_and_the_default_leaves_pillows_alone(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(ValueError, match="exceeds limit of 80 pixels"):

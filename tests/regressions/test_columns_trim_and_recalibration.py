@@ -13,9 +13,12 @@ from sklearn.exceptions import NotFittedError
 from torch.utils.data import DataLoader, TensorDataset
 
 from negvae import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, ScoreDetector
+from negvae.data.tables import texts
 from negvae.detector.cleaning import clean
 from negvae.detector.groups import with_groups
 from negvae.detector.inputs import seed_of
+from negvae.runs.artifact import load_artifact
+from negvae.runs.calibrate import calibrate_run
 from negvae.scoring.crossconformal import twice_mean_p_values
 from negvae.scoring.neighbors import fit_neighbors
 
@@ -87,6 +90,23 @@ def test_nothing_is_certified_of_data_that_was_trimmed(tmp_path: Path) -> None:
     assert clean_ones.calibration_.certificate()["held_out"] == 100
 
 
+def test_held_out_rows_of_trimmed_data_certify_nothing_when_they_calibrate_again(tmp_path: Path) -> None:
+    table(120, 0).to_csv(tmp_path / "x.csv", index=False)
+    options = {**OPTIONS, "decision_score": "kl", "target_fpr": 0.1}
+    NegVAEDetector(**options, trim=0.1).fit(str(tmp_path / "x.csv")).save(tmp_path / "run")
+    before = load_artifact(tmp_path / "run", "cpu").calibration
+    assert before is not None
+    found = calibrate_run(tmp_path / "run", device="cpu")
+    assert (found.trimmed, found.certificate()) == (0.1, {})
+    np.testing.assert_allclose(found.scores["kl"], before.scores["kl"], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"\(trim\) before inliers were held out"):
+        calibrate_run(tmp_path / "run", target_fpr=0.1, confidence=0.9, device="cpu")
+    table(100, 3).to_csv(tmp_path / "clean.csv", index=False)
+    clean_ones = calibrate_run(tmp_path / "run", str(tmp_path / "clean.csv"), confidence=0.9, device="cpu")
+    assert clean_ones.certificate()["held_out"] == 100
+    assert calibrate_run(tmp_path / "run", device="cpu", target_fpr=0.2).trimmed == 0.1
+
+
 # --- calibrating again -----
 
 
@@ -147,7 +167,7 @@ def test_twice_the_mean_p_value_reaches_the_level_that_fit_allows() -> None:
 # --- groups, passes over the data, other small things -----
 
 
-def test_groups_of_a_score_detector_may_be_numbers_columns_and_missing() -> None:
+def test_groups_of_a_score_detector_may_be_numbers_columns_and_missing(tmp_path: Path) -> None:
     data = table(60, 0)
     detector = ScoreDetector(lambda batch: abs(np.asarray(batch, float)[:, 0]), target_fpr=0.2)
     numbers = [1] * 30 + [2] * 30
@@ -161,6 +181,8 @@ def test_groups_of_a_score_detector_may_be_numbers_columns_and_missing() -> None
     whole = pd.Series([1, None, 2]).rename("site")
     for column in (whole, whole.astype("Int64"), np.array([1, None, 2], object)):
         assert with_groups(data[:3], column)[1] == ["1", "", "2"]
+    data[:3].assign(site=whole).to_csv(tmp_path / "t.csv", index=False)  # which writes 1.0 and 2.0
+    assert texts(tmp_path / "t.csv", "site") == ["1", "", "2"]
 
 
 def test_a_score_detector_that_is_not_fitted_says_so() -> None:

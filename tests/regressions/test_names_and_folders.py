@@ -1,10 +1,19 @@
 """What has the name of a set of the catalog and of a folder here is the set, wherever it is asked for."""
 
+import dataclasses
+
+import numpy as np
 import pytest
+from PIL import Image
 
 from negvae.config import RunConfig
+from negvae.detector.inputs import as_array
+from negvae.detector.photos import photos_of
+from negvae.runs.calibrate import calibrate_run
+from negvae.runs.evaluate import evaluate_run
 from negvae.runs.groups import inlier_groups
-from negvae.runs.train import wants_heatmaps
+from negvae.runs.train import run, wants_heatmaps
+from tests.conftest import blobs, small_run
 
 
 @pytest.fixture
@@ -17,6 +26,24 @@ def folder_named_as_a_set(tmp_path, monkeypatch):
 def test_only_a_folder_has_heat_maps_of_its_own_accord():
     assert wants_heatmaps(RunConfig(data="./fashion-mnist", calibration=0.1))
     assert not wants_heatmaps(RunConfig(data="fashion-mnist", calibration=0.1))
+
+
+def test_the_home_of_the_user_is_found_wherever_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    images, others = blobs(60, (1, 28, 28)).numpy(), (255 - blobs(20, (1, 28, 28))).numpy()
+    np.save(tmp_path / "in.npy", images)
+    np.save(tmp_path / "out.npy", others)
+    np.save(tmp_path / "rows.npy", np.random.default_rng(0).normal(size=(30, 2)))
+    Image.fromarray(images[0, 0]).save(tmp_path / "x.png")
+    assert as_array("~/rows.npy", "train")[0].shape == (30, 2)
+    assert as_array("~/x.png", "train")[0].shape[-2:] == (28, 28)
+    assert photos_of("~/x.png", "train").name == str(tmp_path / "x.png")
+    run(dataclasses.replace(small_run(epochs=1, calibration=0.5), data="~/in.npy"), tmp_path / "run")
+    assert evaluate_run(tmp_path / "run", ["~/out.npy"], data="~/in.npy", device="cpu")["rows"]
+    with pytest.raises(ValueError, match="is what the model was trained on"):
+        evaluate_run(tmp_path / "run", ["~/in.npy"], device="cpu")
+    assert calibrate_run(tmp_path / "run", "~/in.npy", target_fpr=0.2, device="cpu")
 
 
 @pytest.mark.usefixtures("folder_named_as_a_set")

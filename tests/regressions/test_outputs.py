@@ -18,6 +18,7 @@ from negvae.runs import score as scoring
 from negvae.runs import train as training
 from negvae.runs.artifact import load_artifact, read_section
 from negvae.runs.calibrate import calibrate_run
+from negvae.training.patches import DivergedError
 from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
 
@@ -77,6 +78,19 @@ def test_a_run_that_goes_on_leaves_out_the_maps_that_were_ruled_out(tmp_path, mo
     training.run(config, tmp_path / "without", resume=True, heatmaps=True)
     training.run(config, tmp_path / "without", resume=True)
     assert trained == ["with", "with", "open", "open", "without", "without"]
+
+
+def test_heat_maps_that_diverge_cost_no_model(tmp_path, monkeypatch):
+    def diverge(*args, **options):
+        raise DivergedError("training the heat maps diverged within 100 steps")
+
+    np.save(tmp_path / "in.npy", blobs(60, (1, 28, 28)).numpy())
+    config = dataclasses.replace(small_run(epochs=1, calibration=0.5), data=str(tmp_path / "in.npy"))
+    monkeypatch.setattr(training, "fit_heatmaps", diverge)
+    lines = []
+    training.run(config, tmp_path / "run", heatmaps=True, log=lines.append)
+    assert any("the run is kept without heat maps" in line for line in lines)
+    assert load_artifact(tmp_path / "run", "cpu").calibration is not None
 
 
 def test_a_run_that_goes_on_keeps_the_calibration_of_the_user_unless_a_step_is_trained(tmp_path):

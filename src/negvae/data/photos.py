@@ -94,7 +94,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
 
     A large JPEG is reduced while it is decoded, to a half, a quarter or an eighth, if that leaves at least twice the
     size that is needed (Pillow's draft mode), so that neither the time nor the memory of all its pixels is spent. An
-    image of Pillow stays as it is: one whose pixels are not loaded yet is decoded from its file's content.
+    image of Pillow stays as it is: a JPEG whose pixels are not loaded yet is decoded from its file's content.
 
     Args:
         source: encoded image.
@@ -291,7 +291,7 @@ def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels:
 def _unread(image: Image.Image) -> bytes | None:
     """Return the content of the JPEG file that an image of Pillow will be loaded from; None of any other image."""
     file = getattr(image, "fp", None)
-    if image.format != "JPEG" or file is None or not file.seekable():
+    if image.format not in ("JPEG", "MPO") or file is None or not file.seekable():
         return None
     place = file.tell()
     file.seek(0)
@@ -424,10 +424,12 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         array = page.asarray().reshape(page.shape) if stack is None else stack.asarray().reshape(-1, *page.shape)
         by_channel = stack is not None or page.axes == "SYX"
         array = np.moveaxis(array, 0, -1) if by_channel else array.reshape(*array.shape[:2], -1)
-        if page.photometric == _WHITE_IS_ZERO:
-            array = np.iinfo(array.dtype).max - array
+        first = page.samplesperpixel - len(page.extrasamples)
+        if page.photometric == _WHITE_IS_ZERO:  # which is not said of its transparency
+            colors = np.s_[..., : first if page.extrasamples else None]
+            array = array.copy()
+            array[colors] = np.iinfo(array.dtype).max - array[colors]
         for place in alphas:
-            first = page.samplesperpixel - len(page.extrasamples)
             array = _over_white(array, first + place, page.extrasamples[place])
         return header, np.ascontiguousarray(_upright(array, orientation).transpose(2, 0, 1))
 

@@ -188,8 +188,18 @@ def texts(path: Path | str, column: str) -> list[str]:
         with reading(path, f"column {column} of text"):
             values = batch.column(column)
             values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
-            found += [UNNAMED if value is None else value for value in values.cast("string").to_pylist()]
+            found += [UNNAMED if value is None else _whole(value) for value in values.cast("string").to_pylist()]
     return found
+
+
+def _whole(text: str) -> str:
+    """Return the text of a whole number that was written as a float, as pandas does where a value is missing.
+
+    >>> _whole("2.0"), _whole("-1.0"), _whole("2.5"), _whole("v2.0")
+    ('2', '-1', '2.5', 'v2.0')
+    """
+    number = text.removesuffix(".0")
+    return number if number.removeprefix("-").isdecimal() else text
 
 
 def check_columns(path: Path | str, columns: Sequence[str]) -> None:

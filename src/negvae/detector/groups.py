@@ -78,5 +78,5 @@ def _text(value: Any) -> str:
         missing = True
     if missing:
         return ""
-    # A column of whole numbers with a missing value holds floats in pandas, and whole numbers in a file.
+    # A column of whole numbers with a missing value holds floats in pandas; `texts` reads files alike.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)

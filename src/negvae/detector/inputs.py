@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -47,7 +48,7 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     if np.ma.is_masked(data):
         raise DataError("the data has masked entries: fill them in (filled), or leave them out")
     if isinstance(data, str | Path):
-        name = str(data)
+        name = os.path.expanduser(data)
         if is_table(name):
             return feature_table(name, feature_columns(name, known=columns)), name
         if name.lower().endswith(".npy") and Path(name).is_file():

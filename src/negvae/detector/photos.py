@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,7 +73,7 @@ def photos_of(data: Any, split: Split) -> Photos | None:
         The images, in order; None if the data is something else.
     """
     if isinstance(data, str | Path):
-        name = str(data)
+        name = os.path.expanduser(data)
         if Path(name).is_file() and name.lower().endswith(IMAGE_ENDINGS):
             return Photos(name, [(name, name)])
         files = image_files(name, split)

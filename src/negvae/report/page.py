@@ -269,7 +269,11 @@ def _codes(
 
 def _place(path: str, index: int | None) -> str:
     """Return a text for a file, with the row in it if the file holds more than one."""
-    return path if index is None or not path.lower().endswith((".npy", ".npz", ".parquet")) else f"{path} [{index}]"
+    return (
+        path
+        if index is None or not path.lower().endswith((".npy", ".npz", ".parquet", ".csv"))
+        else f"{path} [{index}]"
+    )
 
 
 def latent_means(model: VAE, images: NDArray[Any]) -> NDArray[np.float64]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +122,7 @@ def calibrate_run(
             the data; or if the precision is unknown or not available for this model, score or machine.
     """
     choose("precision", precision, SCORE_PRECISIONS)
-    artifact = _open(directory, device)
+    artifact, data = _open(directory, device), data and os.path.expanduser(data)  # as in config.data
     before, config = artifact.calibration, artifact.config
     if data is None and groups is None:
         groups = config.groups
@@ -136,6 +137,9 @@ def calibrate_run(
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
+    trimmed = _trimmed(artifact, confidence) if data is None else 0.0
+    if trimmed and before is not None:
+        training = None  # of all rows, with those that were left out; the present measurements are without them
     scorer, earlier = _scorer(artifact, precision, training), _before(artifact)
     present = earlier["score"]
     if scorer.quantized is not None and scorer.quantized.decode is None:
@@ -152,7 +156,7 @@ def calibrate_run(
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
-    calibration = with_columns(calibration, held_out)
+    calibration = dataclasses.replace(with_columns(calibration, held_out), trimmed=trimmed)
     save_calibration(directory, calibration)
     if precision == "int8":
         log(f"int8: {_rounding(scorer, calibration, held_out[:REFERENCE_IMAGES])}")
@@ -309,6 +313,22 @@ def _before(artifact: Artifact) -> dict[str, Any]:
             raise ValueError(f"{artifact.directory / CONFIG}: calibration.{name} is {value!r}: it must be a number")
     score = described.get("score")
     return {**described, "score": score if score in SCORES else None}
+
+
+def _trimmed(artifact: Artifact, confidence: float | None) -> float:
+    """Return the share of the data that a detector's `trim` left out before it held out inliers.
+
+    Raises:
+        ValueError: if there is one, and a confidence is asked for.
+    """
+    parameters = read_section(artifact.directory, "detector").get("parameters") or {}
+    share = parameters.get("trim") or 0.0 if artifact.config.calibration else 0.0  # else all were given as clean
+    if share and confidence is not None:
+        raise ValueError(
+            f"{artifact.directory} left out the least usual {share:g} of its data (trim) before inliers were held out,"
+            " which may hold outliers: for a confidence, name clean inliers with --data"
+        )
+    return float(share)
 
 
 def _rule(

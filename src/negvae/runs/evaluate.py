@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -76,6 +77,7 @@ def evaluate_run(
     """
     if samples < 1:
         raise ValueError(f"samples is {samples}: it must be at least 1")
+    data, ood = data and os.path.expanduser(data), [os.path.expanduser(name) for name in ood]  # as in config.data
     artifact = load_artifact(directory, device)
     config, calibration = artifact.config, artifact.calibration
     if not artifact.finished:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
@@ -120,7 +119,11 @@ def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.de
         network.load_state_dict(state)
         network.to(device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         maps = Heatmaps(
-            network, (kept[0], kept[1], kept[2]), tensors["counts"].numpy(), np.asarray(tensors["scores"].numpy())
+            # Copies, since these tensors lie in the mapped file, which may be written anew under a service.
+            network,
+            (kept[0], kept[1], kept[2]),
+            tensors["counts"].numpy().copy(),
+            tensors["scores"].numpy().copy(),
         )
     except (SafetensorError, KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
         raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train with heat maps anew") from None

@@ -7,6 +7,7 @@ which inliers were trained on.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -179,7 +180,7 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     encoder = {} if inliers.encoder is None else {"encoder": inliers.encoder}
 
     def load_auxiliary(name: str) -> Tensor:
-        if name == config.data:
+        if os.path.expanduser(name) == config.data:
             raise ValueError(f"negatives {name} are the inliers themselves: choose another data set")
         if config.images is not None:
             fitted = load_fitted(name, "train", config.images, max_broken=config.max_broken, log=log)

@@ -40,7 +40,7 @@ from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress
 from negvae.training.checkpoint import FILE as CHECKPOINT
 from negvae.training.history import METRICS
 from negvae.training.loop import TrainingResult, train_seeds
-from negvae.training.patches import StoppedError
+from negvae.training.patches import DivergedError, StoppedError
 from negvae.training.reporting import Clock
 from negvae.training.run import TrainingDivergedError
 from negvae.training.stopping import StopConditions
@@ -212,6 +212,9 @@ def _heatmaps(
         except StoppedError as stopped:
             log(f"heat maps: stopped at step {stopped.step:,}")
             return None, stopped.reason
+        except DivergedError as diverged:  # the model is trained, and is not to be lost with them
+            log(f"warning: {diverged}: the run is kept without heat maps")
+            return None, ""
 
 
 def _earlier(directory: Path) -> Artifact | None:

@@ -57,6 +57,10 @@ STEPS_PER_CHECK = 25
 CHECKPOINT = "heatmaps-checkpoint.safetensors"
 
 
+class DivergedError(ValueError):
+    """The encoder's losses or weights have become infinite or no numbers."""
+
+
 class StoppedError(Exception):
     """The encoder's training was stopped before its last step.
 
@@ -209,7 +213,7 @@ def _digest(images: Tensor) -> str:
 def _check_finite(weights: Weights, losses: Tensor, step: int) -> None:
     """Refuse losses or weights that are infinite or not numbers."""
     if not (losses.isfinite().all() and weights.master.isfinite().all()):
-        raise ValueError(f"training the heat maps diverged within {step} steps")
+        raise DivergedError(f"training the heat maps diverged within {step} steps")
 
 
 def plan(height: int, width: int) -> tuple[int, int]:
