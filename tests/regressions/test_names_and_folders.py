@@ -5,13 +5,16 @@ import dataclasses
 import numpy as np
 import pytest
 from PIL import Image
+from scipy.sparse import csr_array
 
+from negvae import CrossConformalDetector, NegVAEClassifier, NegVAEDetector
 from negvae.config import RunConfig
 from negvae.detector.inputs import as_array
 from negvae.detector.photos import photos_of
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.evaluate import evaluate_run
 from negvae.runs.groups import inlier_groups
+from negvae.runs.score import score_files
 from negvae.runs.train import run, wants_heatmaps
 from tests.conftest import blobs, small_run
 
@@ -50,3 +53,19 @@ def test_the_home_of_the_user_is_found_wherever_it_is_named(tmp_path, monkeypatc
 def test_a_set_has_no_groups_though_a_folder_of_its_name_is_here():
     with pytest.raises(ValueError, match="takes a folder of inliers with a subfolder for each group"):
         inlier_groups("fashion-mnist", "folders", "train")
+
+
+def test_the_uri_of_an_input_is_not_written_over(tmp_path):
+    detector = NegVAEDetector(device="cpu").fit(np.random.default_rng(0).normal(size=(60, 2)))
+    detector.save(tmp_path / "run")
+    (tmp_path / "in.csv").write_text("a,b\n0,1\n")
+    with pytest.raises(ValueError, match="which is read: take another file"):
+        score_files(tmp_path / "run", [(tmp_path / "in.csv").as_uri()], tmp_path / "in.csv", device="cpu")
+    assert (tmp_path / "in.csv").read_text() == "a,b\n0,1\n"
+
+
+def test_a_sparse_matrix_is_refused_by_all_that_take_rows_apart():
+    sparse = csr_array(np.eye(60))
+    for detector, labels in ((NegVAEClassifier(), np.zeros(60)), (CrossConformalDetector(), None)):
+        with pytest.raises(TypeError, match="X is csr_array: it must be an array, a table, a list or a path"):
+            detector.fit(sparse, labels)

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from negvae.detector.columns import column_names, take_names, taken
+from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.inputs import as_array
+from negvae.detector.inputs import array_or_table
 
 INLIER, OUTLIER = 0, 1
 
@@ -49,8 +49,7 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: if a label is neither 0 nor 1, there is not one for each row, or the detector holds out no
                 inliers.
         """
-        rows = as_array(X, "train")[0]
-        rows = np.asarray(rows) if column_names(rows) is None else rows
+        rows = array_or_table(X)
         if y is not None:
             labels = np.asarray(y)
             if labels.shape != (len(rows),):

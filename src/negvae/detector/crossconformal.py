@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
-from negvae.detector.columns import column_names, take_names, taken
+from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.inputs import as_array, repeatable
+from negvae.detector.inputs import array_or_table, repeatable
 from negvae.files import file_sha256, from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
@@ -78,10 +78,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not 0 < self.target_fpr < 1:
             raise ValueError(f"target_fpr is {self.target_fpr!r}: it must lie between 0 and 1")
-        data = as_array(X, "train")[0]
-        rows = np.asarray(data) if column_names(data) is None else data
-        if not np.ndim(rows):  # a sparse matrix, or no data
-            raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
+        rows = array_or_table(X)
         number = fold_numbers(len(rows), self.folds, self.random_state)
         smallest = 1 / (len(rows) + 1)
         if self.twice_mean:

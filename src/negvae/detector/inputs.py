@@ -22,6 +22,7 @@ from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
 from negvae.data.rows import feature_columns, feature_table
 from negvae.data.tables import is_table
+from negvae.detector.columns import column_names
 
 
 def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> tuple[Any, str]:
@@ -75,6 +76,25 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     if data is None or is_lazy or (isinstance(data, dict | set) and not hasattr(data, "shape")):  # of a sparse matrix
         raise TypeError(f"the data is a {type(data).__name__}: give an array, a list, a data frame, a tensor or a path")
     return data, "an array"
+
+
+def array_or_table(X: Any) -> Any:
+    """Return inliers in a form whose rows can be taken: a data frame as it is, anything else as an array.
+
+    Args:
+        X: data in any form that `negvae.NegVAEDetector` takes.
+
+    Returns:
+        N rows or images.
+
+    Raises:
+        TypeError: if this has no rows, as a sparse matrix.
+    """
+    data = as_array(X, "train")[0]
+    rows = np.asarray(data) if column_names(data) is None else data
+    if not np.ndim(rows):
+        raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
+    return rows
 
 
 def seed_of(random_state: Any) -> int:

@@ -25,7 +25,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
-from negvae.data.stores import is_uri
+from negvae.data.stores import is_uri, local_path
 from negvae.data.streams import Batch, InputSpec, spans, stream
 from negvae.data.tables import ENDINGS, column_names
 from negvae.device import own_state
@@ -334,7 +334,7 @@ def _check_out(out: Path | None, inputs: Sequence[str]) -> None:
         return
     if not out.absolute().parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
-    refuse_replacing(out, inputs)
+    refuse_replacing(out, [home(local_path(text)) for text in inputs])
     if not out.is_file() or out.suffix.lower() in (".json", ".jsonl") or _is_of_scores(out):  # no JSON is ever scored
         return
     # Only what lies below these can be the output without being named.

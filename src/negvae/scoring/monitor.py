@@ -1,7 +1,7 @@
 """The state kept of a watched stream of scores, and the decision on each score. Needs NumPy and SciPy only.
 
-The state has a fixed size, however long the stream, and goes to plain values and back, so that a stream can be watched
-across restarts.
+The state does not grow with the stream, but for a number for each alarm of a change, and goes to plain values and back,
+so that a stream can be watched across restarts.
 """
 
 from __future__ import annotations
