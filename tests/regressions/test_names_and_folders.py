@@ -56,7 +56,7 @@ def test_a_set_has_no_groups_though_a_folder_of_its_name_is_here():
 
 
 def test_the_uri_of_an_input_is_not_written_over(tmp_path):
-    detector = NegVAEDetector(device="cpu").fit(np.random.default_rng(0).normal(size=(60, 2)))
+    detector = NegVAEDetector(device="cpu").fit(np.random.default_rng(0).normal(size=(120, 2)))
     detector.save(tmp_path / "run")
     (tmp_path / "in.csv").write_text("a,b\n0,1\n")
     with pytest.raises(ValueError, match="which is read: take another file"):
