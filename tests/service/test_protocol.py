@@ -57,7 +57,10 @@ def test_tensors_are_read_flat_nested_and_as_bytes():
         (request([[1, 2], [3, 4]]), r"nested as \[2, 2\]: their shape is \[1, 1, 2, 2\]"),
         (request([[[[1], [2]], [[3], [4]]]]), r"nested as \[1, 2, 2, 1\]: their shape is \[1, 1, 2, 2\]"),
         (request([1, 2, 3, 256]), "within 0 and 255"),
-        (request([1, 2, 3, 2**70]), "whole numbers"),
+        (request([1, 2, 3, 2**70]), "within 0 and 255"),
+        (request([1, 2, 3, [4]]), "whole numbers"),
+        (request([[1, 2], 3]), "flat or in rows alike"),
+        (request([[[[1, 2], [3, "4"]]]]), "whole numbers"),
         (request([0.5, 1, 1, 1]), "whole numbers"),
         (request([True] * 4), "whole numbers"),
         (request(["1"] * 4), "whole numbers"),
@@ -76,6 +79,17 @@ def test_what_is_wrong_is_named(content, message):
 def test_rows_are_nested_as_their_shape_says():
     with pytest.raises(ValueError, match=r"rows are nested as \[3, 2\]: their shape is \[2, 3\]"):
         read(request([[1, 2], [3, 4], [5, 6]], (2, 3), "rows", "FP32"), ROWS)
+
+
+def test_what_is_no_number_is_refused_before_numpy_sees_it(monkeypatch):
+    for data in ([1, 2, "x"], [1.0, True, 2], [1, None, 2], [1, {}, 2], ["x" * 50, *range(10_000)]):
+        with monkeypatch.context() as patch:
+            for name in ("array", "asarray"):
+                patch.setattr(np, name, lambda *given: pytest.fail("converted"))
+            with pytest.raises(ValueError, match="numbers"):
+                read(request(data, (1, 3), "rows", "FP64"), ROWS)
+    with pytest.raises(ValueError, match="too large for FP64"):
+        read(request([1, 10**400, 2], (1, 3), "rows", "FP64"), ROWS)
 
 
 def test_bytes_that_do_not_fit_are_refused():

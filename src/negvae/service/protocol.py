@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -222,24 +223,37 @@ def _shape(shape: Any, wanted: dict[str, Any], max_batch: int, max_pixels: int) 
 
 
 def _numbers(data: Any, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Convert the numbers of a tensor, flat or nested as its shape says, to a flat array."""
-    count = math.prod(shape)
+    """Convert the numbers of a tensor, flat or nested as its shape says, to a flat array.
+
+    All is checked before NumPy sees it, which would make texts as long as the longest of whatever is among them.
+    """
+    count, whole = math.prod(shape), kind == "UINT8"
     if not isinstance(data, list):
         raise ValueError(f"{name} have no data: expected a list of {count:,} numbers")
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, RecursionError):
-        raise ValueError(f"{name} must be a list of numbers, flat or in rows alike") from None
-    whole = kind == "UINT8"
-    if values.size and values.dtype.kind not in ("iu" if whole else "iuf"):
+    values, sizes = _flattened(data, name)
+    if len(values) != count:
+        raise ValueError(f"{name} have {len(values):,} numbers: their shape has {count:,}")
+    if len(sizes) > 1 and sizes != shape:
+        raise ValueError(f"{name} are nested as {str(list(sizes))[:80]}: their shape is {list(shape)}")
+    if not set(map(type, values)) <= ({int} if whole else {int, float}):
         raise ValueError(f"{name} must be a list of {'whole numbers' if whole else 'numbers'}, flat or in rows alike")
-    if values.size != count:
-        raise ValueError(f"{name} have {values.size:,} numbers: their shape has {count:,}")
-    if values.ndim > 1 and values.shape != shape:
-        raise ValueError(f"{name} are nested as {str(list(values.shape))[:80]}: their shape is {list(shape)}")
-    if whole and (values.min() < 0 or values.max() > 255):
+    if whole and (min(values) < 0 or max(values) > 255):
         raise ValueError(f"{name} must lie within 0 and 255")
-    return values.reshape(-1).astype(_TYPES[kind])
+    try:
+        return np.array(values, _TYPES[kind])
+    except OverflowError:
+        raise ValueError(f"{name} hold a number that is too large for {kind}") from None
+
+
+def _flattened(data: list[Any], name: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Return what nested lists hold, one after the other, and the sizes of the array that they are."""
+    sizes = [len(data)]
+    while data and type(data[0]) is list:
+        sizes.append(len(data[0]))
+        if not all(type(each) is list and len(each) == sizes[-1] for each in data):
+            raise ValueError(f"{name} must be a list of numbers, flat or in rows alike")
+        data = list(chain.from_iterable(data))
+    return data, tuple(sizes)
 
 
 def _wanted(content: dict[str, Any]) -> dict[str, bool]:
