@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from negvae.data.streams import InputSpec
-from negvae.service.protocol import inflated, parse, plain, respond
+from negvae.service.guard import Refused
+from negvae.service.protocol import inflated, most_bytes, parse, plain, respond
 
 IMAGES, ROWS = InputSpec((1, 2, 2)), InputSpec((3, 1, 1), features=True)
 
@@ -111,10 +112,20 @@ def test_compressed_bodies_are_read_up_to_the_limit():
     assert inflated(packed, "gzip", 1000) == b"x" * 1000
     for body, encoding, message in (
         (packed, "br", "br"), (packed[:-9], "gzip", "missing"), (b"abc", "gzip", "not gzip"),
-        (packed, "gzip", "larger"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            inflated(body, encoding, 999 if message == "larger" else 1000)
+            inflated(body, encoding, 1000)
+    for body, encoding in ((packed, "gzip"), (b"x" * 1000, "")):
+        with pytest.raises(Refused, match="more than 999 bytes") as caught:
+            inflated(body, encoding, 999)
+        assert caught.value.status == 413
+
+
+def test_a_body_may_be_as_large_as_the_model_can_need():
+    assert most_bytes(ROWS, 10, 10**9) == 1_000_000 + 64 * 10 * 3
+    assert most_bytes(ROWS, 10, 1_000) == 1_000
+    rows = [[-1.7976931348623157e308] * 3] * 1000
+    assert len(json.dumps(rows, indent=4)) < most_bytes(ROWS, 1000, 10**9)
 
 
 def test_answers_are_text_or_bytes_as_asked():

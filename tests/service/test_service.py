@@ -1,5 +1,6 @@
 """The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
 
+import gzip
 import json
 import shutil
 import socket
@@ -20,7 +21,7 @@ from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.service import run_model
+from negvae.service import inference, run_model
 from negvae.service.batching import ScoredBatch
 from negvae.service.inspection import described
 from negvae.service.metrics import ServiceMetrics
@@ -315,6 +316,28 @@ def test_limits_of_body_pixels_and_batch(models):
             )
             endless.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
             assert endless.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_large_and_compressed_bodies_are_read_beside_the_event_loop(models, monkeypatch):
+    threads, read = [], inference.read
+
+    def watched(*given):
+        threads.append(threading.current_thread().name)
+        return read(*given)
+
+    monkeypatch.setattr(inference, "read", watched)
+    with served({"m": models["gray-onnx"]}, max_batch=4) as live:
+        url, (body, headers) = "/v2/models/m/infer", infer_body(blobs(2, SHAPE).numpy())
+        packed = {**headers, "Content-Encoding": "gzip"}
+        wanted = live.ask("POST", url, body, {**headers, "Connection": "close"})
+        assert wanted[0] == 200
+        assert live.ask("POST", url, gzip.compress(body), packed) == wanted
+        assert live.ask("POST", url, b" " * 1_000_001 + b"{}")[0] == 400
+        for bomb, more in ((gzip.compress(b" " * 5_000_000), packed), (b" " * 5_000_000, {})):
+            status, answer = live.ask("POST", url, bomb, more)
+            assert (status, b"which no request to this model needs" in answer) == (413, True)
+    assert not threads[0].startswith("negvae-decode")
+    assert [name.startswith("negvae-decode") for name in threads[1:]] == [True] * 4
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Service:
         slots: slots of the models, by name.
         batcher: the queue.
         metrics: counts and times.
-        workers: threads that decode images and load models.
+        workers: threads that read large bodies, decode images and load models.
         log: lines of requests.
     """
 
@@ -114,6 +114,10 @@ class Service:
             raise Refused(400, f"model {slot.name} is not loaded ({slot.reason})")
         return slot, model
 
+    async def apart(self, function: Callable[[], Outcome]) -> Outcome:
+        """Call a function in a thread beside the event loop, in which it would hold up all other requests."""
+        return await asyncio.get_running_loop().run_in_executor(self.workers, function)
+
     async def inputs(self, model: Served, stored: NDArray[Any]) -> Inputs:
         """Return images or rows of a request as the model takes them, cut into tiles if it tiles images.
 
@@ -131,7 +135,7 @@ class Service:
             return Inputs(stored)
         cut = partial(tiles_of, stored, self.spec(model, None), self.settings.max_queue)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.workers, cut)
+            return await self.apart(cut)
         except ValueError as error:
             raise Refused(413, str(error)) from None
 
@@ -207,7 +211,7 @@ class Service:
         """
         read = partial(read_uploads, files, spec, self.settings.max_batch, self.settings.max_queue)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.workers, read)
+            return await self.apart(read)
         except ValueError as error:
             raise Refused(413, str(error)) from None
 

@@ -24,13 +24,13 @@ from negvae.service.batching import Job, QueueFull
 from negvae.service.guard import RETRY, SAFE, Exchange, Guard, Refused, request_id
 from negvae.service.inference import INFER, failure, read, written
 from negvae.service.models import Inputs
-from negvae.service.protocol import HEADER, InferRequest
+from negvae.service.protocol import HEADER, SMALL, InferRequest
 
 if TYPE_CHECKING:
     from negvae.service.app import Service
 
 START = b"POST /v2/models/"
-LARGEST_HEAD, LARGEST_BODY = 4_096, 1_000_000
+LARGEST_HEAD, LARGEST_BODY = 4_096, SMALL
 """Bytes of headers, and of a body, that are read here at most."""
 HELD = 1.0
 """Seconds for which an incomplete request is kept here at most; then the application waits for its end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -21,9 +22,11 @@ from negvae.service.models import Served, Slot
 from negvae.service.protocol import (
     HEADER,
     OUTPUTS,
+    SMALL,
     InferRequest,
     inflated,
     input_metadata,
+    most_bytes,
     output_metadata,
     parse,
     respond,
@@ -166,7 +169,9 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
         raise Refused(400, f"{next(iter(request.query_params))[:80]} is no query parameter of {request.url.path}")
     slot, model = service.ready(name)
     body = await request.body()
-    asked = read(service, model, body, request.headers)
+    ask = partial(read, service, model, body, request.headers)
+    is_small = len(body) <= SMALL and "content-encoding" not in request.headers
+    asked = ask() if is_small else await service.apart(ask)
     judged = await service.scores(slot, model, await service.inputs(model, asked.stored))
     content, size = written(name, model, asked, judged)
     if size is None:
@@ -187,12 +192,13 @@ def read(service: Service, model: Served, body: bytes, headers: Mapping[str, str
         The request.
 
     Raises:
-        Refused: if the request is not valid.
+        Refused: if the request is not valid, or larger than the model can need.
     """
     settings = service.settings
     spec = service.spec(model, None) if model.spec.tiled else model.spec
     try:
-        content = inflated(body, headers.get("content-encoding", ""), settings.max_body)
+        limit = most_bytes(spec, settings.max_batch, settings.max_body)
+        content = inflated(body, headers.get("content-encoding", ""), limit)
         return parse(content, headers.get(HEADER), spec, settings.max_batch)
     except ValueError as error:
         raise Refused(400, str(error)) from None

@@ -20,8 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.streams import InputSpec
+from negvae.service.guard import Refused
 
 HEADER = "inference-header-content-length"
+SMALL = 1_000_000
+"""Largest body that is read in the event loop, in bytes."""
+NUMBER = 64
+"""Bytes that a number may take in a body, with what stands between it and the next."""
 SHORT = 2048
 """Largest JSON of a request with tensors as bytes that is kept to be recognized, in bytes."""
 OUTPUTS = {"score": ("FP32", "<f4"), "p_value": ("FP64", "<f8"), "is_outlier": ("BOOL", "?")}
@@ -83,6 +88,20 @@ def output_metadata() -> list[dict[str, Any]]:
     return [{"name": name, "datatype": kind, "shape": [-1]} for name, (kind, _) in OUTPUTS.items()]
 
 
+def most_bytes(spec: InputSpec, max_batch: int, max_body: int) -> int:
+    """Return the size of the largest body that a request can need.
+
+    Args:
+        spec: form of the model's inputs.
+        max_batch: maximum number of images or rows.
+        max_body: maximum size of any body, in bytes.
+
+    Returns:
+        The size in bytes, decompressed.
+    """
+    return max_body if spec.tiled else min(max_body, SMALL + NUMBER * max_batch * math.prod(spec.shape))
+
+
 def inflated(body: bytes, encoding: str, limit: int) -> bytes:
     """Decompress a body.
 
@@ -95,21 +114,23 @@ def inflated(body: bytes, encoding: str, limit: int) -> bytes:
         The content.
 
     Raises:
-        ValueError: if the encoding is another, the content is damaged, or it is larger than the limit.
+        Refused: if the content is larger than the limit.
+        ValueError: if the encoding is another, or the content is damaged.
     """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "deflate"):
+    encoding, content = encoding.strip().lower(), body
+    if encoding not in ("", "identity", "gzip", "deflate"):
         raise ValueError(f"content encoding is {encoding}: gzip, deflate and identity are accepted")
-    try:
-        inflator = zlib.decompressobj(47)
-        content = inflator.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise ValueError(f"the body is not {encoding} ({error})") from None
+    is_whole = True
+    if encoding in ("gzip", "deflate"):
+        try:
+            inflator = zlib.decompressobj(47)
+            content = inflator.decompress(body, limit + 1)
+        except zlib.error as error:
+            raise ValueError(f"the body is not {encoding} ({error})") from None
+        is_whole = inflator.eof
     if len(content) > limit:
-        raise ValueError(f"the body is larger than {limit:,} bytes when it is decompressed")
-    if not inflator.eof:
+        raise Refused(413, f"the body has more than {limit:,} bytes, which no request to this model needs")
+    if not is_whole:
         raise ValueError(f"the end of the {encoding} body is missing")
     return content
 
