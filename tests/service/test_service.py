@@ -1,6 +1,7 @@
 """The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
 
 import gzip
+import io
 import json
 import shutil
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -21,7 +23,7 @@ from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.service import inference, run_model
+from negvae.service import inference, run_model, uploads
 from negvae.service.batching import ScoredBatch
 from negvae.service.inspection import described
 from negvae.service.metrics import ServiceMetrics
@@ -242,6 +244,87 @@ def test_further_values_come_where_the_model_has_them(live, monkeypatch):
         assert (status, json.loads(answer)["error"]) == (400, f"target_fpr is no query parameter of {path}")
     strict = score(live, "gray", files, "&target_fpr=0.5")[1]
     assert all(image["is_outlier"] == (image["p_value"] <= 0.5) for image in strict["images"])
+
+
+def test_further_values_of_all_files_are_computed_together(models, monkeypatch):
+    images, rows = blobs(5, SHAPE).numpy(), np.random.default_rng(1).integers(0, 256, (3, *SHAPE), np.uint8)
+    files = [(f"{number}.png", encoded(image)) for number, image in enumerate(images)]
+    array = io.BytesIO()
+    np.save(array, rows)
+    files[2:2] = [("none.png", b"no image"), ("rows.npy", array.getvalue())]
+    with served({"m": models["gray"]}) as live:
+        options = "&include=reconstruction&include=position"
+        alone = [each for file in files for each in score(live, "m", [file], options)[1]["images"]]
+        model, sizes = type(live.service.slots["m"].model), []
+        look = model.look
+        monkeypatch.setattr(model, "look", lambda model, batch, rows, wanted: (
+            sizes.append(len(rows)) or look(model, batch, rows, wanted)
+        ))  # fmt: skip
+        together = score(live, "m", files, options)[1]["images"]
+    assert sizes == [8]
+    assert [(each["file"], each["index"], each["input"] if not each["error"] else "") for each in together] == [
+        (each["file"], each["index"], each["input"] if not each["error"] else "") for each in alone
+    ]
+    good = [(a["position"], b["position"]) for a, b in zip(together, alone, strict=True) if not a["error"]]
+    np.testing.assert_allclose(*zip(*good, strict=True), rtol=1e-3, atol=1e-3)
+
+
+def test_files_are_no_longer_decoded_once_their_request_has_ended(models, monkeypatch):
+    may_go_on, names, read = threading.Event(), [], uploads._read
+
+    def held(name, *given):
+        names.append(name)
+        assert may_go_on.wait(60)
+        return read(name, *given)
+
+    files = [(f"{number}.png", encoded(blobs(1, SHAPE)[0].numpy())) for number in range(5)]
+    monkeypatch.setattr(uploads, "_read", held)
+    with served({"m": models["gray-onnx"]}, timeout=0.5) as live:
+        found, threads = [], [threading.Thread(target=lambda: found.append(score(live, "m", files)[0])) for _ in "ab"]
+        for thread in threads:
+            thread.start()
+        while len(names) < 2:  # both threads decode
+            time.sleep(0.01)
+        live.service.settings.__dict__["timeout"] = 60.0  # of the requests that follow
+        assert live.ask("POST", "/v2/repository/models/m/load")[0] == 200  # has a thread of its own
+        for thread in threads:
+            thread.join()
+        may_go_on.set()
+        assert score(live, "m", files)[0] == 200
+    assert found == [503, 503]
+    assert len(names) <= 2 + 5
+
+
+def test_a_charset_other_than_utf_8_is_refused(live):
+    for charset, status in (("undefined", 400), ("unicode_escape", 400), ("idna", 400), ("UTF-8", 200)):
+        body, headers = form_body([("\\ud800.png", encoded(blobs(1, SHAPE)[0].numpy()))])
+        headers["Content-Type"] += f"; charset={charset}"
+        found, answer = live.ask("POST", "/v1/score?model=gray", body, headers)
+        assert found == status, answer
+        assert b"charset is" in answer or status == 200
+
+
+def test_an_error_without_words_is_an_error_of_its_row(live, monkeypatch):
+    def failing(content):
+        raise MemoryError
+
+    monkeypatch.setattr(uploads, "_array", failing)
+    status, answer = score(live, "rows", [("a.npy", b"\x93NUMPY")])
+    assert (status, answer["images"][0]["error"]) == (200, "MemoryError")
+
+
+def test_pillow_s_warnings_are_not_shown_while_uploads_are_read(monkeypatch):
+    read = uploads.from_memory
+
+    def warning(*given):
+        warnings.warn_explicit("mended", UserWarning, "Image.py", 1, module="PIL.Image")
+        return read(*given)
+
+    monkeypatch.setattr(uploads, "from_memory", warning)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        uploads.read_uploads([("a.png", b"no image")], InputSpec(SHAPE), 1, 1, lambda: False)
+    assert seen == []
 
 
 def test_heat_maps_are_those_of_the_run(models, monkeypatch):

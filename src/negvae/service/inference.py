@@ -310,7 +310,7 @@ def _repository(router: APIRouter, service: Service) -> None:
         slot, settings = service.slot(name), service.settings
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(service.workers, slot.load, settings.threads, settings.alarm_rate)
+            await loop.run_in_executor(service.loader, slot.load, settings.threads, settings.alarm_rate)
         except (ValueError, OSError, ImportError) as error:
             raise Refused(400, f"{name} stays as it is: {error}") from None
         LOGGER.info("loaded", extra={"fields": {"model": name, "path": str(slot.path)}})
