@@ -8,7 +8,7 @@ import pytest
 
 from negvae.data.streams import InputSpec
 from negvae.service.guard import Refused
-from negvae.service.protocol import inflated, most_bytes, parse, plain, respond
+from negvae.service.protocol import inflated, most_bytes, options, parse, plain, respond
 
 IMAGES, ROWS = InputSpec((1, 2, 2)), InputSpec((3, 1, 1), features=True)
 
@@ -126,6 +126,16 @@ def test_a_body_may_be_as_large_as_the_model_can_need():
     assert most_bytes(ROWS, 10, 1_000) == 1_000
     rows = [[-1.7976931348623157e308] * 3] * 1000
     assert len(json.dumps(rows, indent=4)) < most_bytes(ROWS, 1000, 10**9)
+
+
+def test_options_that_would_be_left_undone_are_refused():
+    assert options(b"", {"ready"}) == options(b"{}", set()) == options(b'{"parameters": {}}', set()) == {}
+    for body, message in (
+        (b'{"ready": 1}', "true or false"), (b'{"parameters": {"config": "{}"}}', "'config' is no option"),
+        (b"nonsense", "not JSON"), (b"[]", "JSON object"), (b'{"parameters": 3}', "JSON object"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            options(body, {"ready"})
 
 
 def test_answers_are_text_or_bytes_as_asked():

@@ -25,9 +25,11 @@ from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
 from negvae.service import inference, run_model, uploads
 from negvae.service.batching import ScoredBatch
+from negvae.service.guard import Guard, Refused
 from negvae.service.inspection import described
 from negvae.service.metrics import ServiceMetrics
 from negvae.service.models import Inputs, Slot
+from negvae.service.settings import ServiceSettings
 from tests.conftest import blobs
 from tests.service.conftest import SHAPE, served
 
@@ -128,6 +130,10 @@ def test_triton_s_client_works_unchanged(live):
     assert not client.is_model_ready("gray-onnx")
     with pytest.raises(Exception, match="not loaded"):
         client.infer("gray-onnx", [tensor])
+    for path, body in (("index", b'{"ready": 3}'), ("models/gray-onnx/load", b'{"parameters": {"config": "{}"}}')):
+        assert live.ask("POST", f"/v2/repository/{path}", body)[0] == 400
+    listed = json.loads(live.ask("POST", "/v2/repository/index", b'{"ready": true}')[1])
+    assert {each["name"] for each in listed} == {*live.service.slots} - {"gray-onnx"}
     client.load_model("gray-onnx")
     assert {each["state"] for each in client.get_model_repository_index()} == {"READY"}
 
@@ -379,7 +385,76 @@ def test_key_host_and_origin_are_checked(models):
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": "http://elsewhere.example"})[0] == 403
         assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "rebound.example"})[0] == 403
         assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "127.0.0.9"})[0] == 200
+        assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "LocalHost:1"})[0] == 200
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": f"http://127.0.0.1:{live.port}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "origin", "status"),
+    [
+        ({}, "guard.example", None, 403),
+        ({"allowed_hosts": "a.example, Guard.example"}, "GUARD.example:443", None, 200),
+        ({"allowed_hosts": "guard.example"}, "guard.example", "https://guard.example", 200),  # passed on by a proxy
+        ({"allowed_hosts": "guard.example"}, "127.0.0.1:8000", "https://guard.example", 200),  # rewritten by a proxy
+        ({"allowed_hosts": "guard.example"}, "guard.example", "https://evil.example", 403),
+        ({"allowed_hosts": "guard.example"}, "evil.example", "https://evil.example", 403),
+        ({"allowed_hosts": "guard.example"}, "localhost", "null", 403),
+        ({"host": "0.0.0.0"}, "evil.example", None, 403),
+        ({"host": "0.0.0.0"}, "localhost:8000", "http://localhost:8000", 200),
+        ({"host": "0.0.0.0"}, "10.1.2.3:8000", "http://10.1.2.3:8000", 200),
+        ({"host": "0.0.0.0"}, "[fe80::1]:8000", None, 200),
+        ({"host": "0.0.0.0", "allowed_hosts": "negvae"}, "negvae:8000", None, 200),
+        ({}, "10.1.2.3", None, 403),
+        ({}, "[::1]:8000", None, 200),
+    ],
+)
+def test_a_request_names_an_address_or_an_allowed_host(settings, host, origin, status):
+    guard = Guard(None, ServiceSettings(**settings), None, None)
+    headers = {"host": host} if origin is None else {"host": host, "origin": origin}
+    try:
+        guard.check(headers, "/")
+        found = 200
+    except Refused as refused:
+        found = refused.status
+    assert found == status
+
+
+def test_head_is_answered_where_get_is(live):
+    for path in ("/", "/v2/health/live", "/v2/health/ready", "/metrics", "/v2/models/gray"):
+        assert live.ask("HEAD", path) == (200, b"")
+    assert live.ask("HEAD", "/v2/models/gray/infer")[0] == 405
+
+
+def test_a_client_that_sends_too_much_reads_why(models):
+    with served({"m": models["gray-onnx"]}, max_body=100_000) as live:
+        for path in ("/v2/models/m/infer", "/v1/score"):
+            status, answer = live.ask("POST", path, bytes(20_000_000))
+            assert (status, b"20,000,000 bytes; at most 100,000" in answer) == (413, True)
+
+
+def test_an_error_of_the_application_is_logged_once(models, monkeypatch, caplog):
+    with served({"m": models["gray-onnx"]}) as live:
+        monkeypatch.setattr(live.service.metrics, "text", lambda: 1 / 0)
+        status, answer = live.ask("GET", "/metrics")
+    assert (status, b"its log has the reason" in answer) == (500, True)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_both_ways_log_the_address_of_the_connection_and_count_under_one_route(live, caplog):
+    caplog.set_level("INFO", "negvae.service")
+    live.service.log.on = True
+    body, headers = infer_body(blobs(1, SHAPE).numpy())
+    headers["X-Forwarded-For"] = "9.9.9.9"
+    for more in ({}, {"Connection": "close"}):
+        assert live.ask("POST", "/v2/models/gray/versions/1/infer", body, {**headers, **more})[0] == 200
+    until = time.monotonic() + 60
+    while len(lines := [line for record in caplog.records for line in getattr(record, "lines", ())]) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    live.service.log.on = False
+    assert {json.loads(line)["client"] for line in lines} == {"127.0.0.1"}
+    text = live.ask("GET", "/metrics")[1].decode()
+    assert 'route="/v2/models/{name}/versions/{version}/infer",status="200"} 2.0' in text
 
 
 def test_limits_of_body_pixels_and_batch(models):

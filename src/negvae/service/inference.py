@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,6 +27,7 @@ from negvae.service.protocol import (
     inflated,
     input_metadata,
     most_bytes,
+    options,
     output_metadata,
     parse,
     respond,
@@ -35,8 +36,8 @@ from negvae.service.protocol import (
 if TYPE_CHECKING:
     from negvae.service.app import Service
 
-INFER = "/v2/models/{name}/infer"
-"""Path of the route of requests for scores."""
+INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
+"""Paths of the routes of requests for scores."""
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
 Name = Annotated[str, PathParameter(description="Name of the model.")]
 Version = Annotated[str, PathParameter(description="Version of the model; the only one is 1.")]
@@ -129,6 +130,7 @@ RESPONSE = {
         },
     },
 }
+OPTIONS = {"type": "object", "properties": {"ready": {"type": "boolean"}, "parameters": _PARAMETERS}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": what}
     for status, what in {
@@ -155,7 +157,7 @@ def routes(service: Service) -> APIRouter:
     async def infer(name: Name, request: Request) -> Response:
         return await _infer(service, name, request)
 
-    @router.post("/v2/models/{name}/versions/{version}/infer", summary="Inference", **documented)
+    @router.post(INFER_VERSION, summary="Inference", **documented)
     async def infer_version(name: Name, version: Version, request: Request) -> Response:
         _check_version(service.slot(name), version)
         return await _infer(service, name, request)
@@ -292,9 +294,11 @@ def _metadata(router: APIRouter, service: Service) -> None:
 
 def _repository(router: APIRouter, service: Service) -> None:
     """Add the routes that list, load and unload models."""
+    takes_options: dict[str, Any] = {"requestBody": {"content": {"application/json": {"schema": OPTIONS}}}}
 
-    @router.post("/v2/repository/index", summary="Models and their state")
-    async def index() -> list[IndexEntry]:
+    @router.post("/v2/repository/index", summary="Models and their state", openapi_extra=takes_options)
+    async def index(request: Request) -> list[IndexEntry]:
+        wants_ready = _options(await request.body(), {"ready"}).get("ready", False)
         return [
             IndexEntry(
                 name=slot.name,
@@ -303,10 +307,12 @@ def _repository(router: APIRouter, service: Service) -> None:
                 reason=slot.reason,
             )
             for slot in service.slots.values()
+            if slot.model is not None or not wants_ready
         ]
 
     @router.post("/v2/repository/models/{name}/load", summary="Load a model, or load it anew", response_class=Response)
-    async def load(name: Name) -> Response:
+    async def load(name: Name, request: Request) -> Response:
+        _options(await request.body(), set())
         slot, settings = service.slot(name), service.settings
         loop = asyncio.get_running_loop()
         try:
@@ -317,10 +323,19 @@ def _repository(router: APIRouter, service: Service) -> None:
         return JSONResponse({})
 
     @router.post("/v2/repository/models/{name}/unload", summary="Unload a model", response_class=Response)
-    async def unload(name: Name) -> Response:
+    async def unload(name: Name, request: Request) -> Response:
+        _options(await request.body(), {"unload_dependents"})  # there are none
         service.slot(name).unload()
         LOGGER.info("unloaded", extra={"fields": {"model": name}})
         return JSONResponse({})
+
+
+def _options(body: bytes, known: Collection[str]) -> dict[str, bool]:
+    """Read the options of a request about the repository, and refuse those that would be left undone."""
+    try:
+        return options(body, known)
+    except ValueError as error:
+        raise Refused(400, str(error)) from None
 
 
 def _check_version(slot: Slot, version: str) -> None:

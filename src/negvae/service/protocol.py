@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -292,6 +292,32 @@ def _wanted(content: dict[str, Any]) -> dict[str, bool]:
         if not isinstance(name, str) or name not in OUTPUTS:
             raise ValueError(f"output {str(name)[:80]!r} is unknown: this model has {', '.join(OUTPUTS)}")
         found[name] = _parameters(output).get("binary_data", binary) is True
+    return found
+
+
+def options(body: bytes, known: Collection[str]) -> dict[str, bool]:
+    """Read a request that holds nothing but options, true or false, some of them within `parameters`.
+
+    Args:
+        body: body of the request; an empty one has no options.
+        known: names of the options.
+
+    Returns:
+        The options that are given.
+
+    Raises:
+        ValueError: if there is anything else in the request.
+
+    >>> options(b'{"parameters": {"unload_dependents": false}}', {"unload_dependents"})
+    {'unload_dependents': False}
+    """
+    content = _mapping(_loaded(body or b"{}"), "the request")
+    found = {name: value for name, value in content.items() if name != "parameters"} | _parameters(content)
+    for name, value in found.items():
+        if name not in known:
+            raise ValueError(f"{name[:80]!r} is no option of this request: {', '.join(known) or 'it has none'}")
+        if type(value) is not bool:
+            raise ValueError(f"{name} must be true or false")
     return found
 
 
