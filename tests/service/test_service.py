@@ -23,7 +23,7 @@ from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.service import inference, run_model, uploads
+from negvae.service import inference, protocol, run_model, uploads
 from negvae.service.batching import ScoredBatch
 from negvae.service.guard import Guard, Refused
 from negvae.service.inspection import described
@@ -353,6 +353,16 @@ def test_what_is_certified_is_said_of_the_model(models):
     assert 0 < wanted["at_most"] <= 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_is_written_so_that_it_agrees_with_the_scores(seed):
+    scores = np.random.default_rng(seed).normal(5, 1, 200).astype(np.float32)
+    for threshold in [*scores[:20].astype(float), *np.random.default_rng(seed).normal(5, 1, 20)]:
+        near = np.float32(threshold)
+        near = np.array([np.nextafter(near, np.float32(0)), near, np.nextafter(near, np.float32(9))])
+        for score in (*near, *scores):
+            assert (protocol.plain(np.array([score]))[0] > protocol.as_score(threshold)) == (float(score) > threshold)
+
+
 def test_metrics_count_what_was_scored_and_notice_a_change(models):
     with served({"gray": models["gray"]}) as live:
         for seed in range(4):
@@ -404,6 +414,7 @@ def test_key_host_and_origin_are_checked(models):
         ({"host": "0.0.0.0"}, "10.1.2.3:8000", "http://10.1.2.3:8000", 200),
         ({"host": "0.0.0.0"}, "[fe80::1]:8000", None, 200),
         ({"host": "0.0.0.0", "allowed_hosts": "negvae"}, "negvae:8000", None, 200),
+        ({}, "127.0.0.1:8000", "http://127.0.0.1:9000", 403),
         ({}, "10.1.2.3", None, 403),
         ({}, "[::1]:8000", None, 200),
     ],

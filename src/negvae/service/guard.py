@@ -135,7 +135,8 @@ class Guard:
         key = settings.api_key
         self._key = key.get_secret_value().encode() if key is not None else b""
         self._is_local = _is_address(settings.host.lower(), True)
-        self._names = {name.strip().lower() for name in [settings.host, *settings.allowed_hosts.split(",")]} - {""}
+        self._allowed = {name.strip().lower() for name in settings.allowed_hosts.split(",")} - {""}
+        self._hosts = self._allowed | {settings.host.lower()}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -215,10 +216,10 @@ class Guard:
         settings = self.settings
         host = headers.get("host", "").rsplit("@", 1)[-1].lower()
         name = _name(host)
-        if name and name not in self._names and not _is_address(name, self._is_local):
+        if name and name not in self._hosts and not _is_address(name, self._is_local):
             raise Refused(403, f"the request names the host {name[:80]!r}, which is not in allowed_hosts")
         origin = headers.get("origin")
-        if origin is not None and (at := origin.partition("://")[2].lower()) != host and _name(at) not in self._names:
+        if origin is not None and (at := origin.partition("://")[2].lower()) != host and _name(at) not in self._allowed:
             raise Refused(403, "requests of pages from elsewhere are refused")
         if self._key and path not in OPEN and not self._knows_key(headers):
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})

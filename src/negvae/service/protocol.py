@@ -369,6 +369,17 @@ def _bytes(name: str, values: Mapping[str, NDArray[Any]]) -> bytes:
     return values[name].astype(OUTPUTS[name][1], copy=False).tobytes()
 
 
+def as_score(threshold: float) -> float:
+    """Return a threshold as scores are written: a score as it is written lies above it where the score does.
+
+    >>> as_score(0.1), as_score(float(np.float32(0.1)))
+    (0.099999994, 0.1)
+    """
+    single = np.float32(threshold)
+    below = np.nextafter(single, np.float32(-np.inf)) if float(single) > threshold else single
+    return float(plain(np.array([below]))[0])
+
+
 def plain(values: NDArray[Any]) -> list[Any]:
     """Return values for JSON; float32 as the number whose shortest text is theirs, as `negvae score` writes it.
 

@@ -18,7 +18,7 @@ from negvae.scoring.calibration import Calibration
 from negvae.service.guard import Refused
 from negvae.service.inference import ERRORS
 from negvae.service.models import EXTRAS, Inputs, Served, Slot
-from negvae.service.protocol import plain
+from negvae.service.protocol import as_score, plain
 from negvae.service.uploads import data_uri, heat_uri, whole
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def routes(service: Service) -> APIRouter:
         service.metrics.errors.labels(slot.name).inc(sum(map(bool, batch.errors)))
         cut = calibration.thresholds[group] if group is not None else calibration.cut
         found = _verdicts(batch, scores, calibration, group, extras)
-        return Verdicts(model=slot.name, score=calibration.score, threshold=cut, images=found)
+        return Verdicts(model=slot.name, score=calibration.score, threshold=as_score(cut), images=found)
 
     return router
 
