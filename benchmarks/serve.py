@@ -12,6 +12,7 @@ that grows.
 from __future__ import annotations
 
 import argparse
+import gzip
 import http.client
 import io
 import json
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -164,12 +166,23 @@ def malformed(draw: random.Random, service: Running) -> tuple[str, str, bytes, d
             )
         return "POST", infer, damaged(draw, body), headers
     if kind == 3:
-        return "POST", infer, json.dumps(_nonsense(draw, service)).encode(), {}
+        body = json.dumps(_nonsense(draw, service)).encode()
+        return ("POST", infer, *draw.choice([(body, {}), (gzip.compress(body), {"Content-Encoding": "gzip"})]))
     if kind == 4:
         deep = draw.choice(
-            [b"[" * 100_000, b'{"inputs":' * 20_000, b"9" * 50_000, b"\xff\xfe", b'{"inputs":[NaN]}', b""]
+            [
+                b"[" * 100_000,
+                b'{"inputs":' * 20_000,
+                b"9" * 50_000,
+                b"\xff\xfe",
+                b'{"inputs":[NaN]}',
+                b"",
+                b" " * 9_000_000,
+            ]
         )
-        return "POST", infer, deep, {"Content-Encoding": draw.choice(["", "gzip", "br", "deflate"])}
+        encoding = draw.choice(["", "gzip", "br", "deflate"])
+        packed = {"gzip": gzip.compress, "deflate": zlib.compress}.get(encoding, bytes)
+        return "POST", infer, packed(deep) if draw.random() < 0.5 else deep, {"Content-Encoding": encoding}
     if kind == 5:
         method = draw.choice(["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"])
         path = "/" + "/".join(
@@ -179,7 +192,10 @@ def malformed(draw: random.Random, service: Running) -> tuple[str, str, bytes, d
         return method, path, b"", {}
     form = draw.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
     files = [
-        (draw.choice(["a.png", "\\x", "../../b", "c" * 300]), damaged(draw, encoded(noise(draw, service.shape), form)))
+        (
+            draw.choice(["a.png", "\\x", "../../b", "\\ud800", "c" * 300]),
+            damaged(draw, encoded(noise(draw, service.shape), form)),
+        )
     ]
     if kind == 6:
         files += [
@@ -193,6 +209,8 @@ def malformed(draw: random.Random, service: Running) -> tuple[str, str, bytes, d
             )
         ]
     body, headers = form_body(files)
+    charset = draw.choice(["utf-8", "undefined", "unicode_escape", "idna", "utf-16", "\xe9", '"'])
+    headers["Content-Type"] += draw.choice(["", f"; charset={charset}"])
     return "POST", score, body if draw.random() < 0.7 else damaged(draw, body), headers
 
 
@@ -222,6 +240,10 @@ def _nonsense(draw: random.Random, service: Running) -> object:
         "datatype": "UINT8",
         "data": [0] * int(np.prod(service.shape)),
     }
+    if draw.random() < 0.3:
+        tensor["data"][draw.randrange(len(tensor["data"]))] = draw.choice(
+            ["x" * 100_000, 0.5, True, None, [1], 10**400]
+        )
     request = {"inputs": [tensor], "outputs": [{"name": "score"}], "id": "1", "parameters": {}}
     for _ in range(draw.randrange(1, 4)):
         target = draw.choice([tensor, request])

@@ -26,6 +26,8 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\
 """Names of temporary files and folders: the name of the output, perhaps shortened, and whose they are."""
 
 
+_BYTE = re.compile("[\udc80-\udcff]")
+"""A byte of a file name that is not UTF-8, as `os.fsdecode` has it."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
 
@@ -375,8 +377,11 @@ def shown(text: str) -> str:
 
     >>> print(shown(os.fsdecode(b"image-\xff.png")))
     image-\xff.png
+    >>> print(shown("image-\ud800.png"))
+    image-\ud800.png
     """
-    return os.fsencode(text).decode("utf-8", "backslashreplace") if not text.isascii() else text
+    named = _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
+    return named.encode("utf-8", "backslashreplace").decode()  # what else is a half of a surrogate pair
 
 
 def home(path: Path | str) -> Path:

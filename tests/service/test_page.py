@@ -113,6 +113,69 @@ def test_tiled_photos_have_whole_pictures_and_heat_maps_that_can_be_hidden(brows
         page.close()
 
 
+def test_a_key_is_asked_for_until_it_is_right(browser, models):
+    with served({"gray": models["gray-onnx"]}, api_key="correct horse") as live:
+        page, wrong = browser.new_page(), []
+        page.on("pageerror", lambda error: wrong.append(str(error)))
+        page.goto(f"http://127.0.0.1:{live.port}/")
+        page.get_by_text("This service asks for a key.").wait_for()
+        assert not page.locator("#links").is_visible()
+        for key in ("correct hors", "correct \u20ac"):
+            page.evaluate("document.getElementById('status').textContent = ''")
+            page.fill("#key", key)
+            page.press("#key", "Enter")
+            page.get_by_text("This is not the key of this service.").wait_for()
+            assert page.locator("#keyform").is_visible()
+        page.fill("#key", "correct horse")
+        page.press("#key", "Enter")
+        page.get_by_text("takes gray images of 28").wait_for()
+        page.locator("#keyform").wait_for(state="hidden")
+        assert not page.locator("#links").is_visible()
+        page.close()
+        assert wrong == []
+
+
+def test_the_picker_names_the_model_in_use(browser, models):
+    with served({"a": models["gray-onnx"], "b": models["rows-onnx"], "c": models["gray-onnx"]}) as live:
+        page, held = browser.new_page(), []
+        page.goto(f"http://127.0.0.1:{live.port}/")
+        page.get_by_text("Model a takes").wait_for()
+        assert live.ask("POST", "/v2/repository/models/b/unload")[0] == 200
+        page.select_option("#model", "b")
+        page.get_by_text("model b is not loaded").wait_for()
+        assert page.input_value("#model") == "a"
+        assert live.ask("POST", "/v2/repository/models/b/load")[0] == 200
+        page.route("**/v1/models/b", lambda route: held.append(route))
+        page.select_option("#model", "b")
+        page.select_option("#model", "c")
+        page.get_by_text("Model c takes").wait_for()
+        with page.expect_response("**/v1/models/b"):
+            held[0].continue_()
+        page.wait_for_timeout(200)
+        assert page.input_value("#model") == "c"
+        assert page.locator("#about").inner_text().startswith("Model c takes")
+        page.close()
+
+
+def test_the_page_calls_what_the_service_calls_and_sends_no_more_than_it_takes(page):
+    answer = {"file": "a.png", "index": 0, "p_value": 0.5, "error": None, "position": [0, 0]}
+    model = page.evaluate("model")
+    assert model["bounds_rate"]
+    assert page.locator("#bound").inner_text() == "at most"
+    images = [{**answer, "score": model["threshold"], "is_outlier": each} for each in (True, False)]
+    page.route("**/v1/score?*", lambda route: route.fulfill(json={"images": images}))
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("2 scored.").wait_for()
+    assert [each.get_attribute("class") for each in page.locator("#verdicts > li").all()] == ["out", "in"]
+    text = page.evaluate("String(model.threshold)")
+    assert page.locator("#threshold").inner_text().startswith(f"Outliers score above {text} ")
+    assert page.locator("#verdicts .facts b").first.inner_text() == text
+    page.evaluate("model.bounds_rate = false; show()")
+    assert page.locator("#bound").inner_text() == "about"
+    page.set_input_files("#files", [{"name": "a.png", "mimeType": "image/png", "buffer": bytes(2_000_001)}])
+    page.get_by_text("The files have 2,000,001 bytes; at most 2,000,000 can be sent at a time.").wait_for()
+
+
 def test_it_fits_a_narrow_window(page):
     page.set_viewport_size({"width": 340, "height": 700})
     uploaded(page)

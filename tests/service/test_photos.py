@@ -93,18 +93,24 @@ def test_the_protocol_takes_tiled_images_of_any_size(live, trained, tmp_path, ca
     status, answer = live.ask("POST", "/v2/models/tiles/infer", *infer_body(images[:, :1]))
     assert (status, b"this model takes N x 3 x H x W" in answer) == (400, True)
     status, answer = live.ask("POST", "/v2/models/tiles/infer", *infer_body(np.zeros((1, 3, 300, 300), np.uint8)))
-    assert (status, b"tiles; at most 300" in answer) == (413, True)
+    assert (status, b"tiles; at most 300 may wait" in answer) == (413, True)
     status, answer = live.ask("POST", "/v2/models/tiles/infer", *infer_body(np.zeros((1, 3, 1, 100_000), np.uint8)))
     assert (status, b"enlarged to the size of a tile" in answer) == (413, True)
 
 
 def test_files_that_would_take_much_memory_are_refused_before_they_are_decoded(live):
-    narrow, large = io.BytesIO(), io.BytesIO()
+    narrow, large, middle, small = (io.BytesIO() for _ in range(4))
+    Image.new("L", (200, 200)).save(middle, "PNG")
+    Image.new("L", (20, 30)).save(small, "PNG")
     Image.new("L", (100_000, 1)).save(narrow, "PNG")
     Image.new("L", (400, 400)).save(large, "PNG")
     status, answer = score(live, "tiles", [("narrow.png", narrow.getvalue())])
     assert (status, "enlarged to the size of a tile" in answer["images"][0]["error"]) == (200, True)
-    status, answer = score(live, "tiles", [("large.png", large.getvalue())])
+    status, answer = score(live, "tiles", [("large.png", large.getvalue()), ("small.png", small.getvalue())])
+    assert (status, answer["images"][1]["error"]) == (200, None)
+    assert "is 400 x 400, which makes" in answer["images"][0]["error"]
+    assert "at most 300 may wait (max_queue)" in answer["images"][0]["error"]
+    status, answer = score(live, "tiles", [("middle.png", middle.getvalue())] * 2)
     assert (status, "more than 300 tiles" in answer["error"]) == (413, True)
 
 

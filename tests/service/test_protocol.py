@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from negvae.data.streams import InputSpec
-from negvae.service.protocol import inflated, parse, plain, respond
+from negvae.service.guard import Refused
+from negvae.service.protocol import inflated, most_bytes, options, parse, plain, respond
 
 IMAGES, ROWS = InputSpec((1, 2, 2)), InputSpec((3, 1, 1), features=True)
 
@@ -57,7 +58,10 @@ def test_tensors_are_read_flat_nested_and_as_bytes():
         (request([[1, 2], [3, 4]]), r"nested as \[2, 2\]: their shape is \[1, 1, 2, 2\]"),
         (request([[[[1], [2]], [[3], [4]]]]), r"nested as \[1, 2, 2, 1\]: their shape is \[1, 1, 2, 2\]"),
         (request([1, 2, 3, 256]), "within 0 and 255"),
-        (request([1, 2, 3, 2**70]), "whole numbers"),
+        (request([1, 2, 3, 2**70]), "within 0 and 255"),
+        (request([1, 2, 3, [4]]), "whole numbers"),
+        (request([[1, 2], 3]), "flat or in rows alike"),
+        (request([[[[1, 2], [3, "4"]]]]), "whole numbers"),
         (request([0.5, 1, 1, 1]), "whole numbers"),
         (request([True] * 4), "whole numbers"),
         (request(["1"] * 4), "whole numbers"),
@@ -76,6 +80,17 @@ def test_what_is_wrong_is_named(content, message):
 def test_rows_are_nested_as_their_shape_says():
     with pytest.raises(ValueError, match=r"rows are nested as \[3, 2\]: their shape is \[2, 3\]"):
         read(request([[1, 2], [3, 4], [5, 6]], (2, 3), "rows", "FP32"), ROWS)
+
+
+def test_what_is_no_number_is_refused_before_numpy_sees_it(monkeypatch):
+    for data in ([1, 2, "x"], [1.0, True, 2], [1, None, 2], [1, {}, 2], ["x" * 50, *range(10_000)]):
+        with monkeypatch.context() as patch:
+            for name in ("array", "asarray"):
+                patch.setattr(np, name, lambda *given: pytest.fail("converted"))
+            with pytest.raises(ValueError, match="numbers"):
+                read(request(data, (1, 3), "rows", "FP64"), ROWS)
+    with pytest.raises(ValueError, match="too large for FP64"):
+        read(request([1, 10**400, 2], (1, 3), "rows", "FP64"), ROWS)
 
 
 def test_bytes_that_do_not_fit_are_refused():
@@ -97,10 +112,30 @@ def test_compressed_bodies_are_read_up_to_the_limit():
     assert inflated(packed, "gzip", 1000) == b"x" * 1000
     for body, encoding, message in (
         (packed, "br", "br"), (packed[:-9], "gzip", "missing"), (b"abc", "gzip", "not gzip"),
-        (packed, "gzip", "larger"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=message):
-            inflated(body, encoding, 999 if message == "larger" else 1000)
+            inflated(body, encoding, 1000)
+    for body, encoding in ((packed, "gzip"), (b"x" * 1000, "")):
+        with pytest.raises(Refused, match="more than 999 bytes") as caught:
+            inflated(body, encoding, 999)
+        assert caught.value.status == 413
+
+
+def test_a_body_may_be_as_large_as_the_model_can_need():
+    assert most_bytes(ROWS, 10, 10**9) == 1_000_000 + 64 * 10 * 3
+    assert most_bytes(ROWS, 10, 1_000) == 1_000
+    rows = [[-1.7976931348623157e308] * 3] * 1000
+    assert len(json.dumps(rows, indent=4)) < most_bytes(ROWS, 1000, 10**9)
+
+
+def test_options_that_would_be_left_undone_are_refused():
+    assert options(b"", {"ready"}) == options(b"{}", set()) == options(b'{"parameters": {}}', set()) == {}
+    for body, message in (
+        (b'{"ready": 1}', "true or false"), (b'{"parameters": {"config": "{}"}}', "'config' is no option"),
+        (b"nonsense", "not JSON"), (b"[]", "JSON object"), (b'{"parameters": 3}', "JSON object"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            options(body, {"ready"})
 
 
 def test_answers_are_text_or_bytes_as_asked():

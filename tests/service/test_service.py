@@ -1,5 +1,7 @@
 """The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
 
+import gzip
+import io
 import json
 import shutil
 import socket
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -20,11 +23,13 @@ from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.service import run_model
+from negvae.service import inference, protocol, run_model, uploads
 from negvae.service.batching import ScoredBatch
+from negvae.service.guard import Guard, Refused
 from negvae.service.inspection import described
 from negvae.service.metrics import ServiceMetrics
 from negvae.service.models import Inputs, Slot
+from negvae.service.settings import ServiceSettings
 from tests.conftest import blobs
 from tests.service.conftest import SHAPE, served
 
@@ -125,6 +130,10 @@ def test_triton_s_client_works_unchanged(live):
     assert not client.is_model_ready("gray-onnx")
     with pytest.raises(Exception, match="not loaded"):
         client.infer("gray-onnx", [tensor])
+    for path, body in (("index", b'{"ready": 3}'), ("models/gray-onnx/load", b'{"parameters": {"config": "{}"}}')):
+        assert live.ask("POST", f"/v2/repository/{path}", body)[0] == 400
+    listed = json.loads(live.ask("POST", "/v2/repository/index", b'{"ready": true}')[1])
+    assert {each["name"] for each in listed} == {*live.service.slots} - {"gray-onnx"}
     client.load_model("gray-onnx")
     assert {each["state"] for each in client.get_model_repository_index()} == {"READY"}
 
@@ -243,6 +252,87 @@ def test_further_values_come_where_the_model_has_them(live, monkeypatch):
     assert all(image["is_outlier"] == (image["p_value"] <= 0.5) for image in strict["images"])
 
 
+def test_further_values_of_all_files_are_computed_together(models, monkeypatch):
+    images, rows = blobs(5, SHAPE).numpy(), np.random.default_rng(1).integers(0, 256, (3, *SHAPE), np.uint8)
+    files = [(f"{number}.png", encoded(image)) for number, image in enumerate(images)]
+    array = io.BytesIO()
+    np.save(array, rows)
+    files[2:2] = [("none.png", b"no image"), ("rows.npy", array.getvalue())]
+    with served({"m": models["gray"]}) as live:
+        options = "&include=reconstruction&include=position"
+        alone = [each for file in files for each in score(live, "m", [file], options)[1]["images"]]
+        model, sizes = type(live.service.slots["m"].model), []
+        look = model.look
+        monkeypatch.setattr(model, "look", lambda model, batch, rows, wanted: (
+            sizes.append(len(rows)) or look(model, batch, rows, wanted)
+        ))  # fmt: skip
+        together = score(live, "m", files, options)[1]["images"]
+    assert sizes == [8]
+    assert [(each["file"], each["index"], each["input"] if not each["error"] else "") for each in together] == [
+        (each["file"], each["index"], each["input"] if not each["error"] else "") for each in alone
+    ]
+    good = [(a["position"], b["position"]) for a, b in zip(together, alone, strict=True) if not a["error"]]
+    np.testing.assert_allclose(*zip(*good, strict=True), rtol=1e-3, atol=1e-3)
+
+
+def test_files_are_no_longer_decoded_once_their_request_has_ended(models, monkeypatch):
+    may_go_on, names, read = threading.Event(), [], uploads._read
+
+    def held(name, *given):
+        names.append(name)
+        assert may_go_on.wait(60)
+        return read(name, *given)
+
+    files = [(f"{number}.png", encoded(blobs(1, SHAPE)[0].numpy())) for number in range(5)]
+    monkeypatch.setattr(uploads, "_read", held)
+    with served({"m": models["gray-onnx"]}, timeout=0.5) as live:
+        found, threads = [], [threading.Thread(target=lambda: found.append(score(live, "m", files)[0])) for _ in "ab"]
+        for thread in threads:
+            thread.start()
+        while len(names) < 2:  # both threads decode
+            time.sleep(0.01)
+        live.service.settings.__dict__["timeout"] = 60.0  # of the requests that follow
+        assert live.ask("POST", "/v2/repository/models/m/load")[0] == 200  # has a thread of its own
+        for thread in threads:
+            thread.join()
+        may_go_on.set()
+        assert score(live, "m", files)[0] == 200
+    assert found == [503, 503]
+    assert len(names) <= 2 + 5
+
+
+def test_a_charset_other_than_utf_8_is_refused(live):
+    for charset, status in (("undefined", 400), ("unicode_escape", 400), ("idna", 400), ("UTF-8", 200)):
+        body, headers = form_body([("\\ud800.png", encoded(blobs(1, SHAPE)[0].numpy()))])
+        headers["Content-Type"] += f"; charset={charset}"
+        found, answer = live.ask("POST", "/v1/score?model=gray", body, headers)
+        assert found == status, answer
+        assert b"charset is" in answer or status == 200
+
+
+def test_an_error_without_words_is_an_error_of_its_row(live, monkeypatch):
+    def failing(content):
+        raise MemoryError
+
+    monkeypatch.setattr(uploads, "_array", failing)
+    status, answer = score(live, "rows", [("a.npy", b"\x93NUMPY")])
+    assert (status, answer["images"][0]["error"]) == (200, "MemoryError")
+
+
+def test_pillow_s_warnings_are_not_shown_while_uploads_are_read(monkeypatch):
+    read = uploads.from_memory
+
+    def warning(*given):
+        warnings.warn_explicit("mended", UserWarning, "Image.py", 1, module="PIL.Image")
+        return read(*given)
+
+    monkeypatch.setattr(uploads, "from_memory", warning)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        uploads.read_uploads([("a.png", b"no image")], InputSpec(SHAPE), 1, 1, lambda: False)
+    assert seen == []
+
+
 def test_heat_maps_are_those_of_the_run(models, monkeypatch):
     picture = {"files": [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))], "options": "&include=heatmap"}
     with served({"gray": models["gray"]}) as live:
@@ -261,6 +351,16 @@ def test_what_is_certified_is_said_of_the_model(models):
     assert status == 200
     assert json.loads(answer)["certificate"] == wanted
     assert 0 < wanted["at_most"] <= 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_threshold_is_written_so_that_it_agrees_with_the_scores(seed):
+    scores = np.random.default_rng(seed).normal(5, 1, 200).astype(np.float32)
+    for threshold in [*scores[:20].astype(float), *np.random.default_rng(seed).normal(5, 1, 20)]:
+        near = np.float32(threshold)
+        near = np.array([np.nextafter(near, np.float32(0)), near, np.nextafter(near, np.float32(9))])
+        for score in (*near, *scores):
+            assert (protocol.plain(np.array([score]))[0] > protocol.as_score(threshold)) == (float(score) > threshold)
 
 
 def test_metrics_count_what_was_scored_and_notice_a_change(models):
@@ -295,7 +395,77 @@ def test_key_host_and_origin_are_checked(models):
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": "http://elsewhere.example"})[0] == 403
         assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "rebound.example"})[0] == 403
         assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "127.0.0.9"})[0] == 200
+        assert live.ask("GET", "/v2/models/m", headers={**good, "Host": "LocalHost:1"})[0] == 200
         assert live.ask("GET", "/v2/models/m", headers={**good, "Origin": f"http://127.0.0.1:{live.port}"})[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "host", "origin", "status"),
+    [
+        ({}, "guard.example", None, 403),
+        ({"allowed_hosts": "a.example, Guard.example"}, "GUARD.example:443", None, 200),
+        ({"allowed_hosts": "guard.example"}, "guard.example", "https://guard.example", 200),  # passed on by a proxy
+        ({"allowed_hosts": "guard.example"}, "127.0.0.1:8000", "https://guard.example", 200),  # rewritten by a proxy
+        ({"allowed_hosts": "guard.example"}, "guard.example", "https://evil.example", 403),
+        ({"allowed_hosts": "guard.example"}, "evil.example", "https://evil.example", 403),
+        ({"allowed_hosts": "guard.example"}, "localhost", "null", 403),
+        ({"host": "0.0.0.0"}, "evil.example", None, 403),
+        ({"host": "0.0.0.0"}, "localhost:8000", "http://localhost:8000", 200),
+        ({"host": "0.0.0.0"}, "10.1.2.3:8000", "http://10.1.2.3:8000", 200),
+        ({"host": "0.0.0.0"}, "[fe80::1]:8000", None, 200),
+        ({"host": "0.0.0.0", "allowed_hosts": "negvae"}, "negvae:8000", None, 200),
+        ({}, "127.0.0.1:8000", "http://127.0.0.1:9000", 403),
+        ({}, "10.1.2.3", None, 403),
+        ({}, "[::1]:8000", None, 200),
+    ],
+)
+def test_a_request_names_an_address_or_an_allowed_host(settings, host, origin, status):
+    guard = Guard(None, ServiceSettings(**settings), None, None)
+    headers = {"host": host} if origin is None else {"host": host, "origin": origin}
+    try:
+        guard.check(headers, "/")
+        found = 200
+    except Refused as refused:
+        found = refused.status
+    assert found == status
+
+
+def test_head_is_answered_where_get_is(live):
+    for path in ("/", "/v2/health/live", "/v2/health/ready", "/metrics", "/v2/models/gray"):
+        assert live.ask("HEAD", path) == (200, b"")
+    assert live.ask("HEAD", "/v2/models/gray/infer")[0] == 405
+
+
+def test_a_client_that_sends_too_much_reads_why(models):
+    with served({"m": models["gray-onnx"]}, max_body=100_000) as live:
+        for path in ("/v2/models/m/infer", "/v1/score"):
+            status, answer = live.ask("POST", path, bytes(20_000_000))
+            assert (status, b"20,000,000 bytes; at most 100,000" in answer) == (413, True)
+
+
+def test_an_error_of_the_application_is_logged_once(models, monkeypatch, caplog):
+    with served({"m": models["gray-onnx"]}) as live:
+        monkeypatch.setattr(live.service.metrics, "text", lambda: 1 / 0)
+        status, answer = live.ask("GET", "/metrics")
+    assert (status, b"its log has the reason" in answer) == (500, True)
+    assert len([record for record in caplog.records if record.exc_info]) == 1
+
+
+def test_both_ways_log_the_address_of_the_connection_and_count_under_one_route(live, caplog):
+    caplog.set_level("INFO", "negvae.service")
+    live.service.log.on = True
+    body, headers = infer_body(blobs(1, SHAPE).numpy())
+    headers["X-Forwarded-For"] = "9.9.9.9"
+    for more in ({}, {"Connection": "close"}):
+        assert live.ask("POST", "/v2/models/gray/versions/1/infer", body, {**headers, **more})[0] == 200
+    until = time.monotonic() + 60
+    while len(lines := [line for record in caplog.records for line in getattr(record, "lines", ())]) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    live.service.log.on = False
+    assert {json.loads(line)["client"] for line in lines} == {"127.0.0.1"}
+    text = live.ask("GET", "/metrics")[1].decode()
+    assert 'route="/v2/models/{name}/versions/{version}/infer",status="200"} 2.0' in text
 
 
 def test_limits_of_body_pixels_and_batch(models):
@@ -315,6 +485,28 @@ def test_limits_of_body_pixels_and_batch(models):
             )
             endless.sendall(b"4000\r\n" + b"x" * 0x4000 + b"\r\n" + b"4000\r\n" + b"x" * 0x4000 + b"\r\n")
             assert endless.recv(1000).startswith(b"HTTP/1.1 413")
+
+
+def test_large_and_compressed_bodies_are_read_beside_the_event_loop(models, monkeypatch):
+    threads, read = [], inference.read
+
+    def watched(*given):
+        threads.append(threading.current_thread().name)
+        return read(*given)
+
+    monkeypatch.setattr(inference, "read", watched)
+    with served({"m": models["gray-onnx"]}, max_batch=4) as live:
+        url, (body, headers) = "/v2/models/m/infer", infer_body(blobs(2, SHAPE).numpy())
+        packed = {**headers, "Content-Encoding": "gzip"}
+        wanted = live.ask("POST", url, body, {**headers, "Connection": "close"})
+        assert wanted[0] == 200
+        assert live.ask("POST", url, gzip.compress(body), packed) == wanted
+        assert live.ask("POST", url, b" " * 1_000_001 + b"{}")[0] == 400
+        for bomb, more in ((gzip.compress(b" " * 5_000_000), packed), (b" " * 5_000_000, {})):
+            status, answer = live.ask("POST", url, bomb, more)
+            assert (status, b"which no request to this model needs" in answer) == (413, True)
+    assert not threads[0].startswith("negvae-decode")
+    assert [name.startswith("negvae-decode") for name in threads[1:]] == [True] * 4
 
 
 @pytest.mark.parametrize(

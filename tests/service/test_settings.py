@@ -27,11 +27,19 @@ def test_flags_come_before_the_environment_and_the_environment_before_the_file(t
         ("", {"NEGVAE_SERVE_PORT": "x"}, {}, "NEGVAE_SERVE_PORT: input should be a valid integer"),
         ("", {}, {"max_batch": 0}, "--max-batch: input should be greater than or equal to 1"),
         ("api_key: short", {}, {}, "api_key"),
+        ("", {"NEGVAE_SERVE_API_KEY": "short   \n"}, {}, "NEGVAE_SERVE_API_KEY: value should have at least 8"),
+        ("api_key: long enough \u20ac", {}, {}, "api_key: must be of printable ASCII characters"),
+        ('api_key: "long\\nenough"', {}, {}, "api_key: must be of printable ASCII characters"),
+        ("", {"NEGVAE_SERVE_HOST": ""}, {}, "NEGVAE_SERVE_HOST: string should have at least 1 character"),
+        ("", {}, {"host": "  "}, "--host: string should have at least 1 character"),
+        ("", {}, {"timeout": float("inf")}, "--timeout: input should be less than or equal to 86400"),
+        ("{1: 2}", {}, {}, "1 is no setting"),
+        ("_env_file: x", {}, {}, "'_env_file' is no setting"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_place(content, variable, flags, message, tmp_path, monkeypatch):
     file = tmp_path / "serve.yaml"
-    file.write_text(content)
+    file.write_text(content, encoding="utf-8")
     for name, value in variable.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message) as caught:
@@ -39,6 +47,11 @@ def test_what_is_wrong_is_named_with_its_place(content, variable, flags, message
     assert "\n" not in str(caught.value)
     with pytest.raises(FileNotFoundError, match="no such file of settings"):
         read_settings(tmp_path / "none.yaml")
+
+
+def test_the_end_of_the_line_of_a_mounted_key_is_no_part_of_it(monkeypatch):
+    monkeypatch.setenv("NEGVAE_SERVE_API_KEY", "correct horse\n")
+    assert read_settings().api_key.get_secret_value() == "correct horse"
 
 
 def test_models_are_named_by_their_paths_and_never_twice():

@@ -26,6 +26,10 @@ def serve(
         str | None, option("Address to listen on; 0.0.0.0 accepts other machines.", "address", show_default="127.0.0.1")
     ] = None,
     port: Annotated[int | None, option("Port to listen on; 0 takes a free one.", "port", show_default="8000")] = None,
+    allowed_hosts: Annotated[
+        str | None,
+        option("Names under which the service is reached, beside localhost and addresses; commas between.", "names"),
+    ] = None,
     config: Annotated[
         Path | None, option("YAML file of these settings and of api_key; flags and NEGVAE_SERVE_... go first.", "path")
     ] = None,
@@ -74,8 +78,8 @@ def serve(
     from negvae.service.settings import read_settings
 
     flags = given(
-        host=host, port=port, resize=resize, threads=threads, alarm_rate=alarm_rate, max_body=max_body,
-        max_pixels=max_pixels, max_batch=max_batch, max_queue=max_queue, max_connections=max_connections,
-        timeout=timeout, log_level=log_level,
+        host=host, port=port, allowed_hosts=allowed_hosts, resize=resize, threads=threads, alarm_rate=alarm_rate,
+        max_body=max_body, max_pixels=max_pixels, max_batch=max_batch, max_queue=max_queue,
+        max_connections=max_connections, timeout=timeout, log_level=log_level,
     )  # fmt: skip
     run_service(named_paths(models), read_settings(config, **flags))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -41,7 +42,8 @@ class Service:
         slots: slots of the models, by name.
         batcher: the queue.
         metrics: counts and times.
-        workers: threads that decode images and load models.
+        workers: threads that read large bodies and decode images.
+        loader: thread that loads models.
         log: lines of requests.
     """
 
@@ -50,6 +52,7 @@ class Service:
     batcher: Batcher
     metrics: ServiceMetrics
     workers: ThreadPoolExecutor
+    loader: ThreadPoolExecutor
     log: RequestLog
 
     @classmethod
@@ -72,8 +75,8 @@ class Service:
             slot.load(settings.threads, settings.alarm_rate)
         metrics = ServiceMetrics(slots, lambda: service.batcher.waiting)
         batcher = Batcher(settings.max_batch, settings.max_queue, metrics.on_batch)
-        workers = ThreadPoolExecutor(2, "negvae-decode")
-        service = cls(settings, slots, batcher, metrics, workers, RequestLog())
+        workers, loader = ThreadPoolExecutor(2, "negvae-decode"), ThreadPoolExecutor(1, "negvae-load")
+        service = cls(settings, slots, batcher, metrics, workers, loader, RequestLog())
         return service
 
     def slot(self, name: str | None) -> Slot:
@@ -114,6 +117,10 @@ class Service:
             raise Refused(400, f"model {slot.name} is not loaded ({slot.reason})")
         return slot, model
 
+    async def apart(self, function: Callable[[], Outcome]) -> Outcome:
+        """Call a function in a thread beside the event loop, in which it would hold up all other requests."""
+        return await asyncio.get_running_loop().run_in_executor(self.workers, function)
+
     async def inputs(self, model: Served, stored: NDArray[Any]) -> Inputs:
         """Return images or rows of a request as the model takes them, cut into tiles if it tiles images.
 
@@ -129,11 +136,7 @@ class Service:
         """
         if not model.spec.tiled:
             return Inputs(stored)
-        cut = partial(tiles_of, stored, self.spec(model, None), self.settings.max_queue)
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self.workers, cut)
-        except ValueError as error:
-            raise Refused(413, str(error)) from None
+        return await self.apart(partial(tiles_of, stored, self.spec(model, None), self.settings.max_queue))
 
     async def scores(self, slot: Slot, model: Served, inputs: Inputs, group: str | None = None) -> Judgment:
         """Score images or rows together with those of other requests.
@@ -192,24 +195,25 @@ class Service:
         limit = self.settings.max_pixels
         return replace(spec, resize=spec.resize or wanted, max_pixels=limit, decoding=decoding)
 
-    async def decode(self, files: list[tuple[str, bytes]], spec: InputSpec) -> list[Batch]:
-        """Decode uploaded files in a thread.
+    async def decode(self, files: list[tuple[str, bytes]], spec: InputSpec) -> Batch:
+        """Decode uploaded files in a thread, which ends before the next file if the request has ended.
 
         Args:
             files: name and content of each file.
             spec: form that the model takes.
 
         Returns:
-            A batch for each file, in order.
+            The rows of all files, in order.
 
         Raises:
             Refused: if they hold more than a request may.
         """
-        read = partial(read_uploads, files, spec, self.settings.max_batch, self.settings.max_queue)
+        has_ended = threading.Event()
+        read = partial(read_uploads, files, spec, self.settings.max_batch, self.settings.max_queue, has_ended.is_set)
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.workers, read)
-        except ValueError as error:
-            raise Refused(413, str(error)) from None
+            return await self.apart(read)
+        finally:
+            has_ended.set()
 
     @asynccontextmanager
     async def running(self, app: Any) -> AsyncIterator[None]:
@@ -219,6 +223,7 @@ class Service:
         finally:
             await self.batcher.stop()
             self.workers.shutdown()
+            self.loader.shutdown()
             self.log.flush()
 
 

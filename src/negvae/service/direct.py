@@ -22,19 +22,19 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from negvae.service.batching import Job, QueueFull
 from negvae.service.guard import RETRY, SAFE, Exchange, Guard, Refused, request_id
-from negvae.service.inference import INFER, failure, read, written
+from negvae.service.inference import INFER, INFER_VERSION, failure, read, written
 from negvae.service.models import Inputs
-from negvae.service.protocol import HEADER, InferRequest
+from negvae.service.protocol import HEADER, SMALL, InferRequest
 
 if TYPE_CHECKING:
     from negvae.service.app import Service
 
 START = b"POST /v2/models/"
-LARGEST_HEAD, LARGEST_BODY = 4_096, 1_000_000
+LARGEST_HEAD, LARGEST_BODY = 4_096, SMALL
 """Bytes of headers, and of a body, that are read here at most."""
 HELD = 1.0
 """Seconds for which an incomplete request is kept here at most; then the application waits for its end."""
-_LINE = re.compile(rb"POST /v2/models/([A-Za-z0-9._-]+)(?:/versions/1)?/infer HTTP/1\.1")
+_LINE = re.compile(rb"POST /v2/models/([A-Za-z0-9._-]+)(/versions/1)?/infer HTTP/1\.1")
 _FIELD = re.compile(rb"([A-Za-z0-9-]+):[ \t]*([\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?)?[ \t]*")
 _UNUSUAL = {"transfer-encoding", "expect", "upgrade", "content-encoding", "te", "trailer"}
 _STATUS = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
@@ -50,12 +50,14 @@ class Head:
         path: path of the request.
         headers: headers; names in lower case.
         length: number of bytes of the body.
+        route: path of the route, for the metrics.
     """
 
     model: str
     path: str
     headers: Mapping[str, str]
     length: int
+    route: str
 
 
 class ShortWay:
@@ -105,7 +107,9 @@ class ShortWay:
             self.guard.check(headers, path)
         except Refused:
             return None
-        return Head(named[1].decode(), path, headers, int(length)) if int(length) <= LARGEST_BODY else None
+        if int(length) > LARGEST_BODY:
+            return None
+        return Head(named[1].decode(), path, headers, int(length), INFER_VERSION if named[2] else INFER)
 
 
 @dataclass(eq=False, slots=True)
@@ -244,7 +248,9 @@ class DirectProtocol(HttpToolsProtocol):
         except (Refused, ValueError, QueueFull):
             return False
         self._unset_keepalive_if_required()
-        exchange = Exchange("POST", head.path, self.client[0] if self.client else "", request_id(head.headers), INFER)
+        exchange = Exchange(
+            "POST", head.path, self.client[0] if self.client else "", request_id(head.headers), head.route
+        )
         exchange.received, exchange.complete = len(body), True
         self._asked = _Asked(exchange, head, request, job)
         guard.active += 1

@@ -29,6 +29,9 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no key: the page asks for the key itself, and health checks carry none."""
+LINGER = 5.0
+"""Seconds for which the rest of a refused body is read, since many clients look for an answer only once they have sent
+all."""
 RETRY = {"retry-after": "1"}
 CLOSED = 499
 """Status in the log where the client had gone before its answer."""
@@ -55,24 +58,27 @@ class Refused(Exception):
         return json.dumps({"error": str(self)}).encode()
 
 
-def _forms(key: str) -> list[bytes]:
-    """Return a key as clients send it: curl in UTF-8, browsers and older programs in Latin-1."""
-    forms = [key.encode("utf-8", "surrogateescape")]
-    with suppress(UnicodeEncodeError):
-        forms.append(key.encode("latin-1"))
-    return forms
+def _is_address(host: str, loopback: bool) -> bool:
+    """Return whether a host is localhost or an address, where wanted one of this machine itself.
 
+    A page from elsewhere can make a browser take its own name for this machine, but not an address.
 
-def _is_loopback(host: str) -> bool:
-    """Return whether a host's name or address is that of this machine itself.
-
-    >>> _is_loopback("127.0.0.2"), _is_loopback("localhost"), _is_loopback("0.0.0.0")
-    (True, True, False)
+    >>> _is_address("127.0.0.2", True), _is_address("10.0.0.1", True), _is_address("10.0.0.1", False)
+    (True, False, True)
     """
     try:
-        return ipaddress.ip_address(host).is_loopback
+        return ipaddress.ip_address(host).is_loopback or not loopback
     except ValueError:
         return host == "localhost"
+
+
+def _name(host: str) -> str:
+    """Return the name or address in a host with a port.
+
+    >>> _name("[::1]:8000"), _name("guard.example:443"), _name("guard.example")
+    ('::1', 'guard.example', 'guard.example')
+    """
+    return host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
 
 
 def request_id(headers: Mapping[str, str]) -> str:
@@ -127,8 +133,10 @@ class Guard:
         self.app, self.settings, self.metrics, self.log = app, settings, metrics, log
         self.active = 0
         key = settings.api_key
-        self._keys = _forms(key.get_secret_value()) if key is not None else []
-        self._is_local = _is_loopback(settings.host)
+        self._key = key.get_secret_value().encode() if key is not None else b""
+        self._is_local = _is_address(settings.host.lower(), True)
+        self._allowed = {name.strip().lower() for name in settings.allowed_hosts.split(",")} - {""}
+        self._hosts = self._allowed | {settings.host.lower()}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -136,8 +144,10 @@ class Guard:
             await self.app(scope, receive, send)
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        method = scope["method"]
+        scope = {**scope, "method": "GET"} if method == "HEAD" else scope  # the server sends no body
         client = scope.get("client")
-        exchange = Exchange(scope["method"], scope["path"], client[0] if client else "", request_id(headers))
+        exchange = Exchange(method, scope["path"], client[0] if client else "", request_id(headers))
         exchange.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
         scope["request_id"] = exchange.id
         self.active += 1
@@ -166,14 +176,28 @@ class Guard:
             )
         except (ClientDisconnect, ConnectionError):
             return
+        except Exception:
+            if exchange.begun:  # the application has logged and answered it
+                return
+            raise
         if not exchange.begun:
-            body = error.body()
-            answer = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
-            if not exchange.complete:  # the rest of the body is not read
-                answer["connection"] = "close"
-            pairs = [(name.encode(), value.encode()) for name, value in answer.items()]
-            await send({"type": "http.response.start", "status": error.status, "headers": pairs})
-            await send({"type": "http.response.body", "body": body})
+            await self._refuse(error, exchange, receive, send)
+
+    async def _refuse(self, error: Refused, exchange: Exchange, receive: Receive, send: Send) -> None:
+        """Answer with an error; what has not come of the body is read for a while and thrown away."""
+        body = error.body()
+        answer = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
+        if not exchange.complete:
+            answer["connection"] = "close"
+        pairs = [(name.encode(), value.encode()) for name, value in answer.items()]
+        await send({"type": "http.response.start", "status": error.status, "headers": pairs})
+        await send({"type": "http.response.body", "body": body, "more_body": True})
+        if error.status not in (408, 503):  # the body is late already, or there is no room to wait for it
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LINGER):
+                    while not exchange.complete and (await receive())["type"] == "http.request":
+                        pass
+        await send({"type": "http.response.body"})
 
     def _check_room(self, path: str) -> None:
         if self.active > self.settings.max_connections and path not in OPEN:
@@ -190,14 +214,14 @@ class Guard:
             Refused: if the request is refused.
         """
         settings = self.settings
-        host = headers.get("host", "").rsplit("@", 1)[-1]
-        name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
-        if self._is_local and name and not _is_loopback(name):
-            raise Refused(403, f"this service is for this machine alone, and the request names the host {name[:80]!r}")
+        host = headers.get("host", "").rsplit("@", 1)[-1].lower()
+        name = _name(host)
+        if name and name not in self._hosts and not _is_address(name, self._is_local):
+            raise Refused(403, f"the request names the host {name[:80]!r}, which is not in allowed_hosts")
         origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
+        if origin is not None and (at := origin.partition("://")[2].lower()) != host and _name(at) not in self._allowed:
             raise Refused(403, "requests of pages from elsewhere are refused")
-        if self._keys and path not in OPEN and not self._knows_key(headers):
+        if self._key and path not in OPEN and not self._knows_key(headers):
             raise Refused(401, "a key is needed: Authorization: Bearer KEY", {"www-authenticate": "Bearer"})
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > settings.max_body:
@@ -207,7 +231,7 @@ class Guard:
         scheme, _, token = headers.get("authorization", "").partition(" ")
         given = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         raw = given.encode("latin-1", "replace")  # the bytes that came, as ASGI decodes them
-        return any([hmac.compare_digest(raw, key) for key in self._keys])
+        return hmac.compare_digest(raw, self._key)
 
     def _counted(self, exchange: Exchange, receive: Receive) -> Receive:
         """Return `receive` with a bound on the body, for one that does not say its length."""
@@ -217,7 +241,7 @@ class Guard:
             if message["type"] == "http.request":
                 exchange.received += len(message.get("body", b""))
                 exchange.complete = not message.get("more_body", False)
-                if exchange.received > self.settings.max_body:
+                if exchange.received > self.settings.max_body and not exchange.begun:
                     raise Refused(413, f"the body has more than {self.settings.max_body:,} bytes")
             return message
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
@@ -21,9 +22,12 @@ from negvae.service.models import Served, Slot
 from negvae.service.protocol import (
     HEADER,
     OUTPUTS,
+    SMALL,
     InferRequest,
     inflated,
     input_metadata,
+    most_bytes,
+    options,
     output_metadata,
     parse,
     respond,
@@ -32,8 +36,8 @@ from negvae.service.protocol import (
 if TYPE_CHECKING:
     from negvae.service.app import Service
 
-INFER = "/v2/models/{name}/infer"
-"""Path of the route of requests for scores."""
+INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
+"""Paths of the routes of requests for scores."""
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
 Name = Annotated[str, PathParameter(description="Name of the model.")]
 Version = Annotated[str, PathParameter(description="Version of the model; the only one is 1.")]
@@ -126,6 +130,7 @@ RESPONSE = {
         },
     },
 }
+OPTIONS = {"type": "object", "properties": {"ready": {"type": "boolean"}, "parameters": _PARAMETERS}}
 ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"model": Failure, "description": what}
     for status, what in {
@@ -152,7 +157,7 @@ def routes(service: Service) -> APIRouter:
     async def infer(name: Name, request: Request) -> Response:
         return await _infer(service, name, request)
 
-    @router.post("/v2/models/{name}/versions/{version}/infer", summary="Inference", **documented)
+    @router.post(INFER_VERSION, summary="Inference", **documented)
     async def infer_version(name: Name, version: Version, request: Request) -> Response:
         _check_version(service.slot(name), version)
         return await _infer(service, name, request)
@@ -166,7 +171,9 @@ async def _infer(service: Service, name: str, request: Request) -> Response:
         raise Refused(400, f"{next(iter(request.query_params))[:80]} is no query parameter of {request.url.path}")
     slot, model = service.ready(name)
     body = await request.body()
-    asked = read(service, model, body, request.headers)
+    ask = partial(read, service, model, body, request.headers)
+    is_small = len(body) <= SMALL and "content-encoding" not in request.headers
+    asked = ask() if is_small else await service.apart(ask)
     judged = await service.scores(slot, model, await service.inputs(model, asked.stored))
     content, size = written(name, model, asked, judged)
     if size is None:
@@ -187,12 +194,13 @@ def read(service: Service, model: Served, body: bytes, headers: Mapping[str, str
         The request.
 
     Raises:
-        Refused: if the request is not valid.
+        Refused: if the request is not valid, or larger than the model can need.
     """
     settings = service.settings
     spec = service.spec(model, None) if model.spec.tiled else model.spec
     try:
-        content = inflated(body, headers.get("content-encoding", ""), settings.max_body)
+        limit = most_bytes(spec, settings.max_batch, settings.max_body)
+        content = inflated(body, headers.get("content-encoding", ""), limit)
         return parse(content, headers.get(HEADER), spec, settings.max_batch)
     except ValueError as error:
         raise Refused(400, str(error)) from None
@@ -286,9 +294,11 @@ def _metadata(router: APIRouter, service: Service) -> None:
 
 def _repository(router: APIRouter, service: Service) -> None:
     """Add the routes that list, load and unload models."""
+    takes_options: dict[str, Any] = {"requestBody": {"content": {"application/json": {"schema": OPTIONS}}}}
 
-    @router.post("/v2/repository/index", summary="Models and their state")
-    async def index() -> list[IndexEntry]:
+    @router.post("/v2/repository/index", summary="Models and their state", openapi_extra=takes_options)
+    async def index(request: Request) -> list[IndexEntry]:
+        wants_ready = _options(await request.body(), {"ready"}).get("ready", False)
         return [
             IndexEntry(
                 name=slot.name,
@@ -297,24 +307,35 @@ def _repository(router: APIRouter, service: Service) -> None:
                 reason=slot.reason,
             )
             for slot in service.slots.values()
+            if slot.model is not None or not wants_ready
         ]
 
     @router.post("/v2/repository/models/{name}/load", summary="Load a model, or load it anew", response_class=Response)
-    async def load(name: Name) -> Response:
+    async def load(name: Name, request: Request) -> Response:
+        _options(await request.body(), set())
         slot, settings = service.slot(name), service.settings
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(service.workers, slot.load, settings.threads, settings.alarm_rate)
+            await loop.run_in_executor(service.loader, slot.load, settings.threads, settings.alarm_rate)
         except (ValueError, OSError, ImportError) as error:
             raise Refused(400, f"{name} stays as it is: {error}") from None
         LOGGER.info("loaded", extra={"fields": {"model": name, "path": str(slot.path)}})
         return JSONResponse({})
 
     @router.post("/v2/repository/models/{name}/unload", summary="Unload a model", response_class=Response)
-    async def unload(name: Name) -> Response:
+    async def unload(name: Name, request: Request) -> Response:
+        _options(await request.body(), {"unload_dependents"})  # there are none
         service.slot(name).unload()
         LOGGER.info("unloaded", extra={"fields": {"model": name}})
         return JSONResponse({})
+
+
+def _options(body: bytes, known: Collection[str]) -> dict[str, bool]:
+    """Read the options of a request about the repository, and refuse those that would be left undone."""
+    try:
+        return options(body, known)
+    except ValueError as error:
+        raise Refused(400, str(error)) from None
 
 
 def _check_version(slot: Slot, version: str) -> None:

@@ -19,6 +19,7 @@ import negvae
 from negvae.service.guard import Refused
 from negvae.service.inference import ERRORS, Name
 from negvae.service.models import Served
+from negvae.service.protocol import as_score, plain
 from negvae.service.uploads import data_uri
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def described(model: Served) -> dict[str, Any]:
         model: the model.
 
     Returns:
-        Plain values; `certificate` is what `Calibration.certificate` gives, and `parts` are the held-out inliers of
-        each group, or all together: their number, the largest scores, largest first, and 401 quantiles.
+        Plain values; `certificate` is what `Calibration.certificate` gives, `bounds_rate` whether `rate` is an upper
+        bound, and `parts` are the held-out inliers of each group, or all together: their number, the largest scores,
+        largest first, and 401 quantiles.
     """
     calibration = model.calibration
     held_out = calibration.scores[calibration.score]
@@ -97,8 +99,9 @@ def described(model: Served) -> dict[str, Any]:
         "score": calibration.score,
         "meaning": model.meaning,
         "unit": model.unit,
-        "threshold": calibration.cut,
+        "threshold": as_score(calibration.cut),
         "rate": calibration.false_alarm_rate,
+        "bounds_rate": calibration.bounds_rate,
         "certificate": calibration.certificate(),
         "held_out": calibration.size,
         "counts": counts.tolist(),
@@ -115,7 +118,7 @@ def described(model: Served) -> dict[str, Any]:
 def _part(held_out: NDArray[np.float64], top: int) -> dict[str, Any]:
     return {
         "held_out": len(held_out),
-        "top": held_out[::-1][:top].tolist(),
+        "top": plain(held_out[::-1][:top].astype(np.float32)),
         "quantiles": np.quantile(held_out, np.linspace(0, 1, 401), method="higher").tolist(),
     }
 

@@ -10,17 +10,23 @@ from __future__ import annotations
 import json
 import math
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.streams import InputSpec
+from negvae.service.guard import Refused
 
 HEADER = "inference-header-content-length"
+SMALL = 1_000_000
+"""Largest body that is read in the event loop, in bytes."""
+NUMBER = 64
+"""Bytes that a number may take in a body, with what stands between it and the next."""
 SHORT = 2048
 """Largest JSON of a request with tensors as bytes that is kept to be recognized, in bytes."""
 OUTPUTS = {"score": ("FP32", "<f4"), "p_value": ("FP64", "<f8"), "is_outlier": ("BOOL", "?")}
@@ -82,6 +88,20 @@ def output_metadata() -> list[dict[str, Any]]:
     return [{"name": name, "datatype": kind, "shape": [-1]} for name, (kind, _) in OUTPUTS.items()]
 
 
+def most_bytes(spec: InputSpec, max_batch: int, max_body: int) -> int:
+    """Return the size of the largest body that a request can need.
+
+    Args:
+        spec: form of the model's inputs.
+        max_batch: maximum number of images or rows.
+        max_body: maximum size of any body, in bytes.
+
+    Returns:
+        The size in bytes, decompressed.
+    """
+    return max_body if spec.tiled else min(max_body, SMALL + NUMBER * max_batch * math.prod(spec.shape))
+
+
 def inflated(body: bytes, encoding: str, limit: int) -> bytes:
     """Decompress a body.
 
@@ -94,21 +114,23 @@ def inflated(body: bytes, encoding: str, limit: int) -> bytes:
         The content.
 
     Raises:
-        ValueError: if the encoding is another, the content is damaged, or it is larger than the limit.
+        Refused: if the content is larger than the limit.
+        ValueError: if the encoding is another, or the content is damaged.
     """
-    encoding = encoding.strip().lower()
-    if encoding in ("", "identity"):
-        return body
-    if encoding not in ("gzip", "deflate"):
+    encoding, content = encoding.strip().lower(), body
+    if encoding not in ("", "identity", "gzip", "deflate"):
         raise ValueError(f"content encoding is {encoding}: gzip, deflate and identity are accepted")
-    try:
-        inflator = zlib.decompressobj(47)
-        content = inflator.decompress(body, limit + 1)
-    except zlib.error as error:
-        raise ValueError(f"the body is not {encoding} ({error})") from None
+    is_whole = True
+    if encoding in ("gzip", "deflate"):
+        try:
+            inflator = zlib.decompressobj(47)
+            content = inflator.decompress(body, limit + 1)
+        except zlib.error as error:
+            raise ValueError(f"the body is not {encoding} ({error})") from None
+        is_whole = inflator.eof
     if len(content) > limit:
-        raise ValueError(f"the body is larger than {limit:,} bytes when it is decompressed")
-    if not inflator.eof:
+        raise Refused(413, f"the body has more than {limit:,} bytes, which no request to this model needs")
+    if not is_whole:
         raise ValueError(f"the end of the {encoding} body is missing")
     return content
 
@@ -222,24 +244,37 @@ def _shape(shape: Any, wanted: dict[str, Any], max_batch: int, max_pixels: int) 
 
 
 def _numbers(data: Any, name: str, kind: str, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Convert the numbers of a tensor, flat or nested as its shape says, to a flat array."""
-    count = math.prod(shape)
+    """Convert the numbers of a tensor, flat or nested as its shape says, to a flat array.
+
+    All is checked before NumPy sees it, which would make texts as long as the longest of whatever is among them.
+    """
+    count, whole = math.prod(shape), kind == "UINT8"
     if not isinstance(data, list):
         raise ValueError(f"{name} have no data: expected a list of {count:,} numbers")
-    try:
-        values = np.asarray(data)
-    except (ValueError, OverflowError, RecursionError):
-        raise ValueError(f"{name} must be a list of numbers, flat or in rows alike") from None
-    whole = kind == "UINT8"
-    if values.size and values.dtype.kind not in ("iu" if whole else "iuf"):
+    values, sizes = _flattened(data, name)
+    if len(values) != count:
+        raise ValueError(f"{name} have {len(values):,} numbers: their shape has {count:,}")
+    if len(sizes) > 1 and sizes != shape:
+        raise ValueError(f"{name} are nested as {str(list(sizes))[:80]}: their shape is {list(shape)}")
+    if not set(map(type, values)) <= ({int} if whole else {int, float}):
         raise ValueError(f"{name} must be a list of {'whole numbers' if whole else 'numbers'}, flat or in rows alike")
-    if values.size != count:
-        raise ValueError(f"{name} have {values.size:,} numbers: their shape has {count:,}")
-    if values.ndim > 1 and values.shape != shape:
-        raise ValueError(f"{name} are nested as {str(list(values.shape))[:80]}: their shape is {list(shape)}")
-    if whole and (values.min() < 0 or values.max() > 255):
+    if whole and (min(values) < 0 or max(values) > 255):
         raise ValueError(f"{name} must lie within 0 and 255")
-    return values.reshape(-1).astype(_TYPES[kind])
+    try:
+        return np.array(values, _TYPES[kind])
+    except OverflowError:
+        raise ValueError(f"{name} hold a number that is too large for {kind}") from None
+
+
+def _flattened(data: list[Any], name: str) -> tuple[list[Any], tuple[int, ...]]:
+    """Return what nested lists hold, one after the other, and the sizes of the array that they are."""
+    sizes = [len(data)]
+    while data and type(data[0]) is list:
+        sizes.append(len(data[0]))
+        if not all(type(each) is list and len(each) == sizes[-1] for each in data):
+            raise ValueError(f"{name} must be a list of numbers, flat or in rows alike")
+        data = list(chain.from_iterable(data))
+    return data, tuple(sizes)
 
 
 def _wanted(content: dict[str, Any]) -> dict[str, bool]:
@@ -257,6 +292,32 @@ def _wanted(content: dict[str, Any]) -> dict[str, bool]:
         if not isinstance(name, str) or name not in OUTPUTS:
             raise ValueError(f"output {str(name)[:80]!r} is unknown: this model has {', '.join(OUTPUTS)}")
         found[name] = _parameters(output).get("binary_data", binary) is True
+    return found
+
+
+def options(body: bytes, known: Collection[str]) -> dict[str, bool]:
+    """Read a request that holds nothing but options, true or false, some of them within `parameters`.
+
+    Args:
+        body: body of the request; an empty one has no options.
+        known: names of the options.
+
+    Returns:
+        The options that are given.
+
+    Raises:
+        ValueError: if there is anything else in the request.
+
+    >>> options(b'{"parameters": {"unload_dependents": false}}', {"unload_dependents"})
+    {'unload_dependents': False}
+    """
+    content = _mapping(_loaded(body or b"{}"), "the request")
+    found = {name: value for name, value in content.items() if name != "parameters"} | _parameters(content)
+    for name, value in found.items():
+        if name not in known:
+            raise ValueError(f"{name[:80]!r} is no option of this request: {', '.join(known) or 'it has none'}")
+        if type(value) is not bool:
+            raise ValueError(f"{name} must be true or false")
     return found
 
 
@@ -306,6 +367,17 @@ def _binary_head(model: str, names: tuple[str, ...], count: int) -> bytes:
 
 def _bytes(name: str, values: Mapping[str, NDArray[Any]]) -> bytes:
     return values[name].astype(OUTPUTS[name][1], copy=False).tobytes()
+
+
+def as_score(threshold: float) -> float:
+    """Return a threshold as scores are written: a score as it is written lies above it where the score does.
+
+    >>> as_score(0.1), as_score(float(np.float32(0.1)))
+    (0.099999994, 0.1)
+    """
+    single = np.float32(threshold)
+    below = np.nextafter(single, np.float32(-np.inf)) if float(single) > threshold else single
+    return float(plain(np.array([below]))[0])
 
 
 def plain(values: NDArray[Any]) -> list[Any]:

@@ -67,6 +67,7 @@ def configuration(service: Service) -> uvicorn.Config:
     return uvicorn.Config(
         guard, port=0, http=protocol, log_config=None, access_log=False, server_header=False, backlog=BACKLOG,
         timeout_graceful_shutdown=int(settings.timeout) + 1, timeout_keep_alive=30, ws="none", lifespan="on",
+        proxy_headers=False,
     )  # fmt: skip
 
 

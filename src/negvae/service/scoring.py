@@ -9,6 +9,7 @@ import numpy as np
 from fastapi import APIRouter, Query
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
+from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
@@ -17,7 +18,7 @@ from negvae.scoring.calibration import Calibration
 from negvae.service.guard import Refused
 from negvae.service.inference import ERRORS
 from negvae.service.models import EXTRAS, Inputs, Served, Slot
-from negvae.service.protocol import plain
+from negvae.service.protocol import as_score, plain
 from negvae.service.uploads import data_uri, heat_uri, whole
 
 if TYPE_CHECKING:
@@ -93,13 +94,12 @@ def routes(service: Service) -> APIRouter:
             known = ", ".join(calibration.thresholds) or "none"
             raise Refused(422, f"group {group[:80]!r} was not calibrated; calibrated are: {known}")
         files = await _files(request, service.settings.max_batch)
-        batches = await service.decode(files, service.spec(served, query.resize))
-        scores, extras = await _computed(service, slot, served, batches, wanted, group)
-        errors = sum(bool(error) for batch in batches for error in batch.errors)
-        service.metrics.errors.labels(slot.name).inc(errors)
+        batch = await service.decode(files, service.spec(served, query.resize))
+        scores, extras = await _computed(service, slot, served, batch, wanted, group)
+        service.metrics.errors.labels(slot.name).inc(sum(map(bool, batch.errors)))
         cut = calibration.thresholds[group] if group is not None else calibration.cut
-        found = _verdicts(batches, scores, calibration, group, extras)
-        return Verdicts(model=slot.name, score=calibration.score, threshold=cut, images=found)
+        found = _verdicts(batch, scores, calibration, group, extras)
+        return Verdicts(model=slot.name, score=calibration.score, threshold=as_score(cut), images=found)
 
     return router
 
@@ -124,9 +124,12 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
     Raises:
         Refused: if the body is no form, or holds no file.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    given, options = parse_options_header(request.headers.get("content-type", ""))
+    kind, charset = given.decode("latin-1"), options.get(b"charset", b"utf-8").decode("latin-1")
     if kind != "multipart/form-data":
         raise Refused(400, f"content type is {kind[:80] or 'missing'}: send files as multipart/form-data")
+    if charset.lower() not in ("utf-8", "utf8"):
+        raise Refused(400, f"charset is {charset[:80]!r}: names of files are sent in utf-8")
     async with request.form(max_files=limit, max_fields=limit) as form:
         files = [(value.filename or "image", value) for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
@@ -135,60 +138,51 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
 
 
 async def _computed(
-    service: Service, slot: Slot, model: Served, batches: list[Batch], wanted: list[str], group: str | None
+    service: Service, slot: Slot, model: Served, batch: Batch, wanted: list[str], group: str | None
 ) -> tuple[NDArray[np.float32], dict[str, list[Any]]]:
     """Return the scores and further values of all rows without an error.
 
     A row that the model has no score for gets an error in its batch.
     """
-    parts = [Inputs(*batch.inputs(rows)) for batch in batches if len(rows := batch.good())]
-    if not parts:
+    read = batch.good()
+    if not len(read):
         return np.empty(0, np.float32), {}
-    scores, _, _ = await service.scores(slot, model, Inputs.joined(parts), group)
-    places = [(batch, row) for batch in batches for row in batch.good()]
-    for (batch, row), score in zip(places, scores, strict=True):
-        if np.isnan(score):
-            batch.errors[row] = model.no_score
-    extras: dict[str, list[Any]] = {}
-    for batch in batches if wanted else ():
-        rows = batch.good()
-        if not len(rows):
-            continue
-        size = len(batch.inputs(rows)[0])
-        found = await service.call(slot, model, size, partial(model.look, batch, rows, wanted))
+    scores, _, _ = await service.scores(slot, model, Inputs(*batch.inputs(read)), group)
+    for row in read[np.isnan(scores)]:
+        batch.errors[row] = model.no_score
+    extras, rows = dict[str, list[Any]](), batch.good()
+    if wanted and len(rows):
+        images, _ = batch.inputs(rows)
+        extras = await service.call(slot, model, len(images), partial(model.look, batch, rows, wanted))
         if not model.spec.features:
-            images = batch.inputs(rows)[0]
-            found["input"] = whole(images, batch, rows) if batch.tilings else list(images)
-        for name, values in found.items():
-            extras.setdefault(name, []).extend(values)
+            extras["input"] = whole(images, batch, rows) if batch.tilings else list(images)
     return scores[~np.isnan(scores)], extras
 
 
 def _verdicts(
-    batches: list[Batch],
+    batch: Batch,
     scores: NDArray[np.float32],
     calibration: Calibration,
     group: str | None,
     extras: dict[str, list[Any]],
 ) -> list[Verdict]:
-    """Return a verdict for every row of the batches; `scores` and `extras` are of those without an error."""
+    """Return a verdict for every row of the batch; `scores` and `extras` are of those without an error."""
     groups = None if group is None else [group] * len(scores)
     p_values, outliers = calibration.p_values(scores, groups), calibration.is_outlier(scores, groups)
     numbers, found, at = plain(scores), [], 0
     largest = max((float(np.nanmax(values)) for values in extras.get("heatmap", ())), default=0.0)
-    for batch in batches:
-        for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
-            if error:
-                text = error.encode("utf-8", "replace").decode()
-                verdict = Verdict(file=path, index=index, score=None, p_value=None, is_outlier=None, error=text)
-            else:
-                pictures: dict[str, Any] = {name: _shown(name, values[at], largest) for name, values in extras.items()}
-                verdict = Verdict(
-                    file=path, index=index, score=numbers[at], p_value=float(p_values[at]),
-                    is_outlier=bool(outliers[at]), error=None, **pictures,
-                )  # fmt: skip
-                at += 1
-            found.append(verdict)
+    for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
+        if error:
+            text = error.encode("utf-8", "replace").decode()
+            verdict = Verdict(file=path, index=index, score=None, p_value=None, is_outlier=None, error=text)
+        else:
+            pictures: dict[str, Any] = {name: _shown(name, values[at], largest) for name, values in extras.items()}
+            verdict = Verdict(
+                file=path, index=index, score=numbers[at], p_value=float(p_values[at]), is_outlier=bool(outliers[at]),
+                error=None, **pictures,
+            )  # fmt: skip
+            at += 1
+        found.append(verdict)
     return found
 
 

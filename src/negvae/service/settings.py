@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, SettingsConfigDict
 
 PREFIX = "NEGVAE_SERVE_"
@@ -19,6 +19,7 @@ class ServiceSettings(BaseSettings):
     Attributes:
         host: address to listen on; the default accepts connections of this machine only.
         port: port to listen on; 0 takes a free one.
+        allowed_hosts: names under which the service is reached beside localhost and addresses, with commas between.
         max_body: maximum size of a request's body, in bytes.
         max_pixels: maximum number of pixels that an encoded image may declare.
         max_batch: maximum number of images or rows in a request, and of those that are scored together.
@@ -35,19 +36,30 @@ class ServiceSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid", frozen=True)
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65535)
+    allowed_hosts: str = ""
     max_body: int = Field(64_000_000, ge=1_000)
     max_pixels: int = Field(16_000_000, ge=1, le=178_956_970)
     max_batch: int = Field(256, ge=1, le=65_536)
     max_queue: int = Field(2_048, ge=1)
     max_connections: int = Field(256, ge=1)
-    timeout: float = Field(30.0, gt=0)
+    timeout: float = Field(30.0, gt=0, le=86_400)
     threads: int = Field(1, ge=1)
     resize: bool = False
     alarm_rate: float = Field(0.01, gt=0, lt=1)
     api_key: SecretStr | None = Field(None, min_length=8)
     log_level: Literal["info", "warning"] = "info"
+
+    @field_validator("api_key", mode="before")
+    @classmethod
+    def _only_what_a_header_holds(cls, key: Any) -> Any:
+        """Take away the space around a key, such as the line's end in a mounted file, and refuse what is not ASCII."""
+        if not isinstance(key, str):
+            return key
+        if not (key.strip().isascii() and key.strip().isprintable()):
+            raise ValueError("must be of printable ASCII characters")
+        return key.strip()
 
 
 def read_settings(file: Path | None = None, **flags: Any) -> ServiceSettings:
@@ -73,6 +85,10 @@ def read_settings(file: Path | None = None, **flags: Any) -> ServiceSettings:
             raise ValueError(f"{file}: not a YAML file ({' '.join(str(error).split())})") from None
         if not isinstance(from_file, dict):
             raise ValueError(f"{file}: expected a mapping from the names of settings to values")
+        if unknown := [name for name in from_file if name not in ServiceSettings.model_fields]:
+            raise ValueError(
+                f"{file}: {unknown[0]!r} is no setting: there are {', '.join(ServiceSettings.model_fields)}"
+            )
     environment = EnvSettingsSource(ServiceSettings)()
     try:
         return ServiceSettings(**{**from_file, **environment, **flags})
@@ -81,4 +97,5 @@ def read_settings(file: Path | None = None, **flags: Any) -> ServiceSettings:
         name = str(problem["loc"][0]) if problem["loc"] else "settings"
         where = f"--{name.replace('_', '-')}" if name in flags else f"{PREFIX}{name.upper()}"
         where = f"{file}: {name}" if name not in flags and name not in environment else where
-        raise ValueError(f"{where}: {problem['msg'].lower()}") from None
+        said = problem["msg"].removeprefix("Value error, ")
+        raise ValueError(f"{where}: {said[0].lower()}{said[1:]}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from negvae.data.formats.base import reason
+from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import fit_photo, prepared, read_header, reduced_size
 from negvae.data.streams import Batch, InputSpec, from_memory
 from negvae.data.tiling import blend, tiling
-from negvae.decoding import Decoding
 from negvae.files import shown
+from negvae.service.guard import Refused
 from negvae.service.models import Inputs
 
 SIDE = 1024
@@ -25,7 +27,9 @@ MAGIC = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 
-def read_uploads(files: Sequence[tuple[str, bytes]], spec: InputSpec, limit: int, tiles: int) -> list[Batch]:
+def read_uploads(
+    files: Sequence[tuple[str, bytes]], spec: InputSpec, limit: int, tiles: int, has_ended: Callable[[], bool]
+) -> Batch:
     """Decode uploaded files.
 
     Args:
@@ -33,33 +37,48 @@ def read_uploads(files: Sequence[tuple[str, bytes]], spec: InputSpec, limit: int
         spec: form that the model takes.
         limit: maximum number of images or rows in all files together.
         tiles: maximum number of tiles of all images together, if the model tiles images.
+        has_ended: function that returns whether the request has ended, so that no other file need be decoded.
 
     Returns:
-        A batch for each file, in order; content that cannot be used becomes rows with errors.
+        The rows of all files, in order; content that cannot be used becomes rows with errors.
 
     Raises:
-        ValueError: if there are more images, rows or tiles than the limit.
+        Refused: if there are more images, rows or tiles than the limit.
     """
     batches, rows, made = list[Batch](), 0, 0
-    for name, content in files:
-        batches.append(_read(shown(name), content, spec, limit))
-        rows, made = rows + len(batches[-1]), made + len(batches[-1].images)
-        if rows > limit:
-            raise ValueError(f"the files hold more than {limit:,} images or rows: send fewer in a request")
-        if spec.tiled and made > tiles:
-            raise ValueError(f"the images make more than {tiles:,} tiles (max_queue): send fewer in a request")
-    return batches
+    with without_pillows_warnings():
+        for name, content in files:
+            if has_ended():
+                break
+            batches.append(_read(shown(name), content, spec, limit, tiles))
+            rows, made = rows + len(batches[-1]), made + len(batches[-1].images)
+            if rows > limit:
+                raise Refused(413, f"the files hold more than {limit:,} images or rows: send fewer in a request")
+            if spec.tiled and made > tiles:
+                raise Refused(413, f"the images make more than {tiles:,} tiles (max_queue): send fewer in a request")
+    return _joined(batches, spec)
 
 
-def _read(name: str, content: bytes, spec: InputSpec, limit: int) -> Batch:
+def _joined(batches: Sequence[Batch], spec: InputSpec) -> Batch:
+    """Return the rows of all batches as one, in a copy that torch may hold."""
+    return Batch(
+        [path for batch in batches for path in batch.paths],
+        [index for batch in batches for index in batch.indices],
+        [error for batch in batches for error in batch.errors],
+        np.concatenate([batch.images for batch in batches]) if batches else np.empty((0, *spec.shape), np.uint8),
+        [plan for batch in batches for plan in batch.tilings],
+    )
+
+
+def _read(name: str, content: bytes, spec: InputSpec, limit: int, tiles: int) -> Batch:
     try:
         array = _array(content) if content.startswith(MAGIC) else None
         if array is not None and len(array) > limit:
             raise ValueError(f"holds {len(array):,} rows; at most {limit:,} are accepted")
-        if spec.tiled and spec.decoding is not None and (size := _size(name, content, array, spec.max_pixels)):
-            check_enlarged(size, spec.decoding, spec.max_pixels)
+        if spec.tiled and (size := _size(name, content, array, spec.max_pixels)):
+            count_tiles(size, spec, tiles)
     except Exception as error:  # whatever NumPy makes of a broken header
-        return replace(from_memory(name, np.zeros(0), spec), errors=[" ".join(str(error).split())[:300]])
+        return replace(from_memory(name, np.zeros(0), spec), errors=[reason(error)[:300]])
     batch = from_memory(name, content if array is None else array, spec)
     errors = [error.replace("ask for --resize", "ask for resize=true") for error in batch.errors]
     return replace(batch, errors=errors)
@@ -77,23 +96,34 @@ def _size(name: str, content: bytes, array: NDArray[Any] | None, max_pixels: int
     return header.height, header.width
 
 
-def check_enlarged(size: tuple[int, int], decoding: Decoding, max_pixels: int) -> None:
-    """Refuse an image that would become too large when it is enlarged to the size of a tile.
+def count_tiles(size: tuple[int, int], spec: InputSpec, limit: int) -> int:
+    """Return the number of tiles of an image, without making any.
 
     Args:
         size: height and width of the image.
-        decoding: description of the tiles.
-        max_pixels: maximum number of pixels.
+        spec: form that the model takes, which tiles images.
+        limit: maximum number of tiles.
+
+    Returns:
+        The number.
 
     Raises:
-        ValueError: if it would have more pixels.
+        ValueError: if the image is enlarged to the size of a tile and then has too many pixels, or too many tiles.
     """
+    decoding, most = spec.decoding, spec.max_pixels
+    assert decoding is not None
     height, width = reduced_size(size, decoding)
     scale = max(decoding.height / height, decoding.width / width)
-    if scale > 1 and height * width * scale**2 > max_pixels:
+    if scale > 1 and height * width * scale**2 > most:
         raise ValueError(
-            f"is {size[1]} x {size[0]}, enlarged to the size of a tile it would have more than {max_pixels:,} pixels"
+            f"is {size[1]} x {size[0]}, enlarged to the size of a tile it would have more than {most:,} pixels"
         )
+    count = len(tiling((height, width), (decoding.height, decoding.width), decoding.overlap))
+    if count > limit:
+        raise ValueError(
+            f"is {size[1]} x {size[0]}, which makes {count:,} tiles; at most {limit:,} may wait (max_queue)"
+        )
+    return count
 
 
 def _array(content: bytes) -> NDArray[Any]:
@@ -132,14 +162,16 @@ def tiles_of(images: NDArray[np.uint8], spec: InputSpec, limit: int) -> Inputs:
         The tiles of all images.
 
     Raises:
-        ValueError: if the images would become too large, or make more tiles than the limit.
+        Refused: if the images would become too large, or make more tiles than the limit.
     """
-    decoding, size = spec.decoding, (images.shape[2], images.shape[3])
+    decoding = spec.decoding
     assert decoding is not None
-    check_enlarged(size, decoding, spec.max_pixels)
-    each = len(tiling(reduced_size(size, decoding), (decoding.height, decoding.width), decoding.overlap))
+    try:
+        each = count_tiles((images.shape[2], images.shape[3]), spec, limit)
+    except ValueError as error:
+        raise Refused(413, f"each image {error}") from None
     if each * len(images) > limit:
-        raise ValueError(f"the images make {each * len(images):,} tiles; at most {limit:,} (max_queue) are accepted")
+        raise Refused(413, f"the images make {each * len(images):,} tiles; at most {limit:,} may wait (max_queue)")
     scaled = replace(decoding, bits=8)  # intensities of 16 bits are scaled before they are sent, as for other models
     parts = [fit_photo(prepared(image, "images", scaled), scaled)[0] for image in images]
     return Inputs(np.concatenate(parts), np.repeat(np.arange(len(parts)), [len(part) for part in parts]))

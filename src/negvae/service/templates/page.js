@@ -4,19 +4,21 @@ const SVG = "http://www.w3.org/2000/svg";
 let key = "";
 let model = null; // what /v1/models/{name} says
 let name = "";
-let items = []; // {file, index, score, p_value, error, input, reconstruction, heatmap, position}
+let items = []; // {file, index, score, p_value, is_outlier, error, input, reconstruction, heatmap, position}
 let seed = 0;
+let turns = 0; // how often a model was chosen
 let rate = null; // null: the threshold as calibrated
 
 /* ---- the service ---- */
 
 async function ask(path, options = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const answer = await fetch(path, { ...options, headers });
+  const answer = /^[\x20-\x7e]*$/.test(key) ? await fetch(path, { ...options, headers }) : { status: 401 }; // no key has others
   if (answer.status === 401) {
     $("keyform").hidden = false;
+    $("links").hidden = true; // a link carries no key
     $("key").focus();
-    throw new Error("This service asks for a key.");
+    throw new Error(key ? "This is not the key of this service." : "This service asks for a key.");
   }
   const content = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(content.error || `The service answered ${answer.status}.`);
@@ -37,9 +39,19 @@ async function begin() {
   await take(names[0]);
 }
 
+/** Use a model; if it cannot be had, the former one stays, and if another was chosen meanwhile, that one counts. */
 async function take(chosen) {
-  model = await ask(`/v1/models/${encodeURIComponent(chosen)}`);
-  name = chosen;
+  const turn = ++turns;
+  let found;
+  try {
+    found = await ask(`/v1/models/${encodeURIComponent(chosen)}`);
+  } catch (error) {
+    if (turn === turns && name) $("model").value = name;
+    throw error;
+  }
+  if (turn !== turns) return;
+  [model, name] = [found, chosen];
+  $("model").value = name;
   items = [];
   rate = null;
   const [channels, height, width] = model.shape;
@@ -64,6 +76,11 @@ async function take(chosen) {
 
 async function score(files) {
   if (!files.length || !model) return;
+  const bytes = files.reduce((sum, file) => sum + file.size, 0);
+  if (bytes > model.max_bytes) {
+    say(`The files have ${bytes.toLocaleString("en")} bytes; at most ${model.max_bytes.toLocaleString("en")} can be sent at a time.`, true);
+    return;
+  }
   const form = new FormData();
   for (const file of files) form.append("files", file);
   const query = new URLSearchParams({ model: name });
@@ -83,7 +100,9 @@ async function score(files) {
 }
 
 async function draw() {
+  const [asked, drawn] = [name, seed];
   const { images } = await ask(`/v1/models/${encodeURIComponent(name)}/samples?count=16&seed=${seed}`);
+  if (asked !== name || drawn !== seed) return;
   $("samples").replaceChildren(...images.map((source, at) => picture(source, `Generated image ${at + 1}`)));
 }
 
@@ -91,7 +110,7 @@ async function draw() {
 
 const least = () => 1 / (model.held_out + 1);
 const bound = () => (rate === null ? model.rate : rate);
-const outlying = (item) => (rate === null ? item.score > model.threshold : item.p_value <= rate + 1e-12);
+const outlying = (item) => (rate === null ? item.is_outlier : item.p_value <= rate + 1e-12);
 
 /** The score above which the p-value is at most the rate: in groups the largest p-value is, so the highest of theirs. */
 const cut = () => (rate === null ? model.threshold : Math.max(...model.parts.map(ranked)));
@@ -110,6 +129,9 @@ const slot = (value) => Math.round((1000 * (Math.log(value) - Math.log(least()))
 const percent = (value) => `${Number((100 * value).toPrecision(value < 0.1 ? 2 : 3))}%`;
 const short = (value) => Number(value.toPrecision(4)).toString();
 
+/** A score in few digits, unless these are the threshold's too. */
+const written = (value) => (short(value) === short(cut()) ? String(value) : short(value));
+
 /** What is certified of the calibrated threshold. */
 function certified() {
   const { at_most: most, confidence } = model.certificate;
@@ -121,9 +143,10 @@ function certified() {
 function show() {
   const share = Math.min(0.5, Math.max(least(), bound()));
   $("rate").value = slot(share);
+  $("bound").textContent = model.bounds_rate ? "at most" : "about";
   $("ratetext").textContent = percent(bound());
   $("rate").setAttribute("aria-valuetext", percent(bound()));
-  $("threshold").textContent = Number.isFinite(cut()) ? `Outliers score above ${short(cut())}${rate === null ? ` (as calibrated${certified()})` : ""}.` :
+  $("threshold").textContent = Number.isFinite(cut()) ? `Outliers score above ${items.some((each) => !each.error && short(each.score) === short(cut())) ? cut() : short(cut())}${rate === null ? ` (as calibrated${certified()})` : ""}.` :
     "No score is called at this rate.";
   const good = items.filter((each) => !each.error);
   const out = good.filter(outlying).length;
@@ -170,7 +193,7 @@ function card(item, at) {
     made.append(figures);
   }
   made.append(element("p", { class: "facts" },
-    element("span", {}, "score ", element("b", {}, short(item.score))),
+    element("span", {}, "score ", element("b", {}, written(item.score))),
     element("span", {}, "p-value ", element("b", {}, short(item.p_value)))));
   return made;
 }
@@ -210,7 +233,7 @@ function nice(low, high) {
 function dot(cx, cy, item, at) {
   const circle = drawn("circle", {
     cx, cy, r: 5, fill: outlying(item) ? "var(--c1)" : "var(--c2)", stroke: "var(--card)", "stroke-width": 1.5,
-  }, drawn("title", {}, `${item.file}: score ${short(item.score)}`));
+  }, drawn("title", {}, `${item.file}: score ${written(item.score)}`));
   const mark = (on) => $(`item${at}`)?.classList.toggle("shown", on);
   circle.addEventListener("pointerenter", () => mark(true));
   circle.addEventListener("pointerleave", () => mark(false));
@@ -312,8 +335,10 @@ $("again").addEventListener("click", guarded(() => {
 $("model").addEventListener("change", guarded((event) => take(event.target.value)));
 $("keyform").addEventListener("submit", (event) => {
   event.preventDefault();
-  key = $("key").value;
-  $("keyform").hidden = true;
-  guarded(begin)();
+  key = $("key").value.trim();
+  guarded(async () => {
+    await begin();
+    $("keyform").hidden = true;
+  })();
 });
 guarded(begin)();
