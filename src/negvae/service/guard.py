@@ -216,7 +216,8 @@ class Guard:
         settings = self.settings
         host = headers.get("host", "").rsplit("@", 1)[-1].lower()
         name = _name(host)
-        if name and name not in self._hosts and not _is_address(name, self._is_local):
+        known = not name or name in self._hosts or _is_address(name, self._is_local)
+        if not known and not self._key:  # with a key, a page from elsewhere gets nowhere: it does not know the key
             raise Refused(403, f"the request names the host {name[:80]!r}, which is not in allowed_hosts")
         origin = headers.get("origin")
         if origin is not None and (at := origin.partition("://")[2].lower()) != host and _name(at) not in self._allowed:
