@@ -79,8 +79,8 @@ _LONG_STAND_IN = (
     " AUCs swing from one epoch to the next without rising, and the outliers' likelihood with them."
 )
 _LONG_COLOR_GENERATED = (
-    f"{_LONG_COLOR} Here the paper's negatives fail, and ours do not: the AUCs rise over the epochs, with swings as in a"
-    " game between two networks, beyond the paper's, while test images stay about as likely as without negatives. The"
+    f"{_LONG_COLOR} Here the paper's negatives fail, and ours do not: the AUCs rise over the epochs, with the swings"
+    " of a game between two networks, beyond the paper's, while test images stay about as likely as without negatives. The"
     " paper's models lose most of that likelihood. What in the authors' training costs them so much is not known; the"
     " networks, the optimizer and the batch, as they were read, do not."
 )
