@@ -81,8 +81,8 @@ _LONG_STAND_IN = (
 _LONG_COLOR_GENERATED = (
     f"{_LONG_COLOR} Here the paper's negatives fail, and ours do not: the AUCs rise over the epochs, with the swings"
     " of a game between two networks, beyond the paper's, while test images stay about as likely as without negatives."
-    " The paper's models lose most of that likelihood. What in the authors' training costs them so much is not known; the"
-    " networks, the optimizer and the batch, as they were read, do not."
+    " The paper's models lose most of that likelihood. What in the authors' training costs them so much is not known;"
+    " the networks, the optimizer and the batch, as they were read, do not."
 )
 _LONG_SVHN = (
     "Trained as the authors did, with the networks that their code builds, as it was read, for as many epochs, but on"
