@@ -426,9 +426,9 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         array = np.moveaxis(array, 0, -1) if by_channel else array.reshape(*array.shape[:2], -1)
         first = page.samplesperpixel - len(page.extrasamples)
         if page.photometric == _WHITE_IS_ZERO:  # which is not said of its transparency
-            colors = np.s_[..., : first if page.extrasamples else None]
+            colors = np.setdiff1d(np.arange(array.shape[-1]), [first + place for place in alphas])
             array = array.copy()
-            array[colors] = np.iinfo(array.dtype).max - array[colors]
+            array[..., colors] = np.iinfo(array.dtype).max - array[..., colors]
         for place in alphas:
             array = _over_white(array, first + place, page.extrasamples[place])
         return header, np.ascontiguousarray(_upright(array, orientation).transpose(2, 0, 1))
