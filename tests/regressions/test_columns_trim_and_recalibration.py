@@ -104,6 +104,8 @@ def test_held_out_rows_of_trimmed_data_certify_nothing_when_they_calibrate_again
     table(100, 3).to_csv(tmp_path / "clean.csv", index=False)
     clean_ones = calibrate_run(tmp_path / "run", str(tmp_path / "clean.csv"), confidence=0.9, device="cpu")
     assert clean_ones.certificate()["held_out"] == 100
+    with pytest.raises(ValueError, match=r"\(trim\) before inliers were held out"):
+        calibrate_run(tmp_path / "run", device="cpu")  # by the present rule, which has a confidence
     assert calibrate_run(tmp_path / "run", device="cpu", target_fpr=0.2).trimmed == 0.1
 
 

@@ -101,8 +101,9 @@ def columns_to_read(path: Path | str, known: Sequence[str], without: str | None 
     Raises:
         ValueError: if the names have to be read and cannot be (see `column_names`).
     """
-    places = all(map(str.isdecimal, known)) and set(known).isdisjoint(_names(path))
-    return tuple(name for name in column_names(path) if name != without) if places else tuple(known)
+    if known and not (all(map(str.isdecimal, known)) and set(known).isdisjoint(_names(path))):
+        return tuple(known)
+    return tuple(name for name in column_names(path) if name != without)
 
 
 def _names(path: Path | str) -> tuple[str, ...]:

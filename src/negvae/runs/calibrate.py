@@ -137,10 +137,13 @@ def calibrate_run(
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
     if config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
-    trimmed = _trimmed(artifact, confidence) if data is None else 0.0
+    earlier = _before(artifact)
+    count = len(held_out) if owners is None else len(set(owners.held_out))
+    rule = _rule(artifact, earlier, target_fpr, confidence, count)
+    trimmed = _trimmed(artifact, rule.get("confidence")) if data is None else 0.0
     if trimmed and before is not None:
         training = None  # of all rows, with those that were left out; the present measurements are without them
-    scorer, earlier = _scorer(artifact, precision, training), _before(artifact)
+    scorer = _scorer(artifact, precision, training)
     present = earlier["score"]
     if scorer.quantized is not None and scorer.quantized.decode is None:
         score = score or (present if present and not SCORES[present].needs else "kl")
@@ -150,9 +153,7 @@ def calibrate_run(
         score=score or present, components=score_components(config), groups=labels,
         references=before.reference if before and training is None else None, log=log,
         owners=owners, rule=before.tiles if before and training is None else None,
-        **_rule(
-            artifact, earlier, target_fpr, confidence, len(held_out) if owners is None else len(set(owners.held_out))
-        ),
+        **rule,
     )  # fmt: skip
     if calibration.small:
         log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
@@ -319,7 +320,7 @@ def _trimmed(artifact: Artifact, confidence: float | None) -> float:
     """Return the share of the data that a detector's `trim` left out before it held out inliers.
 
     Raises:
-        ValueError: if there is one, and a confidence is asked for.
+        ValueError: if there is one, and the rule for the threshold has a confidence.
     """
     parameters = read_section(artifact.directory, "detector").get("parameters") or {}
     share = parameters.get("trim") or 0.0 if artifact.config.calibration else 0.0  # else all were given as clean
