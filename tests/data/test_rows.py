@@ -144,6 +144,7 @@ def test_the_users_home_is_found_by_its_short_name(
     ("content", "message"),
     [
         (b"a;b;c\n1,5;2,5;3\n", r"has semicolons \(a;b;c\): columns are separated by commas"),
+        (b"\xef\xbb\xbf\na;b\n1;2\n", r"has semicolons \(a;b\): columns are separated by commas"),
         (b"\xef\xbb\xbfa\tb\r\n1\t2\r\n", r"has tabs \(a\\tb\): columns are separated by commas"),
         ("a,b\n1,2\n".encode("utf-16"), "in UTF-16: save it in UTF-8"),
     ],
@@ -165,6 +166,11 @@ def test_empty_lines_around_a_table_of_one_column_are_no_rows(
     (tmp_path / "t.csv").write_bytes(end.join([""] * before + ["a", "1", "", "NA", *[""] * after]).encode())
     found = np.concatenate(list(tables.numbers(tmp_path / "t.csv", ["a"])))[:, 0]
     np.testing.assert_array_equal(found, [1, np.nan, np.nan])
+
+
+def test_empty_lines_behind_a_byte_order_mark_are_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes(b"\xef\xbb\xbf\n\na\n1\n2\n\n")
+    assert load_rows(tmp_path / "t.csv")[:, 0].tolist() == [1, 2]
 
 
 def test_a_column_of_missing_values_alone_is_a_column_of_numbers(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_enough_inliers_give_the_rate_that_was_asked_for_and_could_not_be_had() 
         detector = NegVAEDetector(**OPTIONS, target_fpr=0.01).fit(rows(60, 0))
     assert {Path(each.filename).name for each in caught if "needs 99" in str(each.message)} == {Path(__file__).name}
     assert detector.calibration_.target_fpr is None
-    with pytest.warns(UserWarning, match="needs 99 held-out inliers"):
+    with pytest.warns(UserWarning, match="needs 99 held-out inliers, there are 40: .*; give more of them"):
         detector.recalibrate(rows(40, 1))
     assert detector.recalibrate(rows(150, 2)).calibration_.target_fpr == 0.01
 

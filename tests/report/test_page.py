@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,7 @@ def test_the_page_shows_it_all_and_runs_nothing(detector: Path, mixed: Path, tmp
     assert "b&lt;i&gt;.png" in text
     assert "b<i>" not in text
     assert "<script" not in text
+    assert not re.search("<th[^>]*></th>", text)  # every column has a name for readers who hear the table
     assert text.count("data:image/png") == 4  # least and most typical, each with reconstructions
     assert "threshold" in text
     assert "training data is not at hand" in text

@@ -7,6 +7,7 @@ values; in a column of text an empty cell is, and a group may be called NA.
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -291,17 +292,17 @@ def _refuse_other_forms(path: str) -> None:
         start = file.read(_SNIFFED)
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise DataError(f"{path}: in UTF-16: save it in UTF-8")
-    first = start.lstrip(b"\r\n").partition(b"\n")[0]
+    first = start.removeprefix(codecs.BOM_UTF8).lstrip(b"\r\n").partition(b"\n")[0]
     for separator, name in ((b";", "semicolons"), (b"\t", "tabs")):
         if separator in first and b"," not in first:
-            shown = first.decode("utf-8-sig", errors="replace").strip()[:_SHOWN].replace("\t", "\\t")
+            shown = first.decode(errors="replace").strip()[:_SHOWN].replace("\t", "\\t")
             raise DataError(f"{path}: its first line has {name} ({shown}): columns are separated by commas")
 
 
 def _empty_lines(path: str) -> tuple[int, int]:
     """Return how many empty lines a CSV file begins with, and how many follow its last line."""
     with stores.open_file(path) as file:
-        start = file.read(_SNIFFED)
+        start = file.read(_SNIFFED).removeprefix(codecs.BOM_UTF8)
         file.seek(max(stores.size(path) - _SNIFFED, 0))
         end = file.read()
     before, after = start[: -len(start.lstrip(b"\r\n"))], end[len(end.rstrip(b"\r\n")) :]

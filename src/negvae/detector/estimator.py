@@ -319,7 +319,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
             refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
             check_labels(labels, len(held_out))
-        rate = self._rate(len(held_out))
+        rate = self._rate(len(held_out), whole=calibration is not None)
         source = self._source(stored, config.negatives, negatives)
         source_of_data = _source_of(X)
         recorded = Recorded(
@@ -402,7 +402,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         size = (round(len(training) / (1 - share)), *training.shape[1:])
         mirrored = not decoding.tiled and partial(come_mirrored, training)
         config = self._config(photos.name, size, seed, text, decoding, photos=mirrored)
-        rate = self._rate(len(np.unique(owners.held_out)))
+        rate = self._rate(len(np.unique(owners.held_out)), whole=calibration is not None)
         source = build_source(config.negatives, negative_photos) if isinstance(given, str | None) else given
         rows = held_out_rows(len(photos.sources), share, seed)
         origin = WHOLE if photos.folder and not self.trim else MEMORY
@@ -448,17 +448,21 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
             raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
 
-    def _rate(self, held_out: int) -> tuple[float | None, float | None]:
-        """Return the target FPR and its confidence; None if the held-out inliers are too few for a rate on average."""
+    def _rate(self, held_out: int, *, whole: bool) -> tuple[float | None, float | None]:
+        """Return the target FPR and its confidence; None if the held-out inliers are too few for a rate on average.
+
+        `whole` says whether they were given as such, rather than being a fraction of X.
+        """
         if self.contamination or self.target_fpr is None:
             return None, None
         if self.confidence is not None:
             certified_rank(held_out, self.target_fpr, self.confidence)  # refuses before anything is trained
             return self.target_fpr, self.confidence
         if held_out < least_held_out(self.target_fpr):
+            advice = "give more of them" if whole else "give more data, or raise calibration_fraction"
             warn_caller(
                 f"target_fpr {self.target_fpr:g} needs {least_held_out(self.target_fpr)} held-out inliers, there are"
-                f" {held_out}: the threshold lies above all of X; give more data, or raise calibration_fraction"
+                f" {held_out}: the threshold lies above the scores of all of them; {advice}"
             )
             return None, None
         return self.target_fpr, None
@@ -899,7 +903,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         scores = {name: values.astype(np.float64) for name, values in found.items()}
         check_labels(labels, len(scores[before.score]))
         if target_fpr is None and before.target_fpr is None:  # held out were too few for the rate that was wanted
-            target_fpr = self._rate(len(scores[before.score]))[0] if confidence is None else self.target_fpr
+            target_fpr = self._rate(len(scores[before.score]), whole=True)[0] if confidence is None else self.target_fpr
         fresh = dataclasses.replace(
             before, scores={name: np.sort(values) for name, values in scores.items()}, groups={}, thresholds={},
             small=(), joined=are_references(self.model_, stored, before.reference), trimmed=0.0,
@@ -1102,7 +1106,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Args:
             directory: folder of the detector.
-            device: device to score on: "auto", "cpu", "cuda" or "cuda:N".
+            device: device to score on: "auto", "cpu", "cuda" or "cuda:N"; any but "auto" is that of copies as well, and
+                of another `fit`.
 
         Returns:
             The fitted detector.
@@ -1116,6 +1121,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         detector = cls()
         parameters = section.get("parameters") or _parameters_of(read_config(directory)[0])
         detector.set_params(**_translated(parameters))
+        if device != "auto":
+            detector.device = device
         detector._restore(directory, device)
         return detector
 

@@ -102,7 +102,7 @@ def data_table(table: PaperTable, found: CellResults) -> DataTable:
                 [f"{name}, bits/dim, ours", *(in_bits(f.mean, f.std) if f else "-" for f in measured)],
                 [f"{name}, bits/dim, paper", *map(printed_in_bits, published)],
             ]
-    header = ["", *(label(found[cell.name]) for cell in table.cells)]
+    header = ["figure", *(label(found[cell.name]) for cell in table.cells)]
     return DataTable(header, rows, align="l" + "r" * len(table.cells), highlight=ours, groups=ours)
 
 

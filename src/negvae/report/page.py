@@ -353,7 +353,7 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
         ("called outliers", f"{findings.outliers:,}", f"{share:.2%} of those scored"),
         ("expected, were all of them inliers", f"{expected:,.1f}", false_alarms(calibration)),
     ]
-    return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
+    return tables.html(DataTable(["quantity", "count", "note"], rows, align="lrl"))
 
 
 def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Calibration) -> Section:

@@ -67,7 +67,7 @@ def _counts(calibration: Calibration, called: NDArray[np.bool_]) -> Markup:
         ("called outliers", f"{int(called.sum()):,}", f"{called.mean():.2%}"),
         ("expected, were all of them inliers", f"{expected:,.1f}", false_alarms(calibration)),
     ]
-    return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
+    return tables.html(DataTable(["quantity", "count", "note"], rows, align="lrl"))
 
 
 def _extremes(

@@ -61,7 +61,7 @@ def _counts(watched: Watch) -> Markup:
             note += "; its level is now below the smallest p-value there is, so that nothing more can be found"
         rows.append(("discoveries", f"{monitor.discoveries:,}", note))
     rows.append(("changes of the stream", f"{len(monitor.changes)}", ""))
-    return tables.html(DataTable(["", "count", "note"], rows, align="lrl"))
+    return tables.html(DataTable(["quantity", "count", "note"], rows, align="lrl"))
 
 
 def _answer(watched: Watch) -> str:
