@@ -311,9 +311,10 @@ class RunConfig:
             )
         if self.transformations != "none":
             self._check_transformations(network)
-        if self.learn_sigma and "learn_sigma" not in likelihood.needs:
-            right = ", ".join(name for name in LIKELIHOODS if "learn_sigma" in LIKELIHOODS[name].needs)
-            raise ValueError(f"learn_sigma: likelihood {likelihood.name} has no sigma to learn; these have: {right}")
+        for name, what in zip(OF_LIKELIHOODS, ("sigma", "sigma to learn"), strict=True):
+            if getattr(self, name) != RunConfig.__dataclass_fields__[name].default and name not in likelihood.needs:
+                right = ", ".join(each for each in LIKELIHOODS if name in LIKELIHOODS[each].needs)
+                raise ValueError(f"{name}: likelihood {likelihood.name} has no {what}; these have: {right}")
 
     def _check_transformations(self, network: NetworkEntry) -> None:
         """Refuse transformations that are not known, are there twice, or are of rows of features."""

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 from benchmarks.simulations import certificates, every_cut, plain_average
-from scipy.stats import beta, binomtest
+from scipy.stats import beta, binomtest, multinomial
 
-from negvae.scoring.calibration import Calibration
+from negvae.scoring.calibration import Calibration, fpr_threshold
 from negvae.scoring.certificates import (
     _level,
     certified_rank,
@@ -59,6 +59,29 @@ def test_the_upper_bound_of_a_certified_threshold_is_its_own_certificate():
     bounds = fpr_bounds(scores, threshold, 0.95)
     assert bounds.high == pytest.approx(beta.ppf(0.95, rank, 1001 - rank))
     assert bounds.high <= 0.01 < fpr_bounds(scores, np.sort(scores)[-rank - 1], 0.95).high
+
+
+@pytest.mark.parametrize("rank", [10, None])
+def test_the_upper_bound_holds_as_often_as_it_says_where_scores_are_equal(rank):
+    """Of 100 scores of 0, 1 and 2, by enumeration of how many are 2 and how many at least 1."""
+    top, middle = 0.0475, 0.1525  # probabilities of a 2, and of at least a 1
+    failed = 0.0
+    for twos in range(20):
+        for others in range(40):
+            scores = np.repeat([0.0, 1.0, 2.0], [100 - twos - others, others, twos])
+            threshold = fpr_threshold(scores, 0.1)  # the tenth largest
+            rate = {0: middle, 1: top, 2: 0}[threshold]
+            chance = multinomial.pmf([100 - twos - others, others, twos], 100, [1 - middle, middle - top, top])
+            failed += chance * (fpr_bounds(scores, threshold, 0.95, rank).high < rate)
+    assert failed <= 0.05
+    assert (failed > 0.01) == (rank is not None)  # not vacuous; without the rank, the bound cannot be as close
+
+
+def test_equal_scores_do_not_loosen_the_certificate_of_a_rule():
+    scores = {"score": np.repeat([0.0, 1.0], [900, 100])}
+    certified = Calibration(scores, "score", 0.0).decide_by(target_fpr=0.05, confidence=0.9)
+    assert certified.threshold == 1
+    assert 0 < certified.fpr_bounds(0.9).high <= 0.05
 
 
 def test_certificates_hold_as_often_as_they_say():

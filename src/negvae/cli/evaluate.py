@@ -77,9 +77,11 @@ def evaluate(
             from negvae.runs.defects import defects_table, evaluate_defects
 
             root = _defects_of(directory, data)
-            for name in given(limit=limit, embed=embed, samples=samples if samples != 1 else None):
+            for name in given(limit=limit, samples=samples if samples != 1 else None):
                 raise ValueError(f"--{name} goes with --ood: a folder in the layout of MVTec AD is scored as it is")
-            table = defects_table(evaluate_defects(directory, root, precision=precision, device=device, log=log))
+            table = defects_table(
+                evaluate_defects(directory, root, precision=precision, device=device, embed=embed, log=log)
+            )
     console.print(table)
     log(f"written: {directory / 'evaluation.json'}")
 

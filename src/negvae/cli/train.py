@@ -191,11 +191,13 @@ def _described(
     The second value is the list of fields that the number of images decides.
     """
     if resume and (out / "config.yaml").exists():
+        from negvae.runs.resolve import LEFT_OPEN
         from negvae.runs.train import resumed_config
 
-        named = {} if preset is None else {**configs.PRESETS[preset]}
-        named.pop("epochs", None)
-        return resumed_config(out, {**named, **asked}), []
+        # A preset leaves some fields to the number of images, which has set them.
+        named = {} if preset is None else configs.PRESETS[preset]
+        fixed = {name: value for name, value in named.items() if name not in LEFT_OPEN}
+        return resumed_config(out, {**fixed, **asked}), []
     if "data" not in asked:
         if resume:
             raise FileNotFoundError(f"{out} holds no run to go on with: name its folder, or give --data for a new run")

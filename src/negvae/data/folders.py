@@ -145,7 +145,7 @@ def choose_decoding(
     low, high = (0, 65535) if look.bits == 8 else _range(sources)
     return Decoding(
         fit=fit, height=height, width=width, channels=look.channels, bits=look.bits, low=low, high=high,
-        longest=longest if longest and look.sizes.max() > longest else 0,
+        longest=longest,
     )  # fmt: skip
 
 
@@ -270,7 +270,7 @@ def refuse_broken(broken: dict[str, str], count: int, where: object, max_broken:
         name, why = next(iter(broken.items()))
         raise DataError(
             f"{where}: {len(broken):,} of {count:,} images cannot be read, more than {max_broken:.0%} ({name}: {why});"
-            " remove them, or train with a higher --max-broken"
+            " remove them (`negvae train` takes a higher --max-broken)"
         )
 
 

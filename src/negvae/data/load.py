@@ -33,6 +33,7 @@ from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, 
 from negvae.data.find import Candidate
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
 from negvae.data.formats.folder import LeftOut, walk
+from negvae.data.formats.parquet import holds_images
 from negvae.data.stores import is_uri
 from negvae.files import home
 
@@ -89,7 +90,7 @@ def load(
     (4, 1, 28, 28)
     """
     split = check_split(split)
-    _check_limit(limit)
+    check_limit(limit)
     text = str(name_or_path)
     if text in CATALOG:
         if text == "uniform-noise":
@@ -111,7 +112,16 @@ def load(
     return _first(found, limit)
 
 
-def _check_limit(limit: object) -> None:
+def check_limit(limit: object) -> None:
+    """Refuse a number of images or rows that is none, or below 1.
+
+    Args:
+        limit: the number; None for all.
+
+    Raises:
+        TypeError: if this is no whole number.
+        ValueError: if it is below 1.
+    """
     if limit is None:
         return
     if isinstance(limit, bool) or not isinstance(limit, int | np.integer):
@@ -373,7 +383,7 @@ def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
     if parts["train"] and parts["test"]:
         return _folder_reader(parts[split] or folder, split)[0], True
     for place in (folder, folder / "data"):
-        if shards := _shards(place, split):
+        if (shards := _shards(place, split)) and not _beside_images(place, folder):
             return shards
     reader = Folder(folder)
     try:
@@ -392,6 +402,26 @@ def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
         elif any(folder.glob("*.np[yz]")):
             hint = "; give the path of the .npy or .npz file itself"
         raise DataError(f"{error}{hint}") from None
+
+
+def _beside_images(place: Path, folder: Path) -> bool:
+    """Return whether the Parquet files of a place lie in a folder of images, and hold something else, such as scores.
+
+    Raises:
+        DataError: if they hold images too, so that either may be meant.
+    """
+    image = next(walk(str(folder), IMAGE_ENDINGS), None)
+    if image is None:
+        return False
+    packed = next((path for path in sorted(place.glob("*.parquet")) if holds_images(path)), None)
+    if packed is None:
+        return True
+    # Elsewhere below, images may illustrate a set of the hub.
+    if beside := [each for each in (folder, place) if any(f.suffix.lower() in IMAGE_ENDINGS for f in each.iterdir())]:
+        raise DataError(
+            f"{beside[0]}: holds images, and so does {packed}: name that file, or move it or the images elsewhere"
+        )
+    return False
 
 
 def _shards(folder: Path, split: Split) -> tuple[Reader, bool] | None:

@@ -6,6 +6,7 @@ import io
 import math
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -279,7 +280,7 @@ def _from_pillow(image: Image.Image, where: str, decoding: Decoding, max_pixels:
     if _is_sixteen(image):
         return prepared(_sixteen(image), where, decoding)
     orientation = _still_to_turn(image)
-    pixels = _upright(plain_pixels(image, where)[0], orientation)
+    pixels = upright(plain_pixels(image, where)[0], orientation)
     channels = pixels.shape[2]
     size = reduced_size(pixels.shape[:2], decoding)
     if size != pixels.shape[:2] and channels in (1, 3):  # all channels at once take less memory
@@ -324,8 +325,37 @@ def _orientation(image: Image.Image) -> int:
     return orientation
 
 
-def _upright(pixels: Pixels, orientation: int) -> Pixels:
-    """Return pixels, H x W or H x W x C, turned and mirrored as an EXIF orientation says."""
+def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
+    """Look up how an image file is shown, and how far from that readers are who heed no orientation.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        Height and width upright, and the EXIF orientation that is still to be applied to pixels as Pillow loads them:
+        1 for a TIFF, which it turns by itself.
+
+    Raises:
+        OSError: if this is no image that Pillow can open.
+        ValueError: if it has pixels that are not accepted.
+    """
+    with Image.open(path) as image:
+        header, orientation = _declared(image), _orientation(image)
+        aside = _TURNS.get(orientation, (False,))[0]
+        size = (header.width, header.height) if aside else (header.height, header.width)
+        return size, 1 if image.format == "TIFF" else orientation
+
+
+def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
+    """Turn and mirror pixels as an EXIF orientation says.
+
+    Args:
+        pixels: pixels, H x W or H x W x C.
+        orientation: value of the tag, from 1 (upright) to 8; others count as 1.
+
+    Returns:
+        A view of the pixels, H x W or W x H, and the channels.
+    """
     aside, down, right = _TURNS.get(orientation, (False, 1, 1))
     return (pixels.swapaxes(0, 1) if aside else pixels)[::down, ::right]
 
@@ -335,7 +365,7 @@ def _sixteen(image: Image.Image) -> Pixels:
     pixels = np.asarray(image).astype(np.uint16)
     if getattr(image, "tag_v2", {}).get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow heeds for 8 bits only
         pixels = 65535 - pixels
-    return _upright(pixels, orientation)[None]
+    return upright(pixels, orientation)[None]
 
 
 def _refuse_narrow(size: tuple[int, int], wanted: tuple[int, int]) -> None:
@@ -431,7 +461,7 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
             array[..., colors] = np.iinfo(array.dtype).max - array[..., colors]
         for place in alphas:
             array = _over_white(array, first + place, page.extrasamples[place])
-        return header, np.ascontiguousarray(_upright(array, orientation).transpose(2, 0, 1))
+        return header, np.ascontiguousarray(upright(array, orientation).transpose(2, 0, 1))
 
 
 def _over_white(pixels: Pixels, place: int, kind: int) -> Pixels:

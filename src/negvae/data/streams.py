@@ -282,10 +282,19 @@ def _spans(text: str, endings: tuple[str, ...], left_out: LeftOut) -> Iterable[S
     if glob.has_magic(text):
         if next(glob.iglob(str(path), recursive=True), None) is None:
             raise FileNotFoundError(f"{text}: nothing matches this pattern")
-        return (Span(p) for p in sorted(glob.iglob(str(path), recursive=True)) if os.path.isfile(p))
+        return _matching(str(path), left_out)
     if is_path(text) and not text.startswith(HUB):
         raise FileNotFoundError(f"{text}: no such file or folder")
     return [Span(text, images=load(text, "test").images)]
+
+
+def _matching(pattern: str, left_out: LeftOut) -> Iterator[Span]:
+    """List what matches a pattern, but for folders; dead links and the like are errors, as where they are named."""
+    for path in sorted(glob.iglob(pattern, recursive=True)):
+        if not os.path.isdir(path):
+            yield Span(path)
+        elif "**" not in pattern:  # which matches what is in them too
+            left_out.add(path, "folder")
 
 
 def _rebatched(pieces: Iterable[Batch], batch_size: int, first: int) -> Iterator[Batch]:
@@ -357,7 +366,8 @@ def _pieces(span: Span, spec: InputSpec, rows: int) -> Iterator[tuple[Span, int]
             part = span.images[start : start + rows]
             yield Span(span.path, start, start + len(part), part), len(part)
         return
-    if not span.path.lower().endswith(_PACKED):
+    table = spec.features and span.path.lower().endswith(tables.ENDINGS)
+    if not table and not span.path.lower().endswith(_PACKED):
         yield span, 1
         return
     try:

@@ -421,7 +421,8 @@ def _named(path: str, names: Sequence[str], error: Exception) -> Exception:
 def _not_a_number(path: Path | str, name: str, kind: str) -> str:
     return (
         f"{path}: column {name!r} holds {kind}, and features are numbers: encode it first, for example as one column of"
-        " 0 and 1 for each category (pandas.get_dummies), or leave it out; a column that names groups goes to --groups"
+        " 0 and 1 for each category (pandas.get_dummies), or leave it out; one that names groups is given to"
+        " `negvae train` by --groups"
     )
 
 

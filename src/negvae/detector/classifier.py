@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.inputs import array_or_table
+from negvae.detector.photos import array_or_table
 
 INLIER, OUTLIER = 0, 1
 

@@ -17,10 +17,13 @@ from numpy.typing import NDArray
 
 from negvae.data import load
 from negvae.data.folders import choose_decoding, look_at, read_photos
+from negvae.data.formats import DataError
 from negvae.data.load import image_files
 from negvae.data.rows import holds_rows, load_rows
+from negvae.decoding import Decoding
 from negvae.detector.inputs import seed_of
 from negvae.files import refuse_replacing, replacing, shown
+from negvae.runs.folders import exact
 
 FOLDS = 3
 _HEADER = ("rank", "path", "index", "p_value", "score")
@@ -197,9 +200,16 @@ def rows_of(
         rows: NDArray[Any] = load_rows(data, limit)
         return rows, [(data, index) for index in range(len(rows))]
     files = image_files(data, "train", limit=limit)
-    if files and (photos := _photos(data, files, log)) is not None:
+    photos = _photos(data, files, log) if files else None
+    if photos is None:
+        try:
+            images = load(data, "train", limit=limit).images
+        except DataError:
+            if not files:
+                raise
+            photos = _unbroken(data, files, exact(files, data), log)  # all headers are in order, and some pixels not
+    if photos is not None:
         return np.array(photos, dtype=object), [(file, 0) for file in photos]
-    images = load(data, "train", limit=limit).images
     if files:
         return images, [(file, 0) for file in files[: len(images)]]
     return images, [(data, index) for index in range(len(images))]
@@ -213,6 +223,11 @@ def _photos(data: str, files: list[str], log: Callable[[str], None]) -> list[str
     if decoding is None:
         return None
     log(f"{data}: {look.describe(decoding)}")
+    return _unbroken(data, files, decoding, log)
+
+
+def _unbroken(data: str, files: list[str], decoding: Decoding, log: Callable[[str], None]) -> list[str]:
+    """Return the files of a folder that can be decoded; lines name the others."""
     broken = read_photos(files, decoding, data).broken
     for name, why in list(broken.items())[:10]:
         log(f"{name}: {why}; it is left out")

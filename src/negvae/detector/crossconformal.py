@@ -13,7 +13,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.inputs import array_or_table, repeatable
+from negvae.detector.inputs import refuse_two_splits, repeatable
+from negvae.detector.photos import array_or_table
 from negvae.files import file_sha256, from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
@@ -92,8 +93,8 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         base = NegVAEDetector() if self.detector is None else self.detector
         plain = clone(base).set_params(target_fpr=None, confidence=None, contamination=0.0)
         self.detectors_ = [
-            clone(plain).fit(
-                taken(rows, np.flatnonzero(number != fold)), calibration=taken(rows, np.flatnonzero(number == fold))
+            clone(plain).fit_fold(
+                taken(rows, np.flatnonzero(number != fold)), taken(rows, np.flatnonzero(number == fold))
             )
             for fold in range(self.folds)
         ]
@@ -133,6 +134,16 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Return N labels, +1 for inliers and -1 for outliers."""
         return np.where(self.p_values(X) <= self.target_fpr, -1, 1)
+
+    def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int64]:
+        """Fit and return the labels of the same N inliers, as `predict` does; y is ignored.
+
+        Raises:
+            ValueError: as for `fit`, or if X has a part for training and one for testing.
+        """
+        refuse_two_splits(X)
+        X = repeatable(X)
+        return self.fit(X).predict(X)
 
     def save(self, directory: Path | str) -> None:
         """Write the K detectors to subfolders of a folder, which `load` reads.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import sys
 import tempfile
@@ -22,15 +23,15 @@ from torch import Tensor
 
 from negvae.config import DEFAULT_PRESET, PRESETS, RENAMED, RunConfig, preset
 from negvae.data import ImageSet, Split, is_path
-from negvae.data.formats import as_images
+from negvae.data.formats import DataError, as_images
 from negvae.data.rows import describe_drowned
 from negvae.data.streams import InputSpec, fitted
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
-from negvae.detector.groups import with_groups
-from negvae.detector.inputs import as_array, repeatable, seed_of, single_image, warn_caller
+from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
+from negvae.detector.inputs import as_array, refuse_two_splits, repeatable, seed_of, single_image, warn_caller
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any, readable
 from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
 from negvae.detector.shifted import ShiftedPValues
@@ -55,6 +56,7 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.calibrate import calibrated
 from negvae.runs.fingerprints import Fingerprints
+from negvae.runs.folders import exact
 from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes, read_recorded, write_recorded
@@ -70,14 +72,14 @@ from negvae.runs.resolve import (
 )
 from negvae.runs.seen import caution, refuse_seen
 from negvae.scoring.blocks import mapped
-from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg, least_held_out
+from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
 from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
-from negvae.scoring.groups import check_labels, describe_absent, split
+from negvae.scoring.groups import check_labels, split
 from negvae.scoring.heatmaps import Heatmaps
-from negvae.scoring.scorer import are_references
+from negvae.scoring.scorer import are_references, refuse_unsuited
 from negvae.scoring.table import Score, ScoreFunction, score_of
 from negvae.scoring.tiles import Owners, combine
 from negvae.training.checkpoint import Progress
@@ -87,6 +89,7 @@ from negvae.training.loop import TrainingResult, train
 from negvae.training.reporting import ProgressUpdate
 from negvae.training.symmetry import come_mirrored
 
+_OF_SCIKIT_LEARN = ("_sklearn_output_config", "_metadata_request")
 _RUN_PARAMETERS = (
     "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight",
     "transformations", "optimizer", "learning_rate", "batch_size", "epochs", "precision",
@@ -272,28 +275,84 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             ValueError: if the data or a parameter cannot be used.
             KeyboardInterrupt: if training was interrupted.
         """
+        return self._fit_or_stay(X, negatives, calibration, groups)
+
+    def fit_predict(
+        self, X: Any, y: Any = None, *, negatives: Any = None, calibration: Any = None, groups: Any = None
+    ) -> NDArray[np.int64]:
+        """Fit and return the labels of the same rows or images; the arguments are those of `fit`.
+
+        Returns:
+            N labels, +1 for inliers and -1 for outliers, each by the threshold of its group if `groups` names those of
+            X, and not those of `calibration`.
+
+        Raises:
+            ValueError: as for `fit`, or if X has a part for training and one for testing.
+        """
+        refuse_two_splits(X)
+        X = repeatable(X)
+        self.fit(X, negatives=negatives, calibration=calibration, groups=groups)
+        return self.predict(X, groups if calibration is None else None)
+
+    def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:
+        """Fit and return the latent codes of the same rows or images (N x L); further arguments are those of `fit`.
+
+        Raises:
+            ValueError: as for `fit`, or if X has a part for training and one for testing.
+        """
+        refuse_two_splits(X)
+        return super().fit_transform(repeatable(X), y, **options)
+
+    def fit_fold(self, X: Any, fold: Any) -> Self:
+        """Train on all of X and hold out another part of the same inliers, as for cross-validation.
+
+        Inliers of the part that equal some of X are warned of, where `fit` refuses those of its `calibration`: a set
+        may hold copies, and whoever divides it at random cannot help it.
+
+        Args:
+            X: inliers to train on, in any form that X of `fit` may have.
+            fold: inliers to hold out, in any form as well.
+
+        Returns:
+            The fitted detector itself.
+
+        Raises:
+            ValueError: if the data or a parameter cannot be used.
+            KeyboardInterrupt: if training was interrupted.
+        """
+        return self._fit_or_stay(X, None, fold, None, new=False)
+
+    def _fit_or_stay(self, *data: Any, **options: Any) -> Self:
+        """Fit; if this fails, a fitted detector stays what it was, and takes the columns that it took."""
         before = dict(vars(self))
         try:
-            return self._fit(X, negatives, calibration, groups)
-        except BaseException:  # a fitted detector stays what it was, and takes the columns that it took
+            return self._fit(*data, **options)
+        except BaseException:
             self.__dict__.clear()
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, negatives: Any, calibration: Any, groups: Any) -> Self:
-        """Fit; see `fit`."""
+    def _fit(self, X: Any, negatives: Any, calibration: Any, groups: Any, *, new: bool = True) -> Self:
+        """Fit; see `fit`. `new` says that inliers to hold out must be new, and not copies of some of X."""
         self._check_parameters(trims_held_out=bool(self.trim) and calibration is None)
         for name in ("feature_names_in_", "_columns"):  # of an earlier fit to a table
             self.__dict__.pop(name, None)
         photos = photos_of(X, "train")
         decoding = None if photos is None else decoding_of(photos)
         if photos is not None and decoding is not None:
-            return self._fit_photos(X, photos, decoding, negatives, calibration, groups)
+            return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
         if calibration is None:
             X, labels = with_groups(X, groups, "train")
         else:
             calibration, labels = with_groups(calibration, groups)
-        name, stored = self._read(X, "train", fitting=True)
+        try:
+            name, stored = self._read(X, "train", fitting=True)
+        except DataError:
+            if photos is None or not photos.folder or photos.files is None:
+                raise
+            # All headers are in order, and some pixels are not: those images are left out.
+            decoding = exact(photos.files, photos.name)
+            return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
         seed = seed_of(self.random_state)
         negatives = self.negatives if negatives is None else negatives
         text: str | None = "auxiliary:given to fit"
@@ -305,19 +364,22 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             check_labels(labels, len(stored))
         given = stored
         flat = stored.flatten(1) if stored.is_floating_point() else stored
-        self.left_out_ = self._least_usual(flat.numpy()) if self.trim else np.zeros(len(stored), bool)
+        self.left_out_ = self._least_usual(flat.numpy(), seed) if self.trim else np.zeros(len(stored), bool)
         kept = torch.from_numpy(np.flatnonzero(~self.left_out_))
         stored = stored[kept]
-        config = self._config(name, tuple(stored.shape), seed, text, photos=partial(come_mirrored, stored))
+        config = self._config(
+            name, tuple(stored.shape), seed, text, photos=partial(come_mirrored, stored), whole=calibration is not None
+        )
         if calibration is None:
             rows = held_out_rows(len(stored), config.calibration, config.seed)
             training, held_out = divide(stored, rows)
             rows = kept[rows]
-            labels = None if labels is None else _labels_of_held_out(labels, rows.tolist())
+            labels = None if labels is None else labels_of_held_out(labels, rows.tolist())
         else:
             rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
-            refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
+            if new:
+                refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
             check_labels(labels, len(held_out))
         rate = self._rate(len(held_out), whole=calibration is not None)
         source = self._source(stored, config.negatives, negatives)
@@ -344,6 +406,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     ) -> Self:
         """Train, calibrate and set the fitted attributes; further arguments are those of `calibrate`."""
         features = training.is_floating_point()
+        if self.decision_score is not None:  # refused before anything is trained
+            refuse_unsuited(
+                score_of(self.decision_score), features=features, transformations=config.transformations != "none",
+                heatmaps=self.heatmaps,
+            )  # fmt: skip
         if features and (
             text := describe_drowned(training.flatten(1).numpy(), getattr(self, "feature_names_in_", None))
         ):
@@ -356,7 +423,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             target_fpr=rate[0], confidence=rate[1], log=self._log(), **calibration,
         )  # fmt: skip
         measured = dataclasses.replace(measured, trimmed=trimmed)
-        _warn_of_small_groups(measured)
+        warn_of_small_groups(measured)
         artifact = Artifact(
             Path(), config, result.model, {**provenance(config), "data": {"inliers": description}},
             result.progress.epoch, result.progress.finished, measured, maps,
@@ -368,20 +435,28 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self
 
     def _fit_photos(
-        self, X: Any, photos: Photos, decoding: Decoding, negatives: Any, calibration: Any, groups: Any
+        self,
+        X: Any,
+        photos: Photos,
+        decoding: Decoding,
+        negatives: Any,
+        calibration: Any,
+        groups: Any,
+        *,
+        new: bool,
     ) -> Self:
         """Fit on photos that are decoded as a description says; see `fit`."""
         _, labels = with_groups(X, groups, "train") if calibration is None else with_groups(calibration, groups)
         if calibration is None:
             check_labels(labels, len(photos.sources))
         self.left_out_ = np.zeros(len(photos.sources), bool)
+        seed = seed_of(self.random_state)
         if self.trim:
             whole = readable(photos, decoding)
-            self.left_out_[whole] = self._least_usual(photos.part(whole).array)
+            self.left_out_[whole] = self._least_usual(photos.part(whole).array, seed)
             if labels is not None and calibration is None:
                 labels = [label for label, out in zip(labels, self.left_out_, strict=True) if not out]
             photos = photos.part(~self.left_out_)
-        seed = seed_of(self.random_state)
         part = 0.2 if self.calibration_fraction is None else self.calibration_fraction
         share = 0.0 if calibration is not None else part
         found = inliers_of(photos, RunConfig(data=photos.name, images=decoding, calibration=share, seed=seed))
@@ -390,10 +465,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if calibration is not None:
             held_out, others = read_any(calibration, "test", decoding)
             owners = Owners(found.training_owners, others)
-            refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
+            if new:
+                refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
             check_labels(labels, len(np.unique(others)))
         elif labels is not None:
-            labels = _labels_of_held_out(labels, found.held_out_places.tolist())
+            labels = labels_of_held_out(labels, found.held_out_places.tolist())
         given = self.negatives if negatives is None else negatives
         negative_photos = partial(self._photos_of_negatives, decoding, [training, held_out], owners)
         if not isinstance(given, str | None) and not _is_source(given):
@@ -401,7 +477,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         text = given if isinstance(given, str | None) else f"given:{described(given)}"
         size = (round(len(training) / (1 - share)), *training.shape[1:])
         mirrored = not decoding.tiled and partial(come_mirrored, training)
-        config = self._config(photos.name, size, seed, text, decoding, photos=mirrored)
+        config = self._config(photos.name, size, seed, text, decoding, photos=mirrored, whole=calibration is not None)
         rate = self._rate(len(np.unique(owners.held_out)), whole=calibration is not None)
         source = build_source(config.negatives, negative_photos) if isinstance(given, str | None) else given
         rows = held_out_rows(len(photos.sources), share, seed)
@@ -470,15 +546,19 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _log(self) -> Callable[[str], None]:
         return (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
 
-    def _least_usual(self, data: NDArray[Any]) -> NDArray[np.bool_]:
+    def _least_usual(self, data: NDArray[Any], seed: int) -> NDArray[np.bool_]:
         """Return a mask of the rows, images or photos of mixed data that are left out (N)."""
         log = self._log()
+        transformations = self.transformations or "none"
+        score = None if self.decision_score is None else score_of(self.decision_score)
+        if score and (score.name == "defects" or ("transformations" in score.needs and transformations == "none")):
+            score = None  # the folds have neither heat maps nor, for the time that it takes, priors of transformations
         # Outliers that lie together are neighbors of one another: so their share is given.
         plain = {
             "heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None,
-            "confidence": None, "transformations": self.transformations or "none",
+            "confidence": None, "transformations": transformations, "decision_score": score and self.decision_score,
         }  # fmt: skip
-        found = cross_fit(lambda: clone(self).set_params(**plain), data, log=log)
+        found = cross_fit(lambda: clone(self).set_params(**plain), data, seed=seed, log=log)
         return found.least_usual(self.trim)
 
     def _config(
@@ -490,15 +570,19 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         images: Decoding | None = None,
         *,
         photos: Callable[[], bool] | bool = False,
+        whole: bool = False,
     ) -> RunConfig:
-        """Return the complete config that the parameters describe for inputs of this size (N, C, H, W)."""
+        """Return the complete config that the parameters describe for inputs of this size (N, C, H, W).
+
+        `whole` says that the model is trained on all of them, since other inliers are held out.
+        """
         count, columns, features = size[0], size[1], size[2:] == (1, 1)
         usual = "features" if features else DEFAULT_PRESET
         kind = usual if self.preset is None else choose("preset", self.preset, PRESETS)
         if negatives is None:
             negatives = PRESETS[kind].get("negatives", "augmented")
         values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
-        calibration = self.calibration_fraction
+        calibration = 0.0 if whole else self.calibration_fraction
         if calibration is None:
             calibration = rows_to_hold_out(count) / count if features else PRESETS[kind].get("calibration", 0.2)
         plain = preset(
@@ -511,7 +595,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             images=images,
             **values,
         )
-        training = count - max(round(calibration * count), 1)
+        training = count if whole else count - max(round(calibration * count), 1)
         undecided = fields_left_open(kind, [field for field in LEFT_OPEN if getattr(self, field, 0) is not None])
         return fill_in(plain, training, undecided, self._log(), columns=columns, photos=photos, warn=warn_caller)
 
@@ -914,7 +998,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         fresh = fresh.with_thresholds()
         if labels is not None:
             fresh = fresh.with_groups({name: split(values, labels) for name, values in scores.items()})
-        _warn_of_small_groups(fresh)
+        warn_of_small_groups(fresh)
         self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
         return self
 
@@ -1138,8 +1222,12 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def __getstate__(self) -> dict[str, Any]:
         """Return the parameters and the artifact's files as bytes, so that a pickle holds no objects of torch."""
         state: dict[str, Any] = {"parameters": self._named_parameters(), "files": None}
-        if (chosen := self.__dict__.get("_sklearn_output_config")) is not None:  # by `set_output`
-            state["output"] = dict(chosen)
+        parameters = self.get_params(deep=False)
+        # What a user has set: attributes, and by `set_output` and `set_fit_request` those of scikit-learn.
+        state["more"] = {
+            name: copy.copy(value) for name, value in vars(self).items()
+            if name in _OF_SCIKIT_LEARN or not (name in parameters or name.startswith("_") or name.endswith("_"))
+        }  # fmt: skip
         if hasattr(self, "left_out_"):
             state["left_out"] = self.left_out_
         if hasattr(self, "model_"):
@@ -1151,8 +1239,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state that `__getstate__` returned."""
         self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
-        if "output" in state:
-            self.set_output(**state["output"])
+        self.__dict__.update(state["more"])
         if "left_out" in state:
             self.left_out_ = state["left_out"]
         if state["files"] is not None:
@@ -1167,22 +1254,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         tags = super().__sklearn_tags__()
         tags.input_tags.three_d_array = True
         return tags
-
-
-def _labels_of_held_out(labels: Sequence[str], held_out: Sequence[int]) -> list[str]:
-    """Return the groups of the inliers that are held out, and warn of groups of which none is."""
-    chosen = [labels[row] for row in held_out]
-    if text := describe_absent(labels, chosen):
-        warn_caller(text)
-    return chosen
-
-
-def _warn_of_small_groups(calibration: Calibration) -> None:
-    if calibration.small:
-        warn_caller(
-            f"too few held-out inliers for the rate in {len(calibration.small)} of {len(calibration.thresholds)} groups"
-            f" ({', '.join(calibration.small)}): their thresholds lie above all of them; give more data of theirs"
-        )
 
 
 def _source_of(data: Any) -> str:

@@ -1,4 +1,4 @@
-"""Groups of rows in every form that callers give them: texts, folders, or the name of a column."""
+"""Groups of rows in every form that callers give them (texts, folders, a column's name), and warnings of small ones."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import numpy as np
 from negvae.data import Split
 from negvae.data.rows import feature_columns, feature_table
 from negvae.data.tables import ENDINGS, texts
+from negvae.detector.inputs import warn_caller
 from negvae.runs.groups import inlier_groups
-from negvae.scoring.groups import FOLDERS
+from negvae.scoring.calibration import Calibration
+from negvae.scoring.groups import FOLDERS, describe_absent
 
 PYTHON_TABLES = "a data frame, a pyarrow table, or the path of a CSV or Parquet file"
 
@@ -53,6 +55,23 @@ def with_groups(
     elif columns:
         raise ValueError(f"groups {groups}: X has no such column; its columns are {', '.join(map(str, columns[:8]))}")
     raise ValueError(f"groups {groups!r} is the name of a column, which X must have: {PYTHON_TABLES}")
+
+
+def labels_of_held_out(labels: Sequence[str], held_out: Sequence[int]) -> list[str]:
+    """Return the groups of the inliers that are held out, and warn of groups of which none is."""
+    chosen = [labels[row] for row in held_out]
+    if text := describe_absent(labels, chosen):
+        warn_caller(text)
+    return chosen
+
+
+def warn_of_small_groups(calibration: Calibration) -> None:
+    """Warn of groups with too few held-out inliers for the rate."""
+    if calibration.small:
+        warn_caller(
+            f"too few held-out inliers for the rate in {len(calibration.small)} of {len(calibration.thresholds)} groups"
+            f" ({', '.join(calibration.small)}): their thresholds lie above all of them; give more data of theirs"
+        )
 
 
 def _values(table: Any, column: str) -> list[Any]:

@@ -17,12 +17,12 @@ from sklearn.utils import check_random_state
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
-from negvae.data import ImageSet, Split, is_path, load
+from negvae.data import DATASETS, ImageSet, Split, is_path, load
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
+from negvae.data.load import image_files
 from negvae.data.rows import feature_columns, feature_table
 from negvae.data.tables import is_table
-from negvae.detector.columns import column_names
 
 
 def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> tuple[Any, str]:
@@ -78,23 +78,23 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     return data, "an array"
 
 
-def array_or_table(X: Any) -> Any:
-    """Return inliers in a form whose rows can be taken: a data frame as it is, anything else as an array.
+def refuse_two_splits(X: Any) -> None:
+    """Refuse data with a part for training and one for testing where one method is to fit and judge the same data.
 
     Args:
         X: data in any form that `negvae.NegVAEDetector` takes.
 
-    Returns:
-        N rows or images.
-
     Raises:
-        TypeError: if this has no rows, as a sparse matrix.
+        ValueError: if it is the name of such a set, or the path of such a folder.
     """
-    data = as_array(X, "train")[0]
-    rows = np.asarray(data) if column_names(data) is None else data
-    if not np.ndim(rows):
-        raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
-    return rows
+    if not isinstance(X, str | Path):
+        return
+    named = not is_path(str(X)) and DATASETS.get(str(X)) is not None
+    if named or image_files(X, "train") != image_files(X, "test"):
+        raise ValueError(
+            f"{X} has a part for training and one for testing: `fit` takes the one and `predict` the other, so call"
+            " these, or give one of the parts"
+        )
 
 
 def seed_of(random_state: Any) -> int:

@@ -22,6 +22,7 @@ from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared, read_photo
 from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
+from negvae.detector.columns import column_names
 from negvae.detector.inputs import as_array, warn_caller
 from negvae.runs.folders import FolderInliers, folder_inliers
 from negvae.runs.resolve import held_out_rows
@@ -129,6 +130,32 @@ def readable(photos: Photos, decoding: Decoding) -> NDArray[np.bool_]:
         return np.ones(len(photos.sources), bool)
     broken = read_photos(photos.files, decoding, photos.name).broken
     return np.array([name not in broken for name, _ in photos.sources])
+
+
+def array_or_table(X: Any) -> Any:
+    """Return inliers in a form of which parts can be taken: a data frame as it is, anything else as an array.
+
+    Args:
+        X: data in any form that `negvae.NegVAEDetector` takes.
+
+    Returns:
+        N rows or images; of photos that a detector fits or tiles, their paths or images of Pillow, without the broken
+        files of a folder.
+
+    Raises:
+        TypeError: if this has no rows, as a sparse matrix.
+    """
+    photos = photos_of(X, "train")
+    if photos is not None and (decoding := decoding_of(photos)) is not None:
+        whole = readable(photos, decoding)
+        if not whole.all():
+            warn_caller(f"{photos.name}: {len(whole) - whole.sum()} broken files are left out")
+        return photos.part(whole).array
+    data = as_array(X, "train")[0]
+    rows = np.asarray(data) if column_names(data) is None else data
+    if not np.ndim(rows):
+        raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
+    return rows
 
 
 def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:

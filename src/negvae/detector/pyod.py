@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pyod.models.base import BaseDetector
 
 from negvae.detector.estimator import NegVAEDetector
+from negvae.detector.inputs import refuse_two_splits
 
 
 class PyODNegVAE(BaseDetector):  # type: ignore[misc]
@@ -41,6 +42,7 @@ class PyODNegVAE(BaseDetector):  # type: ignore[misc]
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Fit to X, images or rows of features (see `NegVAEDetector`); y is ignored."""
+        refuse_two_splits(X)
         self._set_n_classes(None)
         # Said to the detector too: outliers that lie together are neighbors of one another.
         self.detector_ = NegVAEDetector(**{"contamination": self.contamination, **self.parameters}).fit(X)

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from negvae.detector.groups import with_groups
+from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, repeatable
 from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
@@ -111,22 +111,20 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         values = self._values(X)
         _check_finite(values)
         check_labels(labels, len(values))
-        self.names_ = self._names(values.shape[1])
-        decides = self.decision_score or (self.names_[0] if len(self.names_) == 1 else LARGEST_OF)
-        if decides not in (*self.names_, LARGEST_OF):
-            raise ValueError(f"decision_score is {decides!r}: the scores are {', '.join(self.names_)}")
-        self.scales_: Values | None = None
+        names = self._names(values.shape[1])
+        decides = self.decision_score or (names[0] if len(names) == 1 else LARGEST_OF)
+        if decides not in (*names, LARGEST_OF):
+            raise ValueError(f"decision_score is {decides!r}: the scores are {', '.join(names)}")
+        scales: Values | None = None
         if decides == LARGEST_OF:
             order = np.random.default_rng(self.random_state).permutation(len(values))
             scale, rest = np.sort(order[: len(values) // 5]), np.sort(order[len(values) // 5 :])
             if len(scale) < 5:
-                raise ValueError(
-                    f"{len(values)} inliers are too few to combine {len(self.names_)} scores: give 25 or more"
-                )
-            self.scales_ = np.quantile(values[scale], [0.5, 0.95], axis=0)
+                raise ValueError(f"{len(values)} inliers are too few to combine {len(names)} scores: give 25 or more")
+            scales = np.quantile(values[scale], [0.5, 0.95], axis=0)
             values = values[rest]
-            labels = None if labels is None else [labels[row] for row in rest]
-        scores = self._named(values)
+            labels = None if labels is None else labels_of_held_out(labels, rest.tolist())
+        scores = _named(values, names, scales)
         empty = Calibration({}, decides, 0.0, self.target_fpr, confidence=self.confidence)
         fitted = Calibration(
             {name: np.sort(each) for name, each in scores.items()}, decides,
@@ -134,10 +132,14 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         )  # fmt: skip
         if labels is not None:
             fitted = fitted.with_groups({name: split(each, labels) for name, each in scores.items()})
-        self._take(fitted)
+            warn_of_small_groups(fitted)
+        self._take(fitted, names, scales)
         return self
 
-    def _take(self, calibration: Calibration) -> None:
+    def _take(self, calibration: Calibration, names: list[str], scales: Values | None) -> None:
+        """Set everything that is fitted, once nothing can be refused any more."""
+        self.names_ = names
+        self.scales_ = scales
         self.calibration_ = calibration
         self.offset_ = -calibration.cut
 
@@ -177,12 +179,6 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         values: Values = np.clip(np.nan_to_num(np.concatenate(parts), nan=LARGEST, posinf=LARGEST), -LARGEST, LARGEST)
         return values
 
-    def _named(self, values: Values) -> dict[str, Values]:
-        scores = dict(zip(self.names_, values.T, strict=True))
-        if self.scales_ is not None:
-            scores[LARGEST_OF] = _largest(torch.from_numpy(values), torch.from_numpy(self.scales_)).numpy()
-        return scores
-
     # --- scores and decisions -----
 
     def all_scores(self, X: Any) -> dict[str, Values]:
@@ -191,7 +187,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         values = self._values(X)
         if values.shape[1] != len(self.names_):
             raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
-        return self._named(values)
+        return _named(values, self.names_, self.scales_)
 
     def ood_score(self, X: Any) -> Values:
         """Compute the score that decides (N); larger = more out-of-distribution."""
@@ -341,8 +337,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
             made = cls(score, names=rule["names"], decision_score=rule["score"], target_fpr=rule["target_fpr"],
                        confidence=rule["confidence"])  # fmt: skip
-            made.names_, made.scales_ = rule["names"], arrays.get("scales")
-            held_out = {name: arrays[f"held_out.{name}"] for name in _all_names(made.names_, made.scales_)}
+            names, scales = rule["names"], arrays.get("scales")
+            held_out = {name: arrays[f"held_out.{name}"] for name in _all_names(names, scales)}
             calibration = Calibration(held_out, rule["score"], rule["threshold"], rule["target_fpr"],
                                       confidence=rule["confidence"])  # fmt: skip
             if rule["groups"]:
@@ -350,11 +346,19 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
                 calibration = calibration.with_groups(
                     {name: {group: arrays[f"group.{number}.{name}"] for number, group in groups} for name in held_out}
                 )
-            _check(calibration, made.scales_, len(made.names_))
+            _check(calibration, scales, len(names))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
-        made._take(calibration)
+        made._take(calibration, names, scales)
         return made
+
+
+def _named(values: Values, names: Sequence[str], scales: Values | None) -> dict[str, Values]:
+    """Return the scores in the columns of `values` by name, and their largest if they have scales."""
+    scores = dict(zip(names, values.T, strict=True))
+    if scales is not None:
+        scores[LARGEST_OF] = _largest(torch.from_numpy(values), torch.from_numpy(scales)).numpy()
+    return scores
 
 
 def _check(calibration: Calibration, scales: Values | None, count: int) -> None:

@@ -66,8 +66,8 @@ class DetectorMonitor:
         Returns:
             The p-values, decisions and alarms of this batch.
         """
-        names = getattr(self.detector, "feature_names_in_", None)
-        X, labels = with_groups(X, groups, columns=None if names is None else list(map(str, names)))
+        names_in_files = getattr(self.detector, "_names_in_files", None)
+        X, labels = with_groups(X, groups, columns=None if names_in_files is None else names_in_files())
         judged = self.monitor.update(self.detector.ood_score(X), labels)
         if self.path is not None:
             calibration = self.monitor.calibration

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
+from negvae.data.load import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
 from negvae.files import quoted
@@ -122,10 +123,10 @@ def calibrate_run(
             the data; or if the precision is unknown or not available for this model, score or machine.
     """
     choose("precision", precision, SCORE_PRECISIONS)
+    check_limit(limit)
     artifact, data = _open(directory, device), data and os.path.expanduser(data)  # as in config.data
     before, config = artifact.calibration, artifact.config
-    if data is None and groups is None:
-        groups = config.groups
+    groups = config.groups if data is None and groups is None else groups
     if artifact.model.takes_features:
         if precision != "float32":
             raise ValueError(f"{directory} takes rows of features, which are scored in float64: leave out {precision}")

@@ -20,6 +20,7 @@ from PIL import Image
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
+from negvae.data.embedding import Encoder
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.load import is_defect_layout
 from negvae.data.streams import stream
@@ -27,7 +28,7 @@ from negvae.data.tiling import resized
 from negvae.device import own_state
 from negvae.files import home, write_text
 from negvae.runs.artifact import Artifact, load_artifact
-from negvae.runs.embed import spec_of
+from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import whole_maps
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import Log, silent
@@ -42,7 +43,13 @@ GOOD = "good"
 
 @own_state()
 def evaluate_defects(
-    directory: Path, root: Path | None = None, *, precision: str | None = None, device: str = "auto", log: Log = silent
+    directory: Path,
+    root: Path | None = None,
+    *,
+    precision: str | None = None,
+    device: str = "auto",
+    embed: Path | str | None = None,
+    log: Log = silent,
 ) -> dict[str, Any]:
     """Measure how well a run finds the images and the pixels with a defect, and write evaluation.json.
 
@@ -51,6 +58,7 @@ def evaluate_defects(
         root: folder in the layout of MVTec AD; None for the folder that the run was trained on.
         precision: precision of the scores; None for that of the calibration.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
+        embed: present path of the encoder that the model was trained with; None for the path at the time of training.
         log: called with each line that the user should see.
 
     Returns:
@@ -69,8 +77,8 @@ def evaluate_defects(
         raise ValueError(f"{place}: expected the folders train/good, test/good and test/KIND, as in MVTec AD")
     names = sorted(path.name for path in (place / "test").iterdir() if path.is_dir())
     decides = artifact.calibration.score if artifact.calibration else "kl"
-    scorer = artifact.scorer(precision)
-    found = {kind: _measured(place, kind, artifact, scorer, decides, log) for kind in names}
+    scorer, encoder = artifact.scorer(precision), encoder_of(artifact, embed)
+    found = {kind: _measured(place, kind, artifact, scorer, encoder, decides, log) for kind in names}
     found = {kind: each for kind, each in found.items() if len(each.scores)}
     if GOOD not in found or len(found) < 2:
         raise ValueError(f"{place}: test/good and one test/KIND at least must hold images that can be scored")
@@ -95,7 +103,9 @@ class _Kind:
     masks: list[NDArray[np.bool_] | None]
 
 
-def _measured(root: Path, kind: str, artifact: Artifact, scorer: Scorer, decides: str, log: Log) -> _Kind:
+def _measured(
+    root: Path, kind: str, artifact: Artifact, scorer: Scorer, encoder: Encoder | None, decides: str, log: Log
+) -> _Kind:
     """Score the images of one folder below test/, and compute their maps if the run has some."""
     maps = artifact.heatmaps
     rule = (artifact.calibration.tiles if artifact.calibration else "") or UNCALIBRATED
@@ -105,7 +115,8 @@ def _measured(root: Path, kind: str, artifact: Artifact, scorer: Scorer, decides
     measured = _Kind(scores[0], None, [], [])
     if not any(True for _ in walk(str(folder), IMAGE_ENDINGS)):
         return measured
-    for batch in stream([str(folder)], spec_of(artifact, None, True)):
+    for images in stream([str(folder)], spec_of(artifact, encoder, True)):
+        batch = embedded(images, encoder)
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
                 log(f"{path}: {error}")
@@ -114,8 +125,8 @@ def _measured(root: Path, kind: str, artifact: Artifact, scorer: Scorer, decides
             continue
         scores.append(scores_of(scorer, batch, good, [decides], rule)[decides])
         if maps is not None:
-            images, owners = batch.inputs(good)
-            of_inputs = maps.image_scores(torch.from_numpy(images))
+            inputs, owners = batch.inputs(good)
+            of_inputs = maps.image_scores(torch.from_numpy(inputs))
             defects.append(of_inputs if owners is None else combine(of_inputs, owners, rule))
             whole = whole_maps(maps, batch, good)
             measured.maps += whole

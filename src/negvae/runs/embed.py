@@ -16,6 +16,7 @@ from negvae.config import RunConfig
 from negvae.data import Split, is_path, load
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.formats import MAX_PIXELS
+from negvae.data.load import image_files
 from negvae.data.rows import feature_columns, load_rows
 from negvae.data.streams import Batch, InputSpec, fitted, stream
 from negvae.data.tables import is_table, texts
@@ -193,8 +194,8 @@ def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split)
         parts = np.array_split(found, max(len(found) // _BATCH, 1))
         yield from (Batch([data] * len(part), [None] * len(part), [], fitted(part, spec)) for part in parts)
         return
-    count = 0
-    for batch in stream([data], spec, batch_size=_BATCH):
+    count, files = 0, image_files(data, split)  # of a folder with parts, those of one
+    for batch in stream([data] if files is None else files, spec, batch_size=_BATCH):
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
                 raise ValueError(f"{path}: {error}: leave it out of the inliers")

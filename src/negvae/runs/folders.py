@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -150,7 +151,8 @@ def folder_inliers(
     training, held_out = owners[:cut], owners[cut:]
     if len(np.unique(training)) < 2:
         raise ValueError(f"{config.data}: fewer than 2 images are left to train on")
-    reasons = {**found.broken, **{path: "not an image" for path in (skipped.first if skipped else ())}}
+    others = {} if skipped is None else {path: skipped.reasons.get(path, "not an image") for path in skipped.first}
+    reasons = {**found.broken, **others}
     lost = f", {len(reasons):,} files left out ({BROKEN})" if reasons else ""
     text = (
         f"{config.data}, {len(np.unique(owners)):,} photos{lost}: {config.images.describe()}, {len(inputs):,} inputs,"
@@ -165,8 +167,7 @@ def folder_inliers(
 def write_skipped(directory: Path, skipped: dict[str, str]) -> None:
     """Write the files that were left out, with the reasons, to a table in a run's folder; nothing if there are none."""
     if skipped:
-        clean = {path: why.replace("\t", " ").replace("\n", " ") for path, why in skipped.items()}
-        lines = [f"{path}\t{clean[path]}" for path in clean]
+        lines = ["\t".join(re.sub(r"[\t\r\n]", " ", text) for text in pair) for pair in skipped.items()]
         write_text(directory / BROKEN, "\n".join(["file\treason", *lines, ""]).encode(errors="replace").decode())
 
 

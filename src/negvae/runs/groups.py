@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from negvae.data.formats import IMAGE_ENDINGS, Folder
 from negvae.data.formats.folder import walk
 from negvae.data.load import reader_of
 from negvae.data.streams import Batch
-from negvae.data.tables import ENDINGS, GroupColumn, texts
+from negvae.data.tables import ENDINGS, GroupColumn, check_columns, column_names, texts
 from negvae.files import home
 from negvae.scoring.groups import FOLDERS, UNKNOWN, group_of
 
@@ -57,6 +57,26 @@ class Label:
             if name not in self.known and (name in self.unknown or len(self.unknown) < 1_000):
                 self.unknown[name] = self.unknown.get(name, 0) + 1
         return [name if name in self.known else UNKNOWN for name in names]
+
+    def require_column(self, paths: Iterable[str]) -> None:
+        """Refuse a column that the first table lacks: its name may be mistaken. In later tables, its lack is an error.
+
+        Args:
+            paths: files in the order in which they are scored.
+
+        Raises:
+            ValueError: if the first table that can be read has no such column.
+        """
+        for path in paths:
+            if self.column is None or self.named:
+                return
+            if path.lower().endswith(ENDINGS):
+                try:
+                    column_names(path)
+                except (ValueError, OSError):  # its rows will be errors
+                    continue
+                check_columns(path, [self.column.name])
+                self.named = True
 
     def describe_unknown(self) -> str:
         """Describe in one line the rows of unknown group; "" if there are none.

@@ -104,9 +104,12 @@ class Parts:
             The next part to make.
 
         Raises:
-            ValueError: if a part was made from other files or rows than its shard now has.
+            ValueError: if a part was made from other files or rows than its shard now has, or the first table lacks
+                the column of groups.
         """
         for number, shard in enumerate(shards(self._files, self.scoring.wanted, self.shard_rows)):
+            if self.scoring.label is not None:
+                self.scoring.label.require_column(span.path for span in shard if not span.error)
             file, digest = f"part-{number:07d}.parquet", _digest(shard)
             if (part := self._done.pop(file, None)) is None:
                 yield file, digest, shard
@@ -121,9 +124,12 @@ class Parts:
     def finish(self, started: float, log: Callable[[str], None]) -> Summary:
         """Write the manifest of a finished job, and name what the input folders hold besides images.
 
+        Rows of unknown groups are named too, as far as this process has scored them.
+
         Args:
             started: time at which the job began, in seconds on the clock of `time.monotonic`.
-            log: called with a line on the files that were left out, if there are any.
+            log: called with a line on the files that were left out, and one on rows of unknown groups, if there are
+                any.
 
         Returns:
             The counts of rows, errors and outliers.
@@ -148,8 +154,9 @@ class Parts:
             raise ValueError(f"{', '.join(self.inputs)}: {nothing_to_score(self.scoring.wanted.features)}")
         outcome = {**vars(summary), "left_out": self.left_out.counts, "parts": [vars(part) for part in self.made]}
         _write_manifest(self.folder, self.settings, "complete", outcome)
-        if self.left_out.counts:
-            log(self.left_out.describe())
+        unknown = self.scoring.label.describe_unknown() if self.scoring.label else ""
+        for text in filter(None, (self.left_out.describe(), unknown)):
+            log(text)
         return summary
 
 
@@ -167,6 +174,8 @@ def score_part(scoring: Scoring, folder: str, job: Job, *, batch_size: int, thre
         The part that was written.
     """
     file, digest, shard = job
+    if scoring.label is not None:
+        scoring.label.named = True  # whoever hands out the parts has looked at the first table
     batches = read(shard, scoring.wanted, batch_size=batch_size, threads=threads)
     tables = list(scoring.tables(batches)) or [scoring.no_rows()]
     part = Part(file, digest, *(sum(column) for column in zip(*map(count_rows, tables), strict=True)))

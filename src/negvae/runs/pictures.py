@@ -10,16 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from negvae.data.formats import IMAGE_ENDINGS
+from negvae.data.photos import seen_as, upright
 from negvae.data.streams import Batch
 from negvae.data.tiling import blend, resized
 from negvae.files import remove_leftovers, replacing, shortened, shown
 from negvae.scoring.heatmaps import LARGEST
 
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)
-"""The EXIF tag of an image's orientation, and its values for images that lie on their side."""
 _LONGEST = 220
 """Bytes of an image's name that the name of its map keeps; file systems take 255, with a number and an ending."""
 
@@ -34,10 +33,12 @@ class MapWriter:
         folder: folder to write into, which is created.
         maps: function from images as the run takes them to their maps, `negvae.scoring.heatmaps.Heatmaps` or
             `negvae.runs.patches.PatchMaps`.
+        upright: whether images are turned upright, as their EXIF data says, as they are read. If not, their maps are,
+            so that they lie over the images as they are seen.
     """
 
-    def __init__(self, folder: Path, maps: Callable[[torch.Tensor], NDArray[Any]]) -> None:
-        self.folder, self.maps = folder, maps
+    def __init__(self, folder: Path, maps: Callable[[torch.Tensor], NDArray[Any]], *, upright: bool = True) -> None:
+        self.folder, self.maps, self.upright = folder, maps, upright
         self.colored = True
         """Whether the pictures have the colors of maps, or are gray, from black (0) to white (`LARGEST` or more)."""
         self._used: set[str] = set()
@@ -59,10 +60,14 @@ class MapWriter:
         names = []
         for row, values in zip(rows, whole_maps(self.maps, batch, rows), strict=True):
             path, index = batch.paths[row], batch.indices[row]
-            size = own_size(path)
-            name = self._name(path, index, size is None)
+            form = own_form(path)
+            name = self._name(path, index, form is None)
+            if form is not None:
+                size, orientation = form
+                values = values if self.upright else np.ascontiguousarray(upright(values, orientation))
+                values = resized(values[None], size)[0]
             with replacing(self.folder / name, tidy=False) as temporary:
-                drawn = picture(values if size is None else resized(values[None], size)[0], self.colored)
+                drawn = picture(values, self.colored)
                 drawn.save(temporary, "PNG")
             names.append(name)
         return names
@@ -133,14 +138,14 @@ def palette() -> NDArray[np.uint8]:
     return colors
 
 
-def own_size(path: str) -> tuple[int, int] | None:
-    """Return the height and width of an image file as it is seen, from its header; None for other files."""
+def own_form(path: str) -> tuple[tuple[int, int], int] | None:
+    """Return the height and width of an image file as it is seen, and its orientation; None for other files.
+
+    The orientation is what is still to be applied to its pixels as they are loaded (see `negvae.data.photos.seen_as`).
+    """
     if not path.lower().endswith(IMAGE_ENDINGS):
         return None
     try:
-        with Image.open(path) as image:
-            width, height = image.size
-            turned = image.getexif().get(_ORIENTATION) in _TURNED
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError):
+        return seen_as(path)
+    except (OSError, ValueError, SyntaxError):
         return None
-    return (width, height) if turned else (height, width)

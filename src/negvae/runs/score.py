@@ -40,6 +40,7 @@ from negvae.runs.pictures import MapWriter
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
+from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import UNCALIBRATED, combine
 
 TABLES = ("parquet", "csv", "jsonl")
@@ -154,8 +155,8 @@ def score_files(
             cannot be used become rows with an error instead.
     """
     form = _form(out, form)
-    if fdr is not None and (out is None or target_fpr is not None):
-        raise ValueError("fdr decides when all rows are known: it takes --out, and goes without target_fpr")
+    if fdr is not None:
+        _check_fdr(out, target_fpr, confidence)
     _check_out(out, inputs)
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
@@ -282,6 +283,11 @@ def open_scoring(
     names = list(dict.fromkeys(names)) or [artifact.calibration.score if artifact.calibration else "kl"]
     scorer = artifact.scorer(precision, others)
     scorer.check(names)
+    if others and not any("ensemble" in SCORES[name].needs for name in names):
+        raise ValueError(
+            f"ensemble: the scores to write ({', '.join(names)}) are of one model each; waic is one of several: name"
+            " it with --score"
+        )
     label = None
     if groups is not None:
         if artifact.calibration is None or not artifact.calibration.groups:
@@ -298,7 +304,7 @@ def open_scoring(
     if heatmaps is not None:
         maps = artifact.maps() if encoder is None else maps_of_encoder(artifact, encoder)
         refuse_used(heatmaps)
-        pictures = MapWriter(heatmaps, maps)
+        pictures = MapWriter(heatmaps, maps, upright=wanted.decoding is not None)
     return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder, rule, pictures)
 
 
@@ -327,6 +333,14 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
     """Return the numbers of rows, errors and outliers in a table of `Scoring.tables`."""
     errors = len(table) - table.column("error").null_count
     return len(table), errors, int(table.column("is_outlier").true_count)
+
+
+def _check_fdr(out: Path | None, target_fpr: float | None, confidence: float | None) -> None:
+    """Refuse a false-discovery rate for rows that are written as they come, or beside another rule."""
+    if out is None or target_fpr is not None or confidence is not None:
+        raise ValueError(
+            "fdr decides when all rows are known: it takes --out, and goes without target_fpr and confidence"
+        )
 
 
 def _check_out(out: Path | None, inputs: Sequence[str]) -> None:

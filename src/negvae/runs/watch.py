@@ -153,6 +153,8 @@ def watch(
         raise ValueError(f"interval is {interval:g}: it must be above 0 seconds")
     if not settle >= 0:
         raise ValueError(f"settle is {settle:g}: it must be 0 seconds or more")
+    if not source:  # as from a variable of a shell that is not set
+        raise ValueError("the folder to watch has an empty name; a path of - reads paths from standard input")
     if source != PIPE and not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
     artifact = load_artifact(directory, device)
@@ -403,7 +405,7 @@ def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: boo
 
 def _places(folder: Path, own: Path, features: bool) -> Iterable[Place]:
     """List the files below a folder that may hold images or rows, except those that the watch writes itself."""
-    for span in spans([str(folder)], features=features):
+    for span in spans([os.path.join(folder, "")], features=features):  # never the data set of this name
         path = Path(span.path)
         try:
             if own != folder.resolve() and own in path.resolve().parents:

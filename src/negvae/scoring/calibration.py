@@ -15,7 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_threshold, fpr_bounds
+from negvae.scoring.certificates import (
+    CONFIDENCE,
+    Bounds,
+    certified_rank,
+    certified_threshold,
+    fpr_bounds,
+    least_certified,
+)
 from negvae.scoring.groups import group_thresholds, largest_by_group, threshold_of
 from negvae.scoring.references import References, Values
 
@@ -69,13 +76,18 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
     if not 0 < target_fpr < 1:
         raise ValueError(f"target_fpr is {target_fpr}: it must lie between 0 and 1")
     held_out = _sorted(calibration)
-    rank = math.floor(target_fpr * (len(held_out) + 1) + 1e-9)
+    rank = _average_rank(len(held_out), target_fpr)
     if rank < 1:
         raise ValueError(
             f"target_fpr {target_fpr:g} needs at least {least_held_out(target_fpr)} held-out inliers, there are"
             f" {len(held_out)}: ask for a higher rate, hold out more, or give more data"
         )
     return float(held_out[-rank])
+
+
+def _average_rank(held_out: int, target_fpr: float) -> int:
+    """Return the k for which the k-th largest held-out score is the threshold of a rate that holds on average."""
+    return math.floor(target_fpr * (held_out + 1) + 1e-9)
 
 
 def least_held_out(target_fpr: float) -> int:
@@ -292,7 +304,7 @@ class Calibration:
         """
         scores = self.certifiable()
         if not self.thresholds:
-            return fpr_bounds(scores, self.threshold, confidence)
+            return fpr_bounds(scores, self.threshold, confidence, self._rank(len(scores)))
         bounds = list(self.group_bounds(1 - (1 - confidence) / len(self.thresholds)).values())
         rate = sum(each.rate * each.held_out for each in bounds) / self.size
         return Bounds(rate, min(each.low for each in bounds), max(each.high for each in bounds), confidence, self.size)
@@ -311,7 +323,20 @@ class Calibration:
         """
         self.certifiable()
         held_out = self.groups.get(self.score, {})
-        return {name: fpr_bounds(scores, self.thresholds[name], confidence) for name, scores in held_out.items()}
+        return {
+            name: fpr_bounds(scores, self.thresholds[name], confidence, self._rank(len(scores)))
+            for name, scores in held_out.items()
+        }
+
+    def _rank(self, held_out: int) -> int:
+        """Return the k for which the rule takes the k-th largest held-out score; 1 where it takes more than any."""
+        if self.target_fpr is None or held_out < least_held_out(self.target_fpr):
+            return 1
+        if self.confidence is None:
+            return _average_rank(held_out, self.target_fpr)
+        if held_out < least_certified(self.target_fpr, self.confidence):
+            return 1
+        return certified_rank(held_out, self.target_fpr, self.confidence)
 
     def certificate(self) -> dict[str, Any]:
         """Return what is certified about the rate of false alarms, as plain values for files and services.

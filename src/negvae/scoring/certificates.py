@@ -118,19 +118,24 @@ def certified_threshold(held_out: ArrayLike, target_fpr: float, confidence: floa
     return float(scores[-certified_rank(len(scores), target_fpr, confidence)])
 
 
-def fpr_bounds(held_out: ArrayLike, threshold: float, confidence: float = CONFIDENCE) -> Bounds:
+def fpr_bounds(
+    held_out: ArrayLike, threshold: float, confidence: float = CONFIDENCE, rank: int | None = None
+) -> Bounds:
     """Return bounds on the rate of false alarms of a threshold that is already set.
 
     The number x of n held-out inliers above a threshold that does not depend on them is binomial, and the bounds are
     Clopper and Pearson's (1934): quantiles of Beta(x + 1, n - x) and Beta(x, n + 1 - x). They also hold where the
     threshold is the k-th largest of the same held-out scores and k was fixed beforehand, as by `certified_rank` or by
-    a target rate: x is then k - 1, and the upper bound is the very quantile of Beta(k, n + 1 - k). They do not hold
-    for a threshold that was chosen by looking at the held-out scores in another way: see `simultaneous_fpr_bounds`.
+    a target rate: the upper bound is then the quantile of Beta(k, n + 1 - k). Unless scores are equal, x is k - 1, and
+    the two are one. They do not hold for a threshold that was chosen by looking at the held-out scores in another way:
+    see `simultaneous_fpr_bounds`.
 
     Args:
         held_out: n scores of held-out inliers.
         threshold: decision threshold; an alarm is a score strictly above it.
         confidence: confidence of each bound, above 0 and below 1.
+        rank: k, if the threshold is the k-th largest held-out score. None if it is not, or k is not known: the upper
+            bound then takes the largest k that it may be, which differs if several scores equal the threshold.
 
     Returns:
         The share of held-out inliers above the threshold, with its lower and upper bound.
@@ -145,7 +150,9 @@ def fpr_bounds(held_out: ArrayLike, threshold: float, confidence: float = CONFID
         raise ValueError("bounds need at least one held-out inlier")
     above = int((scores > threshold).sum())
     low = float(betaincinv(above, count + 1 - above, 1 - confidence)) if above else 0.0
-    high = float(betaincinv(above + 1, count - above, confidence)) if above < count else 1.0
+    # With equal scores fewer may lie above the k-th largest than k - 1, and how many depends on where it fell.
+    most = max(above, (int((scores >= threshold).sum()) if rank is None else rank) - 1)
+    high = float(betaincinv(most + 1, count - most, confidence)) if most < count else 1.0
     return Bounds(above / count, low, high, confidence, count)
 
 

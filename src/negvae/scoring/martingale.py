@@ -135,8 +135,8 @@ class TestMartingale:
 
     def __post_init__(self) -> None:
         """Refuse a rate that is out of range."""
-        if not 0 < self.alarm_rate < 1:
-            raise ValueError(f"alarm_rate is {self.alarm_rate}: it must lie between 0 and 1")
+        if not isinstance(self.alarm_rate, int | float | np.floating) or not 0 < self.alarm_rate < 1:
+            raise ValueError(f"alarm_rate is {self.alarm_rate!r}: it must lie between 0 and 1")
         self.accounts = np.asarray(self.accounts, np.float64)
         self._money = float(np.add.reduce(self.accounts))  # kept, since to add it up takes as long as to bet
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Protocol
 
 import numpy as np
@@ -118,16 +119,16 @@ class Monitor:
             ValueError: if a rate is out of range, or the window is too small for the calibration's rate.
             ImportError: if `fdr` is given and the extra "watch" is not installed.
         """
-        if window < 0:
-            raise ValueError(f"window is {window}: it must be a number of scores, or 0 for none")
+        if not isinstance(window, Integral) or window < 0:
+            raise ValueError(f"window is {window!r}: it must be a number of scores, or 0 for none")
         random = np.random.default_rng(seed)
         held_out = calibration.scores[calibration.score]
         latest = random.permutation(held_out)[-window:] if window else np.empty(0)
         if window:
             calibration.threshold_for(np.zeros(window))  # refuses a window that is too small for the rate
         return cls(
-            calibration, OnlineRanks.of(held_out, random), TestMartingale(alarm_rate), _procedure(fdr), fdr, window,
-            latest, random,
+            calibration, OnlineRanks.of(held_out, random), TestMartingale(alarm_rate), _procedure(fdr), fdr,
+            int(window), latest, random,
         )  # fmt: skip
 
     def update(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Judged:

@@ -114,13 +114,10 @@ class Scorer:
         for score in map(score_of, scores):
             if self.quantized is not None:
                 refuse_in_int8(score, self.quantized)
-            if score.name == "defects" and self.references.heatmaps is None:
-                raise ValueError(
-                    "score defects needs heat maps: train with `negvae train --heatmaps`, or in Python with"
-                    " NegVAEDetector(heatmaps=True)"
-                )
-            if "features" in score.needs and not self.model.takes_features:
-                raise ValueError(f"score {score.name} is for rows of features: this model takes images")
+            refuse_unsuited(
+                score, features=self.model.takes_features, transformations=self.model.shifted is not None,
+                heatmaps=self.references.heatmaps is not None,
+            )  # fmt: skip
             if "reference" in score.needs and not self.references.has(score.name, score.fit is not None):
                 command = "negvae calibrate" if score.calibrated else f"negvae calibrate --score {score.name}"
                 raise ValueError(f"score {score.name} is measured against training images: run `{command}` first")
@@ -128,18 +125,39 @@ class Scorer:
                 raise ValueError(
                     f"score {score.name} takes an ensemble: name further models trained alike with other seeds"
                 )
-            if "transformations" in score.needs and self.model.shifted is None:
-                raise ValueError(
-                    f"score {score.name} takes a model that was trained with transformations: train it with"
-                    " --transformations turns"
-                )
-            if "pixels" in score.needs and self.model.takes_features:
-                raise ValueError(f"score {score.name} is for images: rows of features have no pixels")
 
     @property
     def computes_in(self) -> str:
         """Return the precision to compute in; for a model of features, `precision` has no effect."""
         return "float32" if self.model.takes_features else self.precision
+
+
+def refuse_unsuited(score: Score, *, features: bool, transformations: bool, heatmaps: bool) -> None:
+    """Refuse a score that a model cannot have, whatever it is calibrated on.
+
+    Args:
+        score: the score.
+        features: whether the model takes rows of features, and not images.
+        transformations: whether it is trained with transformations that have priors.
+        heatmaps: whether it has heat maps.
+
+    Raises:
+        ValueError: if the score needs what the model lacks; the message says what.
+    """
+    if "features" in score.needs and not features:
+        raise ValueError(f"score {score.name} is for rows of features: this model takes images")
+    if "pixels" in score.needs and features:
+        raise ValueError(f"score {score.name} is for images: rows of features have no pixels")
+    if score.name == "defects" and not heatmaps:
+        raise ValueError(
+            "score defects needs heat maps: train with `negvae train --heatmaps`, or in Python with"
+            " NegVAEDetector(heatmaps=True)"
+        )
+    if "transformations" in score.needs and not transformations:
+        raise ValueError(
+            f"score {score.name} takes a model that was trained with transformations: train it with"
+            " --transformations turns"
+        )
 
 
 @own_state()

@@ -272,6 +272,6 @@ def build_patch_encoder(channels: int, stride: int, seed: int) -> PatchEncoder:
     """
     with torch.device("meta"):
         network = PatchEncoder(channels, stride)
-    network.to_empty(device="cpu")
+    network.float().to_empty(device="cpu")  # torch's default type must not change which weights are drawn
     initialize(network, "he", torch.Generator().manual_seed(seed))
-    return network.float().to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

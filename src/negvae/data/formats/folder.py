@@ -74,11 +74,13 @@ class LeftOut:
         counts: number of skipped paths by the ending of their names, or by another reason.
         first: the first few skipped paths.
         named: largest number of paths to keep in `first`.
+        reasons: reason why one of these was skipped, if it is not the ending of its name.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     first: list[str] = field(default_factory=list)
     named: int = _NAMED
+    reasons: dict[str, str] = field(default_factory=dict)
 
     def add(self, path: str, reason: str = "") -> None:
         """Count a skipped file, or a folder that is not entered."""
@@ -86,6 +88,8 @@ class LeftOut:
         self.counts[kind] = self.counts.get(kind, 0) + 1
         if len(self.first) < self.named:
             self.first.append(path)
+            if reason:
+                self.reasons[path] = reason
 
     def __len__(self) -> int:
         """Return the number of skipped paths."""

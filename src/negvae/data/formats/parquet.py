@@ -60,6 +60,20 @@ class Parquet:
                     row += count
 
 
+def holds_images(path: Path | str) -> bool:
+    """Return whether a Parquet file has a column of encoded images, or cannot be read, as its reader will say."""
+    try:
+        with _opened(path) as (file, _):
+            schema = file.schema_arrow
+    except (DataError, OSError):
+        return True
+    try:
+        _columns(schema, path)
+    except DataError:
+        return False
+    return True
+
+
 @contextmanager
 def _opened(path: Path | str) -> Iterator[tuple[Any, list[int]]]:
     """Open a Parquet file, and return it with the number of rows in each row group."""
