@@ -340,10 +340,8 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
         ValueError: if it has pixels that are not accepted.
     """
     with Image.open(path) as image:
-        header, orientation = _declared(image), _orientation(image)
-        aside = _TURNS.get(orientation, (False,))[0]
-        size = (header.width, header.height) if aside else (header.height, header.width)
-        return size, 1 if image.format == "TIFF" else orientation
+        header = _declared(image)
+        return (header.height, header.width), 1 if image.format == "TIFF" else _orientation(image)
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

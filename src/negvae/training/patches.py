@@ -96,8 +96,8 @@ def train_patches(
         images: inliers, uint8, N x C x H x W, N >= 2.
         seed: seed of the weights, the batches and the defects.
         steps: number of training steps; that of `plan` if None.
-        batch_size: number of inliers in each step, half of them in each of two threads, of which a quarter stay whole;
-            that of `plan` if None.
+        batch_size: number of inliers in each step, half of them in each of two threads, of which a quarter stay whole
+            (with fewer than four in a thread, none does); that of `plan` if None.
         precision: precision of the arithmetic, as in `RunConfig`.
         device: device to train on: "auto", "cpu", "cuda" or "cuda:N".
         on_step: called after each step with the number of steps taken.
@@ -235,7 +235,7 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
     """Compute the loss of a batch, a mean over its patches.
 
     It is the cross-entropy of whether a patch is part of a defect, by the log-odds of the negative prior over L c, plus
-    `DIVERGENCE` times the KL divergence to the prior that the mask names. The patches of defects smaller than
+    `DIVERGENCE` times the KL divergence, a latent dimension, to the prior that the mask names. The patches of defects smaller than
     `USUAL_AREA` of the image weigh more in the cross-entropy, by the root of the ratio.
 
     Args:
