@@ -1137,6 +1137,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def save(self, directory: Path | str) -> None:
         """Write the detector to a folder, which `load` and `negvae score` read.
 
+        Scores and decisions are kept whole. Of the parameters, which another `fit` of the loaded detector would use,
+        `negatives` and `random_state` are not if they are objects: they become the defaults. A pickle keeps them.
+
         Args:
             directory: folder to write, new or empty.
 

@@ -235,8 +235,8 @@ def patch_loss(network: PatchEncoder, output: Tensor, shares: Tensor) -> Tensor:
     """Compute the loss of a batch, a mean over its patches.
 
     It is the cross-entropy of whether a patch is part of a defect, by the log-odds of the negative prior over L c, plus
-    `DIVERGENCE` times the KL divergence, a latent dimension, to the prior that the mask names. The patches of defects smaller than
-    `USUAL_AREA` of the image weigh more in the cross-entropy, by the root of the ratio.
+    `DIVERGENCE` times the KL divergence to the prior that the mask names, over the number L of latent dimensions. The
+    patches of defects smaller than `USUAL_AREA` of the image weigh more in the cross-entropy, by the root of the ratio.
 
     Args:
         network: network that gave the output; its priors name the two divergences.
