@@ -46,7 +46,7 @@ class Decoding:
         rules: what else is done in decoding, for people to read.
 
     >>> Decoding(fit="tile", height=128, width=128, channels=3, longest=384).describe()
-    '128x128 tiles of images reduced to 384 pixels, 3 channels'
+    '128x128 tiles of images reduced to at most 384 pixels, 3 channels'
     """
 
     fit: str
@@ -102,7 +102,7 @@ class Decoding:
             "resize": f"resized to {size}",
             "crop": f"cropped to {size}",
             "pad": f"padded to {size}",
-            "tile": f"{size} tiles" + (f" of images reduced to {self.longest} pixels" if self.longest else ""),
+            "tile": f"{size} tiles" + (f" of images reduced to at most {self.longest} pixels" if self.longest else ""),
         }[self.fit]
         depth = f", 16 bits from {self.low} to {self.high}" if self.bits == 16 else ""
         return f"{made}, {self.channels} channel{'s' if self.channels > 1 else ''}{depth}"

@@ -232,7 +232,7 @@ def test_a_list_names_the_files_that_were_ranked(tmp_path):
     for part, own in (("train", images[:8]), ("test", images[8:])):
         written(tmp_path / "in" / part, own, [b"%d.png" % number for number in range(len(own))])
     for limit in (None, 4):
-        found, places = rows_of(str(tmp_path / "in"), limit)
+        found, places, _ = rows_of(str(tmp_path / "in"), limit)
         assert len(found) == (limit or 8)
         for image, (path, _) in zip(found, places, strict=True):
             assert np.array_equal(np.asarray(Image.open(path)), image[0]), path

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 import warnings
 
 import numpy as np
@@ -9,10 +10,12 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.base import clone
 
 from negvae import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, ScoreDetector
 from negvae.config import RunConfig
 from negvae.detector import estimator
+from negvae.runs.resolve import held_out_rows
 from negvae.training.patches import build_patch_encoder
 from tests.conftest import blobs
 
@@ -75,10 +78,35 @@ def test_folds_and_classifiers_take_photos_of_several_sizes():
     assert classifier.predict(photos[:3]).shape == (3,)
 
 
+def test_photos_are_decoded_alike_in_every_fold():
+    photos = [Image.fromarray(image[0].numpy()) for image in blobs(24, (1, 28, 28))]
+    photos[3] = photos[3].resize((40, 32))
+    photos[5] = photos[5].convert("RGB")
+    base = NegVAEDetector(epochs=1, transformations="none")
+    folds = CrossConformalDetector(base, folds=2, target_fpr=0.1).fit(photos)
+    assert len({each.n_features_in_ for each in folds.detectors_}) == 1
+    fitted = clone(base).set_params(target_fpr=None, trim=0.1).fit(photos)
+    assert fitted.left_out_.sum() == 2
+
+
+def test_damaged_pixels_of_one_file_end_neither_folds_nor_classifiers(tmp_path):
+    for place, image in enumerate(blobs(24, (1, 28, 28))):
+        Image.fromarray(image[0].numpy()).save(tmp_path / f"{place:02}.png")
+    whole = (tmp_path / "07.png").read_bytes()
+    (tmp_path / "07.png").write_bytes(whole[: len(whole) // 2])
+    base = NegVAEDetector(epochs=1, transformations="none", target_fpr=None)
+    with pytest.warns(UserWarning, match="1 broken files are left out"):
+        folds = CrossConformalDetector(base, folds=2, target_fpr=0.1).fit(tmp_path)
+    assert folds.n_inliers_ == 23
+    with pytest.warns(UserWarning, match="1 broken files are left out"):
+        classifier = NegVAEClassifier(base).fit(tmp_path, [0] * 20 + [1] * 4)
+    assert classifier.detector_.calibration_.size == 4  # a fifth of 19
+
+
 def test_the_division_into_folds_follows_the_seed(monkeypatch):
     seeds = []
 
-    def noted(make, data, seed, log):
+    def noted(make, data, seed, **_options):
         seeds.append(seed)
         raise RuntimeError("enough")
 
@@ -93,6 +121,7 @@ def test_the_division_into_folds_follows_the_seed(monkeypatch):
 
 
 @pytest.mark.usefixtures("untrained")
+@pytest.mark.parametrize("trim", [0.0, 0.1])
 @pytest.mark.parametrize(
     ("score", "data", "message"),
     [
@@ -103,9 +132,10 @@ def test_the_division_into_folds_follows_the_seed(monkeypatch):
         ("defects", rows(200), "is for images"),
     ],
 )
-def test_a_score_that_cannot_be_had_is_refused_before_training(score, data, message):
+def test_a_score_that_cannot_be_had_is_refused_before_training(score, data, message, trim):
+    kept = None if data.ndim == 2 else "none"
     with pytest.raises(ValueError, match=message):
-        NegVAEDetector(decision_score=score, target_fpr=None).fit(data)
+        NegVAEDetector(decision_score=score, target_fpr=None, transformations=kept, trim=trim).fit(data)
 
 
 def test_data_is_cleaned_with_a_score_that_the_folds_have():
@@ -123,6 +153,14 @@ def test_a_sigma_that_the_likelihood_does_not_have_is_refused():
     assert RunConfig(data="mnist", sigma=0.05, likelihood="gaussian").sigma == 0.05
 
 
+def test_a_saved_run_with_a_sigma_that_it_never_used_is_read(tmp_path):
+    NegVAEDetector(epochs=1, target_fpr=None).fit(blobs(40, (1, 28, 28)).numpy()).save(tmp_path / "run")
+    path = tmp_path / "run" / "config.yaml"
+    path.write_text(re.sub(r"sigma: 1\.0", "sigma: 0.5", path.read_text(), count=1))
+    assert "sigma: 0.5" in path.read_text()
+    assert NegVAEDetector.load(tmp_path / "run").config_.sigma == 1
+
+
 # --- fit_predict and fit_transform -----
 
 
@@ -135,13 +173,23 @@ def test_labels_of_what_was_fitted_are_by_group():
     assert NegVAEDetector(epochs=1, target_fpr=0.1).fit_predict(table, groups="g").tolist() == labels.tolist()
 
 
+def test_labels_of_a_group_of_which_no_inlier_is_held_out_are_by_the_highest_threshold():
+    X, groups = rows(300), ["a"] * 150 + ["b"] * 149 + ["c"]
+    place = next(seed for seed in range(10) if 299 not in held_out_rows(300, 0.2, seed))
+    detector = NegVAEDetector(epochs=1, target_fpr=0.1, random_state=place, calibration_fraction=0.2)
+    with pytest.warns(UserWarning, match=r"no inlier of 1 of 3 groups is held out \(c\)"):
+        labels = detector.fit_predict(X, groups=groups)
+    assert labels[-1] == detector.predict(X[-1:])[0]
+
+
 @pytest.mark.usefixtures("untrained")
 def test_what_has_two_parts_is_not_fitted_and_judged_at_once(tmp_path):
     for part, count in (("train", 12), ("test", 3)):
         (tmp_path / part).mkdir()
         for place, image in enumerate(blobs(count, (1, 28, 28))):
             Image.fromarray(image[0].numpy()).save(tmp_path / part / f"{place}.png")
-    for data in (tmp_path, str(tmp_path), "mnist"):
+    np.savez(tmp_path / "s.npz", x_train=blobs(4, (1, 28, 28)).numpy(), x_test=blobs(2, (1, 28, 28)).numpy())
+    for data in (tmp_path, str(tmp_path), tmp_path / "s.npz", "mnist", "hf:owner/name"):
         for judge in (NegVAEDetector().fit_predict, NegVAEDetector().fit_transform,
                       CrossConformalDetector().fit_predict):  # fmt: skip
             with pytest.raises(ValueError, match="a part for training and one for testing"):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import shutil
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +15,8 @@ from negvae.data import load
 from negvae.data.folders import choose_decoding, look_at
 from negvae.data.formats import DataError
 from negvae.data.formats.folder import LeftOut
+from negvae.data.load import image_files
+from negvae.data.rows import load_rows
 from negvae.data.streams import Batch, InputSpec, shards, spans
 from negvae.detector.cleaning import clean
 from negvae.runs.calibrate import calibrate_run
@@ -78,6 +79,27 @@ def test_embedded_images_are_those_of_the_part_for_training(tmp_path):
     assert evaluate_defects(tmp_path / "run", root, embed=moved)["kinds"] == kinds
 
 
+def test_embedded_images_of_files_with_parts_are_those_of_one_and_groups_lie_below_the_part(tmp_path):
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    from negvae.data.embedding import load_encoder
+    from tests.data.test_embedding import write_encoder
+
+    encoder = load_encoder(write_encoder(tmp_path / "encoder.onnx"))
+    counts = {"train": 6, "test": 3}
+    (tmp_path / "shards").mkdir()
+    for split, count in counts.items():
+        folder = put(tmp_path / "photos" / split / "kind", blobs(count, (3, 16, 16)).numpy())
+        encoded = [path.read_bytes() for path in sorted(folder.iterdir())]
+        pq.write_table(pa.table({"image": encoded}), tmp_path / "shards" / f"{split}-0.parquet")
+    np.savez(tmp_path / "s.npz", **{f"x_{split}": blobs(count, (3, 16, 16)).numpy() for split, count in counts.items()})
+    for split, count in counts.items():
+        for name in ("s.npz", "shards"):
+            assert len(read_feature_rows(str(tmp_path / name), encoder, split=split).rows) == count
+        found = read_feature_rows(str(tmp_path / "photos"), encoder, groups="folders", split=split)
+        assert found.groups == ("kind",) * count
+
+
 def test_a_folder_is_watched_whatever_set_has_its_name(model, tmp_path, monkeypatch):
     put(tmp_path / "mnist", blobs(3, SHAPE).numpy())
     monkeypatch.chdir(tmp_path)
@@ -93,14 +115,20 @@ def test_scores_beside_photos_do_not_hide_them(tmp_path):
     folder = put(tmp_path / "photos", blobs(5, SHAPE).numpy())
     pq.write_table(pa.table({"path": ["x"], "kl": [1.0]}), folder / "scores.parquet")
     assert len(load(folder, "train").images) == 5
-    (folder / "data").mkdir()
-    pq.write_table(pa.table({"image": [(folder / "00.png").read_bytes()]}), folder / "data" / "x.parquet")
-    (folder / "scores.parquet").unlink()
+    packed = pa.table({"image": [(folder / "00.png").read_bytes()]})
+    pq.write_table(packed, folder / "x.parquet")
     with pytest.raises(DataError, match=r"photos: holds images, and so does .*x\.parquet: name that file"):
         load(folder, "train")
-    assert len(load(folder / "data" / "x.parquet", "train").images) == 1
-    shown = put(tmp_path / "hub" / "pictures", blobs(2, SHAPE).numpy()).parent  # of a set of the hub
-    shutil.copytree(folder / "data", shown / "data")
+    assert len(load(folder / "x.parquet", "train").images) == 1
+
+
+@pytest.mark.parametrize("names", [("x",), ("train-0", "test-0")])
+def test_pictures_of_a_set_of_the_hub_do_not_hide_its_shards(tmp_path, names):
+    shown = put(tmp_path / "hub", blobs(2, SHAPE).numpy())
+    put(shown / "assets", blobs(2, SHAPE).numpy())
+    (shown / "data").mkdir()
+    for name in names:
+        pq.write_table(pa.table({"image": [(shown / "00.png").read_bytes()]}), shown / "data" / f"{name}.parquet")
     assert len(load(shown, "train").images) == 1
 
 
@@ -210,6 +238,10 @@ def test_a_resumed_job_is_as_strict_about_groups_as_an_unbroken_one(tables, tmp_
     assert pq.read_table(out).to_pylist() == expected
     with pytest.raises(ValueError, match=r"n2\.csv: has no column 'site'"):
         score_to_folder(tables / "model", inputs[1:], str(tmp_path / "new"), **options)
+    (tmp_path / "damaged.csv").write_bytes(b"a,b,site\n\xff\xfe\x00,")
+    damaged = [str(tmp_path / "damaged.csv"), *inputs[1:]]
+    with pytest.raises(ValueError, match=r"n2\.csv: has no column 'site'"):
+        score_to_folder(tables / "model", damaged, str(tmp_path / "newer"), **options)
     (tmp_path / "other.csv").write_text("a,b,site\n0,0,C\n0,1,C\n")
     score_to_folder(tables / "model", [str(tmp_path / "other.csv")], str(tmp_path / "c"), log=said.append, **options)
     assert any("2 rows have a group that was not calibrated ('C')" in line for line in said)
@@ -228,6 +260,10 @@ def test_options_that_would_do_nothing_are_refused(model, tmp_path):
     for limit in (0, -1):
         with pytest.raises(ValueError, match=f"limit must be at least 1, not {limit}"):
             calibrate_run(model, limit=limit)
+        with pytest.raises(ValueError, match=f"limit must be at least 1, not {limit}"):
+            image_files(tmp_path, "train", limit=limit)
+        with pytest.raises(ValueError, match=f"limit must be at least 1, not {limit}"):
+            load_rows(tmp_path / "rows.csv", limit)
     assert not out.exists()
 
 

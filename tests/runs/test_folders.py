@@ -64,7 +64,10 @@ def test_what_was_found_and_chosen_is_said_and_kept(place, artifact):
     assert (config.images.fit, config.images.shape) == ("tile", (3, 16, 16))
     assert "48 photos, 16x16 to" not in (place / "lines").read_text()  # one of 48 is broken
     assert "48 of 60 images; the other 12 are kept for negvae evaluate" in (place / "lines").read_text()
-    assert "47 photos, 16x16 to 36x24: 16x16 tiles, 3 channels; 1 broken" in (place / "lines").read_text()
+    assert (
+        "47 photos, 16x16 to 36x24: 16x16 tiles of images reduced to at most 48 pixels, 3 channels; 1 broken"
+        in (place / "lines").read_text()
+    )
     left_out = (place / "run" / "broken.tsv").read_text().splitlines()
     assert [line.split("\t")[0].rsplit("/", 1)[1] for line in left_out[1:]] == ["20.png", "notes.txt"]
     assert artifact.calibration.tiles in ("mean", "top", "max")

@@ -32,6 +32,7 @@ from negvae.data.check import best_local, read_checked
 from negvae.data.fetch import HUB, by_hand, failed, fetch_into_cache, from_hub, suppliers
 from negvae.data.find import Candidate
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Folder, Npy, Npz, Parquet, Reader, npz, pixel_sha256, read
+from negvae.data.formats.base import check_limit
 from negvae.data.formats.folder import LeftOut, walk
 from negvae.data.formats.parquet import holds_images
 from negvae.data.stores import is_uri
@@ -110,24 +111,6 @@ def load(
     else:
         found = _made(lookup(text), split)
     return _first(found, limit)
-
-
-def check_limit(limit: object) -> None:
-    """Refuse a number of images or rows that is none, or below 1.
-
-    Args:
-        limit: the number; None for all.
-
-    Raises:
-        TypeError: if this is no whole number.
-        ValueError: if it is below 1.
-    """
-    if limit is None:
-        return
-    if isinstance(limit, bool) or not isinstance(limit, int | np.integer):
-        raise TypeError(f"limit must be a whole number or None, not {limit!r}")
-    if limit < 1:
-        raise ValueError(f"limit must be at least 1, not {limit}")
 
 
 def is_path(text: str) -> bool:
@@ -307,6 +290,7 @@ def image_files(
     Returns:
         The paths; None if this is no folder of image files.
     """
+    check_limit(limit)
     place = home(text)
     if not is_path(str(text)) or not place.is_dir():
         return None
@@ -383,7 +367,7 @@ def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
     if parts["train"] and parts["test"]:
         return _folder_reader(parts[split] or folder, split)[0], True
     for place in (folder, folder / "data"):
-        if (shards := _shards(place, split)) and not _beside_images(place, folder):
+        if (shards := _shards(place, split)) and (shards[1] or not _beside_images(place, folder)):
             return shards
     reader = Folder(folder)
     try:
@@ -416,10 +400,10 @@ def _beside_images(place: Path, folder: Path) -> bool:
     packed = next((path for path in sorted(place.glob("*.parquet")) if holds_images(path)), None)
     if packed is None:
         return True
-    # Elsewhere below, images may illustrate a set of the hub.
-    if beside := [each for each in (folder, place) if any(f.suffix.lower() in IMAGE_ENDINGS for f in each.iterdir())]:
+    # Elsewhere below the folder, images may illustrate a set of the hub.
+    if any(each.suffix.lower() in IMAGE_ENDINGS for each in place.iterdir()):
         raise DataError(
-            f"{beside[0]}: holds images, and so does {packed}: name that file, or move it or the images elsewhere"
+            f"{place}: holds images, and so does {packed}: name that file, or move it or the images elsewhere"
         )
     return False
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from negvae.data import tables
 from negvae.data.formats import DataError, Npy, Npz, Reader
-from negvae.data.formats.base import need_memory
+from negvae.data.formats.base import check_limit, need_memory
 from negvae.files import home
 
 _ENDINGS = (".npy", ".npz")
@@ -79,6 +79,7 @@ def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str]
     Raises:
         ValueError: if the file is damaged, or holds anything but N x D finite numbers.
     """
+    check_limit(limit)
     if tables.is_table(path):
         names = tables.column_names(path) if columns is None else tuple(columns)
         parts, count = [np.zeros((0, len(names)))], 0

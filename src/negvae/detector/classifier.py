@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.photos import array_or_table
+from negvae.detector.photos import divisible
 
 INLIER, OUTLIER = 0, 1
 
@@ -49,11 +49,14 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: if a label is neither 0 nor 1, there is not one for each row, or the detector holds out no
                 inliers.
         """
-        rows = array_or_table(X)
+        data = divisible(X)
+        rows = data.rows
         if y is not None:
             labels = np.asarray(y)
-            if labels.shape != (len(rows),):
-                raise ValueError(f"labels of shape {labels.shape} for {len(rows)} rows: one for each row")
+            count = len(rows) if data.whole is None else len(data.whole)
+            if labels.shape != (count,):
+                raise ValueError(f"labels of shape {labels.shape} for {count} rows: one for each row")
+            labels = labels if data.whole is None else labels[data.whole]
             if not np.isin(labels, (INLIER, OUTLIER)).all():
                 raise ValueError(f"labels are {np.unique(labels)[:5].tolist()}: they must be 0 (inlier) or 1 (outlier)")
             rows = taken(rows, np.flatnonzero(labels == INLIER))

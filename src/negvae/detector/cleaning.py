@@ -59,7 +59,12 @@ class CrossFitted:
 
 
 def cross_fit(
-    make: Callable[[], Any], data: NDArray[Any], folds: int = FOLDS, seed: int = 0, log: Callable[[str], None] = print
+    make: Callable[[], Any],
+    data: NDArray[Any],
+    folds: int = FOLDS,
+    seed: int = 0,
+    log: Callable[[str], None] = print,
+    decoding: Decoding | None = None,
 ) -> CrossFitted:
     """Judge every row by a detector that was fitted to the other folds.
 
@@ -69,6 +74,7 @@ def cross_fit(
         folds: number of folds, 2 or more.
         seed: seed of the division into folds.
         log: function that is called with one line of text after each fold.
+        decoding: how photos are decoded, whatever part they are in; None of other data.
 
     Returns:
         The p-values, scores and folds of the rows.
@@ -82,7 +88,8 @@ def cross_fit(
     p_values, scores = np.ones(len(data)), np.zeros(len(data))
     for number in range(folds):
         chosen = fold == number
-        detector = make().fit(data[~chosen])
+        rows = data[~chosen]
+        detector = make().fit(rows) if decoding is None else make().fit_fold(rows, decoding=decoding)
         scores[chosen] = detector.ood_score(data[chosen])
         p_values[chosen] = detector.calibration_.p_values(scores[chosen])
         log(f"fold {number + 1} of {folds}: {chosen.sum():,} judged by a detector of the other {(~chosen).sum():,}")
@@ -141,7 +148,7 @@ def clean(
         raise FileNotFoundError(f"{out.parent}: no such folder to write to")
     refuse_replacing(out, [data])
     _refuse_other_table(out)
-    rows, places = rows_of(data, limit, log)
+    rows, places, decoding = rows_of(data, limit, log)
     log(f"{data}: {len(rows):,} {'rows of features' if rows.ndim == 2 else 'images'}")
     if limit is None and (others := set(image_files(data, "test") or ()) - set(image_files(data, "train") or ())):
         log(f"{data}: the {len(others):,} images of its part for testing are left out: name that folder to rank them")
@@ -154,6 +161,7 @@ def clean(
             folds,
             seed_of(parameters.get("random_state", 0)),
             log,
+            decoding,
         )
         writer = csv.writer(file)
         writer.writerow(_HEADER)
@@ -180,7 +188,7 @@ def _refuse_other_table(out: Path) -> None:
 
 def rows_of(
     data: str, limit: int | None = None, log: Callable[[str], None] = print
-) -> tuple[NDArray[Any], list[tuple[str, int]]]:
+) -> tuple[NDArray[Any], list[tuple[str, int]], Decoding | None]:
     """Read images or rows of features, and where each is stored.
 
     Args:
@@ -189,8 +197,8 @@ def rows_of(
         log: function that is called with a line about photos that are left out because they are broken.
 
     Returns:
-        Images (uint8, N x C x H x W), paths of photos of several sizes (N), or rows of features (N x D), and for each
-        its file and its index in that file.
+        Images (uint8, N x C x H x W), paths of photos (N), or rows of features (N x D); for each its file and its index
+        in that file; and how photos are decoded, None of anything else.
 
     Raises:
         FileNotFoundError: if the data does not exist.
@@ -198,32 +206,31 @@ def rows_of(
     """
     if holds_rows(data):
         rows: NDArray[Any] = load_rows(data, limit)
-        return rows, [(data, index) for index in range(len(rows))]
+        return rows, [(data, index) for index in range(len(rows))], None
     files = image_files(data, "train", limit=limit)
-    photos = _photos(data, files, log) if files else None
-    if photos is None:
+    decoding = _decoding(data, files, log) if files else None
+    if decoding is None:
         try:
             images = load(data, "train", limit=limit).images
         except DataError:
             if not files:
                 raise
-            photos = _unbroken(data, files, exact(files, data), log)  # all headers are in order, and some pixels not
-    if photos is not None:
-        return np.array(photos, dtype=object), [(file, 0) for file in photos]
+            decoding = exact(files, data)  # all headers are in order, and some pixels are not
+    if files and decoding is not None:
+        photos = _unbroken(data, files, decoding, log)
+        return np.array(photos, dtype=object), [(file, 0) for file in photos], decoding
     if files:
-        return images, [(file, 0) for file in files[: len(images)]]
-    return images, [(data, index) for index in range(len(images))]
+        return images, [(file, 0) for file in files[: len(images)]], None
+    return images, [(data, index) for index in range(len(images))], None
 
 
-def _photos(data: str, files: list[str], log: Callable[[str], None]) -> list[str] | None:
-    """Return the files of a folder of photos without the broken ones; None if its images are taken as they are."""
+def _decoding(data: str, files: list[str], log: Callable[[str], None]) -> Decoding | None:
+    """Return how the photos of a folder are decoded, and say so; None if its images are taken as they are."""
     sources = [(file, file) for file in files]
     look = look_at(sources, data)
-    decoding = choose_decoding(look, None, None, sources)
-    if decoding is None:
-        return None
-    log(f"{data}: {look.describe(decoding)}")
-    return _unbroken(data, files, decoding, log)
+    if (decoding := choose_decoding(look, None, None, sources)) is not None:
+        log(f"{data}: {look.describe(decoding)}")
+    return decoding
 
 
 def _unbroken(data: str, files: list[str], decoding: Decoding, log: Callable[[str], None]) -> list[str]:

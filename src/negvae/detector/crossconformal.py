@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import refuse_two_splits, repeatable
-from negvae.detector.photos import array_or_table
+from negvae.detector.photos import divisible
 from negvae.files import file_sha256, from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
@@ -79,7 +79,8 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if not 0 < self.target_fpr < 1:
             raise ValueError(f"target_fpr is {self.target_fpr!r}: it must lie between 0 and 1")
-        rows = array_or_table(X)
+        data = divisible(X)
+        rows = data.rows
         number = fold_numbers(len(rows), self.folds, self.random_state)
         smallest = 1 / (len(rows) + 1)
         if self.twice_mean:
@@ -94,7 +95,9 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         plain = clone(base).set_params(target_fpr=None, confidence=None, contamination=0.0)
         self.detectors_ = [
             clone(plain).fit_fold(
-                taken(rows, np.flatnonzero(number != fold)), taken(rows, np.flatnonzero(number == fold))
+                taken(rows, np.flatnonzero(number != fold)),
+                taken(rows, np.flatnonzero(number == fold)),
+                decoding=data.decoding,
             )
             for fold in range(self.folds)
         ]

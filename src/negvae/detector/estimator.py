@@ -77,7 +77,7 @@ from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, fals
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
-from negvae.scoring.groups import check_labels, split
+from negvae.scoring.groups import UNKNOWN, check_labels, split
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import are_references, refuse_unsuited
 from negvae.scoring.table import Score, ScoreFunction, score_of
@@ -284,7 +284,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
         Returns:
             N labels, +1 for inliers and -1 for outliers, each by the threshold of its group if `groups` names those of
-            X, and not those of `calibration`.
+            X, and not those of `calibration`; by the highest threshold if no inlier of its group is held out.
 
         Raises:
             ValueError: as for `fit`, or if X has a part for training and one for testing.
@@ -292,7 +292,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         refuse_two_splits(X)
         X = repeatable(X)
         self.fit(X, negatives=negatives, calibration=calibration, groups=groups)
-        return self.predict(X, groups if calibration is None else None)
+        X, labels = with_groups(X, groups if calibration is None else None, columns=self._names_in_files())
+        if labels is not None:  # of a small group no inlier may be held out
+            labels = [name if name in self.calibration_.thresholds else UNKNOWN for name in labels]
+        return self.predict(X, labels)
 
     def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:
         """Fit and return the latent codes of the same rows or images (N x L); further arguments are those of `fit`.
@@ -303,15 +306,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         refuse_two_splits(X)
         return super().fit_transform(repeatable(X), y, **options)
 
-    def fit_fold(self, X: Any, fold: Any) -> Self:
-        """Train on all of X and hold out another part of the same inliers, as for cross-validation.
+    def fit_fold(self, X: Any, fold: Any = None, *, decoding: Decoding | None = None) -> Self:
+        """Train on a part of some inliers and hold out another, as for cross-validation.
 
-        Inliers of the part that equal some of X are warned of, where `fit` refuses those of its `calibration`: a set
-        may hold copies, and whoever divides it at random cannot help it.
+        Inliers of the one part that equal some of the other are warned of, where `fit` refuses those of its
+        `calibration`: a set may hold copies, and whoever divides it at random cannot help it.
 
         Args:
             X: inliers to train on, in any form that X of `fit` may have.
-            fold: inliers to hold out, in any form as well.
+            fold: inliers to hold out, in any form as well; None holds out some of X.
+            decoding: how photos are decoded, so that the models of all parts take the same; None chooses by X.
 
         Returns:
             The fitted detector itself.
@@ -320,7 +324,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             ValueError: if the data or a parameter cannot be used.
             KeyboardInterrupt: if training was interrupted.
         """
-        return self._fit_or_stay(X, None, fold, None, new=False)
+        return self._fit_or_stay(X, None, fold, None, new=False, decoding=decoding)
 
     def _fit_or_stay(self, *data: Any, **options: Any) -> Self:
         """Fit; if this fails, a fitted detector stays what it was, and takes the columns that it took."""
@@ -332,13 +336,27 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             self.__dict__.update(before)
             raise
 
-    def _fit(self, X: Any, negatives: Any, calibration: Any, groups: Any, *, new: bool = True) -> Self:
-        """Fit; see `fit`. `new` says that inliers to hold out must be new, and not copies of some of X."""
+    def _fit(
+        self,
+        X: Any,
+        negatives: Any,
+        calibration: Any,
+        groups: Any,
+        *,
+        new: bool = True,
+        decoding: Decoding | None = None,
+    ) -> Self:
+        """Fit; see `fit`.
+
+        `new` says that inliers to hold out must be new, and not copies of some of X; `decoding` how photos are decoded,
+        None to choose.
+        """
         self._check_parameters(trims_held_out=bool(self.trim) and calibration is None)
         for name in ("feature_names_in_", "_columns"):  # of an earlier fit to a table
             self.__dict__.pop(name, None)
         photos = photos_of(X, "train")
-        decoding = None if photos is None else decoding_of(photos)
+        if photos is not None and decoding is None:
+            decoding = decoding_of(photos)
         if photos is not None and decoding is not None:
             return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
         if calibration is None:
@@ -348,10 +366,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         try:
             name, stored = self._read(X, "train", fitting=True)
         except DataError:
-            if photos is None or not photos.folder or photos.files is None:
+            if photos is None or not photos.folder:
                 raise
             # All headers are in order, and some pixels are not: those images are left out.
-            decoding = exact(photos.files, photos.name)
+            decoding = exact(photos.files or [], photos.name)
             return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
         seed = seed_of(self.random_state)
         negatives = self.negatives if negatives is None else negatives
@@ -363,6 +381,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if calibration is None:
             check_labels(labels, len(stored))
         given = stored
+        self._refuse_score(stored.is_floating_point(), self.transformations)
         flat = stored.flatten(1) if stored.is_floating_point() else stored
         self.left_out_ = self._least_usual(flat.numpy(), seed) if self.trim else np.zeros(len(stored), bool)
         kept = torch.from_numpy(np.flatnonzero(~self.left_out_))
@@ -406,11 +425,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     ) -> Self:
         """Train, calibrate and set the fitted attributes; further arguments are those of `calibrate`."""
         features = training.is_floating_point()
-        if self.decision_score is not None:  # refused before anything is trained
-            refuse_unsuited(
-                score_of(self.decision_score), features=features, transformations=config.transformations != "none",
-                heatmaps=self.heatmaps,
-            )  # fmt: skip
+        self._refuse_score(features, config.transformations)
         if features and (
             text := describe_drowned(training.flatten(1).numpy(), getattr(self, "feature_names_in_", None))
         ):
@@ -434,6 +449,12 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self._take(artifact, result.history, dataclasses.replace(recorded, trained=trained))
         return self
 
+    def _refuse_score(self, features: bool, transformations: str | None) -> None:
+        """Refuse a decision score that the model will not have, before anything is trained; None is not decided yet."""
+        if self.decision_score is not None:
+            score = score_of(self.decision_score)
+            refuse_unsuited(score, features=features, transformations=transformations != "none", heatmaps=self.heatmaps)
+
     def _fit_photos(
         self,
         X: Any,
@@ -451,9 +472,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             check_labels(labels, len(photos.sources))
         self.left_out_ = np.zeros(len(photos.sources), bool)
         seed = seed_of(self.random_state)
+        self._refuse_score(False, self.transformations)
         if self.trim:
             whole = readable(photos, decoding)
-            self.left_out_[whole] = self._least_usual(photos.part(whole).array, seed)
+            self.left_out_[whole] = self._least_usual(photos.part(whole).array, seed, decoding)
             if labels is not None and calibration is None:
                 labels = [label for label, out in zip(labels, self.left_out_, strict=True) if not out]
             photos = photos.part(~self.left_out_)
@@ -546,7 +568,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def _log(self) -> Callable[[str], None]:
         return (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
 
-    def _least_usual(self, data: NDArray[Any], seed: int) -> NDArray[np.bool_]:
+    def _least_usual(self, data: NDArray[Any], seed: int, decoding: Decoding | None = None) -> NDArray[np.bool_]:
         """Return a mask of the rows, images or photos of mixed data that are left out (N)."""
         log = self._log()
         transformations = self.transformations or "none"
@@ -558,7 +580,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             "heatmaps": False, "trim": 0.0, "contamination": float(self.trim), "target_fpr": None,
             "confidence": None, "transformations": transformations, "decision_score": score and self.decision_score,
         }  # fmt: skip
-        found = cross_fit(lambda: clone(self).set_params(**plain), data, seed=seed, log=log)
+        found = cross_fit(lambda: clone(self).set_params(**plain), data, seed=seed, decoding=decoding, log=log)
         return found.least_usual(self.trim)
 
     def _config(
@@ -1242,7 +1264,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state that `__getstate__` returned."""
         self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
-        self.__dict__.update(state["more"])
+        self.__dict__.update(state.get("more", {}))
+        if "output" in state:  # of earlier versions
+            self.set_output(**state["output"])
         if "left_out" in state:
             self.left_out_ = state["left_out"]
         if state["files"] is not None:

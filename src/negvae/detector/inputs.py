@@ -18,9 +18,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from negvae.data import DATASETS, ImageSet, Split, is_path, load
+from negvae.data.fetch import HUB
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
-from negvae.data.load import image_files
+from negvae.data.load import reader_of
 from negvae.data.rows import feature_columns, feature_table
 from negvae.data.tables import is_table
 
@@ -87,14 +88,21 @@ def refuse_two_splits(X: Any) -> None:
     Raises:
         ValueError: if it is the name of such a set, or the path of such a folder.
     """
-    if not isinstance(X, str | Path):
-        return
-    named = not is_path(str(X)) and DATASETS.get(str(X)) is not None
-    if named or image_files(X, "train") != image_files(X, "test"):
+    if isinstance(X, str | Path) and _has_two_parts(str(X)):
         raise ValueError(
             f"{X} has a part for training and one for testing: `fit` takes the one and `predict` the other, so call"
             " these, or give one of the parts"
         )
+
+
+def _has_two_parts(text: str) -> bool:
+    """Return whether the name or path of data stands for images to train on and others to test on."""
+    if not is_path(text) or text.startswith(HUB):
+        return text.startswith(HUB) or DATASETS.get(text) is not None
+    try:
+        return reader_of(text, "train")[1]
+    except (ValueError, OSError):  # no set of images
+        return False
 
 
 def seed_of(random_state: Any) -> int:

@@ -24,7 +24,7 @@ from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
 from negvae.detector.columns import column_names
 from negvae.detector.inputs import as_array, warn_caller
-from negvae.runs.folders import FolderInliers, folder_inliers
+from negvae.runs.folders import FolderInliers, exact, folder_inliers
 from negvae.runs.resolve import held_out_rows
 
 _IN_MEMORY = "images in memory"
@@ -132,30 +132,54 @@ def readable(photos: Photos, decoding: Decoding) -> NDArray[np.bool_]:
     return np.array([name not in broken for name, _ in photos.sources])
 
 
-def array_or_table(X: Any) -> Any:
-    """Return inliers in a form of which parts can be taken: a data frame as it is, anything else as an array.
+@dataclass(frozen=True)
+class Divisible:
+    """Inliers of which parts can be taken.
+
+    Attributes:
+        rows: N rows or images: a data frame as it is, photos as their paths or images of Pillow, and anything else as
+            an array.
+        decoding: how photos are decoded, whichever part is taken; None of anything else.
+        whole: mask of what there was, in which broken files are false; None if nothing is left out.
+    """
+
+    rows: Any
+    decoding: Decoding | None = None
+    whole: NDArray[np.bool_] | None = None
+
+
+def divisible(X: Any) -> Divisible:
+    """Return inliers in a form of which parts can be taken.
 
     Args:
         X: data in any form that `negvae.NegVAEDetector` takes.
 
     Returns:
-        N rows or images; of photos that a detector fits or tiles, their paths or images of Pillow, without the broken
-        files of a folder.
+        The inliers, without the broken files of a folder, of which a warning tells.
 
     Raises:
         TypeError: if this has no rows, as a sparse matrix.
+        ValueError: if it cannot be read.
     """
     photos = photos_of(X, "train")
-    if photos is not None and (decoding := decoding_of(photos)) is not None:
+    decoding = None if photos is None else decoding_of(photos)
+    if photos is not None and decoding is None:
+        try:
+            return Divisible(as_array(X, "train")[0])
+        except DataError:
+            if not photos.folder:
+                raise
+            decoding = exact(photos.files or [], photos.name)  # all headers are in order, and some pixels are not
+    if photos is not None and decoding is not None:
         whole = readable(photos, decoding)
         if not whole.all():
             warn_caller(f"{photos.name}: {len(whole) - whole.sum()} broken files are left out")
-        return photos.part(whole).array
+        return Divisible(photos.part(whole).array, decoding, None if whole.all() else whole)
     data = as_array(X, "train")[0]
     rows = np.asarray(data) if column_names(data) is None else data
     if not np.ndim(rows):
         raise TypeError(f"X is {type(X).__name__}: it must be an array, a table, a list or a path")
-    return rows
+    return Divisible(rows)
 
 
 def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:

@@ -27,7 +27,7 @@ from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.files import file_sha256, from_json, open_tensors, quoted, write_text
 from negvae.model import VAE, build_vae
-from negvae.parts import require_names
+from negvae.parts import LIKELIHOODS, require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
 from negvae.runs.heatmaps import load_heatmaps, save_heatmaps
 from negvae.runs.recorded import MEMORY, WHOLE, read_recorded
@@ -190,7 +190,16 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance must be a mapping")
     require_names(content["run"], str(path))
-    return RunConfig.from_dict(content["run"], str(path)), (shape[0], shape[1], shape[2]), provenance
+    values = _without_idle_sigma(content["run"])
+    return RunConfig.from_dict(values, str(path)), (shape[0], shape[1], shape[2]), provenance
+
+
+def _without_idle_sigma(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a saved run without a sigma that its likelihood does not have, which was once accepted."""
+    likelihood = LIKELIHOODS.get(values.get("likelihood", "bernoulli"))
+    if likelihood is None or "sigma" in likelihood.needs:
+        return values
+    return {name: value for name, value in values.items() if name != "sigma"}
 
 
 def write_section(directory: Path, name: str, values: dict[str, Any]) -> None:

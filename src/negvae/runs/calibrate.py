@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from negvae.config import SCORE_PRECISIONS, RunConfig
-from negvae.data.load import check_limit
+from negvae.data.formats.base import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
 from negvae.files import quoted

@@ -15,14 +15,16 @@ from numpy.typing import NDArray
 from negvae.config import RunConfig
 from negvae.data import Split, is_path, load
 from negvae.data.embedding import Encoder, load_encoder
-from negvae.data.formats import MAX_PIXELS
-from negvae.data.load import image_files
+from negvae.data.fetch import HUB
+from negvae.data.formats import MAX_PIXELS, Parquet
+from negvae.data.load import image_files, reader_of
 from negvae.data.rows import feature_columns, load_rows
+from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, fitted, stream
 from negvae.data.tables import is_table, texts
 from negvae.files import home
 from negvae.runs.artifact import Artifact, read_section
-from negvae.runs.groups import check_named, subfolders
+from negvae.runs.groups import check_named, groups_of_files
 from negvae.scoring.groups import FOLDERS
 
 _BATCH = 64
@@ -159,7 +161,7 @@ def read_feature_rows(
         batches: Iterable[Batch] = encoder_images(data, encoder, limit, split)
         if groups is not None:  # refused before the images are embedded, which takes longer than reading them
             batches = list(batches)
-            labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths])
+            labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths], split)
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
         text = f"{data}, {len(rows):,} images as rows by {encoder.describe()}"
     if not len(rows):
@@ -178,24 +180,38 @@ def _column_groups(data: str, groups: str) -> list[str]:
     return names
 
 
-def _image_groups(data: str, groups: str, paths: list[str]) -> list[str]:
+def _image_groups(data: str, groups: str, paths: list[str], split: Split) -> list[str]:
     """Return the group of each image of a folder that an encoder turns into rows."""
-    place = home(data)
-    if groups != FOLDERS or not place.is_dir():
+    if groups != FOLDERS or not home(data).is_dir():
         raise ValueError(f"groups {groups}: with an encoder, groups are subfolders of a folder of images (folders)")
-    return subfolders(place, files=paths)
+    return groups_of_files(data, groups, paths, split)
+
+
+def _images_of(data: str, split: Split) -> list[str] | None:
+    """Return the files of a split of data, of which images of any size can be read; None if `load` has to read them."""
+    if not is_path(data) or data.startswith(HUB):
+        return None
+    place = home(data)
+    if is_uri(data) or not (place.is_dir() or place.suffix.lower() == ".npz"):
+        return [data]
+    if files := image_files(data, split):
+        return files
+    reader, has_parts = reader_of(place, split)
+    if isinstance(reader, Parquet):
+        return list(map(str, reader.files))
+    return None if has_parts else [data]
 
 
 def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> Iterator[Batch]:
     """Yield batches of images, resized for the encoder; see `read_feature_rows` for the arguments and errors."""
     spec = InputSpec(encoder.shape, resize=True)
-    if not is_path(data):
+    if (inputs := _images_of(data, split)) is None:
         found = load(data, split, limit=limit, disjoint_from_train=True).images
         parts = np.array_split(found, max(len(found) // _BATCH, 1))
         yield from (Batch([data] * len(part), [None] * len(part), [], fitted(part, spec)) for part in parts)
         return
-    count, files = 0, image_files(data, split)  # of a folder with parts, those of one
-    for batch in stream([data] if files is None else files, spec, batch_size=_BATCH):
+    count = 0
+    for batch in stream(inputs, spec, batch_size=_BATCH):
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
                 raise ValueError(f"{path}: {error}: leave it out of the inliers")

@@ -27,12 +27,14 @@ class Label:
         known: names of the calibrated groups.
         column: column of CSV and Parquet files that names the groups; None if the folders above files do.
         named: whether a file had the column.
+        looked: whether `require_column` has found it.
         unknown: number of rows by each name, of up to 1,000, that is no calibrated group.
     """
 
     known: Collection[str]
     column: GroupColumn | None = None
     named: bool = False
+    looked: bool = False
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
 
     def __call__(self, paths: Sequence[str], indices: Sequence[int | None], *, count: bool = False) -> list[str]:
@@ -68,7 +70,7 @@ class Label:
             ValueError: if the first table that can be read has no such column.
         """
         for path in paths:
-            if self.column is None or self.named:
+            if self.column is None or self.looked:
                 return
             if path.lower().endswith(ENDINGS):
                 try:
@@ -76,7 +78,7 @@ class Label:
                 except (ValueError, OSError):  # its rows will be errors
                     continue
                 check_columns(path, [self.column.name])
-                self.named = True
+                self.looked = True
 
     def describe_unknown(self) -> str:
         """Describe in one line the rows of unknown group; "" if there are none.

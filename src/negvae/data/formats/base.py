@@ -205,3 +205,21 @@ def stretches(count: int, start: int, stop: int | None, size: int | None) -> Ite
     stop = count if stop is None else min(stop, count)
     size = size or max(stop - start, 1)
     return ((low, min(low + size, stop)) for low in range(start, stop, size))
+
+
+def check_limit(limit: object) -> None:
+    """Refuse a number of images or rows that is none, or below 1.
+
+    Args:
+        limit: the number; None for all.
+
+    Raises:
+        TypeError: if this is no whole number.
+        ValueError: if it is below 1.
+    """
+    if limit is None:
+        return
+    if isinstance(limit, bool) or not isinstance(limit, int | np.integer):
+        raise TypeError(f"limit must be a whole number or None, not {limit!r}")
+    if limit < 1:
+        raise ValueError(f"limit must be at least 1, not {limit}")
