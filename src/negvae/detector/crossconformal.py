@@ -139,7 +139,14 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return np.where(self.p_values(X) <= self.target_fpr, -1, 1)
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int64]:
-        """Fit and return the labels of the same N inliers, as `predict` does; y is ignored.
+        """Fit, and decide which of the same rows or images are outliers.
+
+        Args:
+            X: inliers, in any form that `NegVAEDetector` takes.
+            y: ignored; present for compatibility with scikit-learn.
+
+        Returns:
+            N labels, +1 for inliers and -1 for outliers.
 
         Raises:
             ValueError: as for `fit`, or if X has a part for training and one for testing.

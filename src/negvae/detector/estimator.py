@@ -280,7 +280,14 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     def fit_predict(
         self, X: Any, y: Any = None, *, negatives: Any = None, calibration: Any = None, groups: Any = None
     ) -> NDArray[np.int64]:
-        """Fit and return the labels of the same rows or images; the arguments are those of `fit`.
+        """Fit, and decide which of the same rows or images are outliers.
+
+        Args:
+            X: inliers, or mixed data, as for `fit`.
+            y: ignored; present for compatibility with scikit-learn.
+            negatives: as for `fit`.
+            calibration: as for `fit`.
+            groups: as for `fit`.
 
         Returns:
             N labels, +1 for inliers and -1 for outliers, each by the threshold of its group if `groups` names those of
@@ -298,7 +305,15 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self.predict(X, labels)
 
     def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:
-        """Fit and return the latent codes of the same rows or images (N x L); further arguments are those of `fit`.
+        """Fit, and compute the latent codes of the same rows or images.
+
+        Args:
+            X: inliers, as for `fit`.
+            y: ignored; present for compatibility with scikit-learn.
+            **options: further arguments of `fit`.
+
+        Returns:
+            N x L numbers, in the form that `set_output` has chosen.
 
         Raises:
             ValueError: as for `fit`, or if X has a part for training and one for testing.
