@@ -305,12 +305,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self.predict(X, labels)
 
     def fit_transform(self, X: Any, y: Any = None, **options: Any) -> Any:
-        """Fit, and compute the latent codes of the same rows or images.
+        """Fit, and compute the latent codes of the same rows or images; further arguments are those of `fit`.
 
         Args:
             X: inliers, as for `fit`.
             y: ignored; present for compatibility with scikit-learn.
-            **options: further arguments of `fit`.
 
         Returns:
             N x L numbers, in the form that `set_output` has chosen.
