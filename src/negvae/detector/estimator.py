@@ -385,6 +385,20 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             # All headers are in order, and some pixels are not: those images are left out.
             decoding = exact(photos.files or [], photos.name)
             return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
+        return self._fit_stored(X, name, stored, negatives, calibration, labels, new=new)
+
+    def _fit_stored(
+        self,
+        X: Any,
+        name: str,
+        stored: Tensor,
+        negatives: Any,
+        calibration: Any,
+        labels: list[str] | None,
+        *,
+        new: bool,
+    ) -> Self:
+        """Fit on rows, or on images that are taken as they are; see `fit`."""
         seed = seed_of(self.random_state)
         negatives = self.negatives if negatives is None else negatives
         text: str | None = "auxiliary:given to fit"
