@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from negvae import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, ScoreDetector
 from negvae.config import RunConfig
-from negvae.detector import estimator
+from negvae.detector import estimator, inputs
 from negvae.runs.resolve import held_out_rows
 from negvae.training.patches import build_patch_encoder
 from tests.conftest import blobs
@@ -103,6 +103,14 @@ def test_damaged_pixels_of_one_file_end_neither_folds_nor_classifiers(tmp_path):
     assert classifier.detector_.calibration_.size == 4  # a fifth of 19
 
 
+def test_a_classifier_takes_outliers_of_another_size_than_the_inliers():
+    photos = [Image.fromarray(image[0].numpy()) for image in blobs(20, (1, 28, 28))]
+    photos[16:] = [photo.resize((40, 32)) for photo in photos[16:]]
+    base = NegVAEDetector(epochs=1, transformations="none", target_fpr=None)
+    classifier = NegVAEClassifier(base).fit(photos, [0] * 16 + [1] * 4)
+    assert classifier.predict(photos).shape == (20,)
+
+
 def test_the_division_into_folds_follows_the_seed(monkeypatch):
     seeds = []
 
@@ -173,6 +181,13 @@ def test_labels_of_what_was_fitted_are_by_group():
     assert NegVAEDetector(epochs=1, target_fpr=0.1).fit_predict(table, groups="g").tolist() == labels.tolist()
 
 
+def test_codes_of_what_was_fitted_are_without_the_column_of_groups():
+    table = pd.DataFrame(rows(200), columns=["p", "q", "r"]).assign(g=["a", "b"] * 100)
+    detector = NegVAEDetector(epochs=1, target_fpr=0.1)
+    codes = detector.fit_transform(table, groups="g")
+    np.testing.assert_array_equal(codes, detector.transform(table.drop(columns="g")))
+
+
 def test_labels_of_a_group_of_which_no_inlier_is_held_out_are_by_the_highest_threshold():
     X, groups = rows(300), ["a"] * 150 + ["b"] * 149 + ["c"]
     place = next(seed for seed in range(10) if 299 not in held_out_rows(300, 0.2, seed))
@@ -183,12 +198,13 @@ def test_labels_of_a_group_of_which_no_inlier_is_held_out_are_by_the_highest_thr
 
 
 @pytest.mark.usefixtures("untrained")
-def test_what_has_two_parts_is_not_fitted_and_judged_at_once(tmp_path):
+def test_what_has_two_parts_is_not_fitted_and_judged_at_once(tmp_path, monkeypatch):
     for part, count in (("train", 12), ("test", 3)):
         (tmp_path / part).mkdir()
         for place, image in enumerate(blobs(count, (1, 28, 28))):
             Image.fromarray(image[0].numpy()).save(tmp_path / part / f"{place}.png")
     np.savez(tmp_path / "s.npz", x_train=blobs(4, (1, 28, 28)).numpy(), x_test=blobs(2, (1, 28, 28)).numpy())
+    monkeypatch.setattr(inputs, "from_hub", lambda text, log: (tmp_path, ""))
     for data in (tmp_path, str(tmp_path), tmp_path / "s.npz", "mnist", "hf:owner/name"):
         for judge in (NegVAEDetector().fit_predict, NegVAEDetector().fit_transform,
                       CrossConformalDetector().fit_predict):  # fmt: skip

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +35,7 @@ from tests.cli.test_commands import call
 from tests.conftest import blobs, small_run
 
 SHAPE = (1, 28, 28)
+module = sys.modules["negvae.data.load"]  # in the package, the name is that of the function
 
 
 def put(folder, images, ending=".png"):
@@ -98,6 +101,12 @@ def test_embedded_images_of_files_with_parts_are_those_of_one_and_groups_lie_bel
             assert len(read_feature_rows(str(tmp_path / name), encoder, split=split).rows) == count
         found = read_feature_rows(str(tmp_path / "photos"), encoder, groups="folders", split=split)
         assert found.groups == ("kind",) * count
+    folder = put(tmp_path / "mixed", blobs(4, (3, 16, 16)).numpy())
+    for name in "ab":
+        np.save(folder / f"{name}.npy", blobs(3, (3, 16, 16)).numpy())
+    assert len(read_feature_rows(str(folder), encoder, split="train").rows) == 10
+    with pytest.raises(ValueError, match="limit must be at least 1, not -1"):
+        read_feature_rows(str(folder), encoder, split="train", limit=-1)
 
 
 def test_a_folder_is_watched_whatever_set_has_its_name(model, tmp_path, monkeypatch):
@@ -123,13 +132,17 @@ def test_scores_beside_photos_do_not_hide_them(tmp_path):
 
 
 @pytest.mark.parametrize("names", [("x",), ("train-0", "test-0")])
-def test_pictures_of_a_set_of_the_hub_do_not_hide_its_shards(tmp_path, names):
+def test_pictures_of_a_set_of_the_hub_do_not_hide_its_shards(tmp_path, monkeypatch, names):
     shown = put(tmp_path / "hub", blobs(2, SHAPE).numpy())
     put(shown / "assets", blobs(2, SHAPE).numpy())
     (shown / "data").mkdir()
     for name in names:
         pq.write_table(pa.table({"image": [(shown / "00.png").read_bytes()]}), shown / "data" / f"{name}.parquet")
     assert len(load(shown, "train").images) == 1
+    flat = put(tmp_path / "flat", blobs(2, SHAPE).numpy())
+    shutil.copy(shown / "data" / f"{names[0]}.parquet", flat)
+    monkeypatch.setattr(module, "from_hub", lambda text, log, local: (flat, ""))
+    assert len(load("hf:owner/name", "train").images) == 1
 
 
 def test_a_pattern_names_links_that_lead_nowhere_and_says_which_folders_it_skips(tmp_path):

@@ -102,7 +102,7 @@ def load(
             found = replace(found, notes=(*found.notes, f"{text}: the set of this name, not {os.path.join('.', text)}"))
     elif text.startswith(HUB):
         folder, note = from_hub(text, log or _log.info, local=not fetch)
-        found = _load_path(text, folder, split, limit, disjoint_from_train)
+        found = _load_path(text, folder, split, limit, disjoint_from_train, of_hub=True)
         return replace(found, notes=(*found.notes, note)) if note else found
     elif is_uri(text):
         raise ValueError(f"{text}: a set is loaded from this machine, not from a URI: give its path, or copy it here")
@@ -247,10 +247,12 @@ def _own_part(found: ImageSet, spec: SetSpec) -> ImageSet:
 # --- by path -----
 
 
-def _load_path(text: str, path: Path, split: Split, limit: int | None, disjoint: bool) -> ImageSet:
+def _load_path(
+    text: str, path: Path, split: Split, limit: int | None, disjoint: bool, *, of_hub: bool = False
+) -> ImageSet:
     if not path.exists():
         raise FileNotFoundError(f"{text}: no such file or folder; {_ACCEPTED} is accepted")
-    reader, has_splits = _path_reader(path, split)
+    reader, has_splits = _path_reader(path, split, of_hub)
     _refuse_rows_of_features(text, reader)
     if isinstance(reader, Parquet) and (limit is None or disjoint):
         decoded, sha256 = read_cached(reader)
@@ -322,16 +324,16 @@ def _refuse_rows_of_features(text: str, reader: Reader) -> None:
         )
 
 
-def reader_of(path: Path | str, split: Split) -> tuple[Reader, bool]:
+def reader_of(path: Path | str, split: Split, *, of_hub: bool = False) -> tuple[Reader, bool]:
     """Return the reader of a path's images of a split, and whether the path has a train and a test part."""
-    return _path_reader(home(path), split)
+    return _path_reader(home(path), split, of_hub)
 
 
-def _path_reader(path: Path, split: Split) -> tuple[Reader, bool]:
+def _path_reader(path: Path, split: Split, of_hub: bool = False) -> tuple[Reader, bool]:
     """Return the reader of a file or folder, and whether it has splits."""
     ending = path.suffix.lower()
     if path.is_dir():
-        return _folder_reader(path, split)
+        return _folder_reader(path, split, of_hub)
     if ending == ".npy":
         return Npy(path), False
     if ending == ".npz":
@@ -359,15 +361,16 @@ def is_defect_layout(folder: Path) -> bool:
     return (folder / "train" / "good").is_dir() and (folder / "test" / "good").is_dir()
 
 
-def _folder_reader(folder: Path, split: Split) -> tuple[Reader, bool]:
+def _folder_reader(folder: Path, split: Split, of_hub: bool = False) -> tuple[Reader, bool]:
     below = {child.name.lower(): child for child in sorted(folder.iterdir()) if child.is_dir()}
     parts = {s: next((below[w] for w in words if w in below), None) for s, words in _PATH_SPLITS.items()}
     if is_defect_layout(folder):
         return Folder(folder / split / "good"), True
     if parts["train"] and parts["test"]:
-        return _folder_reader(parts[split] or folder, split)[0], True
+        return _folder_reader(parts[split] or folder, split, of_hub)[0], True
     for place in (folder, folder / "data"):
-        if (shards := _shards(place, split)) and (shards[1] or not _beside_images(place, folder)):
+        # Beside the shards of a set of the hub lie the pictures of its page.
+        if (shards := _shards(place, split)) and (shards[1] or of_hub or not _beside_images(place, folder)):
             return shards
     reader = Folder(folder)
     try:

@@ -61,7 +61,7 @@ class NegVAEClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(f"labels are {np.unique(labels)[:5].tolist()}: they must be 0 (inlier) or 1 (outlier)")
             rows = taken(rows, np.flatnonzero(labels == INLIER))
         detector = NegVAEDetector() if self.detector is None else self.detector
-        return self._take(clone(detector).fit(rows))
+        return self._take(clone(detector).fit_fold(rows, decoding=data.decoding))
 
     def _take(self, detector: NegVAEDetector) -> Self:
         if getattr(detector, "calibration_", None) is None:

@@ -93,7 +93,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         base = NegVAEDetector() if self.detector is None else self.detector
         plain = clone(base).set_params(target_fpr=None, confidence=None, contamination=0.0)
-        self.detectors_ = [
+        detectors = [
             clone(plain).fit_fold(
                 taken(rows, np.flatnonzero(number != fold)),
                 taken(rows, np.flatnonzero(number == fold)),
@@ -101,6 +101,9 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
             for fold in range(self.folds)
         ]
+        for each in detectors:
+            each._inliers = None  # which heat maps would be trained on, K times in memory
+        self.detectors_ = detectors
         return self._take()
 
     def _take(self) -> Self:

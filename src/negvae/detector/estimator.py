@@ -318,7 +318,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             ValueError: as for `fit`, or if X has a part for training and one for testing.
         """
         refuse_two_splits(X)
-        return super().fit_transform(repeatable(X), y, **options)
+        X = repeatable(X)
+        self.fit(X, y, **options)
+        groups = options.get("groups") if options.get("calibration") is None else None
+        return self.transform(with_groups(X, groups, columns=self._names_in_files())[0])
 
     def fit_fold(self, X: Any, fold: Any = None, *, decoding: Decoding | None = None) -> Self:
         """Train on a part of some inliers and hold out another, as for cross-validation.

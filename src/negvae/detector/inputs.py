@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler
 
 from negvae.data import DATASETS, ImageSet, Split, is_path, load
-from negvae.data.fetch import HUB
+from negvae.data.fetch import HUB, from_hub
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
 from negvae.data.load import reader_of
@@ -97,11 +97,11 @@ def refuse_two_splits(X: Any) -> None:
 
 def _has_two_parts(text: str) -> bool:
     """Return whether the name or path of data stands for images to train on and others to test on."""
-    if not is_path(text) or text.startswith(HUB):
-        return text.startswith(HUB) or DATASETS.get(text) is not None
     try:
-        return reader_of(text, "train")[1]
-    except (ValueError, OSError):  # no set of images
+        if text.startswith(HUB):
+            return reader_of(from_hub(text, lambda line: None)[0], "train", of_hub=True)[1]
+        return reader_of(text, "train")[1] if is_path(text) else DATASETS.get(text) is not None
+    except (ValueError, OSError, ImportError):  # no set of images, as whoever reads it will say
         return False
 
 

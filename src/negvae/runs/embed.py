@@ -16,8 +16,9 @@ from negvae.config import RunConfig
 from negvae.data import Split, is_path, load
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.fetch import HUB
-from negvae.data.formats import MAX_PIXELS, Parquet
-from negvae.data.load import image_files, reader_of
+from negvae.data.formats import MAX_PIXELS, Folder, Parquet
+from negvae.data.formats.base import check_limit
+from negvae.data.load import reader_of
 from negvae.data.rows import feature_columns, load_rows
 from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, fitted, stream
@@ -147,6 +148,7 @@ def read_feature_rows(
         FileNotFoundError: if the data does not exist.
         ValueError: if an image cannot be read, there are no rows, or the data or the groups cannot be used.
     """
+    check_limit(limit)
     names, labels = None, None
     if encoder is None:
         if not home(data).is_file():
@@ -194,12 +196,13 @@ def _images_of(data: str, split: Split) -> list[str] | None:
     place = home(data)
     if is_uri(data) or not (place.is_dir() or place.suffix.lower() == ".npz"):
         return [data]
-    if files := image_files(data, split):
-        return files
-    reader, has_parts = reader_of(place, split)
-    if isinstance(reader, Parquet):
-        return list(map(str, reader.files))
-    return None if has_parts else [data]
+    try:
+        reader, has_parts = reader_of(place, split)
+    except ValueError:  # a folder of other files than those that `load` takes
+        return [data]
+    if not has_parts:
+        return [data]
+    return list(map(str, reader.files)) if isinstance(reader, Parquet | Folder) else None
 
 
 def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> Iterator[Batch]:
