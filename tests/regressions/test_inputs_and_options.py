@@ -1,6 +1,5 @@
 """Inputs that were read in part or twice, parts of a job that went on otherwise, and options that were passed over."""
 
-import dataclasses
 import json
 import shutil
 import sys
@@ -32,7 +31,7 @@ from negvae.runs.train import run
 from negvae.runs.watch import watch
 from negvae.scoring.heatmaps import LARGEST
 from tests.cli.test_commands import call
-from tests.conftest import blobs, small_run
+from tests.conftest import blobs, calibrated_run
 
 SHAPE = (1, 28, 28)
 module = sys.modules["negvae.data.load"]  # in the package, the name is that of the function
@@ -48,11 +47,7 @@ def put(folder, images, ending=".png"):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    place = tmp_path_factory.mktemp("model")
-    np.save(place / "in.npy", blobs(60, SHAPE).numpy())
-    config = dataclasses.replace(small_run(epochs=1, calibration=0.4), data=str(place / "in.npy"))
-    run(config, place / "run")
-    return place / "run"
+    return calibrated_run(tmp_path_factory.mktemp("model"))
 
 
 # --- folders with parts -----

@@ -18,18 +18,14 @@ from negvae.runs.parts import MANIFEST, score_to_folder
 from negvae.runs.score import Summary, score_files
 from negvae.runs.train import run
 from tests.cli.test_commands import call
-from tests.conftest import blobs, small_run
+from tests.conftest import blobs, calibrated_run, small_run
 
 SHAPE = (1, 28, 28)
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    place = tmp_path_factory.mktemp("model")
-    np.save(place / "in.npy", blobs(60, SHAPE).numpy())
-    config = dataclasses.replace(small_run(epochs=1, calibration=0.4), data=str(place / "in.npy"))
-    run(config, place / "run")
-    return place / "run"
+    return calibrated_run(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
