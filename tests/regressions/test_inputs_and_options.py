@@ -30,6 +30,7 @@ from negvae.runs.score import score_files
 from negvae.runs.train import run
 from negvae.runs.watch import watch
 from negvae.scoring.heatmaps import LARGEST
+from negvae.training.checkpoint import FILE as CHECKPOINT
 from tests.cli.test_commands import call
 from tests.conftest import blobs, calibrated_run
 
@@ -281,7 +282,13 @@ def test_a_run_goes_on_under_the_preset_that_it_was_started_with(capsys, tmp_pat
     assert call(capsys, *start, "--epochs", 1, "--no-heatmaps")[0] == 0
     code, _, error = call(capsys, *start, "--epochs", 2, "--no-heatmaps", "--resume")
     assert code == 0, error
+    before = (tmp_path / "run" / "weights.safetensors").read_bytes()
     code, _, error = call(capsys, *start, "--resume", "--batch-size", 7)
     assert code == 2
     assert "was started with batch_size" in error
     assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["epoch"] == 2
+    (tmp_path / "run" / CHECKPOINT).unlink()
+    code, _, error = call(capsys, *start, "--epochs", 3, "--resume")
+    assert code == 2
+    assert "holds a trained model, and no" in error
+    assert (tmp_path / "run" / "weights.safetensors").read_bytes() == before

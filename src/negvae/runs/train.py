@@ -273,11 +273,16 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
 
     Raises:
         FileNotFoundError: if there is no run in the folder.
-        ValueError: if a field differs; the message names it.
+        ValueError: if a field differs; the message names it. If the run has a model and no checkpoint.
     """
     config, _, origin = read_config(directory)
     if read_recorded(directory, origin).source == MEMORY:
         raise ValueError(f"{directory} was fitted to data in memory, which is not kept: it has no training to resume")
+    if (directory / WEIGHTS).exists() and not (directory / CHECKPOINT).exists():
+        raise ValueError(
+            f"{directory} holds a trained model, and no {CHECKPOINT} that its training could go on from: take another"
+            " --out, or delete the folder to train anew"
+        )
     epochs = asked.get("epochs", config.epochs)
     if epochs < (done := read_progress(directory).epoch):
         raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {epochs}")
