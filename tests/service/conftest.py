@@ -13,6 +13,7 @@ import uvicorn
 from benchmarks.serve import Running
 
 from negvae.config import preset
+from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.export import export_onnx
 from negvae.runs.train import run
@@ -47,12 +48,13 @@ def models(tmp_path_factory):
 
 @pytest.fixture(scope="package")
 def tiled(tmp_path_factory):
-    """A folder with a run of photos that are cut into tiles, `run`, and the photos, `in`."""
+    """A folder with photos, `in`, and a run, `run`, that cuts them into tiles without reducing any."""
     place = tmp_path_factory.mktemp("tiled")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NEGVAE_CACHE", str(place / "cache"))
         photos(place / "in", 24)
-        run(preset("unsupervised", str(place / "in"), **FAST), place / "run", heatmaps=False)
+        whole = Decoding(fit="tile", height=16, width=16, channels=3)
+        run(preset("unsupervised", str(place / "in"), images=whole, **FAST), place / "run", heatmaps=False)
     return place
 
 
