@@ -326,7 +326,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
-    """Look up how an image file is shown, and how far from that readers are who heed no orientation.
+    """Look up the size at which an image file is shown, and the orientation that its pixels as loaded still lack.
 
     Args:
         path: path of the file.
