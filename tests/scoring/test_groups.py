@@ -64,7 +64,7 @@ def test_labels_that_do_not_fit_are_refused():
         calibration.is_outlier([1.0], ["wide", "wide"])
     with pytest.raises(ValueError, match="calibrated without groups"):
         Calibration({"kl": np.arange(9.0)}, "kl", 8.0).p_values([1.0], ["wide"])
-    with pytest.raises(ValueError, match="1 held-out inliers have no group"):
+    with pytest.raises(ValueError, match="1 of 2 inliers have no group, the first in row 1"):
         split([1.0, 2.0], ["a", ""])
     check_labels(None, 3)
     assert largest_by_group({"a": [1.0]}, [], [], p_values).shape == (0,)

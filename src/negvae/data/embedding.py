@@ -44,6 +44,7 @@ class Encoder:
             uint8.
         output: name of the model output that holds the features.
         map_output: name of the model output that holds the features of patches; "" if there is none.
+        upright: whether image files are turned as their EXIF orientation says; runs of earlier versions did not.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class Encoder:
     output: str
     map_output: str
     _session: Any = field(repr=False, compare=False)
+    upright: bool = True
 
     def rows(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
         """Return the embeddings of images.
@@ -118,7 +120,7 @@ class Encoder:
             yield from pool.map(function, images)
 
     def _one(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return _pooled(self._run(image, self.output))
+        return _pooled(self._run(image, self.output), self.channels_last)
 
     def _run(self, image: NDArray[np.uint8], output: str) -> NDArray[Any]:
         given: NDArray[Any] = image
@@ -129,6 +131,10 @@ class Encoder:
         feed = {self._session.get_inputs()[0].name: np.ascontiguousarray(given)[None]}
         found: NDArray[Any] = self._session.run([output], feed)[0]
         return found
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a run's folder records about the encoder: "sha256", "describes" and "upright"."""
+        return {"sha256": self.sha256, "describes": self.describe(), "upright": self.upright}
 
     def describe(self) -> str:
         """Describe the encoder in one line."""
@@ -258,10 +264,15 @@ def _normalization(path: Path, session: Any, channels: int) -> tuple[tuple[float
     return mean, std
 
 
-def _pooled(output: Any) -> NDArray[np.float64]:
-    """Return one row (D) from the output for one image: 1 x D, patches 1 x D x h x w or tokens 1 x T x D."""
+def _pooled(output: Any, channels_last: bool) -> NDArray[np.float64]:
+    """Return one row (D) from the output for one image.
+
+    The output is 1 x D, patches 1 x D x h x w or tokens 1 x T x D. Patches of an encoder with `channels_last` are
+    1 x h x w x D, unless the other two sizes are equal and the first is not.
+    """
     values: NDArray[np.float64] = np.asarray(output, np.float64)[0]
-    patches = {3: (1, 2), 2: (0,)}.get(values.ndim)
+    last = channels_last and values.ndim == 3 and not values.shape[0] != values.shape[1] == values.shape[2]
+    patches = {3: (0, 1) if last else (1, 2), 2: (0,)}.get(values.ndim)
     pooled: NDArray[np.float64] = values.ravel() if patches is None else values.mean(patches)
     return pooled
 

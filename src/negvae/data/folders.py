@@ -6,6 +6,7 @@ folder. A small set is read from there into memory; a larger one is mapped, and 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -275,6 +276,18 @@ def refuse_broken(broken: dict[str, str], count: int, where: object, max_broken:
 
 
 def _decoded(files: list[str], decoding: Decoding, entry: Path, state: str) -> PhotoSet:
+    """Decode the files, and keep the pixels in the cache if they fit into it."""
+    try:
+        return _decoded_to(entry, files, decoding, state)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        _log.info("decoded pixels not kept in %s (%s)", entry.parent, error)
+        return _decoded_to(None, files, decoding, state)
+
+
+def _decoded_to(entry: Path | None, files: list[str], decoding: Decoding, state: str) -> PhotoSet:
+    """Decode the files to a file of the cache, or to a temporary one."""
     counts, broken, digests = np.zeros(len(files), np.int64), dict[str, str](), dict[str, str]()
     with _kept(entry) as (file, path):
         for row, (name, result) in enumerate(_apply(_read(decoding), ((name, name) for name in files), 1)):
@@ -291,7 +304,7 @@ def _decoded(files: list[str], decoding: Decoding, entry: Path, state: str) -> P
             "state": state, "counts": counts.tolist(), "names": files, "broken": broken, "sha256": sha256,
             "digests": digests,
         }  # fmt: skip
-        if path is None:
+        if path is None or entry is None:
             inputs = _mapped(file, int(counts.sum()), decoding)
             file.close()  # the mapping stays
             return PhotoSet(inputs, counts, tuple(files), broken, sha256)
@@ -302,8 +315,11 @@ def _decoded(files: list[str], decoding: Decoding, entry: Path, state: str) -> P
 
 
 @contextmanager
-def _kept(entry: Path) -> Iterator[tuple[Any, Path | None]]:
+def _kept(entry: Path | None) -> Iterator[tuple[Any, Path | None]]:
     """Provide a file to write pixels to, and its place in the cache; a temporary file and None if that fails."""
+    if entry is None:
+        yield tempfile.TemporaryFile(), None  # noqa: SIM115 - lives as long as its mapping
+        return
     try:
         entry.parent.mkdir(parents=True, exist_ok=True)
         probe = tempfile.TemporaryFile(dir=entry.parent)  # noqa: SIM115 - closed below

@@ -318,11 +318,13 @@ def _still_to_turn(image: Image.Image) -> int:
 
 
 def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation of an image."""
+    """Return the EXIF orientation of an image; 1, upright, where the tags are damaged."""
     if image.format == "PNG" and _PNG_EXIF.isdisjoint(image.info):
         return 1  # Pillow would decode the whole image to look for tags behind its pixels
-    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
-    return orientation
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:  # Pillow has many for tags that are none, and the pixels may be whole
+        return 1
 
 
 def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:

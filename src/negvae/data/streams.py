@@ -131,6 +131,8 @@ class InputSpec:
             names, and a table then must have as many columns as the model.
         decoding: how images are decoded and fitted, if the model was trained on a folder of photos; None if they must
             have its shape, or `resize` is used.
+        upright: whether encoded images are turned as their EXIF orientation says, where there is no `decoding`, which
+            says it itself.
     """
 
     shape: Shape
@@ -139,6 +141,7 @@ class InputSpec:
     max_pixels: int = MAX_PIXELS
     columns: tuple[str, ...] = ()
     decoding: Decoding | None = None
+    upright: bool = False
 
     @property
     def tiled(self) -> bool:
@@ -537,7 +540,7 @@ def _decode_piece(chunk: list[Encoded], spec: InputSpec) -> Batch:
     errors = [""] * len(chunk)
     for row, (path, _, source) in enumerate(chunk):
         try:
-            pixels, _ = decode_image(source, path, spec.max_pixels)
+            pixels, _ = decode_image(source, path, spec.max_pixels, upright=spec.upright)
             images[row] = fitted(pixels.transpose(2, 0, 1)[None], spec)[0]
         except Exception as error:  # whatever a decoder makes of a broken file
             errors[row] = _failed(path, None, error, spec).errors[0]

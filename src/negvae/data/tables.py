@@ -8,6 +8,7 @@ values; in a column of text an empty cell is, and a group may be called NA.
 from __future__ import annotations
 
 import codecs
+import io
 import re
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 
 from negvae.data import stores
 from negvae.data.formats.base import DataError, reading
+from negvae.data.formats.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
 from negvae.files import home, state_of
 
 ENDINGS = (".csv", ".parquet")
@@ -34,6 +36,8 @@ _LONGEST = 1 << 24
 """Bytes that a block may grow to for longer lines; a file without lines would otherwise be read whole."""
 _SNIFFED = 1 << 16
 """Bytes of the beginning and the end of a CSV file that are looked at before Arrow reads it."""
+_FIRST = 64
+"""Rows of a Parquet file that are read together to look for its first image."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
 _ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__")
@@ -42,6 +46,9 @@ _ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__")
 
 def is_table(path: Path | str) -> bool:
     """Return whether a path is a CSV file, or a Parquet file without a column of encoded images.
+
+    Bytes are encoded images if their column is named as one, if Pillow knows the first of them, or if the file has no
+    columns of numbers but labels.
 
     Args:
         path: path or URI of a file, or anything else.
@@ -55,7 +62,7 @@ def is_table(path: Path | str) -> bool:
     text = str(path)
     if not text.lower().endswith(ENDINGS) or not (stores.is_uri(text) or home(text).is_file()):
         return False
-    return text.lower().endswith(".csv") or not any(_holds_images(kind) for kind in _schema(text).types)
+    return text.lower().endswith(".csv") or not _has_images(text)
 
 
 def column_names(path: Path | str) -> tuple[str, ...]:
@@ -303,10 +310,16 @@ def _empty_lines(path: str) -> tuple[int, int]:
     """Return how many empty lines a CSV file begins with, and how many follow its last line."""
     with stores.open_file(path) as file:
         start = file.read(_SNIFFED).removeprefix(codecs.BOM_UTF8)
-        file.seek(max(stores.size(path) - _SNIFFED, 0))
-        end = file.read()
+    end = _end(path)
     before, after = start[: -len(start.lstrip(b"\r\n"))], end[len(end.rstrip(b"\r\n")) :]
     return len(before.splitlines()), max(len(after.splitlines()) - 1, 0)
+
+
+def _end(path: str) -> bytes:
+    """Return the last bytes of a file."""
+    with stores.open_file(path) as file:
+        file.seek(max(stores.size(path) - _SNIFFED, 0))
+        return file.read()
 
 
 def _without_last(batches: Iterator[Any], count: int) -> Iterator[Any]:
@@ -330,10 +343,20 @@ def _csv_schema(path: str) -> tuple[Any, int]:
     size = _CSV_BLOCK
     while True:
         try:
-            with stores.open_for_arrow(path) as file, csv.open_csv(file, csv.ReadOptions(block_size=size)) as reader:
+            with (
+                stores.open_for_arrow(path) as file,
+                csv.open_csv(file, csv.ReadOptions(block_size=size), _parse_options()) as reader,
+            ):
                 return reader.schema, size
         except pa.ArrowInvalid as error:
             size = _larger(path, size, error)
+
+
+def _parse_options(**options: Any) -> Any:
+    """Return how rows of CSV are found: a cell in quotation marks may hold line feeds."""
+    from pyarrow import csv
+
+    return csv.ParseOptions(newlines_in_values=True, **options)
 
 
 def _csv_batches(path: str, size: int, skipped: int = 0, **options: Any) -> Iterator[Any]:
@@ -367,8 +390,8 @@ def _larger(path: str, size: int, error: Exception) -> int:
         raise error
     if size >= _LONGEST:
         raise DataError(
-            f"{path}: has a line of more than {_LONGEST >> 20} MiB: lines end with a line feed, and rows as long as"
-            " this are given as Parquet or .npy"
+            f"{path}: has a row of more than {_LONGEST >> 20} MiB, or a quotation mark that is not closed: rows end"
+            " with a line feed, and those as long as this are given as Parquet or .npy"
         )
     return 4 * size
 
@@ -395,16 +418,37 @@ def _batches(path: str, columns: Sequence[str], *, numeric: bool) -> Iterator[An
                     raise DataError(_not_a_number(path, name, str(kind)))
                 if pa.types.is_boolean(kind):
                     kinds[name] = kind
-        convert = csv.ConvertOptions(column_types=kinds, include_columns=list(columns))
+        # The last column is read too, as bytes if nobody asked for it: it shows a quotation mark that is not closed.
+        kinds = {schema.names[-1]: pa.binary(), **kinds}
+        convert = csv.ConvertOptions(column_types=kinds, include_columns=list(kinds))
         # In a table of one column an empty line is a missing value, and not one line less, unless it is at an end.
         alone = len(schema.names) == 1
         before, after = _empty_lines(path) if alone else (0, 0)
-        parse = csv.ParseOptions(ignore_empty_lines=not alone)
+        parse = _parse_options(ignore_empty_lines=not alone)
         found = _csv_batches(path, size, before, parse_options=parse, convert_options=convert)
         try:
-            yield from _without_last(found, after) if after else found
+            yield from _closed(path, _without_last(found, after) if after else found, list(columns), schema.names[-1])
         except pa.ArrowInvalid as error:
             raise _named(path, schema.names, error) from None
+
+
+def _closed(path: str, batches: Iterator[Any], columns: Sequence[str], end: str) -> Iterator[Any]:
+    """Yield these columns of batches of all of a file's rows, and refuse a quotation mark that is never closed.
+
+    `end` is the last column, which the batches have too.
+    All that follows such a mark is one cell, the last of the last row, and rows would be missing without a word.
+    """
+    last: Any = None
+    for batch in batches:
+        if len(batch):
+            last = batch.column(end)[-1].as_py()
+        yield batch.select(columns)
+    text = last.encode() if isinstance(last, str) else last
+    if isinstance(text, bytes) and b"\n" in text.rstrip() and not _end(path).rstrip().endswith(b'"'):
+        raise DataError(
+            f"{path}: a quotation mark in its last column is not closed, so that {text.rstrip().count(10):,} lines"
+            " behind it are one cell: close it, or leave the marks out"
+        )
 
 
 def _named(path: str, names: Sequence[str], error: Exception) -> Exception:
@@ -438,9 +482,43 @@ def _is_number(kind: Any) -> bool:
     )
 
 
+def _has_images(path: str) -> bool:
+    """Return whether a Parquet file has a column of encoded images."""
+    schema = _schema(path)
+    found = [field for field in schema if _holds_images(field.type)]
+    certain = any(field.name in IMAGE_COLUMNS or not _is_bytes(field.type) for field in found)
+    numbers = any(_is_number(field.type) and field.name not in LABEL_COLUMNS for field in schema)
+    if not found or certain or not numbers:
+        return bool(found)
+    return any(_are_images(path, field.name) for field in found)
+
+
+def _are_images(path: str, column: str) -> bool:
+    """Return whether Pillow knows the first bytes in a column of a Parquet file as those of an image."""
+    import pyarrow.parquet as pq
+    from PIL import Image
+
+    with reading(path, "table"), stores.open_for_arrow(path) as file:
+        batches = pq.ParquetFile(file).iter_batches(_FIRST, columns=[column])
+        first = next((value for batch in batches for value in batch.column(0).to_pylist() if value), None)
+    if first is None:
+        return False
+    try:
+        with Image.open(io.BytesIO(first)):
+            return True
+    except Exception:  # Pillow has many for what is no image
+        return False
+
+
+def _is_bytes(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def _holds_images(kind: Any) -> bool:
     import pyarrow as pa
 
     if pa.types.is_struct(kind):
         return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+    return _is_bytes(kind)

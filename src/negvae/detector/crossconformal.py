@@ -45,6 +45,8 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Attributes:
         detectors_: the K fitted detectors; the calibration of each holds the scores of the inliers it left out.
         n_inliers_: number of inliers given to `fit`.
+        offset_: largest p-value at which a row is called an outlier.
+        twice_mean_: whether p-values are twice the mean of the folds'.
         feature_names_in_: names of the columns, if the inliers have them.
     """
 
@@ -112,14 +114,15 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.n_inliers_ = sum(each.calibration_.size for each in self.detectors_)
         self.n_features_in_ = first.n_features_in_
         take_names(self, first)
-        self.offset_ = self.target_fpr
+        self.offset_, self.twice_mean_ = self.target_fpr, self.twice_mean
         return self
 
     @property
     def false_alarm_bound(self) -> float:
         """Upper bound on the rate of false alarms, on average over sets of inliers."""
         check_is_fitted(self, "detectors_")
-        return self.target_fpr if self.twice_mean else cross_bound(self.target_fpr, self.n_inliers_, self.folds)
+        bound = cross_bound(self.offset_, self.n_inliers_, len(self.detectors_))
+        return self.offset_ if self.twice_mean_ else bound
 
     def p_values(self, X: Any) -> NDArray[np.float64]:
         """Compute cross-conformal p-values (N); `false_alarm_bound` is the rate that they guarantee."""
@@ -127,7 +130,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         X = repeatable(X)
         held_out = [each.calibration_.scores[each.calibration_.score] for each in self.detectors_]
         scores = np.array([each.ood_score(X) for each in self.detectors_], np.float64)
-        return (twice_mean_p_values if self.twice_mean else cross_p_values)(held_out, scores)
+        return (twice_mean_p_values if self.twice_mean_ else cross_p_values)(held_out, scores)
 
     def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return the p-values (N): larger = more normal."""
@@ -139,7 +142,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def predict(self, X: Any) -> NDArray[np.int64]:
         """Return N labels, +1 for inliers and -1 for outliers."""
-        return np.where(self.p_values(X) <= self.target_fpr, -1, 1)
+        return np.where(self.p_values(X) <= self.offset_, -1, 1)
 
     def fit_predict(self, X: Any, y: Any = None) -> NDArray[np.int64]:
         """Fit, and decide which of the same rows or images are outliers.

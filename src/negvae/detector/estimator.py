@@ -77,7 +77,7 @@ from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, fals
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
-from negvae.scoring.groups import UNKNOWN, check_labels, split
+from negvae.scoring.groups import UNKNOWN, check_inlier_labels, split
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import are_references, refuse_unsuited
 from negvae.scoring.table import Score, ScoreFunction, score_of
@@ -327,7 +327,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         """Train on a part of some inliers and hold out another, as for cross-validation.
 
         Inliers of the one part that equal some of the other are warned of, where `fit` refuses those of its
-        `calibration`: a set may hold copies, and whoever divides it at random cannot help it.
+        `calibration`: a set may hold copies, and whoever divides it at random cannot help it. Held-out rows of features
+        do not become reference rows, so that they are scored as new rows are.
 
         Args:
             X: inliers to train on, in any form that X of `fit` may have.
@@ -410,7 +411,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         elif _is_source(negatives):
             text = f"given:{described(negatives)}"
         if calibration is None:
-            check_labels(labels, len(stored))
+            check_inlier_labels(labels, len(stored))
+        labels_of_training: list[str] | None = None
         given = stored
         self._refuse_score(stored.is_floating_point(), self.transformations)
         flat = stored.flatten(1) if stored.is_floating_point() else stored
@@ -423,14 +425,16 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if calibration is None:
             rows = held_out_rows(len(stored), config.calibration, config.seed)
             training, held_out = divide(stored, rows)
+            if labels is not None:
+                labels_of_training = np.delete(np.asarray(labels)[kept.numpy()], rows.numpy()).tolist()
+                labels = labels_of_held_out(labels, kept[rows].tolist())
             rows = kept[rows]
-            labels = None if labels is None else labels_of_held_out(labels, rows.tolist())
         else:
             rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
             if new:
                 refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
-            check_labels(labels, len(held_out))
+            check_inlier_labels(labels, len(held_out))
         rate = self._rate(len(held_out), whole=calibration is not None)
         source = self._source(stored, config.negatives, negatives)
         source_of_data = _source_of(X)
@@ -440,7 +444,10 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         )  # fmt: skip
         description = describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"
         trimmed = self.trim if calibration is None else 0.0
-        return self._fit_to(config, training, held_out, source, rate, description, recorded, trimmed, groups=labels)
+        return self._fit_to(
+            config, training, held_out, source, rate, description, recorded, trimmed, groups=labels,
+            training_groups=labels_of_training, join=new or calibration is None,
+        )  # fmt: skip
 
     def _fit_to(
         self,
@@ -499,8 +506,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
     ) -> Self:
         """Fit on photos that are decoded as a description says; see `fit`."""
         _, labels = with_groups(X, groups, "train") if calibration is None else with_groups(calibration, groups)
+        labels_of_training: list[str] | None = None
         if calibration is None:
-            check_labels(labels, len(photos.sources))
+            check_inlier_labels(labels, len(photos.sources))
         self.left_out_ = np.zeros(len(photos.sources), bool)
         seed = seed_of(self.random_state)
         self._refuse_score(False, self.transformations)
@@ -520,8 +528,9 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             owners = Owners(found.training_owners, others)
             if new:
                 refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
-            check_labels(labels, len(np.unique(others)))
+            check_inlier_labels(labels, len(np.unique(others)))
         elif labels is not None:
+            labels_of_training = [labels[place] for place in found.training_places]
             labels = labels_of_held_out(labels, found.held_out_places.tolist())
         given = self.negatives if negatives is None else negatives
         negative_photos = partial(self._photos_of_negatives, decoding, [training, held_out], owners)
@@ -540,6 +549,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self._fit_to(
             config, training, held_out, source, rate, found.description, recorded,
             self.trim if calibration is None else 0.0, owners=owners if decoding.tiled else None, groups=labels,
+            training_groups=labels_of_training,
         )  # fmt: skip
 
     def _photos_of_negatives(
@@ -1038,7 +1048,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         found, stored = self._scores(X, list(before.scores))
         refuse_seen(stored, self._recorded.trained, "X")
         scores = {name: values.astype(np.float64) for name, values in found.items()}
-        check_labels(labels, len(scores[before.score]))
+        check_inlier_labels(labels, len(scores[before.score]))
         if target_fpr is None and before.target_fpr is None:  # held out were too few for the rate that was wanted
             target_fpr = self._rate(len(scores[before.score]), whole=True)[0] if confidence is None else self.target_fpr
         fresh = dataclasses.replace(
@@ -1076,6 +1086,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             A monitor, whose `update` takes the batches.
 
         Raises:
+            FileNotFoundError: if there is no folder for the file of the state.
             ValueError: if an option is out of range, or if the state is damaged or belongs to another detector.
             ImportError: if `fdr` is given and the extra "watch" is not installed.
         """

@@ -210,8 +210,9 @@ def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:
     held = torch.from_numpy(np.isin(owners, rows))
     kept = [np.unique(owners[part], return_inverse=True)[1] for part in (~held.numpy(), held.numpy())]
     return FolderInliers(
-        config.images, inputs[~held], inputs[held], kept[0], kept[1], np.sort(rows), "", {}, _IN_MEMORY
-    )
+        config.images, inputs[~held], inputs[held], kept[0], kept[1], np.delete(np.arange(count), rows), np.sort(rows),
+        "", {}, _IN_MEMORY,
+    )  # fmt: skip
 
 
 def read(photos: Photos, decoding: Decoding) -> tuple[Tensor, NDArray[np.int64]]:

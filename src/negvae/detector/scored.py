@@ -28,7 +28,7 @@ from negvae.runs.graph import Decision, write_graph
 from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg
 from negvae.scoring.certificates import CONFIDENCE, Bounds, false_discovery_bounds
 from negvae.scoring.drift import Movement, movements
-from negvae.scoring.groups import check_labels, split
+from negvae.scoring.groups import check_inlier_labels, split
 from negvae.scoring.scorer import LARGEST
 from negvae.training.checkpoint import save_tensors
 
@@ -110,7 +110,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         X, labels = with_groups(X, groups)
         values = self._values(X)
         _check_finite(values)
-        check_labels(labels, len(values))
+        check_inlier_labels(labels, len(values))
         names = self._names(values.shape[1])
         decides = self.decision_score or (names[0] if len(names) == 1 else LARGEST_OF)
         if decides not in (*names, LARGEST_OF):

@@ -40,6 +40,8 @@ class DetectorMonitor:
     @classmethod
     def open(cls, detector: Scores, calibration: Calibration, path: Path | None, options: dict[str, Any]) -> Self:
         """Start a monitor, or continue from the state in a file; see `negvae.NegVAEDetector.monitor`."""
+        if path is not None and not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"{path}: there is no folder {path.parent} to keep the state in")
         if path is None or not path.exists():
             return cls(detector, Monitor.start(calibration, **options), path)
         try:
@@ -65,12 +67,22 @@ class DetectorMonitor:
 
         Returns:
             The p-values, decisions and alarms of this batch.
+
+        Raises:
+            ValueError: if the data or a group cannot be used.
+            OSError: if the state cannot be written; the monitor is then as it was before this batch.
         """
         names_in_files = getattr(self.detector, "_names_in_files", None)
         X, labels = with_groups(X, groups, columns=None if names_in_files is None else names_in_files())
-        judged = self.monitor.update(self.detector.ood_score(X), labels)
-        if self.path is not None:
-            calibration = self.monitor.calibration
-            scores = calibration.scores[calibration.score].tolist()
-            write_text(self.path, json.dumps({"scores": scores, "monitor": self.monitor.state()}))
+        scores = self.detector.ood_score(X)
+        if self.path is None:
+            return self.monitor.update(scores, labels)
+        calibration, before = self.monitor.calibration, json.dumps(self.monitor.state())
+        judged = self.monitor.update(scores, labels)
+        held_out = calibration.scores[calibration.score].tolist()
+        try:
+            write_text(self.path, json.dumps({"scores": held_out, "monitor": self.monitor.state()}))
+        except BaseException:  # the batch can be given again
+            self.monitor = Monitor.restore(calibration, json.loads(before))
+            raise
         return judged

@@ -45,8 +45,9 @@ _COLOR = (
     " pixels most of the way."
 )
 _SVHN = (
-    "Trained on 8,000 images, the first of SVHN's own test set, where the paper had 50,000 of the training set; as"
-    " many steps as on CIFAR-10, after which the figures are nearly flat."
+    "Trained on 8,000 images, the first of SVHN's own test set, where the paper had 50,000 of the training set; for 24"
+    " epochs, which are about as many steps as 4 epochs of CIFAR-10, and over the last of which the figures are nearly"
+    " flat."
 )
 _STAND_IN = (
     "The negatives are 12,000 images of Tiny-ImageNet instead of ImageNet's. With them alone the encoder learns their"
@@ -76,15 +77,16 @@ _LONG_CIFAR10_GAUSSIAN = f"{_LONG_COLOR} Nor would more epochs explain AUC BPD, 
 _LONG_STAND_IN = (
     f"{_LONG_COLOR} The negatives are 12,000 images of Tiny-ImageNet instead of ImageNet's, and with them alone the"
     " encoder learns their sharpness, as in profile cpu. The authors' networks and more epochs do not change that: the"
-    " AUCs swing from one epoch to the next without rising, and the outliers' likelihood with them."
+    " AUCs swing from one epoch to the next, do not rise after the first few, and the outliers' likelihood swings with"
+    " them."
 )
 _LONG_COLOR_GENERATED = (
     f"{_LONG_COLOR} The paper's negatives help little or not at all here, and ours do: the AUCs rise over the epochs,"
-    " with the swings of a game between two networks, above the paper's means, while test images stay about as likely"
-    " as without negatives."
+    " with the swings of a game between two networks, above the paper's means, while test images stay nearly as"
+    " likely as without negatives."
     " The paper's models lose most of that likelihood. The networks, the optimizer and the batch, as they were read, do"
-    " not cost it within 30 epochs. The divergence of the training images, which falls for ten epochs, rises ever"
-    " faster over the others; whether it would cost that much after 100 has not been tried."
+    " not cost it within 30 epochs. The divergence of the training images, which falls for ten epochs or more,"
+    " rises ever faster over the last of them; whether it would cost that much after 100 has not been tried."
 )
 _LONG_SVHN = (
     "Trained as the authors did, with the networks that their code builds, as it was read, for as many epochs, but on"
@@ -117,7 +119,9 @@ EXPLANATIONS: dict[str, dict[str, str]] = {
         **dict.fromkeys(("table2/svhn/bernoulli", "table2/svhn/gaussian"), _LONG_SVHN),
         **dict.fromkeys(
             (f"table4/{name}/imagenet32" for name in ("bernoulli", "gaussian", "quantized-gaussian")), _LONG_STAND_IN),
-        **dict.fromkeys(("table4/bernoulli/generated", "table4/gaussian/generated"), _LONG_COLOR_GENERATED),
+        **dict.fromkeys(
+            (f"table4/{name}/generated" for name in ("bernoulli", "gaussian", "quantized-gaussian")),
+            _LONG_COLOR_GENERATED),
     },
     "smoke": {},
 }  # fmt: skip

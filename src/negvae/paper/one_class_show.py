@@ -22,6 +22,7 @@ from negvae.paper.one_class import (
     OneClassProfile,
     finished,
     runs,
+    table_of,
     without,
 )
 from negvae.paper.show import short_commit
@@ -50,7 +51,7 @@ def gather(profile: OneClassProfile, results: Path) -> Found:
         ValueError: if a result is damaged.
     """
     found: Found = {data: {label: [] for label in (*range(CLASSES), None)} for data in WHOLE}
-    for run in runs(profile):
+    for run in runs(profile, seeds=tuple(table_of(profile, results).seeds(""))):
         if (content := finished(run, profile, results)) is not None:
             found[run.data][run.label].append(content)
     return found

@@ -15,6 +15,8 @@ from negvae.paper.published import LEARNED, Setting
 from negvae.registry import choose
 
 Fields = Mapping[str, Any]
+MOST_SEEDS = 1000
+"""The largest count of seeds that a command takes."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,10 @@ def parse_seeds(text: str | None, profile: Profile) -> list[int]:
     lone = len(parts) == 1
     if not lone and not parts[-1]:
         parts.pop()
-    if not all(part.isascii() and part.isdigit() for part in parts) or (parts == ["0"] and lone):
-        raise ValueError(f"--seeds is {text!r}: it must be a count such as 3, or a list such as 0,1,2")
-    return list(range(int(parts[0]))) if lone else list(dict.fromkeys(int(part) for part in parts))
+    numbers = [int(part) for part in parts if part.isascii() and part.isdigit() and len(part) < 10]
+    if len(numbers) < len(parts) or (lone and not 0 < numbers[0] <= MOST_SEEDS):
+        shown = repr(text if text is None or len(text) <= 80 else f"{text[:80]}...")
+        raise ValueError(
+            f"--seeds is {shown}: it must be a count such as 3, at most {MOST_SEEDS:,}, or a list such as 0,1,2"
+        )
+    return list(range(numbers[0])) if lone else list(dict.fromkeys(numbers))

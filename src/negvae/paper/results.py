@@ -170,10 +170,9 @@ def collect(cell: Cell, profile: Profile, results: Path) -> CellResult:
         ValueError: if a result is damaged, or lacks what a table is made from.
     """
     good, diverged, outdated = [], [], []
-    table, start = table_of(results, profile), run_name(cell.setting, "")
-    seeds = {int(end): name for name in table.names() if (end := name.removeprefix(start)) != name and end.isdigit()}
-    for seed, name in sorted(seeds.items()):
-        content = up_to_date(table, name, profile.config(cell.setting, seed), ROWS)
+    table = table_of(results, profile)
+    for seed in table.seeds(cell.setting.name):
+        content = up_to_date(table, run_name(cell.setting, seed), profile.config(cell.setting, seed), ROWS)
         if content is None:
             outdated.append(seed)
         elif content["status"] == "diverged":

@@ -51,6 +51,15 @@ class ResultTable:
         """Folder in which version 0.1 kept the same results as JSON files."""
         return self.path.with_suffix("")
 
+    def seeds(self, run: str) -> list[int]:
+        """Return the seeds of which there are results of a run, called RUN-seedN, in order; "" is of any run.
+
+        Raises:
+            ValueError: if a line of the table is damaged.
+        """
+        parts = [name.rpartition("-seed") for name in self.names()]
+        return sorted({int(end) for start, _, end in parts if end.isdecimal() and (not run or start == run)})
+
     def names(self) -> list[str]:
         """Return the names of all results, sorted.
 

@@ -84,7 +84,7 @@ def gather(profile: Profile, results: Path) -> RunResults:
             ) from error
     table = table_of(results, profile)
     for setting in beyond.settings():
-        seeds = range(profile.seeds_of(setting))
+        seeds = table.seeds(setting.name)
         contents = [up_to_date(table, run_name(setting, s), profile.config(setting, s), faults=_faults) for s in seeds]
         found[setting] = [content for content in contents if content and content["status"] == "finished"]
     return found
@@ -108,14 +108,17 @@ def _faults(content: Result) -> Iterator[str]:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Return mean and standard deviation of values, one for each seed; None for no values.
+    """Return mean and standard deviation of values, one for each seed; None for no values, or of those not finite.
 
     >>> str(spread([0.5, 0.75])), spread([])
     ('0.625 (0.177)', None)
     """
     if not values:
         return None
-    return Spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    mean = statistics.fmean(values)
+    if len(values) < 2 or not math.isfinite(mean):
+        return Spread(mean, None, len(values))
+    return Spread(mean, statistics.stdev(values), len(values))
 
 
 def area(results: Sequence[Result], ood: str, score: str = "combined") -> Spread | None:
@@ -123,7 +126,7 @@ def area(results: Sequence[Result], ood: str, score: str = "combined") -> Spread
     sets = beyond.OTHERS if ood == "others" else (ood,)
     key = f"auc_{score}"
     return spread([
-        statistics.fmean(result["evaluation"][name][key] for name in sets)
+        statistics.fmean(float(result["evaluation"][name][key]) for name in sets)
         for result in results
         if all(key in result["evaluation"].get(name, {}) for name in sets)
     ])  # fmt: skip
@@ -132,7 +135,7 @@ def area(results: Sequence[Result], ood: str, score: str = "combined") -> Spread
 def likelihood_cost(found: RunResults, data: str) -> Spread | None:
     """Return the share by which test nats per dimension exceed those of the same VAE and seed without negatives."""
     mine, plain = (
-        {result["seed"]: result["nats_per_dim_test"] for result in found[beyond.make(data, variant)]}
+        {result["seed"]: float(result["nats_per_dim_test"]) for result in found[beyond.make(data, variant)]}
         for variant in (beyond.MAIN, beyond.PLAIN)
     )
     return spread([mine[seed] / plain[seed] - 1 for seed in mine if seed in plain])
@@ -140,7 +143,7 @@ def likelihood_cost(found: RunResults, data: str) -> Spread | None:
 
 def proxy_mean(result: Result, score: str = "combined") -> float:
     """Return the mean AUROC over the proxies, by which settings are judged."""
-    return statistics.fmean(areas[score] for areas in result["proxies"].values())
+    return statistics.fmean(float(areas[score]) for areas in result["proxies"].values())
 
 
 def goals(found: RunResults) -> DataTable:
@@ -154,8 +157,9 @@ def goals(found: RunResults) -> DataTable:
         lines.append((name, goal.paper, aim, _text(ours), _seeds(ours), _reached(ours, goal), _text(plain), coder))
     for data in beyond.DATA:
         cost = likelihood_cost(found, data)
-        shown = "-" if cost is None else f"{100 * cost.mean:+.1f}%"
-        reached = "-" if cost is None else "yes" if cost.mean <= beyond.LIKELIHOOD_GOAL else "no"
+        known = cost is not None and math.isfinite(cost.mean)
+        shown = f"{100 * cost.mean:+.1f}%" if cost is not None and known else "-"
+        reached = "-" if cost is None or not known else "yes" if cost.mean <= beyond.LIKELIHOOD_GOAL else "no"
         aim = f"at most +{100 * beyond.LIKELIHOOD_GOAL:g}%"
         lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached, "-", "-"))
     heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC combined", "seeds", "reached",
@@ -206,7 +210,7 @@ def proxies(found: RunResults) -> DataTable:
         (
             name,
             *(
-                _text(spread([r["proxies"][name]["combined"] for r in results if name in r["proxies"]]))
+                _text(spread([float(r["proxies"][name]["combined"]) for r in results if name in r["proxies"]]))
                 for results in mains.values()
             ),
         )

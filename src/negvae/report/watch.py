@@ -44,14 +44,17 @@ def write_page(out: Path, watched: Watch, *, ended: bool = False) -> None:
 def _counts(watched: Watch) -> Markup:
     monitor = watched.monitor
     calibration = monitor.calibration
-    expected = f"no rate is certified: {calibration.uncertified}"
-    if not calibration.uncertified:
+    rule = calibration.describe()
+    if monitor.window:
+        rule = f"by the same rule from the latest {monitor.window:,} rows, and not from the held-out inliers: {rule}"
+    expected = f"no rate is certified: {monitor.uncertified}"
+    if not monitor.uncertified:
         bound = calibration.fpr_bounds()
         expected = f"at most {bound.high * monitor.seen:,.1f} with {bound.confidence:.0%} confidence"
     rows = [
         ("rows", f"{watched.rows:,}", ""),
         ("could not be scored", f"{watched.errors:,}", ""),
-        ("called outliers", f"{monitor.outliers:,}", calibration.describe()),
+        ("called outliers", f"{monitor.outliers:,}", rule),
         ("expected, were all of them inliers", f"{calibration.false_alarm_rate * monitor.seen:,.1f}",
          expected),
     ]  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ from negvae.config import RunConfig
 from negvae.data import Split, is_path, load
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.fetch import HUB
-from negvae.data.formats import MAX_PIXELS, Folder, Parquet
+from negvae.data.folders import refuse_broken
+from negvae.data.formats import IMAGE_ENDINGS, MAX_PIXELS, Folder, Parquet
 from negvae.data.formats.base import check_limit
+from negvae.data.formats.folder import walk
 from negvae.data.load import reader_of
 from negvae.data.rows import feature_columns, load_rows
 from negvae.data.stores import is_uri
@@ -25,6 +27,7 @@ from negvae.data.streams import Batch, InputSpec, fitted, stream
 from negvae.data.tables import is_table, texts
 from negvae.files import home
 from negvae.runs.artifact import Artifact, read_section
+from negvae.runs.folders import BROKEN
 from negvae.runs.groups import check_named, groups_of_files
 from negvae.scoring.groups import FOLDERS
 
@@ -34,7 +37,7 @@ _BATCH = 64
 def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixels: int = MAX_PIXELS) -> InputSpec:
     """Return the form of a model's inputs: images or rows of its shape, or images for its encoder, always resized."""
     if encoder is not None:
-        return InputSpec(encoder.shape, False, True, max_pixels)
+        return InputSpec(encoder.shape, False, True, max_pixels, upright=encoder.upright)
     model, decoding = artifact.model, artifact.config.images
     columns = columns_of(artifact) if model.takes_features else ()
     if decoding is not None and resize and decoding.fit == "exact":
@@ -92,7 +95,8 @@ def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | 
         if path is not None:
             raise ValueError(f"{artifact.directory} was trained without an encoder: leave out --embed")
         return None
-    return load_encoder(path or str(artifact.config.embed), str(known["sha256"]))
+    encoder = load_encoder(path or str(artifact.config.embed), str(known["sha256"]))
+    return replace(encoder, upright=bool(known.get("upright")))
 
 
 @dataclass(frozen=True)
@@ -106,6 +110,7 @@ class FeatureRows:
         encoder: encoder that made them of images; None if they are those of a file.
         columns: names of the columns; None if they have none.
         groups: group of each row; None if no groups were asked for.
+        skipped: reason why an image was left out, by its path.
     """
 
     rows: torch.Tensor
@@ -114,12 +119,15 @@ class FeatureRows:
     encoder: Encoder | None = None
     columns: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
+    skipped: dict[str, str] = field(default_factory=dict)
 
 
 def training_rows(config: RunConfig, columns: tuple[str, ...] = ()) -> FeatureRows:
     """Return the rows of features of a run, those of a file or embeddings of its images; see `read_feature_rows`."""
     encoder = None if config.embed is None else load_encoder(config.embed)
-    return read_feature_rows(config.data, encoder, columns=columns, limit=config.limit, groups=config.groups)
+    return read_feature_rows(
+        config.data, encoder, columns=columns, limit=config.limit, groups=config.groups, max_broken=config.max_broken
+    )
 
 
 def read_feature_rows(
@@ -130,6 +138,7 @@ def read_feature_rows(
     limit: int | None = None,
     groups: str | None = None,
     split: Split = "train",
+    max_broken: float = 0.1,
 ) -> FeatureRows:
     """Read rows of features: those of a file, or embeddings of images.
 
@@ -140,16 +149,17 @@ def read_feature_rows(
         limit: maximum number of rows; the first ones are read. None for all.
         groups: "folders", or the name of a column, that names the group of each row; None for no groups.
         split: split of a named set of images.
+        max_broken: largest share of the images that may be broken; these are left out.
 
     Returns:
         The rows, with what is known about them.
 
     Raises:
         FileNotFoundError: if the data does not exist.
-        ValueError: if an image cannot be read, there are no rows, or the data or the groups cannot be used.
+        ValueError: if too many images cannot be read, there are no rows, or the data or the groups cannot be used.
     """
     check_limit(limit)
-    names, labels = None, None
+    names, labels, broken = None, None, dict[str, str]()
     if encoder is None:
         if not home(data).is_file():
             raise FileNotFoundError(f"{data}: no such file of rows of features (.npy, .npz, CSV or Parquet)")
@@ -160,17 +170,18 @@ def read_feature_rows(
         rows = numbers.reshape(*numbers.shape, 1, 1)
         text = f"{data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
     else:
-        batches: Iterable[Batch] = encoder_images(data, encoder, limit, split)
+        batches: Iterable[Batch] = encoder_images(data, encoder, limit, split, max_broken, broken)
         if groups is not None:  # refused before the images are embedded, which takes longer than reading them
             batches = list(batches)
             labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths], split)
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
-        text = f"{data}, {len(rows):,} images as rows by {encoder.describe()}"
+        lost = f", {len(broken):,} files left out ({BROKEN})" if broken else ""
+        text = f"{data}, {len(rows):,} images{lost} as rows by {encoder.describe()}"
     if not len(rows):
         raise ValueError(f"{data}: holds no rows")
     sha256 = hashlib.sha256(np.ascontiguousarray(rows).data).hexdigest()
     known = None if labels is None else tuple(labels[: len(rows)])
-    return FeatureRows(torch.from_numpy(rows), f"{text}, sha256 {sha256[:16]}", sha256, encoder, names, known)
+    return FeatureRows(torch.from_numpy(rows), f"{text}, sha256 {sha256[:16]}", sha256, encoder, names, known, broken)
 
 
 def _column_groups(data: str, groups: str) -> list[str]:
@@ -200,14 +211,27 @@ def _images_of(data: str, split: Split) -> list[str] | None:
         reader, has_parts = reader_of(place, split)
     except ValueError:  # a folder of other files than those that `load` takes
         return [data]
+    if isinstance(reader, Folder):  # without other files that lie beside the images, such as tables of scores
+        return list(walk(str(reader.path), IMAGE_ENDINGS))
     if not has_parts:
         return [data]
-    return list(map(str, reader.files)) if isinstance(reader, Parquet | Folder) else None
+    return list(map(str, reader.files)) if isinstance(reader, Parquet) else None
 
 
-def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split) -> Iterator[Batch]:
-    """Yield batches of images, resized for the encoder; see `read_feature_rows` for the arguments and errors."""
-    spec = InputSpec(encoder.shape, resize=True)
+def encoder_images(
+    data: str,
+    encoder: Encoder,
+    limit: int | None,
+    split: Split,
+    max_broken: float = 0.1,
+    broken: dict[str, str] | None = None,
+) -> Iterator[Batch]:
+    """Yield batches of images, resized for the encoder; see `read_feature_rows` for the arguments and errors.
+
+    Images that cannot be read are left out, and named in `broken` with the reasons.
+    """
+    broken = {} if broken is None else broken
+    spec = InputSpec(encoder.shape, resize=True, upright=encoder.upright)
     if (inputs := _images_of(data, split)) is None:
         found = load(data, split, limit=limit, disjoint_from_train=True).images
         parts = np.array_split(found, max(len(found) // _BATCH, 1))
@@ -215,13 +239,21 @@ def encoder_images(data: str, encoder: Encoder, limit: int | None, split: Split)
         return
     count = 0
     for batch in stream(inputs, spec, batch_size=_BATCH):
-        for path, error in zip(batch.paths, batch.errors, strict=True):
-            if error:
-                raise ValueError(f"{path}: {error}: leave it out of the inliers")
-        kept = batch[: None if limit is None else limit - count]
+        broken.update((path, error) for path, error in zip(batch.paths, batch.errors, strict=True) if error)
+        kept = _whole(batch)[: None if limit is None else limit - count]
         count += len(kept)
         yield kept
         if limit is not None and count >= limit:
             break
+    refuse_broken(broken, count + len(broken), data, max_broken)
     if not count:
         raise ValueError(f"{data}: there are no images in there")
+
+
+def _whole(batch: Batch) -> Batch:
+    """Return a batch of images without the rows that are errors."""
+    good = batch.good().tolist()
+    if len(good) == len(batch):
+        return batch
+    paths, indices = [batch.paths[row] for row in good], [batch.indices[row] for row in good]
+    return Batch(paths, indices, [""] * len(good), batch.images[good])

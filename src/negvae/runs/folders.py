@@ -38,6 +38,7 @@ class FolderInliers:
         held_out: inputs of the images that are held out, U x C x h x w.
         training_owners: number of the image of each training input (T), from 0.
         held_out_owners: number of the image of each held-out input (U), from 0.
+        training_places: place of each image to train on among all images, broken ones counted, ascending.
         held_out_places: place of each held-out image among all images, broken ones counted, ascending.
         sha256: SHA-256 over the images of the folder.
         skipped: reason why a file was left out, by its path.
@@ -49,6 +50,7 @@ class FolderInliers:
     held_out: Tensor
     training_owners: NDArray[np.int64]
     held_out_owners: NDArray[np.int64]
+    training_places: NDArray[np.int64]
     held_out_places: NDArray[np.int64]
     sha256: str
     skipped: dict[str, str] = field(default_factory=dict)
@@ -160,7 +162,8 @@ def folder_inliers(
     )
     return FolderInliers(
         config.images, inputs[:cut], inputs[cut:], training, held_out - (held_out[:1].sum() if len(held_out) else 0),
-        np.flatnonzero(held)[found.counts[part:] > 0], found.sha256, reasons, text,
+        np.flatnonzero(~held)[found.counts[:part] > 0], np.flatnonzero(held)[found.counts[part:] > 0], found.sha256,
+        reasons, text,
     )  # fmt: skip
 
 

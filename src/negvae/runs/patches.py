@@ -85,7 +85,9 @@ class PatchMaps:
             FileNotFoundError: if an input does not exist.
             ValueError: if an image cannot be read.
         """
-        for batch in stream(inputs, InputSpec(self.encoder.shape, resize=True), batch_size=32):
+        for batch in stream(
+            inputs, InputSpec(self.encoder.shape, resize=True, upright=self.encoder.upright), batch_size=32
+        ):
             for path, error in zip(batch.paths, batch.errors, strict=True):
                 if error:
                     raise ValueError(f"{path}: {error}")
@@ -112,7 +114,7 @@ def fit_patches(config: RunConfig, held_out: Sequence[int], count: int) -> Patch
     training = _evenly([row for row in range(count) if row not in apart], TRAINING_IMAGES)
     measured = _evenly(sorted(apart), HELD_OUT_IMAGES)
     wanted, found, row = {*training, *measured}, dict[int, NDArray[np.float64]](), 0
-    for batch in encoder_images(config.data, encoder, config.limit, "train"):
+    for batch in encoder_images(config.data, encoder, config.limit, "train", config.max_broken):
         places = [place for place in range(len(batch)) if row + place in wanted]
         features = encoder.patches(batch.images[places])
         found.update(zip((row + place for place in places), features, strict=True))

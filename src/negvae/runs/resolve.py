@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ class Inliers:
         held_out_rows: indices of the held-out inliers in the set.
         description: line that describes the set that both parts come from.
         sha256: SHA-256 of the pixels of that set.
-        encoder: facts about the encoder that turned images into rows ("sha256", "describes"); None if there is none.
+        encoder: facts about the encoder that turned images into rows (`Encoder.facts`); None if there is none.
         columns: names of the columns of rows of features; None if they have none.
         groups: group of each held-out inlier; None if the run has no groups.
         absent: line that names the groups of which no inlier is held out; "" if there are none.
@@ -99,7 +100,7 @@ class Inliers:
     held_out_rows: tuple[int, ...]
     description: str
     sha256: str
-    encoder: dict[str, str] | None = None
+    encoder: dict[str, Any] | None = None
     columns: tuple[str, ...] | None = None
     groups: tuple[str, ...] | None = None
     absent: str = ""
@@ -463,11 +464,11 @@ def _rows(config: RunConfig, known: Recorded, columns: tuple[str, ...], left_ope
         numbers = torch.tensor(known.held_out, dtype=torch.long, device="cpu")
     training, held_out = divide(found.rows, numbers)
     encoder = found.encoder
-    facts = None if encoder is None else {"sha256": encoder.sha256, "describes": encoder.describe()}
+    facts = None if encoder is None else encoder.facts()
     groups, absent = _groups_of_held_out(found.groups, numbers.tolist())
     return Inliers(
         training, held_out, tuple(numbers.tolist()), found.description, found.sha256, facts, found.columns, groups,
-        absent,
+        absent, skipped=found.skipped,
     )  # fmt: skip
 
 

@@ -37,7 +37,7 @@ from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
 from negvae.runs.patches import maps_of_encoder
 from negvae.runs.pictures import MapWriter
-from negvae.scoring.calibration import Calibration, discovery_level
+from negvae.scoring.calibration import Calibration, check_fdr, discovery_level
 from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
@@ -156,7 +156,7 @@ def score_files(
     """
     form = _form(out, form)
     if fdr is not None:
-        _check_fdr(out, target_fpr, confidence)
+        _check_fdr(fdr, out, target_fpr, confidence)
     _check_out(out, inputs)
     scoring = open_scoring(
         directory, names=names, target_fpr=target_fpr, confidence=confidence, groups=groups, fdr=fdr, resize=resize,
@@ -304,7 +304,7 @@ def open_scoring(
     if heatmaps is not None:
         maps = artifact.maps() if encoder is None else maps_of_encoder(artifact, encoder)
         refuse_used(heatmaps)
-        pictures = MapWriter(heatmaps, maps, upright=wanted.decoding is not None)
+        pictures = MapWriter(heatmaps, maps, upright=wanted.decoding is not None or wanted.upright)
     return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder, rule, pictures)
 
 
@@ -312,6 +312,7 @@ def open_scoring(
 class _Counts:
     on_rows: Callable[[int], None]
     rows: int = 0
+    shown: int = 0
     errors: int = 0
     outliers: int = 0
     first_error: str = ""
@@ -322,7 +323,13 @@ class _Counts:
             row = pc.index(table.column("error").is_valid(), True).as_py()
             self.first_error = f"{table.column('path')[row]}: {table.column('error')[row]}"
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
-        self.on_rows(self.rows)
+        if self.rows > self.shown:
+            self.show(self.rows)
+
+    def show(self, rows: int) -> None:
+        """Report how many rows are scored, which may be decided later."""
+        self.shown = rows
+        self.on_rows(rows)
 
     def summary(self, seconds: float, decided: bool, unit: str) -> Summary:
         outliers = self.outliers if decided else None
@@ -335,8 +342,9 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
     return len(table), errors, int(table.column("is_outlier").true_count)
 
 
-def _check_fdr(out: Path | None, target_fpr: float | None, confidence: float | None) -> None:
-    """Refuse a false-discovery rate for rows that are written as they come, or beside another rule."""
+def _check_fdr(fdr: float, out: Path | None, target_fpr: float | None, confidence: float | None) -> None:
+    """Refuse a false-discovery rate that is none, for rows that are written as they come, or beside another rule."""
+    check_fdr(fdr)
     if out is None or target_fpr is not None or confidence is not None:
         raise ValueError(
             "fdr decides when all rows are known: it takes --out, and goes without target_fpr and confidence"
@@ -485,6 +493,7 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
         path = place / "rows.arrow"
         schema = None
         writer: Any = None
+        collected = 0
         for table in tables:
             if writer is None:
                 schema = table.schema
@@ -492,7 +501,8 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
             writer.write_batch(table)
             p = table.column("p_value").drop_null().to_numpy(zero_copy_only=False)
             occurred.update(dict(zip(*(part.tolist() for part in np.unique(p, return_counts=True)), strict=True)))
-            counts.on_rows(counts.rows + len(table))
+            collected += len(table)
+            counts.show(collected)
         if writer is None:
             return
         writer.close()

@@ -360,7 +360,7 @@ def prometheus(watched: Watch) -> str:
         ("negvae_martingale_wealth", "gauge", "Wealth of the test martingale.", monitor.martingale.wealth),
         ("negvae_martingale_alarm_wealth", "gauge", "Wealth that is an alarm.", 1 / monitor.martingale.alarm_rate),
     ]
-    if not monitor.calibration.uncertified:
+    if not monitor.uncertified:
         bound = monitor.calibration.fpr_bounds().high
         metrics.append(("negvae_false_alarm_bound", "gauge", "95% upper bound on the rate of false alarms.", bound))
     lines = []

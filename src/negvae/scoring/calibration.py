@@ -141,7 +141,7 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
     >>> benjamini_hochberg([0.01, 0.5], fdr=0.05).tolist()
     [True, False]
     """
-    _check_fdr(fdr)
+    check_fdr(fdr)
     values = _numbers(p, "p-values")
     if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError("p-values must lie within 0 and 1")
@@ -162,7 +162,7 @@ def discovery_level(levels: ArrayLike, counts: ArrayLike, fdr: float) -> float:
     Returns:
         The largest p-value that is called an outlier, or -1.
     """
-    _check_fdr(fdr)
+    check_fdr(fdr)
     values, below = np.asarray(levels, np.float64), np.cumsum(counts)
     if not values.size or not below[-1]:
         return -1.0
@@ -466,7 +466,8 @@ class Calibration:
         )
 
 
-def _check_fdr(fdr: float) -> None:
+def check_fdr(fdr: float) -> None:
+    """Refuse a false-discovery rate that does not lie between 0 and 1, with a ValueError."""
     if not 0 < fdr < 1:
         raise ValueError(f"fdr is {fdr}: it must lie between 0 and 1")
 

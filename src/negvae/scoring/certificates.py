@@ -24,6 +24,8 @@ CONFIDENCE = 0.95
 """The confidence of bounds where nobody asks for another."""
 SIMULATIONS = 4_000
 """Draws behind a simultaneous bound. The bound counts them, so that it holds exactly for any number of them."""
+MOST_CONFIDENT = 0.9999
+"""The largest confidence of a simultaneous bound; the draws that it takes grow without limit."""
 _DENSE = 24
 _GRID = 1.2
 """Simultaneous bounds look at every one of the first cuts, and then at cuts that are further apart by this factor."""
@@ -168,7 +170,7 @@ def simultaneous_fpr_bounds(held_out: int, confidence: float = CONFIDENCE) -> Fl
 
     Args:
         held_out: number n of held-out inliers, at least 1.
-        confidence: probability that all bounds hold, above 0 and below 1.
+        confidence: probability that all bounds hold, above 0 and at most `MOST_CONFIDENT`.
 
     Returns:
         n upper bounds, ascending; the k-th belongs to the k-th largest held-out score.
@@ -224,7 +226,7 @@ def false_discovery_bounds(held_out: ArrayLike, scores: ArrayLike, confidence: f
     Args:
         held_out: n scores of held-out inliers, independent of the batch.
         scores: m scores of a batch, of which any part may be outliers.
-        confidence: probability that all bounds hold, above 0 and below 1.
+        confidence: probability that all bounds hold, above 0 and at most `MOST_CONFIDENT`.
 
     Returns:
         m bounds within [0, 1], in the order of the scores: the bound for calling everything that scores at least as
@@ -256,7 +258,7 @@ def false_alarm_counts(held_out: int, batch: int, confidence: float = CONFIDENCE
     Args:
         held_out: number n of held-out inliers, at least 1.
         batch: number m of images in the batch; fewer inliers among them are fewer alarms.
-        confidence: probability that all bounds hold, above 0 and below 1.
+        confidence: probability that all bounds hold, above 0 and at most `MOST_CONFIDENT`.
 
     Returns:
         n counts, ascending; the k-th belongs to the k-th largest held-out score.
@@ -298,6 +300,8 @@ def _cuts(held_out: int) -> NDArray[np.int64]:
 
 def _drawn_rates(cuts: NDArray[np.int64], held_out: int, confidence: float, random: np.random.Generator) -> Floats:
     """Draw the rates above the held-out scores of these ranks: order statistics of n uniform numbers."""
+    if confidence > MOST_CONFIDENT:
+        raise ValueError(f"confidence is {confidence}: bounds for all cuts at once take at most {MOST_CONFIDENT}")
     draws = max(SIMULATIONS, math.ceil(20 / (1 - confidence)))
     steps = np.diff(cuts, prepend=0, append=held_out + 1)
     sums = np.cumsum(random.gamma(steps, size=(draws, len(steps))), axis=1)

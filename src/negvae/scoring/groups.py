@@ -53,9 +53,7 @@ def split(scores: ArrayLike, labels: Sequence[str]) -> dict[str, Floats]:
         ValueError: if there are not as many labels as scores, or an inlier has no group.
     """
     values, names = np.asarray(scores, np.float64), np.asarray(labels, dtype=str)
-    check_labels(labels, len(values))
-    if (names == UNKNOWN).any():
-        raise ValueError(f"{int((names == UNKNOWN).sum())} held-out inliers have no group: each needs one")
+    check_inlier_labels(labels, len(values))
     return {str(name): np.sort(values[names == name]) for name in np.unique(names)}
 
 
@@ -178,4 +176,23 @@ def check_labels(labels: Sequence[str] | None, count: int, known: Mapping[str, o
         raise ValueError(
             f"no held-out inliers of group {', '.join(missing[:5])}; calibrated are {', '.join(sorted(known))}."
             f" An empty label stands for a group that is not known"
+        )
+
+
+def check_inlier_labels(labels: Sequence[str] | None, count: int) -> None:
+    """Refuse labels of inliers that do not fit them, or that do not name a group for each.
+
+    Args:
+        labels: group of each inlier; None if they have no groups.
+        count: number of inliers.
+
+    Raises:
+        ValueError: if there are not as many labels as inliers, or an inlier has no group; the message gives the first.
+    """
+    check_labels(labels, count)
+    if labels is not None and UNKNOWN in labels:
+        names = list(labels)
+        raise ValueError(
+            f"{names.count(UNKNOWN)} of {count} inliers have no group, the first in row {names.index(UNKNOWN)}: each"
+            " needs one"
         )

@@ -170,6 +170,13 @@ class Monitor:
         return Judged(p, called, discovered, tuple(changes), wealth, before_these)
 
     @property
+    def uncertified(self) -> str:
+        """Return why no rate of false alarms is certified for the stream; "" if one is."""
+        if self.window:
+            return f"the threshold follows the latest {self.window:,} rows of the stream"
+        return self.calibration.uncertified
+
+    @property
     def _held_out(self) -> Floats:
         return self.calibration.scores[self.calibration.score]
 
@@ -195,13 +202,17 @@ class Monitor:
         """Return whether the next score could be a discovery, however large it is.
 
         The level of the online procedure shrinks as the stream goes on without discoveries, and no p-value is below
-        1 / (n + 1): with few held-out inliers, nothing can be discovered from some time on.
+        1 / (n + 1), where n held-out inliers are those of the score's group, if there are groups: the next score is
+        taken to be of the largest. With few held-out inliers, nothing can be discovered from some time on.
         """
         if self.online is None:
             return False
         trial = _procedure(self.fdr, self.online.snapshot())
         assert trial is not None
-        return trial.test_one(1 / (len(self._held_out) + 1))
+        sizes = [len(scores) for scores in self.calibration.groups.get(self.calibration.score, {}).values()]
+        # A window goes without groups: the p-value is then the largest over all groups.
+        most = len(self._held_out) if not sizes else min(sizes) if self.window else max(sizes)
+        return trial.test_one(1 / (most + 1))
 
     def state(self) -> dict[str, Any]:
         """Return what `restore` needs to continue, as plain values for JSON."""

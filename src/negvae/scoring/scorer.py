@@ -174,8 +174,10 @@ def calibrate(
     target_fpr: float | None = None,
     confidence: float | None = None,
     groups: Sequence[str] | None = None,
+    training_groups: Sequence[str] | None = None,
     owners: Owners | None = None,
     rule: str | None = None,
+    join: bool = True,
     log: Callable[[str], None] = lambda text: None,
 ) -> Calibration:
     """Score held-out inliers, and set the threshold from their scores.
@@ -197,10 +199,15 @@ def calibrate(
         confidence: confidence with which that rate is to hold; None for a rate that holds on average over held-out
             sets.
         groups: group of each held-out inlier, if p-values and thresholds are to be those of its group.
+        training_groups: group of each training image or row; None if it is not known. Without a `target_fpr`, a group's
+            threshold is then set by its training and held-out inliers together; if it is not known, that of a
+            contamination by its held-out inliers, and otherwise it lies above all data.
         owners: images that the training and held-out tiles belong to, if images are tiled: the calibration is then that
             of whole images. None if each input is an image.
         rule: rule of `negvae.scoring.tiles` that makes one score of those of an image's tiles; None chooses it on the
             training tiles ("mean" if they are not kept).
+        join: whether held-out rows of features may become reference rows of the score "neighbors" too; with a
+            confidence they never do.
         log: called with a line that says whether transformations are part of "combined", if the model has some.
 
     Returns:
@@ -223,7 +230,7 @@ def calibrate(
         most = REFERENCE_IMAGES if owners is None else REFERENCE_TILES
         references = _references(scorer, training, most, components, names, log)
         if model.takes_features:
-            join = confidence is None
+            join = join and confidence is None
             references, apart = _with_neighbors(model, references, training, held_out, contamination, join=join)
     references = replace(references, heatmaps=scorer.references.heatmaps)
     with_maps = references.heatmaps is not None and scorer.quantized is None
@@ -235,11 +242,12 @@ def calibrate(
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
+    everything: list[NDArray[Any]] = []
     if target_fpr is not None:
         threshold = _threshold(scores[decisive], target_fpr, confidence)
     else:
         anew = contamination and owners is None
-        everything = [(measured(held_out, [decisive]) if anew else found)[decisive]]
+        everything.append((measured(held_out, [decisive]) if anew else found)[decisive])
         everything += _of_training(measured, training, owners, rule, decisive)
         threshold = contamination_threshold(np.concatenate(everything), contamination)
     rounding = None if scorer.quantized is None else {n: v.numpy() for n, v in scorer.quantized.rounding.items()}
@@ -251,7 +259,25 @@ def calibrate(
     )  # fmt: skip
     if groups is None:
         return calibration
-    return calibration.with_groups({name: split(values, groups) for name, values in found.items()})
+    grouped = calibration.with_groups({name: split(values, groups) for name, values in found.items()})
+    if target_fpr is not None:
+        return grouped
+    labels = None if training_groups is None or training is None else [*groups, *training_groups]
+    return _above_shares(grouped, np.concatenate(everything), labels)
+
+
+def _above_shares(calibration: Calibration, scores: NDArray[Any], labels: Sequence[str] | None) -> Calibration:
+    """Return the calibration with groups' thresholds for no rate, by all data (N scores) where its groups are known."""
+    if labels is not None:
+        every = split(scores, labels)
+        found = {
+            name: contamination_threshold(every[name], calibration.contamination) for name in calibration.thresholds
+        }
+    elif calibration.contamination:
+        return calibration
+    else:
+        found = dict.fromkeys(calibration.thresholds, calibration.threshold)
+    return replace(calibration, thresholds=found)
 
 
 def _usual_names(model: VAE) -> tuple[str, ...]:

@@ -7,12 +7,13 @@ import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from typing import IO, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from negvae.data import stores
 from negvae.data.formats.base import DataError, Source, need_memory, reading
@@ -123,13 +124,16 @@ def open_image(file: IO[bytes], max_pixels: int) -> Image.Image:
     return Image.open(file, formats=formats())
 
 
-def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tuple[NDArray[np.uint8], str]:
+def decode_image(
+    source: Source, where: str, max_pixels: int = MAX_PIXELS, *, upright: bool = False
+) -> tuple[NDArray[np.uint8], str]:
     """Decode one image.
 
     Args:
         source: encoded image.
         where: name of the image in error messages.
         max_pixels: maximum number of pixels that the image may declare.
+        upright: whether the image is turned as its EXIF orientation says; of TIFF files Pillow does it in any case.
 
     Returns:
         The pixels, uint8, H x W x C, and what was changed in decoding (empty if nothing was).
@@ -143,18 +147,22 @@ def decode_image(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> tu
         if source is None:
             raise DataError(f"{where} holds no image bytes (links to files are not followed)")
         if isinstance(source, Image.Image):
-            return _pixels(source, where, max_pixels)
+            return _pixels(source, where, max_pixels, upright)
         with opened(source, where) as file, open_image(file, max_pixels) as image:
             refuse_many_scans(image, file, where)
-            return _pixels(image, where, max_pixels)
+            return _pixels(image, where, max_pixels, upright)
 
 
-def _pixels(image: Image.Image, where: str, max_pixels: int) -> tuple[NDArray[np.uint8], str]:
+def _pixels(image: Image.Image, where: str, max_pixels: int, upright: bool) -> tuple[NDArray[np.uint8], str]:
     """Return the pixels of an open image; see `decode_image`."""
     if image.width * image.height > max_pixels:
         raise DataError(
             f"{where}: claims {image.width:,} x {image.height:,} pixels; at most {max_pixels:,} are accepted"
         )
+    if upright:
+        image.load()
+        with suppress(Exception):  # Pillow has many for tags that are none, and the pixels may be whole
+            image = ImageOps.exif_transpose(image)
     return plain_pixels(image, where)
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, by, cut, need_memory, read_rows, reading, stretches
+from negvae.files import home
 
 MAP_BYTES = 64_000_000
 """Size above which an array on a local disk is memory-mapped and not read."""
@@ -113,7 +114,7 @@ def array(path: Path | str) -> NDArray[Any]:
 def _whole(file: IO[bytes], header: Header, path: Path | str) -> NDArray[Any]:
     if header.nbytes > MAP_BYTES and not stores.is_uri(str(path)):
         order = "F" if header.by_columns else "C"
-        return np.asarray(np.memmap(path, header.dtype, "c", header.offset, header.shape, order))  # type: ignore[call-overload]
+        return np.asarray(np.memmap(home(path), header.dtype, "c", header.offset, header.shape, order))  # type: ignore[call-overload]
     return read_whole(file, header, path)
 
 

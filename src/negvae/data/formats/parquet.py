@@ -14,7 +14,8 @@ import numpy as np
 from negvae.data import stores
 from negvae.data.formats.base import Block, DataError, Probe, reading
 
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "y", "target")
+IMAGE_COLUMNS = ("image", "img", "images", "jpg", "png")
+LABEL_COLUMNS = ("label", "labels", "fine_label", "y", "target")
 _BLOCK = 256
 
 
@@ -117,9 +118,9 @@ def _columns(schema: Any, where: object) -> tuple[str, str | None]:
         return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
 
     fitting = [column.name for column in schema if fits(column.type)]
-    image = next((name for name in ("image", "img", "images", "jpg", "png") if name in fitting), None)
+    image = next((name for name in IMAGE_COLUMNS if name in fitting), None)
     if image is not None or len(fitting) == 1:
-        return image or fitting[0], next((name for name in _LABEL_COLUMNS if name in schema.names), None)
+        return image or fitting[0], next((name for name in LABEL_COLUMNS if name in schema.names), None)
     raise DataError(
         f"{where}: no image column among ({', '.join(schema.names[:8])}); call it 'image', of type binary or "
         "struct(bytes, path)"
