@@ -71,7 +71,7 @@ def test_lines_longer_than_a_block_are_read_wherever_they_stand(
     assert load_rows(tmp_path / "names.csv").shape == (1, width)
     monkeypatch.setattr(tables, "_LONGEST", 1 << 20)
     for name in ("first", "late"):
-        with pytest.raises(ValueError, match=r"has a row of more than 1 MiB: .* given as Parquet or \.npy"):
+        with pytest.raises(ValueError, match=r"has a row of more than 1 MiB, .* given as Parquet or \.npy"):
             load_rows(tmp_path / f"{name}.csv")
 
 

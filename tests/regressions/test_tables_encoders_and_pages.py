@@ -42,9 +42,7 @@ def test_a_quotation_mark_that_is_never_closed_is_refused_and_not_a_short_table(
     lines[count // 2] = '1,2,"open'
     (tmp_path / "open.csv").write_text("\n".join(["a,b,note", *lines, ""]))
     behind = count - count // 2 - 1
-    with pytest.raises(
-        ValueError, match=f"mark in its last column is not closed, so that {behind:,} lines"
-    ):
+    with pytest.raises(ValueError, match=f"mark in its last column is not closed, so that {behind:,} lines"):
         load_rows(tmp_path / "open.csv", columns=["a", "b"])
     lines[count // 2] = '1,2,"closed\n"'
     lines.append('1,2,"closed\n\n"\n')
@@ -156,16 +154,17 @@ def test_a_run_keeps_the_way_in_which_its_photos_were_turned(tmp_path, encoder):
     assert not encoder_of(artifact).upright
 
 
-def test_a_broken_photo_is_left_out_and_named_and_a_table_beside_photos_passed_over(tmp_path, encoder):
+def test_a_broken_photo_and_a_table_of_scores_beside_photos_are_left_out_and_named(tmp_path, encoder):
     data = photos(tmp_path / "good", 60)
     (data / "07.png").write_bytes(b"broken")
     pd.DataFrame({"p_value": [0.5]}).to_parquet(data / "scores.parquet")
     config = preset("features", str(data), embed=str(encoder), epochs=1, device="cpu", negatives="augmented")
     run(config, tmp_path / "run")
-    assert "07.png\t" in (tmp_path / "run" / "broken.tsv").read_text()
+    lines = (tmp_path / "run" / "broken.tsv").read_text().splitlines()
+    assert [Path(line.split("\t")[0]).name for line in lines[1:]] == ["07.png", "scores.parquet"]
     for place in range(10, 20):
         (data / f"{place}.png").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"11 of 60 images cannot be read, more than 10%"):
+    with pytest.raises(ValueError, match=r"12 of 61 images cannot be read, more than 10%"):
         run(config, tmp_path / "again")
 
 

@@ -52,7 +52,13 @@ class ResultTable:
         return self.path.with_suffix("")
 
     def seeds(self, run: str) -> list[int]:
-        """Return the seeds of which there are results of a run, called RUN-seedN, in order; "" is of any run.
+        """Return the seeds that a run has results of, which are named RUN-seedN.
+
+        Args:
+            run: name of the run without its seed; "" for any run.
+
+        Returns:
+            The seeds, ascending.
 
         Raises:
             ValueError: if a line of the table is damaged.

@@ -17,9 +17,8 @@ from negvae.data import Split, is_path, load
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.fetch import HUB
 from negvae.data.folders import refuse_broken
-from negvae.data.formats import IMAGE_ENDINGS, MAX_PIXELS, Folder, Parquet
+from negvae.data.formats import MAX_PIXELS, Folder, Parquet
 from negvae.data.formats.base import check_limit
-from negvae.data.formats.folder import walk
 from negvae.data.load import reader_of
 from negvae.data.rows import feature_columns, load_rows
 from negvae.data.stores import is_uri
@@ -211,11 +210,9 @@ def _images_of(data: str, split: Split) -> list[str] | None:
         reader, has_parts = reader_of(place, split)
     except ValueError:  # a folder of other files than those that `load` takes
         return [data]
-    if isinstance(reader, Folder):  # without other files that lie beside the images, such as tables of scores
-        return list(walk(str(reader.path), IMAGE_ENDINGS))
     if not has_parts:
         return [data]
-    return list(map(str, reader.files)) if isinstance(reader, Parquet) else None
+    return list(map(str, reader.files)) if isinstance(reader, Parquet | Folder) else None
 
 
 def encoder_images(

@@ -242,14 +242,12 @@ def calibrate(
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
-    everything: list[NDArray[Any]] = []
-    if target_fpr is not None:
-        threshold = _threshold(scores[decisive], target_fpr, confidence)
-    else:
-        anew = contamination and owners is None
-        everything.append((measured(held_out, [decisive]) if anew else found)[decisive])
-        everything += _of_training(measured, training, owners, rule, decisive)
-        threshold = contamination_threshold(np.concatenate(everything), contamination)
+    everything: NDArray[Any] | None = None
+    if target_fpr is None:
+        of_held_out = (measured(held_out, [decisive]) if contamination and owners is None else found)[decisive]
+        everything = np.concatenate([of_held_out, *_of_training(measured, training, owners, rule, decisive)])
+    decided_by = scores[decisive] if everything is None else everything
+    threshold = _threshold(decided_by, target_fpr, confidence, contamination)
     rounding = None if scorer.quantized is None else {n: v.numpy() for n, v in scorer.quantized.rounding.items()}
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
@@ -260,24 +258,26 @@ def calibrate(
     if groups is None:
         return calibration
     grouped = calibration.with_groups({name: split(values, groups) for name, values in found.items()})
-    if target_fpr is not None:
-        return grouped
-    labels = None if training_groups is None or training is None else [*groups, *training_groups]
-    return _above_shares(grouped, np.concatenate(everything), labels)
+    return _by_share(grouped, everything, groups, None if training is None else training_groups)
 
 
-def _above_shares(calibration: Calibration, scores: NDArray[Any], labels: Sequence[str] | None) -> Calibration:
-    """Return the calibration with groups' thresholds for no rate, by all data (N scores) where its groups are known."""
-    if labels is not None:
-        every = split(scores, labels)
-        found = {
-            name: contamination_threshold(every[name], calibration.contamination) for name in calibration.thresholds
-        }
-    elif calibration.contamination:
+def _by_share(
+    calibration: Calibration, scores: NDArray[Any] | None, groups: Sequence[str], training_groups: Sequence[str] | None
+) -> Calibration:
+    """Return the calibration with thresholds of groups that no rate sets: by all data, where its groups are known.
+
+    The N scores are those of the held-out and then of the training data; None if a rate sets the thresholds.
+    """
+    if scores is None:
         return calibration
-    else:
-        found = dict.fromkeys(calibration.thresholds, calibration.threshold)
-    return replace(calibration, thresholds=found)
+    share = calibration.contamination
+    if training_groups is not None:
+        every = split(scores, [*groups, *training_groups])
+        found = {name: contamination_threshold(every[name], share) for name in calibration.thresholds}
+        return replace(calibration, thresholds=found)
+    if share:
+        return calibration
+    return replace(calibration, thresholds=dict.fromkeys(calibration.thresholds, calibration.threshold))
 
 
 def _usual_names(model: VAE) -> tuple[str, ...]:
@@ -299,8 +299,10 @@ def _references(
     return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
 
 
-def _threshold(scores: NDArray[np.float64], target_fpr: float, confidence: float | None) -> float:
-    """Return the threshold for a rate, on average over held-out sets or with a confidence."""
+def _threshold(scores: NDArray[Any], target_fpr: float | None, confidence: float | None, contamination: float) -> float:
+    """Return the threshold of a rate, on average over held-out sets or with a confidence, or else of a share."""
+    if target_fpr is None:
+        return contamination_threshold(scores, contamination)
     if confidence is None:
         return fpr_threshold(scores, target_fpr)
     return certified_threshold(scores, target_fpr, confidence)
