@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -241,13 +241,12 @@ def calibrate(
         rule = rule or _rule(measured, training, owners, decisive)
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
-    scores = {name: np.sort(values) for name, values in found.items()}
-    everything: NDArray[Any] | None = None
+    scores, everything = {name: np.sort(values) for name, values in found.items()}, None
     if target_fpr is None:
         of_held_out = (measured(held_out, [decisive]) if contamination and owners is None else found)[decisive]
         everything = np.concatenate([of_held_out, *_of_training(measured, training, owners, rule, decisive)])
-    decided_by = scores[decisive] if everything is None else everything
-    threshold = _threshold(decided_by, target_fpr, confidence, contamination)
+    deciding = scores[decisive] if everything is None else everything
+    threshold = _threshold(deciding, target_fpr, confidence, contamination)
     rounding = None if scorer.quantized is None else {n: v.numpy() for n, v in scorer.quantized.rounding.items()}
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
@@ -257,17 +256,22 @@ def calibrate(
     )  # fmt: skip
     if groups is None:
         return calibration
-    grouped = calibration.with_groups({name: split(values, groups) for name, values in found.items()})
-    return _by_share(grouped, everything, groups, None if training is None else training_groups)
+    return _by_group(calibration, found, everything, groups, None if training is None else training_groups)
 
 
-def _by_share(
-    calibration: Calibration, scores: NDArray[Any] | None, groups: Sequence[str], training_groups: Sequence[str] | None
+def _by_group(
+    calibration: Calibration,
+    held_out: Mapping[str, NDArray[np.float64]],
+    scores: NDArray[Any] | None,
+    groups: Sequence[str],
+    training_groups: Sequence[str] | None,
 ) -> Calibration:
-    """Return the calibration with thresholds of groups that no rate sets: by all data, where its groups are known.
+    """Return the calibration with the held-out scores and the threshold of each group.
 
-    The N scores are those of the held-out and then of the training data; None if a rate sets the thresholds.
+    Without a rate, thresholds are set by the scores of all data (N, the held-out first) where its groups are known.
+    With one, `scores` is None.
     """
+    calibration = calibration.with_groups({name: split(values, groups) for name, values in held_out.items()})
     if scores is None:
         return calibration
     share = calibration.contamination
