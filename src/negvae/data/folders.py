@@ -304,13 +304,13 @@ def _decoded_to(entry: Path | None, files: list[str], decoding: Decoding, state:
             "state": state, "counts": counts.tolist(), "names": files, "broken": broken, "sha256": sha256,
             "digests": digests,
         }  # fmt: skip
-        if path is None or entry is None:
+        if path is None:
             inputs = _mapped(file, int(counts.sum()), decoding)
             file.close()  # the mapping stays
             return PhotoSet(inputs, counts, tuple(files), broken, sha256)
-    with suppress(OSError), replacing(entry.with_suffix(".json")) as temporary:
+    with suppress(OSError), replacing(path.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps(facts), encoding="utf-8")
-    inputs = _mapped(entry, int(counts.sum()), decoding)
+    inputs = _mapped(path, int(counts.sum()), decoding)
     return PhotoSet(inputs, counts, tuple(files), broken, sha256)
 
 

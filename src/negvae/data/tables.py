@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from negvae.data import stores
 from negvae.data.formats.base import DataError, reading
-from negvae.data.formats.parquet import IMAGE_COLUMNS, LABEL_COLUMNS
+from negvae.data.formats.parquet import IMAGE_COLUMNS, LABEL_COLUMNS, may_be_images
 from negvae.files import home, state_of
 
 ENDINGS = (".csv", ".parquet")
@@ -484,9 +484,11 @@ def _is_number(kind: Any) -> bool:
 
 def _has_images(path: str) -> bool:
     """Return whether a Parquet file has a column of encoded images."""
+    import pyarrow as pa
+
     schema = _schema(path)
-    found = [field for field in schema if _holds_images(field.type)]
-    certain = any(field.name in IMAGE_COLUMNS or not _is_bytes(field.type) for field in found)
+    found = [field for field in schema if may_be_images(field.type)]
+    certain = any(field.name in IMAGE_COLUMNS or pa.types.is_struct(field.type) for field in found)
     numbers = any(_is_number(field.type) and field.name not in LABEL_COLUMNS for field in schema)
     if not found or certain or not numbers:
         return bool(found)
@@ -508,17 +510,3 @@ def _are_images(path: str, column: str) -> bool:
             return True
     except Exception:  # Pillow has many for what is no image
         return False
-
-
-def _is_bytes(kind: Any) -> bool:
-    import pyarrow as pa
-
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-
-def _holds_images(kind: Any) -> bool:
-    import pyarrow as pa
-
-    if pa.types.is_struct(kind):
-        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
-    return _is_bytes(kind)

@@ -249,7 +249,9 @@ def _feature_inliers(
         log(f"calibration: the {len(inliers.held_out):,} rows of {config.data} that the run held out")
         return inliers.training, inliers.held_out, None if inliers.groups is None else list(inliers.groups)
     encoder = embedding.encoder_of(artifact, embed)
-    found = embedding.read_feature_rows(data, encoder, columns=columns, groups=groups, split="test")
+    found = embedding.read_feature_rows(
+        data, encoder, columns=columns, groups=groups, split="test", max_broken=config.max_broken
+    )
     artifact.model.check(found.rows)
     refuse_inliers_of(artifact, found.rows, found.sha256, f"--data {data}")
     log(f"calibration: {found.description}")

@@ -185,7 +185,9 @@ def _new_rows(artifact: Artifact, data: str | None, encoder: Encoder | None, lim
 
 def _feature_rows(what: str, data: str, artifact: Artifact, encoder: Encoder | None, limit: int | None) -> FeatureRows:
     """Load rows of features in the form of the model, and refuse those that it was trained on."""
-    found = read_feature_rows(data, encoder, columns=columns_of(artifact), limit=limit, split="test")
+    found = read_feature_rows(
+        data, encoder, columns=columns_of(artifact), limit=limit, split="test", max_broken=artifact.config.max_broken
+    )
     _refuse_own(data, found.rows, found.sha256, artifact, what)
     if (width := found.rows.shape[1]) != artifact.model.shape[0]:
         raise ValueError(f"{what} {data} has rows of {width} numbers, the model takes {artifact.model.shape[0]}")

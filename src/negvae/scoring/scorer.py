@@ -14,8 +14,7 @@ from torch import Tensor
 from negvae.device import own_state, resolve_precision
 from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
-from negvae.scoring.calibration import Calibration, contamination_threshold, fpr_threshold
-from negvae.scoring.certificates import certified_threshold
+from negvae.scoring.calibration import Calibration
 from negvae.scoring.compute import compute_scores, over_blocks, refuse_in_int8
 from negvae.scoring.groups import split
 from negvae.scoring.neighbors import SAME_ROWS, fit_neighbors, most_references, share_of_references
@@ -241,45 +240,44 @@ def calibrate(
         rule = rule or _rule(measured, training, owners, decisive)
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
-    scores, everything = {name: np.sort(values) for name, values in found.items()}, None
-    if target_fpr is None:
+    scores = {name: np.sort(values) for name, values in found.items()}
+    deciding: NDArray[Any] = scores[decisive]
+    if target_fpr is None:  # the threshold leaves a share of all data above it
         of_held_out = (measured(held_out, [decisive]) if contamination and owners is None else found)[decisive]
-        everything = np.concatenate([of_held_out, *_of_training(measured, training, owners, rule, decisive)])
-    deciding = scores[decisive] if everything is None else everything
-    threshold = _threshold(deciding, target_fpr, confidence, contamination)
+        deciding = np.concatenate([of_held_out, *_of_training(measured, training, owners, rule, decisive)])
     rounding = None if scorer.quantized is None else {n: v.numpy() for n, v in scorer.quantized.rounding.items()}
     precision = "int8" if rounding else resolve_precision(scorer.computes_in, scorer.model.device)
     calibration = Calibration(
-        scores, decisive, threshold, target_fpr, contamination, references, precision, rounding,
+        scores, decisive, 0.0, target_fpr, contamination, references, precision, rounding,
         confidence=None if target_fpr is None else confidence, tiles=rule or "",
         joined=references.joined if training is not None else are_references(model, held_out, references),
     )  # fmt: skip
+    calibration = replace(calibration, threshold=calibration.threshold_for(deciding))
     if groups is None:
         return calibration
-    return _by_group(calibration, found, everything, groups, None if training is None else training_groups)
+    return _by_group(calibration, found, deciding, groups, None if training is None else training_groups)
 
 
 def _by_group(
     calibration: Calibration,
     held_out: Mapping[str, NDArray[np.float64]],
-    scores: NDArray[Any] | None,
+    deciding: NDArray[Any],
     groups: Sequence[str],
     training_groups: Sequence[str] | None,
 ) -> Calibration:
     """Return the calibration with the held-out scores and the threshold of each group.
 
-    Without a rate, thresholds are set by the scores of all data (N, the held-out first) where its groups are known.
-    With one, `scores` is None.
+    Without a rate, `deciding` has the scores of all data, the held-out first (N), and they set the thresholds where the
+    groups of all are known.
     """
     calibration = calibration.with_groups({name: split(values, groups) for name, values in held_out.items()})
-    if scores is None:
+    if calibration.target_fpr is not None:
         return calibration
-    share = calibration.contamination
     if training_groups is not None:
-        every = split(scores, [*groups, *training_groups])
-        found = {name: contamination_threshold(every[name], share) for name in calibration.thresholds}
+        every = split(deciding, [*groups, *training_groups])
+        found = {name: calibration.threshold_for(every[name]) for name in calibration.thresholds}
         return replace(calibration, thresholds=found)
-    if share:
+    if calibration.contamination:
         return calibration
     return replace(calibration, thresholds=dict.fromkeys(calibration.thresholds, calibration.threshold))
 
@@ -301,15 +299,6 @@ def _references(
     components, names = ([name for name in some if name not in apart] for some in (components, names))
     references = scorer.measure(spread_rows(training, most), components, names)
     return references if scorer.model.shifted is None else _with_transformations(scorer, references, training, log)
-
-
-def _threshold(scores: NDArray[Any], target_fpr: float | None, confidence: float | None, contamination: float) -> float:
-    """Return the threshold of a rate, on average over held-out sets or with a confidence, or else of a share."""
-    if target_fpr is None:
-        return contamination_threshold(scores, contamination)
-    if confidence is None:
-        return fpr_threshold(scores, target_fpr)
-    return certified_threshold(scores, target_fpr, confidence)
 
 
 def _rule(scorer: Scorer, training: Tensor | None, owners: Owners, score: str) -> str:

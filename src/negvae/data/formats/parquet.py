@@ -61,6 +61,15 @@ class Parquet:
                     row += count
 
 
+def may_be_images(kind: Any) -> bool:
+    """Return whether a column of this type can hold encoded images: bytes, or a struct with a field "bytes"."""
+    import pyarrow as pa
+
+    if pa.types.is_struct(kind):
+        return any(kind.field(index).name == "bytes" for index in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
 def holds_images(path: Path | str) -> bool:
     """Return whether a Parquet file has a column of encoded images, or cannot be read, as its reader will say."""
     try:
@@ -110,14 +119,7 @@ def _within(block: Block, start: int, stop: int | None) -> Block:
 
 def _columns(schema: Any, where: object) -> tuple[str, str | None]:
     """Return the columns of encoded images ("image" or "img", or else the only suitable one) and of labels."""
-    import pyarrow as pa
-
-    def fits(kind: Any) -> bool:
-        if pa.types.is_struct(kind):
-            return any(kind.field(i).name == "bytes" for i in range(kind.num_fields))
-        return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
-
-    fitting = [column.name for column in schema if fits(column.type)]
+    fitting = [column.name for column in schema if may_be_images(column.type)]
     image = next((name for name in IMAGE_COLUMNS if name in fitting), None)
     if image is not None or len(fitting) == 1:
         return image or fitting[0], next((name for name in LABEL_COLUMNS if name in schema.names), None)
