@@ -102,7 +102,7 @@ def test_photos_of_several_sizes_are_ranked_and_broken_ones_left_out(tmp_path: P
         Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC).save(tmp_path / "in" / f"{number:02d}.png")
     (tmp_path / "in" / "30.png").write_bytes(b"broken")
     lines: list[str] = []
-    found = clean(str(tmp_path / "in"), tmp_path / "list.csv", epochs=20, log=lines.append, device="cpu")
+    found = clean(str(tmp_path / "in"), tmp_path / "list.csv", epochs=5, log=lines.append, device="cpu")
     with (tmp_path / "list.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert found.rows == len(rows) == 39
@@ -123,7 +123,7 @@ def test_trim_leaves_out_photos_of_several_sizes(tmp_path: Path, given: str):
         size = [(40, 20), (36, 24), (20, 20)][number % 3]
         images.append(Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC))
         images[-1].save(tmp_path / f"{number:02d}.png")
-    detector = NegVAEDetector(trim=0.05, epochs=20, device="cpu", random_state=0, target_fpr=0.3)
+    detector = NegVAEDetector(trim=0.05, epochs=5, device="cpu", random_state=0, target_fpr=0.3)
     if given == "a folder":
         (tmp_path / "99.png").write_bytes(b"broken")
         with pytest.warns(UserWarning, match="broken"):

@@ -53,6 +53,12 @@ def result():
         return trained(run(epochs=1))
 
 
+@pytest.fixture(scope="module")
+def whole():
+    """A run of one epoch that nothing has stopped."""
+    return trained(run(epochs=1))
+
+
 @pytest.mark.parametrize("kinds", ["one", "several"])
 def test_copies_of_unseen_inliers_are_told_apart(result, monkeypatch, kinds):
     monkeypatch.setattr(judging, "LEAST_AUROC", 0.0)
@@ -285,15 +291,14 @@ def test_training_says_whether_images_are_mirrored():
     assert f"transformations turns: {why}" in lines
 
 
-def test_the_rest_is_trained_as_without_transformations():
-    plain, shifted = (trained(run(epochs=1, transformations=names)).model.state_dict() for names in ("none", "turns"))
-    assert all(torch.equal(value, shifted[name]) for name, value in plain.items())
+def test_the_rest_is_trained_as_without_transformations(whole):
+    plain = trained(run(epochs=1, transformations="none")).model.state_dict()
+    assert all(torch.equal(value, whole.model.state_dict()[name]) for name, value in plain.items())
 
 
 @pytest.mark.parametrize("after", [3, 7, 8])
-def test_a_stopped_run_goes_on_exactly(tmp_path, after):
+def test_a_stopped_run_goes_on_exactly(whole, tmp_path, after):
     config = run(epochs=1)
-    whole = trained(config)
     assert whole.progress.shift_steps[0] == whole.progress.shift_steps[1] > 2
     calls = iter(range(1000))
     stopped = trained(config, directory=tmp_path, should_stop=lambda: "enough" if next(calls) == after else "")
@@ -305,7 +310,8 @@ def test_a_stopped_run_goes_on_exactly(tmp_path, after):
         assert torch.equal(resumed.model.state_dict()[name], value), name
 
 
-def test_a_longer_run_trains_it_anew(tmp_path):
+def test_a_longer_run_trains_it_anew(tmp_path, monkeypatch):
+    monkeypatch.setattr(shift_training, "PASSES", 1)
     trained(run(epochs=1), directory=tmp_path)
     longer = dataclasses.replace(run(epochs=1), epochs=2)
     resumed, whole = trained(longer, directory=tmp_path, resume=True), trained(longer)
@@ -348,8 +354,8 @@ def test_a_detector_is_saved_and_exported_with_them(tmp_path, monkeypatch, most,
     pytest.importorskip("onnxruntime")
     from negvae.runs.export import export_onnx
 
-    for score in OF_TRANSFORMATIONS:
+    assert export_onnx(tmp_path / "run").difference < 1e-4
+    for score in OF_TRANSFORMATIONS if most == 100 else ():  # these are the same in both
         exported = export_onnx(tmp_path / "run", score=score)
         assert exported.encoder_only
         assert exported.difference < 1e-4
-    assert export_onnx(tmp_path / "run").difference < 1e-4
