@@ -6,6 +6,7 @@ else as JSON in the header. Loading it runs no code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from negvae.files import from_json, open_tensors, order_header, replacing
+from negvae.spacing import spread_rows
 
 FILE = "checkpoint.safetensors"
 CHECKPOINT_SECONDS = 60.0
@@ -187,6 +189,12 @@ def check_mark(directory: Path, name: str, mark: dict[str, Any]) -> None:
         other = [each for each in saved if saved[each] != mark.get(each)]
     if other:
         raise ValueError(f"{path}: is of a training with other {', '.join(other)}; remove it to start anew")
+
+
+def digest(data: Tensor) -> str:
+    """Return a text that differs for other data: the number of rows and the SHA-256 of a few, spread over all."""
+    few = spread_rows(data, 100).cpu().contiguous().numpy()
+    return f"{len(data)} {hashlib.sha256(few.tobytes()).hexdigest()}"
 
 
 def restore_generator(generator: torch.Generator, states: dict[str, Tensor], name: str, path: Path) -> None:

@@ -8,7 +8,6 @@ thousands of steps.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +21,11 @@ from negvae.fast.memory import keep_freed_memory
 from negvae.model.initialization import initialize
 from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
-from negvae.spacing import spread_rows
 from negvae.training.checkpoint import (
     CHECKPOINT_SECONDS,
     Progress,
     check_mark,
+    digest,
     load_checkpoint,
     restore_generator,
     save_checkpoint,
@@ -142,7 +141,7 @@ def train_patches(
             output = copied(inputs)
         return patch_loss(copied, output, copied.grid(torch.cat([torch.zeros_like(whole[:, :1]), made.masks])))
 
-    mark = {"seed": seed, "steps": steps, "batch size": batch_size, "images": _digest(images)}
+    mark = {"seed": seed, "steps": steps, "batch size": batch_size, "images": digest(images)}
     checkpoint = _Checkpoint(directory, weights, network, randomness, mark)
     first, since_saved, losses = checkpoint.restore(), Clock(), torch.zeros(())
     with Halves(network, weights, loss, place) as halves:
@@ -202,12 +201,6 @@ class _Checkpoint(NamedTuple):
         """Remove the checkpoint of a training that is finished."""
         if self.directory is not None:
             (self.directory / CHECKPOINT).unlink(missing_ok=True)
-
-
-def _digest(images: Tensor) -> str:
-    """Return a text that differs for other images: their number and the SHA-256 of a few, spread over all."""
-    few = spread_rows(images, 100).cpu().contiguous().numpy()
-    return f"{len(images)} {hashlib.sha256(few.tobytes()).hexdigest()}"
 
 
 def _check_finite(weights: Weights, losses: Tensor, step: int) -> None:

@@ -12,13 +12,28 @@ from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.model import VAE
-from negvae.training.checkpoint import FILE, Progress, load_checkpoint, restore_generator, save_checkpoint
+from negvae.parts import described
+from negvae.training.checkpoint import (
+    FILE,
+    Progress,
+    check_mark,
+    digest,
+    load_checkpoint,
+    restore_generator,
+    save_checkpoint,
+)
 from negvae.training.history import History, epoch_row, read_metrics
 from negvae.training.objectives import Losses
 from negvae.training.reporting import Clock, ProgressUpdate
 from negvae.training.shifted import train_shifts
 from negvae.training.step import Learner
 
+FIXED = (
+    "negatives", "likelihood", "sigma", "learn_sigma", "network", "initialization", "latent_size", "negative_shift",
+    "negative_weight", "transformations", "update", "optimizer", "schedule", "batch_size", "seed", "precision",
+)  # fmt: skip
+"""Fields of a run's configuration with whose values alone it goes on from its checkpoint. Not the learning rate: after
+a divergence, a lower one may go on from the last good checkpoint."""
 AfterEpoch = Callable[[VAE, RunConfig, int], dict[str, Any]]
 """A function of a model in evaluation mode, its configuration and the completed epochs, whose values join the row."""
 
@@ -41,13 +56,14 @@ class TrainingRun:
         history: rows of metrics.jsonl, one for each epoch.
 
     Raises:
-        ValueError: if the checkpoint is damaged or belongs to another model.
+        ValueError: if the checkpoint is damaged, or belongs to another model or to a run with other data or settings.
     """
 
     def __init__(self, learner: Learner, directory: Path | None, *, resume: bool, writes: bool) -> None:
         self.learner, self.directory = learner, directory
         self.progress = Progress()
         self._epoch_start = learner.randomness.get_state()
+        self._mark = _mark(learner.config, learner.data)
         rows = self._restore(directory) if resume and directory is not None else []
         self._folder = directory if writes else None
         if self._folder is not None:
@@ -57,6 +73,7 @@ class TrainingRun:
     def _restore(self, directory: Path) -> list[dict[str, Any]]:
         """Restore the checkpoint, if there is one, and return the rows of the epochs before it."""
         learner = self.learner
+        check_mark(directory, FILE, self._mark)
         with learner.exact():
             restored = load_checkpoint(directory, learner.model, learner.optimizers)
         if restored is None:
@@ -198,7 +215,7 @@ class TrainingRun:
         if learner.shifted is not None:
             states["shifted"] = learner.shifted.randomness.get_state()
         with learner.exact():
-            save_checkpoint(self._folder, learner.model, learner.optimizers, states, self.progress)
+            save_checkpoint(self._folder, learner.model, learner.optimizers, states, self.progress, mark=self._mark)
 
     def _check_weights(self) -> None:
         """Refuse weights that the last update spoiled, which no loss has shown yet."""
@@ -210,3 +227,10 @@ class TrainingRun:
         if self.directory is not None and (self.directory / FILE).exists():
             return f"{text}; the last good checkpoint is {self.directory / FILE}; try a lower learning rate"
         return f"{text}; no checkpoint had been written; try a lower learning rate"
+
+
+def _mark(config: RunConfig, data: Tensor) -> dict[str, Any]:
+    """Return the plain values that tell a run from those that cannot go on from its checkpoint."""
+    values = {name: getattr(config, name) for name in FIXED}
+    values |= {name: described(values[name]) for name in ("likelihood", "network") if not isinstance(values[name], str)}
+    return {**values, "training data": digest(data)}
