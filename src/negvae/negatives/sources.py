@@ -153,8 +153,18 @@ class Auxiliary:
     change: Transformation | None = None
     adversarial = False
 
+    def __post_init__(self) -> None:
+        """Refuse a set without images."""
+        if not len(self.images):
+            raise ValueError("the negatives' data set holds no images: give at least one, or take no negatives")
+
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Draw images uniformly with replacement, and transform each anew."""
+        if self.images.is_floating_point() and not model.takes_features:  # which would be divided by 255 once more
+            raise ValueError(
+                f"negatives are {self.images.dtype} {tuple(self.images.shape)}: this model takes {model.inputs.stored}"
+                " images, with intensities from 0 to 255"
+            )
         size, device = (len(positives),), self.images.device
         chosen = torch.randint(len(self.images), size, generator=generator, device=device)
         if self.change is None:
