@@ -81,6 +81,8 @@ class Parts:
         """Look up the inputs before anything is written."""
         if self.shard_rows < 1:
             raise ValueError(f"shard rows is {self.shard_rows}: it must be at least 1")
+        if not self.folder:  # as from a variable of a shell that is not set: the files would go to the root
+            raise ValueError("--out is empty or /: name a folder for the parts")
         without = [] if stores.is_uri(self.folder) else [self.folder]
         self._files = spans(self.inputs, self.left_out, without, features=self.scoring.wanted.features)
         self._done: dict[str, Part] = {}
