@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -29,7 +29,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
-from negvae.files import from_json, is_temporary, locked, write_text
+from negvae.files import from_json, is_temporary, locked, shown, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -370,7 +370,7 @@ def prometheus(watched: Watch) -> str:
 
 
 def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    escaped = shown(text).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     return f'"{escaped}"'
 
 
@@ -420,10 +420,9 @@ def _piped(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[
     lines: queue.Queue[str | None] = queue.Queue(4 * TURN)
 
     def pump() -> None:
-        # Names of files are bytes; standard input as text would end at one that is not UTF-8.
-        source = getattr(sys.stdin, "buffer", None)
-        for line in map(os.fsdecode, source) if source is not None else sys.stdin:
-            lines.put(line.rstrip("\r\n"))
+        with suppress(OSError):  # a terminal that has gone has no further lines
+            for line in _standard_input():
+                lines.put(line.rstrip("\r\n"))
         lines.put(None)
 
     threading.Thread(target=pump, daemon=True).start()
@@ -445,10 +444,26 @@ def _piped(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[
             yield turn
 
 
+def _standard_input() -> Iterator[str]:
+    """Yield the lines of standard input, if there is one.
+
+    Names of files are bytes; standard input as text would end at one that is not UTF-8. It is read past Python's own
+    reader, in which no thread may be waiting when Python exits: that is a fatal error.
+    """
+    try:
+        descriptor = sys.stdin.fileno()
+    except (AttributeError, OSError):  # closed by the caller, or replaced by text in memory
+        source = getattr(sys.stdin, "buffer", sys.stdin) or ()
+        yield from (line if isinstance(line, str) else os.fsdecode(line) for line in source)
+        return
+    with open(descriptor, "rb", closefd=False) as file:
+        yield from map(os.fsdecode, file)
+
+
 def _place(path: str) -> Place:
     try:
         return path, Path(path).stat().st_mtime_ns
-    except OSError:  # reading it gives a row with the error
+    except (OSError, ValueError):  # reading it gives a row with the error, as of the names that find -print0 joins
         return path, 0
 
 
