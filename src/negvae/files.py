@@ -86,6 +86,23 @@ def replacing(path: Path, tidy: bool = True) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+class _LeftAsItIsError(Exception):
+    """Ends a block of `replacing` without a new file."""
+
+
+def require_writable(path: Path) -> None:
+    """Find out before some work, and not after it, that its result cannot be written.
+
+    Args:
+        path: file that `replacing` is to write later; it is left as it is.
+
+    Raises:
+        OSError: if the folder is missing, full or not writable, or if `path` is a folder.
+    """
+    with suppress(_LeftAsItIsError), replacing(path):
+        raise _LeftAsItIsError
+
+
 def beside(path: Path | str | None) -> Path:
     """Return the folder for the temporary files of an output.
 

@@ -22,7 +22,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.device import own_state
-from negvae.files import refuse_replacing
+from negvae.files import refuse_replacing, require_writable
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -164,6 +164,7 @@ def write_report(
 
     Raises:
         FileNotFoundError: if the model, an input or the folder to write to does not exist.
+        OSError: if the page cannot be written, which is found out first.
         ValueError: if an option is refused, the model is not calibrated, or no image can be scored.
     """
     out = Path(out)
@@ -172,6 +173,7 @@ def write_report(
     refuse_replacing(out, inputs, (".html", ".htm"))
     if top < 1:
         raise ValueError(f"top is {top}: it must be at least 1")
+    require_writable(out)
     artifact = load_artifact(directory, device)
     calibration = artifact.calibrated().decide_by(score, target_fpr, confidence)
     encoder = encoder_of(artifact, embed)

@@ -14,10 +14,10 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data.formats.base import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
-from negvae.files import quoted
+from negvae.files import quoted, require_writable
 from negvae.registry import choose
 from negvae.runs import embed as embedding
-from negvae.runs.artifact import CONFIG, Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.artifact import CALIBRATION, CONFIG, Artifact, load_artifact, read_section, save_calibration
 from negvae.runs.folders import load_fitted
 from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
@@ -119,6 +119,7 @@ def calibrate_run(
 
     Raises:
         FileNotFoundError: if the run or its data does not exist.
+        OSError: if the run's folder cannot be written to, which is found out first.
         ValueError: if the images have another shape or are too few for the rate; if the run may have been trained on
             the data; or if the precision is unknown or not available for this model, score or machine.
     """
@@ -183,11 +184,13 @@ def _scorer(artifact: Artifact, precision: str, training: Tensor | None) -> Scor
 
 
 def _open(directory: Path, device: str) -> Artifact:
-    """Load the artifact, without its calibration if that is damaged."""
+    """Load the artifact, without its calibration if that is damaged, of a folder that can be written to."""
     try:
-        return load_artifact(directory, device)
+        artifact = load_artifact(directory, device)
     except (ValueError, FileNotFoundError):
-        return load_artifact(directory, device, calibration=False)
+        artifact = load_artifact(directory, device, calibration=False)
+    require_writable(directory / CALIBRATION)
+    return artifact
 
 
 def _inliers(

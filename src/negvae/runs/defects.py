@@ -26,7 +26,7 @@ from negvae.data.load import is_defect_layout
 from negvae.data.streams import stream
 from negvae.data.tiling import resized
 from negvae.device import own_state
-from negvae.files import home, write_text
+from negvae.files import home, require_writable, write_text
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import whole_maps
@@ -69,9 +69,11 @@ def evaluate_defects(
 
     Raises:
         FileNotFoundError: if the run does not exist.
+        OSError: if evaluation.json cannot be written, which is found out first.
         ValueError: if the folder has another layout, or holds no defects or no inliers that can be scored.
     """
     artifact = load_artifact(directory, device)
+    require_writable(directory / FILE)
     place = home(artifact.config.data) if root is None else root
     if not is_defect_layout(place):
         raise ValueError(f"{place}: expected the folders train/good, test/good and test/KIND, as in MVTec AD")

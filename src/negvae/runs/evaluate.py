@@ -17,7 +17,7 @@ from torch import Tensor
 from negvae.data import is_path
 from negvae.data.embedding import Encoder
 from negvae.device import own_state
-from negvae.files import write_text
+from negvae.files import require_writable, write_text
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows
@@ -72,6 +72,7 @@ def evaluate_run(
 
     Raises:
         FileNotFoundError: if the run or a set does not exist.
+        OSError: if evaluation.json cannot be written, which is found out first.
         ValueError: if the shape of a set differs from the model's, a set is the inliers themselves, or it cannot be
             determined which of the inliers are new to the model.
     """
@@ -79,6 +80,7 @@ def evaluate_run(
         raise ValueError(f"samples is {samples}: it must be at least 1")
     data, ood = data and os.path.expanduser(data), [os.path.expanduser(name) for name in ood]  # as in config.data
     artifact = load_artifact(directory, device)
+    require_writable(directory / FILE)
     config, calibration = artifact.config, artifact.calibration
     if not artifact.finished:
         log(f"{directory}: training was stopped after {artifact.epochs} of {config.epochs} epochs")
