@@ -1,4 +1,4 @@
-"""Regressions: empty names, standard input that does not end, and places that cannot be written to."""
+"""Regressions: empty names, standard input that does not end, links that lead nowhere, and places to write to."""
 
 import io
 import os
@@ -7,10 +7,14 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
 
 from negvae.report import page
-from negvae.runs import calibrate, evaluate
+from negvae.runs import calibrate, evaluate, graph
 from negvae.runs.parts import Parts
+from negvae.runs.resolve import load_as_stored
 from negvae.runs.watch import PIPE, prometheus, watch
 from tests import processes
 from tests.cli.test_commands import call
@@ -94,3 +98,41 @@ def test_a_place_that_cannot_be_written_to_is_known_before_the_work(
     code, _, error = call(capsys, *[words.get(word, word) for word in command.split()])
     assert (code, error.splitlines()[-1]) == (2, f"negvae: {place}: is a directory")
     assert not list(place.parent.glob(".*.tmp"))
+
+
+def test_a_link_to_itself_does_not_stop_a_watch(model, tmp_path):
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", blobs(2, (1, 28, 28)).numpy())
+    (tmp_path / "in" / "loop.png").symlink_to("loop.png")
+    assert watch(model, str(tmp_path / "in"), tmp_path / "out", once=True, settle=0).rows == 2
+
+
+def test_a_watch_leaves_nothing_in_a_folder_that_it_refuses(model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        watch(model, str(tmp_path), tmp_path, once=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_model_of_triton_is_not_written_into_the_folder_of_its_run(capsys, model):
+    before = sorted(path.name for path in model.iterdir())
+    code, _, error = call(capsys, "export", model, "--triton", model.parent)
+    assert (code, error.count("\n")) == (2, 1)
+    assert "holds the run itself" in error
+    assert sorted(path.name for path in model.iterdir()) == before
+
+
+def test_what_cannot_be_exported_is_said_with_the_reason_and_not_with_the_step(monkeypatch, tmp_path):
+    def fails(*_):
+        raise RuntimeError("This is step 1/3 of exporting") from NotImplementedError()
+
+    monkeypatch.setattr(graph, "_traced", fails)
+    with pytest.raises(ValueError, match=r"\(NotImplementedError\)"):
+        graph.write_graph(nn.Identity(), torch.zeros(2), tmp_path / "a.onnx", {}, len, input_name="images")
+
+
+def test_images_of_16_bits_among_others_of_one_size_are_named(tmp_path):
+    for number, image in enumerate(blobs(4, (1, 28, 28)).numpy()[:, 0]):
+        Image.fromarray(image if number else image.astype(np.uint16) * 257).save(tmp_path / f"{number}.png")
+    with pytest.raises(ValueError, match=r"0\.png: .* more than 8 bits; convert"):
+        load_as_stored(str(tmp_path), "test")

@@ -167,9 +167,7 @@ def watch(
     monitor = Monitor.start(calibration, alarm_rate=alarm_rate, fdr=fdr, window=window)
     label = None if groups is None else labeling(groups, calibration.thresholds)
     new = Watch(directory, source, monitor, groups=groups, resize=resize, label=label)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file: --out takes a folder")
-    out.mkdir(parents=True, exist_ok=True)
+    _make_folder(out)  # before the lock, which would stay in a folder that is not a watch's
     with locked(out / LOCK) as mine:
         if not mine:
             raise ValueError(f"{out} is in use by another watch: take another folder")
@@ -248,12 +246,19 @@ def _is_beginning(path: Path) -> bool:
     return path.name == LOCK or is_temporary(path.name) or (path.name == ROWS and not path.stat().st_size)
 
 
+def _make_folder(out: Path) -> None:
+    """Make the folder of a watch; refuse one that holds something, and no state of a watch."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file: --out takes a folder")
+    out.mkdir(parents=True, exist_ok=True)
+    if not (out / STATE).exists() and any(not _is_beginning(each) for each in out.iterdir()):
+        raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
+
+
 def _begin(new: Watch, out: Path) -> tuple[Watch, set[Place]]:
     """Return the new watch, or the one whose state is in the folder, and the files that it has already scored."""
     path, source, calibration = out / STATE, new.source, new.monitor.calibration
     if not path.exists():
-        if any(not _is_beginning(each) for each in out.iterdir()):
-            raise ValueError(f"{out} is not empty, and holds no {STATE} to go on from: take a new folder")
         return new, set()
     try:
         state = _state(path)
@@ -408,7 +413,7 @@ def _places(folder: Path, own: Path, features: bool) -> Iterable[Place]:
     for span in spans([os.path.join(folder, "")], features=features):  # never the data set of this name
         path = Path(span.path)
         try:
-            if own != folder.resolve() and own in path.resolve().parents:
+            if own != folder.resolve() and own in Path(os.path.realpath(path)).parents:
                 continue
             yield span.path, path.stat().st_mtime_ns
         except OSError:  # it has gone again
