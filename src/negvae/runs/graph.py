@@ -127,7 +127,8 @@ def write_graph(
     try:
         model = _traced(graph.eval(), example, input_name, further)
     except Exception as error:  # torch has many kinds, and the function may be anybody's
-        reason = str(error).strip().splitlines()[0]
+        cause = error.__cause__ or error  # torch's own text begins with the step that failed, and not with why
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise ValueError(f"{what} cannot be exported, it is not made of torch's functions alone ({reason})") from error
     about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata}
     onnx.helper.set_model_props(model, about)

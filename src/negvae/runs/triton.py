@@ -44,7 +44,8 @@ def export_triton(
     Raises:
         FileNotFoundError: if there is no such detector.
         ImportError: if the extra "onnx" is not installed.
-        ValueError: if the detector cannot be exported, or the folder's name cannot be a model's.
+        ValueError: if the detector cannot be exported, if the folder's name cannot be a model's, or if the model would
+            lie in the run's own folder.
     """
     directory = Path(directory)
     name = directory.resolve().name
@@ -53,6 +54,8 @@ def export_triton(
     artifact = load_artifact(directory, "cpu", calibration=False)
     tiled = artifact.config.images is not None and artifact.config.images.tiled
     place = Path(repository) / name
+    if place.resolve() == directory.resolve():
+        raise ValueError(f"--triton {repository} holds the run itself, where the model would lie: take another folder")
     with _folders(place / "1"):
         written = export_onnx(
             directory, place / "1" / "model.onnx", score=score, target_fpr=target_fpr, confidence=confidence
