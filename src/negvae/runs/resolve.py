@@ -580,7 +580,7 @@ def load_as_stored(
         if not files:
             raise
         look = look_at([(file, file) for file in files], name)
-        if not look.uniform or look.turned:  # what was refused is not a broken file
+        if not look.uniform or look.turned or look.bits != 8:  # what was refused is not a broken file
             raise
         return load_fitted(
             name, split, exact(files, name), limit=limit, disjoint=disjoint, max_broken=max_broken, log=log
