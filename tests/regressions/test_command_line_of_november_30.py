@@ -136,3 +136,11 @@ def test_images_of_16_bits_among_others_of_one_size_are_named(tmp_path):
         Image.fromarray(image if number else image.astype(np.uint16) * 257).save(tmp_path / f"{number}.png")
     with pytest.raises(ValueError, match=r"0\.png: .* more than 8 bits; convert"):
         load_as_stored(str(tmp_path), "test")
+
+
+def test_ctrl_c_before_the_options_are_read_is_no_traceback(capsys, monkeypatch):
+    def interrupted(**_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("negvae.cli.app.app", interrupted)
+    assert call(capsys, "cite") == (130, "", "")

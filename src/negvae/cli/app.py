@@ -73,7 +73,7 @@ def main() -> NoReturn:
         sys.exit(1)
     except (ValueError, TypeError, ImportError, OSError) as error:
         _fail(error, _describe(error))
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):  # the second one before the parser is there to turn it into the first
         sys.exit(130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # which the parser's own errors have, whichever package they live in
