@@ -183,7 +183,7 @@ def choose(what: str, name: str, known: Iterable[str], where: str = "") -> str:
     names = list(known)
     if name in names:
         return name
-    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     place = f"{where}: " if where else ""
     raise ValueError(f"{place}unknown {what} {name!r}: {hint}Known: {', '.join(names)}")

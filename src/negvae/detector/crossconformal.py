@@ -13,11 +13,12 @@ from sklearn.utils.validation import check_is_fitted
 
 from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
-from negvae.detector.inputs import refuse_two_splits, repeatable
+from negvae.detector.inputs import refuse_two_splits, repeatable, seed_of
 from negvae.detector.photos import divisible
 from negvae.files import file_sha256, from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
+from negvae.scoring.certificates import check_rate
 from negvae.scoring.crossconformal import cross_bound, cross_p_values, fold_numbers, twice_mean_p_values
 
 FOLDS = "folds.json"
@@ -40,7 +41,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         target_fpr: largest p-value at which a row is called an outlier.
         twice_mean: whether p-values are twice the mean of the folds' p-values; these are valid without the factor 2
             but detect fewer outliers.
-        random_state: seed of the division into folds.
+        random_state: seed of the division into folds, or `numpy.random.RandomState`.
 
     Attributes:
         detectors_: the K fitted detectors; the calibration of each holds the scores of the inliers it left out.
@@ -79,11 +80,10 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             ValueError: if the data or a parameter cannot be used, or if there are too few inliers for p-values as small
                 as `target_fpr`.
         """
-        if not 0 < self.target_fpr < 1:
-            raise ValueError(f"target_fpr is {self.target_fpr!r}: it must lie between 0 and 1")
+        check_rate("target_fpr", self.target_fpr)
         data = divisible(X)
         rows = data.rows
-        number = fold_numbers(len(rows), self.folds, self.random_state)
+        number = fold_numbers(len(rows), self.folds, seed_of(self.random_state))
         smallest = 1 / (len(rows) + 1)
         if self.twice_mean:
             none_above = [np.zeros(size) for size in np.bincount(number)]
@@ -192,8 +192,10 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             FileNotFoundError: if the folder does not exist or holds no detectors.
-            ValueError: if a file is damaged, or the folder does not hold the folds that were saved, whole.
+            ValueError: if the rate is out of range, a file is damaged, or the folder does not hold the folds that were
+                saved, whole.
         """
+        check_rate("target_fpr", target_fpr)
         places = _places(Path(directory))
         detectors = [NegVAEDetector.load(place) for place in places]
         made = cls(detectors[0], folds=len(detectors), target_fpr=target_fpr, twice_mean=twice_mean)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from negvae.scoring.certificates import (
     Bounds,
     certified_rank,
     certified_threshold,
+    check_rate,
     fpr_bounds,
     least_certified,
 )
@@ -73,8 +75,7 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
     >>> fpr_threshold(range(99), target_fpr=0.05)
     94.0
     """
-    if not 0 < target_fpr < 1:
-        raise ValueError(f"target_fpr is {target_fpr}: it must lie between 0 and 1")
+    check_rate("target_fpr", target_fpr)
     held_out = _sorted(calibration)
     rank = _average_rank(len(held_out), target_fpr)
     if rank < 1:
@@ -223,8 +224,11 @@ class Calibration:
     def __post_init__(self) -> None:
         """Take numbers of NumPy as Python's, which the files of a folder can hold."""
         for name in ("threshold", "target_fpr", "contamination", "confidence", "trimmed"):
-            if (value := getattr(self, name)) is not None:
-                object.__setattr__(self, name, float(value))
+            if (value := getattr(self, name)) is None:
+                continue
+            if not isinstance(value, Real):
+                raise ValueError(f"{name} is {value!r}: it must be a number")
+            object.__setattr__(self, name, float(value))
 
     @property
     def cut(self) -> float:
@@ -468,8 +472,7 @@ class Calibration:
 
 def check_fdr(fdr: float) -> None:
     """Refuse a false-discovery rate that does not lie between 0 and 1, with a ValueError."""
-    if not 0 < fdr < 1:
-        raise ValueError(f"fdr is {fdr}: it must lie between 0 and 1")
+    check_rate("fdr", fdr)
 
 
 def _numbers(values: ArrayLike, what: str) -> Values:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Real
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -145,7 +146,7 @@ def fpr_bounds(
     Raises:
         ValueError: if an argument is out of range, or there is no score.
     """
-    _check_rates(0.5, confidence)
+    check_rate("confidence", confidence)
     scores = _numbers(held_out)
     count = len(scores)
     if not count:
@@ -178,7 +179,7 @@ def simultaneous_fpr_bounds(held_out: int, confidence: float = CONFIDENCE) -> Fl
     Raises:
         ValueError: if an argument is out of range.
     """
-    _check_rates(0.5, confidence)
+    check_rate("confidence", confidence)
     if held_out < 1:
         raise ValueError("bounds need at least one held-out inlier")
     cuts = _cuts(held_out)
@@ -235,7 +236,7 @@ def false_discovery_bounds(held_out: ArrayLike, scores: ArrayLike, confidence: f
     Raises:
         ValueError: if an argument is out of range, or a score is not a number.
     """
-    _check_rates(0.5, confidence)
+    check_rate("confidence", confidence)
     ordered, batch = np.sort(_numbers(held_out)), _numbers(scores)
     if not len(ordered):
         raise ValueError("bounds need at least one held-out inlier")
@@ -325,10 +326,28 @@ def _level(chances: Floats, confidence: float) -> float:
     return float(smallest[math.floor((1 - confidence) * (len(smallest) + 1) + 1e-9) - 1])
 
 
+def check_rate(name: str, value: object) -> None:
+    """Refuse a rate or a confidence that is no number between 0 and 1.
+
+    Args:
+        name: name of the argument, with which the message begins.
+        value: the rate.
+
+    Raises:
+        ValueError: if it is no such number.
+
+    >>> check_rate("fdr", "high")
+    Traceback (most recent call last):
+    ValueError: fdr is 'high': it must lie between 0 and 1
+    """
+    if not isinstance(value, Real) or not 0 < float(value) < 1:
+        shown = value if isinstance(value, Real) else repr(value)
+        raise ValueError(f"{name} is {shown}: it must lie between 0 and 1")
+
+
 def _check_rates(target_fpr: float, confidence: float) -> None:
-    for name, value in (("target_fpr", target_fpr), ("confidence", confidence)):
-        if not 0 < value < 1:
-            raise ValueError(f"{name} is {value}: it must lie between 0 and 1")
+    check_rate("target_fpr", target_fpr)
+    check_rate("confidence", confidence)
 
 
 def _numbers(values: ArrayLike) -> Floats:

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from negvae.scoring.certificates import check_rate
 from negvae.scoring.passes import Pass
 from negvae.scoring.references import References
 
@@ -148,8 +149,9 @@ def batch_typicality_threshold(
         ValueError: if the rate is out of range, or there are no scores.
     """
     held_out, batch = np.asarray(held_out_bpd, np.float64), np.asarray(batch_bpd, np.float64)
-    if not 0 < target_fpr < 1 or not held_out.size or not batch.size:
-        raise ValueError("a threshold needs held-out scores, batches of at least 1 image and a rate between 0 and 1")
+    check_rate("target_fpr", target_fpr)
+    if not held_out.size or not batch.size:
+        raise ValueError("a threshold needs held-out scores, and batches of at least 1 image")
     draw = generator or np.random.default_rng(0)
     values, rank = np.concatenate([held_out, batch]), math.floor(target_fpr * (repeats + 1))
     if not rank:

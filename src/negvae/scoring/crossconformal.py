@@ -14,6 +14,7 @@ for a fit that treats its training data alike in any order:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -35,8 +36,8 @@ def fold_numbers(count: int, folds: int, seed: int = 0) -> NDArray[np.int64]:
     Raises:
         ValueError: if the number of folds is out of range.
     """
-    if not 2 <= folds <= count:
-        raise ValueError(f"folds is {folds}: it must lie between 2 and the number of inliers, {count}")
+    if not isinstance(folds, Integral) or not 2 <= folds <= count:
+        raise ValueError(f"folds is {folds!r}: it must be a whole number from 2 to the number of inliers, {count}")
     return np.asarray(np.random.default_rng(seed).permutation(np.arange(count) % folds), np.int64)
 
 

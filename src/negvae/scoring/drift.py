@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import ks_2samp
 
+from negvae.scoring.certificates import check_rate
+
 COLUMN_ROWS = 1_000
 """Held-out rows whose columns are kept to compare with, at most."""
 _COLUMN_VALUES = 200_000
@@ -73,8 +75,7 @@ def movements(
     Raises:
         ValueError: if the rate is out of range.
     """
-    if not 0 < false_alarms < 1:
-        raise ValueError(f"the rate of false alarms is {false_alarms}: it must lie between 0 and 1")
+    check_rate("the rate of false alarms", false_alarms)
     found = []
     for name, values in held_out.items():
         old, new = np.sort(np.asarray(values, np.float64)), np.asarray(batch[name], np.float64)
