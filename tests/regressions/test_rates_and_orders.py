@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from negvae import CrossConformalDetector, NegVAEDetector, ScoreDetector
+from negvae.scoring.drift import movements
 from negvae.scoring.monitor import Monitor
 
 
@@ -46,3 +47,11 @@ def test_options_of_the_wrong_type_are_refused_in_one_line():
 def test_folds_are_loaded_with_a_rate_that_can_be_one(tmp_path):
     with pytest.raises(ValueError, match="target_fpr is 7: it must lie between 0 and 1"):
         CrossConformalDetector.load(tmp_path, target_fpr=7)
+
+
+def test_movements_have_one_order_whatever_that_of_the_scores():
+    held_out = {name: rows(40, columns=1)[:, 0] for name in ("kl", "bpd")}
+    batch = {name: rows(40, 1, columns=1)[:, 0] for name in held_out}
+    reversed_ = dict(reversed(held_out.items()))
+    assert movements(held_out, batch, 0.1) == movements(reversed_, batch, 0.1)
+    assert [each.name for each in movements(held_out, batch, 0.1)] == ["bpd", "kl"]

@@ -70,7 +70,7 @@ def movements(
         false_alarms: rate of false alarms, above 0 and below 1.
 
     Returns:
-        One entry for each quantity, the smallest p-value first.
+        One entry for each quantity, the smallest p-value first, equal ones by name.
 
     Raises:
         ValueError: if the rate is out of range.
@@ -82,4 +82,5 @@ def movements(
         p = min(float(ks_2samp(old, new).pvalue) * len(held_out), 1.0)
         below = (np.searchsorted(old, new, "left") + np.searchsorted(old, new, "right")) / 2
         found.append(Movement(name, p, float(below.mean() / len(old)), p <= false_alarms))
-    return tuple(sorted(found, key=lambda each: each.p_value))
+    # Equal p-values go by name: a saved folder has its scores in another order.
+    return tuple(sorted(found, key=lambda each: (each.p_value, each.name)))
