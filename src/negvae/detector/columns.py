@@ -98,12 +98,7 @@ def explain(X: Any) -> None:
         ValueError: if a column holds anything but finite numbers; the message names it.
     """
     for name, column in _columns(X):
-        try:
-            values = _as_numbers(column)
-        except OverflowError:
-            raise DataError(f"X: column {name} holds a number beyond 1.8e308: give it in a larger unit") from None
-        except (TypeError, ValueError):
-            raise DataError(_no_number(name, _kind(column))) from None
+        values = _numbers(name, column)
         wrong = ~np.isfinite(values)
         if wrong.any():
             row = int(np.argmax(wrong))
@@ -112,6 +107,21 @@ def explain(X: Any) -> None:
                 f"X: row {row}, column {name} is {value} (of {wrong.sum():,} rows with such values in this column):"
                 " fill in missing values first (sklearn.impute.SimpleImputer), or leave the rows out"
             )
+
+
+def frame_numbers(X: Any) -> NDArray[np.float64]:
+    """Return the numbers of a data frame, whose columns may be of several types; a missing one is NaN.
+
+    Args:
+        X: data frame of pandas, polars or pyarrow.
+
+    Returns:
+        N x D numbers.
+
+    Raises:
+        ValueError: if a column holds anything but numbers; the message names it.
+    """
+    return np.column_stack([_numbers(name, column) for name, column in _columns(X)])
 
 
 def _columns(X: Any) -> Iterator[tuple[str, Any]]:
@@ -127,6 +137,16 @@ def _columns(X: Any) -> Iterator[tuple[str, Any]]:
             yield repr(name), X.iloc[:, index]
         else:
             yield repr(name), X.column(name) if hasattr(X, "column") else X[name]
+
+
+def _numbers(name: str, column: Any) -> NDArray[np.float64]:
+    """Return a column as numbers, or refuse it by its name."""
+    try:
+        return _as_numbers(column)
+    except OverflowError:
+        raise DataError(f"X: column {name} holds a number beyond 1.8e308: give it in a larger unit") from None
+    except (TypeError, ValueError):
+        raise DataError(_no_number(name, _kind(column))) from None
 
 
 def _as_numbers(column: Any) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,8 +18,9 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from negvae.detector.columns import column_names, frame_numbers, refuse_kinds
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
-from negvae.detector.inputs import as_array, repeatable
+from negvae.detector.inputs import as_array, repeatable, seed_of
 from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
 from negvae.files import open_tensors, refuse_used
@@ -59,7 +61,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         confidence: probability, such as 0.95, with which this detector's own rate is at most `target_fpr`; with None
             the rate holds on average over sets of inliers.
         batch_size: number of inputs that `score` is called with at once.
-        random_state: seed of the choice of the inliers that set the scales.
+        random_state: seed of the choice of the inliers that set the scales, or `numpy.random.RandomState`.
 
     Attributes:
         calibration_: scores of the held-out inliers and the threshold (`negvae.scoring.calibration.Calibration`).
@@ -105,8 +107,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             ValueError: if there are too few inliers for the rate, the function does not return a number for each input,
                 or a parameter is out of range.
         """
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size is {self.batch_size}: it must be at least 1")
+        self._check_parameters()
         X, labels = with_groups(X, groups)
         values = self._values(X)
         _check_finite(values)
@@ -117,7 +118,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             raise ValueError(f"decision_score is {decides!r}: the scores are {', '.join(names)}")
         scales: Values | None = None
         if decides == LARGEST_OF:
-            order = np.random.default_rng(self.random_state).permutation(len(values))
+            order = np.random.default_rng(seed_of(self.random_state)).permutation(len(values))
             scale, rest = np.sort(order[: len(values) // 5]), np.sort(order[len(values) // 5 :])
             if len(scale) < 5:
                 raise ValueError(f"{len(values)} inliers are too few to combine {len(names)} scores: give 25 or more")
@@ -135,6 +136,13 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             warn_of_small_groups(fitted)
         self._take(fitted, names, scales)
         return self
+
+    def _check_parameters(self) -> None:
+        if not callable(self.score):
+            raise TypeError(f"score is {self.score!r}: it must be a function of a batch of inputs")
+        size = self.batch_size
+        if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
+            raise ValueError(f"batch_size is {size!r}: it must be a whole number of at least 1")
 
     def _take(self, calibration: Calibration, names: list[str], scales: Values | None) -> None:
         """Set everything that is fitted, once nothing can be refused any more."""
@@ -158,24 +166,20 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         """Return the scores of X, N x K; what is not a number counts as the most conspicuous of all."""
         data = X if isinstance(X, Tensor | np.ndarray) else as_array(X, "test")[0]
         if not isinstance(X, Tensor | np.ndarray | list | tuple):
-            data = torch.from_numpy(np.ascontiguousarray(data))
+            data = _tensor(data)
         elif isinstance(X, list | tuple):
             data = np.asarray(data)
         if not len(data):
             raise ValueError("X is empty: at least one input is needed")
-        parts = []
+        parts: list[Values] = []
         for start in range(0, len(data), self.batch_size):
             batch = data[start : start + self.batch_size]
-            found: Any = self.score(batch)
-            found = (
-                found.detach().cpu().double().numpy() if isinstance(found, Tensor) else np.asarray(found, np.float64)
-            )
-            if found.ndim not in (1, 2) or len(found) != len(batch):
+            parts.append(_returned(self.score(batch), len(batch)))
+            if parts[-1].shape[1] != parts[0].shape[1]:
                 raise ValueError(
-                    f"the function returned numbers of shape {found.shape} for {len(batch)} inputs: it must return"
-                    f" {len(batch)} numbers, or {len(batch)} x K"
+                    f"the function returned {parts[0].shape[1]} scores for the first batch and {parts[-1].shape[1]} for"
+                    " another: it must return as many for each"
                 )
-            parts.append(found.reshape(len(batch), -1))
         values: Values = np.clip(np.nan_to_num(np.concatenate(parts), nan=LARGEST, posinf=LARGEST), -LARGEST, LARGEST)
         return values
 
@@ -351,6 +355,32 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
         made._take(calibration, names, scales)
         return made
+
+
+def _tensor(data: Any) -> Tensor:
+    """Return data that is no list as a tensor; a data frame of several types becomes float64."""
+    is_frame = column_names(data) is not None
+    if is_frame:
+        refuse_kinds(data)
+    array = np.asarray(data)
+    if not array.ndim:
+        raise TypeError(f"X is {type(data).__name__}: it must be an array, a table, a list or a path")
+    if is_frame and array.dtype == object:
+        array = frame_numbers(data)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _returned(found: Any, count: int) -> Values:
+    """Return what the function has returned for so many inputs as N x K numbers, or refuse it."""
+    array = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"the function returned {array.dtype}: it must return real numbers")
+    if array.ndim not in (1, 2) or len(array) != count or not array.size:
+        raise ValueError(
+            f"the function returned numbers of shape {array.shape} for {count} inputs: it must return {count} numbers,"
+            f" or {count} x K"
+        )
+    return array.astype(np.float64).reshape(count, -1)
 
 
 def _named(values: Values, names: Sequence[str], scales: Values | None) -> dict[str, Values]:
