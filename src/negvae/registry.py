@@ -16,6 +16,8 @@ from typing import Any, Generic, TypeVar, cast
 
 GROUP = "negvae"
 """Entry-point group of installed packages that register parts when they are imported."""
+_DIVIDES = " \t\n:,+*"
+"""What no name may hold: the notation of negatives parts names and their arguments by it."""
 
 Target = TypeVar("Target")
 Part = TypeVar("Part", bound="Entry[Any]")
@@ -77,8 +79,10 @@ class Table(Generic[Part]):
             entry: the part, with a name that no other part of the table has.
 
         Raises:
-            ValueError: if the name is taken.
+            ValueError: if the name is taken, or is no text by which a part can be named.
         """
+        if not isinstance(entry.name, str) or not entry.name or set(entry.name) & set(_DIVIDES):
+            raise ValueError(f"{self.kind} {entry.name!r}: a name is a text without blanks and without : , + *")
         if entry.name in self._entries:
             raise ValueError(f"{self.kind} {entry.name!r} is registered already: choose another name")
         self._entries[entry.name] = entry

@@ -8,7 +8,7 @@ Log-probabilities are in nats, summed over an image's dimensions, and computed i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from negvae.parts import likelihood_entry
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
+_METHODS = ("target", "log_prob", "excess", "mean", "sample")
 
 
 def wide(values: Tensor) -> Tensor:
@@ -187,13 +188,20 @@ def build_likelihood(
     tensor([[[[0.5000]]]])
     """
     entry = likelihood_entry(part)
+    if isinstance(part, nn.Module) and not hasattr(part, "log_prob"):
+        raise _no_likelihood(entry.name, part)  # a module can be called, as the functions that make likelihoods can
     settings = {"sigma": sigma, "learn_sigma": learn_sigma, "bounded": bounded}
     made = entry.load()(**{name: settings[name] for name in entry.needs})
-    missing = [name for name in ("target", "log_prob", "excess", "mean", "sample") if not hasattr(made, name)]
-    if missing or not isinstance(made, nn.Module):
-        lacks = f"has no {', '.join(missing)}" if missing else "is no torch.nn.Module"
-        raise TypeError(f"likelihood {entry.name} {lacks}: see negvae.model.Likelihood")
+    if any(not hasattr(made, name) for name in _METHODS) or not isinstance(made, nn.Module):
+        raise _no_likelihood(entry.name, made)
     return made
+
+
+def _no_likelihood(name: str, made: object) -> TypeError:
+    """Return the error that says what an object lacks to be a likelihood."""
+    missing = [each for each in _METHODS if not hasattr(made, each)]
+    lacks = f"has no {', '.join(missing)}" if missing else "is no torch.nn.Module"
+    return TypeError(f"likelihood {name} {lacks}: see negvae.model.Likelihood")
 
 
 def check_likelihood(name: str, likelihood: Likelihood, shape: tuple[int, int, int]) -> None:
@@ -205,26 +213,29 @@ def check_likelihood(name: str, likelihood: Likelihood, shape: tuple[int, int, i
         shape: shape (C, H, W) of the images, or (D, 1, 1) for rows of D features.
 
     Raises:
-        ValueError: if its target is not the images plus noise that does not depend on them, or its log-probability or
-            excess is not one number for each image.
+        ValueError: if its target is not the images plus noise that does not depend on them, its log-probability or
+            excess is not one number for each image, or its mean has not the images' shape.
     """
     images = torch.linspace(0, 1, 2 * math.prod(shape), dtype=torch.float32, device="cpu").reshape(2, *shape)
     with torch.no_grad():
         target, noise = (
             likelihood.target(given, torch.Generator().manual_seed(0)) for given in (images, torch.zeros_like(images))
         )
-        if target.shape != images.shape or not torch.allclose(target - images, noise, rtol=1e-3, atol=1e-5):
+        _check_given(f"likelihood {name}: target", target, images.shape)
+        if not torch.allclose(target - images, noise, rtol=1e-3, atol=1e-5):
             raise ValueError(
                 f"likelihood {name}: target must return the images, or the images plus noise that does not depend on"
                 " them; let log_prob and excess change them in other ways"
             )
         output = torch.zeros_like(images)
-        for what, values in (
-            ("log_prob", likelihood.log_prob(output, target)),
-            ("excess", likelihood.excess(output, target)),
-        ):
-            if values.shape != (2,):
-                raise ValueError(
-                    f"likelihood {name}: {what} gives {tuple(values.shape)} for 2 images, expected one number for each,"
-                    " (2,)"
-                )
+        _check_given(f"likelihood {name}: mean", likelihood.mean(output), images.shape)
+        _check_given(f"likelihood {name}: log_prob", likelihood.log_prob(output, target), (2,))
+        _check_given(f"likelihood {name}: excess", likelihood.excess(output, target), (2,))
+
+
+def _check_given(what: str, values: object, shape: Sequence[int]) -> None:
+    """Refuse what a method gives for two images if it is no tensor of this shape."""
+    given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+    if given != tuple(shape):
+        expected = "one number for each, (2,)" if len(shape) == 1 else f"a tensor of shape {tuple(shape)}"
+        raise ValueError(f"{what} gives {given} for 2 images, expected {expected}")

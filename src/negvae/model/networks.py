@@ -44,7 +44,13 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
     entry = network_entry(part)
     made = entry.load()(shape, latent_size)
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(each, nn.Module) for each in made)):
-        raise TypeError(f"network {entry.name} must make a pair (encoder, decoder) of torch.nn.Module, not {made!r}")
+        kinds = [type(each).__name__ for each in made] if isinstance(made, tuple) else [type(made).__name__]
+        raise TypeError(
+            f"network {entry.name} must make a pair (encoder, decoder) of torch.nn.Module, not {', '.join(kinds)}"
+        )
+    for what, network in zip(("encoder", "decoder"), made, strict=True):
+        if not any(True for _ in network.parameters()):
+            raise ValueError(f"network {entry.name}: the {what} has no parameters, so that nothing can be trained")
     names = {parameter: name for name, parameter in made[0].named_parameters()}
     if common := [names[parameter] for parameter in made[1].parameters() if parameter in names]:
         raise ValueError(
@@ -82,6 +88,11 @@ def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Sha
         ("encoder", codes, (2, 2 * latent_size)),
         ("decoder", output, (2, *shape)),
     ):
+        if not isinstance(given, torch.Tensor):
+            raise ValueError(
+                f"network {name}: the {what} gives a {type(given).__name__}, expected one tensor of shape"
+                f" N x {'x'.join(map(str, wanted[1:]))}"
+            )
         if tuple(given.shape) != wanted:
             shown = ["x".join(map(str, each)) for each in (given.shape[1:], wanted[1:])]
             raise ValueError(f"network {name}: the {what} gives N x {shown[0]}, expected N x {shown[1]}")

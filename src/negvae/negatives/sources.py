@@ -293,9 +293,16 @@ class Augmented:
 
 
 def _changed(change: Transformation, images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return the changed images, and refuse a transformation that works on the inliers themselves."""
-    with unchanged(images, f"transformation {described(change)}"):
-        return change(images, generator)
+    """Return the changed images, and refuse a transformation that works on the inliers or returns anything else."""
+    name = f"transformation {described(change)}"
+    with unchanged(images, name):
+        changed = change(images, generator)
+    if not isinstance(changed, Tensor) or changed.shape != images.shape:
+        given = tuple(changed.shape) if isinstance(changed, Tensor) else type(changed).__name__
+        raise ValueError(
+            f"{name} gave {given} for images of {tuple(images.shape)}: it must give a tensor of that shape"
+        )
+    return changed
 
 
 def _applying(chosen: tuple[str | Transformation, ...] | None, kind: Takes) -> list[Transformation]:

@@ -235,7 +235,9 @@ class Pass:
             ValueError: if the score was not measured on training images.
         """
         if name not in self.references.scales:
-            raise ValueError(f"score {name} was not measured on training images: run `negvae calibrate` first")
+            known = ", ".join(self.references.scales)
+            advice = f"measured are {known}" if known else "run `negvae calibrate` first"
+            raise ValueError(f"score {name} was not measured on training images: {advice}")
         low, median, high, mean = map(float, self.references.scales[name])
         return low, median, high, mean
 

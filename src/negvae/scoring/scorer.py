@@ -213,7 +213,8 @@ def calibrate(
         The calibration, with the reference statistics in it.
 
     Raises:
-        ValueError: if there are no held-out inliers, or too few for the rate.
+        ValueError: if there are no held-out inliers, too few for the rate, or none with a decision score that is a
+            number.
     """
     if not len(held_out):
         raise ValueError("no inliers are held out for calibration: ask for a fraction above 0, or give more data")
@@ -241,7 +242,7 @@ def calibrate(
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
-    deciding: NDArray[Any] = scores[decisive]
+    deciding: NDArray[Any] = _counted(scores[decisive], decisive)
     if target_fpr is None:  # the threshold leaves a share of all data above it
         of_held_out = (measured(held_out, [decisive]) if contamination and owners is None else found)[decisive]
         deciding = np.concatenate([of_held_out, *_of_training(measured, training, owners, rule, decisive)])
@@ -359,6 +360,13 @@ def _with_transformations(
     log(judgement.describe())
     fitted, scales = {**references.fitted, **judgement.fitted}, {**references.scales, **judgement.components}
     return replace(references, fitted=fitted, scales=scales, summed=judgement.summed)
+
+
+def _counted(held_out: NDArray[np.float64], score: str) -> NDArray[np.float64]:
+    """Return the scores of held-out inliers, and refuse them if none is a number."""
+    if held_out.size and (held_out >= LARGEST).all():
+        raise ValueError(f"score {score} is NaN or infinite for each of {len(held_out)} held-out inliers: take another")
+    return held_out
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:

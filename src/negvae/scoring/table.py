@@ -224,7 +224,7 @@ def register_score(
         choose("need of a score", need, get_args(Need))
 
     def add(function: Function) -> Function:
-        first = (function.__doc__ or name).strip().splitlines()[0].rstrip(".")
+        first = next(iter((function.__doc__ or "").strip().splitlines()), str(name)).rstrip(".")
         SCORES.add(
             Score(name=name, meaning=meaning or first, unit=unit, needs=wanted, citation=citation, target=function)
         )

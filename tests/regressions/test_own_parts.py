@@ -1,0 +1,104 @@
+"""Networks, likelihoods, transformations and scores of a user's own that cannot be used: the message names them."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import negvae
+from negvae import NegVAEDetector
+from negvae.model import Gaussian, build_vae
+from negvae.negatives import Augmented
+from negvae.scoring.scorer import Scorer, calibrate
+from negvae.scoring.table import SCORES
+from tests.conftest import small_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*training steps are few")
+
+
+def rows(count, seed=0, columns=3):
+    return np.random.default_rng(seed).normal(size=(count, columns))
+
+
+def linear(inputs, outputs):
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, outputs))
+
+
+def decoder():
+    return nn.Sequential(nn.Linear(2, 256), nn.Unflatten(1, (1, 16, 16)))
+
+
+class Two(nn.Module):
+    """An encoder that gives means and log-variances apart."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(256, 4)
+
+    def forward(self, x):
+        return tuple(self.layer(x.flatten(1)).chunk(2, 1))
+
+
+def test_networks_that_cannot_be_used_are_named_in_one_line():
+    refused = {
+        "the encoder gives a tuple, expected one tensor of shape N x 4": lambda s, size: (Two(), decoder()),
+        "the encoder has no parameters": lambda s, size: (nn.Sequential(nn.Flatten(), nn.ReLU()), decoder()),
+        "must make a pair (encoder, decoder) of torch.nn.Module, not Sequential": lambda s, size: linear(256, 4),
+        "of torch.nn.Module, not Sequential, function": lambda s, size: (linear(256, 4), linear),
+    }
+    for message, network in refused.items():
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)) as error:
+            build_vae(small_run(network, latent_size=2), (1, 16, 16))
+        assert "\n" not in str(error.value)
+
+
+def test_likelihoods_that_cannot_be_used_are_named_in_one_line():
+    def made(**methods):
+        return type("Mine", (Gaussian,), methods)(sigma=0.2)
+
+    def network(_shape, size):
+        return linear(256, 2 * size), decoder()
+
+    refused = {
+        "likelihood Linear has no target, log_prob": nn.Linear(2, 2),
+        "likelihood Mine: target gives NoneType for 2 images": made(target=lambda *_: None),
+        "likelihood Mine: log_prob gives float for 2 images, expected one number": made(log_prob=lambda *_: 1.0),
+        "likelihood Mine: mean gives (2, 256) for 2 images, expected": made(mean=lambda _self, out: out.flatten(1)),
+    }
+    for message, likelihood in refused.items():
+        with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+            build_vae(small_run(network, likelihood=likelihood, latent_size=2), (1, 16, 16))
+
+
+def test_a_transformation_that_gives_other_than_changed_images_is_named():
+    positives = torch.rand(6, 1, 16, 16)
+
+    def halved(images, _generator):
+        return images[:, :, :8]
+
+    for change, given in ((halved, r"\(3, 1, 8, 16\)"), (lambda images, _: images.numpy(), "ndarray")):
+        source = Augmented(("jigsaw", change))
+        with pytest.raises(ValueError, match=rf"transformation .* gave {given} for images of \(3, 1, 16, 16\)"):
+            source.sample(positives, None, torch.Generator())
+
+
+def test_names_that_the_notation_divides_are_refused():
+    for name in ("a:b", "a+b", "a,b", "0.5*a", "a b", ""):
+        with pytest.raises(ValueError, match=re.escape("a name is a text without blanks and without : , + *")):
+            negvae.register_score(name, unit="nats", needs=())(len)
+        with pytest.raises(ValueError, match=re.escape("a name is a text without blanks and without : , + *")):
+            negvae.register_source(name, "nothing")(Augmented)
+
+
+def test_a_score_that_is_a_number_for_no_inlier_decides_nothing(monkeypatch):
+    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
+    negvae.register_score("lost", unit="nats", needs=())(lambda x: x.kl * float("nan"))
+    negvae.register_score("far", unit="nats", needs=("reference",))(lambda x: x.kl - x.scale("iwae")[1])
+    detector = NegVAEDetector(epochs=1, target_fpr=None).fit(rows(60))
+    held_out = torch.from_numpy(rows(12, 1))[:, :, None, None]
+    with pytest.raises(ValueError, match="score lost is NaN or infinite for each of 12 held-out inliers"):
+        calibrate(Scorer(detector.model_), None, held_out, score="lost", names=[])
+    with pytest.raises(ValueError, match="score iwae was not measured on training images: measured are bpd, "):
+        detector.ood_score(rows(3), "far")
