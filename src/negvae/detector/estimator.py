@@ -1190,6 +1190,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         Returns:
             The display.
         """
+        check_is_fitted(self, "model_")
         return HeatmapsDisplay.from_estimator(self, X, **options)
 
     @property

@@ -12,6 +12,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import RocCurveDisplay
+from sklearn.utils.validation import check_is_fitted
 
 from negvae.data.tiling import blend
 from negvae.detector.inputs import repeatable
@@ -60,10 +61,14 @@ class ScoresDisplay:
 
         Returns:
             The display.
+
+        Raises:
+            TypeError: if the data has no names.
         """
         kept = detector.calibration_
         scores = {"held-out inliers": kept.scores[kept.score]}
-        scores |= {name: np.asarray(detector.ood_score(X), np.float64) for name, X in (data or {}).items()}
+        given = {} if data is None else _by_name(data)
+        scores |= {name: np.asarray(detector.ood_score(X), np.float64) for name, X in given.items()}
         return cls(scores, kept.cut, kept.score).plot(**options)
 
     def plot(self, ax: Any = None, *, bins: int = 60) -> Self:
@@ -119,9 +124,10 @@ class LatentDisplay:
             The display.
 
         Raises:
+            TypeError: if the data has no names.
             ValueError: if no data is given.
         """
-        if not data:
+        if not _by_name(data):
             raise ValueError("there is nothing to plot: give data by name, such as {'inliers': X}")
         codes = {name: np.asarray(detector.transform(X), np.float64) for name, X in data.items()}
         shift, size = detector.model_.negative_prior.shift, detector.model_.latent_size
@@ -278,7 +284,12 @@ class ScorePlots:
 
         Returns:
             The display.
+
+        Raises:
+            sklearn.exceptions.NotFittedError: if the detector is not fitted.
+            TypeError: if the data has no names.
         """
+        check_is_fitted(self, "calibration_")
         return ScoresDisplay.from_estimator(self, data, **options)
 
     def plot_roc(self: Any, inliers: Any, outliers: Any, **options: Any) -> RocCurveDisplay:
@@ -298,6 +309,13 @@ class ScorePlots:
         return RocCurveDisplay.from_predictions(
             labels, np.concatenate(scores), **{"name": self.calibration_.score, **options}
         )
+
+
+def _by_name(data: Any) -> Mapping[str, Any]:
+    """Return data by the name in the legend, and refuse data without names."""
+    if not isinstance(data, Mapping):
+        raise TypeError(f"the data is a {type(data).__name__}: give it by the name in the legend, such as {{'new': X}}")
+    return data
 
 
 def _axes(ax: Any) -> tuple[Any, Any]:
