@@ -70,7 +70,7 @@ def served(paths, **settings):
             assert thread.is_alive()
             time.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        running = Running(port, SimpleNamespace(poll=lambda: None), next(iter(paths)), SHAPE)
+        running = Running(port, SimpleNamespace(poll=lambda: None), next(iter(paths), ""), SHAPE)
         running.guard = server.config.app
         running.service, running.stop = service, lambda: setattr(server, "should_exit", True)
         yield running

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 START = b"POST /v2/models/"
 LARGEST_HEAD, LARGEST_BODY = 4_096, SMALL
 """Bytes of headers, and of a body, that are read here at most."""
+MOST_FIELDS = 65_536
+"""Bytes of headers or trailers, which uvicorn's parser keeps without a bound, or between parts of a body, at most."""
 HELD = 1.0
 """Seconds for which an incomplete request is kept here at most; then the application waits for its end."""
 _LINE = re.compile(rb"POST /v2/models/([A-Za-z0-9._-]+)(/versions/1)?/infer HTTP/1\.1")
@@ -145,6 +147,7 @@ class DirectProtocol(HttpToolsProtocol):
         self._held = b""
         self._since: float | None = None  # when the connection began to hold data, or to wait for a request
         self._head_since: float | None = None  # when headers that uvicorn reads began
+        self._fields = 0  # bytes that uvicorn's parser has got since the last that was body
         self._asked: _Asked | None = None
         self._closing = False
 
@@ -170,14 +173,14 @@ class DirectProtocol(HttpToolsProtocol):
             elif not self._held and now - self._since > self.timeout_keep_alive:
                 self.transport.close()
         elif self._head_since is not None and now - self._head_since > timeout and not self._is_answering:
-            self._end_late_head(now - self._head_since, timeout)
+            self._end_head(Refused(408, f"the headers took longer than {timeout:g} s"))
 
-    def _end_late_head(self, seconds: float, timeout: float) -> None:
-        """Answer a request whose headers have not come in time, which uvicorn would wait for without end."""
+    def _end_head(self, refused: Refused) -> None:
+        """End a request whose headers uvicorn would go on reading without end; answer it if no other is in progress."""
+        if self._head_since is not None and not self._is_answering:
+            self._write(refused.status, refused.body(), b"content-type: application/json\r\nconnection: close\r\n")
+            self._way.guard.metrics.on_request("other", refused.status, time.perf_counter() - self._head_since)
         self._head_since = None
-        late = Refused(408, f"the headers took longer than {timeout:g} s")
-        self._write(late.status, late.body(), b"content-type: application/json\r\nconnection: close\r\n")
-        self._way.guard.metrics.on_request("other", late.status, seconds)
         self.transport.close()
 
     def on_message_begin(self) -> None:
@@ -187,12 +190,17 @@ class DirectProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Note that uvicorn's parser has read all headers of a request; from now on the guard looks at the time."""
-        self._head_since = None
+        self._head_since, self._fields = None, 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """Note that uvicorn's parser has read part of a body, whose size the guard looks at."""
+        self._fields = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that uvicorn's parser has read a whole request."""
-        self._inside = False
+        self._inside, self._fields = False, 0
         super().on_message_complete()
 
     @property
@@ -230,7 +238,10 @@ class DirectProtocol(HttpToolsProtocol):
     def _leave(self, data: bytes) -> None:
         """Leave data to uvicorn, which looks at the time only once it has read the headers of a request."""
         self._held, self._since = b"", None
+        self._fields += len(data)
         super().data_received(data)
+        if self._fields > MOST_FIELDS and not self.transport.is_closing():
+            self._end_head(Refused(431, f"the headers have more than {MOST_FIELDS:,} bytes"))
         if not self._inside and self.cycle is None:  # an empty line before a request
             self._since = time.perf_counter()
 

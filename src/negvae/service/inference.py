@@ -136,7 +136,8 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     for status, what in {
         400: "The request is not valid.", 401: "The key is missing or wrong.", 403: "The request comes from elsewhere.",
         404: "There is no such model.", 408: "The body took too long.", 413: "The request is too large.",
-        422: "The model does not offer what was asked for.", 503: "Too many requests wait: try again.",
+        422: "The model does not offer what was asked for.",
+        431: "The headers are too large.", 503: "Too many requests wait: try again.",
     }.items()
 }  # fmt: skip
 
