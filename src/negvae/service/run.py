@@ -42,14 +42,15 @@ def serve(paths: Mapping[str, Path], settings: ServiceSettings) -> None:
         address, port = listener.getsockname()[:2]
         host = f"[{address}]" if family == socket.AF_INET6 else address
         fields = {"url": f"http://{host}:{port}/", "models": {name: str(path) for name, path in paths.items()}}
-        config = configuration(service)
-        # uvicorn repeats the signal when it has stopped, for whoever handled it before: this is its ordinary end.
+        server = uvicorn.Server(configuration(service))
+        # uvicorn repeats the signal when it has stopped, for whoever handled it before: this is its ordinary end. A
+        # signal that comes before uvicorn listens to signals ends it as well.
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: None)
+            signal.signal(number, lambda *_: setattr(server, "should_exit", True))
         gc.collect()
         gc.freeze()  # what a model consists of stays, and looking through it again would stop all requests for a while
         LOGGER.warning("listening", extra={"fields": {**fields, "process": os.getpid()}})
-        uvicorn.Server(config).run(sockets=[listener])
+        server.run(sockets=[listener])
     LOGGER.warning("stopped")
 
 
