@@ -73,10 +73,11 @@ def configuration(service: Service) -> uvicorn.Config:
 
 
 def _log_to_stderr(settings: ServiceSettings) -> None:
-    """Send the service's log and uvicorn's messages about connections to standard error."""
+    """Send the service's log, and what libraries log or warn of, to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
-    for name, level in (("negvae.service", settings.log_level.upper()), ("uvicorn.error", "WARNING")):
-        logger = logging.getLogger(name)
-        logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(level)
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel("WARNING")
+    LOGGER.setLevel(settings.log_level.upper())
+    logging.captureWarnings(True)
