@@ -23,7 +23,7 @@ from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
-from negvae.service import inference, protocol, run_model, uploads
+from negvae.service import inference, inspection, protocol, run_model, scoring, uploads
 from negvae.service.batching import ScoredBatch
 from negvae.service.guard import Guard, Refused
 from negvae.service.inspection import described
@@ -273,6 +273,22 @@ def test_further_values_of_all_files_are_computed_together(models, monkeypatch):
     ]
     good = [(a["position"], b["position"]) for a, b in zip(together, alone, strict=True) if not a["error"]]
     np.testing.assert_allclose(*zip(*good, strict=True), rtol=1e-3, atol=1e-3)
+
+
+def test_pictures_are_written_beside_the_event_loop(models, monkeypatch):
+    threads, write = [], uploads.data_uri
+
+    def watched(image):
+        threads.append(threading.current_thread().name)
+        return write(image)
+
+    for module in (scoring, inspection):
+        monkeypatch.setattr(module, "data_uri", watched)
+    with served({"m": models["gray"]}) as live:
+        file = ("a.png", encoded(blobs(1, SHAPE)[0].numpy()))
+        assert score(live, "m", [file], "&include=reconstruction")[0] == 200
+        assert live.ask("GET", "/v1/models/m/samples?count=2")[0] == 200
+    assert [name.startswith("negvae-decode") for name in threads] == [True] * 4
 
 
 def test_files_are_no_longer_decoded_once_their_request_has_ended(models, monkeypatch):

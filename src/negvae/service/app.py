@@ -42,7 +42,7 @@ class Service:
         slots: slots of the models, by name.
         batcher: the queue.
         metrics: counts and times.
-        workers: threads that read large bodies and decode images.
+        workers: threads that read large bodies, decode images and write pictures.
         loader: thread that loads models.
         log: lines of requests.
     """

@@ -72,7 +72,7 @@ def routes(service: Service) -> APIRouter:
         if "samples" not in served.offers:
             raise Refused(422, "this model gives no samples")
         images = await service.call(slot, served, query.count, lambda: served.samples(query.count, query.seed))
-        return {"images": [data_uri(image) for image in images]}
+        return {"images": await service.apart(lambda: [data_uri(image) for image in images])}
 
     return router
 

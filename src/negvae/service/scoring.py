@@ -98,7 +98,7 @@ def routes(service: Service) -> APIRouter:
         scores, extras = await _computed(service, slot, served, batch, wanted, group)
         service.metrics.errors.labels(slot.name).inc(sum(map(bool, batch.errors)))
         cut = calibration.thresholds[group] if group is not None else calibration.cut
-        found = _verdicts(batch, scores, calibration, group, extras)
+        found = await service.apart(partial(_verdicts, batch, scores, calibration, group, extras))
         return Verdicts(model=slot.name, score=calibration.score, threshold=as_score(cut), images=found)
 
     return router
@@ -155,7 +155,8 @@ async def _computed(
         images, _ = batch.inputs(rows)
         extras = await service.call(slot, model, len(images), partial(model.look, batch, rows, wanted))
         if not model.spec.features:
-            extras["input"] = whole(images, batch, rows) if batch.tilings else list(images)
+            joined = partial(whole, images, batch, rows)
+            extras["input"] = await service.apart(joined) if batch.tilings else list(images)
     return scores[~np.isnan(scores)], extras
 
 
@@ -166,7 +167,10 @@ def _verdicts(
     group: str | None,
     extras: dict[str, list[Any]],
 ) -> list[Verdict]:
-    """Return a verdict for every row of the batch; `scores` and `extras` are of those without an error."""
+    """Return a verdict for every row of the batch; `scores` and `extras` are of those without an error.
+
+    Pictures are written as PNGs here, which takes long: not to be called in the event loop.
+    """
     groups = None if group is None else [group] * len(scores)
     p_values, outliers = calibration.p_values(scores, groups), calibration.is_outlier(scores, groups)
     numbers, found, at = plain(scores), [], 0
