@@ -71,6 +71,17 @@ def test_what_waits_is_scored_together_and_beyond_the_bound_is_refused():
     assert seen == [1, 6]
 
 
+def test_no_batch_is_larger_than_the_most_that_is_scored_together():
+    async def work(batcher, model, ask):
+        waiting = [ask(*[1] * 5), ask(*[2] * 4), ask(*[3] * 3), ask(*[4] * 9)]
+        await asyncio.sleep(0.01)
+        model.may_go_on.set()
+        assert [found[0].tolist() for found in await asyncio.gather(*waiting)] == [[1] * 5, [2] * 4, [3] * 3, [4] * 9]
+
+    model, _ = together(work, max_queue=21)
+    assert model.calls == [1, 8, 4, 9]  # a request larger than all batches has one of its own
+
+
 def test_each_request_answers_for_itself():
     async def work(batcher, model, ask):
         other = Slow()

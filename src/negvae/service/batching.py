@@ -225,7 +225,7 @@ class Batcher:
             job = self._jobs.popleft()
             if job.gone:
                 self.waiting -= job.size
-            elif not jobs or (job.model is jobs[0].model and job.function is None and jobs[0].function is None):
+            elif not jobs or (_go_together(job, jobs[0]) and count + job.size <= self.max_batch):
                 jobs.append(job)
                 count += job.size
             else:
@@ -281,6 +281,11 @@ class Batcher:
                 self.on_batch(batch)
             except Exception as error:
                 LOGGER.error("not counted", exc_info=error, extra={"fields": {"model": batch.slot.name}})
+
+
+def _go_together(job: Job, first: Job) -> bool:
+    """Return whether two jobs are scores of one model."""
+    return job.model is first.model and job.function is None and first.function is None
 
 
 def _scored(jobs: list[Job], results: list[Any]) -> ScoredBatch | None:
