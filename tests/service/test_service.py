@@ -326,6 +326,14 @@ def test_a_charset_other_than_utf_8_is_refused(live):
         assert b"charset is" in answer or status == 200
 
 
+def test_a_compressed_form_is_refused_by_its_encoding(live):
+    body, headers = form_body([("a.png", encoded(blobs(1, SHAPE)[0].numpy()))])
+    for encoding, content, status in (("gzip", gzip.compress(body), 400), ("identity", body, 200)):
+        found, answer = live.ask("POST", "/v1/score?model=gray", content, {**headers, "Content-Encoding": encoding})
+        assert found == status, answer
+        assert b"content encoding is gzip" in answer or status == 200
+
+
 def test_an_error_without_words_is_an_error_of_its_row(live, monkeypatch):
     def failing(content):
         raise MemoryError

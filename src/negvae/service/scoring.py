@@ -130,6 +130,8 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
         raise Refused(400, f"content type is {kind[:80] or 'missing'}: send files as multipart/form-data")
     if charset.lower() not in ("utf-8", "utf8"):
         raise Refused(400, f"charset is {charset[:80]!r}: names of files are sent in utf-8")
+    if (encoding := request.headers.get("content-encoding", "identity")).strip().lower() not in ("", "identity"):
+        raise Refused(400, f"content encoding is {encoding[:80]}: send forms uncompressed")
     async with request.form(max_files=limit, max_fields=limit) as form:
         files = [(value.filename or "image", value) for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
