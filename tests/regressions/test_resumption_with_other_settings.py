@@ -6,11 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from negvae.config import RunConfig
+from negvae.runs.train import run
 from negvae.training.loop import train
 
 CONFIG = RunConfig(data="rows", network="mlp", likelihood="gaussian", latent_size=2, batch_size=8, epochs=2,
@@ -56,3 +58,14 @@ def test_more_epochs_a_lower_rate_and_another_path_are_no_other_training(stopped
     """How long the run is and what its data is called change no step, and a rate may be lowered on purpose."""
     moved = replace(CONFIG, epochs=3, data="elsewhere", learning_rate=1e-4)
     assert train(moved, _rows(), directory=stopped, resume=True).progress.epoch == 3
+
+
+def test_a_folder_says_what_it_said_where_going_on_is_refused(tmp_path: Path) -> None:
+    """The settings are written before the first step, since the process may be killed: a refusal takes them back."""
+    np.save(tmp_path / "rows.npy", _rows().flatten(1).numpy())
+    config = replace(CONFIG, data=str(tmp_path / "rows.npy"))
+    run(config, tmp_path / "run")
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    with pytest.raises(ValueError, match="is of a training with other sigma"):
+        run(replace(config, sigma=0.5, epochs=9), tmp_path / "run", resume=True)
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before

@@ -154,6 +154,21 @@ def test_a_word_to_the_first_worker_stops_all_at_the_same_step(tmp_path):
     )
 
 
+def test_the_first_worker_alone_trains_the_encoder_of_transformations(tmp_path):
+    """It shares no batch: the others would train the same, and would not hear of a stop."""
+    config = small_run(network="pyramid", transformations="turns", batch_size=12, epochs=1)
+
+    def work(peers):
+        return train(config, IMAGES, source_of("none"), directory=tmp_path, peers=peers)
+
+    first, second = together(2, work)
+    steps = first.progress.shift_steps
+    assert first.stopped_by == "finished"
+    assert steps[0] == steps[1] > 0
+    assert second.progress.shift_steps[0] == 0
+    assert not second.progress.finished
+
+
 def test_what_cannot_be_shared_is_refused(tmp_path):
     with pytest.raises(ValueError, match="9 workers for batches of 8"):
         together(9, lambda peers: train(small_run(), IMAGES, None, peers=peers))

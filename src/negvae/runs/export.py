@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import negvae
 from negvae.device import own_state
-from negvae.files import need, quoted, refuse_replacing
+from negvae.files import need, quoted, refuse_replacing, require_writable
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock
@@ -115,6 +115,7 @@ def export_onnx(
     if not path.absolute().parent.is_dir() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such folder to write to, or not a file's name")
     refuse_replacing(path, endings=(".onnx",))
+    require_writable(path)
     calibration = _calibration(artifact, score, target_fpr, confidence)
     graph = _Graph(artifact.model, calibration, artifact.heatmaps)
     (difference, compared), size = write_graph(

@@ -13,7 +13,7 @@ import torch
 from negvae.config import RunConfig
 from negvae.data import is_path
 from negvae.device import own_state
-from negvae.files import home, locked, refuse_used
+from negvae.files import home, locked, refuse_used, write_text
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -304,15 +304,19 @@ def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:
 
 @contextmanager
 def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
-    """Remove what a run has written into new folders if the run is refused before its first step."""
+    """Take back what a run has written into its folders if the run is refused before its first step."""
     new = [directory for directory in directories if not (directory / CONFIG).exists()]
+    earlier = {path: path.read_text("utf-8") for directory in directories if (path := directory / CONFIG).exists()}
     made = [directory for directory in new if not directory.exists()]
     before = {directory / name for directory in new for name in _FILES if (directory / name).exists()}
     try:
         yield
     except TrainingDivergedError:  # it has begun
         raise
-    except (ValueError, TypeError, OSError, ImportError):
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if not isinstance(error, OSError):  # which may come after many steps, as of a full disk
+            for path, text in earlier.items():
+                write_text(path, text)
         for directory in new:
             if not directory.is_dir() or (directory / CHECKPOINT).exists():
                 continue

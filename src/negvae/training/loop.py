@@ -209,7 +209,8 @@ def _steps(
                     run.next_epoch()
             _save(runs, since_saved)
             clock.lap()  # and neither was this
-        for run in runs:
+        alone = peers is None or peers.rank == 0  # no batch is shared here: others would train the same once more
+        for run in runs if alone else ():
             save = partial(_save_due, runs, since_saved, checkpoint_seconds)
             reason = reason or run.train_shifts(stop.reason, save, on_progress)
             if run.learner.shifted is not None:
