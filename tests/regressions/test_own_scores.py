@@ -66,3 +66,15 @@ def test_what_an_own_score_returns_is_refused_if_it_is_no_number_for_each_input(
             ScoreDetector(score).fit(rows(60))
     with pytest.raises(ValueError, match="returned 2 scores for the first batch and 1 for another"):
         ScoreDetector(lambda batch: batch[:, : 2 if len(batch) == 50 else 1], batch_size=50).fit(rows(60))
+
+
+def test_columns_in_another_order_are_refused(tmp_path):
+    frame = pd.DataFrame(rows(60), columns=["width", "height", "depth"])
+    fitted = ScoreDetector(far).fit(frame)
+    fitted.save(tmp_path / "saved")
+    for detector in (fitted, ScoreDetector.load(tmp_path / "saved", far)):
+        assert list(detector.feature_names_in_) == ["width", "height", "depth"]
+        assert len(detector.predict(frame)) == len(detector.predict(frame.to_numpy())) == 60
+        with pytest.raises(ValueError, match="column 0 of X is 'height', of the inliers 'width': give the same"):
+            detector.predict(frame[["height", "width", "depth"]])
+    assert not hasattr(fitted.fit(frame.to_numpy()), "feature_names_in_")

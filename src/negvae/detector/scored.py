@@ -18,7 +18,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from negvae.detector.columns import column_names, frame_numbers, refuse_kinds
+from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, repeatable, seed_of
 from negvae.detector.plots import ScorePlots
@@ -66,6 +66,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
     Attributes:
         calibration_: scores of the held-out inliers and the threshold (`negvae.scoring.calibration.Calibration`).
         scales_: median and 95% quantile of each score, 2 x K; None if one score decides by itself.
+        feature_names_in_: names of the columns, if the inliers are a data frame whose columns have texts as names.
 
     >>> far = ScoreDetector(lambda batch: abs(batch).sum(1), target_fpr=0.1).fit(np.eye(20))
     >>> far.predict([[0.0] * 20, [9.0] * 20]).tolist()
@@ -134,7 +135,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         if labels is not None:
             fitted = fitted.with_groups({name: split(each, labels) for name, each in scores.items()})
             warn_of_small_groups(fitted)
-        self._take(fitted, names, scales)
+        self._take(fitted, names, scales, column_names(X))
         return self
 
     def _check_parameters(self) -> None:
@@ -144,8 +145,13 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
             raise ValueError(f"batch_size is {size!r}: it must be a whole number of at least 1")
 
-    def _take(self, calibration: Calibration, names: list[str], scales: Values | None) -> None:
+    def _take(
+        self, calibration: Calibration, names: list[str], scales: Values | None, columns: list[Any] | None
+    ) -> None:
         """Set everything that is fitted, once nothing can be refused any more."""
+        self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+        if columns is not None and all(isinstance(name, str) for name in columns):
+            self.feature_names_in_ = np.asarray(columns, dtype=object)
         self.names_ = names
         self.scales_ = scales
         self.calibration_ = calibration
@@ -186,8 +192,21 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
     # --- scores and decisions -----
 
     def all_scores(self, X: Any) -> dict[str, Values]:
-        """Compute every score of each input, by name (N each)."""
+        """Compute every score of each input.
+
+        Args:
+            X: the inputs, in any form that `fit` takes.
+
+        Returns:
+            N numbers for each score, by its name.
+
+        Raises:
+            ValueError: if X has other columns than the inliers, or if the function returns another number of scores.
+        """
         check_is_fitted(self, "calibration_")
+        known, columns = getattr(self, "feature_names_in_", None), column_names(X)
+        if known is not None and columns is not None and list(known) != columns:
+            raise ValueError(other_columns(known, columns, "X"))
         values = self._values(X)
         if values.shape[1] != len(self.names_):
             raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
@@ -314,7 +333,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             for number, name in enumerate(kept.thresholds):
                 tensors[f"group.{number}.{score}"] = torch.from_numpy(groups[name])
         rule = {"names": self.names_, "score": kept.score, "threshold": kept.threshold, "target_fpr": kept.target_fpr,
-                "confidence": kept.confidence, "groups": list(kept.thresholds)}  # fmt: skip
+                "confidence": kept.confidence, "groups": list(kept.thresholds),
+                "columns": list(getattr(self, "feature_names_in_", [])) or None}  # fmt: skip
         save_tensors(directory / FILE, tensors, {"rule": json.dumps(rule)})
 
     @classmethod
@@ -353,7 +373,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             _check(calibration, scales, len(names))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
-        made._take(calibration, names, scales)
+        made._take(calibration, names, scales, rule.get("columns"))  # which earlier versions did not write
         return made
 
 
