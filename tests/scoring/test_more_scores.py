@@ -110,7 +110,7 @@ def test_typicality_of_a_batch():
     with pytest.raises(ValueError, match="at least 1 image"):
         batch_typicality_threshold(held_out, [], references)
     for rate in (0, 1):
-        with pytest.raises(ValueError, match="a rate between 0 and 1"):
+        with pytest.raises(ValueError, match="must lie between 0 and 1"):
             batch_typicality_threshold(held_out, held_out[:10], references, rate)
 
 

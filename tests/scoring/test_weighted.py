@@ -90,7 +90,7 @@ def test_folds_share_out_everything():
     assert (folds == fold_numbers(23, 5, seed=3)).all()
     assert sorted(fold_numbers(7, 7)) == list(range(7))
     for count in (1, 8):
-        with pytest.raises(ValueError, match="must lie between 2 and the number of inliers, 7"):
+        with pytest.raises(ValueError, match="from 2 to the number of inliers, 7"):
             fold_numbers(7, count)
 
 
