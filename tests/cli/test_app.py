@@ -130,7 +130,8 @@ def test_help_shows_what_the_preset_gives(capsys):
     assert "Size of the latent code z. [default: 10]" in gray
     assert "[default: gray]" in gray
     assert "[default: 100, more for little data]" in gray
-    turns = f"[default: turns for {FEWEST_TO_TURN} to {MOST_OF_ONE_KIND:,} training images, or more photos, else none]"
+    numbers = f"{FEWEST_TO_TURN} to {MOST_OF_ONE_KIND:,}"
+    turns = f"[default: turns for {numbers} training images, or more that are photos, else none]"
     assert [turns in text for text in (usual, gray, generated)] == [True, False, True]
     assert "[default: unsupervised]" in generated
     panels = ["Data", "Model", "Negatives", "Training", "Calibration", "Machine", "Cluster"]

@@ -108,10 +108,22 @@ def test_photos_are_decoded_where_the_cache_has_no_room_for_them(tmp_path, monke
 
 def test_patches_of_an_encoder_with_channels_last_are_averaged_over_their_places():
     last = np.random.default_rng(0).random((1, 7, 7, 20))
-    np.testing.assert_allclose(embedding._pooled(last, True), last[0].mean((0, 1)))
     first = last.transpose(0, 3, 1, 2)
-    for channels_last in (False, True):
-        np.testing.assert_allclose(embedding._pooled(first, channels_last), last[0].mean((0, 1)))
+    np.testing.assert_array_equal(embedding._channels_first(last), first)
+    np.testing.assert_array_equal(embedding._channels_first(first), first)
+    np.testing.assert_allclose(embedding._pooled(first), last[0].mean((0, 1)))
+
+
+def test_an_encoder_with_channels_last_gives_patches_too(tmp_path):
+    """Its map was left out, and heat maps then asked for an encoder that gives a map."""
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    last = embedding.load_encoder(write_encoder(tmp_path / "last.onnx", ("n", 8, 8, 3), "map"))
+    first = embedding.load_encoder(write_encoder(tmp_path / "first.onnx", output="map"))
+    images = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8), np.uint8)
+    assert last.channels_last
+    assert np.array_equal(list(last.patches(images)), list(first.patches(images)))
+    np.testing.assert_allclose(last.rows(images), first.rows(images))
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ class Encoder:
             yield from pool.map(function, images)
 
     def _one(self, image: NDArray[np.uint8]) -> NDArray[np.float64]:
-        return _pooled(self._run(image, self.output), self.channels_last)
+        return _pooled(self._run(image, self.output))
 
     def _run(self, image: NDArray[np.uint8], output: str) -> NDArray[Any]:
         given: NDArray[Any] = image
@@ -130,7 +130,7 @@ class Encoder:
         given = given.transpose(1, 2, 0) if self.channels_last else given
         feed = {self._session.get_inputs()[0].name: np.ascontiguousarray(given)[None]}
         found: NDArray[Any] = self._session.run([output], feed)[0]
-        return found
+        return _channels_first(found) if self.channels_last else found
 
     def facts(self) -> dict[str, Any]:
         """Return what a run's folder records about the encoder: "sha256", "describes" and "upright"."""
@@ -186,9 +186,7 @@ def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
     try:
         size = draft._one(blank).size
         # Of a model with several maps, the one with the most patches.
-        maps = (
-            {} if channels_last else {each.name: _grid(draft._run(blank, each.name)) for each in session.get_outputs()}
-        )
+        maps = {each.name: _grid(draft._run(blank, each.name)) for each in session.get_outputs()}
     except Exception as error:  # as above
         raise ValueError(f"{path}: does not encode an image ({_line(error)})") from None
     map_output = max(maps, key=lambda name: maps[name], default="")
@@ -264,15 +262,20 @@ def _normalization(path: Path, session: Any, channels: int) -> tuple[tuple[float
     return mean, std
 
 
-def _pooled(output: Any, channels_last: bool) -> NDArray[np.float64]:
-    """Return one row (D) from the output for one image.
+def _channels_first(output: NDArray[Any]) -> NDArray[Any]:
+    """Return an output of an encoder that takes N x H x W x C, where patches are 1 x h x w x D, as 1 x D x h x w.
 
-    The output is 1 x D, patches 1 x D x h x w or tokens 1 x T x D. Patches of an encoder with `channels_last` are
-    1 x h x w x D, unless the other two sizes are equal and the first is not.
+    Such an encoder may give 1 x D x h x w all the same: if these two sizes are equal and the first is another.
     """
+    if output.ndim != 4 or output.shape[1] != output.shape[2] == output.shape[3]:
+        return output
+    return np.moveaxis(output, 3, 1)
+
+
+def _pooled(output: Any) -> NDArray[np.float64]:
+    """Return one row (D) from the output for one image: 1 x D, patches 1 x D x h x w or tokens 1 x T x D."""
     values: NDArray[np.float64] = np.asarray(output, np.float64)[0]
-    last = channels_last and values.ndim == 3 and not values.shape[0] != values.shape[1] == values.shape[2]
-    patches = {3: (0, 1) if last else (1, 2), 2: (0,)}.get(values.ndim)
+    patches = {3: (1, 2), 2: (0,)}.get(values.ndim)
     pooled: NDArray[np.float64] = values.ravel() if patches is None else values.mean(patches)
     return pooled
 

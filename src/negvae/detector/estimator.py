@@ -162,7 +162,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         negative_weight: factor of KL(q(z|negative) || negative prior) in the loss; None uses the preset's.
         transformations: names of transformations of inliers with a prior each, or "none" (see `negvae.RunConfig`); None
             uses the preset's; those of "unsupervised" are quarter turns for 300 to 10,000 training images, and for
-            more if their mirror images look like them, as those of photos do.
+            more that are not cut into tiles if their mirror images look like them, as those of photos do.
         optimizer: name of the optimizer (see `negvae.RunConfig`); None uses the preset's.
         learning_rate: step size of the optimizer; None uses the preset's.
         batch_size: number of inliers in one training step; None uses the preset's, or a smaller one for small data.

@@ -199,7 +199,8 @@ def refuse(encoder: nn.Sequential) -> None:
     """
     if not isinstance(encoder[0], nn.Conv2d):
         raise ValueError(
-            "int8 takes encoders that begin with a convolution, not those of rows of features: use float32"
+            "int8 takes encoders of images whose first layer is a convolution, and not"
+            f" {type(encoder[0]).__name__}: use float32"
         )
     _stages(encoder)
     device = next(encoder.parameters()).device

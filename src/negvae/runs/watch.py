@@ -206,7 +206,7 @@ def _turn(
                 row["mtime_ns"] = changed.get(row["path"], 0)
                 rows.write((json.dumps(row, ensure_ascii=True) + "\n").encode())
                 if row["change"]:
-                    log(f"the stream has changed: after {row['seen']:,} images, at {row['path']}")
+                    log(f"the stream has changed: after {row['seen']:,} inputs, at {row['path']}")
                 if row["is_outlier"] or row["discovery"] or row["change"]:
                     watched.latest = [*watched.latest, row][-LATEST:]
 
