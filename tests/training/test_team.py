@@ -192,6 +192,17 @@ def test_networks_that_cannot_be_shared_are_refused():
         train(small_run("color", batch_size=8), blobs(16, (3, 32, 32)), mixture, workers=2)
 
 
+def test_workers_do_not_meet_for_the_encoder_of_transformations(double):
+    """Its batch norms see batches of its own: workers neither meet for them nor need rows of each kind for them."""
+    config = small_run(network="pyramid", transformations="turns", batch_size=12, epochs=1)
+    assert not team.workers_meet(Learner(config, GRAY, None))
+    source = build_source("0.1*generated+0.9*others", lambda name: OTHERS)
+    assert not choice.obstacle(Learner(dataclasses.replace(config, batch_size=20), GRAY, source), 2)
+    one, two = (train(config, GRAY, None, workers=workers) for workers in (1, 2))
+    assert two.progress.shift_steps[0] > 0
+    assert (weights(one.model) - weights(two.model)).abs().max() < 1e-8
+
+
 def test_the_number_is_measured_where_a_run_is_long(monkeypatch):
     learner, asked, rates = Learner(small_run(), GRAY, None), [], {0: 170, 1: 100, 2: 180, 4: 182}
     monkeypatch.setattr(torch, "get_num_threads", lambda: 4)

@@ -1,12 +1,13 @@
 """Batch norm by the statistics of a whole batch whose rows are shared among workers.
 
 Each worker adds its rows' sums to those of the others, in the forward pass and in the backward pass, so that outputs,
-gradients and running statistics are those of one worker with the whole batch.
+gradients and running statistics are those of one worker with the whole batch. The encoder of transformations is not
+changed: it is trained after the rest, on batches of its own that no workers share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -20,12 +21,12 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
 def has_batch_norm(network: nn.Module) -> bool:
-    """Return whether a network has a layer that normalizes by the statistics of the batch.
+    """Return whether a network has a layer that normalizes by the statistics of a batch that workers share.
 
     >>> has_batch_norm(nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3)))
     True
     """
-    return any(isinstance(layer, NORMS) for layer in network.modules())
+    return next(_norms(network), None) is not None
 
 
 def share_batch_norms(network: nn.Module, peers: Callable[[], Peers], batch: int) -> None:
@@ -36,16 +37,23 @@ def share_batch_norms(network: nn.Module, peers: Callable[[], Peers], batch: int
         peers: function that returns the connection to the other workers.
         batch: number of images of a whole batch, of which each worker has its share.
     """
-    for layer in network.modules():
-        if isinstance(layer, NORMS):
-            layer.__dict__["forward"] = partial(_forward, layer, peers, batch)
+    for layer in _norms(network):
+        layer.__dict__["forward"] = partial(_forward, layer, peers, batch)
 
 
 def unshare_batch_norms(network: nn.Module) -> None:
     """Give the batch norms of a network their own way of computing back."""
+    for layer in _norms(network):
+        layer.__dict__.pop("forward", None)
+
+
+def _norms(network: nn.Module) -> Iterator[nn.BatchNorm1d | nn.BatchNorm2d]:
+    """Yield the batch norms of a network, without those of a model's encoder of transformations."""
+    shifted = getattr(network, "shifted", None)
+    alone = set() if shifted is None else set(shifted.modules())
     for layer in network.modules():
-        if isinstance(layer, NORMS):
-            layer.__dict__.pop("forward", None)
+        if isinstance(layer, NORMS) and layer not in alone:
+            yield layer
 
 
 def _forward(layer: nn.BatchNorm1d | nn.BatchNorm2d, peers: Callable[[], Peers], batch: int, x: Tensor) -> Tensor:

@@ -76,13 +76,12 @@ class Learner:
         self._operators = True
         self._values_checked = False
         self._draws = device.type == "cpu" and any(isinstance(layer, DRAWING) for layer in self.model.modules())
-        # It copies its networks before batch norms are shared: its own batches are not.
-        self.shifted = None if self.model.shifted is None else ShiftLearner(config, self.model, data, self.precision)
         if peers is not None:
             share_batch_norms(self.model, lambda: peers, self.batch)
         reduce, sigma = None if peers is None else self.average, list(self.model.likelihood.parameters())
         self.encoder = Weights(self.model.encoder, [], dtype, self._optimizer, reduce)
         self.decoder = Weights(self.model.decoder, sigma, dtype, self._optimizer, reduce)
+        self.shifted = None if self.model.shifted is None else ShiftLearner(config, self.model, data, self.precision)
         self.steps = len(data) // self.batch
         self.trace = torch.zeros(self.steps, len(Losses._fields), device=device, dtype=self.encoder.master.dtype)
         self._order = torch.zeros(len(data), dtype=torch.long, device=device)
