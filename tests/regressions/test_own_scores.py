@@ -78,3 +78,12 @@ def test_columns_in_another_order_are_refused(tmp_path):
         with pytest.raises(ValueError, match="column 0 of X is 'height', of the inliers 'width': give the same"):
             detector.predict(frame[["height", "width", "depth"]])
     assert not hasattr(fitted.fit(frame.to_numpy()), "feature_names_in_")
+
+
+def test_masked_entries_are_refused():
+    """Their values would be scored as if they were known."""
+    plain = rows(60)
+    detector = ScoreDetector(far).fit(plain)
+    with pytest.raises(ValueError, match="the data has masked entries: fill them in"):
+        detector.ood_score(np.ma.masked_less(plain, 0))
+    assert np.array_equal(detector.ood_score(np.ma.array(plain)), detector.ood_score(plain))

@@ -170,7 +170,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
     @torch.no_grad()
     def _values(self, X: Any) -> Values:
         """Return the scores of X, N x K; what is not a number counts as the most conspicuous of all."""
-        data = X if isinstance(X, Tensor | np.ndarray) else as_array(X, "test")[0]
+        plain = isinstance(X, Tensor | np.ndarray) and not np.ma.is_masked(X)  # which as_array refuses
+        data = X if plain else as_array(X, "test")[0]
         if not isinstance(X, Tensor | np.ndarray | list | tuple):
             data = _tensor(data)
         elif isinstance(X, list | tuple):
