@@ -17,7 +17,7 @@ from typing import Any, Generic, TypeVar, cast
 GROUP = "negvae"
 """Entry-point group of installed packages that register parts when they are imported."""
 _DIVIDES = " \t\n:,+*"
-"""What no name may hold: the notation of negatives parts names and their arguments by it."""
+"""Characters that no name may hold: the notation of negatives separates names and their arguments by them."""
 
 Target = TypeVar("Target")
 Part = TypeVar("Part", bound="Entry[Any]")
