@@ -170,12 +170,11 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
     @torch.no_grad()
     def _values(self, X: Any) -> Values:
         """Return the scores of X, N x K; what is not a number counts as the most conspicuous of all."""
-        plain = isinstance(X, Tensor | np.ndarray) and not np.ma.is_masked(X)  # which as_array refuses
-        data = X if plain else as_array(X, "test")[0]
-        if not isinstance(X, Tensor | np.ndarray | list | tuple):
-            data = _tensor(data)
-        elif isinstance(X, list | tuple):
-            data = np.asarray(data)
+        if isinstance(X, Tensor | np.ndarray) and not np.ma.is_masked(X):  # which as_array refuses
+            data = X
+        else:
+            found = as_array(X, "test")[0]
+            data = np.asarray(found) if isinstance(X, list | tuple) else _tensor(found)
         if not len(data):
             raise ValueError("X is empty: at least one input is needed")
         parts: list[Values] = []

@@ -37,7 +37,8 @@ from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
 from negvae.runs.patches import maps_of_encoder
 from negvae.runs.pictures import MapWriter
-from negvae.scoring.calibration import Calibration, check_fdr, discovery_level
+from negvae.scoring.calibration import Calibration, discovery_level
+from negvae.scoring.certificates import check_rate
 from negvae.scoring.quantization import is_possible
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
@@ -344,7 +345,7 @@ def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:
 
 def _check_fdr(fdr: float, out: Path | None, target_fpr: float | None, confidence: float | None) -> None:
     """Refuse a false-discovery rate that is none, for rows that are written as they come, or beside another rule."""
-    check_fdr(fdr)
+    check_rate("fdr", fdr)
     if out is None or target_fpr is not None or confidence is not None:
         raise ValueError(
             "fdr decides when all rows are known: it takes --out, and goes without target_fpr and confidence"

@@ -13,7 +13,7 @@ import torch
 from negvae.config import RunConfig
 from negvae.data import is_path
 from negvae.device import own_state
-from negvae.files import home, locked, refuse_used, write_text
+from negvae.files import home, locked, refuse_used, replacing
 from negvae.runs.artifact import (
     CONFIG,
     WEIGHTS,
@@ -306,7 +306,7 @@ def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:
 def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
     """Take back what a run has written into its folders if the run is refused before its first step."""
     new = [directory for directory in directories if not (directory / CONFIG).exists()]
-    earlier = {path: path.read_text("utf-8") for directory in directories if (path := directory / CONFIG).exists()}
+    earlier = {path: path.read_bytes() for directory in directories if (path := directory / CONFIG).exists()}
     made = [directory for directory in new if not directory.exists()]
     before = {directory / name for directory in new for name in _FILES if (directory / name).exists()}
     try:
@@ -315,8 +315,10 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
         raise
     except (ValueError, TypeError, OSError, ImportError) as error:
         if not isinstance(error, OSError):  # which may come after many steps, as of a full disk
-            for path, text in earlier.items():
-                write_text(path, text)
+            for path, content in earlier.items():
+                if path.read_bytes() != content:  # else nothing is written, as the folder may be read-only
+                    with replacing(path) as temporary:
+                        temporary.write_bytes(content)
         for directory in new:
             if not directory.is_dir() or (directory / CHECKPOINT).exists():
                 continue

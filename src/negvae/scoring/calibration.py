@@ -142,7 +142,7 @@ def benjamini_hochberg(p: ArrayLike, fdr: float) -> NDArray[np.bool_]:
     >>> benjamini_hochberg([0.01, 0.5], fdr=0.05).tolist()
     [True, False]
     """
-    check_fdr(fdr)
+    check_rate("fdr", fdr)
     values = _numbers(p, "p-values")
     if values.size and not (values.min() >= 0 and values.max() <= 1):
         raise ValueError("p-values must lie within 0 and 1")
@@ -163,7 +163,7 @@ def discovery_level(levels: ArrayLike, counts: ArrayLike, fdr: float) -> float:
     Returns:
         The largest p-value that is called an outlier, or -1.
     """
-    check_fdr(fdr)
+    check_rate("fdr", fdr)
     values, below = np.asarray(levels, np.float64), np.cumsum(counts)
     if not values.size or not below[-1]:
         return -1.0
@@ -468,11 +468,6 @@ class Calibration:
             f"{self.score} > {self.cut:.6g} ({rule} {self.size:,} held-out inliers,"
             f" false alarms {bound} {self.false_alarm_rate:.3g} on average{by_group})"
         )
-
-
-def check_fdr(fdr: float) -> None:
-    """Refuse a false-discovery rate that does not lie between 0 and 1, with a ValueError."""
-    check_rate("fdr", fdr)
 
 
 def _numbers(values: ArrayLike, what: str) -> Values:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from negvae.scoring.certificates import check_rate
+
 Floats = NDArray[np.float64]
 
 JUMP = 0.01
@@ -135,8 +137,7 @@ class TestMartingale:
 
     def __post_init__(self) -> None:
         """Refuse a rate that is out of range."""
-        if not isinstance(self.alarm_rate, int | float | np.floating) or not 0 < self.alarm_rate < 1:
-            raise ValueError(f"alarm_rate is {self.alarm_rate!r}: it must lie between 0 and 1")
+        check_rate("alarm_rate", self.alarm_rate)
         self.accounts = np.asarray(self.accounts, np.float64)
         self._money = float(np.add.reduce(self.accounts))  # kept, since to add it up takes as long as to bet
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from negvae.files import need
-from negvae.scoring.calibration import Calibration, check_fdr, p_values
+from negvae.scoring.calibration import Calibration, p_values
+from negvae.scoring.certificates import check_rate
 from negvae.scoring.martingale import OnlineRanks, TestMartingale, bets
 
 Floats = NDArray[np.float64]
@@ -305,7 +306,7 @@ def _procedure(fdr: float | None, snapshot: dict[str, Any] | None = None) -> Onl
     """
     if fdr is None:
         return None
-    check_fdr(fdr)
+    check_rate("fdr", fdr)
     procedure = need("online_fdr.p_values", "watch").Lond
     made: OnlineTest = procedure(alpha=fdr) if snapshot is None else procedure.from_snapshot(snapshot)
     return made

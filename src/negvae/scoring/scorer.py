@@ -242,7 +242,7 @@ def calibrate(
         raw = {name: combine(values, owners.held_out, rule) for name, values in raw.items()}
     found = {name: values.astype(np.float64) for name, values in raw.items()}
     scores = {name: np.sort(values) for name, values in found.items()}
-    deciding: NDArray[Any] = _counted(scores[decisive], decisive)
+    deciding: NDArray[Any] = _checked(scores[decisive], decisive)
     if target_fpr is None:  # the threshold leaves a share of all data above it
         of_held_out = (measured(held_out, [decisive]) if contamination and owners is None else found)[decisive]
         deciding = np.concatenate([of_held_out, *_of_training(measured, training, owners, rule, decisive)])
@@ -362,8 +362,8 @@ def _with_transformations(
     return replace(references, fitted=fitted, scales=scales, summed=judgement.summed)
 
 
-def _counted(held_out: NDArray[np.float64], score: str) -> NDArray[np.float64]:
-    """Return the scores of held-out inliers, and refuse them if none is a number."""
+def _checked(held_out: NDArray[np.float64], score: str) -> NDArray[np.float64]:
+    """Return the scores of held-out inliers; refuse them if none is finite, as nothing would ever be an outlier."""
     if held_out.size and (held_out >= LARGEST).all():
         raise ValueError(f"score {score} is NaN or infinite for each of {len(held_out)} held-out inliers: take another")
     return held_out
