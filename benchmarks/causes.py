@@ -92,6 +92,13 @@ CAUSES = {
         "fashion-mnist-bernoulli-none", "convolutions drawn with a standard deviation of 0.05 instead of 0.141",
         {"initialization": SMALLER, "epochs": 4}, "mnist",
     ),
+    "float32": Cause(
+        "fashion-mnist-bernoulli-none", "float32 instead of bfloat16", {"precision": "float32"}, "mnist"
+    ),
+    "gray-paper": Cause(
+        "fashion-mnist-bernoulli-none", "the paper's decoder (network `gray-paper`) instead of the light one",
+        {"network": "gray-paper"}, "mnist",
+    ),
     "fashion-mnist-gaussian-epochs": Cause(
         "fashion-mnist-gaussian-none", "32 epochs instead of 24", {"epochs": 32}, "mnist"
     ),
@@ -100,6 +107,9 @@ CAUSES = {
         {"optimizer": "adam", "learning_rate": 1e-3, "batch_size": 128, "epochs": 4}, "fashion-mnist",
     ),
     "cifar10-gaussian-epochs": Cause("cifar10-gaussian-none", _LONGER, {"epochs": 24}, "svhn"),
+    "cifar10-float32": Cause(
+        "cifar10-gaussian-none", "float32 instead of bfloat16", {"precision": "float32"}, "svhn"
+    ),
     "cifar10-quantized-epochs": Cause("cifar10-quantized-gaussian-none", _LONGER, {"epochs": 24}, "svhn"),
     "imagenet-falling-rate": Cause(
         "cifar10-bernoulli-imagenet32", "8 epochs at a rate that rises to 4e-4 and falls, instead of 24 at 1e-4",
