@@ -30,12 +30,12 @@ from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
 from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
+from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, refuse_two_splits, repeatable, seed_of, single_image, warn_caller
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any, readable
-from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
+from negvae.detector.plots import HeatmapsDisplay, LatentDisplay
 from negvae.detector.shifted import ShiftedPValues
-from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
 from negvae.files import refuse_used, temporary_folder
 from negvae.model import Likelihood
@@ -72,8 +72,8 @@ from negvae.runs.resolve import (
 )
 from negvae.runs.seen import caution, refuse_seen
 from negvae.scoring.blocks import mapped
-from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
-from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
+from negvae.scoring.calibration import TARGET_FPR, least_held_out
+from negvae.scoring.certificates import certified_rank
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
@@ -116,7 +116,7 @@ class Drift:
     furthest: tuple[int, ...] = ()
 
 
-class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class NegVAEDetector(Decisions, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Outlier detector: a variational autoencoder with negative sampling and a calibrated threshold.
 
     The detector learns from inliers alone. Part of them is held out from training; the p-values and, with
@@ -784,6 +784,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             N scores; larger = more out-of-distribution.
 
         Raises:
+            FileNotFoundError: if there is no such path or data set.
             ValueError: if the data or the score cannot be used.
         """
         check_is_fitted(self, "model_")
@@ -806,62 +807,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if decoding is None:
             return self._read(X, "test", fitting=False)[1], None
         return read_any(X, "test", decoding)
-
-    def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Return minus the decision score (N): larger = more normal, as in scikit-learn."""
-        return -self.ood_score(X).astype(np.float64)
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return `score_samples` minus `offset_` (N): negative = outlier."""
-        result: NDArray[np.float64] = self.score_samples(X) - self.offset_
-        return result
-
-    def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
-        """Decide which rows or images are outliers.
-
-        Args:
-            X: data in any form that `NegVAEDetector` describes.
-            groups: group of each row (see `p_values`), if the detector was calibrated with groups. With
-                None, rows that score above the highest threshold of the groups are outliers.
-
-        Returns:
-            N labels, +1 for inliers and -1 for outliers.
-        """
-        X, labels = with_groups(X, groups, columns=self._names_in_files())
-        scores = self.ood_score(X)
-        return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
-
-    def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
-        """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2023).
-
-        Args:
-            X: data in any form that `NegVAEDetector` describes.
-            groups: N texts, the group of each row, or what names it (see `fit`), if the detector was calibrated with
-                groups. A row whose group is not known has "" and gets the largest p-value over the groups. None means
-                that no group is known.
-
-        Returns:
-            N p-values.
-        """
-        X, labels = with_groups(X, groups, columns=self._names_in_files())
-        scores = self.ood_score(X)
-        return self.calibration_.p_values(scores, labels)
-
-    def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
-        """Decide on a batch as a whole, controlling the false-discovery rate.
-
-        The procedure of Benjamini and Hochberg is applied to `p_values`. It needs many held-out inliers, since no
-        p-value is below 1 / (held out + 1).
-
-        Args:
-            X: the batch, in any form that `NegVAEDetector` describes.
-            fdr: largest expected share of inliers among the rows labeled outliers.
-            groups: group of each row (see `p_values`), if the detector was calibrated with groups.
-
-        Returns:
-            N labels, +1 for inliers and -1 for outliers.
-        """
-        return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> Drift:
         """Test whether a batch is typical as a whole, and which of its scores and columns have moved.
@@ -984,40 +929,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     # --- guarantees -----
 
-    def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bound the rate of false alarms at the current threshold; with groups, in any mixture of them.
-
-        For rows of features, `confidence` has to be set before `fit`, or the detector recalibrated on further inliers:
-        by default held-out rows are reference rows too, and their scores depend on one another.
-
-        Args:
-            confidence: probability with which each bound holds, over the draw of the held-out inliers.
-
-        Returns:
-            The bounds on the rate; `calibration_.group_bounds` has those of each group.
-
-        Raises:
-            ValueError: if nothing is certified; the message says why.
-        """
-        check_is_fitted(self, "model_")
-        return self.calibration_.fpr_bounds(confidence)
-
-    def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> NDArray[np.float64]:
-        """Bound the share of inliers among the rows called outliers, for every cut of a batch at once.
-
-        Args:
-            X: the batch, in any form that `NegVAEDetector` describes.
-            confidence: probability with which all bounds hold together, over the draw of held-out inliers and batch.
-
-        Returns:
-            N upper bounds: for each row, the bound if it and all rows that score at least as high are called outliers.
-
-        Raises:
-            ValueError: if nothing is certified, as for `fpr_bounds`.
-        """
-        scores = self.ood_score(X)
-        return false_discovery_bounds(self.calibration_.certifiable(), scores, confidence)
-
     def recalibrate(
         self, X: Any, *, groups: Any = None, target_fpr: float | None = None, confidence: float | None = None
     ) -> Self:
@@ -1064,36 +975,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         warn_of_small_groups(fresh)
         self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
         return self
-
-    def monitor(
-        self,
-        state: Path | str | None = None,
-        *,
-        alarm_rate: float = 0.01,
-        fdr: float | None = None,
-        window: int = 0,
-    ) -> DetectorMonitor:
-        """Watch a stream of batches: give p-values, decisions, and alarms when the stream changes.
-
-        Args:
-            state: file that the state is written to, as JSON, after every batch; if the file exists, the stream
-                continues from it. None writes no file.
-            alarm_rate: probability of a false alarm about a change, from one start of the test martingale to the next.
-            fdr: false-discovery rate for online control by the library online-fdr; None for no such control.
-            window: number of latest scores that p-values and threshold are computed from; 0 uses the held-out scores.
-
-        Returns:
-            A monitor, whose `update` takes the batches.
-
-        Raises:
-            FileNotFoundError: if there is no folder for the file of the state.
-            ValueError: if an option is out of range, or if the state is damaged or belongs to another detector.
-            ImportError: if `fdr` is given and the extra "watch" is not installed.
-        """
-        check_is_fitted(self, "model_")
-        path = None if state is None else Path(state)
-        options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
-        return DetectorMonitor.open(self, self.calibration_, path, options)
 
     def shifted(self, new_inliers: Any, inliers: Any) -> ShiftedPValues:
         """Prepare weighted conformal p-values for a new place, from a few of its inliers (Tibshirani et al. 2019).
