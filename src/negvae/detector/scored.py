@@ -18,6 +18,7 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from negvae.data.tables import is_table
 from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
 from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
@@ -64,7 +65,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
     Attributes:
         calibration_: scores of the held-out inliers and the threshold (`negvae.scoring.calibration.Calibration`).
         scales_: median and 95% quantile of each score, 2 x K; None if one score decides by itself.
-        feature_names_in_: names of the columns, if the inliers are a data frame whose columns have texts as names.
+        feature_names_in_: names of the columns, if the inliers are a data frame whose columns have texts as names, or a
+            CSV or Parquet file; in a later file, columns are found by these names.
 
     >>> far = ScoreDetector(lambda batch: abs(batch).sum(1), target_fpr=0.1).fit(np.eye(20))
     >>> far.predict([[0.0] * 20, [9.0] * 20]).tolist()
@@ -108,6 +110,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         """
         self._check_parameters()
         X, labels = with_groups(X, groups)
+        X = _table(X)
         values = self._values(X)
         _check_finite(values)
         check_inlier_labels(labels, len(values))
@@ -202,8 +205,10 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             ValueError: if X has other columns than the inliers, or if the function returns another number of scores.
         """
         check_is_fitted(self, "calibration_")
-        known, columns = getattr(self, "feature_names_in_", None), column_names(X)
-        if known is not None and columns is not None and list(known) != columns:
+        known = self._names_in_files()
+        X = _table(X, known)
+        columns = column_names(X)
+        if known is not None and columns is not None and known != columns:
             raise ValueError(other_columns(known, columns, "X"))
         values = self._values(X)
         if values.shape[1] != len(self.names_):
@@ -332,6 +337,11 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
         made._take(calibration, names, scales, rule.get("columns"))  # which earlier versions did not write
         return made
+
+
+def _table(data: Any, columns: Sequence[str] | None = None) -> Any:
+    """Return a CSV or Parquet file as a table of these columns, or of all; anything else unchanged."""
+    return as_array(data, "test", columns)[0] if isinstance(data, str | Path) and is_table(data) else data
 
 
 def _tensor(data: Any) -> Tensor:
