@@ -23,7 +23,7 @@ from negvae.detector.columns import column_names, frame_numbers, other_columns, 
 from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, repeatable, seed_of
-from negvae.files import open_tensors, refuse_used
+from negvae.files import first_line, open_tensors, refuse_used
 from negvae.report.scored import write_scored_report
 from negvae.runs.export import TOLERANCE, relative_difference, run_onnx
 from negvae.runs.graph import Decision, write_graph
@@ -334,7 +334,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
                 )
             _check(calibration, scales, len(names))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({first_line(error)})") from None
         made._take(calibration, names, scales, rule.get("columns"))  # which earlier versions did not write
         return made
 
