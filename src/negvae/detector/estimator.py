@@ -788,9 +788,8 @@ class NegVAEDetector(
         return self._artifact.maps()
 
     def _trained_maps(self, config: RunConfig, training: Tensor, held_out: Tensor) -> Heatmaps:
-        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
         return fit_heatmaps(
-            training, held_out, seed=config.seed, precision=config.precision, device=config.device, log=log
+            training, held_out, seed=config.seed, precision=config.precision, device=config.device, log=self._log()
         )
 
     # --- guarantees -----
