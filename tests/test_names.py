@@ -29,9 +29,9 @@ def found():
     """Every exported name with its arguments, the methods of the detector, and every command with its options."""
     names = {f"{module.__name__}.{name}": signature(getattr(module, name))
              for module in (negvae, negvae.detector, negvae.scoring) for name in module.__all__}  # fmt: skip
-    home = "negvae.detector.estimator"
-    methods = {f"NegVAEDetector.{name}": signature(method) for name, method in inspect.getmembers(negvae.NegVAEDetector)
-               if not name.startswith("_") and callable(method) and method.__module__ == home}  # fmt: skip
+    own = [(name, method) for name, method in inspect.getmembers(negvae.NegVAEDetector, callable)
+           if not name.startswith("_") and method.__module__.startswith("negvae.")]  # fmt: skip
+    methods = {f"NegVAEDetector.{name}": signature(method) for name, method in own}
     commands = {f"negvae {command.callback.__name__}": signature(command.callback)
                 for command in app.app.registered_commands}  # fmt: skip
     return {**names, **methods, **commands}

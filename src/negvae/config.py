@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from negvae.decoding import FITS, Decoding
+from negvae.files import first_line
 from negvae.parts import (
     INITIALIZATIONS,
     LIKELIHOODS,
@@ -522,7 +523,7 @@ def read_yaml_mapping(text: str, where: str) -> dict[str, Any]:
         line = f" at line {mark.line + 1}" if mark else ""
         raise ValueError(f"{where}: not YAML{line}") from None
     except (ValueError, OverflowError) as error:  # a date or a number that is none
-        raise ValueError(f"{where}: {str(error).splitlines()[0][:100]}") from None
+        raise ValueError(f"{where}: {first_line(error)[:100]}") from None
     except RecursionError:
         raise ValueError(f"{where}: nested too deeply") from None
     _refuse_large(values, where)

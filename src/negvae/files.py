@@ -283,6 +283,15 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error's text, for a message of one line; its type if it has no text.
+
+    >>> first_line(ValueError("broken\nat byte 3")), first_line(ValueError())
+    ('broken', 'ValueError')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextmanager
 def open_tensors(path: Path, framework: str) -> Iterator[Any]:
     """Open a safetensors file, which its library does by a path in UTF-8 alone.

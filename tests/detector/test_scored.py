@@ -101,3 +101,17 @@ def test_a_function_that_is_not_torch_is_not_exported_and_nan_counts_as_an_outli
     assert detector.predict(np.full((1, 4), np.nan)).tolist() == [-1]
     with pytest.raises(FileNotFoundError, match="not the folder"):
         ScoreDetector.load(tmp_path, distance)
+
+
+def test_columns_of_files_are_found_by_name(rows, tmp_path):
+    names = ["a", "b", "c", "d"]
+    for path, order in (("inliers.csv", names), ("turned.csv", names[::-1])):
+        numbers = rows[:100, [names.index(name) for name in order]]
+        np.savetxt(tmp_path / path, numbers, delimiter=",", header=",".join(order), comments="", fmt="%.9g")
+    detector = ScoreDetector(lambda batch: batch[:, 0], target_fpr=0.1).fit(tmp_path / "inliers.csv")
+    detector.save(tmp_path / "saved")
+    for each in (detector, ScoreDetector.load(tmp_path / "saved", detector.score)):
+        np.testing.assert_allclose(each.ood_score(str(tmp_path / "turned.csv")), rows[:100, 0], rtol=1e-6)
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="'c'"):
+        detector.predict(tmp_path / "other.csv")

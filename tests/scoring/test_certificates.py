@@ -145,9 +145,7 @@ def test_conditional_p_values_hold_for_the_held_out_set_at_hand():
     levels = np.linspace(0.005, 0.5, 100)
     for _ in range(400):
         held_out = np.sort(random.uniform(size=200))
-        bounds = np.unique(np.append(simultaneous_fpr_bounds(200), 1))
         # P(p <= a) given the held-out set, exactly: the chance to lie above the cut of the last bound that is <= a.
-        cut = np.searchsorted(bounds, levels, side="right")
         cut = np.array([(simultaneous_fpr_bounds(200) <= level).sum() for level in levels])
         chance = np.where(cut > 0, 1 - held_out[-np.maximum(cut, 1)], 0)
         broken += bool((chance > levels).any())
@@ -155,6 +153,8 @@ def test_conditional_p_values_hold_for_the_held_out_set_at_hand():
     p = conditional_p_values(held_out, [2.0, held_out[-1], held_out[-1] - 1e-9, -1.0])
     bounds = simultaneous_fpr_bounds(200)
     np.testing.assert_array_equal(p, [bounds[0], bounds[1], bounds[1], 1.0])
+    with pytest.raises(ValueError, match="not numbers"):
+        conditional_p_values(held_out, [np.nan])
 
 
 def calibration(**more):

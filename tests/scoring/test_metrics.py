@@ -65,3 +65,11 @@ def test_roc_curve_ends_and_area():
 def test_scores_that_cannot_be_compared_are_refused(low, high):
     with pytest.raises(ValueError, match="scores"):
         detection_metrics(low, high)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.5])
+def test_rates_out_of_range_are_refused(rate):
+    with pytest.raises(ValueError, match="level"):
+        auroc([0.0, 1.0], [1.0, 2.0], level=rate)
+    with pytest.raises(ValueError, match="tpr"):
+        fpr_at_tpr([0.0, 1.0], [1.0, 2.0], tpr=rate)

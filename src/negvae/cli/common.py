@@ -61,14 +61,13 @@ def score_help() -> str:
     return listed(SCORES)
 
 
-def _set_names(incomplete: str) -> list[str]:
+def set_names(incomplete: str) -> list[str]:
+    """Return the names of data sets that begin with what has been typed, for a shell's completion."""
     from negvae.data import names
 
     return completing(names())(incomplete)
 
 
-set_names: Complete = _set_names
-"""Completion function for the names of data sets."""
 CALIBRATED = "the calibrated one"
 """Default of --score for a calibrated model, as help texts show it."""
 

@@ -160,7 +160,7 @@ def train(
 
     console = make_console()
     log = printer(console)
-    team: dict[str, Any] = {}
+    team: dict[str, Any]
     with ExitStack() as connection:
         if cluster is not None:
             from negvae.cluster.connect import joined

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.catalog import Shape
-from negvae.files import need
+from negvae.files import first_line, need
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of pixels in [0, 1] with which most encoders of color images are trained."""
@@ -177,7 +177,7 @@ def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has exceptions of its own for every kind of fault
-        raise ValueError(f"{path}: not an ONNX model that onnxruntime runs ({_line(error)})") from None
+        raise ValueError(f"{path}: not an ONNX model that onnxruntime runs ({first_line(error)})") from None
     shape, channels_last, kind = _images_of(path, session)
     mean, std = _normalization(path, session, shape[0]) if kind != "tensor(uint8)" else ((), ())
     output = min(session.get_outputs(), key=lambda each: abs(len(each.shape or []) - 2)).name
@@ -188,7 +188,7 @@ def load_encoder(path: Path | str, sha256: str | None = None) -> Encoder:
         # Of a model with several maps, the one with the most patches.
         maps = {each.name: _grid(draft._run(blank, each.name)) for each in session.get_outputs()}
     except Exception as error:  # as above
-        raise ValueError(f"{path}: does not encode an image ({_line(error)})") from None
+        raise ValueError(f"{path}: does not encode an image ({first_line(error)})") from None
     map_output = max(maps, key=lambda name: maps[name], default="")
     return Encoder(
         path, found, shape, size, channels_last, mean, std, output,
@@ -217,7 +217,7 @@ def _sha256(path: Path) -> str:
                 while part := file.read(1 << 20):
                     digest.update(part)
     except Exception as error:  # protobuf has exceptions of its own
-        raise ValueError(f"{path}: not an ONNX model with its weights ({_line(error)})") from None
+        raise ValueError(f"{path}: not an ONNX model with its weights ({first_line(error)})") from None
     return digest.hexdigest()
 
 
@@ -228,10 +228,6 @@ def _beside(path: Path, place: str) -> Path:
     if folder not in found.parents or not found.is_file():
         raise ValueError(f"it names {place!r} as a weight file, which is no file in its folder")
     return found
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _images_of(path: Path, session: Any) -> tuple[Shape, bool, str]:

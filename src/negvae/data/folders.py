@@ -56,7 +56,6 @@ class Look:
         sizes: width and height of every image that can be read, N x 2.
         channels: most channels of any image.
         bits: most bits of a channel, 8 or 16.
-        uniform_channels: whether all images have the same number of channels.
         broken: reason why an image cannot be read, by its name.
         turned: whether the EXIF orientation of any image says that its pixels are not stored upright.
     """
@@ -64,7 +63,6 @@ class Look:
     sizes: NDArray[np.int64]
     channels: int
     bits: int
-    uniform_channels: bool
     broken: dict[str, str] = field(default_factory=dict)
     turned: bool = False
 
@@ -106,9 +104,8 @@ def look_at(sources: Iterable[tuple[str, Source]], where: object) -> Look:
         name, why = next(iter(broken.items()), ("", "it is empty"))
         raise DataError(f"{where}: holds no image that can be read ({f'{name}: ' if name else ''}{why})")
     sizes = np.array([(each.width, each.height) for each in found], np.int64)
-    channels = {each.channels for each in found}
-    bits, turned = max(each.bits for each in found), any(each.turned for each in found)
-    return Look(sizes, max(channels), bits, len(channels) == 1, broken, turned)
+    channels, bits = max(each.channels for each in found), max(each.bits for each in found)
+    return Look(sizes, channels, bits, broken, any(each.turned for each in found))
 
 
 def choose_decoding(

@@ -136,19 +136,19 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
             return prepared(_tiff_pixels(file, where), where, decoding)
 
 
-def raw_pixels(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pixels:
+def raw_pixels(source: Source, where: str) -> Pixels:
     """Decode one image upright in its own size and depth: uint8 or uint16, C x H x W; see `decode_photo`."""
-    header = read_header(source, where, max_pixels)
+    header = read_header(source, where)
     if header.bits == 8:
         own = Decoding(fit="exact", height=header.height, width=header.width, channels=header.channels)
-        return decode_photo(source, where, own, max_pixels)
+        return decode_photo(source, where, own)
     with reading(where, "image"):
         if isinstance(source, Image.Image):
             return _sixteen(source)
         assert source is not None
         with opened(source, where) as file:
             try:
-                with open_image(file, max_pixels) as image:
+                with open_image(file, MAX_PIXELS) as image:
                     if not _is_deep_tiff(image):
                         return _sixteen(image)
             except UnidentifiedImageError:

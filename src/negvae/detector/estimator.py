@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -18,24 +18,24 @@ import torch
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, OutlierMixin, TransformerMixin, clone
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from negvae.config import DEFAULT_PRESET, PRESETS, RENAMED, RunConfig, preset
-from negvae.data import ImageSet, Split, is_path
-from negvae.data.formats import DataError, as_images
+from negvae.config import DEFAULT_PRESET, PRESETS, RunConfig, preset
+from negvae.data import ImageSet, is_path
+from negvae.data.formats import DataError
 from negvae.data.rows import describe_drowned
-from negvae.data.streams import InputSpec, fitted
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
-from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
+from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
-from negvae.detector.inputs import as_array, refuse_two_splits, repeatable, seed_of, single_image, warn_caller
+from negvae.detector.inputs import refuse_two_splits, repeatable, seed_of, warn_caller
+from negvae.detector.parameters import RUN_PARAMETERS, check_parameters, parameters_of, plain_parameters, translated
 from negvae.detector.photos import Photos, decoding_of, each_photo, inliers_of, photos_of, read_any, readable
-from negvae.detector.plots import HeatmapsDisplay, LatentDisplay, ScorePlots
+from negvae.detector.plots import HeatmapsDisplay, LatentDisplay
+from negvae.detector.reading import Reading
 from negvae.detector.shifted import ShiftedPValues
-from negvae.detector.stream import DetectorMonitor
 from negvae.device import autocast, own_state, resolve_device
 from negvae.files import refuse_used, temporary_folder
 from negvae.model import Likelihood
@@ -72,8 +72,8 @@ from negvae.runs.resolve import (
 )
 from negvae.runs.seen import caution, refuse_seen
 from negvae.scoring.blocks import mapped
-from negvae.scoring.calibration import TARGET_FPR, benjamini_hochberg, least_held_out
-from negvae.scoring.certificates import CONFIDENCE, Bounds, certified_rank, false_discovery_bounds
+from negvae.scoring.calibration import TARGET_FPR, least_held_out
+from negvae.scoring.certificates import certified_rank
 from negvae.scoring.columns import column_surprise
 from negvae.scoring.combination import batch_typicality, batch_typicality_threshold
 from negvae.scoring.drift import Movement, columns_of, movements
@@ -90,10 +90,6 @@ from negvae.training.reporting import ProgressUpdate
 from negvae.training.symmetry import come_mirrored
 
 _OF_SCIKIT_LEARN = ("_sklearn_output_config", "_metadata_request")
-_RUN_PARAMETERS = (
-    "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight",
-    "transformations", "optimizer", "learning_rate", "batch_size", "epochs", "precision",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,9 @@ class Drift:
     furthest: tuple[int, ...] = ()
 
 
-class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class NegVAEDetector(
+    Reading, Decisions, ClassNamePrefixFeaturesOutMixin, TransformerMixin, OutlierMixin, BaseEstimator  # type: ignore[misc]
+):  # fmt: skip
     """Outlier detector: a variational autoencoder with negative sampling and a calibrated threshold.
 
     The detector learns from inliers alone. Part of them is held out from training; the p-values and, with
@@ -369,7 +367,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         `new` says that inliers to hold out must be new, and not copies of some of X; `decoding` how photos are decoded,
         None to choose.
         """
-        self._check_parameters(trims_held_out=bool(self.trim) and calibration is None)
+        check_parameters(self, trims_held_out=bool(self.trim) and calibration is None)
         for name in ("feature_names_in_", "_columns"):  # of an earlier fit to a table
             self.__dict__.pop(name, None)
         photos = photos_of(X, "train")
@@ -561,32 +559,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         refuse_overlap(inliers, stored, "given to fit", str(data) if name is None else name, tiles)
         return stored.to(resolve_device(self.device))
 
-    def _check_parameters(self, trims_held_out: bool) -> None:
-        if self.decision_score is not None and "ensemble" in (score := score_of(self.decision_score)).needs:
-            raise ValueError(
-                f"score {score.name} takes an ensemble, and a detector is one model: negvae.scoring.Scorer takes more"
-            )
-        if not isinstance(self.contamination, Real) or not 0 <= self.contamination <= 0.5:
-            raise ValueError(f"contamination is {self.contamination!r}: it must lie between 0 (clean data) and 0.5")
-        rate = self.target_fpr
-        if rate is not None and (not isinstance(rate, Real) or not 0 < rate < 1):
-            raise ValueError(f"target_fpr is {rate!r}: it must lie between 0 and 1, or be None")
-        sure = self.confidence
-        if sure is not None and (not isinstance(sure, Real) or not 0 < sure < 1):
-            raise ValueError(f"confidence is {sure!r}: it must lie between 0 and 1, or be None")
-        if sure is not None and (rate is None or self.contamination):
-            raise ValueError("confidence is that of target_fpr: give a target_fpr with it, and no contamination")
-        if not isinstance(self.trim, Real) or not 0 <= self.trim <= 0.5:
-            raise ValueError(f"trim is {self.trim!r}: it must lie between 0 (X is clean) and 0.5")
-        if sure is not None and trims_held_out:
-            raise ValueError(
-                "confidence takes held-out inliers that are clean, and trim says that X is not: give clean inliers as"
-                " `calibration`, or leave one of the two out"
-            )
-        part = self.calibration_fraction
-        if part is not None and (not isinstance(part, Real) or not 0 < part < 1):
-            raise ValueError(f"calibration_fraction is {part!r}: it must lie between 0 and 1, or be None")
-
     def _rate(self, held_out: int, *, whole: bool) -> tuple[float | None, float | None]:
         """Return the target FPR and its confidence; None if the held-out inliers are too few for a rate on average.
 
@@ -644,7 +616,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         kind = usual if self.preset is None else choose("preset", self.preset, PRESETS)
         if negatives is None:
             negatives = PRESETS[kind].get("negatives", "augmented")
-        values = {key: value for key in _RUN_PARAMETERS if (value := getattr(self, key)) is not None}
+        values = {key: value for key in RUN_PARAMETERS if (value := getattr(self, key)) is not None}
         calibration = 0.0 if whole else self.calibration_fraction
         if calibration is None:
             calibration = rows_to_hold_out(count) / count if features else PRESETS[kind].get("calibration", 0.2)
@@ -696,80 +668,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         self.seed_ = artifact.config.seed
         self._artifact, self._history, self._recorded = artifact, history, recorded
 
-    # --- data -----
-
-    def _read(self, X: Any, split: Split, *, fitting: bool, shape: Sequence[int] | None = None) -> tuple[str, Tensor]:
-        """Return the name of X, and X as it is stored: uint8 N x C x H x W, or float64 N x D x 1 x 1.
-
-        Args:
-            X: data in any form that `NegVAEDetector` describes.
-            split: split to read of a named data set.
-            fitting: whether the data sets the shape that later data must have.
-            shape: expected shape, C x H x W; None uses the model's.
-
-        Returns:
-            The name of the data and the stored data.
-        """
-        X, name = as_array(X, split, None if fitting else self._names_in_files())
-        if not fitting and shape is None:
-            X = single_image(X, self.model_.shape)
-        dimensions = np.ndim(X) if isinstance(X, list | tuple) else getattr(X, "ndim", 2)
-        if dimensions in (3, 4):
-            return name, self._images(np.asarray(X), fitting, shape)
-        expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
-        if expected and expected[1:] != (1, 1):
-            raise ValueError(
-                f"X has {dimensions} dimensions, this detector takes images of"
-                f" {'x'.join(map(str, expected))} (C x H x W)"
-            )
-        rows = self._rows(X, fitting, None if shape is None else expected[0])
-        return name, _copied(rows).reshape(*rows.shape, 1, 1)
-
-    def _rows(self, X: Any, fitting: bool, columns: int | None) -> NDArray[np.float64]:
-        """Return rows of features as numbers, N x D; with `columns`, D is that and names are of no account."""
-        refuse_kinds(X)
-        try:
-            if columns is None:
-                # The check for infinities sums all numbers up, which may overflow.
-                found = column_names(X)
-                self._keep_order(found, fitting)
-                if not fitting and self._names() is None and list(map(str, found or ())) == self._names_in_files():
-                    X = np.asarray(X, np.float64)  # numbers that a file has as names, of which scikit-learn would warn
-                with np.errstate(over="ignore", invalid="ignore"):
-                    rows: NDArray[np.float64] = validate_data(
-                        self, X, reset=fitting, dtype=np.float64, ensure_min_samples=3 if fitting else 1
-                    )
-                return rows
-            # Negatives and held-out inliers, which scikit-learn must not take for rows to predict.
-            known, names = self._names(), column_names(X)
-            if None not in (known, names) and known != list(map(str, names or ())):
-                raise ValueError(other_columns(known or [], names or [], "the negatives or held-out inliers"))
-            rows = np.asarray(X, np.float64)
-        except (ValueError, TypeError, OverflowError) as error:
-            known, names = self._names(), column_names(X)
-            if names is None and isinstance(error, TypeError):  # of objects that are no numbers; says so itself
-                raise
-            if fitting or columns is not None or None in (known, names) or known == list(map(str, names or ())):
-                explain(X)
-            raise
-        if rows.ndim != 2 or rows.shape[1] != columns or not np.isfinite(rows).all():
-            explain(X)
-            raise ValueError(f"negatives and held-out inliers must be finite numbers, N x {columns}, as X is")
-        return rows
-
-    def _images(self, array: NDArray[Any], fitting: bool, shape: Sequence[int] | None) -> Tensor:
-        images = as_images(array, "X").images
-        expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
-        if expected and images.shape[2:] == expected[1:] and {images.shape[1], expected[0]} == {1, 3}:
-            images = fitted(images, InputSpec((expected[0], expected[1], expected[2])))  # as `negvae score` does
-        if expected and images.shape[1:] != expected:
-            given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], expected))
-            raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")
-        if fitting and len(images) < 3:
-            raise ValueError(f"X has {len(images)} sample(s): a detector needs 3 images at least")
-        # A copy of its own: the caller's array may be read-only, or change.
-        return _copied(images)
-
     # --- scores and decisions -----
 
     @own_state()
@@ -784,6 +682,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
             N scores; larger = more out-of-distribution.
 
         Raises:
+            FileNotFoundError: if there is no such path or data set.
             ValueError: if the data or the score cannot be used.
         """
         check_is_fitted(self, "model_")
@@ -799,69 +698,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         if owners is not None and self.calibration_.tiles:
             scores = {name: combine(values, owners, self.calibration_.tiles) for name, values in scores.items()}
         return scores, stored
-
-    def _inputs(self, X: Any) -> tuple[Tensor, NDArray[np.int64] | None]:
-        """Return the model's inputs, and, of a detector of photos, the image that each belongs to."""
-        decoding = self.config_.images
-        if decoding is None:
-            return self._read(X, "test", fitting=False)[1], None
-        return read_any(X, "test", decoding)
-
-    def score_samples(self, X: Any) -> NDArray[np.float64]:
-        """Return minus the decision score (N): larger = more normal, as in scikit-learn."""
-        return -self.ood_score(X).astype(np.float64)
-
-    def decision_function(self, X: Any) -> NDArray[np.float64]:
-        """Return `score_samples` minus `offset_` (N): negative = outlier."""
-        result: NDArray[np.float64] = self.score_samples(X) - self.offset_
-        return result
-
-    def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
-        """Decide which rows or images are outliers.
-
-        Args:
-            X: data in any form that `NegVAEDetector` describes.
-            groups: group of each row (see `p_values`), if the detector was calibrated with groups. With
-                None, rows that score above the highest threshold of the groups are outliers.
-
-        Returns:
-            N labels, +1 for inliers and -1 for outliers.
-        """
-        X, labels = with_groups(X, groups, columns=self._names_in_files())
-        scores = self.ood_score(X)
-        return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
-
-    def p_values(self, X: Any, groups: Any = None) -> NDArray[np.float64]:
-        """Compute conformal p-values: the probability that an inlier scores at least as high (Bates et al. 2023).
-
-        Args:
-            X: data in any form that `NegVAEDetector` describes.
-            groups: N texts, the group of each row, or what names it (see `fit`), if the detector was calibrated with
-                groups. A row whose group is not known has "" and gets the largest p-value over the groups. None means
-                that no group is known.
-
-        Returns:
-            N p-values.
-        """
-        X, labels = with_groups(X, groups, columns=self._names_in_files())
-        scores = self.ood_score(X)
-        return self.calibration_.p_values(scores, labels)
-
-    def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
-        """Decide on a batch as a whole, controlling the false-discovery rate.
-
-        The procedure of Benjamini and Hochberg is applied to `p_values`. It needs many held-out inliers, since no
-        p-value is below 1 / (held out + 1).
-
-        Args:
-            X: the batch, in any form that `NegVAEDetector` describes.
-            fdr: largest expected share of inliers among the rows labeled outliers.
-            groups: group of each row (see `p_values`), if the detector was calibrated with groups.
-
-        Returns:
-            N labels, +1 for inliers and -1 for outliers.
-        """
-        return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> Drift:
         """Test whether a batch is typical as a whole, and which of its scores and columns have moved.
@@ -896,31 +732,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         order = np.argsort(-scores[calibration.score], kind="stable")[:10]
         moved = movements(held_out, batch, target_fpr)
         return Drift(value, limit, value > limit, moved, tuple(order.tolist()))
-
-    def _keep_order(self, names: list[Any] | None, fitting: bool) -> None:
-        """Refuse columns in another order if those of the fit had numbers for names, which scikit-learn ignores."""
-        if fitting:
-            self._columns = names
-        known = getattr(self, "_columns", None)
-        if known is None or names is None or hasattr(self, "feature_names_in_"):
-            return
-        before, now = list(map(str, known)), list(map(str, names))  # a file has them as text
-        if before != now and sorted(before) == sorted(now):
-            raise ValueError(other_columns(known, names, "X"))
-
-    def _names(self) -> list[str] | None:
-        """Return the names of the columns of features; None if they have none."""
-        names = getattr(self, "feature_names_in_", None)
-        return None if names is None else list(map(str, names))
-
-    def _names_in_files(self) -> list[str] | None:
-        """Return the names by which columns are found in a file, which has numbers as text; None if they have none."""
-        numbered = getattr(self, "_columns", None)
-        return self._names() or (None if numbered is None else list(map(str, numbered)))
-
-    def _column_names(self) -> list[str]:
-        names = getattr(self, "feature_names_in_", [f"x{index}" for index in range(self.n_features_in_)])
-        return [f"column {name}" for name in names]
 
     # --- where -----
 
@@ -977,46 +788,11 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         return self._artifact.maps()
 
     def _trained_maps(self, config: RunConfig, training: Tensor, held_out: Tensor) -> Heatmaps:
-        log: Callable[[str], None] = (lambda text: print(text, file=sys.stderr)) if self.verbose else silent
         return fit_heatmaps(
-            training, held_out, seed=config.seed, precision=config.precision, device=config.device, log=log
+            training, held_out, seed=config.seed, precision=config.precision, device=config.device, log=self._log()
         )
 
     # --- guarantees -----
-
-    def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bound the rate of false alarms at the current threshold; with groups, in any mixture of them.
-
-        For rows of features, `confidence` has to be set before `fit`, or the detector recalibrated on further inliers:
-        by default held-out rows are reference rows too, and their scores depend on one another.
-
-        Args:
-            confidence: probability with which each bound holds, over the draw of the held-out inliers.
-
-        Returns:
-            The bounds on the rate; `calibration_.group_bounds` has those of each group.
-
-        Raises:
-            ValueError: if nothing is certified; the message says why.
-        """
-        check_is_fitted(self, "model_")
-        return self.calibration_.fpr_bounds(confidence)
-
-    def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> NDArray[np.float64]:
-        """Bound the share of inliers among the rows called outliers, for every cut of a batch at once.
-
-        Args:
-            X: the batch, in any form that `NegVAEDetector` describes.
-            confidence: probability with which all bounds hold together, over the draw of held-out inliers and batch.
-
-        Returns:
-            N upper bounds: for each row, the bound if it and all rows that score at least as high are called outliers.
-
-        Raises:
-            ValueError: if nothing is certified, as for `fpr_bounds`.
-        """
-        scores = self.ood_score(X)
-        return false_discovery_bounds(self.calibration_.certifiable(), scores, confidence)
 
     def recalibrate(
         self, X: Any, *, groups: Any = None, target_fpr: float | None = None, confidence: float | None = None
@@ -1064,36 +840,6 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         warn_of_small_groups(fresh)
         self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
         return self
-
-    def monitor(
-        self,
-        state: Path | str | None = None,
-        *,
-        alarm_rate: float = 0.01,
-        fdr: float | None = None,
-        window: int = 0,
-    ) -> DetectorMonitor:
-        """Watch a stream of batches: give p-values, decisions, and alarms when the stream changes.
-
-        Args:
-            state: file that the state is written to, as JSON, after every batch; if the file exists, the stream
-                continues from it. None writes no file.
-            alarm_rate: probability of a false alarm about a change, from one start of the test martingale to the next.
-            fdr: false-discovery rate for online control by the library online-fdr; None for no such control.
-            window: number of latest scores that p-values and threshold are computed from; 0 uses the held-out scores.
-
-        Returns:
-            A monitor, whose `update` takes the batches.
-
-        Raises:
-            FileNotFoundError: if there is no folder for the file of the state.
-            ValueError: if an option is out of range, or if the state is damaged or belongs to another detector.
-            ImportError: if `fdr` is given and the extra "watch" is not installed.
-        """
-        check_is_fitted(self, "model_")
-        path = None if state is None else Path(state)
-        options = {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
-        return DetectorMonitor.open(self, self.calibration_, path, options)
 
     def shifted(self, new_inliers: Any, inliers: Any) -> ShiftedPValues:
         """Prepare weighted conformal p-values for a new place, from a few of its inliers (Tibshirani et al. 2019).
@@ -1234,11 +980,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         write_metrics(directory, self._history)
         result = TrainingResult(artifact.model, progress, "finished", self._history)
         save_artifact(directory, artifact.config, result, artifact.provenance, artifact.calibration, artifact.heatmaps)
-        parameters = {
-            key: artifact.config.to_dict()[key] if key in ("network", "likelihood") and value is not None else value
-            for key, value in self._named_parameters().items()
-        }
-        parameters = {key: value for key, value in parameters.items() if _is_plain(value)}
+        parameters = plain_parameters(self._named_parameters(), artifact.config)
         names = getattr(self, "feature_names_in_", None)
         section = {"parameters": parameters, "feature_names": None if names is None else names.tolist()}
         if names is None and (numbered := getattr(self, "_columns", None)) is not None:
@@ -1271,8 +1013,8 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
         directory = Path(directory)
         section = read_section(directory, "detector")
         detector = cls()
-        parameters = section.get("parameters") or _parameters_of(read_config(directory)[0])
-        detector.set_params(**_translated(parameters))
+        parameters = section.get("parameters") or parameters_of(read_config(directory)[0])
+        detector.set_params(**translated(parameters))
         if device != "auto":
             detector.device = device
         detector._restore(directory, device)
@@ -1306,7 +1048,7 @@ class NegVAEDetector(ScorePlots, ClassNamePrefixFeaturesOutMixin, TransformerMix
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore the state that `__getstate__` returned."""
-        self.__init__(**_translated(state["parameters"]))  # type: ignore[misc]
+        self.__init__(**translated(state["parameters"]))  # type: ignore[misc]
         self.__dict__.update(state.get("more", {}))
         if "output" in state:  # of earlier versions
             self.set_output(**state["output"])
@@ -1335,36 +1077,6 @@ def _source_of(data: Any) -> str:
     return MEMORY
 
 
-def _copied(array: NDArray[Any]) -> Tensor:
-    """Return a copy of an array; a view may run backwards, which torch does not take."""
-    return torch.from_numpy(np.array(array, order="C"))
-
-
 def _is_source(value: Any) -> bool:
     """Return whether this is a `NegativeSource`; a data frame has a method `sample` too."""
     return hasattr(value, "sample") and hasattr(value, "adversarial")
-
-
-def _translated(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Translate saved parameters of version 0.1 to current names; it called `decision_score` `score`."""
-    former: dict[str, dict[str, Any]] = {"preset": {"auto": None}, "decision_score": {"auto": "combined"}, **RENAMED}
-    named = {"decision_score" if name == "score" else name: value for name, value in parameters.items()}
-    return {
-        name: former[name].get(value, value) if name in former and isinstance(value, str) else value
-        for name, value in named.items()
-    }
-
-
-def _is_plain(value: Any) -> bool:
-    return value is None or isinstance(value, str | bool | int | float)
-
-
-def _parameters_of(config: RunConfig) -> dict[str, Any]:
-    """Return the parameters of a detector that would train with this config."""
-    values = {name: getattr(config, name) for name in _RUN_PARAMETERS}
-    preset_name = "features" if config.takes_features else "general"
-    rule = {} if config.target_fpr is None else {"target_fpr": config.target_fpr}
-    return {
-        **values, **rule, "confidence": config.confidence, "preset": preset_name, "negatives": config.negatives,
-        "random_state": config.seed, "calibration_fraction": config.calibration or 0.2,
-    }  # fmt: skip

@@ -18,17 +18,16 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from negvae.data.tables import is_table
 from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
+from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, repeatable, seed_of
-from negvae.detector.plots import ScorePlots
-from negvae.detector.stream import DetectorMonitor
-from negvae.files import open_tensors, refuse_used
+from negvae.files import first_line, open_tensors, refuse_used
 from negvae.report.scored import write_scored_report
 from negvae.runs.export import TOLERANCE, relative_difference, run_onnx
 from negvae.runs.graph import Decision, write_graph
-from negvae.scoring.calibration import TARGET_FPR, Calibration, benjamini_hochberg
-from negvae.scoring.certificates import CONFIDENCE, Bounds, false_discovery_bounds
+from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.drift import Movement, movements
 from negvae.scoring.groups import check_inlier_labels, split
 from negvae.scoring.scorer import LARGEST
@@ -42,7 +41,7 @@ LARGEST_OF = "largest"
 """Name of the score that combines several: the largest of them, each on the scale of the inliers."""
 
 
-class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Calibrated decisions for the scores of any model.
 
     The model is trained elsewhere. `fit` takes inliers that it was not trained on; from their scores come p-values,
@@ -66,7 +65,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
     Attributes:
         calibration_: scores of the held-out inliers and the threshold (`negvae.scoring.calibration.Calibration`).
         scales_: median and 95% quantile of each score, 2 x K; None if one score decides by itself.
-        feature_names_in_: names of the columns, if the inliers are a data frame whose columns have texts as names.
+        feature_names_in_: names of the columns, if the inliers are a data frame whose columns have texts as names, or a
+            CSV or Parquet file; in a later file, columns are found by these names.
 
     >>> far = ScoreDetector(lambda batch: abs(batch).sum(1), target_fpr=0.1).fit(np.eye(20))
     >>> far.predict([[0.0] * 20, [9.0] * 20]).tolist()
@@ -110,6 +110,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         """
         self._check_parameters()
         X, labels = with_groups(X, groups)
+        X = _table(X)
         values = self._values(X)
         _check_finite(values)
         check_inlier_labels(labels, len(values))
@@ -204,8 +205,10 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             ValueError: if X has other columns than the inliers, or if the function returns another number of scores.
         """
         check_is_fitted(self, "calibration_")
-        known, columns = getattr(self, "feature_names_in_", None), column_names(X)
-        if known is not None and columns is not None and list(known) != columns:
+        known = self._names_in_files()
+        X = _table(X, known)
+        columns = column_names(X)
+        if known is not None and columns is not None and known != columns:
             raise ValueError(other_columns(known, columns, "X"))
         values = self._values(X)
         if values.shape[1] != len(self.names_):
@@ -216,56 +219,15 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         """Compute the score that decides (N); larger = more out-of-distribution."""
         return self.all_scores(X)[self.calibration_.score]
 
-    def score_samples(self, X: Any) -> Values:
-        """Return minus the decision score (N): larger = more normal, as in scikit-learn."""
-        return -self.ood_score(X)
-
-    def decision_function(self, X: Any) -> Values:
-        """Return `score_samples` minus `offset_` (N): negative = outlier."""
-        return np.asarray(self.score_samples(X) - self.offset_, np.float64)
-
-    def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
-        """Return N labels, +1 for inliers and -1 for outliers; see `negvae.NegVAEDetector.predict`."""
-        X, labels = with_groups(X, groups)
-        scores = self.ood_score(X)
-        return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
-
-    def p_values(self, X: Any, groups: Any = None) -> Values:
-        """Compute conformal p-values (N): the probability that an inlier scores at least as high."""
-        X, labels = with_groups(X, groups)
-        scores = self.ood_score(X)
-        return self.calibration_.p_values(scores, labels)
-
-    def predict_fdr(self, X: Any, fdr: float = 0.1, groups: Any = None) -> NDArray[np.int64]:
-        """Return N labels with a false-discovery rate of at most `fdr` among those of -1 (Benjamini & Hochberg)."""
-        return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
-
-    # --- guarantees -----
-
-    def fpr_bounds(self, confidence: float = CONFIDENCE) -> Bounds:
-        """Bound the rate of false alarms of the threshold; each bound holds with this confidence."""
-        check_is_fitted(self, "calibration_")
-        return self.calibration_.fpr_bounds(confidence)
-
-    def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> Values:
-        """Bound the share of inliers among what is called, for every cut of a batch at once (N upper bounds)."""
-        scores = self.ood_score(X)
-        return false_discovery_bounds(self.calibration_.scores[self.calibration_.score], scores, confidence)
+    def _names_in_files(self) -> list[str] | None:
+        """Return the names by which columns are found in a file; None if they have none."""
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else names.tolist()
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> tuple[Movement, ...]:
         """Test which scores of a batch have moved against the held-out inliers, the most significant first."""
         scores = self.all_scores(X)
         return movements(self.calibration_.scores, scores, target_fpr)
-
-    def monitor(
-        self, state: Path | str | None = None, *, alarm_rate: float = 0.01, fdr: float | None = None, window: int = 0
-    ) -> DetectorMonitor:
-        """Watch a stream of batches; see `negvae.NegVAEDetector.monitor`."""
-        check_is_fitted(self, "calibration_")
-        path = None if state is None else Path(state)
-        return DetectorMonitor.open(
-            self, self.calibration_, path, {"alarm_rate": alarm_rate, "fdr": fdr, "window": window}
-        )
 
     # --- keeping -----
 
@@ -372,9 +334,14 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
                 )
             _check(calibration, scales, len(names))
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({str(error).splitlines()[0]})") from None
+            raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({first_line(error)})") from None
         made._take(calibration, names, scales, rule.get("columns"))  # which earlier versions did not write
         return made
+
+
+def _table(data: Any, columns: Sequence[str] | None = None) -> Any:
+    """Return a CSV or Parquet file as a table of these columns, or of all; anything else unchanged."""
+    return as_array(data, "test", columns)[0] if isinstance(data, str | Path) and is_table(data) else data
 
 
 def _tensor(data: Any) -> Tensor:

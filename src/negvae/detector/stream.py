@@ -22,6 +22,9 @@ class Scores(Protocol):
     def ood_score(self, X: Any) -> NDArray[Any]:
         """Compute the decision scores of a batch (N)."""
 
+    def _names_in_files(self) -> list[str] | None:
+        """Return the names by which columns are found in a file; None if they have none."""
+
 
 @dataclass
 class DetectorMonitor:
@@ -72,8 +75,7 @@ class DetectorMonitor:
             ValueError: if the data or a group cannot be used.
             OSError: if the state cannot be written; the monitor is then as it was before this batch.
         """
-        names_in_files = getattr(self.detector, "_names_in_files", None)
-        X, labels = with_groups(X, groups, columns=None if names_in_files is None else names_in_files())
+        X, labels = with_groups(X, groups, columns=self.detector._names_in_files())
         scores = self.detector.ood_score(X)
         if self.path is None:
             return self.monitor.update(scores, labels)

@@ -272,7 +272,7 @@ class ResidualBlock(nn.Module):
         return output.relu()
 
 
-def residual_encoder(channels: int, latent_size: int, width: int = 16) -> nn.Sequential:
+def residual_encoder(channels: int, latent_size: int) -> nn.Sequential:
     """Make an encoder of a convolution and three residual blocks that each halve height and width.
 
     For 3 x 32 x 32 images it has 9 million multiply-adds.
@@ -280,11 +280,11 @@ def residual_encoder(channels: int, latent_size: int, width: int = 16) -> nn.Seq
     Args:
         channels: number of channels of the images.
         latent_size: L, the number of latent dimensions; the encoder gives 2L numbers.
-        width: number of filters of the first convolution.
 
     Returns:
         The encoder.
     """
+    width = 16
     blocks = [ResidualBlock(i * width, o * width, 2) for i, o in ((1, 2), (2, 4), (4, 4))]
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), *blocks,

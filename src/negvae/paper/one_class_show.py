@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from negvae.paper.one_class import (
 from negvae.paper.show import short_commit
 from negvae.paper.store import Result
 from negvae.paper.unsupervised import ood_sets
-from negvae.paper.unsupervised_show import Spread, spread
+from negvae.paper.unsupervised_show import Spread, sheet, spread
 from negvae.report.tables import DataTable, markdown, replace_table
 
 BEGIN, END = "<!-- one class: begin (negvae paper show one-class --page FILE) -->", "<!-- one class: end -->"
@@ -78,7 +77,7 @@ def means(found: Found) -> DataTable:
         lines.append((data, f"{GOALS[data]:g}", mean, f"{len(figures)} of {CLASSES}", count, reached, *others))
     published = (f"{name}, published" for name in PUBLISHED)
     heads = ("data", "goal", "ours, combined", "classes", "seeds", "reached", *published)
-    return _sheet("One class against the others: mean AUROC over the classes that were run", heads, lines)
+    return sheet("One class against the others: mean AUROC over the classes that were run", heads, lines)
 
 
 def classes(data: str, found: dict[int | None, list[Result]]) -> DataTable:
@@ -94,7 +93,7 @@ def classes(data: str, found: dict[int | None, list[Result]]) -> DataTable:
     columns = [[value for value in column if value is not None] for column in zip(*every, strict=True)]
     shown = [f"{sum(values) / len(values):.3f}" if values else "-" for values in columns]
     lines.append(("mean", str(sum(len(found[label]) for label in range(CLASSES))), *shown))
-    return _sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
+    return sheet(f"{data}: AUROC of each class against the other nine", ("class", "seeds", *SHOWN), lines)
 
 
 def additions(found: Found) -> DataTable:
@@ -119,7 +118,7 @@ def additions(found: Found) -> DataTable:
         if any(cell not in ("-", "0") for cell in cells):
             lines.append((name, *cells))
     heads = ("score", *(head for data in DATA for head in (data, "classes")))
-    return _sheet("What each score adds to the AUROC of `combined`, mean over classes (standard error)", heads, lines)
+    return sheet("What each score adds to the AUROC of `combined`, mean over classes (standard error)", heads, lines)
 
 
 def whole(found: Found) -> DataTable:
@@ -142,7 +141,7 @@ def whole(found: Found) -> DataTable:
                 ", ".join(f"{name} {area:.2f}" for name, area in published.items()) or "-",
             ))  # fmt: skip
     heads = ("inliers", "tested against", "seeds", "goal", *shown, "gain", f"loses at most {LOSS:g}", "published")
-    return _sheet("Whole sets against others: what the transformations add to `combined`", heads, lines)
+    return sheet("Whole sets against others: what the transformations add to `combined`", heads, lines)
 
 
 def _with_error(gains: Spread) -> str:
@@ -153,10 +152,6 @@ def _with_error(gains: Spread) -> str:
 
 def _area(result: Result, score: str) -> float:
     return float(result["evaluation"][f"auc_{score}"])
-
-
-def _sheet(title: str, heads: Sequence[str], lines: Sequence[tuple[str, ...]]) -> DataTable:
-    return DataTable(heads, lines, title=title, align="l" + "r" * (len(heads) - 1))
 
 
 def remarks(found: Found, profile: OneClassProfile) -> list[str]:

@@ -83,15 +83,6 @@ def ood_sets(data: str) -> tuple[str, ...]:
     return OOD[data], *OTHERS
 
 
-def is_color(data: str) -> bool:
-    """Return whether a set's images are in color.
-
-    >>> is_color("svhn"), is_color("mnist")
-    (True, False)
-    """
-    return Setting(data, "", "").color
-
-
 @dataclass(frozen=True)
 class Goal:
     """Goal for the mean AUROC of the score "combined".

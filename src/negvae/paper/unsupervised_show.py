@@ -164,7 +164,7 @@ def goals(found: RunResults) -> DataTable:
         lines.append((f"{data}: test nats/dim over no negatives", "-", aim, shown, _seeds(cost), reached, "-", "-"))
     heads = ("train > OOD", "paper, generated, AUC KL", "goal", "ours, AUROC combined", "seeds", "reached",
              "without negatives, AUROC combined", "the coder alone, no network")  # fmt: skip
-    return _sheet("Detection without outside data", heads, lines)
+    return sheet("Detection without outside data", heads, lines)
 
 
 def scores(found: RunResults, data: str) -> DataTable:
@@ -177,7 +177,7 @@ def scores(found: RunResults, data: str) -> DataTable:
             areas = [area(results, ood, score) for ood in (*beyond.ood_sets(data), "others")]
             if any(areas):
                 lines.append((beyond.VARIANTS[variant].changes, score, *map(_text, areas)))
-    return _sheet(f"Trained on {data}: AUROC by score, mean (standard deviation over seeds)", heads, lines)
+    return sheet(f"Trained on {data}: AUROC by score, mean (standard deviation over seeds)", heads, lines)
 
 
 def ablation(found: RunResults, data: str) -> DataTable:
@@ -199,7 +199,7 @@ def ablation(found: RunResults, data: str) -> DataTable:
         ]  # fmt: skip
         lines.append((variant.changes, str(len(results)), *map(_text, figures)))
     title = f"Ablation, trained on {data} for two thirds as long: mean AUROC over the proxies; AUROC"
-    return _sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
+    return sheet(f"{title} against {OOD[data]}, which is shown and not chosen by", heads, lines)
 
 
 def proxies(found: RunResults) -> DataTable:
@@ -216,7 +216,7 @@ def proxies(found: RunResults) -> DataTable:
         )
         for name in names
     ]
-    return _sheet("Proxies: AUROC of combined against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
+    return sheet("Proxies: AUROC of combined against transformed held-out inliers", ("proxy", *beyond.DATA), lines)
 
 
 def published(found: RunResults) -> DataTable:
@@ -240,7 +240,7 @@ def published(found: RunResults) -> DataTable:
     title = (
         "Beside published detectors (AUROC as Table 1 of the LPath paper has it, arXiv 2401.04933: base model DC-VAE"
     )
-    return _sheet(
+    return sheet(
         f"{title} unless said; ours: the preset's VAE, for svhn trained on 8,000 of its test images)", heads, lines
     )
 
@@ -316,7 +316,8 @@ def remarks(found: RunResults, profile: Profile) -> list[str]:
     return [*lines, *notes(results)]
 
 
-def _sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> DataTable:
+def sheet(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> DataTable:
+    """Return a table whose first column names the rows, and whose others hold figures."""
     return DataTable(header, rows, title=title, align="l" + "r" * (len(header) - 1))
 
 

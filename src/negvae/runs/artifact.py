@@ -25,7 +25,7 @@ from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yam
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import file_sha256, from_json, open_tensors, quoted, write_text
+from negvae.files import file_sha256, first_line, from_json, open_tensors, quoted, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import LIKELIHOODS, require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
@@ -333,7 +333,7 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
         finished = bool(from_json(header["finished"])) and epochs >= config.epochs  # the run may go on to more
         model.load_state_dict(tensors)
     except (SafetensorError, KeyError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: damaged, or of another model ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: damaged, or of another model ({first_line(error)})") from None
     digests = _run_digests(config, shape)
     if header.get("run", digests[0]) not in digests:
         raise ValueError(f"{directory}: {CONFIG} and {WEIGHTS} belong to different runs")
@@ -471,7 +471,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
             raise ValueError("its scores are not in order")
         _check_references(calibration.reference)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]}); {_REMEDY}") from None
+        raise ValueError(f"{path}: damaged ({first_line(error)}); {_REMEDY}") from None
     for name in calibration.scores:
         _check_registered(directory, name)
     if "weights" in header and header["weights"] != file_sha256(directory / WEIGHTS):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from negvae.files import open_tensors
+from negvae.files import first_line, open_tensors
 from negvae.negatives.overlap import digests
 from negvae.training.checkpoint import save_tensors
 
@@ -80,7 +80,7 @@ def read_fingerprints(directory: Path) -> Fingerprints | None:
         with open_tensors(path, "np") as file:
             hashes, repeats = file.get_tensor("hashes"), file.get_tensor("repeats")
     except (SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: damaged ({first_line(error)})") from None
     whole = hashes.ndim == 1 and hashes.dtype == np.int64 and len(hashes) <= KEPT
     if not whole or repeats.shape != (1,) or not 0 <= float(repeats[0]) <= 1:
         raise ValueError(f"{path}: damaged (its arrays are not hashes and a share)")

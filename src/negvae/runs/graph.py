@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
-from negvae.files import need, replacing
+from negvae.files import first_line, need, replacing
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import LARGEST
 from negvae.version import source_commit
@@ -128,7 +128,7 @@ def write_graph(
         model = _traced(graph.eval(), example, input_name, further)
     except Exception as error:  # torch has many kinds, and the function may be anybody's
         cause = error.__cause__ or error  # torch's own text begins with the step that failed, and not with why
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = first_line(cause)
         raise ValueError(f"{what} cannot be exported, it is not made of torch's functions alone ({reason})") from error
     about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata}
     onnx.helper.set_model_props(model, about)

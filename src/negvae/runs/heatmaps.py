@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from negvae.device import own_state
-from negvae.files import open_tensors
+from negvae.files import first_line, open_tensors
 from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
@@ -126,7 +126,7 @@ def load_heatmaps(directory: Path, shape: tuple[int, int, int], device: torch.de
             tensors["scores"].numpy().copy(),
         )
     except (SafetensorError, KeyError, TypeError, IndexError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{path}: cannot be read ({str(error).splitlines()[0]}); train with heat maps anew") from None
+        raise ValueError(f"{path}: cannot be read ({first_line(error)}); train with heat maps anew") from None
     if maps.shape != shape:
         given, wanted = ("x".join(map(str, each)) for each in (maps.shape, shape))
         raise ValueError(f"{path}: is of {given} images, the run is of {wanted} (C x H x W)")

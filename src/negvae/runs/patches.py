@@ -19,7 +19,7 @@ from negvae.config import RunConfig
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.streams import InputSpec, stream
 from negvae.device import own_state
-from negvae.files import open_tensors
+from negvae.files import first_line, open_tensors
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_images, encoder_of
 from negvae.scoring.patches import PatchBank, enlarged, fit_bank
@@ -162,5 +162,5 @@ def maps_of_encoder(artifact: Artifact, encoder: Encoder | None) -> PatchMaps:
         with open_tensors(path, "np") as file:
             bank = PatchBank(**{name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 - not a mapping
     except (SafetensorError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: damaged ({first_line(error)})") from None
     return PatchMaps(encoder, bank)

@@ -116,7 +116,7 @@ def _run_alone(
     trainer: Callable[..., list[TrainingResult]],
     options: dict[str, Any],
 ) -> list[TrainingResult]:
-    """Train runs whose folders no other process writes to; see `run_together`."""
+    """Train runs whose folders no other process writes to; see `run_seeds`."""
     config = configs[0]
     anew = bool(heatmaps)
     if heatmaps is None and resume and (directories[0] / CONFIG).exists():

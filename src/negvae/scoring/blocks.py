@@ -144,7 +144,7 @@ def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], devic
     return [results[number] for number in range(len(results))]
 
 
-def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor], precision: str = "float32") -> Tensor:
+def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
     """Return what `function` makes of prepared inputs (B x C x H x W), for all stored inputs, on the CPU.
 
     Args:
@@ -152,7 +152,6 @@ def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor], pre
         stored: uint8 images or rows of features, N x C x H x W.
         function: function of the prepared inputs of one block, on the model's device; the first dimension of its
             result is that of the inputs.
-        precision: precision of the networks: "float32", "bfloat16" or "auto".
 
     Returns:
         N results; an empty tensor if there are no inputs.
@@ -163,7 +162,7 @@ def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor], pre
 
     def apply(block: tuple[Tensor, int]) -> Tensor:
         part, count = block
-        with torch.inference_mode(), autocast(precision, model.device):
+        with torch.inference_mode(), autocast("float32", model.device):
             return function(model.prepare(part))[:count].cpu()
 
     parts = map_blocks(apply, blocks(model, stored), model.device)

@@ -201,15 +201,19 @@ def conditional_p_values(held_out: ArrayLike, scores: ArrayLike, confidence: flo
     Args:
         held_out: n scores of held-out inliers.
         scores: m scores to judge.
-        confidence: probability over held-out sets, above 0 and below 1.
+        confidence: probability over held-out sets, above 0 and at most `MOST_CONFIDENT`.
 
     Returns:
         m values; the smallest possible is the bound of the first threshold, and 1 is the value of a score that no
         held-out score is below.
+
+    Raises:
+        ValueError: if there are no held-out scores, one of all scores is not a number, or the confidence is out of
+            range.
     """
     ordered = np.sort(_numbers(held_out))
     bounds = np.append(simultaneous_fpr_bounds(len(ordered), confidence), 1.0)
-    at_least = len(ordered) - np.searchsorted(ordered, np.asarray(scores, np.float64), side="left")
+    at_least = len(ordered) - np.searchsorted(ordered, _numbers(scores), side="left")
     return np.asarray(bounds[at_least], np.float64)
 
 

@@ -16,19 +16,18 @@ COLUMN_ROWS = 1_000
 _COLUMN_VALUES = 200_000
 
 
-def columns_of(rows: ArrayLike, seed: int = 0) -> NDArray[np.float64]:
+def columns_of(rows: ArrayLike) -> NDArray[np.float64]:
     """Sort each column of some held-out rows by itself, ascending, so that no row can be put together again.
 
     Args:
-        rows: n x d numbers.
-        seed: seed of the choice of rows, if there are more than `COLUMN_ROWS`, or than fit in 200,000 numbers.
+        rows: n x d numbers; if n exceeds `COLUMN_ROWS`, or n d exceeds 200,000, some rows are drawn, always the same.
 
     Returns:
         m x d numbers.
     """
     values = np.asarray(rows, np.float64)
     most = min(COLUMN_ROWS, max(_COLUMN_VALUES // values.shape[1], 1))
-    chosen = np.random.default_rng(seed).permutation(len(values))[:most]
+    chosen = np.random.default_rng(0).permutation(len(values))[:most]
     return np.asarray(np.sort(values[chosen], axis=0), np.float64)
 
 

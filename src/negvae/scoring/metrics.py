@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from scipy.stats import beta, norm, rankdata
 from sklearn.metrics import average_precision_score
 
+from negvae.scoring.certificates import check_rate
 from negvae.scoring.references import Values
 
 
@@ -80,11 +81,15 @@ def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple
     Args:
         inliers: n scores of inliers.
         outliers: m scores of outliers.
-        level: confidence level of the interval.
+        level: confidence level of the interval, above 0 and below 1.
 
     Returns:
         The area, and the interval's two ends.
+
+    Raises:
+        ValueError: if either set is empty or holds NaN, or the level is out of range.
     """
+    check_rate("level", level)
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     n, m = len(low), len(high)
     ranks = rankdata(np.concatenate([low, high]))
@@ -108,9 +113,22 @@ def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple
 def fpr_at_tpr(inliers: ArrayLike, outliers: ArrayLike, tpr: float = 0.95) -> float:
     """Return the share of inliers at or above the highest threshold that flags at least `tpr` of the outliers.
 
+    Args:
+        inliers: n scores of inliers.
+        outliers: m scores of outliers.
+        tpr: true-positive rate, above 0 and at most 1.
+
+    Returns:
+        The false-positive rate.
+
+    Raises:
+        ValueError: if either set is empty or holds NaN, or the rate is out of range.
+
     >>> fpr_at_tpr([0.0, 1.0, 2.0, 3.0], [2.5, 4.0], tpr=1.0)
     0.25
     """
+    if not 0 < tpr <= 1:
+        raise ValueError(f"tpr is {tpr}: it must lie above 0, and be at most 1")
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
     threshold = np.sort(high)[::-1][math.ceil(tpr * len(high)) - 1]
     return float((low >= threshold).mean())

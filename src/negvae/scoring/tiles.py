@@ -91,7 +91,7 @@ def _of_one(values: NDArray[np.float64], rule: str) -> float:
     return math.fsum(counted) / len(counted)
 
 
-def choose_rule(scores: Scores, training: Tensor, owners: NDArray[np.int64], seed: int = 0) -> str:
+def choose_rule(scores: Scores, training: Tensor, owners: NDArray[np.int64]) -> str:
     """Choose the rule on training images.
 
     Up to 40 images are compared with copies of themselves in which all tiles, or only one tile, are changed: blended
@@ -101,7 +101,6 @@ def choose_rule(scores: Scores, training: Tensor, owners: NDArray[np.int64], see
         scores: function that scores stored tiles.
         training: training tiles, T x C x h x w.
         owners: number of the image of each tile (T), ascending.
-        seed: seed of the changes.
 
     Returns:
         The name of the rule.
@@ -110,13 +109,13 @@ def choose_rule(scores: Scores, training: Tensor, owners: NDArray[np.int64], see
     tiles = training[torch.from_numpy(rows)]
     if len(np.unique(tiles_of)) < 2:
         return "mean"
-    prepared, generator = tiles.float() / 255, torch.Generator().manual_seed(seed)
+    prepared, generator = tiles.float() / 255, torch.Generator().manual_seed(0)
     blended = (prepared + prepared.roll(len(prepared) // 2, 0)) / 2  # with a tile of another image
     turned = rotation(prepared, generator)
     which = torch.rand(len(prepared), 1, 1, 1, generator=generator, dtype=torch.float32) < 0.5
     changed = torch.where(which, blended, turned).mul(255).round().clamp(0, 255).to(torch.uint8)
     before, after = scores(tiles).astype(np.float64), scores(changed).astype(np.float64)
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(0)
     local = before.copy()
     for image in np.unique(tiles_of):
         place = draw.choice(np.flatnonzero(tiles_of == image))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from negvae.data.streams import Batch, InputSpec
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
-from negvae.files import need
+from negvae.files import first_line, need
 from negvae.scoring.calibration import Calibration
 from negvae.service.models import Inputs
 
@@ -108,7 +108,7 @@ def load_onnx(path: Path, threads: int) -> OnnxModel:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         facts = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # onnxruntime has many kinds for a damaged file
-        raise ValueError(f"{path}: not a model that onnxruntime reads ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{path}: not a model that onnxruntime reads ({first_line(error)})") from None
     if "negvae" not in facts or "held_out_scores" not in facts:
         raise ValueError(f"{path}: was not exported by this version of negvae: run `negvae export` again")
     offers = frozenset(output.name for output in session.get_outputs()) & {"heatmap"}

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from negvae.files import from_json, open_tensors, order_header, replacing
+from negvae.files import first_line, from_json, open_tensors, order_header, replacing
 from negvae.spacing import spread_rows
 
 FILE = "checkpoint.safetensors"
@@ -142,8 +142,7 @@ def load_checkpoint(
         for owner, optimizer in optimizers.items():
             _restore_optimizer(optimizer, _under(tensors, f"optimizer.{owner}"))
     except (RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: belongs to another model ({reason})") from None
+        raise ValueError(f"{path}: belongs to another model ({first_line(error)})") from None
     return progress, _under(tensors, "generator")
 
 

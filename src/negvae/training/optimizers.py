@@ -48,8 +48,8 @@ def rmsprop(parameters: list[Parameter], learning_rate: float, *, capturable: bo
 class _RMSProp(Optimizer):
     """RMSProp whose mean of squared gradients starts at 1, with epsilon inside the root."""
 
-    def __init__(self, parameters: list[Parameter], lr: float, alpha: float = 0.9, eps: float = 1e-10) -> None:
-        super().__init__(parameters, {"lr": lr, "alpha": alpha, "eps": eps})
+    def __init__(self, parameters: list[Parameter], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr, "alpha": 0.9, "eps": 1e-10})
         for parameter in parameters:
             self.state[parameter] = {"square_avg": torch.ones_like(parameter)}
 

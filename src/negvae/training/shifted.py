@@ -43,6 +43,7 @@ so many copies in all."""
 COPIES = 128
 """Number of copies in one step, about."""
 LEAST_IMAGES = 16
+REPORT_STEPS = 25
 MOVED = 2
 """Largest move of an image in training, in pixels that the encoder sees: large images are averaged first."""
 
@@ -167,20 +168,13 @@ def mirrored_by_chance(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(chosen, images.flip(3), images)
 
 
-def train_shifts(
-    learner: ShiftLearner,
-    *,
-    reason: Callable[[], str],
-    report: Callable[[float], None],
-    every: int = 25,
-) -> str:
+def train_shifts(learner: ShiftLearner, *, reason: Callable[[], str], report: Callable[[float], None]) -> str:
     """Take the steps that are left.
 
     Args:
         learner: encoder of transformations in training.
         reason: called after every step; returns the reason to stop, or "" to go on.
-        report: called every few steps with the mean KL divergence since the last call.
-        every: number of steps between the calls of `report`.
+        report: called every `REPORT_STEPS` steps with the mean KL divergence since the last call.
 
     Returns:
         The reason why training stopped; "" if all steps are taken.
@@ -193,7 +187,7 @@ def train_shifts(
         while not stopped and learner.taken < learner.steps:
             losses.append(learner.step())
             stopped = reason()
-            if len(losses) < every and not stopped and learner.taken < learner.steps:
+            if len(losses) < REPORT_STEPS and not stopped and learner.taken < learner.steps:
                 continue
             mean = float(torch.stack(losses).mean())
             if not math.isfinite(mean):

@@ -13,7 +13,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from negvae.files import need
+from negvae.files import first_line, need
 from negvae.registry import choose
 from negvae.training.reporting import OnProgress, ProgressUpdate
 
@@ -118,14 +118,14 @@ def _outlived(name: str, tracker: AbstractContextManager[OnProgress]) -> Iterato
     def fail(error: Exception) -> None:
         nonlocal failed
         failed = True
-        warnings.warn(f"tracker {name} failed ({_line(error)}): training goes on without it", stacklevel=2)
+        warnings.warn(f"tracker {name} failed ({first_line(error)}): training goes on without it", stacklevel=2)
 
     try:
         record = tracker.__enter__()
     except ImportError:
         raise
     except Exception as error:  # each library has exceptions of its own
-        raise ValueError(f"tracker {name} does not begin: {_line(error)}") from error
+        raise ValueError(f"tracker {name} does not begin: {first_line(error)}") from error
 
     def attempt(update: ProgressUpdate) -> None:
         if not failed:
@@ -144,10 +144,6 @@ def _outlived(name: str, tracker: AbstractContextManager[OnProgress]) -> Iterato
         tracker.__exit__(None, None, None)
     except Exception as error:
         fail(error)
-
-
-def _line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextmanager
