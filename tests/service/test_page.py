@@ -176,6 +176,29 @@ def test_the_page_calls_what_the_service_calls_and_sends_no_more_than_it_takes(p
     page.get_by_text("The files have 2,000,001 bytes; at most 2,000,000 can be sent at a time.").wait_for()
 
 
+def test_a_lost_service_and_a_lost_file_are_named(browser, models, tmp_path):
+    with served({"gray": models["gray-onnx"]}) as live:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{live.port}/")
+        page.get_by_text("takes gray images of 28").wait_for()
+        image = tmp_path / "gone.png"
+        image.write_bytes(files()[0]["buffer"])
+        page.evaluate("document.addEventListener('change', (event) => { lost = [...event.target.files]; }, true)")
+        page.set_input_files("#files", image)
+        page.get_by_text("1 scored.").wait_for()
+        image.unlink()
+        page.evaluate("score(lost)")
+        page.get_by_text("gone.png cannot be read: it is a folder, or was moved or changed.").wait_for()
+        page.route("**/v1/score?*", lambda route: route.fulfill(body='{"images": [', content_type="application/json"))
+        page.set_input_files("#files", files()[:1])
+        page.get_by_text("The service does not answer").wait_for()
+        page.evaluate("say('')")
+        page.unroute("**/v1/score?*")
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("The service does not answer").wait_for()
+    page.close()
+
+
 def test_it_fits_a_narrow_window(page):
     page.set_viewport_size({"width": 340, "height": 700})
     uploaded(page)

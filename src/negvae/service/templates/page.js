@@ -13,16 +13,29 @@ let rate = null; // null: the threshold as calibrated
 
 async function ask(path, options = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const answer = /^[\x20-\x7e]*$/.test(key) ? await fetch(path, { ...options, headers }) : { status: 401 }; // no key has others
+  const answer = /^[\x20-\x7e]*$/.test(key) ? await fetch(path, { ...options, headers }).catch(unanswered) : { status: 401 }; // no key has others
   if (answer.status === 401) {
     $("keyform").hidden = false;
     $("links").hidden = true; // a link carries no key
     $("key").focus();
     throw new Error(key ? "This is not the key of this service." : "This service asks for a key.");
   }
-  const content = await answer.json().catch(() => ({}));
+  const content = await answer.json().catch(() => (answer.ok ? unanswered() : {}));
   if (!answer.ok) throw new Error(content.error || `The service answered ${answer.status}.`);
   return content;
+}
+
+function unanswered() {
+  throw new Error("The service does not answer: it has stopped, or the connection to it is lost.");
+}
+
+/** Refuse files that a request would fail with, as the browser does not say why. */
+async function readable(files) {
+  for (const file of files) {
+    await file.slice(0, 1).arrayBuffer().catch(() => {
+      throw new Error(`${file.name} cannot be read: it is a folder, or was moved or changed. Nothing was sent.`);
+    });
+  }
 }
 
 function say(text, bad = false) {
@@ -88,6 +101,7 @@ async function score(files) {
   for (const each of model.offers) if (each !== "samples") query.append("include", each);
   say(`${files.length === 1 ? "1 file is" : `${files.length} files are`} being scored.`);
   try {
+    await readable(files);
     const [asked, answer] = [name, await ask(`/v1/score?${query}`, { method: "POST", body: form })];
     if (asked !== name) return; // another model was chosen meanwhile
     items = [...answer.images, ...items].slice(0, 1000);
