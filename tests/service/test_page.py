@@ -199,6 +199,27 @@ def test_a_lost_service_and_a_lost_file_are_named(browser, models, tmp_path):
     page.close()
 
 
+def test_the_slider_keeps_the_cards_and_what_is_no_longer_shown_is_counted(page):
+    uploaded(page)
+    page.evaluate("document.querySelectorAll('#verdicts > li').forEach((each, at) => { each.number = at; })")
+    page.focus("#rate")
+    page.keyboard.press("End")
+    page.wait_for_function("document.getElementById('ratetext').textContent === '50%'")
+    assert page.evaluate("[...document.querySelectorAll('#verdicts > li')].map((each) => each.number)") == [*range(7)]
+    answer = {"file": "a.png", "index": 0, "score": 0, "p_value": 0.5, "is_outlier": False, "error": None}
+    images = [answer | {"position": [0, 0]}] * 600
+    page.route("**/v1/score?*", lambda route: route.fulfill(json={"images": images}))
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("600 scored.").wait_for()
+    assert "no longer" not in page.locator("#summary").inner_text()
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("; 207 earlier ones are no longer shown.").wait_for()
+    assert page.locator("#verdicts > li").count() == 1000
+    page.get_by_role("button", name="Remove all").press("Enter")
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("of 600 called outliers.").wait_for()
+
+
 def test_it_fits_a_narrow_window(page):
     page.set_viewport_size({"width": 340, "height": 700})
     uploaded(page)

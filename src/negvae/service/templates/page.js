@@ -4,7 +4,11 @@ const SVG = "http://www.w3.org/2000/svg";
 let key = "";
 let model = null; // what /v1/models/{name} says
 let name = "";
+const MOST = 1000; // items that are kept
 let items = []; // {file, index, score, p_value, is_outlier, error, input, reconstruction, heatmap, position}
+let listed = null; // the items whose cards are in the document
+let earlier = 0; // how many items were taken off, as others came
+const cards = new WeakMap(); // the card of each item
 let seed = 0;
 let turns = 0; // how often a model was chosen
 let rate = null; // null: the threshold as calibrated
@@ -65,7 +69,7 @@ async function take(chosen) {
   if (turn !== turns) return;
   [model, name] = [found, chosen];
   $("model").value = name;
-  items = [];
+  [items, earlier] = [[], 0];
   rate = null;
   const [channels, height, width] = model.shape;
   const kind = { 1: "gray", 3: "color" }[channels] || `${channels}-channel`;
@@ -104,7 +108,9 @@ async function score(files) {
     await readable(files);
     const [asked, answer] = [name, await ask(`/v1/score?${query}`, { method: "POST", body: form })];
     if (asked !== name) return; // another model was chosen meanwhile
-    items = [...answer.images, ...items].slice(0, 1000);
+    const all = [...answer.images, ...items];
+    items = all.slice(0, MOST);
+    earlier += all.length - items.length;
     const failed = answer.images.filter((each) => each.error).length;
     say(`${answer.images.length - failed} scored${failed ? `, ${failed} could not be read` : ""}.`);
     show();
@@ -164,10 +170,12 @@ function show() {
     "No score is called at this rate.";
   const good = items.filter((each) => !each.error);
   const out = good.filter(outlying).length;
-  $("summary").textContent = items.length ? `${out} of ${good.length} called outliers${items.length > good.length ? `; ${items.length - good.length} could not be read` : ""}.` :
+  $("summary").textContent = items.length ? `${out} of ${good.length} called outliers${items.length > good.length ? `; ${items.length - good.length} could not be read` : ""}${earlier ? `; ${earlier} earlier ones are no longer shown` : ""}.` :
     "No image has been scored yet.";
   $("clear").hidden = !items.length;
-  $("verdicts").replaceChildren(...items.map(card));
+  if (listed !== items) $("verdicts").replaceChildren(...items.map(card));
+  listed = items;
+  items.forEach(judge);
   histogram(good);
   if (model.offers.includes("position")) map(good);
 }
@@ -181,12 +189,25 @@ function element(tag, attributes = {}, ...children) {
 
 const picture = (source, alt) => element("img", { src: source, alt });
 
-function card(item, at) {
-  const title = item.index ? `${item.file} [${item.index}]` : item.file;
+/** Write the verdict on an item to its card: all that the rate changes. */
+function judge(item) {
   const kind = item.error ? "err" : outlying(item) ? "out" : "in";
-  const called = { err: "not read", out: "outlier", in: "like the training data" }[kind];
-  const made = element("li", { class: kind, id: `item${at}` });
-  made.append(element("p", { class: "name" }, element("span", { title }, title), element("span", { class: "called" }, called)));
+  const made = cards.get(item);
+  made.className = kind;
+  made.querySelector(".called").textContent = { err: "not read", out: "outlier", in: "like the training data" }[kind];
+  if (!item.error) made.querySelector(".score").textContent = written(item.score);
+}
+
+/** The card of an item, made once: to decode its pictures anew would hold up the slider. */
+function card(item) {
+  if (!cards.has(item)) cards.set(item, makeCard(item));
+  return cards.get(item);
+}
+
+function makeCard(item) {
+  const title = item.index ? `${item.file} [${item.index}]` : item.file;
+  const made = element("li");
+  made.append(element("p", { class: "name" }, element("span", { title }, title), element("span", { class: "called" })));
   if (item.error) {
     made.append(element("p", { class: "reason" }, item.error));
     return made;
@@ -207,7 +228,7 @@ function card(item, at) {
     made.append(figures);
   }
   made.append(element("p", { class: "facts" },
-    element("span", {}, "score ", element("b", {}, written(item.score))),
+    element("span", {}, "score ", element("b", { class: "score" })),
     element("span", {}, "p-value ", element("b", {}, short(item.p_value)))));
   return made;
 }
@@ -244,11 +265,11 @@ function nice(low, high) {
   return ticks;
 }
 
-function dot(cx, cy, item, at) {
+function dot(cx, cy, item) {
   const circle = drawn("circle", {
     cx, cy, r: 5, fill: outlying(item) ? "var(--c1)" : "var(--c2)", stroke: "var(--card)", "stroke-width": 1.5,
   }, drawn("title", {}, `${item.file}: score ${written(item.score)}`));
-  const mark = (on) => $(`item${at}`)?.classList.toggle("shown", on);
+  const mark = (on) => cards.get(item).classList.toggle("shown", on);
   circle.addEventListener("pointerenter", () => mark(true));
   circle.addEventListener("pointerleave", () => mark(false));
   return circle;
@@ -277,12 +298,12 @@ function histogram(good) {
     svg.append(drawn("text", { x: at, y: TOP - 9, "text-anchor": at > WIDE * 0.7 ? "end" : at < WIDE * 0.2 ? "start" : "middle" }, "threshold"));
   }
   const rows = new Map();
-  items.forEach((item, at) => {
+  items.forEach((item) => {
     if (item.error) return;
     const cx = x(inside(item.score)), column = Math.round(cx / 9);
     const row = rows.get(column) || 0;
     rows.set(column, row + 1);
-    svg.append(dot(cx, TOP + 8 + Math.min(row, 4) * 10, item, at));
+    svg.append(dot(cx, TOP + 8 + Math.min(row, 4) * 10, item));
   });
   $("histogram").replaceChildren(svg);
 }
@@ -305,8 +326,8 @@ function map(good) {
   for (const [cloud, fill] of [[prior, "var(--fill0)"], [negative, "var(--fill4)"]]) {
     for (const [along, across] of cloud) svg.append(drawn("circle", { cx: x(along), cy: y(across), r: 2.6, fill }));
   }
-  items.forEach((item, at) => {
-    if (!item.error) svg.append(dot(x(inside(item.position[0])), y(item.position[1]), item, at));
+  items.forEach((item) => {
+    if (!item.error) svg.append(dot(x(inside(item.position[0])), y(item.position[1]), item));
   });
   $("map").replaceChildren(svg);
 }
@@ -337,7 +358,7 @@ $("calibrated").addEventListener("click", () => {
   show();
 });
 $("clear").addEventListener("click", () => {
-  items = [];
+  [items, earlier] = [[], 0];
   show();
   say("All images were removed.");
   $("files").focus();
