@@ -220,6 +220,26 @@ def test_the_slider_keeps_the_cards_and_what_is_no_longer_shown_is_counted(page)
     page.get_by_text("of 600 called outliers.").wait_for()
 
 
+def test_a_proxy_may_show_it_below_a_path(browser, live):
+    home = f"http://127.0.0.1:{live.port}"
+    page, asked = browser.new_page(), []
+
+    def passed(route):
+        asked.append(route.request.url)
+        route.continue_(url=route.request.url.replace("/guard/", "/"))
+
+    page.route("**/guard/**", passed)
+    page.goto(f"{home}/guard/")
+    page.get_by_text("takes gray images of 28").wait_for()
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("1 scored.").wait_for()
+    page.locator("#samples img").first.wait_for()
+    assert len(asked) >= 5  # the page, its models, one of them, its samples, the score
+    links = page.locator("#links a").evaluate_all("all => all.map((each) => each.href)")
+    assert links == [f"{home}/guard/openapi.json", f"{home}/guard/metrics"]
+    page.close()
+
+
 def test_it_fits_a_narrow_window(page):
     page.set_viewport_size({"width": 340, "height": 700})
     uploaded(page)

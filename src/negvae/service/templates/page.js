@@ -48,7 +48,7 @@ function say(text, bad = false) {
 }
 
 async function begin() {
-  const models = await ask("/v1/models");
+  const models = await ask("v1/models");
   const names = Object.keys(models).filter((each) => models[each]);
   if (!names.length) throw new Error("No model is loaded.");
   $("model").replaceChildren(...names.map((each) => new Option(each, each)));
@@ -61,7 +61,7 @@ async function take(chosen) {
   const turn = ++turns;
   let found;
   try {
-    found = await ask(`/v1/models/${encodeURIComponent(chosen)}`);
+    found = await ask(`v1/models/${encodeURIComponent(chosen)}`);
   } catch (error) {
     if (turn === turns && name) $("model").value = name;
     throw error;
@@ -106,7 +106,7 @@ async function score(files) {
   say(`${files.length === 1 ? "1 file is" : `${files.length} files are`} being scored.`);
   try {
     await readable(files);
-    const [asked, answer] = [name, await ask(`/v1/score?${query}`, { method: "POST", body: form })];
+    const [asked, answer] = [name, await ask(`v1/score?${query}`, { method: "POST", body: form })];
     if (asked !== name) return; // another model was chosen meanwhile
     const all = [...answer.images, ...items];
     items = all.slice(0, MOST);
@@ -121,7 +121,7 @@ async function score(files) {
 
 async function draw() {
   const [asked, drawn] = [name, seed];
-  const { images } = await ask(`/v1/models/${encodeURIComponent(name)}/samples?count=16&seed=${seed}`);
+  const { images } = await ask(`v1/models/${encodeURIComponent(name)}/samples?count=16&seed=${seed}`);
   if (asked !== name || drawn !== seed) return;
   $("samples").replaceChildren(...images.map((source, at) => picture(source, `Generated image ${at + 1}`)));
 }
