@@ -219,6 +219,22 @@ def test_callbacks_come_at_most_so_often():
     assert seen == [0, 4]
 
 
+def test_the_page_shows_the_last_of_a_burst_though_nothing_follows(monkeypatch):
+    seen, now = [], [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    with refreshing(seen.append, 5) as update:
+        update(1)
+        now[0] += 2
+        update(2)
+        update(None)
+        assert seen == [1]
+        now[0] += 4
+        update(None)
+        update(None)
+        assert seen == [1, 2]
+    assert seen == [1, 2]
+
+
 def test_what_is_killed_before_its_first_state_begins_again(model, tmp_path):
     put(tmp_path / "in", blobs(4, (1, 28, 28), 3).numpy())
     out = tmp_path / "out"

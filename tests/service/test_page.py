@@ -176,6 +176,70 @@ def test_the_page_calls_what_the_service_calls_and_sends_no_more_than_it_takes(p
     page.get_by_text("The files have 2,000,001 bytes; at most 2,000,000 can be sent at a time.").wait_for()
 
 
+def test_a_lost_service_and_a_lost_file_are_named(browser, models, tmp_path):
+    with served({"gray": models["gray-onnx"]}) as live:
+        page = browser.new_page()
+        page.goto(f"http://127.0.0.1:{live.port}/")
+        page.get_by_text("takes gray images of 28").wait_for()
+        image = tmp_path / "gone.png"
+        image.write_bytes(files()[0]["buffer"])
+        page.evaluate("document.addEventListener('change', (event) => { lost = [...event.target.files]; }, true)")
+        page.set_input_files("#files", image)
+        page.get_by_text("1 scored.").wait_for()
+        image.unlink()
+        page.evaluate("score(lost)")
+        page.get_by_text("gone.png cannot be read: it is a folder, or was moved or changed.").wait_for()
+        page.route("**/v1/score?*", lambda route: route.fulfill(body='{"images": [', content_type="application/json"))
+        page.set_input_files("#files", files()[:1])
+        page.get_by_text("The service does not answer").wait_for()
+        page.evaluate("say('')")
+        page.unroute("**/v1/score?*")
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("The service does not answer").wait_for()
+    page.close()
+
+
+def test_the_slider_keeps_the_cards_and_what_is_no_longer_shown_is_counted(page):
+    uploaded(page)
+    page.evaluate("document.querySelectorAll('#verdicts > li').forEach((each, at) => { each.number = at; })")
+    page.focus("#rate")
+    page.keyboard.press("End")
+    page.wait_for_function("document.getElementById('ratetext').textContent === '50%'")
+    assert page.evaluate("[...document.querySelectorAll('#verdicts > li')].map((each) => each.number)") == [*range(7)]
+    answer = {"file": "a.png", "index": 0, "score": 0, "p_value": 0.5, "is_outlier": False, "error": None}
+    images = [answer | {"position": [0, 0]}] * 600
+    page.route("**/v1/score?*", lambda route: route.fulfill(json={"images": images}))
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("600 scored.").wait_for()
+    assert "no longer" not in page.locator("#summary").inner_text()
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("; 207 earlier ones are no longer shown.").wait_for()
+    assert page.locator("#verdicts > li").count() == 1000
+    page.get_by_role("button", name="Remove all").press("Enter")
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("of 600 called outliers.").wait_for()
+
+
+def test_a_proxy_may_show_it_below_a_path(browser, live):
+    home = f"http://127.0.0.1:{live.port}"
+    page, asked = browser.new_page(), []
+
+    def passed(route):
+        asked.append(route.request.url)
+        route.continue_(url=route.request.url.replace("/guard/", "/"))
+
+    page.route("**/guard/**", passed)
+    page.goto(f"{home}/guard/")
+    page.get_by_text("takes gray images of 28").wait_for()
+    page.set_input_files("#files", files()[:1])
+    page.get_by_text("1 scored.").wait_for()
+    page.locator("#samples img").first.wait_for()
+    assert len(asked) >= 5  # the page, its models, one of them, its samples, the score
+    links = page.locator("#links a").evaluate_all("all => all.map((each) => each.href)")
+    assert links == [f"{home}/guard/openapi.json", f"{home}/guard/metrics"]
+    page.close()
+
+
 def test_it_fits_a_narrow_window(page):
     page.set_viewport_size({"width": 340, "height": 700})
     uploaded(page)

@@ -1,5 +1,6 @@
 """The service over HTTP: scores are those of `negvae score`, clients work unchanged, and rude ones do no harm."""
 
+import base64
 import gzip
 import io
 import json
@@ -23,6 +24,7 @@ from negvae.data.streams import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
+from negvae.scoring.heatmaps import LARGEST
 from negvae.service import inference, inspection, protocol, run_model, scoring, uploads
 from negvae.service.batching import ScoredBatch
 from negvae.service.guard import Guard, Refused
@@ -366,6 +368,15 @@ def test_heat_maps_are_those_of_the_run(models, monkeypatch):
     with served({"gray": models["gray"]}) as live:
         answer = score(live, "gray", *picture.values())[1]
         assert answer["images"][0]["heatmap"].startswith("data:image/png;base64,")
+        other = ("b.png", encoded(255 - blobs(1, SHAPE)[0].numpy()))
+        together = score(live, "gray", [other, *picture["files"]], picture["options"])[1]
+    assert together["images"][1]["heatmap"] == answer["images"][0]["heatmap"]
+
+
+def test_heat_maps_have_the_color_scale_of_all_maps():
+    picture = base64.b64decode(uploads.heat_uri(np.array([[0.0, 3.0, 6.0, 9.0]])).partition(",")[2])
+    assert np.asarray(Image.open(io.BytesIO(picture)))[0, :, 3].tolist() == [0, 128, 255, 255]
+    assert uploads.HOTTEST == LARGEST
 
 
 def test_what_is_certified_is_said_of_the_model(models):

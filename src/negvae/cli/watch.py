@@ -72,7 +72,12 @@ def watch(
     from negvae.runs.watch import watch as run_watch
 
     log = printer(Console(stderr=True))
-    with _stopping() as should_stop, refreshing(lambda watched: write_page(out, watched), REFRESH) as update:
+    with _stopping() as asked_to_end, refreshing(lambda watched: write_page(out, watched), REFRESH) as update:
+
+        def should_stop() -> bool:
+            update(None)  # it is asked while nothing arrives, too
+            return asked_to_end()
+
         watched = run_watch(
             directory, source, out, score=score, target_fpr=target_fpr, confidence=confidence, alarm_rate=alarm_rate,
             fdr=fdr, window=window, groups=groups, interval=interval, settle=settle, once=once, resize=resize,

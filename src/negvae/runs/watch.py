@@ -479,16 +479,19 @@ def _wait(seconds: float, should_stop: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def refreshing(write: Callable[[Watch], None], seconds: float) -> Iterator[Callable[[Watch], None]]:
-    """Provide a callback that writes at once, then at most every `seconds` seconds, and once more at the end."""
+def refreshing(write: Callable[[Watch], None], seconds: float) -> Iterator[Callable[[Watch | None], None]]:
+    """Provide a callback that writes at once, then at most every `seconds` seconds, and once more at the end.
+
+    Called with None, while nothing arrives, it writes what it could not write when it came.
+    """
     last, pending = -np.inf, list[Watch]()
 
-    def update(watched: Watch) -> None:
+    def update(watched: Watch | None) -> None:
         nonlocal last
-        pending[:] = [watched]
-        if time.monotonic() - last >= seconds:
-            write(watched)
-            pending.clear()
+        if watched is not None:
+            pending[:] = [watched]
+        if pending and time.monotonic() - last >= seconds:
+            write(pending.pop())
             last = time.monotonic()
 
     try:

@@ -176,13 +176,12 @@ def _verdicts(
     groups = None if group is None else [group] * len(scores)
     p_values, outliers = calibration.p_values(scores, groups), calibration.is_outlier(scores, groups)
     numbers, found, at = plain(scores), [], 0
-    largest = max((float(np.nanmax(values)) for values in extras.get("heatmap", ())), default=0.0)
     for path, index, error in zip(batch.paths, batch.indices, batch.errors, strict=True):
         if error:
             text = error.encode("utf-8", "replace").decode()
             verdict = Verdict(file=path, index=index, score=None, p_value=None, is_outlier=None, error=text)
         else:
-            pictures: dict[str, Any] = {name: _shown(name, values[at], largest) for name, values in extras.items()}
+            pictures: dict[str, Any] = {name: _shown(name, values[at]) for name, values in extras.items()}
             verdict = Verdict(
                 file=path, index=index, score=numbers[at], p_value=float(p_values[at]), is_outlier=bool(outliers[at]),
                 error=None, **pictures,
@@ -192,8 +191,8 @@ def _verdicts(
     return found
 
 
-def _shown(name: str, values: NDArray[Any], largest: float) -> Any:
-    """Return a further value of an image as it is sent; heat maps are as opaque as their share of the largest value."""
+def _shown(name: str, values: NDArray[Any]) -> Any:
+    """Return a further value of an image as it is sent."""
     if name == "position":
         return values.tolist()
-    return heat_uri(values, largest) if name == "heatmap" else data_uri(values)
+    return heat_uri(values) if name == "heatmap" else data_uri(values)

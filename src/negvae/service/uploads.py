@@ -23,6 +23,9 @@ from negvae.service.models import Inputs
 
 SIDE = 1024
 """Pixels of the longer side of a picture that is sent, at most."""
+HOTTEST = 6.0
+"""Value of a heat map at which it is opaque: the top of the color scale of all maps, as in `negvae.scoring.heatmaps`,
+which takes torch."""
 MAGIC = b"\x93NUMPY"
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -202,9 +205,9 @@ def data_uri(image: NDArray[np.uint8]) -> str:
     return _uri(Image.fromarray(np.ascontiguousarray(pixels)))
 
 
-def heat_uri(heat: NDArray[Any], largest: float) -> str:
-    """Return a heat map (H x W) as a PNG whose opacity grows with the value, up to `largest`."""
-    share = np.clip(np.nan_to_num(heat.astype(np.float64)) / max(largest, 1e-12), 0, 1)
+def heat_uri(heat: NDArray[Any]) -> str:
+    """Return a heat map (H x W, -log10 of p-values) as a PNG whose opacity grows with the value, up to `HOTTEST`."""
+    share = np.clip(np.nan_to_num(heat.astype(np.float64)) / HOTTEST, 0, 1)
     red_green_blue = np.broadcast_to(np.array([213, 94, 0], np.uint8), (*heat.shape, 3))
     alpha = np.rint(share * 255).astype(np.uint8)[..., None]
     return _uri(Image.fromarray(np.concatenate([red_green_blue, alpha], axis=2)))

@@ -4,7 +4,11 @@ const SVG = "http://www.w3.org/2000/svg";
 let key = "";
 let model = null; // what /v1/models/{name} says
 let name = "";
+const MOST = 1000; // items that are kept
 let items = []; // {file, index, score, p_value, is_outlier, error, input, reconstruction, heatmap, position}
+let listed = null; // the items whose cards are in the document
+let earlier = 0; // how many items were taken off, as others came
+const cards = new WeakMap(); // the card of each item
 let seed = 0;
 let turns = 0; // how often a model was chosen
 let rate = null; // null: the threshold as calibrated
@@ -13,16 +17,29 @@ let rate = null; // null: the threshold as calibrated
 
 async function ask(path, options = {}) {
   const headers = key ? { Authorization: `Bearer ${key}` } : {};
-  const answer = /^[\x20-\x7e]*$/.test(key) ? await fetch(path, { ...options, headers }) : { status: 401 }; // no key has others
+  const answer = /^[\x20-\x7e]*$/.test(key) ? await fetch(path, { ...options, headers }).catch(unanswered) : { status: 401 }; // no key has others
   if (answer.status === 401) {
     $("keyform").hidden = false;
     $("links").hidden = true; // a link carries no key
     $("key").focus();
     throw new Error(key ? "This is not the key of this service." : "This service asks for a key.");
   }
-  const content = await answer.json().catch(() => ({}));
+  const content = await answer.json().catch(() => (answer.ok ? unanswered() : {}));
   if (!answer.ok) throw new Error(content.error || `The service answered ${answer.status}.`);
   return content;
+}
+
+function unanswered() {
+  throw new Error("The service does not answer: it has stopped, or the connection to it is lost.");
+}
+
+/** Refuse files that a request would fail with, as the browser does not say why. */
+async function readable(files) {
+  for (const file of files) {
+    await file.slice(0, 1).arrayBuffer().catch(() => {
+      throw new Error(`${file.name} cannot be read: it is a folder, or was moved or changed. Nothing was sent.`);
+    });
+  }
 }
 
 function say(text, bad = false) {
@@ -31,7 +48,7 @@ function say(text, bad = false) {
 }
 
 async function begin() {
-  const models = await ask("/v1/models");
+  const models = await ask("v1/models");
   const names = Object.keys(models).filter((each) => models[each]);
   if (!names.length) throw new Error("No model is loaded.");
   $("model").replaceChildren(...names.map((each) => new Option(each, each)));
@@ -44,7 +61,7 @@ async function take(chosen) {
   const turn = ++turns;
   let found;
   try {
-    found = await ask(`/v1/models/${encodeURIComponent(chosen)}`);
+    found = await ask(`v1/models/${encodeURIComponent(chosen)}`);
   } catch (error) {
     if (turn === turns && name) $("model").value = name;
     throw error;
@@ -52,7 +69,7 @@ async function take(chosen) {
   if (turn !== turns) return;
   [model, name] = [found, chosen];
   $("model").value = name;
-  items = [];
+  [items, earlier] = [[], 0];
   rate = null;
   const [channels, height, width] = model.shape;
   const kind = { 1: "gray", 3: "color" }[channels] || `${channels}-channel`;
@@ -88,9 +105,12 @@ async function score(files) {
   for (const each of model.offers) if (each !== "samples") query.append("include", each);
   say(`${files.length === 1 ? "1 file is" : `${files.length} files are`} being scored.`);
   try {
-    const [asked, answer] = [name, await ask(`/v1/score?${query}`, { method: "POST", body: form })];
+    await readable(files);
+    const [asked, answer] = [name, await ask(`v1/score?${query}`, { method: "POST", body: form })];
     if (asked !== name) return; // another model was chosen meanwhile
-    items = [...answer.images, ...items].slice(0, 1000);
+    const all = [...answer.images, ...items];
+    items = all.slice(0, MOST);
+    earlier += all.length - items.length;
     const failed = answer.images.filter((each) => each.error).length;
     say(`${answer.images.length - failed} scored${failed ? `, ${failed} could not be read` : ""}.`);
     show();
@@ -101,7 +121,7 @@ async function score(files) {
 
 async function draw() {
   const [asked, drawn] = [name, seed];
-  const { images } = await ask(`/v1/models/${encodeURIComponent(name)}/samples?count=16&seed=${seed}`);
+  const { images } = await ask(`v1/models/${encodeURIComponent(name)}/samples?count=16&seed=${seed}`);
   if (asked !== name || drawn !== seed) return;
   $("samples").replaceChildren(...images.map((source, at) => picture(source, `Generated image ${at + 1}`)));
 }
@@ -150,10 +170,12 @@ function show() {
     "No score is called at this rate.";
   const good = items.filter((each) => !each.error);
   const out = good.filter(outlying).length;
-  $("summary").textContent = items.length ? `${out} of ${good.length} called outliers${items.length > good.length ? `; ${items.length - good.length} could not be read` : ""}.` :
+  $("summary").textContent = items.length ? `${out} of ${good.length} called outliers${items.length > good.length ? `; ${items.length - good.length} could not be read` : ""}${earlier ? `; ${earlier} earlier ones are no longer shown` : ""}.` :
     "No image has been scored yet.";
   $("clear").hidden = !items.length;
-  $("verdicts").replaceChildren(...items.map(card));
+  if (listed !== items) $("verdicts").replaceChildren(...items.map(card));
+  listed = items;
+  items.forEach(judge);
   histogram(good);
   if (model.offers.includes("position")) map(good);
 }
@@ -167,12 +189,25 @@ function element(tag, attributes = {}, ...children) {
 
 const picture = (source, alt) => element("img", { src: source, alt });
 
-function card(item, at) {
-  const title = item.index ? `${item.file} [${item.index}]` : item.file;
+/** Write the verdict on an item to its card: all that the rate changes. */
+function judge(item) {
   const kind = item.error ? "err" : outlying(item) ? "out" : "in";
-  const called = { err: "not read", out: "outlier", in: "like the training data" }[kind];
-  const made = element("li", { class: kind, id: `item${at}` });
-  made.append(element("p", { class: "name" }, element("span", { title }, title), element("span", { class: "called" }, called)));
+  const made = cards.get(item);
+  made.className = kind;
+  made.querySelector(".called").textContent = { err: "not read", out: "outlier", in: "like the training data" }[kind];
+  if (!item.error) made.querySelector(".score").textContent = written(item.score);
+}
+
+/** The card of an item, made once: to decode its pictures anew would hold up the slider. */
+function card(item) {
+  if (!cards.has(item)) cards.set(item, makeCard(item));
+  return cards.get(item);
+}
+
+function makeCard(item) {
+  const title = item.index ? `${item.file} [${item.index}]` : item.file;
+  const made = element("li");
+  made.append(element("p", { class: "name" }, element("span", { title }, title), element("span", { class: "called" })));
   if (item.error) {
     made.append(element("p", { class: "reason" }, item.error));
     return made;
@@ -193,7 +228,7 @@ function card(item, at) {
     made.append(figures);
   }
   made.append(element("p", { class: "facts" },
-    element("span", {}, "score ", element("b", {}, written(item.score))),
+    element("span", {}, "score ", element("b", { class: "score" })),
     element("span", {}, "p-value ", element("b", {}, short(item.p_value)))));
   return made;
 }
@@ -230,11 +265,11 @@ function nice(low, high) {
   return ticks;
 }
 
-function dot(cx, cy, item, at) {
+function dot(cx, cy, item) {
   const circle = drawn("circle", {
     cx, cy, r: 5, fill: outlying(item) ? "var(--c1)" : "var(--c2)", stroke: "var(--card)", "stroke-width": 1.5,
   }, drawn("title", {}, `${item.file}: score ${written(item.score)}`));
-  const mark = (on) => $(`item${at}`)?.classList.toggle("shown", on);
+  const mark = (on) => cards.get(item).classList.toggle("shown", on);
   circle.addEventListener("pointerenter", () => mark(true));
   circle.addEventListener("pointerleave", () => mark(false));
   return circle;
@@ -263,12 +298,12 @@ function histogram(good) {
     svg.append(drawn("text", { x: at, y: TOP - 9, "text-anchor": at > WIDE * 0.7 ? "end" : at < WIDE * 0.2 ? "start" : "middle" }, "threshold"));
   }
   const rows = new Map();
-  items.forEach((item, at) => {
+  items.forEach((item) => {
     if (item.error) return;
     const cx = x(inside(item.score)), column = Math.round(cx / 9);
     const row = rows.get(column) || 0;
     rows.set(column, row + 1);
-    svg.append(dot(cx, TOP + 8 + Math.min(row, 4) * 10, item, at));
+    svg.append(dot(cx, TOP + 8 + Math.min(row, 4) * 10, item));
   });
   $("histogram").replaceChildren(svg);
 }
@@ -291,8 +326,8 @@ function map(good) {
   for (const [cloud, fill] of [[prior, "var(--fill0)"], [negative, "var(--fill4)"]]) {
     for (const [along, across] of cloud) svg.append(drawn("circle", { cx: x(along), cy: y(across), r: 2.6, fill }));
   }
-  items.forEach((item, at) => {
-    if (!item.error) svg.append(dot(x(inside(item.position[0])), y(item.position[1]), item, at));
+  items.forEach((item) => {
+    if (!item.error) svg.append(dot(x(inside(item.position[0])), y(item.position[1]), item));
   });
   $("map").replaceChildren(svg);
 }
@@ -323,7 +358,7 @@ $("calibrated").addEventListener("click", () => {
   show();
 });
 $("clear").addEventListener("click", () => {
-  items = [];
+  [items, earlier] = [[], 0];
   show();
   say("All images were removed.");
   $("files").focus();
