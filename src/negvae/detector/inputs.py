@@ -79,6 +79,23 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     return data, "an array"
 
 
+def opened(X: Any, columns: Sequence[str] | None = None) -> Any:
+    """Return the table in a CSV or Parquet file if X is its path, so that its columns keep their names.
+
+    Args:
+        X: data in any form that `as_array` takes.
+        columns: names of the columns to read, in order; None for all.
+
+    Returns:
+        A `pyarrow.Table`; other data unchanged.
+
+    Raises:
+        ValueError: if the file is damaged, a column is missing, or a value is not a finite number.
+    """
+    is_file = isinstance(X, str | Path) and is_table(os.path.expanduser(X))
+    return as_array(X, "test", columns)[0] if is_file else X
+
+
 def refuse_two_splits(X: Any) -> None:
     """Refuse data with a part for training and one for testing where one method is to fit and judge the same data.
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
-from negvae.detector.inputs import as_array, repeatable, seed_of
+from negvae.detector.inputs import as_array, opened, repeatable, seed_of
 from negvae.detector.plots import ScorePlots
 from negvae.detector.stream import DetectorMonitor
 from negvae.files import open_tensors, refuse_used
@@ -51,8 +51,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
 
     Args:
         score: function from a batch to its scores, N or N x K, larger = more out-of-distribution; arrays and tensors
-            are passed on as they were given, files and data sets as uint8 tensors N x C x H x W. A `torch.nn.Module`
-            is called without gradients.
+            are passed on as they were given, images of files and data sets as uint8 tensors N x C x H x W, data frames
+            and files of rows as tensors N x D. A `torch.nn.Module` is called without gradients.
         names: names of the K scores; None uses "score", or "score 1", "score 2" and so on.
         decision_score: name of the score that decides. With None, a single score does, and of several the largest:
             a fifth of the inliers then sets their scales, (score - median) / (95% quantile - median), and the others
@@ -66,7 +66,8 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
     Attributes:
         calibration_: scores of the held-out inliers and the threshold (`negvae.scoring.calibration.Calibration`).
         scales_: median and 95% quantile of each score, 2 x K; None if one score decides by itself.
-        feature_names_in_: names of the columns, if the inliers are a data frame whose columns have texts as names.
+        feature_names_in_: names of the columns, if the inliers are a CSV or Parquet file, or a data frame whose columns
+            have texts as names.
 
     >>> far = ScoreDetector(lambda batch: abs(batch).sum(1), target_fpr=0.1).fit(np.eye(20))
     >>> far.predict([[0.0] * 20, [9.0] * 20]).tolist()
@@ -110,6 +111,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
         """
         self._check_parameters()
         X, labels = with_groups(X, groups)
+        X = opened(X)
         values = self._values(X)
         _check_finite(values)
         check_inlier_labels(labels, len(values))
@@ -204,13 +206,20 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             ValueError: if X has other columns than the inliers, or if the function returns another number of scores.
         """
         check_is_fitted(self, "calibration_")
-        known, columns = getattr(self, "feature_names_in_", None), column_names(X)
-        if known is not None and columns is not None and list(known) != columns:
+        known = self._names_in_files()
+        X = opened(X, known)
+        columns = column_names(X)
+        if known is not None and columns is not None and known != list(map(str, columns)):
             raise ValueError(other_columns(known, columns, "X"))
         values = self._values(X)
         if values.shape[1] != len(self.names_):
             raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
         return _named(values, self.names_, self.scales_)
+
+    def _names_in_files(self) -> list[str] | None:
+        """Return the names by which columns are found in a file; None if the inliers had none."""
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else list(names)
 
     def ood_score(self, X: Any) -> Values:
         """Compute the score that decides (N); larger = more out-of-distribution."""
@@ -226,13 +235,13 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
 
     def predict(self, X: Any, groups: Any = None) -> NDArray[np.int64]:
         """Return N labels, +1 for inliers and -1 for outliers; see `negvae.NegVAEDetector.predict`."""
-        X, labels = with_groups(X, groups)
+        X, labels = with_groups(X, groups, columns=self._names_in_files())
         scores = self.ood_score(X)
         return np.where(self.calibration_.is_outlier(scores, labels), -1, 1)
 
     def p_values(self, X: Any, groups: Any = None) -> Values:
         """Compute conformal p-values (N): the probability that an inlier scores at least as high."""
-        X, labels = with_groups(X, groups)
+        X, labels = with_groups(X, groups, columns=self._names_in_files())
         scores = self.ood_score(X)
         return self.calibration_.p_values(scores, labels)
 
@@ -277,6 +286,7 @@ class ScoreDetector(ScorePlots, OutlierMixin, BaseEstimator):  # type: ignore[mi
             out: file to write.
             top: number of the most and of the least typical inputs to show.
         """
+        X = opened(X, self._names_in_files())
         if (whole := repeatable(X)) is not X:
             X = torch.from_numpy(np.ascontiguousarray(whole))
         scores = self.all_scores(X)
