@@ -22,7 +22,7 @@ from negvae.data.fetch import HUB, from_hub
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
 from negvae.data.load import reader_of
-from negvae.data.rows import feature_columns, feature_table
+from negvae.data.rows import feature_columns, feature_table, npz_rows
 from negvae.data.tables import is_table
 
 
@@ -55,6 +55,8 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
             return feature_table(name, feature_columns(name, known=columns)), name
         if name.lower().endswith(".npy") and Path(name).is_file():
             return npy.array(name), name
+        if name.lower().endswith(".npz") and Path(name).is_file() and (rows := npz_rows(name, split)) is not None:
+            return rows, name
         if name.lower().endswith(IMAGE_ENDINGS) and Path(name).is_file():
             return _stacked([name]), name
         # Of a set with one split only, what is fitted and what is judged must not be the same images.
