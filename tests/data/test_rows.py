@@ -9,6 +9,7 @@ import pytest
 from negvae.config import RunConfig
 from negvae.data import tables
 from negvae.data.rows import describe_drowned, finite_rows, holds_rows, load_rows
+from negvae.detector.groups import with_groups
 
 
 def test_files_of_rows_are_told_from_files_of_images(tmp_path: Path):
@@ -177,3 +178,13 @@ def test_a_column_of_missing_values_alone_is_a_column_of_numbers(tmp_path: Path)
     pq.write_table(pa.table({"a": [1.0, 2.0], "b": pa.nulls(2)}), tmp_path / "t.parquet")
     (found,) = tables.numbers(tmp_path / "t.parquet", ["a", "b"])
     np.testing.assert_array_equal(found, [[1, np.nan], [2, np.nan]])
+
+
+def test_groups_are_called_alike_in_frames_and_in_files(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"x": [1.0, 2.0, 3.0], "left": [True, False, True]})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    frame.to_parquet(tmp_path / "t.parquet")
+    pq.write_table(pa.table({"left": [True, None, False]}), tmp_path / "missing.parquet")
+    for data in (frame, pa.Table.from_pandas(frame), tmp_path / "t.csv", tmp_path / "t.parquet"):
+        assert with_groups(data, "left")[1] == ["True", "False", "True"]
+    assert tables.texts(tmp_path / "missing.parquet", "left") == ["True", "", "False"]

@@ -52,6 +52,16 @@ def test_rows_of_other_libraries_give_the_same_decisions(on_rows, kind):
             fitted.predict(swapped)
 
 
+def test_rows_in_arrays_of_files_give_the_same_decisions(on_rows, tmp_path):
+    np.save(tmp_path / "rows.npy", ROWS)
+    np.savez(tmp_path / "rows.npz", x=ROWS)
+    np.savez(tmp_path / "parts.npz", x_train=ROWS, x_test=NEW)
+    for name, tested in (("rows.npy", ROWS), ("rows.npz", ROWS), ("parts.npz", NEW)):
+        fitted = NegVAEDetector(**OPTIONS).fit(tmp_path / name)
+        np.testing.assert_array_equal(fitted.ood_score(NEW), on_rows.ood_score(NEW))
+        np.testing.assert_array_equal(fitted.p_values(tmp_path / name), on_rows.p_values(tested))
+
+
 def test_columns_called_by_numbers_are_found_in_files_and_refused_in_frames_in_another_order(tmp_path):
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame(ROWS)

@@ -1,6 +1,7 @@
 """Scores of somebody's own model: the guarantees, the page, the ONNX file and the saved folder."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -103,15 +104,23 @@ def test_a_function_that_is_not_torch_is_not_exported_and_nan_counts_as_an_outli
         ScoreDetector.load(tmp_path, distance)
 
 
-def test_columns_of_files_are_found_by_name(rows, tmp_path):
-    names = ["a", "b", "c", "d"]
-    for path, order in (("inliers.csv", names), ("turned.csv", names[::-1])):
-        numbers = rows[:100, [names.index(name) for name in order]]
-        np.savetxt(tmp_path / path, numbers, delimiter=",", header=",".join(order), comments="", fmt="%.9g")
-    detector = ScoreDetector(lambda batch: batch[:, 0], target_fpr=0.1).fit(tmp_path / "inliers.csv")
-    detector.save(tmp_path / "saved")
-    for each in (detector, ScoreDetector.load(tmp_path / "saved", detector.score)):
-        np.testing.assert_allclose(each.ood_score(str(tmp_path / "turned.csv")), rows[:100, 0], rtol=1e-6)
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ValueError, match="'c'"):
+def test_columns_of_files_are_found_by_their_names(tmp_path):
+    frame = pd.DataFrame({"x": np.arange(100.0), "y": 1000 + np.arange(100.0)})
+    mixed = frame[["y", "x"]].assign(note="text", part=["a", "b"] * 50)
+    frame.to_csv(tmp_path / "good.csv", index=False)
+    mixed.to_csv(tmp_path / "mixed.csv", index=False)
+    for number, inliers in enumerate((frame, tmp_path / "good.csv")):
+        fitted = ScoreDetector(lambda rows: rows[:, 0]).fit(inliers)
+        fitted.save(tmp_path / f"saved{number}")
+        detector = ScoreDetector.load(tmp_path / f"saved{number}", fitted.score)
+        assert detector.feature_names_in_.tolist() == ["x", "y"]
+        assert detector.ood_score(tmp_path / "mixed.csv").tolist() == frame.x.tolist()
+        with pytest.raises(ValueError, match="column 0 of X is 'y', of the inliers 'x'"):
+            detector.predict(frame[["y", "x"]])
+    detector.fit(frame, groups=mixed.part)
+    for judged in (detector.p_values, lambda *given: detector.monitor().update(*given).p_values):
+        assert judged(tmp_path / "mixed.csv", "part").tolist() == judged(frame, mixed.part).tolist()
+    detector.report(tmp_path / "mixed.csv", tmp_path / "page.html")
+    (tmp_path / "other.csv").write_text("x,z\n1,2\n")
+    with pytest.raises(ValueError, match=r"other.csv: has no column 'y'; its columns are x, z"):
         detector.predict(tmp_path / "other.csv")

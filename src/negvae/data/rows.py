@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data import tables
+from negvae.data.catalog import Split
 from negvae.data.formats import DataError, Npy, Npz, Reader
 from negvae.data.formats.base import check_limit, need_memory
+from negvae.data.load import reader_of
 from negvae.files import home
 
 _ENDINGS = (".npy", ".npz")
@@ -91,9 +93,30 @@ def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str]
                 count += len(block_of_rows)
                 need_memory((2 * count, len(names)), path, 8)
         return finite_rows(np.concatenate(parts)[:limit], str(path), names)
-    blocks = list(_reader(Path(path)).rows(0, limit))
+    return _finite_rows_of(_reader(Path(path)), str(path), limit)
+
+
+def npz_rows(path: Path | str, split: Split) -> NDArray[np.float64] | None:
+    """Read the rows of features of an .npz file, if that is what it holds.
+
+    Args:
+        path: path of the file, with rows under x_train and x_test, or as `load_rows` finds them.
+        split: split to read if the file has both.
+
+    Returns:
+        Rows of features, float64, N x D; None if the file holds images.
+
+    Raises:
+        ValueError: if the file is damaged, or holds N x D values that are not finite numbers.
+    """
+    reader = reader_of(path, split)[0]
+    return _finite_rows_of(reader, str(path)) if len(reader.probe().shape or ()) == 1 else None
+
+
+def _finite_rows_of(reader: Reader, where: str, limit: int | None = None) -> NDArray[np.float64]:
+    blocks = list(reader.rows(0, limit))
     rows = np.concatenate([np.asarray(block.rows) for block in blocks]) if blocks else np.zeros((0, 0))
-    return finite_rows(rows, str(path))
+    return finite_rows(rows, where)
 
 
 def feature_table(path: Path | str, columns: Sequence[str] | None = None) -> Any:

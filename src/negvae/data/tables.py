@@ -191,13 +191,17 @@ def texts(path: Path | str, column: str) -> list[str]:
     Raises:
         ValueError: if the file is damaged, or has no such column or one that holds no text, numbers or booleans.
     """
+    import pyarrow as pa
+
     check_columns(path, [column])
     found: list[str] = []
     for batch in _batches(str(path), [column], numeric=False):
         with reading(path, f"column {column} of text"):
             values = batch.column(column)
             values = values.dictionary_decode() if hasattr(values, "dictionary_decode") else values
-            found += [UNNAMED if value is None else _whole(value) for value in values.cast("string").to_pylist()]
+            # Booleans are called as in data frames, and as pandas writes them to CSV: True, which Arrow calls true.
+            values = values if pa.types.is_boolean(values.type) else values.cast("string")
+            found += [UNNAMED if value is None else _whole(str(value)) for value in values.to_pylist()]
     return found
 
 

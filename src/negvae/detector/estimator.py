@@ -124,8 +124,8 @@ class NegVAEDetector(
     N x H x W x C or N x C x H x W, C 1 or 3), a path or data-set name (`negvae.data.load`; `fit` reads its train
     split, other methods its test split), a folder or list of photos of any size (those of several sizes are cut into
     tiles, see docs/folders.md), an `ImageSet`, or a torch Dataset or DataLoader, of whose items the first part is used;
-    or rows of features, N x D numbers of any range (an array, a data frame, or the path of a CSV or Parquet file),
-    which are standardized and passed to an MLP.
+    or rows of features, N x D numbers of any range (an array, a data frame, or the path of a CSV, Parquet, .npy or .npz
+    file), which are standardized and passed to an MLP.
 
     Args:
         negatives: source of negative samples: a `NegativeSource`, or text in the notation of `negvae.negatives`. None

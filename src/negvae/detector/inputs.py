@@ -22,7 +22,7 @@ from negvae.data.fetch import HUB, from_hub
 from negvae.data.formats import IMAGE_ENDINGS, DataError, as_images, npy
 from negvae.data.formats.encoded import decode_images
 from negvae.data.load import reader_of
-from negvae.data.rows import feature_columns, feature_table
+from negvae.data.rows import feature_columns, feature_table, npz_rows
 from negvae.data.tables import is_table
 
 
@@ -55,6 +55,8 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
             return feature_table(name, feature_columns(name, known=columns)), name
         if name.lower().endswith(".npy") and Path(name).is_file():
             return npy.array(name), name
+        if name.lower().endswith(".npz") and Path(name).is_file() and (rows := npz_rows(name, split)) is not None:
+            return rows, name
         if name.lower().endswith(IMAGE_ENDINGS) and Path(name).is_file():
             return _stacked([name]), name
         # Of a set with one split only, what is fitted and what is judged must not be the same images.
@@ -77,6 +79,23 @@ def as_array(data: Any, split: Split, columns: Sequence[str] | None = None) -> t
     if data is None or is_lazy or (isinstance(data, dict | set) and not hasattr(data, "shape")):  # of a sparse matrix
         raise TypeError(f"the data is a {type(data).__name__}: give an array, a list, a data frame, a tensor or a path")
     return data, "an array"
+
+
+def opened(X: Any, columns: Sequence[str] | None = None) -> Any:
+    """Return the table in a CSV or Parquet file if X is its path, so that its columns keep their names.
+
+    Args:
+        X: data in any form that `as_array` takes.
+        columns: names of the columns to read, in order; None for all.
+
+    Returns:
+        A `pyarrow.Table`; other data unchanged.
+
+    Raises:
+        ValueError: if the file is damaged, a column is missing, or a value is not a finite number.
+    """
+    is_file = isinstance(X, str | Path) and is_table(os.path.expanduser(X))
+    return as_array(X, "test", columns)[0] if is_file else X
 
 
 def refuse_two_splits(X: Any) -> None:

@@ -18,11 +18,10 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from negvae.data.tables import is_table
 from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
 from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
-from negvae.detector.inputs import as_array, repeatable, seed_of
+from negvae.detector.inputs import as_array, opened, repeatable, seed_of
 from negvae.files import first_line, open_tensors, refuse_used
 from negvae.report.scored import write_scored_report
 from negvae.runs.export import TOLERANCE, relative_difference, run_onnx
@@ -50,8 +49,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
 
     Args:
         score: function from a batch to its scores, N or N x K, larger = more out-of-distribution; arrays and tensors
-            are passed on as they were given, files and data sets as uint8 tensors N x C x H x W. A `torch.nn.Module`
-            is called without gradients.
+            are passed on as they were given, images of files and data sets as uint8 tensors N x C x H x W, data frames
+            and files of rows as tensors N x D. A `torch.nn.Module` is called without gradients.
         names: names of the K scores; None uses "score", or "score 1", "score 2" and so on.
         decision_score: name of the score that decides. With None, a single score does, and of several the largest:
             a fifth of the inliers then sets their scales, (score - median) / (95% quantile - median), and the others
@@ -110,7 +109,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         """
         self._check_parameters()
         X, labels = with_groups(X, groups)
-        X = _table(X)
+        X = opened(X)
         values = self._values(X)
         _check_finite(values)
         check_inlier_labels(labels, len(values))
@@ -206,14 +205,19 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         """
         check_is_fitted(self, "calibration_")
         known = self._names_in_files()
-        X = _table(X, known)
+        X = opened(X, known)
         columns = column_names(X)
-        if known is not None and columns is not None and known != columns:
+        if known is not None and columns is not None and known != list(map(str, columns)):
             raise ValueError(other_columns(known, columns, "X"))
         values = self._values(X)
         if values.shape[1] != len(self.names_):
             raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
         return _named(values, self.names_, self.scales_)
+
+    def _names_in_files(self) -> list[str] | None:
+        """Return the names by which columns are found in a file; None if the inliers had none."""
+        names = getattr(self, "feature_names_in_", None)
+        return None if names is None else list(names)
 
     def ood_score(self, X: Any) -> Values:
         """Compute the score that decides (N); larger = more out-of-distribution."""
@@ -239,6 +243,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             out: file to write.
             top: number of the most and of the least typical inputs to show.
         """
+        X = opened(X, self._names_in_files())
         if (whole := repeatable(X)) is not X:
             X = torch.from_numpy(np.ascontiguousarray(whole))
         scores = self.all_scores(X)
@@ -337,11 +342,6 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError(f"{path}: damaged, or not of a ScoreDetector ({first_line(error)})") from None
         made._take(calibration, names, scales, rule.get("columns"))  # which earlier versions did not write
         return made
-
-
-def _table(data: Any, columns: Sequence[str] | None = None) -> Any:
-    """Return a CSV or Parquet file as a table of these columns, or of all; anything else unchanged."""
-    return as_array(data, "test", columns)[0] if isinstance(data, str | Path) and is_table(data) else data
 
 
 def _tensor(data: Any) -> Tensor:
