@@ -67,6 +67,19 @@ def test_folder_graph_and_page_give_the_same_answers(rows, tmp_path, score):
     assert "30 scored" in page
 
 
+def test_a_page_that_cannot_be_written_is_refused_before_anything_is_scored(rows, tmp_path):
+    detector = ScoreDetector(distance).fit(rows[:100])
+    detector.score = None  # which cannot score
+    (tmp_path / "table.csv").write_text("mine")
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        detector.report(rows, tmp_path / "none" / "page.html")
+    with pytest.raises(ValueError, match="exists and does not end"):
+        detector.report(rows, tmp_path / "table.csv")
+    with pytest.raises(ValueError, match="top is 0"):
+        detector.report(rows, tmp_path / "page.html", top=0)
+    assert [path.name for path in tmp_path.iterdir()] == ["table.csv"]
+
+
 @pytest.mark.parametrize(
     ("options", "fit", "words"),
     [

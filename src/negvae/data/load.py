@@ -291,6 +291,10 @@ def image_files(
 
     Returns:
         The paths; None if this is no folder of image files.
+
+    Raises:
+        TypeError: if the limit is no whole number.
+        ValueError: if it is below 1.
     """
     check_limit(limit)
     place = home(text)

@@ -55,7 +55,7 @@ class Decisions(ScorePlots):
             N labels, +1 for inliers and -1 for outliers.
 
         Raises:
-            FileNotFoundError: if there is no such path or data set.
+            FileNotFoundError: if X is a path at which there is nothing.
             ValueError: if the data cannot be used, or `groups` names a group that was not calibrated.
         """
         X, labels = with_groups(X, groups, columns=self._names_in_files())
@@ -75,7 +75,7 @@ class Decisions(ScorePlots):
             N p-values.
 
         Raises:
-            FileNotFoundError: if there is no such path or data set.
+            FileNotFoundError: if X is a path at which there is nothing.
             ValueError: if the data cannot be used, or `groups` names a group that was not calibrated.
         """
         X, labels = with_groups(X, groups, columns=self._names_in_files())
@@ -97,7 +97,7 @@ class Decisions(ScorePlots):
             N labels, +1 for inliers and -1 for outliers.
 
         Raises:
-            FileNotFoundError: if there is no such path or data set.
+            FileNotFoundError: if X is a path at which there is nothing.
             ValueError: as for `p_values`, or if `fdr` is out of range.
         """
         return np.where(benjamini_hochberg(self.p_values(X, groups), fdr), -1, 1)
@@ -132,7 +132,7 @@ class Decisions(ScorePlots):
             N upper bounds: for each row, the bound if it and all rows that score at least as high are called outliers.
 
         Raises:
-            FileNotFoundError: if there is no such path or data set.
+            FileNotFoundError: if X is a path at which there is nothing.
             ValueError: if the data cannot be used, or nothing is certified, as for `fpr_bounds`.
         """
         scores = self.ood_score(X)

@@ -682,7 +682,7 @@ class NegVAEDetector(
             N scores; larger = more out-of-distribution.
 
         Raises:
-            FileNotFoundError: if there is no such path or data set.
+            FileNotFoundError: if X is a path at which there is nothing.
             ValueError: if the data or the score cannot be used.
         """
         check_is_fitted(self, "model_")
@@ -714,6 +714,9 @@ class NegVAEDetector(
 
         Returns:
             The typicality with its threshold, the movements, and the rows that score highest.
+
+        Raises:
+            ValueError: if the data cannot be used, or the rate is out of range.
         """
         check_is_fitted(self, "model_")
         calibration = self.calibration_
@@ -922,6 +925,10 @@ class NegVAEDetector(
 
         Returns:
             The display.
+
+        Raises:
+            TypeError: if the data has no names.
+            ValueError: if no data is given, or some cannot be used.
         """
         return LatentDisplay.from_estimator(self, data, **options)
 
@@ -935,6 +942,9 @@ class NegVAEDetector(
 
         Returns:
             The display.
+
+        Raises:
+            ValueError: if the detector takes rows of features, or the images cannot be used.
         """
         check_is_fitted(self, "model_")
         return HeatmapsDisplay.from_estimator(self, X, **options)

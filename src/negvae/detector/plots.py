@@ -303,6 +303,9 @@ class ScorePlots:
 
         Returns:
             scikit-learn's display.
+
+        Raises:
+            ValueError: if the data cannot be used.
         """
         scores = [np.asarray(self.ood_score(X), np.float64) for X in (inliers, outliers)]
         labels = np.repeat([0, 1], [len(each) for each in scores])

@@ -23,6 +23,7 @@ from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, opened, repeatable, seed_of
 from negvae.files import first_line, open_tensors, refuse_used
+from negvae.report import document
 from negvae.report.scored import write_scored_report
 from negvae.runs.export import TOLERANCE, relative_difference, run_onnx
 from negvae.runs.graph import Decision, write_graph
@@ -104,6 +105,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             The fitted detector itself.
 
         Raises:
+            TypeError: if `score` is no function.
             ValueError: if there are too few inliers for the rate, the function does not return a number for each input,
                 or a parameter is out of range.
         """
@@ -242,7 +244,13 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             X: the batch; images (uint8, N x C x H x W with C 1 or 3) are shown, other inputs are listed by number.
             out: file to write.
             top: number of the most and of the least typical inputs to show.
+
+        Raises:
+            FileNotFoundError: if the folder to write to does not exist.
+            OSError: if the page cannot be written, which is found out first.
+            ValueError: if `top` is below 1, the file is there and no page, or X cannot be scored.
         """
+        document.check(Path(out), top)
         X = opened(X, self._names_in_files())
         if (whole := repeatable(X)) is not X:
             X = torch.from_numpy(np.ascontiguousarray(whole))
@@ -287,7 +295,14 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         write_graph(graph, example, Path(out), _metadata(self.calibration_), check, input_name="input")
 
     def save(self, directory: Path | str) -> None:
-        """Write calibration and scales to a folder, new or empty; the function itself is not saved."""
+        """Write calibration and scales to a folder, which `load` reads; the function itself is not saved.
+
+        Args:
+            directory: folder to write, new or empty.
+
+        Raises:
+            ValueError: if the directory is a file or is not empty.
+        """
         check_is_fitted(self, "calibration_")
         directory = Path(directory)
         refuse_used(directory)

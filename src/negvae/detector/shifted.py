@@ -79,6 +79,9 @@ class ShiftedPValues:
 
         Returns:
             N p-values.
+
+        Raises:
+            ValueError: if the data cannot be used.
         """
         X = repeatable(X)
         codes = self.detector.transform(X)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from negvae.files import replacing
+from negvae.files import refuse_replacing, replacing, require_writable
 from negvae.report.figures import svg
 from negvae.report.samples import mosaic
 
@@ -78,6 +78,27 @@ def page(title: str, sections: Sequence[Section], *, subtitle: str = "", footer:
     """
     values = {"title": title, "sections": sections, "subtitle": subtitle, "footer": footer, "refresh": refresh}
     return str(render("page", **values, policy=POLICY))
+
+
+def check(path: Path, top: int, inputs: Iterable[str] = ()) -> None:
+    """Refuse, before the inputs are scored, a page that cannot be written or that would show none of them.
+
+    Args:
+        path: file of the page.
+        top: number of inputs to show at each end.
+        inputs: paths that are read, none of which the page may replace.
+
+    Raises:
+        FileNotFoundError: if there is no folder for the file.
+        OSError: if the file cannot be written.
+        ValueError: if `top` is below 1, or the file would replace an input or a file that is no page.
+    """
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f"{path.parent}: no such folder to write to")
+    refuse_replacing(path, inputs, (".html", ".htm"))
+    if top < 1:
+        raise ValueError(f"top is {top}: it must be at least 1")
+    require_writable(path)
 
 
 def write(path: Path, html: str) -> None:

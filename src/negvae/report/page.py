@@ -22,7 +22,6 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.device import own_state
-from negvae.files import refuse_replacing, require_writable
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -168,12 +167,7 @@ def write_report(
         ValueError: if an option is refused, the model is not calibrated, or no image can be scored.
     """
     out = Path(out)
-    if not out.absolute().parent.is_dir():
-        raise FileNotFoundError(f"{out.parent}: no such folder to write to")
-    refuse_replacing(out, inputs, (".html", ".htm"))
-    if top < 1:
-        raise ValueError(f"top is {top}: it must be at least 1")
-    require_writable(out)
+    document.check(out, top, inputs)
     artifact = load_artifact(directory, device)
     calibration = artifact.calibrated().decide_by(score, target_fpr, confidence)
     encoder = encoder_of(artifact, embed)

@@ -162,6 +162,9 @@ def discovery_level(levels: ArrayLike, counts: ArrayLike, fdr: float) -> float:
 
     Returns:
         The largest p-value that is called an outlier, or -1.
+
+    Raises:
+        ValueError: if the rate is out of range.
     """
     check_rate("fdr", fdr)
     values, below = np.asarray(levels, np.float64), np.cumsum(counts)

@@ -267,6 +267,9 @@ def false_alarm_counts(held_out: int, batch: int, confidence: float = CONFIDENCE
 
     Returns:
         n counts, ascending; the k-th belongs to the k-th largest held-out score.
+
+    Raises:
+        ValueError: if the confidence is out of range.
     """
     random = np.random.default_rng(0)
     cuts = _cuts(held_out)
