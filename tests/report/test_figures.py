@@ -48,6 +48,14 @@ def test_histogram_bars_are_as_high_as_their_shares():
     assert figure.axes[0].get_xlim() == pytest.approx((0, 3))
 
 
+@pytest.mark.parametrize("values", [[1 / 211] * 50, [0.52], [1 / 40, 0.32]])
+def test_an_axis_of_given_ends_keeps_them_whatever_the_values(values):
+    figure = histogram({"input": np.array(values)}, xlabel="p-value", bins=20, log_x=False, limits=(0, 1))
+    assert figure.axes[0].get_xlim() == pytest.approx((0, 1))
+    heights, edges, _ = figure.axes[0].patches[0].get_data()
+    assert heights[np.searchsorted(edges, values[0]) - 1] == pytest.approx(1 / len(set(values)))
+
+
 def test_values_beyond_the_axis_go_to_labeled_outer_bars():
     figure = histogram({"a": np.concatenate([SCORES, [50.0, np.inf, -np.inf]])}, xlabel="x")
     shown = said(figure)

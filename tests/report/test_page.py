@@ -9,7 +9,7 @@ from negvae.cli import main
 from negvae.detector.estimator import NegVAEDetector
 from negvae.report import figures
 from negvae.report.page import Findings, Kept, _histograms, examine, training_inliers, write_report
-from negvae.report.scored import false_alarms
+from negvae.report.scored import false_alarms, p_value_chart
 from negvae.runs.artifact import load_artifact
 from negvae.scoring.calibration import Calibration
 from tests.conftest import blobs
@@ -84,6 +84,11 @@ def test_the_page_shows_it_all_and_runs_nothing(detector: Path, mixed: Path, tmp
     assert text.count("data:image/png") == 4  # least and most typical, each with reconstructions
     assert "threshold" in text
     assert "training data is not at hand" in text
+
+
+def test_p_values_of_outliers_alone_are_at_the_left_of_their_chart() -> None:
+    shown = p_value_chart(np.full(50, 1 / 211))
+    assert all(f">{tick}<" in shown for tick in ("0", "0.2", "0.8", "1.0"))
 
 
 def test_inliers_join_the_map_where_their_data_is_at_hand(tmp_path: Path, mixed: Path) -> None:

@@ -62,6 +62,7 @@ def histogram(
     xlabel: str,
     bins: int = 60,
     log_x: bool | None = None,
+    limits: tuple[float, float] | None = None,
     marks: Mapping[str, float] | None = None,
 ) -> Figure:
     """Draw the distributions of scores over one another: the share of each series that falls into each bin.
@@ -74,6 +75,7 @@ def histogram(
         xlabel: The label of the horizontal axis, with the unit.
         bins: The number of bins, apart from the outer bars; `negvae.report.scales.binned` chooses their edges.
         log_x: Whether the horizontal axis is logarithmic; None chooses by the numbers.
+        limits: The ends of the horizontal axis; None chooses by the numbers.
         marks: Vertical lines, such as a threshold, by the name in the legend. One beyond the axis is drawn on its edge.
 
     Returns:
@@ -91,7 +93,7 @@ def histogram(
         raise ValueError(f"histogram: series {empty[0]!r} is empty")
     if not arrays or bins < 1:
         raise ValueError(f"histogram: {len(arrays)} series in {bins} bins: nothing to show")
-    found = binned(list(arrays.values()), bins, log_x)
+    found = binned(list(arrays.values()), bins, log_x, limits)
     peaks = found.shares.max(1)
     top = float(peaks.max()) or 1.0
     rooted = bool(peaks.min() * 8 < top)

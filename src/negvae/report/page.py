@@ -26,7 +26,7 @@ from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.photos import SIDE, photos, pictures
-from negvae.report.scored import false_alarms
+from negvae.report.scored import false_alarms, p_value_chart
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
@@ -427,12 +427,7 @@ def _histograms(calibration: Calibration, findings: Findings, sample: Columns) -
         marks = {"threshold": calibration.cut} if name == calibration.score else None
         score = SCORES[name]
         charts.append(document.chart(figures.histogram(series, xlabel=score.axis, marks=marks), score.describe()))
-    charts.append(
-        document.chart(
-            figures.histogram({"input": sample["p"]}, xlabel="p-value", bins=20, log_x=False),
-            "p-values: about level where all are inliers, a peak at the left is what outliers make",
-        )
-    )
+    charts.append(p_value_chart(sample["p"]))
     return Section("Scores", document.row(*charts), f"Larger = more out-of-distribution.{drawn}")
 
 

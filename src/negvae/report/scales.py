@@ -66,7 +66,9 @@ class Bins:
     shares: Floats
 
 
-def binned(series: Sequence[Floats], bins: int, log_x: bool | None = None) -> Bins:
+def binned(
+    series: Sequence[Floats], bins: int, log_x: bool | None = None, limits: tuple[float, float] | None = None
+) -> Bins:
     """Choose an axis for all series and count each into its bins.
 
     The axis runs from the lowest 0.5% to the highest 99.5% quantile of any series, and on to the extremes if
@@ -76,6 +78,7 @@ def binned(series: Sequence[Floats], bins: int, log_x: bool | None = None) -> Bi
         series: The numbers, as flat float64 arrays; NaN are left out.
         bins: The number of bins on the axis.
         log_x: Whether the axis is logarithmic; None chooses by the numbers.
+        limits: The ends of the axis; None chooses by the numbers.
 
     Returns:
         The scale, the edges of the bins and the share of each series in each bin.
@@ -95,6 +98,8 @@ def binned(series: Sequence[Floats], bins: int, log_x: bool | None = None) -> Bi
     if scale.unit and quantiles.min() > SMALLEST:
         first = max(first, 1.0)  # stay where the axis is logarithmic
     low, high = widened(first if low - first <= near else low, last if last - high <= near else high)
+    if limits is not None:
+        low, high = scale.forward(limits)
     edges = np.linspace(low, high, bins + 1)
     shares = np.zeros((len(held), bins + 2))
     for share, v in zip(shares, held, strict=True):

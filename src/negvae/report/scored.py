@@ -60,6 +60,13 @@ def false_alarms(calibration: Calibration) -> str:
     return f"{bound} {calibration.false_alarm_rate:.2%} on average, from {inliers}; {certified}"
 
 
+def p_value_chart(p: NDArray[np.float64]) -> Markup:
+    """Draw p-values from 0 to 1, so that left is where outliers are, whatever values there are."""
+    figure = figures.histogram({"input": p}, xlabel="p-value", bins=20, log_x=False, limits=(0, 1))
+    level = "p-values: about level where all are inliers, a peak at the left is what outliers make"
+    return document.chart(figure, level)
+
+
 def _counts(calibration: Calibration, called: NDArray[np.bool_]) -> Markup:
     expected = calibration.false_alarm_rate * len(called)
     rows = [
@@ -99,6 +106,5 @@ def _histograms(calibration: Calibration, scores: Mapping[str, NDArray[np.float6
         series = {f"held-out inliers ({calibration.size:,})": calibration.scores[name], f"input ({len(p):,})": values}
         marks = {"threshold": calibration.cut} if name == calibration.score else None
         charts.append(document.chart(figures.histogram(series, xlabel=name, marks=marks)))
-    level = "p-values: about level where all are inliers, a peak at the left is what outliers make"
-    charts.append(document.chart(figures.histogram({"input": p}, xlabel="p-value", bins=20, log_x=False), level))
+    charts.append(p_value_chart(p))
     return Section("Scores", document.row(*charts), "Larger = more out-of-distribution.")
