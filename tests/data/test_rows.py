@@ -9,7 +9,9 @@ import pytest
 from negvae.config import RunConfig
 from negvae.data import tables
 from negvae.data.rows import describe_drowned, finite_rows, holds_rows, load_rows
+from negvae.data.streams import InputSpec, stream
 from negvae.detector.groups import with_groups
+from negvae.runs.embed import read_feature_rows
 
 
 def test_files_of_rows_are_told_from_files_of_images(tmp_path: Path):
@@ -188,3 +190,18 @@ def test_groups_are_called_alike_in_frames_and_in_files(tmp_path: Path) -> None:
     for data in (frame, pa.Table.from_pandas(frame), tmp_path / "t.csv", tmp_path / "t.parquet"):
         assert with_groups(data, "left")[1] == ["True", "False", "True"]
     assert tables.texts(tmp_path / "missing.parquet", "left") == ["True", "", "False"]
+
+
+def test_messages_show_spaces_in_names_and_speak_of_rows(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("a, b\n1, 2\n")
+    with pytest.raises(ValueError, match="has no column 'b'; its columns are 'a', ' b'"):
+        tables.check_columns(tmp_path / "t.csv", ["a", "b"])
+    np.save(tmp_path / "none.npy", np.zeros((0, 3)))
+    assert load_rows(tmp_path / "none.npy").shape == (0, 3)
+    with pytest.raises(ValueError, match=r"none.npy: holds no rows$"):
+        read_feature_rows(str(tmp_path / "none.npy"))
+    np.save(tmp_path / "objects.npy", np.array([[1.0, 2.0]], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match=r"holds Python objects, which are not read: save an array of numbers"):
+        load_rows(tmp_path / "objects.npy")
+    (batch,) = stream([str(tmp_path / "none.npy")], InputSpec((3, 1, 1), features=True))
+    assert batch.errors == ["holds no images or rows of features (shape 0 x 3)"]

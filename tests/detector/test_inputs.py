@@ -80,7 +80,7 @@ def test_columns_called_by_numbers_are_found_in_files_and_refused_in_frames_in_a
         np.testing.assert_allclose(by_place, expected, rtol=1e-6)
         with pytest.raises(ValueError, match="column 0 of X is '2', of the inliers '0'"):
             again.predict(swapped)
-        with pytest.raises(ValueError, match="has no column '2'; its columns are 0, 1, b"):
+        with pytest.raises(ValueError, match="has no column '2'; its columns are '0', '1', 'b'"):
             again.predict(str(tmp_path / "other.csv"))
     score_files(tmp_path / "kept", [str(tmp_path / "swapped.csv")], tmp_path / "scores.csv", device="cpu")
     rows = pd.read_csv(tmp_path / "scores.csv")

@@ -135,5 +135,5 @@ def test_columns_of_files_are_found_by_their_names(tmp_path):
         assert judged(tmp_path / "mixed.csv", "part").tolist() == judged(frame, mixed.part).tolist()
     detector.report(tmp_path / "mixed.csv", tmp_path / "page.html")
     (tmp_path / "other.csv").write_text("x,z\n1,2\n")
-    with pytest.raises(ValueError, match=r"other.csv: has no column 'y'; its columns are x, z"):
+    with pytest.raises(ValueError, match=r"other.csv: has no column 'y'; its columns are 'x', 'z'"):
         detector.predict(tmp_path / "other.csv")

@@ -157,6 +157,9 @@ def test_overlap_is_refused_and_named():
     others[9] = inliers[15]
     with pytest.raises(ValueError, match=r"2 of 20 images are identical \(first: negative 7 is inlier 3\)"):
         refuse_overlap(inliers, others, "a", "b")
+    rows = torch.arange(8, dtype=torch.float64).reshape(4, 2, 1, 1)
+    with pytest.raises(ValueError, match=r"1 of 1 rows are identical \(first: negative 0 is inlier 2\)"):
+        refuse_overlap(rows, rows[2:3], "a", "b")
     with pytest.raises(ValueError, match="1x20x20"):
         refuse_overlap(inliers, blobs(3, (1, 20, 20)), "a", "b")
 

@@ -114,8 +114,8 @@ def npz_rows(path: Path | str, split: Split) -> NDArray[np.float64] | None:
 
 
 def _finite_rows_of(reader: Reader, where: str, limit: int | None = None) -> NDArray[np.float64]:
-    blocks = list(reader.rows(0, limit))
-    rows = np.concatenate([np.asarray(block.rows) for block in blocks]) if blocks else np.zeros((0, 0))
+    blocks = [np.asarray(block.rows) for block in reader.rows(0, limit)]
+    rows = np.concatenate(blocks) if blocks else np.zeros((0, *(reader.probe().shape or ())))
     return finite_rows(rows, where)
 
 

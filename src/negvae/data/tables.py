@@ -228,7 +228,7 @@ def check_columns(path: Path | str, columns: Sequence[str]) -> None:
     there = _names(path)
     known = set(there)
     if missing := [name for name in columns if name not in known]:
-        shown = ", ".join(there[:8]) + (", ..." if len(there) > 8 else "")
+        shown = ", ".join(map(repr, there[:8])) + (", ..." if len(there) > 8 else "")
         raise DataError(f"{path}: has no column {', '.join(map(repr, missing[:5]))}; its columns are {shown}")
 
 

@@ -56,8 +56,9 @@ def refuse_overlap(
     found = _of_images(auxiliary, of_negatives)
     shared = [(places[digest], number) for number, digest in enumerate(found) if digest in places]
     if shared:
+        what = "rows" if auxiliary.is_floating_point() else "images"
         raise ValueError(
-            f"negatives {auxiliary_name} overlap the inliers {inlier_name}: {len(shared)} of {len(found)} images"
+            f"negatives {auxiliary_name} overlap the inliers {inlier_name}: {len(shared)} of {len(found)} {what}"
             f" are identical (first: negative {shared[0][1]} is inlier {shared[0][0]}); take another set or"
             " remove them"
         )

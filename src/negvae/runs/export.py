@@ -51,8 +51,8 @@ class Export:
         path: path of the file.
         calibration: decision score and threshold in the file.
         encoder_only: whether the decoder was left out because the score does not need it.
-        difference: largest relative difference of scores from the library's, on `compared` images.
-        compared: number of images that were scored by both.
+        difference: largest relative difference of scores from the library's, on `compared` inputs.
+        compared: number of inputs that were scored by both.
         size: number of bytes of the file.
     """
 
@@ -70,7 +70,7 @@ class Export:
             parts = "reference rows and no network"
         return (
             f"{self.calibration.describe()}; {parts}, {self.size / 1e6:.2f} MB; scores within"
-            f" {self.difference:.1g} of the library's on {self.compared} images"
+            f" {self.difference:.1g} of the library's on {self.compared} inputs"
         )
 
 

@@ -142,7 +142,7 @@ def read_header(file: IO[bytes], where: object) -> Header:
         read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = read(io.BytesIO(size + file.read(length)))
         if dtype.hasobject:
-            raise DataError(f"{where}: holds Python objects, not images; they are not read")
+            raise DataError(f"{where}: holds Python objects, which are not read: save an array of numbers (astype)")
         return Header(shape, by_columns, dtype, file.tell())
 
 
@@ -208,7 +208,7 @@ def stream_rows(
 
 
 def refuse_rows(probe: Probe, most: int, where: object) -> None:
-    """Refuse an array without images, or with rows larger than any image.
+    """Refuse an array without images or rows of features, or with rows larger than any image.
 
     Args:
         probe: shape and type that the header declares.
@@ -220,6 +220,6 @@ def refuse_rows(probe: Probe, most: int, where: object) -> None:
     """
     shape = probe.shape or ()
     if not shape or 0 in (probe.count, *shape):
-        raise DataError(f"{where}: holds no images (shape {by((probe.count, *shape))})")
+        raise DataError(f"{where}: holds no images or rows of features (shape {by((probe.count, *shape))})")
     if int(np.prod(shape, dtype=object)) > most:
         raise DataError(f"{where}: claims rows of {by(shape)} numbers; at most {most:,} are accepted")
