@@ -1,8 +1,10 @@
-"""requirements.lock holds what `make` installs, at the versions of constraints.txt, each with hashes."""
+"""requirements.lock holds what `make` installs, with hashes; the lowest versions that are allowed work."""
 
 import re
 import tomllib
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 
@@ -27,3 +29,16 @@ def test_the_lock_holds_what_make_installs():
     for extra in install[1].split(","):
         asked += project["optional-dependencies"][extra]
     assert not {name_of(each) for each in asked} - locked.keys(), "make locks"
+
+
+NEEDED = {
+    "scipy": (1, 12),  # scipy.special.betaincc and betainccinv
+    "typer": (0, 16),  # earlier ones print no help beside click 8.2 and later, which they allow
+}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+@pytest.mark.parametrize("file", ["pyproject.toml", "serve-onnx.txt"])
+def test_the_lowest_version_allowed_is_one_that_works(file, name):
+    lowest = re.search(rf"\b{name}>=([\d.]+)", (ROOT / file).read_text(encoding="utf-8"))[1]
+    assert tuple(map(int, lowest.split("."))) >= NEEDED[name]
