@@ -135,7 +135,8 @@ locks: .venv-tools/.installed
 licenses: $(STAMP) .venv-tools/.installed
 	.venv-tools/bin/pip-licenses --python $(BIN)/python --order license --format markdown
 
-# Code 0: no vulnerability is known; 1: some are; 3: the index of advisories was not reached, and nothing is known.
+# Code 0: no vulnerability is known; 1: some are; 2: it could not run; 3: the index of advisories was not
+# reached, and nothing is known.
 audit: $(STAMP) .venv-tools/.installed
 	.venv-tools/bin/python benchmarks/audit.py $$($(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
