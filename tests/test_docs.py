@@ -123,3 +123,11 @@ def test_the_first_guard_from_photos_to_a_threshold(capsys, tmp_path, monkeypatc
         code, _, error = call(capsys, *words, *(QUICK if words[0] == "train" else []))
         assert code == 0, f"negvae {' '.join(words)}: {error}"
     assert Path("scores.csv").read_text().count("\n") == 33
+
+
+def test_examples_name_the_scores_that_have_moved_alone():
+    """`moved` of a drift has all comparisons, those that found nothing among them."""
+    lines = [line for page in PAGES for line in page.read_text().splitlines()]
+    named = [line for line in lines if re.search(r"\b(drift\([^)]*\)|found)\.moved\b", line)]
+    assert len(named) >= 2
+    assert [line for line in named if "if each.moved" not in line] == []
