@@ -216,11 +216,6 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
         return _named(values, self.names_, self.scales_)
 
-    def _names_in_files(self) -> list[str] | None:
-        """Return the names by which columns are found in a file; None if the inliers had none."""
-        names = getattr(self, "feature_names_in_", None)
-        return None if names is None else list(names)
-
     def ood_score(self, X: Any) -> Values:
         """Compute the score that decides (N); larger = more out-of-distribution."""
         return self.all_scores(X)[self.calibration_.score]
