@@ -1,4 +1,4 @@
-"""What steadies generated negatives, by proxies alone: `python benchmarks/adversary.py NAME...` (all without names).
+"""What keeps training with generated negatives stable, by proxies alone: `python benchmarks/adversary.py [VARIANT...]`.
 
 20,000 images of Fashion-MNIST with the paper's gray recipe (RMSProp 1e-4, batch 50), 2,000 more held out. After every
 epoch stands the mean AUROC of KL over the transformations of `negvae.paper.proxies`, of the weights as they are and of
@@ -7,10 +7,10 @@ their exponential average over some 1,000 steps. No out-of-distribution set is r
 
 from __future__ import annotations
 
+import argparse
 import copy
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -159,16 +159,18 @@ def measure(name: str) -> dict[str, Any]:
     return {"epochs": rows, "provenance": provenance(config)}
 
 
-def main(names: list[str]) -> None:
+def main() -> None:
     """Measure the named variants and keep them beside the others."""
-    for name in names or VARIANTS:
-        if name not in VARIANTS:
-            sys.exit(f"no variant {name!r}: name some of {', '.join(VARIANTS)}")
-    for name in names or VARIANTS:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("variants", nargs="*", help=f"of {', '.join(VARIANTS)}; all if left out")
+    given = parser.parse_args()
+    if unknown := set(given.variants) - VARIANTS.keys():
+        parser.error(f"no such variant: {', '.join(sorted(unknown))}")
+    for name in given.variants or VARIANTS:
         measured = measure(name)
         found = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
         write_text(RESULTS, json.dumps(found | {name: measured}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -8,6 +8,7 @@ nothing is random, so the figures have no spread over seeds. `negvae paper show 
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def statistics(name: str, split: str) -> Tensor:
 
 def main() -> None:
     """Measure every pair."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     areas = {}
     for inliers, outliers in PAIRS:
         fitted = fit(statistics(inliers, "train"))
