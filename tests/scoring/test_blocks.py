@@ -134,6 +134,37 @@ def test_threads_take_whole_blocks_in_turn_and_leave_the_program_as_it_was():
     assert seen == [3]
 
 
+def test_calls_in_threads_side_by_side_leave_the_program_as_it_was():
+    torch.set_num_threads(3)
+    first_computes, second_ended = threading.Event(), threading.Event()
+    workers, seen, of_operators = set(), [], []
+
+    def slow(number):
+        first_computes.set()
+        assert second_ended.wait(30)
+        of_operators.append(torch.get_num_threads())
+
+    def work(number):
+        workers.add(threading.current_thread().name)
+        meeting.wait()
+
+    meeting = threading.Barrier(3, timeout=30)
+    first = threading.Thread(target=lambda: map_blocks(slow, iter(range(3)), CPU))
+    first.start()
+    assert first_computes.wait(30)
+    second = threading.Thread(target=lambda: seen.append(map_blocks(work, iter(range(3)), CPU)))
+    second.start()
+    second.join()
+    second_ended.set()
+    first.join()
+    assert of_operators == [1, 1, 1]
+    assert (len(workers), len(seen)) == (3, 1)  # one that begins meanwhile has all threads, too
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen[1] == 3
+
+
 def test_an_error_in_one_block_ends_the_call():
     done = []
 
