@@ -108,6 +108,20 @@ def test_blocks_have_one_shape_and_the_last_is_filled():
     assert mapped(model, inputs[:0], lambda x: x).shape == (0,)
 
 
+@pytest.mark.parametrize("network", ["color", "mlp"])
+def test_scores_do_not_depend_on_how_inputs_lie_in_memory(network):
+    model, count = model_of(network), ROWS if network == "mlp" else IMAGES
+    inputs = inputs_of(network, count)
+    scorer, _ = calibrated(model, network)
+    names = (*CHEAP, "neighbors") if network == "mlp" else CHEAP
+    expected = scorer(inputs, names)
+    for axes in ((1, 2, 3, 0), (0, 2, 3, 1)):  # one input's numbers lie apart; channels come last, as in image files
+        back = [axes.index(axis) for axis in range(4)]
+        found = scorer(inputs.permute(axes).contiguous().permute(back), names)
+        for name in names:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
 def test_threads_take_whole_blocks_in_turn_and_leave_the_program_as_it_was():
     torch.set_num_threads(3)
     inside, alive, most = set(), [0], [0]

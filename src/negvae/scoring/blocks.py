@@ -88,8 +88,7 @@ def blocks(model: VAE, stored: Tensor, size: int | None = None) -> Iterator[tupl
     model.check(stored)
     size = size or block_size(model)
     for part in torch.split(stored, size) if len(stored) else ():
-        count = len(part)
-        yield filled(part, size), count
+        yield filled(part.contiguous(), size), len(part)  # sums depend on how numbers lie in memory, too
 
 
 def filled(part: Tensor, size: int) -> Tensor:
