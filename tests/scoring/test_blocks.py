@@ -252,6 +252,16 @@ def test_a_service_computes_in_the_thread_that_asks():
     assert set(map_blocks(where, range(3), CPU)) != {threading.get_ident()}
 
 
+def test_scores_that_take_gradients_are_computed_in_inference_mode_too(monkeypatch):
+    monkeypatch.setattr("negvae.scoring.regret.STEPS", 2)
+    torch.set_num_threads(1)
+    model, images = model_of("gray"), blobs(3, (1, 28, 28))
+    expected = compute_scores(model, images, ["likelihood_regret"])["likelihood_regret"]
+    with in_this_thread(), torch.inference_mode():  # as on a GPU, where no other thread computes
+        found = compute_scores(model, images, ["likelihood_regret"])["likelihood_regret"]
+    assert torch.equal(found, expected)
+
+
 def test_samples_of_each_block_are_drawn_once_and_in_order():
     sizes = []
 
