@@ -49,6 +49,12 @@ def own_state() -> Iterator[None]:
         yield
 
 
+def compute_alone() -> None:
+    """Let the operators that the calling thread calls use no other threads, whatever number others set later."""
+    torch.get_num_threads()  # a thread's first look takes the program's number, even after it has set its own
+    torch.set_num_threads(1)
+
+
 @functools.cache
 def runs_bfloat16(device: torch.device) -> bool:
     """Return whether the device has kernels for networks in bfloat16, native or emulated.

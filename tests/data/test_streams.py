@@ -98,6 +98,14 @@ def test_parquet_rows_with_one_missing_and_one_broken(tmp_path):
     np.testing.assert_array_equal(found[good, 0], images[good])
 
 
+def test_a_parquet_file_without_images_is_one_error(tmp_path):
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"label": list(range(9))}), path, row_group_size=2)
+    _, indices, errors, *_ = collect([path])
+    assert indices == [None]
+    assert "no image column among (label)" in errors[0]
+
+
 def test_what_cannot_be_used_is_a_row(tmp_path):
     def save(name, array):
         Image.fromarray(array).save(tmp_path / name)

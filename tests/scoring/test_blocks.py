@@ -108,6 +108,20 @@ def test_blocks_have_one_shape_and_the_last_is_filled():
     assert mapped(model, inputs[:0], lambda x: x).shape == (0,)
 
 
+@pytest.mark.parametrize("network", ["color", "mlp"])
+def test_scores_do_not_depend_on_how_inputs_lie_in_memory(network):
+    model, count = model_of(network), ROWS if network == "mlp" else IMAGES
+    inputs = inputs_of(network, count)
+    scorer, _ = calibrated(model, network)
+    names = (*CHEAP, "neighbors") if network == "mlp" else CHEAP
+    expected = scorer(inputs, names)
+    for axes in ((1, 2, 3, 0), (0, 2, 3, 1)):  # one input's numbers lie apart; channels come last, as in image files
+        back = [axes.index(axis) for axis in range(4)]
+        found = scorer(inputs.permute(axes).contiguous().permute(back), names)
+        for name in names:
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
 def test_threads_take_whole_blocks_in_turn_and_leave_the_program_as_it_was():
     torch.set_num_threads(3)
     inside, alive, most = set(), [0], [0]
@@ -132,6 +146,37 @@ def test_threads_take_whole_blocks_in_turn_and_leave_the_program_as_it_was():
     later.start()
     later.join()
     assert seen == [3]
+
+
+def test_calls_in_threads_side_by_side_leave_the_program_as_it_was():
+    torch.set_num_threads(3)
+    first_computes, second_ended = threading.Event(), threading.Event()
+    workers, seen, of_operators = set(), [], []
+
+    def slow(number):
+        first_computes.set()
+        assert second_ended.wait(30)
+        of_operators.append(torch.get_num_threads())
+
+    def work(number):
+        workers.add(threading.current_thread().name)
+        meeting.wait()
+
+    meeting = threading.Barrier(3, timeout=30)
+    first = threading.Thread(target=lambda: map_blocks(slow, iter(range(3)), CPU))
+    first.start()
+    assert first_computes.wait(30)
+    second = threading.Thread(target=lambda: seen.append(map_blocks(work, iter(range(3)), CPU)))
+    second.start()
+    second.join()
+    second_ended.set()
+    first.join()
+    assert of_operators == [1, 1, 1]
+    assert (len(workers), len(seen)) == (3, 1)  # one that begins meanwhile has all threads, too
+    later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
+    later.start()
+    later.join()
+    assert seen[1] == 3
 
 
 def test_an_error_in_one_block_ends_the_call():
@@ -205,6 +250,16 @@ def test_a_service_computes_in_the_thread_that_asks():
     with in_this_thread():
         assert set(map_blocks(where, range(3), CPU)) == {threading.get_ident()}
     assert set(map_blocks(where, range(3), CPU)) != {threading.get_ident()}
+
+
+def test_scores_that_take_gradients_are_computed_in_inference_mode_too(monkeypatch):
+    monkeypatch.setattr("negvae.scoring.regret.STEPS", 2)
+    torch.set_num_threads(1)
+    model, images = model_of("gray"), blobs(3, (1, 28, 28))
+    expected = compute_scores(model, images, ["likelihood_regret"])["likelihood_regret"]
+    with in_this_thread(), torch.inference_mode():  # as on a GPU, where no other thread computes
+        found = compute_scores(model, images, ["likelihood_regret"])["likelihood_regret"]
+    assert torch.equal(found, expected)
 
 
 def test_samples_of_each_block_are_drawn_once_and_in_order():

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from negvae.model.patches import PatchEncoder, _with_places, patch_stride, with_details
+from negvae.scoring.blocks import in_this_thread
 from negvae.scoring.heatmaps import (
     BINS,
     HIGH,
@@ -51,6 +52,20 @@ def test_a_map_depends_on_its_image_alone(maps):
     assert np.array_equal(maps(images.flip(0))[::-1], together)
     assert np.array_equal(maps(images[7:8])[0], together[7])
     assert np.array_equal(maps.image_scores(images[7:9]), maps.image_scores(images)[7:9])
+
+
+def test_maps_are_in_float32_whatever_the_program_computes_in(maps):
+    images, threads = blobs(8, (1, 24, 28), 3), torch.get_num_threads()
+    expected = maps(images), maps.image_scores(images)
+    torch.set_num_threads(1)
+    try:
+        # On a GPU the calling thread computes them, with what the program has set for it.
+        with in_this_thread(), torch.autocast("cpu", dtype=torch.bfloat16):
+            found = maps(images), maps.image_scores(images)
+    finally:
+        torch.set_num_threads(threads)
+    for there, here in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(here, there)
 
 
 def test_table_is_the_conformal_p_value_at_the_edges():

@@ -51,6 +51,8 @@ def test_metrics_by_hand():
     assert metrics.aupr_in == pytest.approx((1 + 1 + 1 + 4 / 5) / 4)
     assert (metrics.inliers, metrics.outliers) == (4, 4)
     assert fpr_at_tpr([1, 2, 3, 4], [3.5, 5, 6, 7], tpr=0.75) == 0.0
+    # 0.55 times 100 is more than 55 in floating point; the 55th largest score is 45.
+    assert fpr_at_tpr([44.5], range(100), tpr=0.55) == 0.0
 
 
 def test_roc_curve_ends_and_area():

@@ -15,6 +15,7 @@ from negvae.negatives import Generated, build_source
 from negvae.training import choice, team
 from negvae.training.checkpoint import read_progress
 from negvae.training.choice import Choice, candidates, choose_workers, measure
+from negvae.training.helpers import Helpers
 from negvae.training.history import read_metrics
 from negvae.training.loop import train
 from negvae.training.step import Learner
@@ -147,6 +148,27 @@ class Breaking(Generated):
             if self.seen == 2:
                 raise LookupError("no negatives in this thread")
         return super().sample(*arguments)
+
+
+def test_helpers_compute_alone_whatever_number_of_threads_others_set():
+    threads, others_set, seen = torch.get_num_threads(), threading.Event(), []
+
+    def make(rank):
+        made.set()
+        assert others_set.wait(30)
+        return lambda step: seen.append(torch.get_num_threads())
+
+    made, helpers = threading.Event(), Helpers(make)
+    try:
+        helpers.begin("step", workers=2)
+        assert made.wait(30)
+        torch.set_num_threads(3)
+        others_set.set()
+        helpers.gather()
+    finally:
+        helpers.close()
+        torch.set_num_threads(threads)
+    assert seen == [1]
 
 
 def test_what_a_worker_raises_ends_the_run(tmp_path):

@@ -16,20 +16,21 @@ import math
 import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
-from negvae.device import autocast
+from negvae.device import autocast, compute_alone
 from negvae.model import VAE
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 _STATE = threading.local()
+_STARTING = threading.Lock()
 IMAGES, ROWS, ON_GPU = 32, 256, 512
 """Inputs of a block: small enough for the latency of a single image, large enough for the kernels to run well."""
 
@@ -87,8 +88,7 @@ def blocks(model: VAE, stored: Tensor, size: int | None = None) -> Iterator[tupl
     model.check(stored)
     size = size or block_size(model)
     for part in torch.split(stored, size) if len(stored) else ():
-        count = len(part)
-        yield filled(part, size), count
+        yield filled(part.contiguous(), size), len(part)  # sums depend on how numbers lie in memory, too
 
 
 def filled(part: Tensor, size: int) -> Tensor:
@@ -120,13 +120,15 @@ def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], devic
         return [function(item) for item in items]
     numbered, lock, failed = enumerate(items), threading.Lock(), threading.Event()
     results: dict[int, Outcome] = {}
+    begun = threading.Semaphore(0)
 
     def take() -> tuple[int, Item] | None:
         with lock:
             return None if failed.is_set() else next(numbered, None)
 
     def work() -> None:
-        torch.set_num_threads(1)  # of the operators that this thread calls
+        compute_alone()
+        begun.release()
         try:
             while (taken := take()) is not None:
                 results[taken[0]] = function(taken[1])
@@ -134,13 +136,20 @@ def map_blocks(function: Callable[[Item], Outcome], items: Iterable[Item], devic
             failed.set()  # the other threads need not go on
             raise
 
-    threads = torch.get_num_threads()
-    try:
-        with ThreadPoolExecutor(threads, "negvae-scoring") as pool:
-            for done in [pool.submit(work) for _ in range(threads)]:
-                done.result()
-    finally:
-        torch.set_num_threads(threads)  # the last call also says what threads that start later get
+    # The last call of torch.set_num_threads also says what threads get that start later. So it is this thread's, once
+    # all workers have made theirs, and no other call looks meanwhile.
+    with ExitStack() as stack:
+        with _STARTING:
+            threads = torch.get_num_threads()
+            pool = stack.enter_context(ThreadPoolExecutor(threads, "negvae-scoring"))
+            try:
+                working = [pool.submit(work) for _ in range(threads)]
+                for _ in working:
+                    begun.acquire()
+            finally:
+                torch.set_num_threads(threads)
+        for done in working:
+            done.result()
     return [results[number] for number in range(len(results))]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from negvae.device import autocast
+from negvae.device import autocast, own_state
 from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.scoring.blocks import block_size, blocks, filled, map_blocks, wider_size
@@ -16,6 +16,7 @@ from negvae.scoring.references import References
 from negvae.scoring.table import Score, ScoreFunction, names_of, score_of
 
 
+@own_state()
 def compute_scores(
     model: VAE,
     images: Tensor,

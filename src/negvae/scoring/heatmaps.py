@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from negvae.device import own_state
+from negvae.device import autocast, own_state
 from negvae.model.patches import PatchEncoder
 from negvae.scoring.blocks import IMAGES, filled, map_blocks
 from negvae.scoring.passes import Pass
@@ -245,7 +245,7 @@ def over_blocks(
 
     def apply(block: tuple[Tensor, int]) -> NDArray[Any]:
         part, count = block
-        with torch.inference_mode():
+        with torch.inference_mode(), autocast("float32", device):
             prepared = part.to(device).float() / 255
             prepared = prepared.contiguous(memory_format=torch.channels_last)
             found: NDArray[Any] = function(log_odds_maps(network, prepared)[:count].cpu()).numpy()

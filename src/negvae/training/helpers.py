@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negvae.device import own_state
+from negvae.device import compute_alone, own_state
 from negvae.training.workers import Peers
 
 _GO, _END = object(), object()
@@ -120,7 +120,7 @@ class Helpers:
     def _serve(self, rank: int) -> None:
         """Do the shares of a helper until it is ended."""
         orders = self._orders[rank - 1]
-        torch.set_num_threads(1)  # of the operators that this thread calls
+        compute_alone()
         try:
             with own_state():
                 work = self._make(rank)

@@ -41,7 +41,8 @@ class Parquet:
         """See `Reader.probe`."""
         groups: list[int] = []
         for path in self.paths:
-            with _opened(path) as (_, sizes):
+            with _opened(path) as (file, sizes):
+                _columns(file.schema_arrow, path)  # a file without images is refused once, not in every group
                 groups += sizes
         return Probe(sum(groups), groups=tuple(groups))
 
