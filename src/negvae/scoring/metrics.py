@@ -130,7 +130,8 @@ def fpr_at_tpr(inliers: ArrayLike, outliers: ArrayLike, tpr: float = 0.95) -> fl
     if not 0 < tpr <= 1:
         raise ValueError(f"tpr is {tpr}: it must lie above 0, and be at most 1")
     low, high = _scores(inliers, "inliers"), _scores(outliers, "outliers")
-    threshold = np.sort(high)[::-1][math.ceil(tpr * len(high) - 1e-9) - 1]
+    rank = max(math.ceil(tpr * len(high) - 1e-9), 1)  # 0.55 * 100 is above 55 in floating point
+    threshold = np.sort(high)[::-1][rank - 1]
     return float((low >= threshold).mean())
 
 
