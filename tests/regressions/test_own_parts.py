@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 import negvae
-from negvae import NegVAEDetector
+from negvae import NegVAEDetector, parts
+from negvae.data import DATASETS
 from negvae.model import Gaussian, build_vae
 from negvae.negatives import Augmented
 from negvae.scoring.scorer import Scorer, calibrate
@@ -102,3 +103,68 @@ def test_a_score_that_is_a_number_for_no_inlier_decides_nothing(monkeypatch):
         calibrate(Scorer(detector.model_), None, held_out, score="lost", names=[])
     with pytest.raises(ValueError, match="score iwae was not measured on training images: measured are bpd, "):
         detector.ood_score(rows(3), "far")
+
+
+REGISTERED = {
+    "likelihood": (negvae.register_likelihood, parts.LIKELIHOODS, Gaussian),
+    "network": (negvae.register_network, parts.NETWORKS, lambda shape, size: None),
+    "source of negatives": (negvae.register_source, parts.SOURCES, Augmented),
+    "transformation": (negvae.register_transformation, parts.TRANSFORMATIONS, lambda images, generator: images),
+    "data set": (negvae.register_dataset, DATASETS, lambda split: None),
+}
+
+
+@pytest.fixture
+def _tables_as_they_were(monkeypatch):
+    for _, table, _ in REGISTERED.values():
+        monkeypatch.setattr(table, "_entries", dict(table._entries))
+
+
+@pytest.mark.usefixtures("_tables_as_they_were")
+@pytest.mark.parametrize("kind", REGISTERED)
+def test_decorators_without_a_name_are_refused_where_they_stand(kind):
+    register, table, right = REGISTERED[kind]
+    with pytest.raises(ValueError, match=rf"{kind} <(function|class).*: a name is a text without blanks"):
+        register(right)
+    with pytest.raises(ValueError, match="is registered already"):
+        register(next(iter(table)))  # before there is anything to register
+    before = list(table)
+    with pytest.raises(TypeError, match=r"mine (is a int: it must be a|is an? .*that is called with)"):
+        register("mine")(3)
+    assert list(table) == before
+
+
+@pytest.mark.usefixtures("_tables_as_they_were")
+def test_parts_that_cannot_be_called_as_they_will_be_are_refused_where_they_are_registered(monkeypatch):
+    monkeypatch.setattr(SCORES, "_entries", dict(SCORES._entries))
+    for message, register, part in (
+        ("network mine takes (shape): it is called with (shape, latent_size)",
+         negvae.register_network("mine"), lambda shape: None),
+        ("transformation mine takes (images): it is called with (images, generator)",
+         negvae.register_transformation("mine"), lambda images: images),
+        ("score mine takes (x, y): it is called with (x)",
+         negvae.register_score("mine", unit="nats"), lambda x, y: x.kl),
+        ("data set mine takes (): it is called with (split)", negvae.register_dataset("mine"), lambda: None),
+        ("source mine takes (width): it is called with ()", negvae.register_source("mine"), lambda width: None),
+        ("source mine takes (): it is called with (number)",
+         negvae.register_source("mine", argument="number"), lambda: None),
+        ("likelihood mine takes (width): it is made with sigma, learn_sigma and bounded at most",
+         negvae.register_likelihood("mine"), lambda width: None),
+    ):  # fmt: skip
+        with pytest.raises(TypeError, match=re.escape(message)):
+            register(part)
+    with pytest.raises(TypeError, match="likelihood mine is an object of Gaussian: register the class"):
+        negvae.register_likelihood("mine")(Gaussian(0.2))
+    with pytest.raises(TypeError, match=re.escape("<lambda> takes (width): it is made with sigma")):
+        negvae.RunConfig(data="mnist", likelihood=lambda width: None)
+
+
+def test_kinds_that_parts_cannot_have_are_refused():
+    with pytest.raises(ValueError, match=r"unknown kind of data 'rows': .*Known: images, features"):
+        negvae.register_network("mine", takes="rows")
+    with pytest.raises(ValueError, match=r"unknown kind of data 'pixels': .*Known: images, features"):
+        negvae.register_transformation("mine", takes="pixels")
+    with pytest.raises(ValueError, match=r"unknown argument of a source 'int': .*Known: nothing, data set, number"):
+        negvae.register_source("mine", argument="int")
+    with pytest.raises(ValueError, match="'none': the name stands for no negatives"):
+        negvae.register_source("none")
