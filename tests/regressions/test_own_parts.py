@@ -168,3 +168,125 @@ def test_kinds_that_parts_cannot_have_are_refused():
         negvae.register_source("mine", argument="int")
     with pytest.raises(ValueError, match="'none': the name stands for no negatives"):
         negvae.register_source("none")
+
+
+class Own(nn.Module):
+    """An encoder of 16 x 16 images into two dimensions, from which the faulty ones are derived."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(256, 256), nn.Linear(256, 4)
+
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)))
+
+
+class CutInside(Own):
+    def forward(self, x):
+        return self.last(self.first(x.flatten(1)).detach())
+
+
+class CutAtTheEnd(Own):
+    @torch.no_grad()
+    def forward(self, x):
+        return super().forward(x)
+
+
+class InAList(Own):
+    def __init__(self):
+        super().__init__()
+        self.layers = [nn.Linear(256, 256)]
+
+
+class InAnAttribute(Own):
+    def __init__(self):
+        super().__init__()
+        self.factor = torch.ones(256)  # on torch's device "meta", where networks are made: the values are lost
+
+
+class InPlace(Own):
+    def forward(self, x):
+        return super().forward(x.mul_(2))
+
+
+class InDouble(Own):
+    def forward(self, x):
+        return super().forward(x).double()
+
+
+class NotInitialized(Own):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(256))
+
+    def initialize(self, generator):
+        pass
+
+    def forward(self, x):
+        return super().forward(self.factor * x.flatten(1))
+
+
+class AsARow(Own):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 4, 2, 1)
+
+    def forward(self, x):
+        return self.last(self.first(self.conv(x).view(len(x), 256)))
+
+
+FAULTY = {
+    "the encoder gives 0.first.weight no gradient, so that it cannot be trained: leave out detach()": CutInside,
+    "the encoder gives 0.first.weight no gradient": CutAtTheEnd,
+    "the encoder keeps layers of InAList where torch does not find it: make it a torch.nn.ModuleList": InAList,
+    "the encoder keeps factor of InAnAttribute where torch does not find it: make it a torch.nn.Param": InAnAttribute,
+    "the encoder changes its inputs, which are used again": InPlace,
+    "the encoder gives torch.float64 on cpu for torch.float32 on cpu": InDouble,
+    "NaN or infinite numbers: a method initialize(generator) must set all that its layer has": NotInitialized,
+    "the encoder fails on 3 inputs of 1x16x16: view size is not compatible": AsARow,
+    "the encoder fails on 3 inputs of 1x16x16: mat1 and mat2 shapes cannot be multiplied": lambda: linear(100, 4),
+    "the encoder has no parameters with a gradient": lambda: Own().requires_grad_(False),
+    "the encoder's 1.weight has no size yet": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(4)),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+@pytest.mark.parametrize("message", FAULTY)
+def test_networks_that_cannot_be_trained_are_refused_before_they_are(message):
+    with pytest.raises(ValueError, match=re.escape(message)) as refused:
+        build_vae(small_run(lambda shape, size: (FAULTY[message](), decoder()), latent_size=2), (1, 16, 16))
+    assert "\n" not in str(refused.value)
+
+
+def test_networks_that_are_frozen_in_part_are_taken():
+    def network(shape, size):
+        encoder = Own()
+        encoder.first.requires_grad_(False)
+        return encoder, decoder()
+
+    model = build_vae(small_run(network, latent_size=2), (1, 16, 16))
+    assert [each.requires_grad for each in model.encoder.parameters()] == [False, False, True, True]
+
+
+def test_a_decoder_that_cuts_the_gradient_to_the_codes_is_refused():
+    class Cut(nn.Sequential):
+        def forward(self, z):
+            return super().forward(z.detach())
+
+    with pytest.raises(ValueError, match="the decoder gives its input no gradient"):
+        build_vae(small_run(lambda shape, size: (Own(), Cut(decoder())), latent_size=2), (1, 16, 16))
+
+
+def test_objects_in_place_of_functions_that_make_networks_are_refused_in_one_line():
+    for network, message in (
+        ((Own(), decoder()), "network is (Own("),
+        (3, "network is 3: it must be text, or a function that makes encoder and decoder"),
+        (Own(), "network Own is a torch.nn.Module: it must be a function that makes two of them"),
+        (Own, "network Own is a torch.nn.Module: it must be a function that makes two of them"),
+        (lambda shape: None, "takes (shape): it is called with (shape, latent_size)"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=re.escape(message)) as refused:
+            build_vae(small_run(network, latent_size=2), (1, 16, 16))
+        assert "\n" not in str(refused.value)
+    with pytest.raises(ValueError, match="likelihood is 3: it must be text, or a likelihood"):
+        small_run(likelihood=3)
