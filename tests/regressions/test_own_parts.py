@@ -290,3 +290,35 @@ def test_objects_in_place_of_functions_that_make_networks_are_refused_in_one_lin
         assert "\n" not in str(refused.value)
     with pytest.raises(ValueError, match="likelihood is 3: it must be text, or a likelihood"):
         small_run(likelihood=3)
+
+
+def test_likelihoods_that_cannot_be_trained_or_drawn_from_are_refused_before_they_are():
+    class Unregistered(Gaussian):
+        def __init__(self):
+            super().__init__(0.2)
+            self.offset = torch.zeros(1, requires_grad=True)
+
+        def log_prob(self, output, target):
+            return super().log_prob(output + self.offset, target)
+
+    def made(**methods):
+        return type("Mine", (Gaussian,), methods)(sigma=0.2)
+
+    log_prob = Gaussian.log_prob
+    for message, likelihood in (
+        ("log_prob gives the decoder's output no gradient", made(log_prob=torch.no_grad()(log_prob))),
+        ("log_prob gives the decoder's output no gradient",
+         made(log_prob=lambda self, output, target: log_prob(self, output.detach(), target))),
+        ("log_prob gives NaN or infinite numbers for 2 images",
+         made(log_prob=lambda self, output, target: log_prob(self, output, target) * float("nan"))),
+        ("excess gives NaN or infinite numbers",
+         made(excess=lambda self, output, target: log_prob(self, output, target) * float("inf"))),
+        ("log_prob gives torch.int64 on cpu", made(log_prob=lambda self, *given: log_prob(self, *given).long())),
+        ("sample gives NoneType for 2 images", made(sample=lambda self, output, generator=None: None)),
+        ("sample fails on 2 images: ", made(sample=lambda self, output: output)),
+        ("target fails on 2 images: ", made(target=lambda self, images: images)),
+        ("torch does not find offset, which takes a gradient: make it a torch.nn.Parameter", Unregistered()),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=re.escape(message)) as refused:
+            build_vae(small_run("pyramid", likelihood=likelihood, latent_size=2), (1, 16, 16))
+        assert "\n" not in str(refused.value)
