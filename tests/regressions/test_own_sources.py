@@ -91,3 +91,14 @@ def test_generated_images_without_gradient_and_images_elsewhere_are_refused():
     check_negatives(Faded(), NegativeBatch(None, positives), positives)  # the decoder is not trained against these
     with pytest.raises(ValueError, match="Faded gave images on meta: these inliers are on cpu"):
         check_negatives(Faded(), NegativeBatch(positives.to("meta")), positives)
+
+
+def test_negatives_of_another_size_are_not_called_x_and_those_of_other_channels_are_converted():
+    color = blobs(40, (3, 16, 16))
+    detector = NegVAEDetector(epochs=1, network="pyramid", transformations="none", target_fpr=0.2, device="cpu")
+    for negatives in (color[:, :, :8, :8], color[0, 0]):
+        with pytest.raises(
+            ValueError, match=r"^the negatives or held-out inliers have (images of 3x8x8|2 dimensions), "
+        ):
+            detector.fit(color, negatives=negatives)
+    assert detector.fit(color, negatives=255 - IMAGES).model_.shape == (3, 16, 16)
