@@ -178,7 +178,6 @@ def require_arguments(what: str, part: object, *names: str) -> None:
     Args:
         what: words for the part in the message.
         part: function, class or other object that is to be called.
-        names: names of the arguments, for the message.
 
     Raises:
         TypeError: if the part cannot be called, or not with so many arguments.
