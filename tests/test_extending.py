@@ -18,6 +18,7 @@ from negvae.data import DATASETS
 from negvae.negatives import build_source
 from negvae.registry import Table
 from negvae.runs.artifact import load_artifact
+from negvae.runs.export import export_onnx, relative_difference, run_onnx
 from tests import processes
 from tests.cli.test_commands import call
 from tests.conftest import blobs
@@ -102,6 +103,24 @@ def test_registered_objects_are_saved_by_their_names(place):
     again = negvae.NegVAEDetector.load("run")
     assert (again.network, again.likelihood, again.config_) == ("resnet", "student-t", detector.config_)
     np.testing.assert_array_equal(again.ood_score(images[:9]), detector.ood_score(images[:9]))
+
+
+def test_the_pages_likelihood_is_students_t_and_is_exported(tmp_path):
+    names = {}
+    exec(compile(*blocks("A likelihood", "python"), str(PAGE), "exec"), names)
+    output, target = torch.randn(3, 1, 4, 4), torch.rand(3, 1, 4, 4)
+    made = names["HeavyTails"](sigma=0.3)
+    wanted = torch.distributions.StudentT(4.0, made.mean(output), 0.3).log_prob(target).flatten(1).sum(1)
+    torch.testing.assert_close(made.log_prob(output, target), wanted)
+
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    options = dict(network="pyramid", decision_score="bpd", epochs=1, target_fpr=0.2, device="cpu")
+    images = blobs(60, (1, 16, 16)).numpy()
+    detector = negvae.NegVAEDetector(likelihood=names["HeavyTails"], **options).fit(images)
+    detector.save(tmp_path / "run")
+    written = export_onnx(tmp_path / "run")
+    assert relative_difference(run_onnx(written.path, images)[0], detector.ood_score(images)) < 1e-3
 
 
 def test_the_help_of_the_command_line_names_no_part_twice(capsys):

@@ -227,7 +227,11 @@ def pair(outputs, size):
         ({"likelihood": Gaussian(0.5), "network": "mlp"}, ValueError, "in .0, 1.*: make it with bounded=False"),
         ({"likelihood": Bernoulli(), "network": "mlp"}, ValueError, "takes features, which likelihood Bernoulli does"),
         ({"likelihood": QuantizedGaussian(bounded=False), "network": "mlp"}, ValueError, "QuantizedGaussian does not"),
-        ({"network": []}, ValueError, r"network is \[\]: it must be text, or the network itself"),
+        (
+            {"network": []},
+            ValueError,
+            r"network is \[\]: it must be text, or a function that makes encoder and decoder",
+        ),
     ],
 )
 def test_objects_of_another_kind_are_refused(fields, error, words):

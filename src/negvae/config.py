@@ -349,7 +349,9 @@ class RunConfig:
             if not isinstance(part, str) and (registered := table.name_of(part)) is not None:
                 object.__setattr__(self, name, registered)
             elif not isinstance(part, str) and not callable(part) and not hasattr(part, "log_prob"):
-                raise ValueError(f"{name} is {part!r}: it must be text, or the {name} itself")
+                given = " ".join(reprlib.repr(part).split())  # modules have several lines
+                itself = "likelihood" if name == "likelihood" else "function that makes encoder and decoder"
+                raise ValueError(f"{name} is {given}: it must be text, or a {itself}")
         return likelihood_entry(self.likelihood), network_entry(self.network)
 
     @property
@@ -561,7 +563,7 @@ def _typed(name: str, value: Any, kind: str) -> Any:
         if isinstance(value, Decoding):
             return value
         raise ValueError(f"{name} is {value!r}: it must be a mapping that describes how images are decoded")
-    if further not in ("", "None") and not isinstance(value, bool | int | float | None):
+    if further not in ("", "None"):
         return value  # the name of a part, or the part itself
     if base == "float" and isinstance(value, str) and _EXPONENT.fullmatch(value):
         value = float(value)

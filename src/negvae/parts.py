@@ -11,9 +11,9 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast, get_args
 
-from negvae.registry import Entry, Table
+from negvae.registry import Entry, Table, choose, require_arguments
 
 if TYPE_CHECKING:
     from negvae.model.initialization import Initialize
@@ -31,6 +31,10 @@ Argument = Literal["nothing", "data set", "number", "names", "text"]
 """The kind of a source's argument, which follows its name and a colon."""
 SETTINGS = ("sigma", "learn_sigma", "bounded")
 """The keyword arguments that a likelihood may be built with; see `LikelihoodEntry`."""
+NETWORK_ARGUMENTS = ("shape", "latent_size")
+"""The arguments that a function which makes networks is called with."""
+TRANSFORMATION_ARGUMENTS = ("images", "generator")
+"""The arguments that a transformation is called with."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -344,9 +348,15 @@ def register_likelihood(name: str, meaning: str = "") -> Callable[[SomeLikelihoo
 
     Raises:
         ValueError: if the name is taken.
+        TypeError: when the decorator is applied, if its argument cannot be called with those alone.
     """
+    LIKELIHOODS.check_name(name)
 
     def register(part: SomeLikelihood) -> SomeLikelihood:
+        if not isinstance(part, type) and hasattr(part, "log_prob"):
+            raise TypeError(
+                f"likelihood {name} is an object of {described(part)}: register the class, or a function that makes one"
+            )
         LIKELIHOODS.add(_likelihood(name, meaning, part))
         return part
 
@@ -367,10 +377,14 @@ def register_network(
         A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken, or there is no such kind of data.
+        TypeError: when the decorator is applied, if its argument cannot be called with a shape and a size.
     """
+    NETWORKS.check_name(name)
+    choose("kind of data", takes, get_args(Takes))
 
     def register(part: SomeNetworks) -> SomeNetworks:
+        require_arguments(f"network {name}", part, *NETWORK_ARGUMENTS)
         NETWORKS.add(NetworkEntry(name=name, meaning=meaning, target=part, takes=takes))
         return part
 
@@ -393,10 +407,19 @@ def register_source(
         A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken, or there is no such kind of argument.
+        TypeError: when the decorator is applied, if its argument cannot be called with what may follow the name.
     """
+    SOURCES.check_name(name)
+    if name == "none":
+        raise ValueError("source of negatives 'none': the name stands for no negatives: choose another name")
+    choose("argument of a source", argument, get_args(Argument))
 
     def register(part: SomeSource) -> SomeSource:
+        if argument != "data set":  # which is required
+            require_arguments(f"source {name}", part)
+        if argument != "nothing":
+            require_arguments(f"source {name}", part, argument.replace(" ", "_"))
         SOURCES.add(SourceEntry(name=name, meaning=meaning, target=part, argument=argument))
         return part
 
@@ -417,10 +440,14 @@ def register_transformation(
         A decorator that registers its argument and returns it unchanged.
 
     Raises:
-        ValueError: if the name is taken.
+        ValueError: if the name is taken, or there is no such kind of data.
+        TypeError: when the decorator is applied, if its argument cannot be called with images and a generator.
     """
+    TRANSFORMATIONS.check_name(name)
+    choose("kind of data", takes, get_args(Takes))
 
     def register(part: SomeTransformation) -> SomeTransformation:
+        require_arguments(f"transformation {name}", part, *TRANSFORMATION_ARGUMENTS)
         TRANSFORMATIONS.add(TransformationEntry(name=name, meaning=meaning, target=part, takes=takes))
         return part
 
@@ -477,8 +504,17 @@ def described(part: object) -> str:
 
 
 def _likelihood(name: str, meaning: str, part: BuildLikelihood) -> LikelihoodEntry:
-    known = inspect.signature(part).parameters
-    needs = tuple(each for each in SETTINGS if each in known)
+    if not callable(part):
+        raise TypeError(f"likelihood {name} is a {type(part).__name__}: it must be a class or function that makes one")
+    signature = inspect.signature(part)
+    needs = tuple(each for each in SETTINGS if each in signature.parameters)
+    try:
+        signature.bind(**dict.fromkeys(needs))
+    except TypeError:
+        raise TypeError(
+            f"likelihood {name} takes {signature}: it is made with sigma, learn_sigma and bounded at most, so give each"
+            " other argument a default"
+        ) from None
     takes: tuple[Takes, ...] = ("images", "features") if "bounded" in needs else ("images",)
     return LikelihoodEntry(name=name, meaning=meaning, target=part, needs=needs, takes=takes)
 

@@ -8,6 +8,7 @@ Choices, help texts, validation, artifacts and reports all read the table, so th
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -81,11 +82,22 @@ class Table(Generic[Part]):
         Raises:
             ValueError: if the name is taken, or is no text by which a part can be named.
         """
-        if not isinstance(entry.name, str) or not entry.name or set(entry.name) & set(_DIVIDES):
-            raise ValueError(f"{self.kind} {entry.name!r}: a name is a text without blanks and without : , + *")
-        if entry.name in self._entries:
-            raise ValueError(f"{self.kind} {entry.name!r} is registered already: choose another name")
+        self.check_name(entry.name)
         self._entries[entry.name] = entry
+
+    def check_name(self, name: object) -> None:
+        """Refuse a name that cannot be registered, such as the part itself where a decorator stands without its name.
+
+        Args:
+            name: name to register.
+
+        Raises:
+            ValueError: if the name is taken, or is no text by which a part can be named.
+        """
+        if not isinstance(name, str) or not name or set(name) & set(_DIVIDES):
+            raise ValueError(f"{self.kind} {name!r}: a name is a text without blanks and without : , + *")
+        if name in self._entries:
+            raise ValueError(f"{self.kind} {name!r} is registered already: choose another name")
 
     def __getitem__(self, name: str) -> Part:
         """Return the part with this name; installed plugins are imported if it is not known without them.
@@ -158,6 +170,36 @@ def _import_plugins() -> None:
             raise ImportError(
                 f"the plugin {plugin.name} = {plugin.value} (entry-point group {GROUP}) cannot be imported: {error}"
             ) from error
+
+
+def require_arguments(what: str, part: object, *names: str) -> None:
+    """Refuse a part that cannot be called with positional arguments of these names.
+
+    Args:
+        what: words for the part in the message.
+        part: function, class or other object that is to be called.
+
+    Raises:
+        TypeError: if the part cannot be called, or not with so many arguments.
+
+    >>> require_arguments("score double", lambda x: 2 * x, "x")
+    >>> require_arguments("score sum", lambda x, y: x + y, "x")
+    Traceback (most recent call last):
+    TypeError: score sum takes (x, y): it is called with (x)
+    """
+    called = f"({', '.join(names)})"
+    if not callable(part):
+        raise TypeError(
+            f"{what} is a {type(part).__name__}: it must be a function or class that is called with {called}"
+        )
+    try:
+        signature = inspect.signature(part)
+    except (ValueError, TypeError):  # some of those in C have none
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        raise TypeError(f"{what} takes {signature}: it is called with {called}") from None
 
 
 def choose(what: str, name: str, known: Iterable[str], where: str = "") -> str:

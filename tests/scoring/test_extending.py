@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from negvae import NegVAEDetector
+from negvae import NegVAEDetector, register_likelihood
+from negvae.model import Gaussian
+from negvae.parts import LIKELIHOODS
 from negvae.runs.artifact import load_artifact
 from negvae.scoring import SCORES, Scorer, compute_scores, register_score
 from tests import processes
@@ -118,3 +120,21 @@ def test_a_score_that_torch_cannot_trace_is_refused_and_nothing_is_written(regis
         export_onnx(tmp_path / "run")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "run" / "model.onnx").exists()
+
+
+def test_a_likelihood_that_torch_cannot_trace_is_refused_in_one_line(registered, tmp_path, capfd, monkeypatch):
+    pytest.importorskip("onnx")
+    from negvae.runs.export import export_onnx
+
+    class Checking(Gaussian):
+        def log_prob(self, output, target):
+            return torch.distributions.Normal(self.mean(output), self.sigma).log_prob(target).flatten(1).sum(1)
+
+    monkeypatch.setattr(LIKELIHOODS, "_entries", dict(LIKELIHOODS._entries))
+    register_likelihood("checking")(Checking)
+    options = dict(network="pyramid", decision_score="bpd", epochs=1, target_fpr=0.2, device="cpu")
+    NegVAEDetector(likelihood="checking", **options).fit(IMAGES).save(tmp_path / "run")
+    capfd.readouterr()
+    with pytest.raises(ValueError, match="score bpd cannot be exported: it, or a part of the model, is not made"):
+        export_onnx(tmp_path / "run")
+    assert capfd.readouterr().err == ""

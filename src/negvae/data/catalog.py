@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.registry import Entry, Table
+from negvae.registry import Entry, Table, require_arguments
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -541,9 +541,12 @@ def register_dataset(name: str, meaning: str = "") -> Callable[[SomeImages], Som
 
     Raises:
         ValueError: if the name is taken.
+        TypeError: when the decorator is applied, if its argument cannot be called with a split alone.
     """
+    DATASETS.check_name(name)
 
     def register(part: SomeImages) -> SomeImages:
+        require_arguments(f"data set {name}", part, "split")
         DATASETS.add(DatasetEntry(name=name, meaning=meaning, target=part))
         return part
 

@@ -41,7 +41,7 @@ from negvae.files import refuse_used, temporary_folder
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
 from negvae.model.networks import BuildNetworks
-from negvae.negatives import Auxiliary, NegativeSource, build_source, refuse_overlap
+from negvae.negatives import Auxiliary, NegativeSource, build_source, check_source, refuse_overlap
 from negvae.parts import described
 from negvae.registry import choose
 from negvae.runs.artifact import (
@@ -1088,5 +1088,11 @@ def _source_of(data: Any) -> str:
 
 
 def _is_source(value: Any) -> bool:
-    """Return whether this is a `NegativeSource`; a data frame has a method `sample` too."""
+    """Return whether this is a `NegativeSource`; a data frame has a method `sample` too.
+
+    Raises:
+        TypeError: if it is a class or a function, which is no data either.
+    """
+    if callable(value):
+        check_source(value)
     return hasattr(value, "sample") and hasattr(value, "adversarial")

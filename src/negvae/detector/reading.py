@@ -62,7 +62,7 @@ class Reading:
         expected = tuple(shape or ()) if fitting or shape is not None else self.model_.shape
         if expected and expected[1:] != (1, 1):
             raise ValueError(
-                f"X has {dimensions} dimensions, this detector takes images of"
+                f"{_subject(shape)} {dimensions} dimensions, this detector takes images of"
                 f" {'x'.join(map(str, expected))} (C x H x W)"
             )
         rows = self._rows(X, fitting, None if shape is None else expected[0])
@@ -107,7 +107,7 @@ class Reading:
             images = fitted(images, InputSpec((expected[0], expected[1], expected[2])))  # as `negvae score` does
         if expected and images.shape[1:] != expected:
             given, wanted = ("x".join(map(str, s)) for s in (images.shape[1:], expected))
-            raise ValueError(f"X has images of {given}, this detector takes {wanted} (C x H x W)")
+            raise ValueError(f"{_subject(shape)} images of {given}, this detector takes {wanted} (C x H x W)")
         if fitting and len(images) < 3:
             raise ValueError(f"X has {len(images)} sample(s): a detector needs 3 images at least")
         # A copy of its own: the caller's array may be read-only, or change.
@@ -142,3 +142,8 @@ class Reading:
 def _copied(array: NDArray[Any]) -> Tensor:
     """Return a copy of an array; a view may run backwards, which torch does not take."""
     return torch.from_numpy(np.array(array, order="C"))
+
+
+def _subject(shape: Sequence[int] | None) -> str:
+    """Return the beginning of a message on data: X, or, where a shape is given, what has to be like X."""
+    return "X has" if shape is None else "the negatives or held-out inliers have"

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from negvae.files import first_line
 from negvae.parts import likelihood_entry
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
@@ -213,29 +214,54 @@ def check_likelihood(name: str, likelihood: Likelihood, shape: tuple[int, int, i
         shape: shape (C, H, W) of the images, or (D, 1, 1) for rows of D features.
 
     Raises:
-        ValueError: if its target is not the images plus noise that does not depend on them, its log-probability or
-            excess is not one number for each image, or its mean has not the images' shape.
+        ValueError: if its target is not the images plus noise that does not depend on them; its log-probability or
+            excess is not one finite number for each image, or its mean or sample has not the images' shape; if the
+            gradient of the log-probability does not reach the decoder's output; if a tensor that takes a gradient is no
+            parameter; or if a method fails.
     """
     images = torch.linspace(0, 1, 2 * math.prod(shape), dtype=torch.float32, device="cpu").reshape(2, *shape)
+    output = (2 * images - 1).requires_grad_()
+    what = f"likelihood {name}: "
+    for key, value in vars(likelihood).items():
+        if isinstance(value, Tensor) and value.requires_grad:
+            raise ValueError(f"{what}torch does not find {key}, which takes a gradient: make it a torch.nn.Parameter")
     with torch.no_grad():
         target, noise = (
-            likelihood.target(given, torch.Generator().manual_seed(0)) for given in (images, torch.zeros_like(images))
+            _given(f"{what}target", images.shape, likelihood.target, each, torch.Generator().manual_seed(0))
+            for each in (images, torch.zeros_like(images))
         )
-        _check_given(f"likelihood {name}: target", target, images.shape)
         if not torch.allclose(target - images, noise, rtol=1e-3, atol=1e-5):
             raise ValueError(
                 f"likelihood {name}: target must return the images, or the images plus noise that does not depend on"
                 " them; let log_prob and excess change them in other ways"
             )
-        output = torch.zeros_like(images)
-        _check_given(f"likelihood {name}: mean", likelihood.mean(output), images.shape)
-        _check_given(f"likelihood {name}: log_prob", likelihood.log_prob(output, target), (2,))
-        _check_given(f"likelihood {name}: excess", likelihood.excess(output, target), (2,))
+        _given(f"{what}mean", images.shape, likelihood.mean, output)
+        _given(f"{what}excess", (2,), likelihood.excess, output, target)
+        _given(f"{what}sample", images.shape, likelihood.sample, output, torch.Generator().manual_seed(0))
+    with torch.enable_grad():
+        found = _given(f"{what}log_prob", (2,), likelihood.log_prob, output, target)
+    if not found.requires_grad or torch.autograd.grad(found.sum(), output, allow_unused=True)[0] is None:
+        raise ValueError(
+            f"{what}log_prob gives the decoder's output no gradient, so that nothing is trained: leave out detach() and"
+            " torch.no_grad()"
+        )
 
 
-def _check_given(what: str, values: object, shape: Sequence[int]) -> None:
-    """Refuse what a method gives for two images if it is no tensor of this shape."""
+def _given(what: str, shape: Sequence[int], method: Callable[..., object], *arguments: object) -> Tensor:
+    """Return what a method gives for two images, and refuse it if it is no finite tensor of this shape."""
+    try:
+        values = method(*arguments)
+    except Exception as error:  # of anybody's code
+        raise ValueError(f"{what} fails on 2 images: {first_line(error)}") from error
     given = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-    if given != tuple(shape):
+    if not isinstance(values, Tensor) or given != tuple(shape):
         expected = "one number for each, (2,)" if len(shape) == 1 else f"a tensor of shape {tuple(shape)}"
         raise ValueError(f"{what} gives {given} for 2 images, expected {expected}")
+    if not values.is_floating_point() or values.device.type != "cpu":
+        raise ValueError(
+            f"{what} gives {values.dtype} on {values.device} for {torch.float32} on cpu: expected floating-point"
+            " numbers on the same device"
+        )
+    if not values.isfinite().all():
+        raise ValueError(f"{what} gives NaN or infinite numbers for 2 images")
+    return values

@@ -12,8 +12,11 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from negvae.parts import network_entry
+from negvae.files import first_line
+from negvae.parts import NETWORK_ARGUMENTS, network_entry
+from negvae.registry import require_arguments
 
 Shape = tuple[int, int, int]
 
@@ -34,23 +37,34 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
         The encoder and the decoder; copies, if the function did not make its modules just now.
 
     Raises:
-        ValueError: if the networks are not made for data of this shape, or have parameters in common.
-        TypeError: if the function does not return a pair of networks.
+        ValueError: if the networks are not made for data of this shape, have parameters in common, or have none to
+            train.
+        TypeError: if the function takes other arguments, or does not return a pair of networks.
 
     >>> encoder, decoder = build_networks("gray", (1, 28, 28), latent_size=10)
     >>> encoder(torch.zeros(3, 1, 28, 28)).shape
     torch.Size([3, 20])
     """
     entry = network_entry(part)
-    made = entry.load()(shape, latent_size)
+    build = entry.load()
+    target: object = build
+    if isinstance(target, nn.Module) or (isinstance(target, type) and issubclass(target, nn.Module)):
+        raise TypeError(f"network {entry.name} is a torch.nn.Module: it must be a function that makes two of them")
+    if not isinstance(entry.target, str):  # the library's own take these
+        require_arguments(f"network {entry.name}", build, *NETWORK_ARGUMENTS)
+    made = build(shape, latent_size)
     if not (isinstance(made, tuple) and len(made) == 2 and all(isinstance(each, nn.Module) for each in made)):
         kinds = [type(each).__name__ for each in made] if isinstance(made, tuple) else [type(made).__name__]
         raise TypeError(
             f"network {entry.name} must make a pair (encoder, decoder) of torch.nn.Module, not {', '.join(kinds)}"
         )
     for what, network in zip(("encoder", "decoder"), made, strict=True):
-        if not any(True for _ in network.parameters()):
-            raise ValueError(f"network {entry.name}: the {what} has no parameters, so that nothing can be trained")
+        if not any(each.requires_grad for each in network.parameters()):
+            raise ValueError(
+                f"network {entry.name}: the {what} has no parameters with a gradient, so that nothing can be trained"
+            )
+        if lazy := [name for name, each in network.named_parameters() if is_lazy(each)]:
+            raise ValueError(f"network {entry.name}: the {what}'s {lazy[0]} has no size yet: give its layer all sizes")
     names = {parameter: name for name, parameter in made[0].named_parameters()}
     if common := [names[parameter] for parameter in made[1].parameters() if parameter in names]:
         raise ValueError(
@@ -63,8 +77,35 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
     return encoder, decoder
 
 
+def _refuse_hidden(what: str, network: nn.Module) -> None:
+    """Refuse layers and tensors in attributes where torch does not find them: nothing would train, move or save them.
+
+    Tensors that need no gradient and have values already are left to their owner.
+
+    Raises:
+        ValueError: if there is one; the message names the attribute.
+    """
+    found = {id(each) for each in (*network.modules(), *network.parameters(), *network.buffers())}
+    for layer in network.modules():
+        for name, value in vars(layer).items():
+            if name in ("_parameters", "_buffers", "_modules"):
+                continue
+            several = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+            for each in (value, *several):
+                if id(each) in found:
+                    continue
+                place = f"{what} keeps {name} of {type(layer).__name__} where torch does not find it: make it"
+                if isinstance(each, nn.Module):
+                    raise ValueError(f"{place} a torch.nn.ModuleList or ModuleDict")
+                if isinstance(each, torch.Tensor) and (each.is_meta or each.requires_grad):
+                    raise ValueError(
+                        f"{place} a torch.nn.Parameter, or a buffer (register_buffer) if it is not trained, and set it"
+                        " in a method initialize(generator)"
+                    )
+
+
 def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_size: int) -> None:
-    """Check on two blank images that networks give outputs of the shapes that the model expects.
+    """Check on three images that networks give what the model expects, and that they can be trained.
 
     Args:
         name: name of the networks for the message.
@@ -74,28 +115,63 @@ def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Sha
         latent_size: L, the number of latent dimensions.
 
     Raises:
-        ValueError: if the encoder does not give N x 2L numbers, or the decoder not N x C x H x W.
+        ValueError: if the encoder does not give N x 2L numbers, or the decoder not N x C x H x W; if the numbers are
+            not finite or not in float32; if a network changes its inputs, or keeps layers or tensors where torch does
+            not find them; or if the gradient does not reach the parameters, or the codes.
     """
-    modes = encoder.training, decoder.training
+    images = torch.linspace(0, 1, 3 * math.prod(shape), dtype=torch.float32).reshape(3, *shape)
+    images = images.contiguous(memory_format=torch.channels_last)  # as in training
+    codes = torch.linspace(-1, 1, 3 * latent_size, dtype=torch.float32).reshape(3, latent_size).requires_grad_()
+    _check_network(f"network {name}: the encoder", encoder, images, (2 * latent_size,))
+    _check_network(f"network {name}: the decoder", decoder, codes, shape)
+
+
+def _check_network(what: str, network: nn.Module, given: torch.Tensor, wanted: tuple[int, ...]) -> None:
+    """Check what a network gives for N inputs, of the shape `wanted` each, and its gradient."""
+    _refuse_hidden(what, network)
+    training, inputs = network.training, given.clone()
+    untouched = inputs._version
     try:
-        with torch.no_grad():
-            codes = encoder.eval()(torch.zeros(2, *shape, dtype=torch.float32))
-            output = decoder.eval()(torch.zeros(2, latent_size, dtype=torch.float32))
+        with torch.enable_grad():
+            output = network.eval()(inputs)
+    except Exception as error:  # of anybody's code
+        sizes = "x".join(map(str, given.shape[1:]))
+        raise ValueError(f"{what} fails on {len(given)} inputs of {sizes}: {first_line(error)}") from error
     finally:
-        encoder.train(modes[0])
-        decoder.train(modes[1])
-    for what, given, wanted in (
-        ("encoder", codes, (2, 2 * latent_size)),
-        ("decoder", output, (2, *shape)),
-    ):
-        if not isinstance(given, torch.Tensor):
-            raise ValueError(
-                f"network {name}: the {what} gives a {type(given).__name__}, expected one tensor of shape"
-                f" N x {'x'.join(map(str, wanted[1:]))}"
-            )
-        if tuple(given.shape) != wanted:
-            shown = ["x".join(map(str, each)) for each in (given.shape[1:], wanted[1:])]
-            raise ValueError(f"network {name}: the {what} gives N x {shown[0]}, expected N x {shown[1]}")
+        network.train(training)
+    expected = "x".join(map(str, wanted))
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"{what} gives a {type(output).__name__}, expected one tensor of shape N x {expected}")
+    if tuple(output.shape) != (len(given), *wanted):
+        raise ValueError(f"{what} gives N x {'x'.join(map(str, output.shape[1:]))}, expected N x {expected}")
+    if output.dtype != torch.float32 or output.device != given.device:
+        raise ValueError(
+            f"{what} gives {output.dtype} on {output.device} for {given.dtype} on {given.device}: it must keep both"
+        )
+    if not output.isfinite().all():
+        raise ValueError(
+            f"{what} gives NaN or infinite numbers: a method initialize(generator) must set all that its layer has"
+        )
+    if inputs._version != untouched:
+        raise ValueError(
+            f"{what} changes its inputs, which are used again: let its first layers work on a copy, not in place"
+        )
+    _check_gradient(what, network, given, output)
+
+
+def _check_gradient(what: str, network: nn.Module, given: torch.Tensor, output: torch.Tensor) -> None:
+    """Refuse a network in which a parameter gets no gradient, or the inputs where they need one."""
+    trained = {name: each for name, each in network.named_parameters() if each.requires_grad}
+    reached: dict[str, torch.Tensor | None] = dict.fromkeys(trained)
+    wanted = {**trained, **({"its input": given} if given.requires_grad else {})}
+    if output.requires_grad:
+        gradients = torch.autograd.grad(output.sum(), list(wanted.values()), allow_unused=True)
+        reached = dict(zip(wanted, gradients, strict=True))
+    if missed := [name for name in wanted if reached.get(name) is None]:
+        raise ValueError(
+            f"{what} gives {missed[0]} no gradient, so that it cannot be trained: leave out detach(), torch.no_grad()"
+            " and layers that are not used; what is to stay as it is has requires_grad_(False)"
+        )
 
 
 class PosteriorHead(nn.Linear):

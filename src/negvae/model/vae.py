@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -180,11 +181,16 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     _need_memory(config, sum(each.numel() for part in (encoder, decoder) for each in part.parameters()))
     encoder.float().to_empty(device="cpu")
     decoder.float().to_empty(device="cpu")
+    entry = network_entry(config.network)
+    own = not isinstance(entry.target, str)  # the library's are known to fit
+    if own:
+        _spoil(encoder, decoder)
     randomness = torch.Generator().manual_seed(config.seed)
     initialize(encoder, config.initialization, randomness)
     initialize(decoder, config.initialization, randomness)
-    entry = network_entry(config.network)
-    if not isinstance(entry.target, str):  # the library's own are known to fit
+    if own:
+        for network in (encoder, decoder):
+            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         check_networks(entry.name, encoder, decoder, shape, config.latent_size)
     features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
@@ -195,6 +201,15 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     shifted = None if config.transformations == "none" else build_shift_encoder(config, shape)
     model = VAE(encoder, decoder, likelihood, shape, config.latent_size, config.negative_shift, inputs, shifted)
     return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+
+
+@torch.no_grad()
+def _spoil(*networks: nn.Module) -> None:
+    """Fill parameters and buffers with NaN, so that what is then not initialized is found."""
+    for network in networks:
+        for each in (*network.parameters(), *network.buffers()):
+            if each.is_floating_point():
+                each.fill_(math.nan)
 
 
 def _need_memory(config: RunConfig, numbers: int) -> None:

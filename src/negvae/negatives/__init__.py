@@ -13,6 +13,7 @@ from negvae.negatives.sources import (
     NegativeSource,
     UniformNoise,
     check_negatives,
+    check_source,
     check_values,
     unchanged,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "auxiliary_names",
     "build_source",
     "check_negatives",
+    "check_source",
     "check_values",
     "parse",
     "refuse_overlap",

@@ -24,7 +24,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from negvae.data import DATASETS, is_path
-from negvae.negatives.sources import Mixture, NegativeSource
+from negvae.negatives.sources import Mixture, NegativeSource, check_source
 from negvae.parts import SOURCES
 
 
@@ -177,6 +177,7 @@ def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> Negative
 
     Raises:
         ValueError: if the text or one of its arguments is refused.
+        TypeError: if a registered class or function makes what is no source.
 
     >>> import torch
     >>> images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8)
@@ -187,6 +188,8 @@ def build_source(text: str, load_auxiliary: Callable[[str], Tensor]) -> Negative
     specs = parse(text)
     images = {name: load_auxiliary(name) for name in auxiliary_names(text)}
     sources = [SOURCES[spec.kind].load()(*_value(spec, images)) for spec in specs]
+    for source in sources:
+        check_source(source)
     if len(sources) < 2:
         return sources[0] if sources else None
     return Mixture(tuple(sources), tuple(spec.weight for spec in specs))

@@ -7,14 +7,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from negvae.model import VAE
 from negvae.negatives.transformations import Transformation, box, zoom
-from negvae.parts import TRANSFORMATIONS, Takes, described
+from negvae.parts import TRANSFORMATION_ARGUMENTS, TRANSFORMATIONS, Takes, described
+from negvae.registry import require_arguments
 
 DEFAULT_NOISE = 0.25
 LARGEST = 255
@@ -82,6 +83,37 @@ def unchanged(images: Tensor, who: str) -> Iterator[None]:
         raise ValueError(f"{who} changes the inliers that it is given: let it change a copy, as images.clone() makes")
 
 
+def check_source(source: Any) -> None:
+    """Refuse what is no source of negatives, such as a class in place of an object.
+
+    Args:
+        source: object that is to make negatives.
+
+    Raises:
+        TypeError: if it is not an object with `adversarial` and `sample`, or `sample` does not take the four arguments.
+
+    >>> check_source(Generated())
+    >>> check_source(Generated)
+    Traceback (most recent call last):
+    TypeError: the source of negatives is the class Generated: it must be an object, as Generated(...) makes one
+    """
+    if isinstance(source, type):
+        name = source.__name__
+        raise TypeError(f"the source of negatives is the class {name}: it must be an object, as {name}(...) makes one")
+    if isinstance(source, str):
+        raise TypeError(
+            f"the source of negatives is the text {source!r}: it must be an object, as negvae.negatives.build_source"
+            " makes one of text"
+        )
+    if missing := [each for each in ("adversarial", "sample") if not hasattr(source, each)]:
+        raise TypeError(
+            f"the source of negatives {described(source)} has no {', '.join(missing)}: see"
+            " negvae.negatives.NegativeSource; Auxiliary makes one of images"
+        )
+    arguments = ("positives", "model", "generator", "rows")
+    require_arguments(f"the source of negatives {described(source)}: sample", source.sample, *arguments)
+
+
 def check_negatives(source: NegativeSource, negatives: NegativeBatch, positives: Tensor, rows: slice = EVERY) -> None:
     """Refuse a batch of negatives that is not what `NegativeSource.sample` promises, but for its values.
 
@@ -93,7 +125,8 @@ def check_negatives(source: NegativeSource, negatives: NegativeBatch, positives:
 
     Raises:
         TypeError: if it is no `NegativeBatch` of floating-point tensors.
-        ValueError: if it has another number of images, or images of another shape.
+        ValueError: if it has another number of images, or images of another shape or on another device; or if the
+            decoder is to be trained against generated ones and no gradient is attached to them.
     """
     name = f"the source of negatives {type(source).__name__}"
     if not isinstance(negatives, NegativeBatch):
@@ -106,6 +139,14 @@ def check_negatives(source: NegativeSource, negatives: NegativeBatch, positives:
             raise ValueError(
                 f"{name} gave images of shape {tuple(part.shape[1:])}: these inliers have {tuple(positives.shape[1:])}"
             )
+        if part is not None and part.device != positives.device:
+            raise ValueError(f"{name} gave images on {part.device}: these inliers are on {positives.device}")
+    generated = negatives.generated
+    if source.adversarial and generated is not None and len(generated) and not generated.requires_grad:
+        raise ValueError(
+            f"{name} gave generated images without gradient: the decoder is trained against them, so leave out detach()"
+            " and torch.no_grad()"
+        )
     wanted = len(range(*rows.indices(len(positives))))
     if negatives.size != wanted:
         raise ValueError(f"{name} gave {negatives.size} images: {wanted} were asked for")
@@ -154,7 +195,12 @@ class Auxiliary:
     adversarial = False
 
     def __post_init__(self) -> None:
-        """Refuse a set without images."""
+        """Refuse what is no tensor, and a set without images."""
+        if not isinstance(self.images, Tensor):
+            kind = type(self.images).__name__
+            raise TypeError(
+                f"the negatives are a {kind}: they must be a tensor, N x C x H x W, as torch.from_numpy makes"
+            )
         if not len(self.images):
             raise ValueError("the negatives' data set holds no images: give at least one, or take no negatives")
 
@@ -270,14 +316,19 @@ class Augmented:
     adversarial = False
 
     def __post_init__(self) -> None:
-        """Refuse unknown transformations, and an empty list of them."""
+        """Refuse unknown transformations, what is no tuple of them, and an empty one."""
         if self.transformations is None:
             return
+        if isinstance(self.transformations, str) or callable(self.transformations):
+            one = self.transformations if isinstance(self.transformations, str) else described(self.transformations)
+            raise TypeError(f"augmented takes a tuple of transformations, and got {one} alone: write ({one},)")
         if not self.transformations:
             raise ValueError(f"augmented needs a transformation. Known: {', '.join(TRANSFORMATIONS)}")
         for each in self.transformations:
             if isinstance(each, str):
                 TRANSFORMATIONS[each]
+            else:
+                require_arguments(f"transformation {described(each)}", each, *TRANSFORMATION_ARGUMENTS)
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Return one transformed copy of each positive."""
@@ -339,7 +390,9 @@ class Mixture:
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse weights that are not shares."""
+        """Refuse weights that are not shares, and what is no source."""
+        for source in self.sources:
+            check_source(source)
         if len(self.sources) != len(self.weights) or len(self.sources) < 2:
             raise ValueError("a mixture takes two or more sources and one weight for each")
         if not all(0 < weight < float("inf") for weight in self.weights):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -129,7 +130,9 @@ def write_graph(
     except Exception as error:  # torch has many kinds, and the function may be anybody's
         cause = error.__cause__ or error  # torch's own text begins with the step that failed, and not with why
         reason = first_line(cause)
-        raise ValueError(f"{what} cannot be exported, it is not made of torch's functions alone ({reason})") from error
+        raise ValueError(
+            f"{what} cannot be exported: it, or a part of the model, is not made of torch's functions alone ({reason})"
+        ) from error
     about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata}
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
@@ -143,15 +146,18 @@ def write_graph(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Suppress torch's messages for its own developers and its warning that torchvision is missing."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        # Where it cannot go on, torch prints the whole graph, besides the error that says why.
+        with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _strip(model: Any) -> None:

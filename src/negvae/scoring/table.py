@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args
 
 from negvae.citations import papers_of
-from negvae.registry import Entry, Table, choose
+from negvae.registry import Entry, Table, choose, require_arguments
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -217,13 +217,16 @@ def register_score(
         A decorator that leaves the function as it is.
 
     Raises:
-        ValueError: if a need is unknown, or, when the decorator is applied, if the name is taken.
+        ValueError: if the name is taken or a need is unknown.
+        TypeError: when the decorator is applied, if its argument cannot be called with a pass alone.
     """
+    SCORES.check_name(name)
     wanted = tuple(needs)
     for need in wanted:
         choose("need of a score", need, get_args(Need))
 
     def add(function: Function) -> Function:
+        require_arguments(f"score {name}", function, "x")
         first = next(iter((function.__doc__ or "").strip().splitlines()), str(name)).rstrip(".")
         SCORES.add(
             Score(name=name, meaning=meaning or first, unit=unit, needs=wanted, citation=citation, target=function)

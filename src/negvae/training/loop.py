@@ -15,7 +15,7 @@ from negvae.config import RunConfig
 from negvae.device import own_state, resolve_device
 from negvae.fast.graph import CapturedSteps
 from negvae.model import VAE
-from negvae.negatives import NegativeSource
+from negvae.negatives import NegativeSource, check_source
 from negvae.parts import network_entry
 from negvae.training.checkpoint import CHECKPOINT_SECONDS, Progress
 from negvae.training.choice import (
@@ -79,6 +79,7 @@ def train(
 
     Raises:
         ValueError: if the images do not fit the network, or a checkpoint is damaged.
+        TypeError: if `source` is no source of negatives.
         TrainingDivergedError: if a loss is not finite.
 
     >>> from negvae.config import preset
@@ -140,10 +141,12 @@ def train_seeds(
         ValueError: if images are not uint8 N x C x H x W (or rows of features), are fewer than two or do not fit the
             network; if a checkpoint is damaged; if `workers` cannot share a batch; or if the configurations differ in
             more than the seed, or their checkpoints in the number of steps.
-        TypeError: if `workers` is not a whole number.
+        TypeError: if `workers` is not a whole number, or `source` no source of negatives.
         TrainingDivergedError: if a loss is not finite; the message names the step and the last good checkpoint.
     """
     _check(configs, images)
+    if source is not None:
+        check_source(source)
     device = resolve_device(configs[0].device)
     check_workers(workers, device.type, min(configs[0].batch_size, len(images)))
     runs = _open(configs, images, source, directories, resume, peers)
