@@ -145,13 +145,13 @@ def write_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress torch's messages for its own developers and its warning that torchvision is missing."""
+    """Suppress warnings, torch's messages for its own developers, and all that is printed on standard error meanwhile."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
     try:
-        # Where it cannot go on, torch prints the whole graph, besides the error that says why.
+        # Where it cannot go on, torch prints the whole graph there, besides the error that says why.
         with warnings.catch_warnings(), redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
