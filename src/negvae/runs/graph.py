@@ -145,7 +145,7 @@ def write_graph(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppress warnings, torch's messages for its own developers, and all that is printed on standard error meanwhile."""
+    """Suppress warnings, torch's messages for its own developers, and all else on standard error."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.fx.experimental.symbolic_shapes")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
