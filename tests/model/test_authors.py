@@ -57,7 +57,7 @@ def test_padding_is_one_pixel_before_and_two_after():
 def test_spectral_norm_is_one_of_every_encoder_convolution_and_of_no_other_layer(name):
     model = built(name).train()
     for _ in range(50):  # each a power iteration
-        model.encode(torch.rand(2, *SHAPE))
+        model.encode(torch.rand(1, *SHAPE))
     vectors = [c.parametrizations.weight[0].vector.clone() for c in convolutions(model.encoder)]
     model.eval().encode(torch.rand(2, *SHAPE))
     assert all(
@@ -104,11 +104,11 @@ def test_affine_is_batch_norm_at_its_initial_statistics():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ["color-authors-affine", "color-authors-spectral-norm"])
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not(name, precision, tmp_path):
     """Factors and singular vectors are part of the checkpoint, and learned weights stay in float32."""
-    config = small_run(name, negatives="generated", likelihood="gaussian", precision=precision, batch_size=4)
-    source, images = build_source("generated", lambda _: None), blobs(12, SHAPE)
+    config = small_run(name, negatives="generated", likelihood="gaussian", precision=precision, batch_size=2)
+    source, images = build_source("generated", lambda _: None), blobs(4, SHAPE)
     whole = train(config, images, source)
     taken = 0
 
