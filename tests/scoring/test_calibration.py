@@ -57,6 +57,13 @@ def test_a_rate_that_cannot_be_promised_is_refused():
             fpr_threshold([1.0], rate)
 
 
+def test_a_rate_next_to_1_takes_the_lowest_held_out_score():
+    held_out = np.arange(20.0)
+    for rate in (1 - 1e-12, np.nextafter(1, 0)):
+        assert fpr_threshold(held_out, rate) == 0
+        assert p_values(held_out, [0.0, 0.5]).tolist() == [1, 20 / 21]
+
+
 def test_contamination_flags_its_share_and_clean_data_none():
     scores = np.random.default_rng(0).normal(size=300)
     assert (scores > contamination_threshold(scores, 0.1)).sum() == 30

@@ -88,7 +88,7 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
 
 def _average_rank(held_out: int, target_fpr: float) -> int:
     """Return the k for which the k-th largest held-out score is the threshold of a rate that holds on average."""
-    return math.floor(target_fpr * (held_out + 1) + 1e-9)
+    return min(math.floor(target_fpr * (held_out + 1) + 1e-9), held_out)
 
 
 def least_held_out(target_fpr: float) -> int:
