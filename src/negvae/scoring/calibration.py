@@ -247,12 +247,15 @@ class Calibration:
     def false_alarm_rate(self) -> float:
         """Return the share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
 
-        With groups, it is the mean over the held-out inliers of this share within their group. The rate is at most this
-        if the data was clean, about this if the threshold comes from a contamination or data was left out by `trim`.
+        If the threshold is the k-th largest held-out score, that is k / (n + 1); with equal scores fewer may lie above
+        it than k - 1, and k counts. With groups, it is the mean over the held-out inliers of this share within their
+        group. The rate is at most this if the data was clean, about this if the threshold comes from a contamination or
+        data was left out by `trim`.
         """
         parts = self.groups[self.score].items() if self.thresholds else [("", self.scores[self.score])]
         rates = [
-            (1 + int((scores > self.thresholds.get(name, self.threshold)).sum())) / (len(scores) + 1)
+            max(1 + int((scores > self.thresholds.get(name, self.threshold)).sum()), self._rank(len(scores)))
+            / (len(scores) + 1)
             for name, scores in parts
         ]
         return float(np.average(rates, weights=[len(scores) for _, scores in parts]))
