@@ -310,8 +310,9 @@ class Calibration:
             The share of held-out inliers that are called, with a lower and an upper bound on the true rate.
 
         Raises:
-            ValueError: if nothing is certified (see `uncertified`).
+            ValueError: if the confidence is out of range, or nothing is certified (see `uncertified`).
         """
+        check_rate("confidence", confidence)
         scores = self.certifiable()
         if not self.thresholds:
             return fpr_bounds(scores, self.threshold, confidence, self._rank(len(scores)))
