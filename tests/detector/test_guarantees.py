@@ -219,6 +219,8 @@ def test_k_models_rank_all_inliers(crossed, tmp_path):
     valid = CrossConformalDetector.load(tmp_path / "kept", target_fpr=0.1, twice_mean=True)
     assert (valid.p_values(X) >= p).all()
     assert valid.false_alarm_bound == 0.1
+    with pytest.raises(ValueError, match=r"of 60 inliers in 3 folds is 0\.0952, above target_fpr 0\.05"):
+        CrossConformalDetector.load(tmp_path / "kept", twice_mean=True)
     with pytest.raises(ValueError, match="not empty"):
         crossed.save(tmp_path / "kept")
     with pytest.raises(FileNotFoundError, match="fold-000"):

@@ -37,6 +37,12 @@ def test_fresh_inliers_alarm_at_the_rate_and_outliers_are_found(rows, score):
     assert len(detector.false_discovery_bounds(rows[:40])) == 40
 
 
+def test_a_confidence_without_a_rate_is_refused(rows):
+    with pytest.raises(ValueError, match="confidence is that of target_fpr: give a target_fpr with it"):
+        ScoreDetector(distance, target_fpr=None, confidence=0.95).fit(rows[:100])
+    assert (ScoreDetector(distance, target_fpr=None).fit(rows[:100]).predict(rows[:100]) > 0).all()
+
+
 def test_groups_get_thresholds_of_their_own(rows):
     scaled = torch.cat([rows[:1000], 3 * rows[1000:2000]])
     groups = ["small"] * 1000 + ["large"] * 1000

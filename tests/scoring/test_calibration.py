@@ -57,6 +57,27 @@ def test_a_rate_that_cannot_be_promised_is_refused():
             fpr_threshold([1.0], rate)
 
 
+def test_a_rate_next_to_1_takes_the_lowest_held_out_score():
+    held_out = np.arange(20.0)
+    for rate in (1 - 1e-12, np.nextafter(1, 0)):
+        assert fpr_threshold(held_out, rate) == 0
+        assert p_values(held_out, [0.0, 0.5]).tolist() == [1, 20 / 21]
+
+
+def test_the_stated_rate_bounds_that_of_tied_scores_on_average():
+    """Of binary scores as many lie above the threshold as chance has it: what is stated covers what happens."""
+    share, count, rate = 0.05, 999, 0.05
+    stated = happens = 0.0
+    for ones in range(count + 1):
+        held_out = {"score": np.repeat([0.0, 1.0], [count - ones, ones])}
+        made = Calibration(held_out, "score", 0.0, rate).with_thresholds()
+        chance = binom.pmf(ones, count, share)
+        stated += chance * made.false_alarm_rate
+        happens += chance * share * made.is_outlier([1.0])[0]
+    assert happens <= stated
+    assert stated == pytest.approx(rate)
+
+
 def test_contamination_flags_its_share_and_clean_data_none():
     scores = np.random.default_rng(0).normal(size=300)
     assert (scores > contamination_threshold(scores, 0.1)).sum() == 30

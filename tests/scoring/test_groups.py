@@ -102,6 +102,15 @@ def test_what_is_certified_of_groups_is_of_the_thresholds_that_decide():
     assert calibration.describe().startswith(f"kl > {max(calibration.thresholds.values()):.6g} ")
 
 
+@pytest.mark.parametrize("confidence", [0, -0.5, 2, "high"])
+def test_a_confidence_out_of_range_is_refused_with_groups_as_without(confidence):
+    scores, labels = np.arange(80.0), np.tile(["a", "b"], 40)
+    plain = Calibration({"kl": scores}, "kl", 0.0, target_fpr=0.1).with_thresholds()
+    for calibration in (plain, plain.with_groups({"kl": split(scores, labels)})):
+        with pytest.raises(ValueError, match=f"confidence is {confidence!r}: it must lie between 0 and 1"):
+            calibration.fpr_bounds(confidence)
+
+
 def test_many_groups_that_are_too_small_for_the_rate_certify_little():
     random, labels = np.random.default_rng(2), np.repeat([f"lot {number}" for number in range(60)], 8)
     scores = random.standard_normal(480)

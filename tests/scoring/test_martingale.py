@@ -131,6 +131,15 @@ def test_a_monitor_goes_on_where_it_stopped(window):
         Monitor.restore(known, {**kept, "format": 99})
 
 
+def test_the_state_of_a_monitor_with_numbers_of_numpy_is_one_for_json():
+    pytest.importorskip("online_fdr.p_values")
+    calibration = Calibration({"kl": np.arange(99.0)}, "kl", 94.0, 0.05)
+    monitor = Monitor.start(calibration, alarm_rate=np.float32(0.25), fdr=np.float32(0.125), window=np.int64(40))
+    monitor.update([1.0, 99.0])
+    again = Monitor.restore(calibration, json.loads(json.dumps(monitor.state())))
+    assert (again.martingale.alarm_rate, again.fdr, again.window, again.seen) == (0.25, 0.125, 40, 2)
+
+
 def test_a_sliding_window_follows_the_stream():
     known = calibration(1_000)
     random = np.random.default_rng(3)

@@ -27,6 +27,17 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.92 <= covered / 400 <= 0.98
 
 
+@pytest.mark.parametrize("few", [2, 5, 20])
+def test_the_interval_covers_the_truth_where_outliers_are_few(few):
+    randomness = np.random.default_rng(few)
+    truth = 0.9614501  # P(N(2.5, 1) > N(0, 1))
+    covered = 0
+    for _ in range(200):
+        _, (low, high) = auroc(randomness.normal(0, 1, 300), randomness.normal(2.5, 1, few))
+        covered += low <= truth <= high
+    assert covered >= 190
+
+
 def test_perfect_separation_still_has_an_interval():
     area, (low, high) = auroc(np.zeros(100), np.ones(50))
     assert (area, high) == (1.0, 1.0)

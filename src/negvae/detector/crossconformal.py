@@ -84,15 +84,7 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         data = divisible(X)
         rows = data.rows
         number = fold_numbers(len(rows), self.folds, seed_of(self.random_state))
-        smallest = 1 / (len(rows) + 1)
-        if self.twice_mean:
-            none_above = [np.zeros(size) for size in np.bincount(number)]
-            smallest = float(twice_mean_p_values(none_above, np.ones((self.folds, 1)))[0])
-        if smallest > self.target_fpr:
-            raise ValueError(
-                f"the smallest p-value of {len(rows)} inliers in {self.folds} folds is {smallest:.3g}, above target_fpr"
-                f" {self.target_fpr:g}: give more inliers, or ask for a higher rate"
-            )
+        self._refuse_too_few(np.bincount(number).tolist())
         base = NegVAEDetector() if self.detector is None else self.detector
         plain = clone(base).set_params(target_fpr=None, confidence=None, contamination=0.0)
         detectors = [
@@ -107,6 +99,16 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             each._inliers = None  # which heat maps would be trained on, K times in memory
         self.detectors_ = detectors
         return self._take()
+
+    def _refuse_too_few(self, sizes: list[int]) -> None:
+        """Refuse a rate below the smallest p-value of folds of these sizes, at which nothing is ever called."""
+        judge = twice_mean_p_values if self.twice_mean else cross_p_values
+        smallest = float(judge([np.zeros(size) for size in sizes], np.ones((len(sizes), 1)))[0])
+        if smallest > self.target_fpr:
+            raise ValueError(
+                f"the smallest p-value of {sum(sizes)} inliers in {len(sizes)} folds is {smallest:.3g}, above"
+                f" target_fpr {self.target_fpr:g}: give more inliers, or ask for a higher rate"
+            )
 
     def _take(self) -> Self:
         """Set the fitted attributes from the detectors."""
@@ -192,13 +194,14 @@ class CrossConformalDetector(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Raises:
             FileNotFoundError: if the folder does not exist or holds no detectors.
-            ValueError: if the rate is out of range, a file is damaged, or the folder does not hold the folds that were
-                saved, whole.
+            ValueError: if the rate is out of range or below the smallest p-value, a file is damaged, or the folder does
+                not hold the folds that were saved, whole.
         """
         check_rate("target_fpr", target_fpr)
         places = _places(Path(directory))
         detectors = [NegVAEDetector.load(place) for place in places]
         made = cls(detectors[0], folds=len(detectors), target_fpr=target_fpr, twice_mean=twice_mean)
+        made._refuse_too_few([each.calibration_.size for each in detectors])
         made.detectors_ = detectors
         return made._take()
 

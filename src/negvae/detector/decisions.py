@@ -124,6 +124,9 @@ class Decisions(ScorePlots):
     def false_discovery_bounds(self, X: Any, confidence: float = CONFIDENCE) -> NDArray[np.float64]:
         """Bound the share of inliers among the rows called outliers, for every cut of a batch at once.
 
+        A detector with groups ranks the batch among the held-out inliers of all groups together: the bounds then assume
+        that the batch's inliers come from the groups in the proportions of the held-out ones.
+
         Args:
             X: the batch, in any form that the detector takes.
             confidence: probability with which all bounds hold together, over the draw of held-out inliers and batch.

@@ -56,7 +56,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         decision_score: name of the score that decides. With None, a single score does, and of several the largest:
             a fifth of the inliers then sets their scales, (score - median) / (95% quantile - median), and the others
             calibrate.
-        target_fpr: rate of false alarms on fresh inliers, above 0 and below 1.
+        target_fpr: rate of false alarms on fresh inliers, above 0 and below 1. None puts the threshold above all of the
+            inliers given to `fit`.
         confidence: probability, such as 0.95, with which this detector's own rate is at most `target_fpr`; with None
             the rate holds on average over sets of inliers.
         batch_size: number of inputs that `score` is called with at once.
@@ -79,7 +80,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         *,
         names: Sequence[str] | None = None,
         decision_score: str | None = None,
-        target_fpr: float = TARGET_FPR,
+        target_fpr: float | None = TARGET_FPR,
         confidence: float | None = None,
         batch_size: int = 256,
         random_state: int = 0,
@@ -146,6 +147,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         size = self.batch_size
         if isinstance(size, bool) or not isinstance(size, Integral) or size < 1:
             raise ValueError(f"batch_size is {size!r}: it must be a whole number of at least 1")
+        if self.confidence is not None and self.target_fpr is None:
+            raise ValueError("confidence is that of target_fpr: give a target_fpr with it")
 
     def _take(
         self, calibration: Calibration, names: list[str], scales: Values | None, columns: list[Any] | None

@@ -88,7 +88,7 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
 
 def _average_rank(held_out: int, target_fpr: float) -> int:
     """Return the k for which the k-th largest held-out score is the threshold of a rate that holds on average."""
-    return math.floor(target_fpr * (held_out + 1) + 1e-9)
+    return min(math.floor(target_fpr * (held_out + 1) + 1e-9), held_out)
 
 
 def least_held_out(target_fpr: float) -> int:
@@ -247,12 +247,15 @@ class Calibration:
     def false_alarm_rate(self) -> float:
         """Return the share of fresh inliers that is called outlying: (1 + #{held-out > threshold}) / (n + 1).
 
-        With groups, it is the mean over the held-out inliers of this share within their group. The rate is at most this
-        if the data was clean, about this if the threshold comes from a contamination or data was left out by `trim`.
+        If the threshold is the k-th largest held-out score, that is k / (n + 1); with equal scores fewer may lie above
+        it than k - 1, and k counts. With groups, it is the mean over the held-out inliers of this share within their
+        group. The rate is at most this if the data was clean, about this if the threshold comes from a contamination or
+        data was left out by `trim`.
         """
         parts = self.groups[self.score].items() if self.thresholds else [("", self.scores[self.score])]
         rates = [
-            (1 + int((scores > self.thresholds.get(name, self.threshold)).sum())) / (len(scores) + 1)
+            max(1 + int((scores > self.thresholds.get(name, self.threshold)).sum()), self._rank(len(scores)))
+            / (len(scores) + 1)
             for name, scores in parts
         ]
         return float(np.average(rates, weights=[len(scores) for _, scores in parts]))
@@ -307,8 +310,9 @@ class Calibration:
             The share of held-out inliers that are called, with a lower and an upper bound on the true rate.
 
         Raises:
-            ValueError: if nothing is certified (see `uncertified`).
+            ValueError: if the confidence is out of range, or nothing is certified (see `uncertified`).
         """
+        check_rate("confidence", confidence)
         scores = self.certifiable()
         if not self.thresholds:
             return fpr_bounds(scores, self.threshold, confidence, self._rank(len(scores)))

@@ -136,8 +136,9 @@ class TestMartingale:
     peak: float = 1.0
 
     def __post_init__(self) -> None:
-        """Refuse a rate that is out of range."""
+        """Refuse a rate that is out of range, and take NumPy's numbers as Python's, which JSON can hold."""
         check_rate("alarm_rate", self.alarm_rate)
+        self.alarm_rate = float(self.alarm_rate)
         self.accounts = np.asarray(self.accounts, np.float64)
         self._money = float(np.add.reduce(self.accounts))  # kept, since to add it up takes as long as to bet
 

@@ -128,8 +128,8 @@ class Monitor:
         if window:
             calibration.threshold_for(np.zeros(window))  # refuses a window that is too small for the rate
         return cls(
-            calibration, OnlineRanks.of(held_out, random), TestMartingale(alarm_rate), _procedure(fdr), fdr,
-            int(window), latest, random,
+            calibration, OnlineRanks.of(held_out, random), TestMartingale(alarm_rate), _procedure(fdr),
+            None if fdr is None else float(fdr), int(window), latest, random,
         )  # fmt: skip
 
     def update(self, scores: ArrayLike, groups: Sequence[str] | None = None) -> Judged:
@@ -308,5 +308,5 @@ def _procedure(fdr: float | None, snapshot: dict[str, Any] | None = None) -> Onl
         return None
     check_rate("fdr", fdr)
     procedure = need("online_fdr.p_values", "watch").Lond
-    made: OnlineTest = procedure(alpha=fdr) if snapshot is None else procedure.from_snapshot(snapshot)
+    made: OnlineTest = procedure(alpha=float(fdr)) if snapshot is None else procedure.from_snapshot(snapshot)
     return made
