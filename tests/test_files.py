@@ -141,6 +141,23 @@ def test_tensors_are_read_from_a_path_that_is_not_utf8(tmp_path):
         assert file.get_tensor("x").tolist() == [0, 1, 2]
 
 
+@pytest.mark.parametrize("name", ["a.safetensors", os.fsdecode(b"caf\xe9")])
+def test_what_is_wrong_with_a_file_of_tensors_is_the_system_s_word(tmp_path, monkeypatch, name):
+    """The library calls a file that may not be read one that is not there."""
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError) as caught, open_tensors(path, "np"):
+        pass
+    assert caught.value.filename == str(path)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    path.touch()
+    monkeypatch.setattr(type(path), "open", refuse)  # the superuser may read what nobody may
+    with pytest.raises(PermissionError), open_tensors(path, "np"):
+        pass
+
+
 NEEDED = """
 import os
 from negvae.files import need

@@ -311,6 +311,7 @@ def open_tensors(path: Path, framework: str) -> Iterator[Any]:
     """
     from safetensors import safe_open
 
+    path.open("rb").close()  # the library says of a file that may not be read that it is not there
     try:
         str(path).encode()
     except UnicodeEncodeError:
