@@ -29,7 +29,7 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\
 _BYTE = re.compile("[\udc80-\udcff]")
 """A byte of a file name that is not UTF-8, as `os.fsdecode` has it."""
 _NO_FIGURES = {"mlflow": "MLFLOW_DISABLE_TELEMETRY", "onnxruntime": "ORT_DISABLE_TELEMETRY"}
-"""The variable that keeps a package from sending figures about its use to its makers, if it is set before the import."""
+"""The variable that keeps a package from sending figures about its use to its makers, if set before the import."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
 
