@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -138,3 +139,39 @@ def test_tensors_are_read_from_a_path_that_is_not_utf8(tmp_path):
     (tmp_path / "a").rename(path)
     with open_tensors(path, "np") as file:
         assert file.get_tensor("x").tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", os.fsdecode(b"caf\xe9")])
+def test_what_is_wrong_with_a_file_of_tensors_is_the_system_s_word(tmp_path, monkeypatch, name):
+    """The library calls a file that may not be read one that is not there."""
+    path = tmp_path / name
+    with pytest.raises(FileNotFoundError) as caught, open_tensors(path, "np"):
+        pass
+    assert caught.value.filename == str(path)
+
+    def refuse(*_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    path.touch()
+    monkeypatch.setattr(type(path), "open", refuse)  # the superuser may read what nobody may
+    with pytest.raises(PermissionError), open_tensors(path, "np"):
+        pass
+
+
+NEEDED = """
+import os
+from negvae.files import need
+need("onnxruntime", "onnx")
+print(os.environ["ORT_DISABLE_TELEMETRY"])
+"""
+
+
+@pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+@pytest.mark.parametrize("chosen", [{}, {"ORT_DISABLE_TELEMETRY": "0"}])
+def test_packages_of_extras_keep_no_figures_for_their_makers(tmp_path, chosen):
+    """The import itself writes an identifier of the machine below the cache, unless the user wants it to."""
+    given = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | chosen
+    given |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", NEEDED], env=given, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == chosen.get("ORT_DISABLE_TELEMETRY", "1")
+    assert chosen or not list(tmp_path.iterdir())

@@ -28,6 +28,8 @@ _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\
 
 _BYTE = re.compile("[\udc80-\udcff]")
 """A byte of a file name that is not UTF-8, as `os.fsdecode` has it."""
+_NO_FIGURES = {"mlflow": "MLFLOW_DISABLE_TELEMETRY", "onnxruntime": "ORT_DISABLE_TELEMETRY"}
+"""The variable that keeps a package from sending figures about its use to its makers, if set before the import."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
 
@@ -309,6 +311,7 @@ def open_tensors(path: Path, framework: str) -> Iterator[Any]:
     """
     from safetensors import safe_open
 
+    path.open("rb").close()  # the library says of a file that may not be read that it is not there
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -459,7 +462,7 @@ def order_header(path: Path) -> None:
 
 
 def need(module: str, extra: str) -> Any:
-    """Import a module that belongs to an extra of this package.
+    """Import a module that belongs to an extra of this package, and keep it from sending figures about its use.
 
     Args:
         module: name of the module.
@@ -474,6 +477,8 @@ def need(module: str, extra: str) -> Any:
     >>> need("json", "hub").dumps([1])
     '[1]'
     """
+    if module in _NO_FIGURES:
+        os.environ.setdefault(_NO_FIGURES[module], "1")
     try:
         return import_module(module)
     except ModuleNotFoundError as error:

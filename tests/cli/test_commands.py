@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from negvae import cli
+from negvae.cli.common import visible
 
 FAST = ["--epochs", "1", "--batch-size", "10", "--precision", "float32", "--preset", "gray"]
 
@@ -144,6 +145,19 @@ def test_data_list_shows_what_is_here(capsys, monkeypatch, tmp_path):
     monkeypatch.setenv("NEGVAE_DATA", str(tmp_path / "nowhere"))
     code, _, error = call(capsys, "data", "list")
     assert (code, error.count("\n")) == (2, 1)
+
+
+@pytest.mark.parametrize("name", ["[red]mine", "mine[", "a\x1b[2Jb"])
+def test_data_list_shows_names_of_folders_as_they_are(capsys, monkeypatch, tmp_path, name):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name, "]")  # "[/]" ends a style in rich's markup
+    (folder / "mnist").mkdir(parents=True)
+    for part in ("train", "t10k"):
+        (folder / "mnist" / f"{part}-images-idx3-ubyte").write_bytes(bytes([0, 0, 8, 3]) + bytes(12))
+    monkeypatch.setenv("NEGVAE_DATA", str(folder))
+    code, text, error = call(capsys, "data", "list")
+    assert code == 0, error
+    assert f"{visible(name)}/]/mnist" in text
 
 
 def test_a_folder_of_pictures_trains_with_the_auto_network(capsys, tmp_path):

@@ -1,8 +1,10 @@
 """The cache of decoded pixels."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from negvae.data import load
 from negvae.data.cache import cache_folder
@@ -17,6 +19,21 @@ def test_cache_folder(monkeypatch):
     assert cache_folder() == Path("/y/negvae")
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert cache_folder() == Path.home() / ".cache/negvae"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="every user has a home there")
+@pytest.mark.parametrize("given", [{}, {"NEGVAE_CACHE": "~/x"}, {"XDG_CACHE_HOME": "~/y"}])
+def test_a_user_without_a_home_gets_no_folder_of_the_name_of_one(monkeypatch, given):
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    for name in ("HOME", "NEGVAE_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert cache_folder().is_absolute()
+    assert not cache_folder().exists()
 
 
 def test_decoded_cache_is_used_and_never_trusted_blindly(make, small, folders, monkeypatch):

@@ -204,6 +204,17 @@ def test_nothing_delivers(monkeypatch, small):
             assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("call", [load, fetch])
+def test_a_cache_that_cannot_be_written_is_named_once(commands, tmp_path, monkeypatch, call):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "file" / "cache"))
+    with pytest.raises(FileNotFoundError) as caught:
+        call("mnist")
+    assert str(caught.value).count("cannot be written to") == 1
+    assert "NEGVAE_CACHE names another folder" in str(caught.value)
+    assert not commands.run  # no source could help
+
+
 def test_real_commands_that_fail(tmp_path):
     with pytest.raises(SourceError, match="not installed"):
         fetching._run(["no-such-command"], tmp_path)

@@ -1,5 +1,8 @@
 """Folders of photos: what is chosen by a look at them, broken files, and the decoded images in the cache."""
 
+import os
+from contextlib import contextmanager
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -125,6 +128,30 @@ def test_no_cache_is_no_obstacle(tmp_path, monkeypatch):
     first = read_photos(files, decoding, "F")
     monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "file"))
     np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, first.inputs)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows removes no file that is in use")
+@pytest.mark.parametrize("in_memory", [folders.IN_MEMORY, 0])
+@pytest.mark.parametrize("other", [None, b"of others"])
+def test_another_process_may_tidy_the_cache_at_any_time(tmp_path, monkeypatch, in_memory, other):
+    """Where many of them decode parts of one folder, what was decoded may be gone as soon as it has its name."""
+    files = write(tmp_path / "f", [(40, 30), (80, 90)])
+    decoding, replacing = chosen(files, "tile", 16)[0], folders.replacing
+    wanted = read_photos(files, decoding, "F").inputs
+
+    @contextmanager
+    def disturbed(path):
+        with replacing(path) as temporary:
+            yield temporary
+        if path.suffix == ".pixels":
+            path.unlink()
+            if other is not None:
+                path.write_bytes(other)
+
+    monkeypatch.setattr(folders, "replacing", disturbed)
+    monkeypatch.setattr(folders, "IN_MEMORY", in_memory)
+    monkeypatch.setenv("NEGVAE_CACHE", str(tmp_path / "another"))
+    np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, wanted)
 
 
 def test_the_cache_does_not_grow_with_every_change(tmp_path):

@@ -600,6 +600,13 @@ def test_rude_clients_and_malformed_requests_do_no_harm(live):
     assert live.ask("GET", "/v2/health/ready")[0] == 200
 
 
+def test_a_service_draws_nothing_and_loads_nothing_that_draws():
+    """In a container, whose user has no home, matplotlib would complain in the log at every start."""
+    code = "import sys, negvae.service.run, negvae.service.run_model; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 WITHOUT_TORCH = """
 import sys
 class Absent:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negvae.config import SCORE_PRECISIONS
+from negvae.files import shown
 from negvae.registry import Table, choose
 from negvae.scoring.table import SCORES
 
@@ -179,7 +180,9 @@ def printer(console: Console) -> Callable[[str], None]:
 def visible(text: str) -> str:
     r"""Return a text whose control characters, which a file name may hold and a terminal would obey, are codes.
 
-    >>> print(visible("a\x1b[2Jb"))
-    a\x1b[2Jb
+    Bytes of a name that are not UTF-8 become the codes that tables and reports have for them, too.
+
+    >>> print(visible("a\x1b[2Jb"), visible("image-\udcff.png"))
+    a\x1b[2Jb image-\xff.png
     """
-    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in text)
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in shown(text))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from negvae.cli.common import make_console, printer, set_names
+from negvae.cli.common import make_console, printer, set_names, visible
 
 if TYPE_CHECKING:
     from negvae.data import SetStatus
@@ -58,6 +58,7 @@ def verify(
 
 def _print(rows: list[SetStatus], hashes: bool = False) -> None:
     from rich.table import Table
+    from rich.text import Text
 
     table = Table()
     for title in ("set", "split", "state", "images", "of", *(("sha256",) if hashes else ()), "where", "notes"):
@@ -65,5 +66,5 @@ def _print(rows: list[SetStatus], hashes: bool = False) -> None:
     for row in rows:
         digest = (row.sha256[:12],) if hashes else ()
         cells = (row.name, row.split, row.state, f"{row.count:,}", f"{row.expected:,}", *digest, row.origin)
-        table.add_row(*cells, "; ".join(row.notes))
+        table.add_row(*(Text(visible(cell)) for cell in (*cells, "; ".join(row.notes))))  # brackets are no markup
     make_console().print(table)

@@ -28,6 +28,7 @@ from negvae.cli.common import (
     set_names,
 )
 from negvae.files import quoted
+from negvae.parts import SOURCES
 from negvae.registry import choose
 from negvae.training.tracking import TRACKERS, tracked
 
@@ -41,6 +42,14 @@ OPTIONS = {name: field for name, field in FIELDS.items() if field.metadata["unit
 TURNS = "turns for 300 to 10,000 training images, or more that are photos, else none"
 STEPS_OF_ROWS = "as many as make 500 steps"
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
+
+
+def _negatives(incomplete: str) -> list[str]:
+    """Return the kinds of negatives, and the data sets, whose names begin with what has been typed."""
+    return list(dict.fromkeys([*completing(("none", *SOURCES))(incomplete), *set_names(incomplete)]))
+
+
+COMPLETIONS = {"data": set_names, "negatives": _negatives}
 
 
 class ShowsPreset(TyperCommand):
@@ -80,7 +89,7 @@ def _parameter(field: dataclasses.Field[Any]) -> inspect.Parameter:
         f"--{field.name.replace('_', '-')}",
         help=" ".join([field.metadata["help"], *([listed(names)] if names else [])]),
         metavar=f"<{field.metadata['unit']}>" if field.metadata["unit"] else None,
-        autocompletion=set_names if field.name in ("data", "negatives") else completing(names) if names else None,
+        autocompletion=COMPLETIONS.get(field.name, completing(names) if names else None),
         rich_help_panel=field.metadata["panel"],
         is_eager=field.name == "negatives",  # so that --help knows them
     )

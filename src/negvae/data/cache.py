@@ -19,10 +19,13 @@ _log = logging.getLogger("negvae.data")
 
 
 def cache_folder() -> Path:
-    """Return the user's cache: NEGVAE_CACHE, else negvae below XDG_CACHE_HOME, else ~/.cache/negvae."""
-    if given := os.environ.get("NEGVAE_CACHE"):
-        return home(given)
-    return home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "negvae"
+    """Return the user's cache: NEGVAE_CACHE, else negvae below XDG_CACHE_HOME, else ~/.cache/negvae.
+
+    For a user without a home it is a folder that is not there: "~" would be one below the working folder.
+    """
+    given = os.environ.get("NEGVAE_CACHE")
+    folder = home(given) if given else home(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "negvae"
+    return Path("/nonexistent", *folder.parts[1:]) if folder.parts[0] == "~" else folder
 
 
 def read_cached(reader: Reader) -> tuple[Decoded, str]:

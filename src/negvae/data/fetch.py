@@ -89,14 +89,15 @@ def fetch_into_cache(name: str, log: Callable[[str], None]) -> Path:
         The folder of the set in the cache.
 
     Raises:
-        FileNotFoundError: if every source failed; the message gives the reason for each.
+        FileNotFoundError: if every source failed, with the reason for each, or if the cache cannot be written to.
     """
     failures = []
-    cache = cache_folder()
-    for label, deliver in suppliers(CATALOG[name]):
+    cache, sources = cache_folder(), suppliers(CATALOG[name])
+    if sources:
+        _require_writable(cache, name)
+    for label, deliver in sources:
         staging = ""
         try:
-            cache.mkdir(parents=True, exist_ok=True)
             with temporary_folder(cache, name) as place:
                 staging = str(place)
                 deliver(place, log)
@@ -109,6 +110,21 @@ def fetch_into_cache(name: str, log: Callable[[str], None]) -> Path:
             log(f"{label}: {line}")
             failures.append(f"{label}: {line}")
     raise FileNotFoundError("; ".join(failures) or "it cannot be had without registering")
+
+
+def _require_writable(cache: Path, name: str) -> None:
+    """Find out before the sources are asked, none of which could help, that the cache cannot be written to.
+
+    Raises:
+        FileNotFoundError: if it cannot.
+    """
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with temporary_folder(cache, name):
+            pass
+    except OSError as error:
+        why = f"{cache} cannot be written to ({error.strerror}); NEGVAE_CACHE names another folder"
+        raise FileNotFoundError(why) from None
 
 
 def suppliers(spec: SetSpec) -> list[tuple[str, Callable[[Path, Callable[[str], None]], None]]]:

@@ -296,18 +296,21 @@ def _decoded_to(entry: Path | None, files: list[str], decoding: Decoding, state:
             digests[name] = hashlib.sha256(content).hexdigest()
             file.write(content)
         file.flush()
-        sha256 = _joint(digests)
+        # At once: under its name, another process may replace the file or remove it. Windows renames no mapped file.
+        inputs = None if path and os.name == "nt" else _mapped(file, int(counts.sum()), decoding)
+    sha256 = _joint(digests)
+    if path is None:
+        file.close()  # the mapping stays
+    else:
         facts = {
             "state": state, "counts": counts.tolist(), "names": files, "broken": broken, "sha256": sha256,
             "digests": digests,
         }  # fmt: skip
-        if path is None:
-            inputs = _mapped(file, int(counts.sum()), decoding)
-            file.close()  # the mapping stays
-            return PhotoSet(inputs, counts, tuple(files), broken, sha256)
-    with suppress(OSError), replacing(path.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(facts), encoding="utf-8")
-    inputs = _mapped(path, int(counts.sum()), decoding)
+        with suppress(OSError), replacing(path.with_suffix(".json")) as temporary:
+            temporary.write_text(json.dumps(facts), encoding="utf-8")
+    if inputs is None:
+        assert path is not None
+        inputs = _mapped(path, int(counts.sum()), decoding)
     return PhotoSet(inputs, counts, tuple(files), broken, sha256)
 
 
@@ -326,7 +329,7 @@ def _kept(entry: Path | None) -> Iterator[tuple[Any, Path | None]]:
         yield tempfile.TemporaryFile(), None  # noqa: SIM115 - lives as long as its mapping
         return
     entry.with_suffix(".json").unlink(missing_ok=True)  # it says what the pixels before were
-    with replacing(entry) as temporary, temporary.open("wb") as file:
+    with replacing(entry) as temporary, temporary.open("w+b") as file:
         yield file, entry
 
 

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
-from torch import Tensor
 
 from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
@@ -35,7 +34,7 @@ from negvae.runs.provenance import provenance
 from negvae.runs.recorded import read_recorded
 from negvae.runs.resolve import load_inliers
 from negvae.runs.score import scores_of
-from negvae.scoring.blocks import mapped
+from negvae.scoring.blocks import latent_means, reconstructions
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.scorer import Scorer
@@ -270,21 +269,6 @@ def _place(path: str, index: int | None) -> str:
         if index is None or not path.lower().endswith((".npy", ".npz", ".parquet", ".csv"))
         else f"{path} [{index}]"
     )
-
-
-def latent_means(model: VAE, images: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the means of q(z|x) in float64, computed in float32 (N x L)."""
-    return mapped(model, torch.from_numpy(images), lambda x: model.encode(x).mean).double().numpy()
-
-
-def reconstructions(model: VAE, images: NDArray[Any]) -> NDArray[Any]:
-    """Return E[x|z] at the mean of q(z|x), in the form in which the images are stored."""
-
-    def reconstruct(x: Tensor) -> Tensor:
-        return model.inputs.restore(model.generate(model.encode(x).mean))
-
-    result: NDArray[Any] = mapped(model, torch.from_numpy(images), reconstruct).numpy()
-    return result
 
 
 def training_inliers(artifact: Artifact) -> tuple[NDArray[Any], str] | None:

@@ -324,7 +324,6 @@ def load_artifact(directory: Path | str, device: str = "auto", calibration: bool
     if not path.is_file():
         raise FileNotFoundError(f"{directory} has no {WEIGHTS}: its training has not reached an end yet")
     model = build_vae(config, shape)
-    path.open("rb").close()  # safetensors says of a file that may not be read that it is not there
     try:
         with open_tensors(path, "pt") as file:
             header = file.metadata() or {}

@@ -17,10 +17,12 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.device import autocast, compute_alone
@@ -176,3 +178,18 @@ def mapped(model: VAE, stored: Tensor, function: Callable[[Tensor], Tensor]) -> 
 
     parts = map_blocks(apply, blocks(model, stored), model.device)
     return torch.cat(parts) if parts else torch.empty(0, dtype=torch.float32, device="cpu")
+
+
+def latent_means(model: VAE, images: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the means of q(z|x) in float64, computed in float32 (N x L)."""
+    return mapped(model, torch.from_numpy(images), lambda x: model.encode(x).mean).double().numpy()
+
+
+def reconstructions(model: VAE, images: NDArray[Any]) -> NDArray[Any]:
+    """Return E[x|z] at the mean of q(z|x), in the form in which the images are stored."""
+
+    def reconstruct(x: Tensor) -> Tensor:
+        return model.inputs.restore(model.generate(model.encode(x).mean))
+
+    result: NDArray[Any] = mapped(model, torch.from_numpy(images), reconstruct).numpy()
+    return result

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 
 from negvae.data.embedding import Encoder
 from negvae.data.streams import Batch, InputSpec
-from negvae.report.page import latent_means, reconstructions
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.runs.pictures import whole_maps
-from negvae.scoring.blocks import in_this_thread
+from negvae.scoring.blocks import in_this_thread, latent_means, reconstructions
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
