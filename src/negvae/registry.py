@@ -224,12 +224,21 @@ def choose(what: str, name: str, known: Iterable[str], where: str = "") -> str:
     ValueError: unknown preset 'grey': did you mean gray? Known: gray, color
     >>> choose("field", "x", ["data"], where="config.yaml")
     Traceback (most recent call last):
-    ValueError: config.yaml: unknown field 'x': Known: data
+    ValueError: config.yaml: unknown field 'x'. Known: data
     """
     names = list(known)
     if name in names:
         return name
-    near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
     place = f"{where}: " if where else ""
-    raise ValueError(f"{place}unknown {what} {name!r}: {hint}Known: {', '.join(names)}")
+    raise ValueError(f"{place}unknown {what} {name!r}{suggestion(str(name), names)}")
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return the end of a message about an unknown name: the nearest known one if any is near, and all of them.
+
+    >>> suggestion("blu", ["red", "blue"]), suggestion("x", ["red", "blue"])
+    (': did you mean blue? Known: red, blue', '. Known: red, blue')
+    """
+    names = list(known)
+    near = difflib.get_close_matches(name.lower(), names, n=1, cutoff=0.5)
+    return f"{f': did you mean {near[0]}?' if near else '.'} Known: {', '.join(names)}"

@@ -45,13 +45,13 @@ def place(tmp_path_factory):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        ("train --data fotos --out new", "unknown data set 'fotos', and there is no such file or folder: Known: mnist"),
+        ("train --data fotos --out new", "unknown data set 'fotos', and there is no such file or folder. Known: mnist"),
         ("train --data nosuch.csv --out new", "to a .npy, .npz, .csv or .parquet file is accepted too"),
         ("clean nosuch.csv", "to a .npy, .npz, .csv or .parquet file is accepted too"),
         ("clean no/such.csv", "no/such.csv: no such file or folder; a folder of images or"),
         (
             "train --data photos --out new --negatives fotos",
-            "unknown source of negatives (and no such path) 'fotos': Known: auxiliary:NAME, zoomed:NAME, added-noise,"
+            "unknown source of negatives (and no such path) 'fotos'. Known: auxiliary:NAME, zoomed:NAME, added-noise,"
             " uniform-noise, generated, augmented, mnist, fashion-mnist, kmnist, emnist-letters, cifar10, cifar100,"
             " svhn, imagenet32\n",
         ),

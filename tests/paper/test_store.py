@@ -91,7 +91,7 @@ def test_the_folder_of_version_0_1_is_read_where_the_table_has_no_line(tmp_path,
 
 FOREIGN = {
     "config": ([], "config is []: it must be a mapping of fields to values"),
-    "config foo": (1, "unknown field 'foo': Known: "),
+    "config foo": (1, "unknown field 'foo'. Known: "),
     "config sigma": ("wide", "sigma is 'wide': it must be a number"),
     "status": ("done", "status is 'done': it must be finished or diverged; remove that result, and `negvae paper run`"),
     "seed": ("0", "seed is '0': it must be a whole number"),

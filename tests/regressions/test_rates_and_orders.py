@@ -37,7 +37,7 @@ def test_a_rate_that_is_no_number_is_refused_in_one_line():
 
 
 def test_options_of_the_wrong_type_are_refused_in_one_line():
-    with pytest.raises(ValueError, match="unknown preset 3: Known: "):
+    with pytest.raises(ValueError, match=r"unknown preset 3\. Known: "):
         NegVAEDetector(preset=3).fit(rows(60))
     for folds in (2.5, "five"):
         with pytest.raises(ValueError, match=re.escape(f"folds is {folds!r}: it must be a whole number from 2 to")):

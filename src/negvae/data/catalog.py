@@ -6,7 +6,6 @@ EMNIST is hashed upright, as `load` returns it.
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.registry import Entry, Table, require_arguments
+from negvae.registry import Entry, Table, require_arguments, suggestion
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -582,10 +581,9 @@ def lookup(name: str) -> DatasetEntry:
         return found
     if isinstance(name, str) and os.path.exists(name):
         raise ValueError(f"{name} is a file or folder, and this takes the name of a data set: {', '.join(DATASETS)}")
-    near = difflib.get_close_matches(str(name).lower().replace("_", "-"), DATASETS, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}? " if near else ""
     raise ValueError(
-        f"unknown data set {name!r}, and there is no such file or folder: {hint}Known: {', '.join(DATASETS)}; "
+        f"unknown data set {name!r}, and there is no such file or folder"
+        f"{suggestion(str(name).replace('_', '-'), DATASETS)}; "
         "a path to a folder of images or to a .npy, .npz, .csv or .parquet file is accepted too"
     )
 
