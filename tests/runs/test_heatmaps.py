@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 
 from negvae import NegVAEDetector
+from negvae.data.photos import read_photo
+from negvae.data.streams import Batch
+from negvae.decoding import Decoding
 from negvae.runs import heatmaps
 from negvae.runs.artifact import load_artifact
-from negvae.runs.pictures import palette
+from negvae.runs.pictures import MapWriter, palette
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.training import patches
 from tests.cli.test_commands import call
@@ -189,3 +192,13 @@ def test_maps_lie_over_the_image_and_not_over_its_border(capsys, tmp_path, monke
         assert seen[16:20, 16:20].mean() > 200
         cut = np.s_[:8] if image.shape[0] == 48 else np.s_[:, :8]  # what the model did not see is not conspicuous
         assert (seen[cut] == 0).all() if fit == "crop" else (seen[cut] > 0).all()
+
+
+def test_the_map_of_a_tiff_of_many_channels_has_its_name_and_size(tmp_path):
+    path, image = tmp_path / "deep.tif", np.zeros((6, 30, 40), np.uint8)
+    pytest.importorskip("tifffile").imwrite(path, image, photometric="minisblack", planarconfig="separate")
+    decoding = Decoding(fit="tile", height=16, width=16, channels=6, longest=24)
+    tiles, plan = read_photo(str(path), str(path), decoding)
+    writer = MapWriter(tmp_path / "maps", lambda stored: stored[:, 0].numpy(), decoding=decoding)
+    assert writer.write(Batch([str(path)], [0], [""], tiles, [plan]), np.array([0])) == ["deep.png"]
+    assert opened(tmp_path / "maps" / "deep.png").size == (40, 30)

@@ -366,12 +366,20 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
         1 for a TIFF, which it turns by itself.
 
     Raises:
-        OSError: if this is no image that Pillow can open.
-        ValueError: if it has pixels that are not accepted.
+        ImportError: if this is a TIFF that takes an extra that is not installed.
+        OSError: if this is no image that can be opened.
+        ValueError: if it has pixels that are not accepted, or is a damaged TIFF.
     """
-    with Image.open(path) as image:
-        header = _declared(image)
-        return (header.height, header.width), 1 if image.format == "TIFF" else _orientation(image)
+    try:
+        with Image.open(path) as image:
+            header = _declared(image)
+            return (header.height, header.width), 1 if image.format == "TIFF" else _orientation(image)
+    except UnidentifiedImageError:
+        if not _may_be_tiff(where := str(path)):
+            raise
+        with reading(where, "image"), opened(where, where) as file:  # a TIFF that Pillow does not read
+            header = _tiff_header(file, where)
+            return (header.height, header.width), 1
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:
