@@ -100,7 +100,7 @@ def test_pages_are_written_whole(tmp_path):
     path = tmp_path / "a" / "report.html"
     document.write(path, "<p>old")
     document.write(path, "<p>\N{GREEK SMALL LETTER SIGMA}\udc80\n")
-    assert path.read_bytes() == "<p>\N{GREEK SMALL LETTER SIGMA}&#56448;\n".encode()
+    assert path.read_bytes() == "<p>\N{GREEK SMALL LETTER SIGMA}\\x80\n".encode()  # as `negvae score` names the file
     assert list(path.parent.iterdir()) == [path]
 
 

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from negvae.cli import main
+from negvae.data.tiling import tiling
 from negvae.detector.estimator import NegVAEDetector
 from negvae.report import figures
-from negvae.report.page import Findings, Kept, _histograms, examine, training_inliers, write_report
+from negvae.report.page import Findings, Kept, _colored, _histograms, examine, training_inliers, write_report
+from negvae.report.photos import heat_pictures, photos
 from negvae.report.scored import false_alarms, p_value_chart
 from negvae.runs.artifact import load_artifact
+from negvae.runs.pictures import palette
 from negvae.scoring.calibration import Calibration
 from tests.conftest import blobs
 
@@ -167,3 +170,14 @@ def test_false_alarms_of_a_share_of_the_data_are_about_and_not_at_most() -> None
     of_share = Calibration(scores, "kl", 16.5, contamination=0.2)
     assert false_alarms(of_share).startswith("about 19.05% on average")
     assert "about 0.19" in of_share.describe()
+
+
+def test_heat_maps_of_tiles_keep_to_the_scale_of_colors_where_tiles_overlap() -> None:
+    plan = tiling((96, 72), (48, 48))
+    values = np.arange(len(plan)) % 2 * 6.0  # a tile beside a black one is pale yellow
+    kept = photos(np.zeros((len(plan), 3, 48, 48), np.uint8), [plan])
+    shown = heat_pictures(kept, lambda tiles: np.tile(values[:, None, None], (1, 48, 48)), _colored)[0]
+    colors = set(map(tuple, shown[:, :, 12:84].reshape(3, -1).T.tolist()))
+    assert len(colors) > 2
+    assert colors <= set(map(tuple, palette().tolist()))
+    assert (shown[:, :, :12] == 255).all()

@@ -8,9 +8,13 @@ import torch
 from PIL import Image
 
 from negvae import NegVAEDetector
+from negvae.data.photos import read_photo
+from negvae.data.streams import Batch
+from negvae.decoding import Decoding
 from negvae.runs import heatmaps
 from negvae.runs.artifact import load_artifact
-from negvae.runs.pictures import palette
+from negvae.runs.pictures import MapWriter, palette
+from negvae.scoring.heatmaps import Heatmaps
 from negvae.training import patches
 from tests.cli.test_commands import call
 from tests.conftest import blobs
@@ -157,3 +161,44 @@ def test_maps_need_held_out_images(capsys, tmp_path):
     assert code == 2
     assert "held out" in error
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fit", ["pad", "crop"])
+def test_maps_lie_over_the_image_and_not_over_its_border(capsys, tmp_path, monkeypatch, fit):
+    """The maps are replaced by the brightness of the model's inputs, so that it is known what they should show."""
+    root, sizes = tmp_path / "plates", [(48, 24), (24, 48)]  # height, width
+    for name, count in {"ground_truth/square": 0, "train/good": 40, "test/good": 4, "test/square": 4}.items():
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = np.random.default_rng(index).integers(20, 60, sizes[index % 2]).astype(np.uint8)
+            if name == "test/square":
+                pixels[14:22, 14:22] = 255
+                Image.fromarray((pixels == 255).astype(np.uint8)).save(root / f"ground_truth/square/{index}_mask.png")
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+    run = tmp_path / "run"
+    options = ["--preset", "general", "--epochs", "1", "--fit", fit, "--side", "24", "--device", "cpu"]
+    assert call(capsys, "train", "--data", root, "--out", run, *options)[0] == 0
+    monkeypatch.setattr(Heatmaps, "__call__", lambda self, stored: stored[:, 0].numpy() * (6 / 255))
+
+    assert call(capsys, "evaluate", run, "--device", "cpu")[0] == 0
+    assert json.loads((run / "evaluation.json").read_text())["pixel_auroc"] > 0.99
+
+    out = tmp_path / "scores.jsonl"
+    options = ["--out", out, "--heatmaps", tmp_path / "maps", "--device", "cpu"]
+    assert call(capsys, "score", run, root / "test" / "square", *options)[0] == 0
+    for row in map(json.loads, out.read_text().splitlines()):
+        seen, image = (np.asarray(opened(path)) for path in (tmp_path / "maps" / row["heatmap"], row["path"]))
+        assert seen.shape == image.shape
+        assert seen[16:20, 16:20].mean() > 200
+        cut = np.s_[:8] if image.shape[0] == 48 else np.s_[:, :8]  # what the model did not see is not conspicuous
+        assert (seen[cut] == 0).all() if fit == "crop" else (seen[cut] > 0).all()
+
+
+def test_the_map_of_a_tiff_of_many_channels_has_its_name_and_size(tmp_path):
+    path, image = tmp_path / "deep.tif", np.zeros((6, 30, 40), np.uint8)
+    pytest.importorskip("tifffile").imwrite(path, image, photometric="minisblack", planarconfig="separate")
+    decoding = Decoding(fit="tile", height=16, width=16, channels=6, longest=24)
+    tiles, plan = read_photo(str(path), str(path), decoding)
+    writer = MapWriter(tmp_path / "maps", lambda stored: stored[:, 0].numpy(), decoding=decoding)
+    assert writer.write(Batch([str(path)], [0], [""], tiles, [plan]), np.array([0])) == ["deep.png"]
+    assert opened(tmp_path / "maps" / "deep.png").size == (40, 30)

@@ -220,9 +220,7 @@ def fit_photo(image: NDArray[np.uint8], decoding: Decoding) -> tuple[NDArray[np.
         )
     if decoding.fit == "resize":
         return resized(image, wanted)[None], whole
-    pick = max if decoding.fit == "crop" else min
-    scale = pick(wanted[0] / size[0], wanted[1] / size[1])
-    inner = (max(round(size[0] * scale), 1), max(round(size[1] * scale), 1))
+    inner = _inner_size(size, decoding)
     image = resized(image, inner)
     if decoding.fit == "crop":
         top, left = (max(inner[axis] - wanted[axis], 0) // 2 for axis in (0, 1))
@@ -230,6 +228,36 @@ def fit_photo(image: NDArray[np.uint8], decoding: Decoding) -> tuple[NDArray[np.
     before = [max(wanted[axis] - inner[axis], 0) // 2 for axis in (0, 1)]
     edges = [(before[axis], max(wanted[axis] - inner[axis] - before[axis], 0)) for axis in (0, 1)]
     return np.pad(image, ((0, 0), *edges), mode="edge")[None, :, : wanted[0], : wanted[1]], whole
+
+
+def _inner_size(size: tuple[int, int], decoding: Decoding) -> tuple[int, int]:
+    """Return the height and width to which an image is resized before it is cropped or padded."""
+    pick = max if decoding.fit == "crop" else min
+    scale = pick(decoding.height / size[0], decoding.width / size[1])
+    return max(round(size[0] * scale), 1), max(round(size[1] * scale), 1)
+
+
+def map_of_image(values: NDArray[Any], size: tuple[int, int], decoding: Decoding | None) -> NDArray[Any]:
+    """Turn a map of a model's input into one of the image: without what was padded, and with what was cropped.
+
+    Args:
+        values: map of the input that `fit_photo` made of an image, H x W; of tiles, blended into one map.
+        size: height and width of the image.
+        decoding: description by which the image was fitted; None if it was resized or taken as it is.
+
+    Returns:
+        The map, with the proportions of the image; 0 where the image was cropped, since the model did not see it. For
+        all other fits the same object.
+    """
+    if decoding is None or decoding.fit not in ("crop", "pad"):
+        return values
+    inner = _inner_size(size, decoding)
+    found = np.zeros(inner, values.dtype)
+    pairs = list(zip(inner, values.shape, strict=True))
+    there = tuple(slice(max(own - given, 0) // 2, max(own - given, 0) // 2 + given) for own, given in pairs)
+    here = tuple(slice(max(given - own, 0) // 2, max(given - own, 0) // 2 + own) for own, given in pairs)
+    found[there] = values[here]
+    return found
 
 
 def read_photo(
@@ -338,12 +366,20 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
         1 for a TIFF, which it turns by itself.
 
     Raises:
-        OSError: if this is no image that Pillow can open.
-        ValueError: if it has pixels that are not accepted.
+        ImportError: if this is a TIFF that takes an extra that is not installed.
+        OSError: if this is no image that can be opened.
+        ValueError: if it has pixels that are not accepted, or is a damaged TIFF.
     """
-    with Image.open(path) as image:
-        header = _declared(image)
-        return (header.height, header.width), 1 if image.format == "TIFF" else _orientation(image)
+    try:
+        with Image.open(path) as image:
+            header = _declared(image)
+            return (header.height, header.width), 1 if image.format == "TIFF" else _orientation(image)
+    except UnidentifiedImageError:
+        if not _may_be_tiff(where := str(path)):
+            raise
+        with reading(where, "image"), opened(where, where) as file:  # a TIFF that Pillow does not read
+            header = _tiff_header(file, where)
+            return (header.height, header.width), 1
 
 
 def upright(pixels: NDArray[Any], orientation: int) -> NDArray[Any]:

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from negvae.files import refuse_replacing, replacing, require_writable
+from negvae.files import refuse_replacing, replacing, require_writable, shown
 from negvae.report.figures import svg
 from negvae.report.samples import mosaic
 
@@ -105,8 +105,8 @@ def write(path: Path, html: str) -> None:
     """Write a page, whole or not at all, and make the folders that it needs."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
-        # File names can hold lone surrogates, which UTF-8 has no bytes for.
-        temporary.write_text(html, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
+        # File names can hold bytes that are no text, which browsers would all show as the same character.
+        temporary.write_text(shown(html), encoding="utf-8", newline="\n")
 
 
 def chart(figure: Figure, title: str = "") -> Markup:

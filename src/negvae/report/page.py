@@ -24,7 +24,7 @@ from negvae.device import own_state
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
-from negvae.report.photos import SIDE, photos, pictures
+from negvae.report.photos import SIDE, heat_pictures, photos, pictures
 from negvae.report.scored import false_alarms, p_value_chart
 from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
@@ -359,11 +359,11 @@ def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Cal
         scale = max(1, LARGEST_SIDE // max(images.shape[2:]))
         maps = []
         if artifact.heatmaps is not None:
-            colored = functools.partial(_colored, artifact.heatmaps)
+            maps_of = functools.partial(_maps, artifact.heatmaps)
             if columns["images"].dtype == object:
-                shades = _viewable(pictures(columns["images"], colored)[1], SIDE)
+                shades = heat_pictures(columns["images"], maps_of, _colored)
             else:
-                shades = _viewable(colored(columns["images"]))
+                shades = _viewable(_colored(maps_of(columns["images"])))
             caption = "Where, from 0 (black) to 6 (pale yellow): -log10 of a pixel's p-value."
             maps = [document.image_grid(shades, columns=6, scale=scale, caption=caption)]
         blocks = [
@@ -383,9 +383,14 @@ def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Cal
     return Section(title, Markup().join([*blocks, tables.html(table)]), intro)
 
 
-def _colored(maps: Heatmaps, images: NDArray[Any]) -> NDArray[np.uint8]:
-    """Return the maps of images in the colors of `negvae.runs.pictures`, N x 3 x H x W."""
-    levels = np.stack([np.asarray(picture(values)) for values in maps(torch.from_numpy(images))])
+def _maps(maps: Heatmaps, images: NDArray[Any]) -> NDArray[Any]:
+    """Return the maps of images, N x H x W."""
+    return maps(torch.from_numpy(images))
+
+
+def _colored(values: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return maps (N x H x W) in the colors of `negvae.runs.pictures`, N x 3 x H x W."""
+    levels = np.stack([np.asarray(picture(each)) for each in values])
     colors: NDArray[np.uint8] = palette()[levels].transpose(0, 3, 1, 2)
     return colors
 

@@ -46,17 +46,50 @@ def pictures(
     Returns:
         Two arrays, uint8, N x C x 96 x 96; images that are not square have white borders.
     """
-    images = np.stack([_square(tiles, plan) for tiles, plan in kept])
-    again = np.stack([_square(reconstruct(tiles), plan) for tiles, plan in kept])
+    images = np.stack([_square(_blended(tiles, plan)) for tiles, plan in kept])
+    again = np.stack([_square(_blended(reconstruct(tiles), plan)) for tiles, plan in kept])
     return images, again
 
 
-def _square(tiles: NDArray[np.uint8], plan: Tiling) -> NDArray[np.uint8]:
+def heat_pictures(
+    kept: NDArray[Any],
+    maps: Callable[[NDArray[np.uint8]], NDArray[Any]],
+    color: Callable[[NDArray[Any]], NDArray[np.uint8]],
+) -> NDArray[np.uint8]:
+    """Return the heat maps of images, blended from those of their tiles and colored after that.
+
+    Args:
+        kept: a `Photo` for each image (N).
+        maps: function from tiles, T x C x h x w, to their maps, T x h x w.
+        color: function from maps, M x H x W, to pictures, uint8, M x 3 x H x W.
+
+    Returns:
+        Pictures, uint8, N x 3 x 96 x 96; those of images that are not square have white borders.
+    """
+    whole = [_reduced(blend(maps(tiles), plan)[None].astype(np.float32)) for tiles, plan in kept]
+    return np.stack([_framed(color(values)[0]) for values in whole])
+
+
+def _blended(tiles: NDArray[np.uint8], plan: Tiling) -> NDArray[np.uint8]:
     whole = np.stack([blend(tiles[:, channel], plan) for channel in range(tiles.shape[1])])
-    scale = SIDE / max(plan.size)
-    size = (max(round(plan.size[0] * scale), 1), max(round(plan.size[1] * scale), 1))
-    small = resized(np.rint(whole).clip(0, 255).astype(np.uint8), size)
-    top, left = ((SIDE - length) // 2 for length in size)
-    square = np.full((tiles.shape[1], SIDE, SIDE), 255, np.uint8)
-    square[:, top : top + size[0], left : left + size[1]] = small
+    return np.rint(whole).clip(0, 255).astype(np.uint8)
+
+
+def _square(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return _framed(_reduced(image))
+
+
+def _reduced(image: NDArray[Any]) -> NDArray[Any]:
+    """Return an image (C x H x W) whose longer side is `SIDE`."""
+    height, width = image.shape[-2:]
+    scale = SIDE / max(height, width)
+    return resized(image, (max(round(height * scale), 1), max(round(width * scale), 1)))
+
+
+def _framed(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return an image in the middle of a white square."""
+    height, width = image.shape[-2:]
+    top, left = (SIDE - height) // 2, (SIDE - width) // 2
+    square = np.full((len(image), SIDE, SIDE), 255, np.uint8)
+    square[:, top : top + height, left : left + width] = image
     return square

@@ -23,13 +23,15 @@ from sklearn.metrics import roc_auc_score
 from negvae.data.embedding import Encoder
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.load import is_defect_layout
+from negvae.data.photos import map_of_image
 from negvae.data.streams import stream
 from negvae.data.tiling import resized
+from negvae.decoding import Decoding
 from negvae.device import own_state
 from negvae.files import home, require_writable, write_text
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
-from negvae.runs.pictures import whole_maps
+from negvae.runs.pictures import own_form, whole_maps
 from negvae.runs.provenance import provenance
 from negvae.runs.resolve import Log, silent
 from negvae.runs.score import scores_of
@@ -117,7 +119,8 @@ def _measured(
     measured = _Kind(scores[0], None, [], [])
     if not any(True for _ in walk(str(folder), IMAGE_ENDINGS)):
         return measured
-    for images in stream([str(folder)], spec_of(artifact, encoder, True)):
+    spec = spec_of(artifact, encoder, True)
+    for images in stream([str(folder)], spec):
         batch = embedded(images, encoder)
         for path, error in zip(batch.paths, batch.errors, strict=True):
             if error:
@@ -130,7 +133,10 @@ def _measured(
             inputs, owners = batch.inputs(good)
             of_inputs = maps.image_scores(torch.from_numpy(inputs))
             defects.append(of_inputs if owners is None else combine(of_inputs, owners, rule))
-            whole = whole_maps(maps, batch, good)
+            whole = [
+                _over_image(values, batch.paths[row], spec.decoding)
+                for row, values in zip(good, whole_maps(maps, batch, good), strict=True)
+            ]
             measured.maps += whole
             measured.masks += [
                 _mask(root, kind, batch.paths[row], values.shape) for row, values in zip(good, whole, strict=True)
@@ -139,6 +145,12 @@ def _measured(
     measured.defects = None if maps is None else np.concatenate(defects)
     log(f"test/{kind}: {len(measured.scores):,} images")
     return measured
+
+
+def _over_image(values: NDArray[Any], path: str, decoding: Decoding | None) -> NDArray[Any]:
+    """Return the map of an image file without the border that it was padded with, and with what was cropped."""
+    form = own_form(path)
+    return values if form is None else map_of_image(values, form[0], decoding)
 
 
 def _mask(root: Path, kind: str, path: str, size: tuple[int, ...]) -> NDArray[np.bool_] | None:

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from negvae.data.formats import IMAGE_ENDINGS
-from negvae.data.photos import seen_as, upright
+from negvae.data.photos import map_of_image, seen_as, upright
 from negvae.data.streams import Batch
 from negvae.data.tiling import blend, resized
+from negvae.decoding import Decoding
 from negvae.files import remove_leftovers, replacing, shortened, shown
 from negvae.scoring.heatmaps import LARGEST
 
@@ -35,10 +36,18 @@ class MapWriter:
             `negvae.runs.patches.PatchMaps`.
         upright: whether images are turned upright, as their EXIF data says, as they are read. If not, their maps are,
             so that they lie over the images as they are seen.
+        decoding: how images were fitted to the run; None if they were resized or taken as they are.
     """
 
-    def __init__(self, folder: Path, maps: Callable[[torch.Tensor], NDArray[Any]], *, upright: bool = True) -> None:
-        self.folder, self.maps, self.upright = folder, maps, upright
+    def __init__(
+        self,
+        folder: Path,
+        maps: Callable[[torch.Tensor], NDArray[Any]],
+        *,
+        upright: bool = True,
+        decoding: Decoding | None = None,
+    ) -> None:
+        self.folder, self.maps, self.upright, self.decoding = folder, maps, upright, decoding
         self.colored = True
         """Whether the pictures have the colors of maps, or are gray, from black (0) to white (`LARGEST` or more)."""
         self._used: set[str] = set()
@@ -65,7 +74,7 @@ class MapWriter:
             if form is not None:
                 size, orientation = form
                 values = values if self.upright else np.ascontiguousarray(upright(values, orientation))
-                values = resized(values[None], size)[0]
+                values = resized(map_of_image(values, size, self.decoding)[None], size)[0]
             with replacing(self.folder / name, tidy=False) as temporary:
                 drawn = picture(values, self.colored)
                 drawn.save(temporary, "PNG")

@@ -305,7 +305,8 @@ def open_scoring(
     if heatmaps is not None:
         maps = artifact.maps() if encoder is None else maps_of_encoder(artifact, encoder)
         refuse_used(heatmaps)
-        pictures = MapWriter(heatmaps, maps, upright=wanted.decoding is not None or wanted.upright)
+        turned = wanted.decoding is not None or wanted.upright
+        pictures = MapWriter(heatmaps, maps, upright=turned, decoding=wanted.decoding)
     return Scoring(scorer, tuple(names), calibration, wanted, fdr is None, label, encoder, rule, pictures)
 
 
