@@ -104,7 +104,7 @@ def test_affine_is_batch_norm_at_its_initial_statistics():
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-@pytest.mark.parametrize("name", ["color-authors-affine", "color-authors-spectral-norm"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_run_that_is_stopped_goes_on_as_if_it_had_not(name, precision, tmp_path):
     """Factors and singular vectors are part of the checkpoint, and learned weights stay in float32."""
     config = small_run(name, negatives="generated", likelihood="gaussian", precision=precision, batch_size=2)

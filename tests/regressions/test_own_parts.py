@@ -162,7 +162,7 @@ def test_parts_that_cannot_be_called_as_they_will_be_are_refused_where_they_are_
 def test_kinds_that_parts_cannot_have_are_refused():
     with pytest.raises(ValueError, match=r"unknown kind of data 'rows'\. Known: images, features"):
         negvae.register_network("mine", takes="rows")
-    with pytest.raises(ValueError, match=r"unknown kind of data 'pixels'.* Known: images, features"):
+    with pytest.raises(ValueError, match=r"unknown kind of data 'pixels': .*Known: images, features"):
         negvae.register_transformation("mine", takes="pixels")
     with pytest.raises(ValueError, match=r"unknown argument of a source 'int'\. Known: nothing, data set, number"):
         negvae.register_source("mine", argument="int")

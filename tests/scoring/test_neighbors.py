@@ -233,14 +233,14 @@ def test_the_mean_excess_is_over_the_last_knot():
 
 
 def test_bounds_hold_where_neighbors_share_their_neighbors_only_if_held_out_rows_are_no_references():
-    """Rows on a curve in four columns: 120 held out beside 30, 100 times; the true rate is that of a fine grid."""
+    """Rows on a curve in four columns: 120 held out beside 30, 200 times; the true rate is that of a fine grid."""
 
     def curve(angle):
         return np.column_stack([np.cos(angle), np.sin(angle), np.cos(2 * angle), np.sin(2 * angle)])
 
     random, missed = np.random.default_rng(0), {True: 0, False: 0}
     grid = torch.from_numpy(curve(np.linspace(0, 2 * np.pi, 500, endpoint=False)))
-    for _ in range(100):
+    for _ in range(200):
         rows = curve(random.uniform(0, 2 * np.pi, 150))
         for join in missed:
             fitted, held_out = fit_neighbors(rows[:30], rows[30:], join=join)
@@ -248,5 +248,5 @@ def test_bounds_hold_where_neighbors_share_their_neighbors_only_if_held_out_rows
             threshold = np.sort(held_out)[-12]
             rate = float((neighbor_score(grid, fitted.tensors(), fitted.nearest) > threshold).double().mean())
             missed[join] += fpr_bounds(held_out, threshold, 0.9).low > rate
-    assert missed[False] <= 10 + 3 * np.sqrt(9)  # one in ten may lie below its bound
+    assert missed[False] <= 20 + 3 * np.sqrt(18)  # one in ten may lie below its bound
     assert missed[True] > missed[False]
