@@ -124,6 +124,8 @@ def test_the_rate_of_typicality_holds_where_few_are_held_out_and_tails_are_heavy
         false += batch_typicality(batch, references) > limit
     assert false / 400 < 0.1 + 3 * np.sqrt(0.1 * 0.9 / 400)
     assert batch_typicality_threshold([1.0], [2.0], references, 0.001, repeats=99) == np.inf
+    exact, above = (batch_typicality_threshold(kept, [2.0], references, rate, repeats=99) for rate in (0.29, 0.2901))
+    assert exact == above  # 0.29 * 100 is below 29 in floating point
 
 
 def test_calibration_is_of_the_scores_that_the_table_says(model):

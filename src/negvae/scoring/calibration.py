@@ -77,7 +77,7 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
     """
     check_rate("target_fpr", target_fpr)
     held_out = _sorted(calibration)
-    rank = _average_rank(len(held_out), target_fpr)
+    rank = average_rank(len(held_out), target_fpr)
     if rank < 1:
         raise ValueError(
             f"target_fpr {target_fpr:g} needs at least {least_held_out(target_fpr)} held-out inliers, there are"
@@ -86,8 +86,12 @@ def fpr_threshold(calibration: ArrayLike, target_fpr: float) -> float:
     return float(held_out[-rank])
 
 
-def _average_rank(held_out: int, target_fpr: float) -> int:
-    """Return the k for which the k-th largest held-out score is the threshold of a rate that holds on average."""
+def average_rank(held_out: int, target_fpr: float) -> int:
+    """Return the k for which the k-th largest held-out score is the threshold of a rate that holds on average.
+
+    >>> average_rank(99, 0.29)  # 0.29 * 100 is below 29 in floating point
+    29
+    """
     return min(math.floor(target_fpr * (held_out + 1) + 1e-9), held_out)
 
 
@@ -344,7 +348,7 @@ class Calibration:
         if self.target_fpr is None or held_out < least_held_out(self.target_fpr):
             return 1
         if self.confidence is None:
-            return _average_rank(held_out, self.target_fpr)
+            return average_rank(held_out, self.target_fpr)
         if held_out < least_certified(self.target_fpr, self.confidence):
             return 1
         return certified_rank(held_out, self.target_fpr, self.confidence)

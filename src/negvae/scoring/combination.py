@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from negvae.scoring.calibration import average_rank
 from negvae.scoring.certificates import check_rate
 from negvae.scoring.passes import Pass
 from negvae.scoring.references import References
@@ -153,7 +154,7 @@ def batch_typicality_threshold(
     if not held_out.size or not batch.size:
         raise ValueError("a threshold needs held-out scores, and batches of at least 1 image")
     draw = generator or np.random.default_rng(0)
-    values, rank = np.concatenate([held_out, batch]), math.floor(target_fpr * (repeats + 1))
+    values, rank = np.concatenate([held_out, batch]), average_rank(repeats, target_fpr)
     if not rank:
         return math.inf
     rows = (draw.choice(len(values), len(batch), replace=False, shuffle=False) for _ in range(repeats))
