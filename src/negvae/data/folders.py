@@ -296,7 +296,7 @@ def _decoded_to(entry: Path | None, files: list[str], decoding: Decoding, state:
             digests[name] = hashlib.sha256(content).hexdigest()
             file.write(content)
         file.flush()
-        # At once: under its name, another process may replace the file or remove it. Windows renames no mapped file.
+        # Before the file gets its name: then another process may replace or remove it. Windows renames no mapped file.
         inputs = None if path and os.name == "nt" else _mapped(file, int(counts.sum()), decoding)
     sha256 = _joint(digests)
     if path is None:
