@@ -14,8 +14,9 @@ from sklearn.metrics import average_precision_score
 from negvae.scoring.certificates import check_rate
 from negvae.scoring.references import Values
 
-FEW = 50
-"""With fewer scores than this of either set, DeLong's interval holds the true AUROC less often than it says."""
+FEW, RARE = 50, 3
+"""With fewer scores than the first of either set, or where less than the second of min(n, m) pairs are out of order,
+DeLong's interval holds the true AUROC less often than it says: what would vary most is missing from the sample."""
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,10 @@ def detection_metrics(inliers: ArrayLike, outliers: ArrayLike) -> Detection:
 def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple[float, tuple[float, float]]:
     """Compute the exact AUROC and its interval by DeLong et al. (1988), on the logit scale.
 
-    If the sets separate perfectly, or all scores are equal, DeLong's variance is zero, whatever the sample size, and
-    from fewer than 50 scores of either set it often comes out too small. The interval then is the exact binomial one
-    (Clopper and Pearson) for min(n, m) independent pairs of which this share is in order, which is valid though wide.
+    If the sets separate perfectly, or all scores are equal, DeLong's variance is zero, whatever the sample size. It
+    often comes out too small from fewer than 50 scores of either set, or where so few are out of order that less than
+    3 of min(n, m) pairs would be. The interval then is the exact binomial one (Clopper and Pearson) for min(n, m)
+    independent pairs of which this share is in order, which is valid though wide.
 
     Args:
         inliers: n scores of inliers.
@@ -101,7 +103,8 @@ def auroc(inliers: ArrayLike, outliers: ArrayLike, level: float = 0.95) -> tuple
     of_inliers = 1 - (ranks[:n] - rankdata(low)) / m
     area = float(of_outliers.mean())
     pairs = min(n, m)
-    if pairs < FEW or np.ptp(of_outliers) == np.ptp(of_inliers) == 0:
+    disordered = min(area, 1 - area) * pairs
+    if pairs < FEW or disordered < RARE or np.ptp(of_outliers) == np.ptp(of_inliers) == 0:
         below, above = area * pairs, (1 - area) * pairs
         low_end = float(beta.ppf((1 - level) / 2, below, above + 1)) if below else 0.0
         high_end = float(beta.ppf((1 + level) / 2, below + 1, above)) if above else 1.0
