@@ -91,6 +91,13 @@ def test_contamination_flags_its_share_and_clean_data_none():
         contamination_threshold([])
 
 
+@pytest.mark.parametrize(("infinite", "flagged"), [(5, 10), (10, 10), (20, 0)])
+def test_a_share_of_scores_is_flagged_where_some_are_infinite(infinite, flagged):
+    scores = np.concatenate([np.arange(101.0 - infinite), np.full(infinite, np.inf)])
+    assert (scores > contamination_threshold(scores, 0.1)).sum() == flagged
+    assert contamination_threshold(scores) == np.inf
+
+
 def test_benjamini_hochberg_by_hand():
     # Sorted: 0.01 <= 0.02, 0.03 <= 0.04, 0.06 <= 0.06, 0.5 > 0.08, 0.9 > 0.1.
     np.testing.assert_array_equal(

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from numbers import Real
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -121,9 +121,13 @@ def contamination_threshold(scores: ArrayLike, contamination: float = 0.0) -> fl
         raise ValueError(f"contamination is {contamination}: it must lie between 0 (clean data) and 0.5")
     ordered = _sorted(scores)
     if contamination:
-        return float(np.percentile(ordered, 100 * (1 - contamination)))
-    # A margin far below any difference that matters keeps rounding from flagging the largest of them.
+        # Nothing lies halfway to an infinite score; the lower of its two neighbors flags the same scores.
+        method: Literal["linear", "lower"] = "linear" if np.isfinite(ordered).all() else "lower"
+        return float(np.percentile(ordered, 100 * (1 - contamination), method=method))
     highest = ordered[-1]
+    if np.isinf(highest):
+        return float(highest)
+    # A margin far below any difference that matters keeps rounding from flagging the largest of them.
     return float(highest + 1e-5 * max(highest - np.median(ordered), 1e-3 * abs(highest), 1e-12))
 
 
