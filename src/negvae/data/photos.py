@@ -53,6 +53,7 @@ class PhotoHeader:
     bits: int
     turned: bool = False
 
+        deep: whether this is a TIFF with channels or pages that Pillow does not read.
 
 def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> PhotoHeader:
     """Read what an image declares, without decoding its pixels.
@@ -60,6 +61,7 @@ def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pho
     Args:
         source: encoded image.
         where: name of the image in error messages.
+    deep: bool = False
         max_pixels: maximum number of pixels that the image may declare.
 
     Returns:
@@ -484,7 +486,7 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         if orientation in _TURNS and _TURNS[orientation][0]:
             width, height = height, width
         bits = 8 * page.dtype.itemsize
-        header = PhotoHeader(width, height, channels, bits, orientation in _TURNS)
+        header = PhotoHeader(width, height, channels, bits, orientation in _TURNS, deep=True)
         if not pixels:
             return header, None
         array = page.asarray().reshape(page.shape) if stack is None else stack.asarray().reshape(-1, *page.shape)
