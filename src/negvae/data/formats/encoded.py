@@ -72,8 +72,11 @@ def opened(source: str | bytes, where: str) -> IO[bytes]:
     """Open an encoded image for reading; see `decode_image` for what is raised."""
     file = io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
     try:
-        start = file.read(64)
+        start = file.read(512)
         file.seek(0)
+        for place, mark, kind, advice in _CONTAINERS:
+            if start.startswith(mark, place):
+                raise DataError(f"{where}: {kind} and no image: {advice}")
         brands = start[8 : int.from_bytes(start[:4])] if start[4:8] == b"ftyp" else b""
         if brands[:4] in _HEIF and b"avif" not in brands and "HEIF" not in Image.OPEN:
             need("pillow_heif", "heif").register_heif_opener()
@@ -104,9 +107,6 @@ def refuse_many_scans(image: Image.Image, file: IO[bytes], where: str) -> None:
         raise DataError(f"{where}: a JPEG of {scans:,} scans; at most {SCANS} are decoded, and usual files have ten")
 
 
-def formats() -> tuple[str, ...]:
-    """Return Pillow's names of the accepted formats: those with a signature in their first bytes that run no code."""
-    return tuple(name for name in (*_known_formats(), "HEIF") if name in Image.OPEN)
 def refuse_heatmap(image: Image.Image, where: str) -> None:
     """Refuse a heat map that negvae wrote: one that lies in a folder of photos is none of them.
 
@@ -121,6 +121,9 @@ def refuse_heatmap(image: Image.Image, where: str) -> None:
         raise DataError(f"{where}: a heat map that negvae wrote and no photo: keep such maps in a folder elsewhere")
 
 
+def formats() -> tuple[str, ...]:
+    """Return Pillow's names of the accepted formats: those with a signature in their first bytes that run no code."""
+    return tuple(name for name in (*_known_formats(), "HEIF") if name in Image.OPEN)
 
 
 @functools.cache
@@ -175,10 +178,10 @@ def decode_image(
             return _pixels(source, where, max_pixels, upright)
         with opened(source, where) as file, open_image(file, max_pixels) as image:
             refuse_many_scans(image, file, where)
+            refuse_heatmap(image, where)
             return _pixels(image, where, max_pixels, upright)
 
 
-            refuse_heatmap(image, where)
 def _pixels(image: Image.Image, where: str, max_pixels: int, upright: bool) -> tuple[NDArray[np.uint8], str]:
     """Return the pixels of an open image; see `decode_image`."""
     if image.width * image.height > max_pixels:
