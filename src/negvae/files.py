@@ -413,6 +413,17 @@ def shown(text: str) -> str:
     return named.encode("utf-8", "backslashreplace").decode()  # what else is a half of a surrogate pair
 
 
+def visible(text: str) -> str:
+    r"""Return a text whose control characters, which a file name may hold and a terminal would obey, are codes.
+
+    Bytes of a name that are not UTF-8 become the codes that tables and reports have for them, too.
+
+    >>> print(visible("a\x1b[2Jb"), visible("image-\udcff.png"))
+    a\x1b[2Jb image-\xff.png
+    """
+    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in shown(text))
+
+
 def home(path: Path | str) -> Path:
     """Return a path with "~" at its beginning replaced by the user's home; one of an unknown user stays as it is.
 

@@ -73,6 +73,12 @@ def place(tmp_path_factory):
         ("train --data semicolons.csv --out new", "its first line has semicolons (a;b): columns are separated by"),
         ("train --data rows.csv --out new --side 32", "rows.csv is no folder of image files, which is what fit, side"),
         ("train --data photos --out new --fit exact --side 32", "with fit exact, which takes them as they are"),
+        (
+            "train --data photos --out new --side 300",
+            "network deep takes images from 16x16 to 256x256, these are 300x3",
+        ),
+        ("train --data no/such --out new --side 32", "no/such: no such file or folder\n"),
+        ("train --data nosuch --out new --fit tile", "unknown data set 'nosuch', and there is no such file or folder"),
         ("score run photos --score neighbors", "score neighbors is for rows of features: this model takes images"),
         ("calibrate run --score neighbors", "score neighbors is for rows of features: this model takes images"),
         ("data verify photos", "photos is a file or folder, and this takes the name of a data set: mnist"),

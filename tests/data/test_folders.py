@@ -65,6 +65,18 @@ def test_equal_images_of_which_some_are_stored_on_their_side_are_taken_upright(t
     np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, upright)
 
 
+@pytest.mark.parametrize("pages", [2, 3])
+def test_equal_images_of_two_or_three_gray_pages_keep_them_all(tmp_path, pages):
+    tifffile = pytest.importorskip("tifffile")
+    stacks = np.random.default_rng(0).integers(0, 256, (4, pages, 24, 20), np.uint8)
+    for number, stack in enumerate(stacks):
+        tifffile.imwrite(tmp_path / f"{number}.tif", stack, photometric="minisblack")
+    files = [str(tmp_path / f"{number}.tif") for number in range(len(stacks))]
+    decoding, line = chosen(files)
+    assert line == f"4 photos, 20x24: 20x24 as they are, {pages} channels"
+    np.testing.assert_array_equal(read_photos(files, decoding, "F").inputs, stacks)
+
+
 def test_what_is_asked_for_is_kept(tmp_path):
     files = write(tmp_path / "f", [(40, 30), (80, 90)])
     assert chosen(files, "crop", 20)[0].shape == (3, 20, 20)

@@ -74,6 +74,20 @@ def test_scores_of_files_are_decided_by_the_group_of_their_folder(place: Path) -
         assert row["is_outlier"] == (row["combined"] > threshold)
 
 
+def test_photos_outside_the_calibrated_folders_are_counted(place: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (20, 40)).save(tmp_path / "loose.png")
+    lines = list[str]()
+    given = [str(tmp_path / "loose.png"), str(place / "new")]
+    score_files(place / "run", given, tmp_path / "s.csv", groups="folders", device="cpu", log=lines.append)
+    assert (
+        "1 rows lie in no folder that is named like a calibrated group ('dark', 'light'): they get the largest p-value"
+        " over all groups" in lines
+    )
+    lines.clear()
+    score_files(place / "run", given[1:], tmp_path / "s.csv", groups="folders", device="cpu", log=lines.append)
+    assert not any("calibrated group" in line for line in lines)
+
+
 def test_other_inliers_name_their_groups(place: Path) -> None:
     before = load_artifact(place / "run", "cpu").calibration
     after = calibrate_run(place / "run", data=str(place / "new"), groups="folders", device="cpu")

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from negvae import NegVAEDetector
-from negvae.data.photos import read_photo
+from negvae.data.formats import decode_image
+from negvae.data.photos import read_header, read_photo
 from negvae.data.streams import Batch
 from negvae.decoding import Decoding
 from negvae.runs import heatmaps
@@ -202,3 +203,15 @@ def test_the_map_of_a_tiff_of_many_channels_has_its_name_and_size(tmp_path):
     writer = MapWriter(tmp_path / "maps", lambda stored: stored[:, 0].numpy(), decoding=decoding)
     assert writer.write(Batch([str(path)], [0], [""], tiles, [plan]), np.array([0])) == ["deep.png"]
     assert opened(tmp_path / "maps" / "deep.png").size == (40, 30)
+
+
+@pytest.mark.parametrize("colored", [True, False])
+def test_a_map_that_lies_among_photos_is_not_taken_for_one(tmp_path, colored):
+    writer = MapWriter(tmp_path / "maps", lambda images: np.zeros((len(images), 28, 28)))
+    writer.colored = colored
+    (name,) = writer.write(Batch(["a.npy"], [0], [""], np.zeros((1, 1, 28, 28), np.uint8)), np.array([0]))
+    path = str(tmp_path / "maps" / name)
+    decoding = Decoding(fit="resize", height=16, width=16, channels=1)
+    for read in (decode_image, read_header, lambda source, where: read_photo(source, where, decoding)):
+        with pytest.raises(ValueError, match=r"png: a heat map that negvae wrote and no photo: keep such maps in a"):
+            read(path, path)

@@ -7,12 +7,14 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from negvae import NegVAEDetector
 from negvae.runs import train
 from negvae.runs.artifact import WEIGHTS, load_artifact
 from negvae.runs.calibrate import calibrate_run
-from negvae.runs.evaluate import evaluate_run
+from negvae.runs.defects import defects_table
+from negvae.runs.evaluate import evaluate_run, evaluation_table
 from negvae.runs.recorded import INLIERS, read_recorded
 from negvae.runs.resolve import LEAST_STEPS, fill_in, load_inliers
 from negvae.runs.train import run
@@ -281,3 +283,20 @@ def test_more_samples_change_the_figures_of_bpd_and_not_the_alarms(place, tmp_pa
     assert eight["metrics"].keys() == one["metrics"].keys()
     assert eight["nats_per_dim_test"] != one["nats_per_dim_test"]
     assert [eight[f"alarms_{part}"] for part in ("test", "ood")] == [one[f"alarms_{part}"] for part in ("test", "ood")]
+
+
+@pytest.mark.parametrize(
+    ("name", "printed"), [("odd[bold]", "odd[bold]"), ("odd[/]", "odd[/]"), (os.fsdecode(b"odd-\xe9"), r"odd-\xe9")]
+)
+def test_tables_of_evaluations_show_the_names_of_folders_as_they_are(name, printed):
+    figures = {f"auc_{score}": 0.5 for score in ("bpd", "kl", "prior_ratio")}
+    row = {"ood": name, "served_as_negatives": False, "metrics": {"kl": {"fpr_at_95_tpr": 1.0}}}
+    row |= figures | {f"{key}_ci": (0.4, 0.6) for key in figures} | {"nats_per_dim_test": 1.0, "nats_per_dim_ood": 1.0}
+    sets = {"train": name, "negatives": "none", "likelihood": "bernoulli", "score": "kl", "target_fpr": None}
+    kinds = {name: {"images": 3, "auroc": 0.5, "auroc_defects": None}}
+    defects = {"train": name, "score": "kl", "kinds": kinds, "pixel_auroc": None, "pro": None}
+    for table in (evaluation_table({**sets, "rows": [row]}), defects_table(defects)):
+        console = Console(width=160)
+        with console.capture() as found:
+            console.print(table)
+        assert found.get().count(printed) == 2, found.get()

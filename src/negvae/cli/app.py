@@ -14,8 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
-from negvae.cli.common import visible
-from negvae.files import shown
+from negvae.files import shown, visible
 
 app = typer.Typer(
     help="Train variational autoencoders that detect out-of-distribution images, test them and use them.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negvae.config import SCORE_PRECISIONS
-from negvae.files import shown
+from negvae.files import visible
 from negvae.registry import Table, choose
 from negvae.scoring.table import SCORES
 
@@ -175,14 +175,3 @@ def make_console() -> Console:
 def printer(console: Console) -> Callable[[str], None]:
     """Return a function that prints lines unchanged, without markup and without wrapping."""
     return lambda text: console.print(visible(text), highlight=False, markup=False, soft_wrap=True)
-
-
-def visible(text: str) -> str:
-    r"""Return a text whose control characters, which a file name may hold and a terminal would obey, are codes.
-
-    Bytes of a name that are not UTF-8 become the codes that tables and reports have for them, too.
-
-    >>> print(visible("a\x1b[2Jb"), visible("image-\udcff.png"))
-    a\x1b[2Jb image-\xff.png
-    """
-    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in shown(text))

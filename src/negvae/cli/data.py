@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from negvae.cli.common import make_console, printer, set_names, visible
+from negvae.cli.common import make_console, printer, set_names
+from negvae.files import visible
 
 if TYPE_CHECKING:
     from negvae.data import SetStatus

@@ -58,6 +58,7 @@ class Look:
         bits: most bits of a channel, 8 or 16.
         broken: reason why an image cannot be read, by its name.
         turned: whether the EXIF orientation of any image says that its pixels are not stored upright.
+        deep: whether any image is a TIFF with channels or pages that Pillow does not read.
     """
 
     sizes: NDArray[np.int64]
@@ -65,6 +66,7 @@ class Look:
     bits: int
     broken: dict[str, str] = field(default_factory=dict)
     turned: bool = False
+    deep: bool = False
 
     @property
     def uniform(self) -> bool:
@@ -105,7 +107,8 @@ def look_at(sources: Iterable[tuple[str, Source]], where: object) -> Look:
         raise DataError(f"{where}: holds no image that can be read ({f'{name}: ' if name else ''}{why})")
     sizes = np.array([(each.width, each.height) for each in found], np.int64)
     channels, bits = max(each.channels for each in found), max(each.bits for each in found)
-    return Look(sizes, channels, bits, broken, any(each.turned for each in found))
+    turned, deep = any(each.turned for each in found), any(each.deep for each in found)
+    return Look(sizes, channels, bits, broken, turned, deep)
 
 
 def choose_decoding(
@@ -125,7 +128,7 @@ def choose_decoding(
             to 8 bits: all of what lies between the 0.1% and the 99.9% quantile of any.
 
     Returns:
-        The description; None for 8-bit images of one size without broken or turned ones, which are read as ever.
+        The description; None for 8-bit images of one size without broken, turned or deep ones, which are read as ever.
     """
     middle = np.median(look.sizes, axis=0)
     longer, shorter = float(np.median(look.sizes.max(1))), float(np.median(look.sizes.min(1)))
@@ -135,7 +138,7 @@ def choose_decoding(
         alike = bool(ratios.max() <= 1.1 * ratios.min())
         small = longer <= SMALL and shorter >= 16
         fit = "exact" if whole and side is None else ("resize" if alike else "pad") if small else "tile"
-    plain = look.bits == 8 and look.channels <= 3 and not look.broken and not look.turned
+    plain = look.bits == 8 and not (look.deep or look.broken or look.turned)
     if fit == "exact" and look.uniform and plain:
         return None
     width, height = (side, side) if side else _size_for(fit, middle, longer, shorter)

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from negvae.data.formats.base import DataError, Source, reading
-from negvae.data.formats.encoded import MAX_PIXELS, open_image, opened, plain_pixels, raw_mode, refuse_many_scans
+from negvae.data.formats.encoded import (
+    MAX_PIXELS,
+    open_image,
+    opened,
+    plain_pixels,
+    raw_mode,
+    refuse_heatmap,
+    refuse_many_scans,
+)
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
 from negvae.files import need
@@ -45,6 +53,7 @@ class PhotoHeader:
         channels: number of channels after decoding.
         bits: bits of a channel, 8 or 16.
         turned: whether its pixels are stored on their side, upside down or mirrored, and its EXIF orientation says so.
+        deep: whether this is a TIFF with channels or pages that Pillow does not read.
     """
 
     width: int
@@ -52,6 +61,7 @@ class PhotoHeader:
     channels: int
     bits: int
     turned: bool = False
+    deep: bool = False
 
 
 def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> PhotoHeader:
@@ -77,6 +87,7 @@ def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pho
         with opened(source, where) as file:
             try:
                 with open_image(file, max_pixels) as image:
+                    refuse_heatmap(image, where)
                     _refuse_large(*image.size, where, max_pixels)
                     found = None if _is_deep_tiff(image) else _declared(image)
             except UnidentifiedImageError:
@@ -120,6 +131,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
         with opened(source, where) as file:
             try:
                 with open_image(file, max_pixels) as image:
+                    refuse_heatmap(image, where)
                     if not _is_deep_tiff(image):
                         _refuse_large(*image.size, where, max_pixels)  # as declared: a draft is smaller
                         refuse_many_scans(image, file, where)
@@ -484,7 +496,7 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         if orientation in _TURNS and _TURNS[orientation][0]:
             width, height = height, width
         bits = 8 * page.dtype.itemsize
-        header = PhotoHeader(width, height, channels, bits, orientation in _TURNS)
+        header = PhotoHeader(width, height, channels, bits, orientation in _TURNS, deep=True)
         if not pixels:
             return header, None
         array = page.asarray().reshape(page.shape) if stack is None else stack.asarray().reshape(-1, *page.shape)

@@ -298,8 +298,8 @@ def _levels(name: str, shape: Shape) -> tuple[list[tuple[int, int]], list[int]]:
     channels, height, width = shape
     if not (16 <= height <= 256 and 16 <= width <= 256):
         raise ValueError(
-            f"network {name} takes images from 16x16 to 256x256, these are {height}x{width}: resize them first, or give"
-            " a folder of image files, which are cut into tiles"
+            f"network {name} takes images from 16x16 to 256x256, these are {height}x{width}: resize them first, or"
+            " have the images of a folder cut into tiles (fit tile, with a side in this range if one is given)"
         )
     if not 1 <= channels <= 16:
         raise ValueError(f"network {name} takes 1 to 16 channels, these images have {channels}")

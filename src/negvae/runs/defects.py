@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from rich.table import Table
+from rich.text import Text
 from sklearn.metrics import roc_auc_score
 
 from negvae.data.embedding import Encoder
@@ -28,7 +29,7 @@ from negvae.data.streams import stream
 from negvae.data.tiling import resized
 from negvae.decoding import Decoding
 from negvae.device import own_state
-from negvae.files import home, require_writable, write_text
+from negvae.files import home, require_writable, visible, write_text
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import own_form, whole_maps
@@ -219,11 +220,12 @@ def defects_table(content: dict[str, Any]) -> Table:
     caption = "AUROC of images against test/good"
     if measured:
         caption += f"; pixels: AUROC {content['pixel_auroc']:.3f}, PRO to FPR 0.3 {content['pro']:.3f}"
-    table = Table(title=f"trained on {content['train']}", caption=caption)
+    table = Table(title=Text(visible(f"trained on {content['train']}")), caption=caption)
     table.add_column("defect", overflow="fold")
     for title in ("images", f"AUROC {content['score']}", "AUROC defects"):
         table.add_column(title, justify="right")
     for kind, row in content["kinds"].items():
         values = [row["auroc"], row["auroc_defects"]]
-        table.add_row(kind, f"{row['images']:,}", *("" if value is None else f"{value:.3f}" for value in values))
+        figures = ("" if value is None else f"{value:.3f}" for value in values)
+        table.add_row(Text(visible(kind)), f"{row['images']:,}", *figures)  # brackets in names are no markup
     return table

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from negvae.data import is_path
 from negvae.data.embedding import Encoder
 from negvae.device import own_state
-from negvae.files import require_writable, write_text
+from negvae.files import require_writable, visible, write_text
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows
@@ -250,10 +251,8 @@ def evaluation_table(content: dict[str, Any]) -> Table:
     if calibrated:
         caption += "; alarms: share called outliers"
         caption += "" if content["target_fpr"] is None else f" at target FPR {content['target_fpr']:g}"
-    table = Table(
-        title=f"trained on {content['train']}, negatives {content['negatives']}, {content['likelihood']}",
-        caption=caption,
-    )
+    title = f"trained on {content['train']}, negatives {content['negatives']}, {content['likelihood']}"
+    table = Table(title=Text(visible(title)), caption=caption)  # brackets in names are no markup
     table.add_column("OOD set", overflow="fold")
     alarms = ("alarms test", "alarms OOD") if calibrated else ()
     areas = [f"AUC {SCORES[score].label}" for score in shown]
@@ -264,7 +263,8 @@ def evaluation_table(content: dict[str, Any]) -> Table:
         figures = [with_interval(row[f"auc_{score}"], row[f"auc_{score}_ci"]) for score in shown]
         figures.append(f"{row['metrics'][decides]['fpr_at_95_tpr']:.3f}")
         figures += [f"{row[f'alarms_{part}']:.3f}" for part in ("test", "ood") if calibrated]
-        table.add_row(name, *figures, *(f"{row[f'nats_per_dim_{part}']:.4g}" for part in ("test", "ood")))
+        figures += [f"{row[f'nats_per_dim_{part}']:.4g}" for part in ("test", "ood")]
+        table.add_row(Text(visible(name)), *figures)
     return table
 
 

@@ -13,13 +13,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from negvae.config import RunConfig
-from negvae.data import Split, load
+from negvae.data import Split, is_path, load
+from negvae.data.catalog import lookup
+from negvae.data.fetch import HUB
 from negvae.data.folders import PhotoSet, choose_decoding, look_at, read_photos, refuse_broken
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared
+from negvae.data.stores import is_uri
 from negvae.decoding import Decoding
-from negvae.files import write_text
+from negvae.files import home, write_text
+from negvae.model import build_vae
 
 Log = Callable[[str], None]
 BROKEN = "broken.tsv"
@@ -69,7 +73,9 @@ def with_images(config: RunConfig, files: list[str] | None, log: Log) -> RunConf
         The configuration; unchanged if the images are taken as they are.
 
     Raises:
-        ValueError: if a fit or a side is given and the data is no folder, or too many files are broken.
+        FileNotFoundError: if a fit or a side is given and there is no such data.
+        ValueError: if a fit or a side is given and the data is no folder, too many files are broken, or the network is
+            not made for images of the size that they are fitted to.
     """
     if files is None or config.takes_features:
         refuse_fitting(config)
@@ -89,6 +95,7 @@ def with_images(config: RunConfig, files: list[str] | None, log: Log) -> RunConf
     decoding = choose_decoding(look, fit, config.side, sources)
     if decoding is not None:
         log(f"{config.data}: {look.describe(decoding)}")
+        build_vae(config, decoding.shape)  # what it refuses is refused before the images are decoded
     return replace(config, images=decoding)
 
 
@@ -99,9 +106,14 @@ def refuse_fitting(config: RunConfig) -> None:
         config: configuration of a run on other data.
 
     Raises:
+        FileNotFoundError: if one of the fields is set, and there is no such path.
         ValueError: if one of the fields is set.
     """
     if config.fit is not None or config.side is not None or config.images is not None:
+        if not is_path(config.data) and not config.data.startswith(HUB):
+            lookup(config.data)  # says what is wrong with the name of no set
+        elif not is_uri(config.data) and not home(config.data).exists() and not config.data.startswith(HUB):
+            raise FileNotFoundError(f"{config.data}: no such file or folder")
         raise ValueError(f"{config.data} is no folder of image files, which is what fit, side and images are about")
 
 

@@ -29,6 +29,7 @@ class Label:
         named: whether a file had the column.
         looked: whether `require_column` has found it.
         unknown: number of rows by each name, of up to 1,000, that is no calibrated group.
+        outside: number of rows whose file lies in no folder that is named like a calibrated group.
     """
 
     known: Collection[str]
@@ -36,6 +37,7 @@ class Label:
     named: bool = False
     looked: bool = False
     unknown: dict[str, int] = dataclasses.field(default_factory=dict)
+    outside: int = 0
 
     def __call__(self, paths: Sequence[str], indices: Sequence[int | None], *, count: bool = False) -> list[str]:
         """Return the group of each row; `UNKNOWN` if it was not calibrated or is not named.
@@ -52,7 +54,9 @@ class Label:
             ValueError: if a CSV or Parquet file has no such column, or no such row.
         """
         if self.column is None:
-            return [group_of(path, self.known) for path in paths]
+            found = [group_of(path, self.known) for path in paths]
+            self.outside += found.count(UNKNOWN) if count else 0
+            return found
         names = self.column(paths, indices)
         self.named = True
         for name in names if count else ():
@@ -86,6 +90,12 @@ class Label:
         >>> Label(("1", "2"), unknown={"1.0": 3, "": 1}).describe_unknown()
         "4 rows have a group that was not calibrated ('1.0', ''): they get the largest p-value over all groups"
         """
+        if self.outside:
+            named = ", ".join(map(repr, list(self.known)[:5])) + (", ..." if len(self.known) > 5 else "")
+            return (
+                f"{self.outside:,} rows lie in no folder that is named like a calibrated group ({named}): they get the"
+                " largest p-value over all groups"
+            )
         if not self.unknown:
             return ""
         names = ", ".join(map(repr, list(self.unknown)[:5])) + (", ..." if len(self.unknown) > 5 else "")

@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from negvae.data.formats import IMAGE_ENDINGS
+from negvae.data.formats.encoded import HEATMAP, HEATMAP_KEY
 from negvae.data.photos import map_of_image, seen_as, upright
 from negvae.data.streams import Batch
 from negvae.data.tiling import blend, resized
@@ -77,7 +79,7 @@ class MapWriter:
                 values = resized(map_of_image(values, size, self.decoding)[None], size)[0]
             with replacing(self.folder / name, tidy=False) as temporary:
                 drawn = picture(values, self.colored)
-                drawn.save(temporary, "PNG")
+                drawn.save(temporary, "PNG", pnginfo=_title())
             names.append(name)
         return names
 
@@ -92,6 +94,13 @@ class MapWriter:
         self._numbers[stem] = number
         self._used.add(name.lower())
         return name
+
+
+def _title() -> PngInfo:
+    """Return the text that says what a PNG is, so that a map in a folder of photos is not taken for one of them."""
+    title = PngInfo()
+    title.add_text(HEATMAP_KEY, HEATMAP)
+    return title
 
 
 def _numbered(stem: str, number: int) -> str:

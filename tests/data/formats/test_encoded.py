@@ -1,7 +1,11 @@
 """Encoded images of every mode."""
 
+import gzip
 import io
+import re
 import sys
+import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -10,6 +14,8 @@ from PIL import Image
 from negvae.data import load
 from negvae.data.formats import decode_image
 from negvae.data.formats.encoded import decode_images
+from negvae.data.photos import read_header, read_photo
+from negvae.decoding import Decoding
 from tests.data.conftest import one_line
 
 
@@ -111,3 +117,34 @@ def test_heic_is_told_by_its_content_and_needs_its_extra(tmp_path, monkeypatch):
 def test_fewer_images_than_announced_are_refused():
     with pytest.raises(ValueError, match=r"^set: ends after 1 of the 3 images that it announces$"):
         decode_images([("a", Image.new("L", (8, 8)))], 3, "set")
+
+
+def packed(kind):
+    """(content of an archive of one file, of this kind)"""
+    content = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(content, "w") as archive:
+            archive.writestr("a.png", b"content")
+    else:
+        with tarfile.open(fileobj=content, mode="w") as archive:
+            archive.addfile(tarfile.TarInfo("a.png"))
+    return gzip.compress(content.getvalue()) if kind == "tar.gz" else content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("zip", "a ZIP archive and no image: unpack it, and name its folder"),
+        ("tar", "a tar archive and no image: unpack it, and name its folder"),
+        ("tar.gz", "a gzip file and no image: unpack it, and name what is in it"),
+        ("h5", "an HDF5 file and no image: save its images as .npy"),
+    ],
+)
+def test_what_holds_images_and_is_none_says_what_to_do_with_it(tmp_path, kind, message):
+    path = tmp_path / f"photos.{kind}"
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100) if kind == "h5" else packed(kind))
+    decoding = Decoding(fit="resize", height=8, width=8, channels=3)
+    for read in (decode_image, read_header, lambda source, where: read_photo(source, where, decoding)):
+        with pytest.raises(ValueError, match=f"^{re.escape(str(path))}: {message}") as refused:
+            read(str(path), str(path))
+        one_line(refused)

@@ -25,6 +25,17 @@ SCANS = 100
 MAX_PIXELS = 64_000_000
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 """Brands of HEIF behind the word ftyp; the last two are those of AVIF files too, which Pillow reads itself."""
+HEATMAP_KEY, HEATMAP = "Title", "negvae heat map"
+"""The text of the PNG files of heat maps, by which they are known."""
+_CONTAINERS = (
+    (0, b"PK\x03\x04", "a ZIP archive", "unpack it, and name its folder"),
+    (0, b"\x1f\x8b", "a gzip file", "unpack it, and name what is in it"),
+    (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", "unpack it, and name its folder"),
+    (0, b"Rar!", "a RAR archive", "unpack it, and name its folder"),
+    (257, b"ustar", "a tar archive", "unpack it, and name its folder"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file", "save its images as .npy, N x H x W or N x H x W x C"),
+)
+"""Files that hold images and are read by no reader: where and by what each kind is known, and what to do with it."""
 _CHUNK = 64
 
 Item = TypeVar("Item")
@@ -61,8 +72,11 @@ def opened(source: str | bytes, where: str) -> IO[bytes]:
     """Open an encoded image for reading; see `decode_image` for what is raised."""
     file = io.BytesIO(source) if isinstance(source, bytes) else stores.open_file(source, whole=True)
     try:
-        start = file.read(64)
+        start = file.read(512)
         file.seek(0)
+        for place, mark, kind, advice in _CONTAINERS:
+            if start.startswith(mark, place):
+                raise DataError(f"{where}: {kind} and no image: {advice}")
         brands = start[8 : int.from_bytes(start[:4])] if start[4:8] == b"ftyp" else b""
         if brands[:4] in _HEIF and b"avif" not in brands and "HEIF" not in Image.OPEN:
             need("pillow_heif", "heif").register_heif_opener()
@@ -91,6 +105,20 @@ def refuse_many_scans(image: Image.Image, file: IO[bytes], where: str) -> None:
     file.seek(place)
     if scans > SCANS:
         raise DataError(f"{where}: a JPEG of {scans:,} scans; at most {SCANS} are decoded, and usual files have ten")
+
+
+def refuse_heatmap(image: Image.Image, where: str) -> None:
+    """Refuse a heat map that negvae wrote: one that lies in a folder of photos is none of them.
+
+    Args:
+        image: the image as Pillow has opened it.
+        where: name of the image in error messages.
+
+    Raises:
+        ValueError: if it is such a map.
+    """
+    if image.info.get(HEATMAP_KEY) == HEATMAP:
+        raise DataError(f"{where}: a heat map that negvae wrote and no photo: keep such maps in a folder elsewhere")
 
 
 def formats() -> tuple[str, ...]:
@@ -150,6 +178,7 @@ def decode_image(
             return _pixels(source, where, max_pixels, upright)
         with opened(source, where) as file, open_image(file, max_pixels) as image:
             refuse_many_scans(image, file, where)
+            refuse_heatmap(image, where)
             return _pixels(image, where, max_pixels, upright)
 
 
