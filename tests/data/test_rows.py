@@ -33,6 +33,8 @@ def test_what_is_no_number_is_refused_with_what_to_do():
         finite_rows(np.array([[1.0, 2], [np.nan, 3]]), "here")
     with pytest.raises(ValueError, match="encode categories first"):
         finite_rows(np.array([["red"], ["blue"]]), "here")
+    with pytest.raises(ValueError, match="here: holds complex numbers: give their real and imaginary parts"):
+        finite_rows(np.array([[1j, 2]]), "here")
     with pytest.raises(ValueError, match="N x D numbers"):
         finite_rows(np.zeros(3), "here")
 

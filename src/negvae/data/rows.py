@@ -159,6 +159,8 @@ def finite_rows(rows: NDArray[np.generic], where: str, columns: Sequence[str] | 
     """
     if rows.ndim != 2 or rows.shape[1] < 1:
         raise DataError(f"{where}: rows of features are N x D numbers, these are {' x '.join(map(str, rows.shape))}")
+    if rows.dtype.kind == "c":
+        raise DataError(f"{where}: holds complex numbers: give their real and imaginary parts as columns of their own")
     if rows.dtype.kind not in "fiub":
         raise DataError(
             f"{where}: holds {rows.dtype}, and rows of features are numbers: encode categories first, for example one"
