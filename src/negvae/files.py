@@ -420,6 +420,15 @@ def shown(text: str) -> str:
     return named.encode("utf-8", "backslashreplace").decode()  # what else is a half of a surrogate pair
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the plural unless the number is one.
+
+    >>> counted(1, "image"), counted(2000, "image"), counted(0, "discovery", "discoveries")
+    ('1 image', '2,000 images', '0 discoveries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def home(path: Path | str) -> Path:
     """Return a path with "~" at its beginning replaced by the user's home; one of an unknown user stays as it is.
 

@@ -14,7 +14,7 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data.formats.base import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
-from negvae.files import quoted, require_writable
+from negvae.files import counted, quoted, require_writable
 from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import (
@@ -240,7 +240,7 @@ def _inliers(
         if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
             raise
     if data is None and len(held_out):
-        log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+        log(f"calibration: the {counted(len(held_out), 'image')} of {config.data} that the run held out")
         return training, held_out, None if inliers.groups is None else list(inliers.groups), None
     own = data is None or (data == config.data and recorded.source != MEMORY)
     if own:
@@ -271,7 +271,7 @@ def _feature_inliers(
         inliers = load_inliers(config, recorded=recorded, columns=columns, log=log)
         if not len(inliers.held_out):
             raise ValueError(f"{artifact.directory} held out no rows: name inliers that are new to it with --data")
-        log(f"calibration: the {len(inliers.held_out):,} rows of {config.data} that the run held out")
+        log(f"calibration: the {counted(len(inliers.held_out), 'row')} of {config.data} that the run held out")
         return inliers.training, inliers.held_out, None if inliers.groups is None else list(inliers.groups)
     encoder = embedding.encoder_of(artifact, embed)
     found = embedding.read_feature_rows(
@@ -307,7 +307,7 @@ def _photos(
         held_out = inliers.held_out
         owners = np.arange(len(held_out)) if inliers.owners is None else inliers.owners.held_out
         labels = None if inliers.groups is None else list(inliers.groups)
-        log(f"calibration: the {inliers.held_out_images:,} images of {config.data} that the run held out")
+        log(f"calibration: the {counted(inliers.held_out_images, 'image')} of {config.data} that the run held out")
     else:
         if data is None or (data == config.data and recorded.source != MEMORY):
             found = load_test_photos(config, recorded=recorded, log=log)
