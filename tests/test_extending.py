@@ -156,6 +156,9 @@ def test_a_registered_set_serves_everywhere(place, capsys):
         (torch.zeros(3, 1, 8, 8), "returned torch.float32 (3, 1, 8, 8): it must be a uint8 tensor N x C x H x W"),
         (None, "returned NoneType"),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(2)), "3 images have labels of shape (2,)"),
+        ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), [0, 1, 0]), "its labels are list: they must be a tensor"),
+        ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3)), "torch.float32: they must be whole numbers"),
+        ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8),) * 3, "its function returned tuple"),
     ],
 )
 def test_a_set_of_another_kind_is_refused(made, words):

@@ -32,6 +32,10 @@ _NO_FIGURES = {"mlflow": "MLFLOW_DISABLE_TELEMETRY", "onnxruntime": "ORT_DISABLE
 """The variable that keeps a package from sending figures about its use to its makers, if set before the import."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
+CHECKSUM, NO_CHECKSUM = "sha256", "0" * 64
+"""The name of a safetensors file's checksum in its metadata, and what stands there until it is known."""
+_LONGEST_HEADER = 100_000_000
+"""Bytes that safetensors accepts as a header."""
 
 
 @contextmanager
@@ -296,7 +300,7 @@ def first_line(error: BaseException) -> str:
 
 @contextmanager
 def open_tensors(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file, which its library does by a path in UTF-8 alone.
+    """Open a safetensors file, which its library does by a path in UTF-8 alone, and compare it with its checksum.
 
     Args:
         path: file to read; its path may have any bytes.
@@ -309,9 +313,12 @@ def open_tensors(path: Path, framework: str) -> Iterator[Any]:
         OSError: if the file cannot be read.
         safetensors.SafetensorError: if it is damaged.
     """
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    path.open("rb").close()  # the library says of a file that may not be read that it is not there
+    with path.open("rb") as opened:  # of a file that may not be read, the library says that it is not there
+        changed = not _holds_its_checksum(opened)
+    if changed:
+        raise SafetensorError("its content has changed since it was written")
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -424,6 +431,15 @@ def visible(text: str) -> str:
     return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in shown(text))
 
 
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Return a number with its noun, in the plural unless the number is one.
+
+    >>> counted(1, "image"), counted(2000, "image"), counted(0, "discovery", "discoveries")
+    ('1 image', '2,000 images', '0 discoveries')
+    """
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
 def home(path: Path | str) -> Path:
     """Return a path with "~" at its beginning replaced by the user's home; one of an unknown user stays as it is.
 
@@ -470,6 +486,40 @@ def order_header(path: Path) -> None:
             raise ValueError(f"{path}: its header cannot be ordered")
         file.seek(8)
         file.write(text.ljust(length))
+
+
+def add_checksum(path: Path) -> None:
+    """Put the SHA-256 of a safetensors file in place of the zeros that its metadata have under `CHECKSUM`.
+
+    It is that of the whole file with those zeros. `open_tensors` compares it: a changed digit of a threshold or of a
+    weight would otherwise be read like any other. Files of earlier versions have none.
+    """
+    with path.open("r+b") as file:
+        start, _ = _checksum(file)
+        checksum = _sha256_without_checksum(file, start)
+        file.seek(start)
+        file.write(checksum)
+
+
+def _holds_its_checksum(file: IO[bytes]) -> bool:
+    """Return whether a safetensors file is as it was written, or has no checksum."""
+    start, written = _checksum(file)
+    return not written or _sha256_without_checksum(file, start) == written
+
+
+def _checksum(file: IO[bytes]) -> tuple[int, bytes]:
+    """Return where the checksum of a safetensors file stands, and what it is; it is empty if there is none."""
+    length = int.from_bytes(file.read(8), "little")
+    found = re.search(rb'"%s":"(.{64})"' % CHECKSUM.encode(), file.read(min(length, _LONGEST_HEADER)))
+    return (8 + found.start(1), found[1]) if found else (0, b"")
+
+
+def _sha256_without_checksum(file: IO[bytes], start: int) -> bytes:
+    """Return the SHA-256 of a file in which the checksum, which starts there, is zeros."""
+    file.seek(0)
+    digest = hashlib.sha256(file.read(start) + NO_CHECKSUM.encode())
+    file.seek(start + len(NO_CHECKSUM))
+    return hashlib.file_digest(file, lambda: digest).hexdigest().encode()  # type: ignore[arg-type]
 
 
 def need(module: str, extra: str) -> Any:

@@ -39,6 +39,14 @@ def test_the_extra_is_named_where_it_is_missing(capsys, blob_files, model, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+def test_runs_of_the_paper_leave_no_folders_where_the_extra_is_missing(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    folders = ["--results", tmp_path / "results", "--out", tmp_path / "runs"]
+    error = refused(capsys, "paper", "run", "table3", "--profile", "smoke", *folders, "--cluster", "auto")
+    assert error == "negvae: ray is not installed: pip install 'negvae[ray]'"
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("address", ["ray://somewhere:10001", "somewhere", "somewhere:port"])
 def test_addresses_of_other_kinds(address):
     pytest.importorskip("ray")

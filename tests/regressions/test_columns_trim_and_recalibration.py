@@ -23,7 +23,7 @@ from negvae.scoring.crossconformal import twice_mean_p_values
 from negvae.scoring.neighbors import fit_neighbors
 
 OPTIONS = {"epochs": 2, "batch_size": 32, "precision": "float32", "device": "cpu"}
-pytestmark = pytest.mark.filterwarnings("ignore:.*(training steps|held-out inliers):UserWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:.*(training step|held-out inlier):UserWarning")
 
 
 def rows(count: int, seed: int) -> np.ndarray:

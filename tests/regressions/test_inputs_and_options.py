@@ -196,7 +196,7 @@ def test_an_image_with_damaged_pixels_does_not_end_cleaning_or_a_fit(tmp_path):
     found = clean(str(folder), tmp_path / "list.csv", folds=2, epochs=1, log=said.append)
     assert found.rows == 39
     assert any("07.png" in line and "it is left out" in line for line in said)
-    with pytest.warns(UserWarning, match=r"1 broken files are left out \(.*07\.png"):
+    with pytest.warns(UserWarning, match=r"1 broken file is left out \(.*07\.png"):
         fitted = NegVAEDetector(epochs=1, target_fpr=None, transformations="none").fit(folder)
     assert fitted.calibration_.size == 8
 

@@ -16,7 +16,7 @@ from negvae.scoring.scorer import Scorer, calibrate
 from negvae.scoring.table import SCORES
 from tests.conftest import small_run
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*training steps are few")
+pytestmark = pytest.mark.filterwarnings("ignore:.*training steps? (is|are) few")
 
 
 def rows(count, seed=0, columns=3):

@@ -57,7 +57,7 @@ def test_warnings_are_single_lines_and_come_once(photos, tmp_path, capsys):
         warnings.simplefilter("always")
         code, _, error = call(capsys, "clean", photos, "--epochs", "1", "--out", tmp_path / "list.csv")
     assert code == 0
-    assert error.splitlines() == ["warning: 1 training steps are few: 1000 epochs make them 1,000"]
+    assert error.splitlines() == ["warning: 1 training step is few: 1,000 epochs make it 1,000"]
 
 
 def test_a_model_of_rows_reads_the_csv_files_of_a_folder(tmp_path, capsys):

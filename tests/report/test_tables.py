@@ -37,6 +37,14 @@ def test_a_page_aligns_numbers_and_gives_a_column_the_same_decimals():
     assert "Of [one] seed." in page.text
 
 
+def test_a_table_that_the_keyboard_reaches_has_a_name():
+    """It takes the focus so that a wide one can be moved with the arrow keys."""
+    untitled = DataTable(["file", "a <b>"], [["x", 1]])
+    for table, name in ((AREAS, "Areas & more"), (untitled, "Table of file, a <b>")):
+        (box,) = [each for each in Reader(html(table)).all("div") if "tabindex" in each]
+        assert (box["role"], box["aria-label"]) == ("region", name)
+
+
 def test_markdown_is_aligned_and_escapes_bars():
     assert markdown(DataTable(["a|b", "n"], [["x|y", 1.5]])) == "| a\\|b | n |\n| --- | --: |\n| x\\|y | 1.500 |\n"
     text = markdown(AREAS)

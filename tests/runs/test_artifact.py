@@ -49,6 +49,29 @@ def damage(path: Path, how: str, other: Path) -> None:
         path.write_bytes(damaged[how])
 
 
+@pytest.mark.parametrize("name", [WEIGHTS, CALIBRATION])
+def test_a_single_changed_bit_is_noticed_and_decides_nothing(copy: Path, name: str) -> None:
+    whole = (copy / name).read_bytes()
+    for place in [*np.random.default_rng(0).integers(len(whole) // 2, len(whole), size=12).tolist(), len(whole) - 1]:
+        damaged = bytearray(whole)
+        damaged[place] ^= 1
+        (copy / name).write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"{name}: damaged"):
+            load_artifact(copy, "cpu")
+    (copy / name).write_bytes(whole)
+    assert load_artifact(copy, "cpu").calibration is not None
+
+
+def test_another_threshold_in_the_file_is_noticed_and_calibrate_makes_it_anew(copy: Path) -> None:
+    before, path = load_artifact(copy, "cpu").calibration, copy / CALIBRATION
+    assert before is not None
+    path.write_bytes(path.read_bytes().replace(b'threshold\\": ', b'threshold\\": 9', 1)[:-1])
+    with pytest.raises(ValueError, match=r"calibration\.safetensors: damaged .* `negvae calibrate` makes it anew"):
+        load_artifact(copy, "cpu")
+    assert calibrate_run(copy).threshold == before.threshold
+    assert load_artifact(copy, "cpu").calibration is not None
+
+
 @pytest.mark.parametrize("how", ["missing", "truncated", "garbage", "empty", "swapped"])
 @pytest.mark.parametrize("name", NEEDED)
 def test_a_folder_that_is_not_whole_is_refused_in_one_line(

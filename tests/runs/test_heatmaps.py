@@ -70,7 +70,7 @@ def test_from_a_folder_to_maps(capsys, folder, tmp_path):
     assert found["pixel_auroc"] > 0.85
     assert 0 < found["pro"] <= 1
     assert found["without_mask"] == 1
-    assert "1 images have no mask" in table
+    assert "1 image has no mask in ground_truth, and is left out" in table
     code, _, error = call(capsys, "evaluate", run, "--limit", "3")
     assert (code, error.count("\n")) == (2, 1)
     assert "--limit goes with --ood" in error

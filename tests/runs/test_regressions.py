@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from negvae import NegVAEDetector
-from negvae.runs import train
+from negvae.runs import artifact, train
 from negvae.runs.artifact import WEIGHTS, load_artifact
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.defects import defects_table
@@ -19,7 +19,7 @@ from negvae.runs.recorded import INLIERS, read_recorded
 from negvae.runs.resolve import LEAST_STEPS, fill_in, load_inliers
 from negvae.runs.train import run
 from tests.cli.test_commands import call
-from tests.conftest import blobs, small_run
+from tests.conftest import blobs, calibrated_run, small_run
 
 SHAPE = (1, 28, 28)
 FIT = {"epochs": 1, "batch_size": 16, "precision": "float32", "device": "cpu", "preset": "gray", "random_state": 0}
@@ -250,11 +250,12 @@ def test_two_trainings_of_one_folder_do_not_mix(tmp_path, monkeypatch):
     np.save(tmp_path / "in.npy", blobs(40, (1, 28, 28)).numpy())
     config = dataclasses.replace(small_run(epochs=1), data=str(tmp_path / "in.npy"))
     resolve, said = train.resolve, []
+    words = "run is being trained or calibrated by another process: wait, or take another folder"
 
     def second(*args):
         monkeypatch.setattr(train, "resolve", resolve)
         for resume in (False, True):
-            with pytest.raises(ValueError, match="run is being trained by another process: wait") as refused:
+            with pytest.raises(ValueError, match=words) as refused:
                 train.run(config, tmp_path / "run", resume=resume)
             said.append(str(refused.value))
         return resolve(*args)
@@ -271,6 +272,21 @@ def test_two_trainings_of_one_folder_do_not_mix(tmp_path, monkeypatch):
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / train.LOCK).touch()
     train.run(config, tmp_path / "killed")
+
+
+def test_a_run_that_another_process_trains_is_not_calibrated(tmp_path):
+    """Else the scores of the former weights would be taken for those of the new ones that the other process writes."""
+    place = calibrated_run(tmp_path)
+    before = {path.name: path.read_bytes() for path in place.iterdir()}
+    words = "run is being trained or calibrated by another process: wait until it has ended"
+    with artifact.alone(place), pytest.raises(ValueError, match=words):
+        calibrate_run(place, target_fpr=0.2)
+    assert {path.name: path.read_bytes() for path in place.iterdir()} == before
+    assert calibrate_run(place, target_fpr=0.2).target_fpr == 0.2
+    assert not (place / artifact.LOCK).exists()
+    with pytest.raises(FileNotFoundError, match="no such folder"):
+        calibrate_run(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 def test_more_samples_change_the_figures_of_bpd_and_not_the_alarms(place, tmp_path):

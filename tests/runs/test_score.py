@@ -262,6 +262,20 @@ def test_calibrated_in_int8_it_scores_in_int8(trained, capsys, tmp_path, monkeyp
     assert load_artifact(directory).calibration.rounding is None
 
 
+def test_one_outlier_and_one_error_are_counted_in_the_singular(trained, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (28, 28)).astype(np.uint8)
+    Image.fromarray(noise).save(tmp_path / "new" / "noise.png")
+    (tmp_path / "new" / "broken.png").write_bytes(b"not an image")
+    for command, place in (("score", "scores.csv"), ("report", "page.html")):
+        code, _, error = call(capsys, command, trained[0], tmp_path / "new", "--out", tmp_path / place)
+        assert code == 0
+        assert "1 scored, 1 outlier, 1 error" in error
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "The 1 row with the highest" in page
+    assert "1 rows" not in page
+
+
 def test_a_damaged_calibration_is_refused(trained, tmp_path):
     directory = tmp_path / "copy"
     directory.mkdir()

@@ -159,6 +159,21 @@ def test_memory_is_bounded():
     assert wide.rows.size == 0  # more columns than rows: the whitened space alone
 
 
+def test_held_out_rows_are_scored_a_few_at_a_time(monkeypatch):
+    taken, usual = [], neighbors._squared_distances
+    monkeypatch.setattr(neighbors, "REFERENCE_ROWS", 200)
+
+    def squared(rows, references):
+        taken.append(len(rows))
+        return usual(rows, references)
+
+    monkeypatch.setattr(neighbors, "_squared_distances", squared)
+    held_out = correlated(1500, 3, seed=1)
+    fitted, found = fit_neighbors(correlated(900, 3), held_out)
+    assert max(taken) <= neighbors._CHUNK < len(held_out)
+    np.testing.assert_allclose(found, scores(fitted, held_out), rtol=1e-9)
+
+
 @pytest.mark.parametrize(
     "change",
     [dict(unit=np.zeros(1)), dict(weights=np.ones(9)), dict(excess=np.full(2, np.nan)), dict(count=np.zeros(1))],

@@ -28,6 +28,7 @@ from negvae.cli.common import (
     score_help,
     scoring_by,
 )
+from negvae.files import counted
 from negvae.scoring.table import SCORES
 
 Decides = Annotated[
@@ -232,8 +233,8 @@ def report(
             directory, inputs, out, score=score, target_fpr=target_fpr, confidence=confidence, resize=resize, top=top,
             precision=precision, embed=embed, device=device, on_rows=on_rows,
         )  # fmt: skip
-    done = f"{found.rows - found.failed:,} scored, {found.outliers:,} outliers, {found.failed:,} errors"
-    printer(console)(f"{done}: {out}")
+    done = f"{found.rows - found.failed:,} scored, {counted(found.outliers, 'outlier')}"
+    printer(console)(f"{done}, {counted(found.failed, 'error')}: {out}")
 
 
 def export(

@@ -63,9 +63,9 @@ class Tasks:
             ValueError: if the cluster cannot be joined, or if a node has other versions or does not see the folders.
         """
         plan = replace(plan, results=plan.results.absolute(), work=plan.work.absolute())
-        for folder in (plan.results, plan.work):
-            folder.mkdir(parents=True, exist_ok=True)
         with joined(self.address) as ray:
+            for folder in (plan.results, plan.work):
+                folder.mkdir(parents=True, exist_ok=True)
             mailbox = open_mailbox(ray)
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=0)(carry_out)
             lost: dict[str, int] = {}

@@ -27,7 +27,7 @@ from negvae.data.formats.encoded import in_order
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
-from negvae.files import replacing, state_of
+from negvae.files import counted, replacing, state_of
 from negvae.spacing import evenly_spaced
 
 LARGEST_WHOLE = 256
@@ -79,7 +79,9 @@ class Look:
         least, most = ("x".join(map(str, self.sizes[row])) for row in (area.argmin(), area.argmax()))
         made = f"{least} as they are" if decoding is None else decoding.describe()
         broken = f"; {len(self.broken):,} broken" if self.broken else ""
-        return f"{len(self.sizes):,} photos, {least if least == most else f'{least} to {most}'}: {made}{broken}"
+        return (
+            f"{counted(len(self.sizes), 'photo')}, {least if least == most else f'{least} to {most}'}: {made}{broken}"
+        )
 
 
 def look_at(sources: Iterable[tuple[str, Source]], where: object) -> Look:

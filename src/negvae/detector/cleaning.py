@@ -23,7 +23,7 @@ from negvae.data.rows import holds_rows, load_rows
 from negvae.decoding import Decoding
 from negvae.detector.inputs import seed_of
 from negvae.files import refuse_replacing, replacing, shown
-from negvae.runs.folders import exact
+from negvae.runs.folders import exact, left_out
 
 FOLDS = 3
 _HEADER = ("rank", "path", "index", "p_value", "score")
@@ -239,5 +239,5 @@ def _unbroken(data: str, files: list[str], decoding: Decoding, log: Callable[[st
     for name, why in list(broken.items())[:10]:
         log(f"{name}: {why}; it is left out")
     if len(broken) > 10:
-        log(f"{len(broken) - 10:,} more broken files are left out")
+        log(left_out(len(broken) - 10, "more broken"))
     return [file for file in files if file not in broken]

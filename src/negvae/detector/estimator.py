@@ -37,7 +37,7 @@ from negvae.detector.plots import HeatmapsDisplay, LatentDisplay
 from negvae.detector.reading import Reading
 from negvae.detector.shifted import ShiftedPValues
 from negvae.device import autocast, own_state, resolve_device
-from negvae.files import refuse_used, temporary_folder
+from negvae.files import counted, refuse_used, temporary_folder
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
 from negvae.model.networks import BuildNetworks
@@ -440,7 +440,7 @@ class NegVAEDetector(
             data_sha256(given.numpy()), source_of_data, tuple(rows.tolist()),
             file_hashes(name) if source_of_data != MEMORY else {},
         )  # fmt: skip
-        description = describe(X) if isinstance(X, ImageSet) else f"{len(stored):,} rows of {name}"
+        description = describe(X) if isinstance(X, ImageSet) else f"{counted(len(stored), 'row')} of {name}"
         trimmed = self.trim if calibration is None else 0.0
         return self._fit_to(
             config, training, held_out, source, rate, description, recorded, trimmed, groups=labels,

@@ -24,7 +24,7 @@ from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
 from negvae.detector.columns import column_names
 from negvae.detector.inputs import as_array, warn_caller
-from negvae.runs.folders import FolderInliers, exact, folder_inliers
+from negvae.runs.folders import FolderInliers, exact, folder_inliers, left_out
 from negvae.runs.resolve import held_out_rows
 
 _IN_MEMORY = "images in memory"
@@ -173,7 +173,7 @@ def divisible(X: Any) -> Divisible:
     if photos is not None and decoding is not None:
         whole = readable(photos, decoding)
         if not whole.all():
-            warn_caller(f"{photos.name}: {len(whole) - whole.sum()} broken files are left out")
+            warn_caller(f"{photos.name}: {left_out(len(whole) - int(whole.sum()))}")
         return Divisible(photos.part(whole).array, decoding, None if whole.all() else whole)
     data = as_array(X, "train")[0]
     rows = np.asarray(data) if column_names(data) is None else data
@@ -204,7 +204,7 @@ def inliers_of(photos: Photos, config: RunConfig) -> FolderInliers:
             name, why = next(iter(found.skipped.items()))
             if not photos.folder:
                 raise DataError(f"{name}: {why}")
-            warn_caller(f"{photos.name}: {len(found.skipped)} broken files are left out ({name}: {why})")
+            warn_caller(f"{photos.name}: {left_out(len(found.skipped))} ({name}: {why})")
         return found
     inputs, owners = read(photos, config.images)
     held = torch.from_numpy(np.isin(owners, rows))

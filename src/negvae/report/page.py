@@ -21,6 +21,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.device import own_state
+from negvae.files import counted
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
@@ -339,7 +340,8 @@ def _counts(calibration: Calibration, findings: Findings) -> Markup:
 def _extremes(artifact: Artifact, title: str, columns: Columns, calibration: Calibration) -> Section:
     model = artifact.model
     lowest = title.startswith("Most")
-    intro = f"The {len(columns['p'])} rows with the {'lowest' if lowest else 'highest'} {calibration.score}, in order."
+    extreme = "lowest" if lowest else "highest"
+    intro = f"The {counted(len(columns['p']), 'row')} with the {extreme} {calibration.score}, in order."
     names = [name for name in columns if name in SCORES]
     shown = slice(0, 12)
     rows = [
@@ -458,8 +460,8 @@ def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[s
             "Decision": calibration.describe(),
             "Trained on": "; ".join(f"{role}: {text}" for role, text in data.items()) or artifact.config.data,
             "Negatives": artifact.config.negatives,
-            "Training": f"{artifact.epochs} epochs; negvae {then.get('negvae')}, commit {then.get('commit')},"
-            f" {then.get('written')}, {then.get('device')}",
+            "Training": f"{counted(artifact.epochs, 'epoch')}; negvae {then.get('negvae')},"
+            f" commit {then.get('commit')}, {then.get('written')}, {then.get('device')}",
             "This page": f"negvae {now['negvae']}, commit {now['commit']}, {now['written']}, torch {now['torch']},"
             f" {now['device']}",
         }

@@ -9,6 +9,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from negvae.files import counted
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
@@ -56,7 +57,7 @@ def false_alarms(calibration: Calibration) -> str:
         bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
         certified = f"at most {bounds.high:.2%} with {bounds.confidence:.4g} confidence"
     bound = "at most" if calibration.bounds_rate else "about"
-    inliers = f"{calibration.size:,} held-out inliers"
+    inliers = counted(calibration.size, "held-out inlier")
     return f"{bound} {calibration.false_alarm_rate:.2%} on average, from {inliers}; {certified}"
 
 

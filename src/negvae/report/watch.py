@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from markupsafe import Markup
 
+from negvae.files import counted
 from negvae.report import document, figures, tables
 from negvae.report.document import Section
 from negvae.report.tables import DataTable
@@ -32,7 +33,11 @@ def write_page(out: Path, watched: Watch, *, ended: bool = False) -> None:
     sections = [
         Section("Has the stream changed?", _course(watched), _answer(watched)),
         Section("Counts", _counts(watched)),
-        Section("Latest", _latest(watched), f"The last {len(watched.latest)} rows with an alarm, the newest first."),
+        Section(
+            "Latest",
+            _latest(watched),
+            f"The last {counted(len(watched.latest), 'row')} with an alarm, the newest first.",
+        ),
     ]
     when = time.strftime("%Y-%m-%d %H:%M:%S %Z")
     state = "the watch has ended" if ended else f"this page loads itself anew every {REFRESH} s"
@@ -77,7 +82,7 @@ def _answer(watched: Watch) -> str:
     if not changes:
         return f"There is no sign of it so far. {meaning}"
     times = "once" if len(changes) == 1 else f"{len(changes):,} times"
-    return f"Yes, {times}, the last time noticed after {changes[-1]:,} images. {meaning}"
+    return f"Yes, {times}, the last time noticed after {counted(changes[-1], 'image')}. {meaning}"
 
 
 def _course(watched: Watch) -> Markup:
@@ -96,7 +101,7 @@ def _course(watched: Watch) -> Markup:
     chart = document.chart(figures.lines(series, xlabel="images scored", ylabel="wealth, log10"))
     facts = {
         "wealth now": f"{monitor.martingale.wealth:.3g} (an alarm at {1 / monitor.martingale.alarm_rate:g})",
-        "since the last start": f"{monitor.seen - (monitor.changes[-1] if monitor.changes else 0):,} images",
+        "since the last start": counted(monitor.seen - (monitor.changes[-1] if monitor.changes else 0), "image"),
         "changes noticed after": ", ".join(f"{at:,}" for at in monitor.changes[-LATEST_CHANGES:]) or "none",
     }
     return document.row(chart, document.facts(facts))

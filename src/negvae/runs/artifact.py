@@ -11,7 +11,8 @@ import hashlib
 import json
 import math
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yam
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import file_sha256, first_line, from_json, open_tensors, quoted, write_text
+from negvae.files import file_sha256, first_line, from_json, locked, open_tensors, quoted, write_text
 from negvae.model import VAE, build_vae
 from negvae.parts import LIKELIHOODS, require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS
@@ -45,6 +46,8 @@ from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
 CALIBRATION = "calibration.safetensors"
+LOCK = ".training.lock"
+"""File in a run's folder that is there while a process trains or calibrates the run."""
 _CARD_TITLE = "## Score and threshold"
 _REMEDY = "`negvae calibrate` makes it anew"
 _FORMER = {field: {new: old for old, new in names.items()} for field, names in RENAMED.items()}
@@ -149,6 +152,33 @@ class Artifact:
         return (
             f"{self.directory} {what}: `negvae calibrate {quoted(self.directory)}{option}` calibrates it in {precision}"
         )
+
+
+@contextmanager
+def alone(directory: Path, otherwise: str = "") -> Iterator[None]:
+    """Keep other processes from training or calibrating a run for the length of the block.
+
+    A calibration is tied to the weights in the folder when it is written: another process that puts new ones there
+    meanwhile would leave them with the scores of the former.
+
+    Args:
+        directory: folder of the run; created if it does not exist.
+        otherwise: further text for the message: what else one can do.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ValueError: if another process has the run.
+    """
+    with locked(directory / LOCK) as mine:
+        if not mine:
+            raise ValueError(f"{directory} is being trained or calibrated by another process: wait{otherwise}")
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                (directory / LOCK).unlink()
 
 
 def write_config(directory: Path, config: RunConfig, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:

@@ -14,10 +14,19 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data.formats.base import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
-from negvae.files import quoted, require_writable
+from negvae.files import counted, quoted, require_writable
 from negvae.registry import choose
 from negvae.runs import embed as embedding
-from negvae.runs.artifact import CALIBRATION, CONFIG, Artifact, load_artifact, read_section, save_calibration
+from negvae.runs.artifact import (
+    CALIBRATION,
+    CONFIG,
+    Artifact,
+    alone,
+    load_artifact,
+    read_config,
+    read_section,
+    save_calibration,
+)
 from negvae.runs.folders import load_fitted
 from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
@@ -121,11 +130,26 @@ def calibrate_run(
         FileNotFoundError: if the run or its data does not exist.
         OSError: if the run's folder cannot be written to, which is found out first.
         ValueError: if the images have another shape or are too few for the rate; if the run may have been trained on
-            the data; or if the precision is unknown or not available for this model, score or machine.
+            the data; if another process trains or calibrates the run; or if the precision is unknown or not available
+            for this model, score or machine.
     """
     choose("precision", precision, SCORE_PRECISIONS)
     check_limit(limit)
-    artifact, data = _open(directory, device), data and os.path.expanduser(data)  # as in config.data
+    read_config(directory)  # which says what is wrong with a folder that is no run, before a lock is made in it
+    require_writable(directory / CALIBRATION)
+    data = data and os.path.expanduser(data)  # as in config.data
+    with alone(directory, " until it has ended"):
+        return _calibrate_alone(
+            directory, data, score, target_fpr, confidence, groups, precision, limit, embed, device, log
+        )
+
+
+def _calibrate_alone(
+    directory: Path, data: str | None, score: str | None, target_fpr: float | None, confidence: float | None,
+    groups: str | None, precision: str, limit: int | None, embed: Path | str | None, device: str, log: Log,
+) -> Calibration:  # fmt: skip
+    """Do what `calibrate_run` describes, while no other process trains or calibrates the run."""
+    artifact = _open(directory, device)
     before, config = artifact.calibration, artifact.config
     groups = config.groups if data is None and groups is None else groups
     if artifact.model.takes_features:
@@ -184,13 +208,11 @@ def _scorer(artifact: Artifact, precision: str, training: Tensor | None) -> Scor
 
 
 def _open(directory: Path, device: str) -> Artifact:
-    """Load the artifact, without its calibration if that is damaged, of a folder that can be written to."""
+    """Load the artifact, without its calibration if that is damaged."""
     try:
-        artifact = load_artifact(directory, device)
+        return load_artifact(directory, device)
     except (ValueError, FileNotFoundError):
-        artifact = load_artifact(directory, device, calibration=False)
-    require_writable(directory / CALIBRATION)
-    return artifact
+        return load_artifact(directory, device, calibration=False)
 
 
 def _inliers(
@@ -218,7 +240,7 @@ def _inliers(
         if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
             raise
     if data is None and len(held_out):
-        log(f"calibration: the {len(held_out):,} images of {config.data} that the run held out")
+        log(f"calibration: the {counted(len(held_out), 'image')} of {config.data} that the run held out")
         return training, held_out, None if inliers.groups is None else list(inliers.groups), None
     own = data is None or (data == config.data and recorded.source != MEMORY)
     if own:
@@ -249,7 +271,7 @@ def _feature_inliers(
         inliers = load_inliers(config, recorded=recorded, columns=columns, log=log)
         if not len(inliers.held_out):
             raise ValueError(f"{artifact.directory} held out no rows: name inliers that are new to it with --data")
-        log(f"calibration: the {len(inliers.held_out):,} rows of {config.data} that the run held out")
+        log(f"calibration: the {counted(len(inliers.held_out), 'row')} of {config.data} that the run held out")
         return inliers.training, inliers.held_out, None if inliers.groups is None else list(inliers.groups)
     encoder = embedding.encoder_of(artifact, embed)
     found = embedding.read_feature_rows(
@@ -285,7 +307,7 @@ def _photos(
         held_out = inliers.held_out
         owners = np.arange(len(held_out)) if inliers.owners is None else inliers.owners.held_out
         labels = None if inliers.groups is None else list(inliers.groups)
-        log(f"calibration: the {inliers.held_out_images:,} images of {config.data} that the run held out")
+        log(f"calibration: the {counted(inliers.held_out_images, 'image')} of {config.data} that the run held out")
     else:
         if data is None or (data == config.data and recorded.source != MEMORY):
             found = load_test_photos(config, recorded=recorded, log=log)

@@ -207,7 +207,8 @@ def _pixels(found: dict[str, _Kind], log: Log) -> dict[str, Any]:
                 maps.append(resized(values[None].astype(np.float32), size)[0])
                 masks.append(resized(mask[None].astype(np.float32), size)[0] > 0)
     if without:
-        log(f"{without:,} images have no mask in ground_truth, and are left out of the measures of pixels")
+        have, are = ("image has", "is") if without == 1 else ("images have", "are")
+        log(f"{without:,} {have} no mask in ground_truth, and {are} left out of the measures of pixels")
     if not any(mask.any() for mask in masks):
         return {"pixel_auroc": None, "pro": None, "without_mask": without}
     measured = asdict(localization(np.stack(maps), np.stack(masks)))

@@ -24,7 +24,7 @@ from negvae.data.rows import feature_columns, load_rows
 from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, fitted, stream
 from negvae.data.tables import is_table, texts
-from negvae.files import home
+from negvae.files import counted, home
 from negvae.runs.artifact import Artifact, read_section
 from negvae.runs.folders import BROKEN
 from negvae.runs.groups import check_named, groups_of_files
@@ -174,7 +174,7 @@ def read_feature_rows(
             batches = list(batches)
             labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths], split)
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
-        lost = f", {len(broken):,} files left out ({BROKEN})" if broken else ""
+        lost = f", {counted(len(broken), 'file')} left out ({BROKEN})" if broken else ""
         text = f"{data}, {len(rows):,} images{lost} as rows by {encoder.describe()}"
     if not len(rows):
         raise ValueError(f"{data}: holds no rows")

@@ -22,7 +22,7 @@ from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared
 from negvae.data.stores import is_uri
 from negvae.decoding import Decoding
-from negvae.files import home, write_text
+from negvae.files import counted, home, write_text
 from negvae.model import build_vae
 
 Log = Callable[[str], None]
@@ -117,6 +117,15 @@ def refuse_fitting(config: RunConfig) -> None:
         raise ValueError(f"{config.data} is no folder of image files, which is what fit, side and images are about")
 
 
+def left_out(number: int, what: str = "broken") -> str:
+    """Say how many files are left out.
+
+    >>> left_out(1), left_out(2, "more broken")
+    ('1 broken file is left out', '2 more broken files are left out')
+    """
+    return f"{counted(number, f'{what} file')} {'is' if number == 1 else 'are'} left out"
+
+
 def exact(files: list[str], where: object) -> Decoding:
     """Describe images of one size that are taken as they are, without the broken ones among them.
 
@@ -167,7 +176,7 @@ def folder_inliers(
         raise ValueError(f"{config.data}: fewer than 2 images are left to train on")
     others = {} if skipped is None else {path: skipped.reasons.get(path, "not an image") for path in skipped.first}
     reasons = {**found.broken, **others}
-    lost = f", {len(reasons):,} files left out ({BROKEN})" if reasons else ""
+    lost = f", {counted(len(reasons), 'file')} left out ({BROKEN})" if reasons else ""
     text = (
         f"{config.data}, {len(np.unique(owners)):,} photos{lost}: {config.images.describe()}, {len(inputs):,} inputs,"
         f" sha256 {found.sha256[:16]}"
@@ -250,5 +259,5 @@ def load_fitted(
     images = load(name, split, limit=limit, disjoint_from_train=disjoint, log=log)
     parts = [fit_photo(prepared(image, name, decoding), decoding)[0] for image in images.images]
     owners = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    text = f"{name} {images.split}, {len(parts):,} images from {images.origin}, sha256 {images.sha256[:16]}"
+    text = f"{name} {images.split}, {counted(len(parts), 'image')} from {images.origin}, sha256 {images.sha256[:16]}"
     return FittedSet(torch.from_numpy(np.concatenate(parts)), owners, text, images.sha256)

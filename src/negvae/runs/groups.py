@@ -99,10 +99,9 @@ class Label:
         if not self.unknown:
             return ""
         names = ", ".join(map(repr, list(self.unknown)[:5])) + (", ..." if len(self.unknown) > 5 else "")
-        return (
-            f"{sum(self.unknown.values()):,} rows have a group that was not calibrated ({names}): they get the largest"
-            " p-value over all groups"
-        )
+        count = sum(self.unknown.values())
+        have, get = ("row has", "it gets") if count == 1 else ("rows have", "they get")
+        return f"{count:,} {have} a group that was not calibrated ({names}): {get} the largest p-value over all groups"
 
 
 def labeling(groups: str, known: Collection[str]) -> Label:

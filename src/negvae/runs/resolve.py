@@ -27,6 +27,7 @@ from negvae.data.load import image_files
 from negvae.data.rows import describe_drowned
 from negvae.decoding import Decoding
 from negvae.device import resolve_device, resolve_precision
+from negvae.files import counted
 from negvae.model import build_vae
 from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
 from negvae.parts import SOURCES
@@ -272,14 +273,18 @@ def fill_in(
     if "epochs" in left_open:
         epochs = max(round(LARGE_STEPS / an_epoch), 1) if large else enough if rows else max(epochs, enough)
     if large:
-        log(f"{training:,} inputs, {epochs:,} epochs with batches of {batch_size}: {an_epoch * epochs:,} steps")
+        log(
+            f"{training:,} inputs, {counted(epochs, 'epoch')} with batches of {batch_size}: {an_epoch * epochs:,} steps"
+        )
     elif not rows and (batch_size, epochs) != (config.batch_size, config.epochs):
         log(
-            f"{training:,} images to train on are few: {epochs:,} epochs with batches of"
+            f"{training:,} images to train on are few: {counted(epochs, 'epoch')} with batches of"
             f" {min(batch_size, training)} make {an_epoch * epochs:,} steps"
         )
     if an_epoch * epochs < FEW_STEPS:
-        (warn or log)(f"{an_epoch * epochs} training steps are few: {enough} epochs make them {an_epoch * enough:,}")
+        are, them = ("step is", "it") if an_epoch * epochs == 1 else ("steps are", "them")
+        remedy = f"{counted(enough, 'epoch')} make {them} {an_epoch * enough:,}"
+        (warn or log)(f"{an_epoch * epochs} training {are} few: {remedy}")
     return replace(config, batch_size=batch_size, epochs=epochs)
 
 
@@ -598,7 +603,7 @@ def describe(images: ImageSet) -> str:
     """Describe a set in one line: size, split, origin, the start of its pixel hash, and its caveats."""
     caveats = "".join(f"; {note}" for note in images.notes)
     return (
-        f"{images.name} {images.split}, {len(images.images):,} images from {images.origin},"
+        f"{images.name} {images.split}, {counted(len(images.images), 'image')} from {images.origin},"
         f" sha256 {images.sha256[:16]}{caveats}"
     )
 

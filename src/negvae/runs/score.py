@@ -29,7 +29,17 @@ from negvae.data.stores import is_uri, local_path
 from negvae.data.streams import Batch, InputSpec, spans, stream
 from negvae.data.tables import ENDINGS, column_names
 from negvae.device import own_state
-from negvae.files import beside, home, quoted, refuse_replacing, refuse_used, replacing, shown, temporary_folder
+from negvae.files import (
+    beside,
+    counted,
+    home,
+    quoted,
+    refuse_replacing,
+    refuse_used,
+    replacing,
+    shown,
+    temporary_folder,
+)
 from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
@@ -87,10 +97,10 @@ class Summary:
         """Describe the counts in one line."""
         scored = self.rows - self.errors
         before = f" ({self.earlier:,} of them before)" if self.earlier else ""
-        called = "" if self.outliers is None else f", {self.outliers:,} outliers"
+        called = "" if self.outliers is None else f", {counted(self.outliers, 'outlier')}"
         rate = (scored - self.earlier) / max(self.seconds, 1e-9)
         took = f"{self.seconds:.1f} s ({rate:,.0f} {self.unit}/s)"
-        return f"{scored:,} scored{before}{called}, {self.errors:,} errors, {took}"
+        return f"{scored:,} scored{before}{called}, {counted(self.errors, 'error')}, {took}"
 
 
 @own_state()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,13 @@ import torch
 from negvae.config import RunConfig
 from negvae.data import is_path
 from negvae.device import own_state
-from negvae.files import home, locked, refuse_used, replacing
+from negvae.files import home, refuse_used, replacing
 from negvae.runs.artifact import (
     CONFIG,
+    LOCK,
     WEIGHTS,
     Artifact,
+    alone,
     load_artifact,
     read_config,
     read_section,
@@ -47,8 +49,6 @@ from negvae.training.stopping import StopConditions
 
 ASKED = "asked"
 """Section of config.yaml with what the user asked for beside the run's configuration."""
-LOCK = ".training.lock"
-"""File in a run's folder that is there while a process trains the run."""
 _FILES = (CONFIG, INLIERS, TRAINED, METRICS, BROKEN)
 """What a run writes into its folder before its first step."""
 
@@ -353,18 +353,14 @@ def _refuse_other_data(directory: Path, config: RunConfig, resolved: ResolvedRun
 def _alone(directory: Path, resume: bool) -> Iterator[None]:
     """Keep other trainings out of a run's folder, and leave no folder behind in which nothing was written."""
     new = not directory.exists()
-    with locked(directory / LOCK) as mine:
-        if not mine:
-            raise ValueError(f"{directory} is being trained by another process: wait, or take another folder")
-        try:
+    try:
+        with alone(directory, ", or take another folder"):
             if not resume:
                 _refuse_run(directory)  # that another process has begun and ended meanwhile
             yield
-        finally:
-            with suppress(OSError):
-                (directory / LOCK).unlink()
-            if new and directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
+    finally:
+        if new and directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
 
 
 def _refuse_run(directory: Path) -> None:

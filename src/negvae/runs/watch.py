@@ -29,7 +29,7 @@ from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
-from negvae.files import from_json, is_temporary, locked, shown, write_text
+from negvae.files import counted, from_json, is_temporary, locked, shown, write_text
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -83,9 +83,11 @@ class Watch:
     def describe(self) -> str:
         """Describe the counts in one line."""
         monitor = self.monitor
-        found = f", {monitor.discoveries:,} discoveries" if monitor.online is not None else ""
-        changes = f"{len(monitor.changes)} change{'s' if len(monitor.changes) != 1 else ''} of the stream"
-        return f"{monitor.seen:,} scored, {monitor.outliers:,} outliers{found}, {changes}, {self.errors:,} errors"
+        discoveries = counted(monitor.discoveries, "discovery", "discoveries")
+        found = f", {discoveries}" if monitor.online is not None else ""
+        changes = f"{counted(len(monitor.changes), 'change')} of the stream"
+        outliers, errors = counted(monitor.outliers, "outlier"), counted(self.errors, "error")
+        return f"{monitor.seen:,} scored, {outliers}{found}, {changes}, {errors}"
 
 
 @own_state()
@@ -174,7 +176,7 @@ def watch(
         watched, known = _begin(new, out)
         log(f"outliers: {calibration.describe()}")
         if known:
-            log(f"going on after {watched.rows:,} rows")
+            log(f"going on after {counted(watched.rows, 'row')}")
         arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once, wanted.features)
         with (out / ROWS).open("ab") as rows:
             _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off

@@ -480,7 +480,7 @@ class Calibration:
         by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
         by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""
         return (
-            f"{self.score} > {self.cut:.6g} ({rule} {self.size:,} held-out inliers,"
+            f"{self.score} > {self.cut:.6g} ({rule} {self.size:,} held-out inlier{'s' if self.size != 1 else ''},"
             f" false alarms {bound} {self.false_alarm_rate:.3g} on average{by_group})"
         )
 

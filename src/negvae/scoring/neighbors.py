@@ -66,6 +66,7 @@ LEAST_LEFT = 1e-9
 SHRINKAGE = 1e-4, 0.999
 """Bounds of the intensity with which second moments are shrunk to a multiple of the identity."""
 _CHUNK = 512
+"""Rows whose distances to all reference rows are in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +223,8 @@ def fit_neighbors(
     )  # fmt: skip
     tensors = fitted.tensors()
     if not together:
-        return fitted, neighbor_score(torch.from_numpy(held_out), tensors, count).numpy()
+        parts = torch.from_numpy(held_out).split(_CHUNK)  # type: ignore[no-untyped-call]
+        return fitted, torch.cat([neighbor_score(part, tensors, count) for part in parts]).numpy()
     distances = among(rows, whitened, np.arange(len(training), len(rows)), count)[spaces]
     scores = larger_tail(list(map(torch.from_numpy, distances)), tensors["tails"], tensors["excess"])
     return fitted, scores.numpy()

@@ -22,7 +22,16 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from negvae.files import first_line, from_json, open_tensors, order_header, replacing
+from negvae.files import (
+    CHECKSUM,
+    NO_CHECKSUM,
+    add_checksum,
+    first_line,
+    from_json,
+    open_tensors,
+    order_header,
+    replacing,
+)
 from negvae.spacing import spread_rows
 
 FILE = "checkpoint.safetensors"
@@ -94,7 +103,7 @@ def save_checkpoint(
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    """Write a safetensors file whole or not at all; the same tensors and header give the same bytes.
+    """Write a safetensors file with a checksum, whole or not at all; the same tensors and header give the same bytes.
 
     Args:
         path: of the file.
@@ -106,12 +115,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str])
     """
     with replacing(path) as temporary:
         try:
-            save_file(tensors, temporary, header)
+            save_file(tensors, temporary, {**header, CHECKSUM: NO_CHECKSUM})
         except SafetensorError as error:  # which the library makes of the system's own
             if (found := re.search(r"os error (\d+)", str(error))) is None:
                 raise
             raise OSError(int(found[1]), os.strerror(int(found[1])), str(path)) from None
         order_header(temporary)
+        add_checksum(temporary)
 
 
 def load_checkpoint(

@@ -68,7 +68,7 @@ def test_floats_come_back_as_the_pixels_they_were(kind):
 
 
 def test_rounded_floats_are_said_so():
-    assert "1 images changed" in formats.as_images(np.full((1, 5, 5), 0.5), "x").notes[0]
+    assert "1 image changed" in formats.as_images(np.full((1, 5, 5), 0.5), "x").notes[0]
 
 
 def test_labels_must_fit(make):

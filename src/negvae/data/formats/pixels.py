@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.formats.base import DataError, by
+from negvae.files import counted
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def _from_unit_floats(array: NDArray[Any], where: object) -> Decoded:
         images[start : start + 4096] = rounded
     if not inexact:
         return Decoded(images)
-    return Decoded(images, None, (f"{where}: float pixels rounded to 8 bits ({inexact:,} images changed)",))
+    return Decoded(images, None, (f"{where}: float pixels rounded to 8 bits ({counted(inexact, 'image')} changed)",))
 
 
 def need_one_label_each(shape: tuple[int, ...], count: int, where: object) -> None:

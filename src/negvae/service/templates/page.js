@@ -42,6 +42,10 @@ async function readable(files) {
   }
 }
 
+function counted(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
+
 function say(text, bad = false) {
   $("status").textContent = text;
   $("status").classList.toggle("bad", bad);
@@ -284,7 +288,7 @@ function histogram(good) {
   const low = first - 0.02 * span, high = last + (beyond ? 0.3 : 0.04) * span;
   const inside = (value) => Math.min(Math.max(value, low), high - 0.02 * span);
   const axis = `Score: ${model.score.replaceAll("_", " ")}${model.unit && model.unit !== "1" ? `, ${model.unit}` : ""}${beyond ? "; the images at the right edge lie beyond it" : ""}`;
-  const label = `Histogram of the scores of ${model.held_out} held-out inliers, from ${short(first)} to ${short(last)}, with the threshold at ${short(limit)} and ${good.length} scored images`;
+  const label = `Histogram of the scores of ${counted(model.held_out, "held-out inlier")}, from ${short(first)} to ${short(last)}, with the threshold at ${short(limit)} and ${counted(good.length, "scored image")}`;
   const [svg, x] = frame(label, low, high, nice(first, last));
   $("histaxis").textContent = axis;
   const most = Math.max(...counts, 1), base = HIGH - BOTTOM;
@@ -319,7 +323,7 @@ function map(good) {
   high = Math.min(own[1], high + 0.6 * span) + 0.05 * span;
   const tall = Math.min(Math.max(...all.map((each) => each[1])), 2.5 * Math.max(...[...prior, ...negative].map((each) => each[1]))) * 1.08 || 1;
   const out = good.filter(outlying).length;
-  const label = `Map of the latent space: the prior on the left, the negative prior on the right, and ${good.length} images, ${out} of them called outliers`;
+  const label = `Map of the latent space: the prior on the left, the negative prior on the right, and ${counted(good.length, "image")}, ${out} of them called outliers`;
   const [svg, x] = frame(label, low, high, nice(low, high));
   const y = (value) => HIGH - BOTTOM - (Math.min(value, tall) / tall) * (HIGH - BOTTOM - TOP);
   const inside = (value) => Math.min(Math.max(value, low), high);
