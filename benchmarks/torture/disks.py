@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -112,8 +113,15 @@ def together(count: Count, place: Path, times: int, turns: int) -> None:
         run(config, folder / "run")
 
         def calibrate(folder: Path = folder) -> None:
-            for _ in range(turns):
-                calibrate_run(folder / "run", str(place / "more.npy"), target_fpr=0.2)
+            done = 0
+            while done < turns:
+                try:
+                    calibrate_run(folder / "run", str(place / "more.npy"), target_fpr=0.2)
+                    done += 1
+                except ValueError as error:  # the other process has the run: wait, as the message says
+                    if "by another process: wait" not in str(error):
+                        raise
+                    time.sleep(0.01)
 
         def score(folder: Path = folder) -> None:
             for _ in range(turns):

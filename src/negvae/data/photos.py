@@ -83,7 +83,7 @@ def read_header(source: Source, where: str, max_pixels: int = MAX_PIXELS) -> Pho
         if isinstance(source, Image.Image):
             return _declared(source)
         if source is None:
-            raise DataError(f"{where}: no bytes of an image (links to files are not followed)")
+            raise DataError(f"{where}: no image bytes (links to files are not followed)")
         with opened(source, where) as file:
             try:
                 with open_image(file, max_pixels) as image:
@@ -127,7 +127,7 @@ def decode_photo(source: Source, where: str, decoding: Decoding, max_pixels: int
                 return _from_pillow(source, where, decoding, max_pixels)
             source = content
         if source is None:
-            raise DataError(f"{where}: no bytes of an image (links to files are not followed)")
+            raise DataError(f"{where}: no image bytes (links to files are not followed)")
         with opened(source, where) as file:
             try:
                 with open_image(file, max_pixels) as image:

@@ -139,60 +139,70 @@ def calibrate_run(
     require_writable(directory / CALIBRATION)
     data = data and os.path.expanduser(data)  # as in config.data
     with alone(directory, " until it has ended"):
-        return _calibrate_alone(
-            directory, data, score, target_fpr, confidence, groups, precision, limit, embed, device, log
+        artifact = _open(directory, device)
+        before, config = artifact.calibration, artifact.config
+        groups = config.groups if data is None and groups is None else groups
+        training, held_out, labels, owners = _training_and_held_out(
+            artifact, data, groups, precision, limit, embed, log
         )
+        earlier = _before(artifact)
+        count = len(held_out) if owners is None else len(set(owners.held_out))
+        rule = _rule(artifact, earlier, target_fpr, confidence, count)
+        trimmed = _trimmed(artifact, rule.get("confidence")) if data is None else 0.0
+        if trimmed and before is not None:
+            training = None  # of all rows, with those that were left out; the present measurements are without them
+        scorer = _scorer(artifact, precision, training)
+        present = earlier["score"]
+        if scorer.quantized is not None and scorer.quantized.decode is None:
+            score = score or (present if present and not SCORES[present].needs else "kl")
+            scorer.check([score])
+        calibration = calibrate(
+            scorer, training, held_out,
+            score=score or present, components=score_components(config), groups=labels,
+            references=before.reference if before and training is None else None, log=log,
+            owners=owners, rule=before.tiles if before and training is None else None,
+            **rule,
+        )  # fmt: skip
+        if calibration.small:
+            log(
+                f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all"
+            )
+        calibration = dataclasses.replace(with_columns(calibration, held_out), trimmed=trimmed)
+        save_calibration(directory, calibration)
+        if precision == "int8":
+            log(f"int8: {_rounding(scorer, calibration, held_out[:REFERENCE_IMAGES])}")
+        elif training is not None and labels is None:
+            rate = calibration.target_fpr or TARGET_FPR
+            tried = try_int8(scorer, training, held_out, calibration.score, score_components(config), rate)
+            if tried is not None and tried.holds:
+                log(f"{tried.describe()}: negvae calibrate {quoted(directory)} --precision int8")
+        return calibration
 
 
-def _calibrate_alone(
-    directory: Path, data: str | None, score: str | None, target_fpr: float | None, confidence: float | None,
-    groups: str | None, precision: str, limit: int | None, embed: Path | str | None, device: str, log: Log,
-) -> Calibration:  # fmt: skip
-    """Do what `calibrate_run` describes, while no other process trains or calibrates the run."""
-    artifact = _open(directory, device)
-    before, config = artifact.calibration, artifact.config
-    groups = config.groups if data is None and groups is None else groups
+def _training_and_held_out(
+    artifact: Artifact,
+    data: str | None,
+    groups: str | None,
+    precision: str,
+    limit: int | None,
+    embed: Path | str | None,
+    log: Log,
+) -> tuple[Tensor | None, Tensor, list[str] | None, Owners | None]:
+    """Return the training data, the held-out inliers, their groups and, of tiles, which image each belongs to."""
     if artifact.model.takes_features:
         if precision != "float32":
-            raise ValueError(f"{directory} takes rows of features, which are scored in float64: leave out {precision}")
+            raise ValueError(
+                f"{artifact.directory} takes rows of features, which are scored in float64: leave out {precision}"
+            )
         training, held_out, labels = _feature_inliers(artifact, data, groups, embed, log)
         owners = None
     else:
         if embed is not None:
-            raise ValueError(f"{directory} was trained without an encoder: leave out --embed")
+            raise ValueError(f"{artifact.directory} was trained without an encoder: leave out --embed")
         training, held_out, labels, owners = _inliers(artifact, data, groups, log, limit)
-    if config.images is None:
+    if artifact.config.images is None:
         held_out, labels = held_out[:limit], None if labels is None else labels[:limit]
-    earlier = _before(artifact)
-    count = len(held_out) if owners is None else len(set(owners.held_out))
-    rule = _rule(artifact, earlier, target_fpr, confidence, count)
-    trimmed = _trimmed(artifact, rule.get("confidence")) if data is None else 0.0
-    if trimmed and before is not None:
-        training = None  # of all rows, with those that were left out; the present measurements are without them
-    scorer = _scorer(artifact, precision, training)
-    present = earlier["score"]
-    if scorer.quantized is not None and scorer.quantized.decode is None:
-        score = score or (present if present and not SCORES[present].needs else "kl")
-        scorer.check([score])
-    calibration = calibrate(
-        scorer, training, held_out,
-        score=score or present, components=score_components(config), groups=labels,
-        references=before.reference if before and training is None else None, log=log,
-        owners=owners, rule=before.tiles if before and training is None else None,
-        **rule,
-    )  # fmt: skip
-    if calibration.small:
-        log(f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all")
-    calibration = dataclasses.replace(with_columns(calibration, held_out), trimmed=trimmed)
-    save_calibration(directory, calibration)
-    if precision == "int8":
-        log(f"int8: {_rounding(scorer, calibration, held_out[:REFERENCE_IMAGES])}")
-    elif training is not None and labels is None:
-        rate = calibration.target_fpr or TARGET_FPR
-        tried = try_int8(scorer, training, held_out, calibration.score, score_components(config), rate)
-        if tried is not None and tried.holds:
-            log(f"{tried.describe()}: negvae calibrate {quoted(directory)} --precision int8")
-    return calibration
+    return training, held_out, labels, owners
 
 
 def _scorer(artifact: Artifact, precision: str, training: Tensor | None) -> Scorer:

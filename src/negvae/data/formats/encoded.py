@@ -173,7 +173,7 @@ def decode_image(
     """
     with reading(where, "image"):
         if source is None:
-            raise DataError(f"{where}: no bytes of an image (links to files are not followed)")
+            raise DataError(f"{where}: no image bytes (links to files are not followed)")
         if isinstance(source, Image.Image):
             return _pixels(source, where, max_pixels, upright)
         with opened(source, where) as file, open_image(file, max_pixels) as image:
