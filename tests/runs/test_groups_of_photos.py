@@ -80,7 +80,7 @@ def test_photos_outside_the_calibrated_folders_are_counted(place: Path, tmp_path
     given = [str(tmp_path / "loose.png"), str(place / "new")]
     score_files(place / "run", given, tmp_path / "s.csv", groups="folders", device="cpu", log=lines.append)
     assert (
-        "1 rows lie in no folder that is named like a calibrated group ('dark', 'light'): they get the largest p-value"
+        "1 row lies in no folder that is named like a calibrated group ('dark', 'light'): it gets the largest p-value"
         " over all groups" in lines
     )
     lines.clear()

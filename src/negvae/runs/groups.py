@@ -92,8 +92,9 @@ class Label:
         """
         if self.outside:
             named = ", ".join(map(repr, list(self.known)[:5])) + (", ..." if len(self.known) > 5 else "")
+            lie, get = ("row lies", "it gets") if self.outside == 1 else ("rows lie", "they get")
             return (
-                f"{self.outside:,} rows lie in no folder that is named like a calibrated group ({named}): they get the"
+                f"{self.outside:,} {lie} in no folder that is named like a calibrated group ({named}): {get} the"
                 " largest p-value over all groups"
             )
         if not self.unknown:
