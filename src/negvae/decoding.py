@@ -10,6 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from negvae.files import counted
 from negvae.registry import choose
 
 FITS = {
@@ -105,7 +106,7 @@ class Decoding:
             "tile": f"{size} tiles" + (f" of images reduced to at most {self.longest} pixels" if self.longest else ""),
         }[self.fit]
         depth = f", 16 bits from {self.low} to {self.high}" if self.bits == 16 else ""
-        return f"{made}, {self.channels} channel{'s' if self.channels > 1 else ''}{depth}"
+        return f"{made}, {counted(self.channels, 'channel')}{depth}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, in order."""

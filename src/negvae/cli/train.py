@@ -27,7 +27,7 @@ from negvae.cli.common import (
     printer,
     set_names,
 )
-from negvae.files import quoted
+from negvae.files import counted, quoted
 from negvae.parts import SOURCES
 from negvae.registry import choose
 from negvae.training.tracking import TRACKERS, tracked
@@ -243,7 +243,7 @@ def _conclude(result: TrainingResult, out: Path, budget: float | None, log: Call
     """Print how training ended; if a signal ended it, exit with the signal's exit code."""
     progress = result.progress
     if result.stopped_by == "finished":
-        log(f"finished {progress.epoch} epoch{'s' if progress.epoch != 1 else ''} in {progress.seconds:.0f} s: {out}")
+        log(f"finished {counted(progress.epoch, 'epoch')} in {progress.seconds:.0f} s: {out}")
         return
     reason = f"the budget of {budget:g} s is used up" if result.stopped_by == "budget" else result.stopped_by
     place = f"in epoch {progress.epoch + 1} at step {progress.step}"

@@ -110,9 +110,10 @@ def refuse_fitting(config: RunConfig) -> None:
         ValueError: if one of the fields is set.
     """
     if config.fit is not None or config.side is not None or config.images is not None:
-        if not is_path(config.data) and not config.data.startswith(HUB):
+        remote = config.data.startswith(HUB) or is_uri(config.data)
+        if not remote and not is_path(config.data):
             lookup(config.data)  # says what is wrong with the name of no set
-        elif not is_uri(config.data) and not home(config.data).exists() and not config.data.startswith(HUB):
+        elif not remote and not home(config.data).exists():
             raise FileNotFoundError(f"{config.data}: no such file or folder")
         raise ValueError(f"{config.data} is no folder of image files, which is what fit, side and images are about")
 

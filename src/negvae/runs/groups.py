@@ -91,18 +91,22 @@ class Label:
         "4 rows have a group that was not calibrated ('1.0', ''): they get the largest p-value over all groups"
         """
         if self.outside:
-            named = ", ".join(map(repr, list(self.known)[:5])) + (", ..." if len(self.known) > 5 else "")
             lie, get = ("row lies", "it gets") if self.outside == 1 else ("rows lie", "they get")
             return (
-                f"{self.outside:,} {lie} in no folder that is named like a calibrated group ({named}): {get} the"
-                " largest p-value over all groups"
+                f"{self.outside:,} {lie} in no folder that is named like a calibrated group ({_some(self.known)}):"
+                f" {get} the largest p-value over all groups"
             )
         if not self.unknown:
             return ""
-        names = ", ".join(map(repr, list(self.unknown)[:5])) + (", ..." if len(self.unknown) > 5 else "")
+        names = _some(self.unknown)
         count = sum(self.unknown.values())
         have, get = ("row has", "it gets") if count == 1 else ("rows have", "they get")
         return f"{count:,} {have} a group that was not calibrated ({names}): {get} the largest p-value over all groups"
+
+
+def _some(names: Collection[str]) -> str:
+    """Return up to five of the names for a message, with dots if there are more."""
+    return ", ".join(map(repr, list(names)[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def labeling(groups: str, known: Collection[str]) -> Label:

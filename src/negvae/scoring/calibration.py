@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from negvae.files import counted
 from negvae.scoring.certificates import (
     CONFIDENCE,
     Bounds,
@@ -480,7 +481,7 @@ class Calibration:
         by_group = f"; {len(self.thresholds)} groups, each with its own threshold" if self.thresholds else ""
         by_group += f", too small for the rate: {', '.join(self.small)}" if self.small else ""
         return (
-            f"{self.score} > {self.cut:.6g} ({rule} {self.size:,} held-out inlier{'s' if self.size != 1 else ''},"
+            f"{self.score} > {self.cut:.6g} ({rule} {counted(self.size, 'held-out inlier')},"
             f" false alarms {bound} {self.false_alarm_rate:.3g} on average{by_group})"
         )
 
