@@ -224,6 +224,35 @@ def test_gray_pages_of_one_size_are_channels(kind):
         read_header(tiff(np.repeat(channels, 4, 0)), "x")
 
 
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_gray_pages_that_were_written_one_by_one_are_channels(kind):
+    tifffile = pytest.importorskip("tifffile")
+    channels = np.random.default_rng(0).integers(0, 256, (3, 20, 30)).astype(kind)
+    for ome in (False, True):
+        buffer = io.BytesIO()
+        with tifffile.TiffWriter(buffer, ome=ome) as writer:
+            for page in (*channels, channels[0, :9, :9]):
+                writer.write(page)
+        content = buffer.getvalue()
+        assert read_header(content, "x").channels == 3
+        np.testing.assert_array_equal(raw_pixels(content, "x"), channels)
+    singular = tiff(channels[None, ..., None], photometric="minisblack")  # axes of length 1 are no channels
+    assert read_header(singular, "x").channels == 3
+    np.testing.assert_array_equal(raw_pixels(singular, "x"), channels)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_compressed_gray_pages_are_read_where_tifffile_does_not_know_the_compression(kind, orientation):
+    pytest.importorskip("tifffile")
+    channels = np.random.default_rng(0).integers(0, 256, (3, 20, 30)).astype(kind)
+    pages = [Image.fromarray(each) for each in (*channels, channels[0, :9, :9])]
+    several = {"save_all": True, "append_images": pages[1:], "tiffinfo": {274: orientation}}
+    lzw, plain = (encoded(pages[0], "TIFF", compression=way, **several) for way in ("tiff_lzw", None))
+    assert read_header(lzw, "x") == read_header(plain, "x")
+    np.testing.assert_array_equal(raw_pixels(lzw, "x"), raw_pixels(plain, "x"))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_deep_tiffs_are_upright_as_others_are(orientation):
     small = np.asarray(picture())

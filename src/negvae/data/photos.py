@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -484,9 +483,9 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
             kind = getattr(page.photometric, "name", page.photometric)
             raise DataError(f"has {kind} pixels of {page.dtype}: gray and RGB are accepted, with channels beyond them")
         alphas = [place for place, kind in enumerate(page.extrasamples) if kind in (_PREMULTIPLIED, _ALPHA)]
-        # Gray pages of one form are channels; pages of another form, such as a small copy, are of another series.
-        stack = tiff.series[0] if page.samplesperpixel == 1 else None
-        channels = page.samplesperpixel - len(alphas) if stack is None else math.prod(stack.shape[:-2])
+        stack = _stack(tiff) if page.samplesperpixel == 1 else None
+        pages = 1 if stack is None else sum(each.size for each in stack) // page.size
+        channels = pages * page.samplesperpixel - len(alphas)
         if channels > MAX_CHANNELS or len(alphas) > 1:
             raise DataError(
                 f"has {channels} channels and {len(alphas)} of transparency: at most {MAX_CHANNELS} and 1 are accepted"
@@ -499,7 +498,13 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         header = PhotoHeader(width, height, channels, bits, orientation in _TURNS, deep=True)
         if not pixels:
             return header, None
-        array = page.asarray().reshape(page.shape) if stack is None else stack.asarray().reshape(-1, *page.shape)
+        try:
+            array = page.asarray() if stack is None else np.concatenate([each.asarray().ravel() for each in stack])
+        except ValueError as error:
+            if stack is None or "imagecodecs" not in str(error):
+                raise
+            return header, _pages_by_pillow(file)
+        array = array.reshape(page.shape if stack is None else (-1, *page.shape))
         by_channel = stack is not None or page.axes == "SYX"
         array = np.moveaxis(array, 0, -1) if by_channel else array.reshape(*array.shape[:2], -1)
         first = page.samplesperpixel - len(page.extrasamples)
@@ -510,6 +515,30 @@ def _tiff(file: IO[bytes], where: str, pixels: bool) -> tuple[PhotoHeader, Pixel
         for place in alphas:
             array = _over_white(array, first + place, page.extrasamples[place])
         return header, np.ascontiguousarray(upright(array, orientation).transpose(2, 0, 1))
+
+
+def _stack(tiff: Any) -> list[Any]:
+    """Return the series of a TIFF whose gray pages are channels: those of the first one's form, unlike a small copy.
+
+    Pages that were written one by one are a series each.
+    """
+    forms = [(page.shape, page.dtype, page.photometric) for page in (each.keyframe for each in tiff.series)]
+    return [each for each, form in zip(tiff.series, forms, strict=True) if form == forms[0]]
+
+
+def _pages_by_pillow(file: IO[bytes]) -> Pixels:
+    """Return the gray pages of a TIFF, C x H x W, whose compression tifffile reads with a further package alone."""
+    file.seek(0)
+    found = []
+    with Image.open(file, formats=("TIFF",)) as image:
+        form = image.mode, image.size
+        for number in range(getattr(image, "n_frames", 1)):
+            image.seek(number)
+            if (image.mode, image.size) == form:
+                orientation = _still_to_turn(image)
+                deep = _is_sixteen(image)
+                found.append(_sixteen(image) if deep else upright(np.asarray(image), orientation)[None])
+    return np.ascontiguousarray(np.concatenate(found))
 
 
 def _over_white(pixels: Pixels, place: int, kind: int) -> Pixels:
