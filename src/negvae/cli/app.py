@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
+from negvae.cli.common import with_paths
 from negvae.files import shown, visible
 
 app = typer.Typer(
@@ -35,6 +36,10 @@ for panel, commands in COMMANDS.items():
         app.command(cls=kind, rich_help_panel=panel)(command)
 app.add_typer(data.app, name="data", rich_help_panel="Data and paper")
 app.add_typer(paper.app, name="paper", rich_help_panel="Data and paper")
+for part in (app, data.app, paper.app):
+    for registered in part.registered_commands:
+        if registered.callback is not None:
+            registered.callback = with_paths(registered.callback)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -152,6 +154,28 @@ def given(**options: Any) -> dict[str, Any]:
     {'epochs': 3}
     """
     return {name: value for name, value in options.items() if value is not None}
+
+
+def with_paths(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that refuses a URI in the place of a path, which would make folders named s3: and the like."""
+
+    @wraps(command)
+    def checked(*arguments: Any, **options: Any) -> None:
+        for value in (*arguments, *options.values()):
+            for path in value if isinstance(value, list) else [value]:
+                if isinstance(path, Path):
+                    _refuse_uri(path)
+        command(*arguments, **options)
+
+    return checked
+
+
+def _refuse_uri(path: Path) -> None:
+    """Refuse a path that was a URI before its slashes were joined, unless there is a folder of that odd name."""
+    scheme, colon, rest = path.as_posix().partition(":/")
+    if colon and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]+", scheme) and not Path(f"{scheme}:").is_dir():
+        uri = f"{scheme}:{'///' if scheme == 'file' else '//'}{rest}"
+        raise ValueError(f"{uri}: runs and outputs lie on this machine: give a path, not a URI")
 
 
 def only_with_cluster(**options: Any) -> None:

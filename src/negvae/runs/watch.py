@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
+from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
 from negvae.files import counted, from_json, is_temporary, locked, shown, write_text
@@ -157,6 +158,8 @@ def watch(
         raise ValueError(f"settle is {settle:g}: it must be 0 seconds or more")
     if not source:  # as from a variable of a shell that is not set
         raise ValueError("the folder to watch has an empty name; a path of - reads paths from standard input")
+    if is_uri(source):
+        raise ValueError(f"{source}: a folder of this machine is watched, not a URI: give its path")
     if source != PIPE and not Path(source).is_dir():
         raise FileNotFoundError(f"{source}: no such folder to watch; a path of - reads paths from standard input")
     artifact = load_artifact(directory, device)
