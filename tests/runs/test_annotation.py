@@ -8,6 +8,7 @@ it is installed.
 import importlib.util
 import json
 import os
+import shutil
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from urllib.parse import parse_qs, urlparse
@@ -17,6 +18,7 @@ import pytest
 from PIL import Image
 
 from negvae import NegVAEDetector
+from negvae.files import shown
 from negvae.runs import annotation
 from negvae.runs.score import score_files
 from negvae.runs.train import run
@@ -96,6 +98,32 @@ def test_fiftyone_finds_the_heat_maps_as_gray_pictures(place, tmp_path, monkeypa
     with Image.open(tmp_path / "colored" / "odd.png") as colored:
         assert colored.mode == "P"
         assert (np.asarray(colored) == values).all()
+
+
+@pytest.mark.parametrize("name", ["\u5199\u771f", os.fsdecode(b"\xff")])
+def test_a_run_of_any_name_gives_documents_that_the_tools_take(place, tmp_path, name):
+    shutil.copytree(place / "run", tmp_path / name)
+    for form in annotation.FORMATS:
+        score_files(tmp_path / name, [str(place / "new")], tmp_path / form, form=form, names=("kl",), device="cpu")
+    document = json.loads((tmp_path / "fiftyone").read_text(encoding="utf-8"))
+    assert document["name"] == (f"negvae {name}" if name.isalpha() else shown(name))  # FiftyOne needs a-z or a digit
+    assert {
+        each["model_version"]
+        for task in json.loads((tmp_path / "label-studio").read_text(encoding="utf-8"))
+        for each in task.get("predictions", [])
+    } == {shown(name)}
+
+
+@pytest.mark.parametrize("form", annotation.FORMATS)
+def test_images_in_a_store_keep_their_uris(form, place, tmp_path):
+    uri = f"local://{place / 'new'}"  # a store of fsspec, whose URIs do not stand for paths
+    score_files(place / "run", [uri], tmp_path / "document", form=form, names=("kl",), device="cpu")
+    document = json.loads((tmp_path / "document").read_text(encoding="utf-8"))
+    fiftyone = form == "fiftyone"
+    found = document["samples"] if fiftyone else [task["data"] for task in document]
+    assert sorted(row["filepath" if fiftyone else "image"] for row in found) == sorted(
+        f"{uri}/{each.name}" for each in (place / "new").iterdir()
+    )
 
 
 def test_label_studio_imports_a_task_for_each_image(place, tmp_path):

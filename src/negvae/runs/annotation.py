@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from negvae.data.formats import IMAGE_ENDINGS
+from negvae.data.stores import is_uri
 
 FORMATS = ("fiftyone", "label-studio")
 DOCUMENT_ROOT = "LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT"
@@ -93,13 +95,19 @@ def _head(scores: list[str], place: Place) -> str:
     labels = {"decision": "Classification"} | ({} if place.heatmaps is None else {"heatmap": "Heatmap"})
     for name, kind in labels.items():
         declared[name] = f"fiftyone.core.fields.EmbeddedDocumentField(fiftyone.core.labels.{kind})"
-    document = {"name": place.model, "media_type": "image", "sample_fields": declared}
+    named = re.search("[A-Za-z0-9]", place.model)  # FiftyOne takes no name for a dataset that has none of these
+    document = {
+        "name": place.model if named else f"negvae {place.model}",
+        "media_type": "image",
+        "sample_fields": declared,
+    }
     return json.dumps(document, ensure_ascii=False)[:-1] + ', "samples": ['
 
 
 def _sample(row: Row, scores: list[str], place: Place) -> Row:
     """Return a sample of FiftyOne; one that could not be scored has the tag "error"."""
-    sample: Row = {"filepath": os.path.abspath(row["path"]), "_media_type": "image", "tags": []}
+    path = row["path"] if is_uri(row["path"]) else os.path.abspath(row["path"])
+    sample: Row = {"filepath": path, "_media_type": "image", "tags": []}
     sample |= {name: row[name] for name in (*scores, "p_value", "error")}
     if row["error"] is not None:
         sample["tags"] = ["error"]
@@ -123,7 +131,9 @@ def _task(row: Row, scores: list[str], place: Place) -> Row:
 
 
 def _served(path: str) -> str:
-    """Return the address under which Label Studio serves a file of its own machine."""
+    """Return the address under which Label Studio serves a file of its own machine; it opens stores by their URIs."""
+    if is_uri(path):
+        return path
     absolute = Path(os.path.abspath(path))
     root = Path(os.path.abspath(os.environ.get(DOCUMENT_ROOT) or absolute.anchor))
     try:

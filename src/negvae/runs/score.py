@@ -182,7 +182,7 @@ def score_files(
     # Reading, scoring and writing overlap, so that the threads of the model do not wait for the files.
     tables = _ahead(scoring.tables(_ahead(batches)))
     place: AbstractContextManager[Path | None] = replacing(out) if out else nullcontext()
-    refers = annotation.Place(directory.absolute().name, heatmaps)
+    refers = annotation.Place(shown(directory.absolute().name), heatmaps)
     if scoring.pictures is not None and form == "fiftyone":
         scoring.pictures.colored = False  # FiftyOne colors the values of a map itself
     with place as path, _writer(form, path, refers) as write:
