@@ -139,6 +139,12 @@ def test_a_store_that_cannot_be_asked_is_named(tmp_path):
         stores.size((tmp_path / "nowhere").as_uri().replace("file:", "local:"))
 
 
+def test_a_name_that_a_store_cannot_give_is_said_with_its_place(tmp_path):
+    (tmp_path / os.fsdecode(b"x-\xff.png")).write_bytes(b"")
+    with pytest.raises(OSError, match=r"^local:///.*: the name of .*x-.\.png is not UTF-8"):
+        stores.below(f"local://{tmp_path}")
+
+
 def test_stores_that_pyarrow_has_not_are_those_of_fsspec(folder):
     import fsspec
 

@@ -189,10 +189,14 @@ def below(uri: str) -> list[str]:
         if found.type == fs.FileType.File:
             return [uri]
         files = store.get_file_info(fs.FileSelector(inner, recursive=True, allow_not_found=True))
+        paths = [file.path for file in files if file.is_file]
+    except UnicodeDecodeError as error:
+        name = os.fsdecode(error.object)
+        raise OSError(f"{uri}: the name of {name} is not UTF-8, and in a store names must be") from None
     except Exception as error:  # each store of fsspec has errors of its own kinds
         raise OSError(f"{uri}: {' '.join(str(error).split()) or type(error).__name__}") from error
     base = inner.strip("/")  # some stores begin their paths with a slash, whatever they are asked for
-    names = sorted(os.fsencode(file.path.strip("/")[len(base) :].lstrip("/")) for file in files if file.is_file)
+    names = sorted(os.fsencode(path.strip("/")[len(base) :].lstrip("/")) for path in paths)
     if not names and found.type == fs.FileType.NotFound:
         raise FileNotFoundError(f"{uri}: nothing there")
     return [f"{uri.rstrip('/')}/{os.fsdecode(name)}" for name in names]
