@@ -247,6 +247,13 @@ def test_further_values_come_where_the_model_has_them(live, monkeypatch):
     assert score(live, "gray", files, "&target_fpr=0.000001")[0] == 422
     status, answer = score(live, "gray", files, "&target_frp=0.5")
     assert (status, answer["error"]) == (400, "target_frp is no query parameter of /v1/score")
+    body, headers = form_body([("a.png", encoded(blobs(1, SHAPE)[0].numpy()))])
+    start, end = body[: body.index(b"\r\n")], body.rindex(b"\r\n--")
+    field = b"\r\n" + start + b'\r\nContent-Disposition: form-data; name="target_fpr"\r\n\r\n0.5'
+    status, answer = live.ask("POST", "/v1/score?model=gray", body[:end] + field + body[end:], headers)
+    assert (status, json.loads(answer)["error"]) == (
+        400, "field 'target_fpr' of the form is no file: options are query parameters",
+    )  # fmt: skip
     for path in ("/v2/models/gray/infer", "/v2/models/gray/versions/1/infer"):
         status, answer = live.ask("POST", f"{path}?target_fpr=0.5", *infer_body(blobs(2, SHAPE).numpy()))
         assert (status, json.loads(answer)["error"]) == (400, f"target_fpr is no query parameter of {path}")

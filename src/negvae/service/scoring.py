@@ -122,7 +122,7 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
     """Read the files of a multipart form, whatever its fields are named.
 
     Raises:
-        Refused: if the body is no form, or holds no file.
+        Refused: if the body is no form, holds no file, or holds text, such as an option that would change nothing.
     """
     given, options = parse_options_header(request.headers.get("content-type", ""))
     kind, charset = given.decode("latin-1"), options.get(b"charset", b"utf-8").decode("latin-1")
@@ -136,6 +136,8 @@ async def _files(request: Request, limit: int) -> list[tuple[str, bytes]]:
         files = [(value.filename or "image", value) for _, value in form.multi_items() if isinstance(value, UploadFile)]
         if not files:
             raise Refused(400, "the form holds no file")
+        if texts := [name for name, value in form.multi_items() if isinstance(value, str)]:
+            raise Refused(400, f"field {texts[0][:80]!r} of the form is no file: options are query parameters")
         return [(name, await value.read()) for name, value in files]
 
 
