@@ -33,7 +33,7 @@ _NO_FIGURES = {"mlflow": "MLFLOW_DISABLE_TELEMETRY", "onnxruntime": "ORT_DISABLE
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
 CHECKSUM, NO_CHECKSUM = "sha256", "0" * 64
-"""The name of a safetensors file's checksum in its metadata, and what stands there until it is known."""
+"""The name of a file's own checksum in its metadata, and what stands there until it is known."""
 _LONGEST_HEADER = 100_000_000
 """Bytes that safetensors accepts as a header."""
 
@@ -520,6 +520,20 @@ def _sha256_without_checksum(file: IO[bytes], start: int) -> bytes:
     digest = hashlib.sha256(file.read(start) + NO_CHECKSUM.encode())
     file.seek(start + len(NO_CHECKSUM))
     return hashlib.file_digest(file, lambda: digest).hexdigest().encode()  # type: ignore[arg-type]
+
+
+def sha256_without(content: bytes, checksum: str) -> str:
+    """Return the SHA-256 of a content in which a checksum, at its last place in it, is zeros (`NO_CHECKSUM`).
+
+    Args:
+        content: content of a file that holds its own checksum.
+        checksum: the checksum that stands in it, or the zeros that stand there until it is known.
+
+    Returns:
+        The SHA-256, as 64 hexadecimal digits.
+    """
+    before, _, after = content.rpartition(checksum.encode())
+    return hashlib.sha256(before + NO_CHECKSUM.encode() + after).hexdigest()
 
 
 def need(module: str, extra: str) -> Any:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import io
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -31,6 +32,7 @@ from negvae.service.guard import Guard, Refused
 from negvae.service.inspection import described
 from negvae.service.metrics import ServiceMetrics
 from negvae.service.models import Inputs, Slot
+from negvae.service.onnx_model import load_onnx
 from negvae.service.settings import ServiceSettings
 from tests.conftest import blobs
 from tests.service.conftest import SHAPE, served
@@ -168,6 +170,29 @@ def test_a_model_that_cannot_be_loaded_again_stays_as_it_is(models, tmp_path):
         status, answer = live.ask("POST", "/v2/repository/models/guard/load")
         assert (status, b"stays as it is" in answer) == (400, True)
         assert score(live, "guard", [("a.png", encoded(blobs(1, SHAPE)[0].numpy()))])[0] == 200
+
+
+def test_an_exported_file_whose_content_has_changed_is_not_served(models, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    content, copy = models["gray-onnx"].read_bytes(), tmp_path / "guard.onnx"
+    model = onnx.load(models["gray-onnx"])
+    weights = max((tensor.raw_data for tensor in model.graph.initializer), key=len)
+    threshold = next(each.value for each in model.metadata_props if each.key == "threshold").encode()
+    for part in (weights, threshold):
+        assert content.count(part) == 1
+        last = content.index(part) + len(part) - 1
+        digit = b"2" if content[last : last + 1] == b"1" else b"1"
+        copy.write_bytes(content[:last] + digit + content[last + 1 :])
+        with pytest.raises(
+            ValueError, match=r"guard\.onnx: its content has changed since it was exported: run `negvae"
+        ):
+            load_onnx(copy, 1)
+
+
+def test_an_exported_file_whose_name_is_not_utf_8_is_served(models, tmp_path):
+    copy = tmp_path / os.fsdecode(b"guard-\xff.onnx")
+    copy.write_bytes(models["gray-onnx"].read_bytes())
+    assert load_onnx(copy, 1).calibration.threshold == load_onnx(models["gray-onnx"], 1).calibration.threshold
 
 
 def test_a_reload_with_another_rate_counts_alarms_by_that_rate(models, tmp_path):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
-from negvae.files import first_line, need, replacing
+from negvae.files import CHECKSUM, NO_CHECKSUM, first_line, need, replacing, sha256_without
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import LARGEST
 from negvae.version import source_commit
@@ -111,7 +111,7 @@ def write_graph(
         graph: module from N inputs to score, p-value and decision.
         example: inputs to trace with, 2 at least.
         path: file to write.
-        metadata: what the file says of itself, besides negvae's version and commit.
+        metadata: what the file says of itself, besides negvae's version and commit, and its own checksum.
         check: function that raises an error if the content of the file is not right.
         input_name: name of the graph's input.
         further: names of further outputs.
@@ -133,10 +133,12 @@ def write_graph(
         raise ValueError(
             f"{what} cannot be exported: it, or a part of the model, is not made of torch's functions alone ({reason})"
         ) from error
-    about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata}
+    about = {"negvae": negvae.__version__, "commit": source_commit(), **metadata, CHECKSUM: NO_CHECKSUM}
     onnx.helper.set_model_props(model, about)
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
+    before, _, after = content.rpartition(NO_CHECKSUM.encode())
+    content = before + sha256_without(content, NO_CHECKSUM).encode() + after
     checked = check(content)
     with replacing(path) as temporary:
         temporary.write_bytes(content)

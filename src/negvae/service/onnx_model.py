@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from negvae.data.streams import Batch, InputSpec
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
-from negvae.files import first_line, need
+from negvae.files import CHECKSUM, first_line, need, sha256_without
 from negvae.scoring.calibration import Calibration
 from negvae.service.models import Inputs
 
@@ -96,21 +96,25 @@ def load_onnx(path: Path, threads: int) -> OnnxModel:
     Raises:
         FileNotFoundError: if there is no such file.
         ImportError: if onnxruntime is not installed.
-        ValueError: if the file is no ONNX model, was not exported by this version of negvae or a later one, or its
-            metadata do not fit its graph.
+        ValueError: if the file is no ONNX model, was not exported by this version of negvae or a later one, has changed
+            since, or its metadata do not fit its graph.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     runtime = need("onnxruntime", "serve-onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    content = path.read_bytes()  # whose path may be no text for onnxruntime
     try:
-        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         facts = session.get_modelmeta().custom_metadata_map
     except Exception as error:  # onnxruntime has many kinds for a damaged file
         raise ValueError(f"{path}: not a model that onnxruntime reads ({first_line(error)})") from None
     if "negvae" not in facts or "held_out_scores" not in facts:
         raise ValueError(f"{path}: was not exported by this version of negvae: run `negvae export` again")
+    written = facts.get(CHECKSUM)  # files of earlier versions have none
+    if written is not None and sha256_without(content, written) != written:
+        raise ValueError(f"{path}: its content has changed since it was exported: run `negvae export` again")
     offers = frozenset(output.name for output in session.get_outputs()) & {"heatmap"}
     try:
         return OnnxModel(
