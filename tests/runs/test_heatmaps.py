@@ -205,6 +205,14 @@ def test_the_map_of_a_tiff_of_many_channels_has_its_name_and_size(tmp_path):
     assert opened(tmp_path / "maps" / "deep.png").size == (40, 30)
 
 
+def test_the_map_of_an_image_in_a_store_has_its_name_and_size(tmp_path):
+    Image.new("L", (40, 30)).save(tmp_path / "a #1.png")
+    uri = f"local://{tmp_path}/a #1.png"  # a store of fsspec, whose URIs do not stand for paths
+    writer = MapWriter(tmp_path / "maps", lambda stored: stored[:, 0].numpy())
+    assert writer.write(Batch([uri], [0], [""], np.zeros((1, 1, 16, 16), np.uint8)), np.array([0])) == ["a #1.png"]
+    assert opened(tmp_path / "maps" / "a #1.png").size == (40, 30)
+
+
 @pytest.mark.parametrize("colored", [True, False])
 def test_a_map_that_lies_among_photos_is_not_taken_for_one(tmp_path, colored):
     writer = MapWriter(tmp_path / "maps", lambda images: np.zeros((len(images), 28, 28)))

@@ -22,6 +22,7 @@ from negvae.data.formats.encoded import (
     refuse_heatmap,
     refuse_many_scans,
 )
+from negvae.data.stores import open_file
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
 from negvae.files import need
@@ -370,7 +371,7 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
     """Look up the size at which an image file is shown, and the orientation that its pixels as loaded still lack.
 
     Args:
-        path: path of the file.
+        path: path or URI of the file.
 
     Returns:
         Height and width upright, and the EXIF orientation that is still to be applied to pixels as Pillow loads them:
@@ -382,14 +383,15 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
         ValueError: if it has pixels that are not accepted, or is a damaged TIFF.
     """
     try:
-        with Image.open(path) as image:
+        with open_file(where) as file, Image.open(file) as image:
             header = _declared(image)
             return (header.height, header.width), 1 if image.format == "TIFF" else _orientation(image)
     except UnidentifiedImageError:
-        if not _may_be_tiff(where := str(path)):
+        if not _may_be_tiff(where):
             raise
         with reading(where, "image"), opened(where, where) as file:  # a TIFF that Pillow does not read
             header = _tiff_header(file, where)
+    where = str(path)
             return (header.height, header.width), 1
 
 
