@@ -287,6 +287,17 @@ def test_white_is_zero_where_a_tiff_says_so_and_colors_that_are_not_rgb_are_refu
         read_header(tiff(np.zeros((4, 6, 4), np.uint16), photometric="separated"), "x")
 
 
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_pixels_with_a_sign_are_refused_as_such(kind):
+    with pytest.raises(ValueError, match="has pixels with a sign"):
+        read_header(tiff(np.full((4, 6), -1, kind)), "x")
+
+
+def test_one_channel_is_in_the_singular():
+    with pytest.raises(ValueError, match="has 1 channel, the model takes 4"):
+        decode_photo(encoded(Image.new("L", (4, 6))), "x", dataclasses.replace(RGB, channels=4))
+
+
 def test_an_image_of_pillow_stays_as_it_is():
     content = encoded(picture(1200, 1600), "JPEG")
     smaller = dataclasses.replace(RGB, longest=64)

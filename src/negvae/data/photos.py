@@ -25,7 +25,7 @@ from negvae.data.formats.encoded import (
 from negvae.data.stores import open_file
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
-from negvae.files import need
+from negvae.files import counted, need
 
 Pixels = NDArray[Any]
 """An image, C x H x W, uint8 or uint16."""
@@ -39,6 +39,7 @@ _WIDTH, _LENGTH, _BITS, _PHOTOMETRIC, _TURN, _SAMPLES = 256, 257, 258, 262, 274,
 _PNG_EXIF = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}
 """Keys under which Pillow keeps what a PNG file says of its orientation before its pixels."""
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = range(3)
+_SAMPLE_FORMAT, _SIGNED = 339, 2
 _PREMULTIPLIED, _ALPHA = 1, 2
 """What a TIFF says of a sample beyond those of gray or color; 0 is a channel like others."""
 
@@ -199,7 +200,7 @@ def prepared(image: Pixels, where: str, decoding: Decoding) -> Pixels:
         red, green, blue = image.astype(np.uint32)
         gray: Pixels = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[None]
         return gray
-    raise DataError(f"{where}: has {channels} channels, the model takes {decoding.channels}")
+    raise DataError(f"{where}: has {counted(channels, 'channel')}, the model takes {decoding.channels}")
 
 
 def fit_photo(image: NDArray[np.uint8], decoding: Decoding) -> tuple[NDArray[np.uint8], Tiling]:
@@ -303,11 +304,19 @@ def _declared(image: Image.Image) -> PhotoHeader:
     if turned and _TURNS[orientation][0]:
         tags = getattr(image, "tag_v2", {})  # the size that some versions of Pillow give of a TIFF is upright already
         width, height = tags.get(_LENGTH, height), tags.get(_WIDTH, width)
+    if _has_sign(image):
+        raise DataError("has pixels with a sign: whole numbers of 8 and 16 bits without one are accepted")
     if _is_sixteen(image):
         return PhotoHeader(width, height, 1, 16, turned)
     if image.mode[0] in "IF":
         raise DataError(f"has {image.mode} pixels, of 32 bits: whole numbers of 8 and 16 bits are accepted")
     return PhotoHeader(width, height, 1 if gray else 3, 8, turned)
+
+
+def _has_sign(image: Image.Image) -> bool:
+    """Return whether this is a TIFF whose pixels are whole numbers of 8 or 16 bits with a sign."""
+    tags = getattr(image, "tag_v2", {})
+    return bool(np.max(tags.get(_BITS, 8)) <= 16 and np.any(np.equal(tags.get(_SAMPLE_FORMAT, 1), _SIGNED)))
 
 
 def _is_sixteen(image: Image.Image) -> bool:
@@ -382,6 +391,7 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
         OSError: if this is no image that can be opened.
         ValueError: if it has pixels that are not accepted, or is a damaged TIFF.
     """
+    where = str(path)
     try:
         with open_file(where) as file, Image.open(file) as image:
             header = _declared(image)
@@ -391,7 +401,6 @@ def seen_as(path: Path | str) -> tuple[tuple[int, int], int]:
             raise
         with reading(where, "image"), opened(where, where) as file:  # a TIFF that Pillow does not read
             header = _tiff_header(file, where)
-    where = str(path)
             return (header.height, header.width), 1
 
 

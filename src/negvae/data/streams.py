@@ -43,7 +43,7 @@ from negvae.data.formats.pixels import slack
 from negvae.data.photos import fit_photo, prepared, read_photo
 from negvae.data.tiling import Tiling, tiling
 from negvae.decoding import Decoding
-from negvae.files import home
+from negvae.files import counted, home
 
 Encoded = tuple[str, int, Source]
 """An image that is still to be decoded: its path, its row in that file, and its source."""
@@ -584,7 +584,7 @@ def fitted(images: NDArray[np.uint8], spec: InputSpec) -> NDArray[np.uint8]:
             red, green, blue = images.astype(np.uint32).transpose(1, 0, 2, 3)
             images = ((19595 * red + 38470 * green + 7471 * blue + 0x8000) >> 16).astype(np.uint8)[:, None]
         else:
-            raise DataError(f"has {found} channels, the model takes {channels}")
+            raise DataError(f"has {counted(found, 'channel')}, the model takes {channels}")
     if images.shape[2:] != (height, width):
         resized = [
             [
