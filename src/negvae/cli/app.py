@@ -14,7 +14,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
-from negvae.cli.common import with_paths
+from negvae.cli.common import refusing_uris
 from negvae.files import shown, visible
 
 app = typer.Typer(
@@ -39,7 +39,7 @@ app.add_typer(paper.app, name="paper", rich_help_panel="Data and paper")
 for part in (app, data.app, paper.app):
     for registered in part.registered_commands:
         if registered.callback is not None:
-            registered.callback = with_paths(registered.callback)
+            registered.callback = refusing_uris(registered.callback)
 
 
 @app.callback(invoke_without_command=True)

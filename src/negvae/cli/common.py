@@ -156,7 +156,7 @@ def given(**options: Any) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def with_paths(command: Callable[..., None]) -> Callable[..., None]:
+def refusing_uris(command: Callable[..., None]) -> Callable[..., None]:
     """Return a command that refuses a URI in the place of a path, which would make folders named s3: and the like."""
 
     @wraps(command)
