@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import negvae
-from negvae import parts
+from negvae import parts, registry
 from negvae.data import DATASETS
 from negvae.negatives import build_source
 from negvae.registry import Table
 from negvae.runs.artifact import load_artifact
 from negvae.runs.export import export_onnx, relative_difference, run_onnx
+from negvae.scoring.table import SCORES
 from tests import processes
 from tests.cli.test_commands import call
 from tests.conftest import blobs
@@ -35,7 +36,7 @@ def blocks(title: str, language: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _tables_as_they_were(monkeypatch):
-    for table in [*vars(parts).values(), DATASETS]:
+    for table in [*vars(parts).values(), DATASETS, SCORES]:
         if isinstance(table, Table):
             monkeypatch.setattr(table, "_entries", dict(table._entries))
 
@@ -279,3 +280,105 @@ def test_mypy_accepts_a_script_and_refuses_parts_that_do_not_fit(tmp_path):
         "Callable[[str], str]",
     ]
     assert done.stdout.count("wrong.py") == len(found)
+
+
+FAULTY = """
+from negvae import register_dataset, register_likelihood, register_network, register_score, register_source
+from negvae import register_transformation
+from negvae.model import Gaussian
+from negvae.model.networks import pyramid
+
+
+def stumble():
+    return {}["missing"]
+
+
+@register_dataset("faulty")
+def data(split):
+    stumble()
+
+
+@register_network("faulty")
+def network(shape, latent_size):
+    stumble()
+
+
+@register_likelihood("faulty")
+class Likelihood(Gaussian):
+    def mean(self, output):
+        return stumble()
+
+
+@register_source("faulty-source")
+class Source:
+    adversarial = False
+
+    def sample(self, positives, model, generator, rows=slice(None)):
+        stumble()
+
+
+@register_transformation("faulty")
+def transformation(images, generator):
+    stumble()
+
+
+@register_score("faulty", unit="none")
+def score(x):
+    stumble()
+
+
+@register_score("wrong-kind", unit="none")
+def wrong_kind(x):
+    raise AssertionError
+"""
+
+
+@pytest.fixture
+def faulty_plugin(place, monkeypatch):
+    """An installed package each of whose parts ends with a KeyError."""
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.delenv("NEGVAE_DEBUG", raising=False)
+    (place / "negvae_faulty.py").write_text(FAULTY)
+    (place / "negvae_faulty-1.0.dist-info").mkdir()
+    (place / "negvae_faulty-1.0.dist-info" / "METADATA").write_text("Name: negvae-faulty\nVersion: 1.0\n")
+    (place / "negvae_faulty-1.0.dist-info" / "entry_points.txt").write_text("[negvae]\nfaulty = negvae_faulty\n")
+    registry._import_plugins.cache_clear()
+    yield place
+    sys.modules.pop("negvae_faulty", None)
+    registry._import_plugins.cache_clear()
+
+
+def fault_of(line, message="KeyError: 'missing'"):
+    return rf"{message} \(in \w+, .*negvae_faulty\.py, line {line}; NEGVAE_DEBUG=1 shows the traceback\)\n$"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data", "faulty"],
+        ["--negatives", "faulty"],
+        ["--network", "faulty"],
+        ["--likelihood", "faulty"],
+        ["--negatives", "faulty-source"],
+        ["--negatives", "augmented:faulty"],
+    ],
+)
+def test_an_error_in_a_part_is_one_line_with_its_place_and_leaves_no_folder(options, faulty_plugin, capsys):
+    train = ["train", "--data", "photos.npy", "--network", "pyramid", "--out", "run", *FAST, *options]
+    code, _, error = call(capsys, *train)
+    assert code == 2
+    assert re.search("^negvae: (likelihood faulty: mean fails on 2 images: )?" + fault_of(9), error), error
+    assert not Path("run").exists()
+
+
+def test_an_error_in_a_score_is_one_line_with_its_place_and_keeps_the_calibration(faulty_plugin, capsys):
+    train = ["train", "--data", "photos.npy", "--network", "pyramid", "--out", "run", *FAST]
+    assert call(capsys, *train)[0] == 0
+    before = Path("run/calibration.safetensors").read_bytes()
+    for name, place in (("faulty", fault_of(9)), ("wrong-kind", fault_of(48, "AssertionError"))):
+        for command in (["calibrate", "run"], ["score", "run", "new.npy", "--out", "new.csv"]):
+            code, _, error = call(capsys, *command, "--score", name)
+            assert code == 2
+            assert re.search(f"negvae: {place}", error), error
+    assert Path("run/calibration.safetensors").read_bytes() == before
+    assert not Path("new.csv").exists()
