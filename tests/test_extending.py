@@ -159,7 +159,14 @@ def test_a_registered_set_serves_everywhere(place, capsys):
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(2)), "3 images have labels of shape (2,)"),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), [0, 1, 0]), "its labels are list: they must be a tensor"),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3)), "torch.float32: they must be whole numbers"),
+        (
+            (torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.complex64)),
+            "torch.complex64: they must be whole numbers",
+        ),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8),) * 3, "its function returned tuple"),
+        (torch.zeros(3, 1, 0, 8, dtype=torch.uint8), "returned torch.uint8 (3, 1, 0, 8): it must be a uint8 tensor"),
+        (torch.zeros(3, 8, 8, 3, dtype=torch.uint8), "returned (3, 8, 8, 3), which looks like N x H x W x C"),
+        (torch.zeros(3, 8, 8, 1, dtype=torch.uint8), "it must be N x C x H x W, as permute(0, 3, 1, 2) makes"),
     ],
 )
 def test_a_set_of_another_kind_is_refused(made, words):
