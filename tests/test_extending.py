@@ -175,6 +175,17 @@ def test_a_set_of_another_kind_is_refused(made, words):
         negvae.load_images("odd")
 
 
+def test_a_registered_set_of_any_number_of_channels_is_trained_on_and_scored(place, capsys):
+    made = {split: blobs(60, (5, 16, 16), seed) for seed, split in enumerate(("train", "test"))}
+    negvae.register_dataset("bands")(made.get)
+    train = ["train", "--data", "bands", "--network", "pyramid", "--out", "run", *FAST]
+    assert call(capsys, *train)[::2] == (0, "")
+    assert call(capsys, "score", "run", "bands", "--out", "scores.csv")[0] == 0
+    wanted = load_artifact("run", "cpu").scorer()(made["test"], ["combined"])["combined"]
+    np.testing.assert_allclose([float(row["combined"]) for row in read("scores.csv")], wanted, rtol=1e-6)
+    assert call(capsys, "report", "run", "bands", "--out", "page.html")[0] == 0
+
+
 @pytest.fixture
 def installed(tmp_path):
     """A folder in which the page's parts are an installed package."""
@@ -200,6 +211,7 @@ def test_an_installed_package_brings_its_parts(place, installed):
     assert command(["train", "--data", "rings", *named, "--out", "run", *FAST], installed) == (0, "")
     assert command(["score", "run", "rings", "--out", "a.csv"], installed)[0] == 0
     assert len(read("a.csv")) == 200
+    assert command(["cite", "resnet"], installed) == (0, "")
     code, error = command(["score", "run", "new.npy", "--out", "b.csv"])
     assert (code, error.count("\n")) == (2, 1)
     assert "likelihood 'student-t' is not registered" in error
