@@ -346,7 +346,7 @@ def refuse_used(directory: Path, besides: str = "") -> None:
         ValueError: if it is a file or is not empty.
     """
     if directory.exists() and (not directory.is_dir() or any(each.name != besides for each in directory.iterdir())):
-        raise ValueError(f"{directory} is not empty: take a new folder")
+        raise ValueError(f"{directory} is {'not empty' if directory.is_dir() else 'a file'}: take a new folder")
 
 
 def refuse_replacing(out: Path | str, read: Iterable[Path | str] = (), endings: Iterable[str] = ()) -> None:
