@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import negvae
-from negvae import parts
+from negvae import parts, registry
 from negvae.data import DATASETS
 from negvae.negatives import build_source
 from negvae.registry import Table
 from negvae.runs.artifact import load_artifact
 from negvae.runs.export import export_onnx, relative_difference, run_onnx
+from negvae.scoring.table import SCORES
 from tests import processes
 from tests.cli.test_commands import call
 from tests.conftest import blobs
@@ -35,7 +36,7 @@ def blocks(title: str, language: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _tables_as_they_were(monkeypatch):
-    for table in [*vars(parts).values(), DATASETS]:
+    for table in [*vars(parts).values(), DATASETS, SCORES]:
         if isinstance(table, Table):
             monkeypatch.setattr(table, "_entries", dict(table._entries))
 
@@ -158,13 +159,31 @@ def test_a_registered_set_serves_everywhere(place, capsys):
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(2)), "3 images have labels of shape (2,)"),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), [0, 1, 0]), "its labels are list: they must be a tensor"),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3)), "torch.float32: they must be whole numbers"),
+        (
+            (torch.zeros(3, 1, 8, 8, dtype=torch.uint8), torch.zeros(3, dtype=torch.complex64)),
+            "torch.complex64: they must be whole numbers",
+        ),
         ((torch.zeros(3, 1, 8, 8, dtype=torch.uint8),) * 3, "its function returned tuple"),
+        (torch.zeros(3, 1, 0, 8, dtype=torch.uint8), "returned torch.uint8 (3, 1, 0, 8): it must be a uint8 tensor"),
+        (torch.zeros(3, 8, 8, 3, dtype=torch.uint8), "returned (3, 8, 8, 3), which looks like N x H x W x C"),
+        (torch.zeros(3, 8, 8, 1, dtype=torch.uint8), "it must be N x C x H x W, as permute(0, 3, 1, 2) makes"),
     ],
 )
 def test_a_set_of_another_kind_is_refused(made, words):
     negvae.register_dataset("odd")(lambda split: made)
     with pytest.raises(ValueError, match=f"^data set odd: .*{re.escape(words)}"):
         negvae.load_images("odd")
+
+
+def test_a_registered_set_of_any_number_of_channels_is_trained_on_and_scored(place, capsys):
+    made = {split: blobs(60, (5, 16, 16), seed) for seed, split in enumerate(("train", "test"))}
+    negvae.register_dataset("bands")(made.get)
+    train = ["train", "--data", "bands", "--network", "pyramid", "--out", "run", *FAST]
+    assert call(capsys, *train)[::2] == (0, "")
+    assert call(capsys, "score", "run", "bands", "--out", "scores.csv")[0] == 0
+    wanted = load_artifact("run", "cpu").scorer()(made["test"], ["combined"])["combined"]
+    np.testing.assert_allclose([float(row["combined"]) for row in read("scores.csv")], wanted, rtol=1e-6)
+    assert call(capsys, "report", "run", "bands", "--out", "page.html")[0] == 0
 
 
 @pytest.fixture
@@ -192,6 +211,7 @@ def test_an_installed_package_brings_its_parts(place, installed):
     assert command(["train", "--data", "rings", *named, "--out", "run", *FAST], installed) == (0, "")
     assert command(["score", "run", "rings", "--out", "a.csv"], installed)[0] == 0
     assert len(read("a.csv")) == 200
+    assert command(["cite", "resnet"], installed) == (0, "")
     code, error = command(["score", "run", "new.npy", "--out", "b.csv"])
     assert (code, error.count("\n")) == (2, 1)
     assert "likelihood 'student-t' is not registered" in error
@@ -279,3 +299,105 @@ def test_mypy_accepts_a_script_and_refuses_parts_that_do_not_fit(tmp_path):
         "Callable[[str], str]",
     ]
     assert done.stdout.count("wrong.py") == len(found)
+
+
+FAULTY = """
+from negvae import register_dataset, register_likelihood, register_network, register_score, register_source
+from negvae import register_transformation
+from negvae.model import Gaussian
+from negvae.model.networks import pyramid
+
+
+def stumble():
+    return {}["missing"]
+
+
+@register_dataset("faulty")
+def data(split):
+    stumble()
+
+
+@register_network("faulty")
+def network(shape, latent_size):
+    stumble()
+
+
+@register_likelihood("faulty")
+class Likelihood(Gaussian):
+    def mean(self, output):
+        return stumble()
+
+
+@register_source("faulty-source")
+class Source:
+    adversarial = False
+
+    def sample(self, positives, model, generator, rows=slice(None)):
+        stumble()
+
+
+@register_transformation("faulty")
+def transformation(images, generator):
+    stumble()
+
+
+@register_score("faulty", unit="none")
+def score(x):
+    stumble()
+
+
+@register_score("wrong-kind", unit="none")
+def wrong_kind(x):
+    raise AssertionError
+"""
+
+
+@pytest.fixture
+def faulty_plugin(place, monkeypatch):
+    """An installed package each of whose parts ends with a KeyError."""
+    monkeypatch.syspath_prepend(str(place))
+    monkeypatch.delenv("NEGVAE_DEBUG", raising=False)
+    (place / "negvae_faulty.py").write_text(FAULTY)
+    (place / "negvae_faulty-1.0.dist-info").mkdir()
+    (place / "negvae_faulty-1.0.dist-info" / "METADATA").write_text("Name: negvae-faulty\nVersion: 1.0\n")
+    (place / "negvae_faulty-1.0.dist-info" / "entry_points.txt").write_text("[negvae]\nfaulty = negvae_faulty\n")
+    registry._import_plugins.cache_clear()
+    yield place
+    sys.modules.pop("negvae_faulty", None)
+    registry._import_plugins.cache_clear()
+
+
+def fault_of(line, message="KeyError: 'missing'"):
+    return rf"{message} \(in \w+, .*negvae_faulty\.py, line {line}; NEGVAE_DEBUG=1 shows the traceback\)\n$"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--data", "faulty"],
+        ["--negatives", "faulty"],
+        ["--network", "faulty"],
+        ["--likelihood", "faulty"],
+        ["--negatives", "faulty-source"],
+        ["--negatives", "augmented:faulty"],
+    ],
+)
+def test_an_error_in_a_part_is_one_line_with_its_place_and_leaves_no_folder(options, faulty_plugin, capsys):
+    train = ["train", "--data", "photos.npy", "--network", "pyramid", "--out", "run", *FAST, *options]
+    code, _, error = call(capsys, *train)
+    assert code == 2
+    assert re.search("^negvae: (likelihood faulty: mean fails on 2 images: )?" + fault_of(9), error), error
+    assert not Path("run").exists()
+
+
+def test_an_error_in_a_score_is_one_line_with_its_place_and_keeps_the_calibration(faulty_plugin, capsys):
+    train = ["train", "--data", "photos.npy", "--network", "pyramid", "--out", "run", *FAST]
+    assert call(capsys, *train)[0] == 0
+    before = Path("run/calibration.safetensors").read_bytes()
+    for name, place in (("faulty", fault_of(9)), ("wrong-kind", fault_of(48, "AssertionError"))):
+        for command in (["calibrate", "run"], ["score", "run", "new.npy", "--out", "new.csv"]):
+            code, _, error = call(capsys, *command, "--score", name)
+            assert code == 2
+            assert re.search(f"negvae: {place}", error), error
+    assert Path("run/calibration.safetensors").read_bytes() == before
+    assert not Path("new.csv").exists()

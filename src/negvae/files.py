@@ -292,10 +292,13 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
 def first_line(error: BaseException) -> str:
     r"""Return the first line of an error's text, for a message of one line; its type if it has no text.
 
-    >>> first_line(ValueError("broken\nat byte 3")), first_line(ValueError())
-    ('broken', 'ValueError')
+    >>> first_line(ValueError("broken\nat byte 3")), first_line(ValueError()), first_line(KeyError("mean"))
+    ('broken', 'ValueError', "KeyError: 'mean'")
     """
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    name, text = type(error).__name__, str(error).strip()
+    if isinstance(error, KeyError):  # whose text is the key alone
+        text = f"{name}: {text}"
+    return (text or name).splitlines()[0]
 
 
 @contextmanager
@@ -343,7 +346,7 @@ def refuse_used(directory: Path, besides: str = "") -> None:
         ValueError: if it is a file or is not empty.
     """
     if directory.exists() and (not directory.is_dir() or any(each.name != besides for each in directory.iterdir())):
-        raise ValueError(f"{directory} is not empty: take a new folder")
+        raise ValueError(f"{directory} is {'not empty' if directory.is_dir() else 'a file'}: take a new folder")
 
 
 def refuse_replacing(out: Path | str, read: Iterable[Path | str] = (), endings: Iterable[str] = ()) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -170,6 +171,32 @@ def _import_plugins() -> None:
             raise ImportError(
                 f"the plugin {plugin.name} = {plugin.value} (entry-point group {GROUP}) cannot be imported: {error}"
             ) from error
+
+
+def place_in_plugin(error: BaseException) -> str:
+    """Return where an error arose in the code of an installed plugin, or an empty text if it arose elsewhere.
+
+    Args:
+        error: error, or one that was raised from an error of the plugin's.
+
+    Returns:
+        The function, file and line that the plugin had come to.
+
+    >>> place_in_plugin(ValueError("of nobody's part"))
+    ''
+    """
+    from importlib.metadata import entry_points  # here, since the command line's help is quicker without it
+
+    if not _import_plugins.cache_info().currsize:
+        return ""
+    packages = {plugin.module.partition(".")[0] for plugin in entry_points(group=GROUP)}
+    cause: BaseException | None = error
+    while cause is not None:
+        for frame, line in reversed(list(traceback.walk_tb(cause.__traceback__))):
+            if str(frame.f_globals.get("__name__")).partition(".")[0] in packages:
+                return f"{frame.f_code.co_qualname}, {frame.f_code.co_filename}, line {line}"
+        cause = cause.__cause__
+    return ""
 
 
 def require_arguments(what: str, part: object, *names: str) -> None:

@@ -195,3 +195,16 @@ def test_a_calibrated_run_is_tested_by_the_score_it_decides_by(capsys, blob_file
     assert row["auc_combined"] > 0.9
     assert row["metrics"]["combined"]["auroc"] == row["auc_combined"]
     assert 0 <= row["alarms_test"] < row["alarms_ood"] <= 1
+
+
+def test_names_with_colons_are_printed_as_they_are(capsys, blob_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, text, _ = call(capsys, "train", "--data", blob_files["in"], "--out", "run:a:b", "--calibration", "0.3", *FAST)
+    assert code == 0
+    assert "run:a:b" in text
+    Path(":b:.npy").write_bytes(blob_files["out"].read_bytes())
+    code, text, error = call(capsys, "evaluate", "run:a:b", "--ood", ":b:.npy")
+    assert (code, error) == (0, "")
+    assert ":b:.npy" in text
+    code, text, error = call(capsys, "score", "run:a:b", ":b:.npy", "--out", "scores:a:.csv")
+    assert (code, "scores:a:.csv" in error) == (0, True)

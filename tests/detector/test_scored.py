@@ -143,3 +143,39 @@ def test_columns_of_files_are_found_by_their_names(tmp_path):
     (tmp_path / "other.csv").write_text("x,z\n1,2\n")
     with pytest.raises(ValueError, match=r"other.csv: has no column 'y'; its columns are 'x', 'z'"):
         detector.predict(tmp_path / "other.csv")
+
+
+def test_scores_may_have_any_type_of_torch_and_masked_ones_count_as_none(rows):
+    wanted = ScoreDetector(lambda batch: distance(batch).bfloat16().float()).fit(rows[:200]).ood_score(rows[:9])
+    got = ScoreDetector(lambda batch: distance(batch).bfloat16()).fit(rows[:200]).ood_score(rows[:9])
+    np.testing.assert_array_equal(got, wanted)
+
+    def masked(batch):
+        scores = distance(batch).numpy()
+        return np.ma.masked_array(scores, np.asarray(batch[:, 0] > 9))
+
+    detector = ScoreDetector(masked).fit(rows[:200])
+    odd = torch.tensor([[10.0, 0.0, 0.0, 0.0]])
+    assert detector.predict(torch.cat([odd * 0, odd])).tolist() == [1, -1]
+    assert detector.ood_score(odd) > 1e30
+
+
+def test_what_the_function_and_the_caller_give_wrongly_is_named(rows, tmp_path):
+    with pytest.raises(ValueError, match="the function returned a list of unequal parts: it must return 60 numbers"):
+        ScoreDetector(lambda batch: [[1.0], [2.0, 3.0]]).fit(rows[:60])
+    with pytest.raises(TypeError, match="X is one number: it must be an array of N inputs"):
+        ScoreDetector(distance).fit(np.array(3.0))
+    detector = ScoreDetector(distance).fit(rows[:60])
+    with pytest.raises(TypeError, match="example is a ndarray: it must be a tensor"):
+        detector.export(tmp_path / "model.onnx", rows[:3].numpy())
+    detector.save(tmp_path / "kept")
+    with pytest.raises(TypeError, match="score is 3: it must be a function"):
+        ScoreDetector.load(tmp_path / "kept", 3)
+    with pytest.raises(ValueError, match=r"scores\.safetensors is a file: take a new folder"):
+        detector.save(tmp_path / "kept" / "scores.safetensors")
+
+
+def test_an_example_with_a_gradient_is_exported(rows, tmp_path):
+    pytest.importorskip("onnxruntime")
+    ScoreDetector(distance).fit(rows[:60]).export(tmp_path / "model.onnx", rows[:3].clone().requires_grad_())
+    assert (tmp_path / "model.onnx").is_file()

@@ -71,7 +71,7 @@ def test_transformations_that_are_no_tuple_of_functions_are_refused():
         TypeError, match=r"takes a tuple of transformations, and got .*rolled alone: write \(.*rolled,\)"
     ):
         Augmented(rolled)
-    with pytest.raises(TypeError, match=r"got jigsaw alone"):
+    with pytest.raises(TypeError, match=r"got jigsaw alone: write \('jigsaw',\)"):
         Augmented("jigsaw")
     with pytest.raises(TypeError, match="is a int: it must be a function"):
         Augmented((3,))

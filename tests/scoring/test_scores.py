@@ -64,6 +64,9 @@ def test_a_score_is_one_number_for_each_input(model, monkeypatch):
         compute_scores(model, IMAGES, ["listed"])
     with pytest.raises(ValueError, match=r"score wide gave \(\d+, 1, 28, 28\) for \d+ inputs"):
         compute_scores(model, IMAGES, ["wide"])
+    register_score("turned", unit="nats")(lambda x: x.kl * 1j)
+    with pytest.raises(ValueError, match=r"score turned gave torch\.complex128: it must give real numbers"):
+        compute_scores(model, IMAGES, ["turned"])
     assert compute_scores(model, IMAGES[:0], ["kl"])["kl"].shape == (0,)
 
 

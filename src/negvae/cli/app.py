@@ -15,7 +15,8 @@ import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
 from negvae.cli.common import refusing_uris
-from negvae.files import shown, visible
+from negvae.files import first_line, shown, visible
+from negvae.registry import place_in_plugin
 
 app = typer.Typer(
     help="Train variational autoencoders that detect out-of-distribution images, test them and use them.",
@@ -56,9 +57,9 @@ def _version(
 def main() -> NoReturn:
     """Run the command line and exit.
 
-    An expected error, such as bad input, a missing file or a full disk, ends with one line and exit code 2; with
-    NEGVAE_DEBUG set it keeps its traceback. Where the reader of the output has closed the pipe, the exit code is 1 and
-    nothing is printed.
+    An expected error, such as bad input, a missing file or a full disk, ends with one line and exit code 2, and so does
+    any error in a plugin's part; with NEGVAE_DEBUG set it keeps its traceback. Where the reader of the output has
+    closed the pipe, the exit code is 1 and nothing is printed.
     """
     _fill_closed()
     for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8 is shown with codes and ends nothing
@@ -81,6 +82,8 @@ def main() -> NoReturn:
         sys.exit(130)
     except Exception as error:
         if not hasattr(error, "format_message"):  # which the parser's own errors have, whichever package they live in
+            if place_in_plugin(error):
+                _fail(error, _describe(error))
             raise
         _suggest(error)
         _show_given(error)
@@ -127,11 +130,24 @@ def _fill_closed() -> None:
 
 
 def _describe(error: Exception) -> str:
-    """Return the message of an error; for an error of the system, the file first and no error number."""
+    """Return the message of an error and, where it arose in the code of a plugin, the place there."""
+    place = place_in_plugin(error)
+    message = _message(error)
+    return f"{message} (in {shown(place)}; NEGVAE_DEBUG=1 shows the traceback)" if place else message
+
+
+def _message(error: Exception) -> str:
+    """Return the text of an error; for an error of the system, the file first and no error number."""
     if not isinstance(error, OSError) or not error.strerror:
-        return shown(str(error))
+        expected = isinstance(error, ValueError | TypeError | ImportError | OSError)
+        return shown((expected and str(error)) or _with_type(error))
     where = "" if error.filename is None else f"{shown(os.fsdecode(error.filename))}: "
     return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}"
+
+
+def _with_type(error: Exception) -> str:
+    name, text = type(error).__name__, first_line(error)
+    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def _fail(error: Exception, message: str) -> NoReturn:

@@ -192,8 +192,8 @@ def make_console() -> Console:
     """Return a console for standard output; for a file or a pipe, wide enough that no table is cut."""
     from rich.console import Console
 
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    console = Console(emoji=False)
+    return console if console.is_terminal else Console(width=160, emoji=False)
 
 
 def printer(console: Console) -> Callable[[str], None]:

@@ -131,7 +131,7 @@ def score(
     from negvae.cli.progress import row_progress
     from negvae.data.stores import local_path
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     log = printer(console)
     options: dict[str, Any] = dict(
         names=score or (), target_fpr=target_fpr, confidence=confidence, groups=groups, resize=resize,
@@ -227,7 +227,7 @@ def report(
     from negvae.cli.progress import row_progress
     from negvae.report.page import write_report
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, emoji=False)
     with row_progress(console) as on_rows:
         found = write_report(
             directory, inputs, out, score=score, target_fpr=target_fpr, confidence=confidence, resize=resize, top=top,

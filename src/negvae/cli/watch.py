@@ -71,7 +71,7 @@ def watch(
     from negvae.runs.watch import refreshing
     from negvae.runs.watch import watch as run_watch
 
-    log = printer(Console(stderr=True))
+    log = printer(Console(stderr=True, emoji=False))
     with _stopping() as asked_to_end, refreshing(lambda watched: write_page(out, watched), REFRESH) as update:
 
         def should_stop() -> bool:

@@ -170,17 +170,22 @@ def _made(entry: DatasetEntry, split: Split) -> ImageSet:
 
     made = entry.load()(split)
     images, labels = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.dim() != 4 or not len(images):
+    if not isinstance(images, torch.Tensor) or images.dtype != torch.uint8 or images.dim() != 4 or not images.numel():
         what = f"{images.dtype} {tuple(images.shape)}" if isinstance(images, torch.Tensor) else type(images).__name__
         raise ValueError(
             f"data set {entry.name}: its function returned {what}: it must be a uint8 tensor N x C x H x W, or a pair"
             " of that and N labels"
         )
+    if images.shape[1] not in (1, 3) and images.shape[3] in (1, 3):
+        raise ValueError(
+            f"data set {entry.name}: its function returned {tuple(images.shape)}, which looks like N x H x W x C: it"
+            " must be N x C x H x W, as permute(0, 3, 1, 2) makes"
+        )
     if labels is not None and not isinstance(labels, torch.Tensor):
         raise ValueError(f"data set {entry.name}: its labels are {type(labels).__name__}: they must be a tensor")
     if labels is not None and labels.shape != images.shape[:1]:
         raise ValueError(f"data set {entry.name}: {len(images)} images have labels of shape {tuple(labels.shape)}")
-    if labels is not None and labels.is_floating_point():
+    if labels is not None and (labels.is_floating_point() or labels.is_complex()):
         raise ValueError(f"data set {entry.name}: its labels are {labels.dtype}: they must be whole numbers")
     pixels = np.ascontiguousarray(images.cpu().numpy())
     classes = None if labels is None else np.asarray(labels.cpu().numpy(), np.int64)

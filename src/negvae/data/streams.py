@@ -610,6 +610,8 @@ def _array_rows(path: str, part: NDArray[Any], spec: InputSpec, start: int) -> B
     images: NDArray[Any]
     if spec.features:
         images = _features(part, spec, errors, path)
+    elif spec.decoding is None and part.dtype == np.uint8 and part.shape[1:] == spec.shape and len(part):
+        images = part  # of any number of channels
     else:
         images = as_images(_unit_floats(part, errors), path).images
         if spec.decoding is not None:

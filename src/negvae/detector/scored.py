@@ -180,6 +180,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         else:
             found = as_array(X, "test")[0]
             data = np.asarray(found) if isinstance(X, list | tuple) else _tensor(found)
+        if not data.ndim:
+            raise TypeError("X is one number: it must be an array of N inputs")
         if not len(data):
             raise ValueError("X is empty: at least one input is needed")
         parts: list[Values] = []
@@ -266,9 +268,15 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
 
         Raises:
             ImportError: if the extra "onnx" is not installed.
+            TypeError: if `example` is no tensor.
             ValueError: if the function is not made of torch's functions alone, or the file does not score as it does.
         """
         check_is_fitted(self, "calibration_")
+        if not isinstance(example, Tensor):
+            raise TypeError(
+                f"example is a {type(example).__name__}: it must be a tensor, as torch.from_numpy makes one"
+            )
+        example = example.detach()
         graph = _Scored(self.score, self.names_, self.scales_, self.calibration_)
         twice = torch.cat([example, example])
         wanted = self.ood_score(twice)
@@ -330,8 +338,10 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
 
         Raises:
             FileNotFoundError: if the folder holds no such file.
+            TypeError: if `score` is no function.
             ValueError: if the file is damaged.
         """
+        cls(score)._check_parameters()
         path = Path(directory) / FILE
         if not path.is_file():
             raise FileNotFoundError(f"{directory} holds no {FILE}: it is not the folder of a ScoreDetector")
@@ -372,7 +382,18 @@ def _tensor(data: Any) -> Tensor:
 
 def _returned(found: Any, count: int) -> Values:
     """Return what the function has returned for so many inputs as N x K numbers, or refuse it."""
-    array = found.detach().cpu().numpy() if isinstance(found, Tensor) else np.asarray(found)
+    if isinstance(found, Tensor):
+        found = found.detach().cpu()
+        found = (found.double() if found.is_floating_point() else found).numpy()  # which has no bfloat16
+    elif isinstance(found, np.ma.MaskedArray):
+        found = np.ma.filled(found.astype(np.float64), np.nan)
+    try:
+        array = np.asarray(found)
+    except ValueError:  # lists of unequal lengths
+        raise ValueError(
+            f"the function returned a {type(found).__name__} of unequal parts: it must return {count} numbers, or"
+            f" {count} x K"
+        ) from None
     if array.dtype.kind not in "fiub":
         raise ValueError(f"the function returned {array.dtype}: it must return real numbers")
     if array.ndim not in (1, 2) or len(array) != count or not array.size:

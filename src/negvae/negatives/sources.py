@@ -320,8 +320,10 @@ class Augmented:
         if self.transformations is None:
             return
         if isinstance(self.transformations, str) or callable(self.transformations):
-            one = self.transformations if isinstance(self.transformations, str) else described(self.transformations)
-            raise TypeError(f"augmented takes a tuple of transformations, and got {one} alone: write ({one},)")
+            name = isinstance(self.transformations, str)
+            one = self.transformations if name else described(self.transformations)
+            written = repr(one) if name else one
+            raise TypeError(f"augmented takes a tuple of transformations, and got {one} alone: write ({written},)")
         if not self.transformations:
             raise ValueError(f"augmented needs a transformation. Known: {', '.join(TRANSFORMATIONS)}")
         for each in self.transformations:

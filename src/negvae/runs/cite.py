@@ -46,6 +46,8 @@ def _keys(part: str) -> list[str]:
     Raises:
         ValueError: if no table has a part of this name.
     """
+    if not any(part in table for table in TABLES):
+        SCORES.get(part)  # imports the plugins, one of which may have it
     choose("part or folder", part, dict.fromkeys(name for table in TABLES for name in table))
     return [key for table in TABLES if part in table for key in table[part].papers]
 

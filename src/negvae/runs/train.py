@@ -304,7 +304,7 @@ def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:
 
 @contextmanager
 def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
-    """Take back what a run has written into its folders if the run is refused before its first step."""
+    """Take back what a run has written into its folders if it ends with an error before its first checkpoint."""
     new = [directory for directory in directories if not (directory / CONFIG).exists()]
     earlier = {path: path.read_bytes() for directory in directories if (path := directory / CONFIG).exists()}
     made = [directory for directory in new if not directory.exists()]
@@ -313,7 +313,7 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
         yield
     except TrainingDivergedError:  # it has begun
         raise
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except Exception as error:  # of anybody's part, too
         if not isinstance(error, OSError):  # which may come after many steps, as of a full disk
             for path, content in earlier.items():
                 if path.read_bytes() != content:  # else nothing is written, as the folder may be read-only

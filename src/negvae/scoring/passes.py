@@ -286,7 +286,7 @@ class Pass:
             N values.
 
         Raises:
-            ValueError: if the result is not one number for each input.
+            ValueError: if the result is not one real number for each input.
         """
         values = score.load()(self)
         if not isinstance(values, Tensor) or values.shape != self.stored.shape[:1]:
@@ -294,6 +294,8 @@ class Pass:
             raise ValueError(
                 f"score {score.name} gave {shape} for {len(self.stored)} inputs: one number for each, (N,)"
             )
+        if values.is_complex():
+            raise ValueError(f"score {score.name} gave {values.dtype}: it must give real numbers")
         if "reference" in score.needs:
             return values.double()
         return values.to(self.images.dtype).double()
