@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from negvae import ScoreDetector
+from negvae import NegVAEDetector, ScoreDetector
 from negvae.runs.export import run_onnx
 
 
@@ -35,6 +35,26 @@ def test_fresh_inliers_alarm_at_the_rate_and_outliers_are_found(rows, score):
     assert bounds.low < 0.05 < bounds.high
     assert (detector.predict_fdr(torch.cat([rows[1500:1600], rows[:50] + 8]), 0.2)[100:] < 0).mean() > 0.8
     assert len(detector.false_discovery_bounds(rows[:40])) == 40
+
+
+@pytest.mark.parametrize("layer", [torch.nn.Dropout(0.5), torch.nn.BatchNorm1d(4)])
+def test_a_network_in_training_mode_is_refused_if_its_scores_depend_on_it(rows, layer):
+    network = torch.nn.Sequential(layer.train(), torch.nn.Linear(4, 1))
+    with pytest.raises(ValueError, match=f"score has {type(layer).__name__} in training mode: call its eval"):
+        ScoreDetector(network).fit(rows[:100])
+    fitted = ScoreDetector(network.eval()).fit(rows[:100])
+    with pytest.raises(ValueError, match="training mode"):
+        ScoreDetector(network.train()).fit(rows[:100])
+    with pytest.raises(ValueError, match="training mode"):
+        fitted.predict(rows[:10])
+    plain = torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.LayerNorm(1))
+    assert len(ScoreDetector(plain).fit(rows[:100]).predict(rows[:10])) == 10
+
+
+@pytest.mark.parametrize("detector", [NegVAEDetector(random_state=-1), ScoreDetector(two, random_state=-1)])
+def test_a_negative_seed_is_named(rows, detector):
+    with pytest.raises(ValueError, match=r"^random_state is -1: it must be a whole number of at least 0$"):
+        detector.fit(rows[:100])
 
 
 def test_a_confidence_without_a_rate_is_refused(rows):

@@ -127,6 +127,8 @@ def _has_two_parts(text: str) -> bool:
 def seed_of(random_state: Any) -> int:
     """Return the seed that scikit-learn's parameter `random_state` gives: a whole number, a RandomState or None."""
     if isinstance(random_state, int | np.integer):
+        if random_state < 0:
+            raise ValueError(f"random_state is {random_state}: it must be a whole number of at least 0")
         return int(random_state)
     return int(check_random_state(random_state).randint(2**31 - 1))
 

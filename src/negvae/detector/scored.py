@@ -17,6 +17,8 @@ from safetensors import SafetensorError
 from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
 from negvae.detector.decisions import Decisions
@@ -51,7 +53,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
     Args:
         score: function from a batch to its scores, N or N x K, larger = more out-of-distribution; arrays and tensors
             are passed on as they were given, images of files and data sets as uint8 tensors N x C x H x W, data frames
-            and files of rows as tensors N x D. A `torch.nn.Module` is called without gradients.
+            and files of rows as tensors N x D. A `torch.nn.Module` is called without gradients; one with dropout or
+            batch norm must have been set to evaluation by its `eval()`.
         names: names of the K scores; None uses "score", or "score 1", "score 2" and so on.
         decision_score: name of the score that decides. With None, a single score does, and of several the largest:
             a fifth of the inliers then sets their scales, (score - median) / (95% quantile - median), and the others
@@ -180,6 +183,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         else:
             found = as_array(X, "test")[0]
             data = np.asarray(found) if isinstance(X, list | tuple) else _tensor(found)
+        _refuse_training_mode(self.score)
         if not data.ndim:
             raise TypeError("X is one number: it must be an array of N inputs")
         if not len(data):
@@ -378,6 +382,14 @@ def _tensor(data: Any) -> Tensor:
     if is_frame and array.dtype == object:
         array = frame_numbers(data)
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _refuse_training_mode(score: ScoreOf) -> None:
+    """Refuse a network that gives an input other scores each time, or other ones in another batch."""
+    modules = score.modules() if isinstance(score, nn.Module) else ()
+    for module in modules:
+        if module.training and isinstance(module, _DropoutNd | _BatchNorm):
+            raise ValueError(f"score has {type(module).__name__} in training mode: call its eval() first")
 
 
 def _returned(found: Any, count: int) -> Values:
