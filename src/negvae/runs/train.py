@@ -314,7 +314,7 @@ def _left_as_before(directories: Sequence[Path]) -> Iterator[None]:
     except TrainingDivergedError:  # it has begun
         raise
     except Exception as error:  # of anybody's part, too
-        if not isinstance(error, OSError):  # which may come after many steps, as of a full disk
+        if isinstance(error, ValueError | TypeError | ImportError):  # refused; others may come after many steps
             for path, content in earlier.items():
                 if path.read_bytes() != content:  # else nothing is written, as the folder may be read-only
                     with replacing(path) as temporary:
