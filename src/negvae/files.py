@@ -301,6 +301,16 @@ def first_line(error: BaseException) -> str:
     return (text or name).splitlines()[0]
 
 
+def with_type(error: BaseException) -> str:
+    """Return the first line of an error's text behind its type, for errors whose text alone says little.
+
+    >>> with_type(ZeroDivisionError("division by zero")), with_type(KeyError("mean")), with_type(AssertionError())
+    ('ZeroDivisionError: division by zero', "KeyError: 'mean'", 'AssertionError')
+    """
+    name, text = type(error).__name__, first_line(error)
+    return text if text.startswith(name) else f"{name}: {text}"
+
+
 @contextmanager
 def open_tensors(path: Path, framework: str) -> Iterator[Any]:
     """Open a safetensors file, which its library does by a path in UTF-8 alone, and compare it with its checksum.

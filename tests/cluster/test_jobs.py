@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -11,10 +12,13 @@ import torch
 from PIL import Image
 from rich.console import Console
 
+from negvae import registry
 from negvae.paper.runner import run_plan
+from negvae.parts import TRANSFORMATIONS
 from negvae.runs.artifact import load_artifact
 from negvae.runs.score import score_files
 from negvae.runs.train import run
+from negvae.scoring.table import SCORES
 from tests.cluster.work import figures, paper_plan, parts, score, write_paper_sets
 from tests.conftest import blobs, small_run
 
@@ -127,3 +131,53 @@ def test_runs_of_the_paper_are_tasks(nodes, tmp_path, monkeypatch):
     assert (outcome.stopped_by, outcome.done, outcome.left, outcome.failed) == ("finished", 2, 0, {})
     for seed in (0, 1):
         assert figures(many, seed) == figures(one, seed)
+
+
+FAULTY = """
+import negvae
+
+
+@negvae.register_score("faulty-there", unit="none")
+def score(x):
+    return {}["missing"]
+
+
+@negvae.register_transformation("faulty-there")
+def change(images, generator):
+    return {}["missing"]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """An installed package whose parts end with a KeyError; Ray's workers find it where the command runs."""
+    (tmp_path / "negvae_faulty_there.py").write_text(FAULTY)
+    facts = tmp_path / "negvae_faulty_there-1.0.dist-info"
+    facts.mkdir()
+    (facts / "METADATA").write_text("Name: negvae-faulty-there\nVersion: 1.0\n")
+    (facts / "entry_points.txt").write_text("[negvae]\nfaulty = negvae_faulty_there\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for table in (SCORES, TRANSFORMATIONS):  # what is registered in this process is forgotten afterwards
+        monkeypatch.setattr(table, "_entries", dict(table._entries))
+    registry._import_plugins.cache_clear()
+    yield "negvae_faulty_there.py"
+    sys.modules.pop("negvae_faulty_there", None)
+    registry._import_plugins.cache_clear()
+
+
+def test_an_error_in_a_plugin_is_told_once_with_its_place(nodes, model, plugin, tmp_path):
+    from negvae.cluster.train import Team
+
+    place = rf"KeyError: 'missing' \(in \w+, .*{plugin}, line %d, on node "
+    np.save(tmp_path / "in.npy", blobs(48, (1, 28, 28)).numpy())
+    with pytest.raises(ValueError, match="^part-0000000.parquet failed: " + place % 7):
+        score(nodes, model, [str(tmp_path / "in.npy")], tmp_path / "out", names=["faulty-there"])
+    assert not parts(tmp_path / "out")
+    said = []
+    config = small_run(epochs=1, batch_size=12, calibration=0.25, negatives="augmented:faulty-there")
+    config = dataclasses.replace(config, data=str(tmp_path / "in.npy"))
+    with pytest.raises(ValueError, match="^" + place % 12):
+        run(config, tmp_path / "run", trainer=Team(2, nodes.address, log=said.append))
+    assert said == ["training on 2 workers"]  # and not again, as after the loss of a worker
+    assert not (tmp_path / "run").exists()

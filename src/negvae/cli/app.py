@@ -15,7 +15,7 @@ import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
 from negvae.cli.common import refusing_uris
-from negvae.files import first_line, shown, visible
+from negvae.files import shown, visible, with_type
 from negvae.registry import place_in_plugin
 
 app = typer.Typer(
@@ -140,14 +140,9 @@ def _message(error: Exception) -> str:
     """Return the text of an error; for an error of the system, the file first and no error number."""
     if not isinstance(error, OSError) or not error.strerror:
         expected = isinstance(error, ValueError | TypeError | ImportError | OSError)
-        return shown((expected and str(error)) or _with_type(error))
+        return shown((expected and str(error)) or with_type(error))
     where = "" if error.filename is None else f"{shown(os.fsdecode(error.filename))}: "
     return f"{where}{error.strerror[0].lower()}{error.strerror[1:]}"
-
-
-def _with_type(error: Exception) -> str:
-    name, text = type(error).__name__, first_line(error)
-    return text if text.startswith(name) else f"{name}: {text}"
 
 
 def _fail(error: Exception, message: str) -> NoReturn:

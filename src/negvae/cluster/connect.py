@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from negvae.files import need
+from negvae.files import need, with_type
+from negvae.registry import place_in_plugin
 from negvae.runs.provenance import versions
 
 SECONDS_TO_ANSWER = 5.0
@@ -131,6 +132,22 @@ def enter(command: dict[str, Any], *, needed: Sequence[str] = ()) -> None:
     for path in needed:
         if not os.path.exists(path):
             raise FileNotFoundError(f"node {platform.node()} has no {path}: put it where all nodes see it")
+
+
+def explained(error: Exception) -> str:
+    """Return what a worker tells the command about an error, with the place where it arose in a plugin's part, if any.
+
+    >>> explained(ValueError("sigma is 0: it must be above 0"))
+    'sigma is 0: it must be above 0'
+    >>> explained(KeyError("pixels")).partition(": ")[2]
+    "KeyError: 'pixels'"
+    """
+    place, text = place_in_plugin(error), str(error)
+    if not isinstance(error, ValueError | TypeError | ImportError | OSError) or not text:
+        text = with_type(error)
+    if place:
+        return f"{text} (in {place}, on node {platform.node()})"
+    return text if isinstance(error, ValueError | OSError) else f"node {platform.node()}: {text}"
 
 
 class Mailbox:

@@ -9,7 +9,6 @@ scoring a shard twice gives the same part file: nothing is lost, and nothing is 
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from negvae.cluster.connect import enter, joined, lost_errors, surroundings, worker_capacity
+from negvae.cluster.connect import enter, explained, joined, lost_errors, surroundings, worker_capacity
 from negvae.data import stores
 from negvae.data.streams import Span
 from negvae.runs.parts import SHARD_ROWS, Job, Part, Parts, score_part, settings
@@ -125,18 +124,20 @@ class Actor:
             enter(command, needed=needed)
             self.scoring = open_scoring(Path(directory), **options)
         except Exception as error:  # whatever it is, another worker would meet it too
-            known = isinstance(error, ValueError | OSError)
-            self.refusal = str(error) if known else f"node {platform.node()}: {type(error).__name__}: {error}"
+            self.refusal = explained(error)
 
     def ready(self) -> str:
         """Return the reason why this node cannot take part, or "" if it can."""
         return self.refusal
 
     def score(self, file: str, digest: str, shard: tuple[Span, ...]) -> Part:
-        """Score a shard, write its file and return the part."""
+        """Score a shard, write its file and return the part; errors are raised as `RuntimeError`s that say where."""
         threads = STORE_THREADS if shard and stores.is_uri(shard[0].path) else self.threads
         job = (file, digest, shard)
-        return score_part(self.scoring, self.folder, job, batch_size=self.batch_size, threads=threads)
+        try:
+            return score_part(self.scoring, self.folder, job, batch_size=self.batch_size, threads=threads)
+        except Exception as error:  # only here are its traceback and the plugins at hand
+            raise RuntimeError(explained(error)) from None
 
 
 def _scored(
@@ -182,7 +183,7 @@ def _scored(
                         again.append(job)
                     continue
                 except ray.exceptions.RayTaskError as error:
-                    raise ValueError(f"{job[0] if job else 'a worker'} failed: {error.cause!r}") from None
+                    raise ValueError(f"{job[0] if job else 'a worker'} failed: {error.cause}") from None
                 if job is None and result:
                     raise ValueError(result)
                 losses.pop("", None)

@@ -19,12 +19,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from negvae.cluster.connect import enter, joined, open_mailbox, surroundings
+from negvae.cluster.connect import enter, explained, joined, open_mailbox, surroundings
 from negvae.config import RunConfig
 from negvae.files import need
 from negvae.model import build_vae
 from negvae.negatives import Mixture, NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts
+from negvae.registry import place_in_plugin
 from negvae.training.checkpoint import CHECKPOINT_SECONDS, load_checkpoint
 from negvae.training.history import read_metrics
 from negvae.training.loop import TrainingResult, train
@@ -34,6 +35,10 @@ from negvae.training.workers import Peers
 
 FAILURES = 20
 """The number of times that a run may lose workers and be restarted."""
+
+
+class LostWorkerError(RuntimeError):
+    """The error that workers could not add up their sums, because one of them was lost."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,7 +221,10 @@ def train_share(job: dict[str, Any]) -> None:
     def add(tensor: Tensor) -> None:
         device = ray.train.torch.get_device()
         moved = tensor.to(device)
-        torch.distributed.all_reduce(moved)
+        try:
+            torch.distributed.all_reduce(moved)
+        except RuntimeError as error:  # raised through the code of any network, a plugin's too
+            raise LostWorkerError(str(error)) from error
         if moved is not tensor:
             tensor.copy_(moved)
 
@@ -247,8 +255,12 @@ def train_share(job: dict[str, Any]) -> None:
         )
     except TrainingDivergedError as error:
         tell("diverged", str(error))
-    except (ValueError, FileNotFoundError, TypeError) as error:
-        tell("refused", str(error))
+    except (LostWorkerError, ray.exceptions.RayError):
+        raise  # Ray Train starts as many workers again as there is room for
+    except Exception as error:
+        if not isinstance(error, ValueError | FileNotFoundError | TypeError) and not place_in_plugin(error):
+            raise
+        tell("refused", explained(error))
     else:
         if rank == 0:
             tell("ended", result.stopped_by)
