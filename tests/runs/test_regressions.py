@@ -166,7 +166,7 @@ def test_few_images_get_enough_steps_by_every_door(place, tmp_path, monkeypatch)
         raise ValueError("seen")
 
     monkeypatch.setattr("negvae.runs.train.train_seeds", stop)
-    monkeypatch.setattr("negvae.detector.estimator.train", lambda config, *a, **o: stop([config]))
+    monkeypatch.setattr("negvae.detector.fitting.train", lambda config, *a, **o: stop([config]))
     from negvae.cli.train import _described
 
     described, left_open = _described(tmp_path / "out", "gray", {"data": str(place / "x.npy")}, False)

@@ -218,16 +218,6 @@ def train_share(job: dict[str, Any]) -> None:
         if rank == 0:
             tell("progress", update)
 
-    def add(tensor: Tensor) -> None:
-        device = ray.train.torch.get_device()
-        moved = tensor.to(device)
-        try:
-            torch.distributed.all_reduce(moved)
-        except RuntimeError as error:  # raised through the code of any network, a plugin's too
-            raise LostWorkerError(str(error)) from error
-        if moved is not tensor:
-            tensor.copy_(moved)
-
     torch.set_num_threads(job["cpus"])
     try:
         enter(job["command"], needed=[job["directory"]])
@@ -251,7 +241,7 @@ def train_share(job: dict[str, Any]) -> None:
             checkpoint_seconds=job["checkpoint_seconds"],
             on_progress=on_progress,
             should_stop=lambda: stop,
-            peers=Peers(rank, size, add),
+            peers=Peers(rank, size, _add),
         )
     except TrainingDivergedError as error:
         tell("diverged", str(error))
@@ -264,3 +254,16 @@ def train_share(job: dict[str, Any]) -> None:
     else:
         if rank == 0:
             tell("ended", result.stopped_by)
+
+
+def _add(tensor: Tensor) -> None:
+    """Add a tensor up over all workers, in place."""
+    import ray.train.torch
+
+    moved = tensor.to(ray.train.torch.get_device())
+    try:
+        torch.distributed.all_reduce(moved)
+    except RuntimeError as error:  # raised through the code of any network, a plugin's too
+        raise LostWorkerError(str(error)) from error
+    if moved is not tensor:
+        tensor.copy_(moved)
