@@ -13,9 +13,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from negvae.checksums import CHECKSUM
 from negvae.config import PRESETS, RunConfig, preset
 from negvae.device import runs_bfloat16
-from negvae.files import CHECKSUM
 from tests.shapes import check_shapes
 
 check_shapes()

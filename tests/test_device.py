@@ -10,8 +10,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from negvae import device as precisions
+from negvae.checksums import CHECKSUM
 from negvae.device import computes_in_bfloat16, resolve_precision, runs_bfloat16
-from negvae.files import CHECKSUM
 from negvae.runs import artifact as artifacts
 from negvae.runs.artifact import load_artifact, save_calibration
 from negvae.runs.calibrate import calibrate_run

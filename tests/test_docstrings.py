@@ -18,8 +18,9 @@ NOT_HERE = ("__main__", "pyod_vae", "pythae_vae")
 """Commands, and the peers that the bench runs in environments of their own."""
 WITH_EXAMPLES = (
     "negvae.cluster", "negvae.fast", "negvae.training", "negvae.negatives", "negvae.report", "negvae.registry",
-    "negvae.parts", "negvae.files", "negvae.device", "negvae.config", "negvae.data", "negvae.runs", "negvae.cli",
-    "negvae.scoring", "negvae.detector", "negvae.model", "negvae.paper", "negvae.service", "benchmarks.bench",
+    "negvae.parts", "negvae.files", "negvae.messages", "negvae.device", "negvae.config", "negvae.data", "negvae.runs",
+    "negvae.cli", "negvae.scoring", "negvae.detector", "negvae.model", "negvae.paper", "negvae.service",
+    "benchmarks.bench",
 )  # fmt: skip
 
 

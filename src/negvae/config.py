@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from negvae.decoding import FITS, Decoding
-from negvae.files import first_line
+from negvae.messages import first_line
 from negvae.parts import (
     INITIALIZATIONS,
     LIKELIHOODS,

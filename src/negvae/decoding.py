@@ -10,7 +10,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from negvae.files import counted
+from negvae.messages import counted
 from negvae.registry import choose
 
 FITS = {

@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import secrets
-import shlex
 import shutil
 import stat
 import tempfile
@@ -22,20 +21,16 @@ from typing import IO, Any
 
 from filelock import FileLock, Timeout
 
+from negvae.messages import shown
+
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<process>\d+)-[0-9a-f]{8}\.tmp", re.DOTALL)
 """Names of temporary files and folders: the name of the output, perhaps shortened, and whose they are."""
 
 
-_BYTE = re.compile("[\udc80-\udcff]")
-"""A byte of a file name that is not UTF-8, as `os.fsdecode` has it."""
 _NO_FIGURES = {"mlflow": "MLFLOW_DISABLE_TELEMETRY", "onnxruntime": "ORT_DISABLE_TELEMETRY"}
 """The variable that keeps a package from sending figures about its use to its makers, if set before the import."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the errors of a disk that is full, or of a file that has become as large as it may."""
-CHECKSUM, NO_CHECKSUM = "sha256", "0" * 64
-"""The name of a file's own checksum in its metadata, and what stands there until it is known."""
-_LONGEST_HEADER = 100_000_000
-"""Bytes that safetensors accepts as a header."""
 
 
 @contextmanager
@@ -289,62 +284,6 @@ def locked(path: Path, wait: bool = False) -> Iterator[bool]:
         lock.release()
 
 
-def first_line(error: BaseException) -> str:
-    r"""Return the first line of an error's text, for a message of one line; its type if it has no text.
-
-    >>> first_line(ValueError("broken\nat byte 3")), first_line(ValueError()), first_line(KeyError("mean"))
-    ('broken', 'ValueError', "KeyError: 'mean'")
-    """
-    name, text = type(error).__name__, str(error).strip()
-    if isinstance(error, KeyError):  # whose text is the key alone
-        text = f"{name}: {text}"
-    return (text or name).splitlines()[0]
-
-
-def with_type(error: BaseException) -> str:
-    """Return the first line of an error's text behind its type, for errors whose text alone says little.
-
-    >>> with_type(ZeroDivisionError("division by zero")), with_type(KeyError("mean")), with_type(AssertionError())
-    ('ZeroDivisionError: division by zero', "KeyError: 'mean'", 'AssertionError')
-    """
-    name, text = type(error).__name__, first_line(error)
-    return text if text.startswith(name) else f"{name}: {text}"
-
-
-@contextmanager
-def open_tensors(path: Path, framework: str) -> Iterator[Any]:
-    """Open a safetensors file, which its library does by a path in UTF-8 alone, and compare it with its checksum.
-
-    Args:
-        path: file to read; its path may have any bytes.
-        framework: kind of the tensors: "pt" for torch, "np" for NumPy.
-
-    Yields:
-        The open file, as `safetensors.safe_open` gives it.
-
-    Raises:
-        OSError: if the file cannot be read.
-        safetensors.SafetensorError: if it is damaged.
-    """
-    from safetensors import SafetensorError, safe_open
-
-    with path.open("rb") as opened:  # of a file that may not be read, the library says that it is not there
-        changed = not _holds_its_checksum(opened)
-    if changed:
-        raise SafetensorError("its content has changed since it was written")
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        with tempfile.TemporaryDirectory(prefix="negvae-") as folder:
-            link = Path(folder) / "tensors"
-            link.symlink_to(path.absolute())
-            with safe_open(link, framework) as file:
-                yield file
-        return
-    with safe_open(path, framework) as file:
-        yield file
-
-
 def refuse_used(directory: Path, besides: str = "") -> None:
     """Refuse to write to a folder that holds something.
 
@@ -406,53 +345,6 @@ def state_of(path: Path | str) -> tuple[int, int, int, int]:
     return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
 
 
-def quoted(path: Path | str) -> str:
-    """Return a path as a shell takes it, for a command that a message advises.
-
-    >>> print(quoted("runs/my photos"))
-    'runs/my photos'
-    """
-    return shlex.quote(shown(str(path)))
-
-
-def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def shown(text: str) -> str:
-    r"""Return a text that any output can encode: bytes of file names that are not UTF-8 become codes.
-
-    >>> print(shown(os.fsdecode(b"image-\xff.png")))
-    image-\xff.png
-    >>> print(shown("image-\ud800.png"))
-    image-\ud800.png
-    """
-    named = _BYTE.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", text)
-    return named.encode("utf-8", "backslashreplace").decode()  # what else is a half of a surrogate pair
-
-
-def visible(text: str) -> str:
-    r"""Return a text whose control characters, which a file name may hold and a terminal would obey, are codes.
-
-    Bytes of a name that are not UTF-8 become the codes that tables and reports have for them, too.
-
-    >>> print(visible("a\x1b[2Jb"), visible("image-\udcff.png"))
-    a\x1b[2Jb image-\xff.png
-    """
-    return "".join(each if each.isprintable() or each in "\n\t" else ascii(each)[1:-1] for each in shown(text))
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """Return a number with its noun, in the plural unless the number is one.
-
-    >>> counted(1, "image"), counted(2000, "image"), counted(0, "discovery", "discoveries")
-    ('1 image', '2,000 images', '0 discoveries')
-    """
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def home(path: Path | str) -> Path:
     """Return a path with "~" at its beginning replaced by the user's home; one of an unknown user stays as it is.
 
@@ -481,72 +373,6 @@ def from_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def order_header(path: Path) -> None:
-    """Sort the header of a safetensors file, so that equal content gives equal bytes.
-
-    The library writes the entries of its metadata in random order. Here they are sorted; the numbers are not moved.
-    """
-    with path.open("r+b") as file:
-        length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
-        metadata = {"__metadata__": header.pop("__metadata__")} if "__metadata__" in header else {}
-        ordered = {**{name: dict(sorted(values.items())) for name, values in metadata.items()},
-                   **dict(sorted(header.items(), key=lambda entry: (entry[1]["data_offsets"], entry[0])))}  # fmt: skip
-        text = json.dumps(ordered, separators=(",", ":"), ensure_ascii=False).encode()
-        if len(text) > length:
-            raise ValueError(f"{path}: its header cannot be ordered")
-        file.seek(8)
-        file.write(text.ljust(length))
-
-
-def add_checksum(path: Path) -> None:
-    """Put the SHA-256 of a safetensors file in place of the zeros that its metadata have under `CHECKSUM`.
-
-    It is that of the whole file with those zeros. `open_tensors` compares it: a changed digit of a threshold or of a
-    weight would otherwise be read like any other. Files of earlier versions have none.
-    """
-    with path.open("r+b") as file:
-        start, _ = _checksum(file)
-        checksum = _sha256_without_checksum(file, start)
-        file.seek(start)
-        file.write(checksum)
-
-
-def _holds_its_checksum(file: IO[bytes]) -> bool:
-    """Return whether a safetensors file is as it was written, or has no checksum."""
-    start, written = _checksum(file)
-    return not written or _sha256_without_checksum(file, start) == written
-
-
-def _checksum(file: IO[bytes]) -> tuple[int, bytes]:
-    """Return where the checksum of a safetensors file stands, and what it is; it is empty if there is none."""
-    length = int.from_bytes(file.read(8), "little")
-    found = re.search(rb'"%s":"(.{64})"' % CHECKSUM.encode(), file.read(min(length, _LONGEST_HEADER)))
-    return (8 + found.start(1), found[1]) if found else (0, b"")
-
-
-def _sha256_without_checksum(file: IO[bytes], start: int) -> bytes:
-    """Return the SHA-256 of a file in which the checksum, which starts there, is zeros."""
-    file.seek(0)
-    digest = hashlib.sha256(file.read(start) + NO_CHECKSUM.encode())
-    file.seek(start + len(NO_CHECKSUM))
-    return hashlib.file_digest(file, lambda: digest).hexdigest().encode()  # type: ignore[arg-type]
-
-
-def sha256_without(content: bytes, checksum: str) -> str:
-    """Return the SHA-256 of a content in which a checksum, at its last place in it, is zeros (`NO_CHECKSUM`).
-
-    Args:
-        content: content of a file that holds its own checksum.
-        checksum: the checksum that stands in it, or the zeros that stand there until it is known.
-
-    Returns:
-        The SHA-256, as 64 hexadecimal digits.
-    """
-    before, _, after = content.rpartition(checksum.encode())
-    return hashlib.sha256(before + NO_CHECKSUM.encode() + after).hexdigest()
 
 
 def need(module: str, extra: str) -> Any:

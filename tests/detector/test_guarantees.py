@@ -10,8 +10,8 @@ from safetensors import safe_open
 from sklearn.base import clone
 
 from negvae import CrossConformalDetector, NegVAEDetector
+from negvae.checksums import CHECKSUM
 from negvae.detector.estimator import Drift
-from negvae.files import CHECKSUM
 from negvae.runs.artifact import load_artifact, read_section
 from negvae.scoring.calibration import fpr_threshold
 from negvae.scoring.certificates import certified_threshold, false_discovery_bounds

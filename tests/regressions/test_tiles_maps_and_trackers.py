@@ -17,13 +17,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from negvae import ScoreDetector
+from negvae.checksums import CHECKSUM
 from negvae.config import preset
 from negvae.data import streams
 from negvae.data.photos import fit_photo
 from negvae.data.rows import load_rows
 from negvae.data.streams import Batch, InputSpec, stream
 from negvae.decoding import Decoding
-from negvae.files import CHECKSUM, write_text
+from negvae.files import write_text
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.evaluate import evaluate_run
 from negvae.runs.pictures import MapWriter

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from negvae import NegVAEDetector
-from negvae.files import shown
+from negvae.messages import shown
 from negvae.runs import annotation
 from negvae.runs.score import score_files
 from negvae.runs.train import run

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from negvae.files import open_tensors
+from negvae.checksums import open_tensors
 from negvae.training import checkpoint
 from negvae.training.checkpoint import save_tensors
 

@@ -15,7 +15,7 @@ import typer
 
 from negvae.cli import cite, clean, data, evaluate, paper, score, serve, train, watch
 from negvae.cli.common import refusing_uris
-from negvae.files import shown, visible, with_type
+from negvae.messages import shown, visible, with_type
 from negvae.registry import place_in_plugin
 
 app = typer.Typer(

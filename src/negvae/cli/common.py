@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from negvae.config import SCORE_PRECISIONS
-from negvae.files import visible
+from negvae.messages import visible
 from negvae.registry import Table, choose
 from negvae.scoring.table import SCORES
 

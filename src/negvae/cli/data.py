@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from negvae.cli.common import make_console, printer, set_names
-from negvae.files import visible
+from negvae.messages import visible
 
 if TYPE_CHECKING:
     from negvae.data import SetStatus

@@ -28,7 +28,7 @@ from negvae.cli.common import (
     score_help,
     scoring_by,
 )
-from negvae.files import counted
+from negvae.messages import counted
 from negvae.scoring.table import SCORES
 
 Decides = Annotated[

@@ -27,7 +27,7 @@ from negvae.cli.common import (
     printer,
     set_names,
 )
-from negvae.files import counted, quoted
+from negvae.messages import counted, quoted
 from negvae.parts import SOURCES
 from negvae.registry import choose
 from negvae.training.tracking import TRACKERS, tracked

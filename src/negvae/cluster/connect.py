@@ -11,7 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from negvae.files import need, with_type
+from negvae.files import need
+from negvae.messages import with_type
 from negvae.registry import place_in_plugin
 from negvae.runs.provenance import versions
 

@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.catalog import Shape
-from negvae.files import first_line, need
+from negvae.files import need
+from negvae.messages import first_line
 
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """Mean and standard deviation of pixels in [0, 1] with which most encoders of color images are trained."""

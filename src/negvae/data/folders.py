@@ -27,7 +27,8 @@ from negvae.data.formats.encoded import in_order
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
-from negvae.files import counted, replacing, state_of
+from negvae.files import replacing, state_of
+from negvae.messages import counted
 from negvae.spacing import evenly_spaced
 
 LARGEST_WHOLE = 256

@@ -25,7 +25,8 @@ from negvae.data.formats.encoded import (
 from negvae.data.stores import open_file
 from negvae.data.tiling import Tiling, cut, resized, tiling
 from negvae.decoding import MAX_CHANNELS, Decoding
-from negvae.files import counted, need
+from negvae.files import need
+from negvae.messages import counted
 
 Pixels = NDArray[Any]
 """An image, C x H x W, uint8 or uint16."""

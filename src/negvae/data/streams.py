@@ -43,7 +43,8 @@ from negvae.data.formats.pixels import slack
 from negvae.data.photos import fit_photo, prepared, read_photo
 from negvae.data.tiling import Tiling, tiling
 from negvae.decoding import Decoding
-from negvae.files import counted, home
+from negvae.files import home
+from negvae.messages import counted
 
 Encoded = tuple[str, int, Source]
 """An image that is still to be decoded: its path, its row in that file, and its source."""

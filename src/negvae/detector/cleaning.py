@@ -22,7 +22,8 @@ from negvae.data.load import image_files
 from negvae.data.rows import holds_rows, load_rows
 from negvae.decoding import Decoding
 from negvae.detector.inputs import seed_of
-from negvae.files import refuse_replacing, replacing, shown
+from negvae.files import refuse_replacing, replacing
+from negvae.messages import shown
 from negvae.runs.folders import exact, left_out
 
 FOLDS = 3

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 
+from negvae.checksums import file_sha256
 from negvae.detector.columns import take_names, taken
 from negvae.detector.estimator import NegVAEDetector
 from negvae.detector.inputs import refuse_two_splits, repeatable, seed_of
 from negvae.detector.photos import divisible
-from negvae.files import file_sha256, from_json, refuse_used, write_text
+from negvae.files import from_json, refuse_used, write_text
 from negvae.runs.artifact import WEIGHTS
 from negvae.scoring.calibration import TARGET_FPR
 from negvae.scoring.certificates import check_rate

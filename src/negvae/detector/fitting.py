@@ -27,7 +27,7 @@ from negvae.detector.parameters import RUN_PARAMETERS, check_parameters
 from negvae.detector.photos import Photos, decoding_of, inliers_of, photos_of, read_any, readable
 from negvae.detector.reading import Reading
 from negvae.device import resolve_device
-from negvae.files import counted
+from negvae.messages import counted
 from negvae.negatives import Auxiliary, NegativeSource, build_source, check_source, refuse_overlap
 from negvae.parts import described
 from negvae.registry import choose

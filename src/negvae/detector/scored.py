@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from negvae.checksums import open_tensors
 from negvae.detector.columns import column_names, frame_numbers, other_columns, refuse_kinds
 from negvae.detector.decisions import Decisions
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import as_array, opened, repeatable, seed_of
-from negvae.files import first_line, open_tensors, refuse_used
+from negvae.files import refuse_used
+from negvae.messages import first_line
 from negvae.report import document
 from negvae.report.scored import write_scored_report
 from negvae.runs.export import TOLERANCE, relative_difference, run_onnx

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from negvae.files import first_line
+from negvae.messages import first_line
 from negvae.parts import likelihood_entry
 
 HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from negvae.files import first_line
+from negvae.messages import first_line
 from negvae.parts import NETWORK_ARGUMENTS, network_entry
 from negvae.registry import require_arguments
 

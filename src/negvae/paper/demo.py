@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from negvae.checksums import file_sha256
 from negvae.config import RunConfig, preset
 from negvae.data import ImageSet, load
-from negvae.files import file_sha256, from_json, temporary_folder, write_text
+from negvae.files import from_json, temporary_folder, write_text
 from negvae.paper.demo_plan import DemoPlan, measure, plan, shortened
 from negvae.report import document, figures, tables
 from negvae.report.document import Section

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from negvae.files import refuse_replacing, replacing, require_writable, shown
+from negvae.files import refuse_replacing, replacing, require_writable
+from negvae.messages import shown
 from negvae.report.figures import svg
 from negvae.report.samples import mosaic
 

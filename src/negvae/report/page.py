@@ -21,7 +21,7 @@ from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.streams import Batch, stream
 from negvae.device import own_state
-from negvae.files import counted
+from negvae.messages import counted
 from negvae.model import VAE
 from negvae.report import document, figures, tables
 from negvae.report.document import Section

@@ -22,11 +22,13 @@ import torch
 import yaml
 from safetensors import SafetensorError
 
+from negvae.checksums import file_sha256, open_tensors
 from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yaml_mapping, translated
 from negvae.device import own_state, resolve_device, runs_bfloat16
 from negvae.fast.int8 import multiplies_integers
 from negvae.fast.int8_decoder import QuantizedNetworks
-from negvae.files import file_sha256, first_line, from_json, locked, open_tensors, quoted, write_text
+from negvae.files import from_json, locked, write_text
+from negvae.messages import first_line, quoted
 from negvae.model import VAE, build_vae
 from negvae.parts import LIKELIHOODS, require_names
 from negvae.runs.heatmaps import FILE as HEATMAPS

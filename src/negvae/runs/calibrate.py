@@ -14,7 +14,8 @@ from negvae.config import SCORE_PRECISIONS, RunConfig
 from negvae.data.formats.base import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
-from negvae.files import counted, quoted, require_writable
+from negvae.files import require_writable
+from negvae.messages import counted, quoted
 from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import (

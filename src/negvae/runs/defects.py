@@ -29,7 +29,8 @@ from negvae.data.streams import stream
 from negvae.data.tiling import resized
 from negvae.decoding import Decoding
 from negvae.device import own_state
-from negvae.files import home, require_writable, visible, write_text
+from negvae.files import home, require_writable, write_text
+from negvae.messages import visible
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import own_form, whole_maps

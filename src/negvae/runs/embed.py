@@ -24,7 +24,8 @@ from negvae.data.rows import feature_columns, load_rows
 from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, fitted, stream
 from negvae.data.tables import is_table, texts
-from negvae.files import counted, home
+from negvae.files import home
+from negvae.messages import counted
 from negvae.runs.artifact import Artifact, read_section
 from negvae.runs.folders import BROKEN
 from negvae.runs.groups import check_named, groups_of_files

@@ -18,7 +18,8 @@ from torch import Tensor
 from negvae.data import is_path
 from negvae.data.embedding import Encoder
 from negvae.device import own_state
-from negvae.files import require_writable, visible, write_text
+from negvae.files import require_writable, write_text
+from negvae.messages import visible
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 
 import negvae
 from negvae.device import own_state
-from negvae.files import need, quoted, refuse_replacing, require_writable
+from negvae.files import need, refuse_replacing, require_writable
+from negvae.messages import quoted
 from negvae.model import VAE
 from negvae.model.likelihoods import Bernoulli
 from negvae.model.networks import ResidualBlock

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
-from negvae.files import first_line, open_tensors
+from negvae.checksums import open_tensors
+from negvae.messages import first_line
 from negvae.negatives.overlap import digests
 from negvae.training.checkpoint import save_tensors
 

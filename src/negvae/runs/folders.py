@@ -22,7 +22,8 @@ from negvae.data.load import image_files
 from negvae.data.photos import fit_photo, prepared
 from negvae.data.stores import is_uri
 from negvae.decoding import Decoding
-from negvae.files import counted, home, write_text
+from negvae.files import home, write_text
+from negvae.messages import counted
 from negvae.model import build_vae
 
 Log = Callable[[str], None]

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import negvae
-from negvae.files import CHECKSUM, NO_CHECKSUM, first_line, need, replacing, sha256_without
+from negvae.checksums import CHECKSUM, NO_CHECKSUM, sha256_without
+from negvae.files import need, replacing
+from negvae.messages import first_line
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.scorer import LARGEST
 from negvae.version import source_commit

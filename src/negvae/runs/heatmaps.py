@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from negvae.checksums import open_tensors
 from negvae.device import own_state
-from negvae.files import first_line, open_tensors
+from negvae.messages import first_line
 from negvae.model.patches import PatchEncoder
 from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps

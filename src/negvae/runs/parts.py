@@ -19,11 +19,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from negvae.checksums import file_sha256
 from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
 from negvae.data.streams import Span, read, shards, spans
 from negvae.device import own_state
-from negvae.files import file_sha256, from_json
+from negvae.files import from_json
 from negvae.runs.provenance import versions
 from negvae.runs.score import Scoring, Summary, count_rows, nothing_to_score, open_scoring
 from negvae.version import source_commit

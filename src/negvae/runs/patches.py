@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from torch import Tensor
 
+from negvae.checksums import open_tensors
 from negvae.config import RunConfig
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.streams import InputSpec, stream
 from negvae.device import own_state
-from negvae.files import first_line, open_tensors
+from negvae.messages import first_line
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_images, encoder_of
 from negvae.scoring.patches import PatchBank, enlarged, fit_bank

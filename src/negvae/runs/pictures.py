@@ -19,7 +19,8 @@ from negvae.data.photos import map_of_image, seen_as, upright
 from negvae.data.streams import Batch
 from negvae.data.tiling import blend, resized
 from negvae.decoding import Decoding
-from negvae.files import remove_leftovers, replacing, shortened, shown
+from negvae.files import remove_leftovers, replacing, shortened
+from negvae.messages import shown
 from negvae.scoring.heatmaps import LARGEST
 
 _LONGEST = 220

@@ -27,7 +27,7 @@ from negvae.data.load import image_files
 from negvae.data.rows import describe_drowned
 from negvae.decoding import Decoding
 from negvae.device import resolve_device, resolve_precision
-from negvae.files import counted
+from negvae.messages import counted
 from negvae.model import build_vae
 from negvae.negatives import NegativeSource, auxiliary_names, build_source, refuse_overlap
 from negvae.parts import SOURCES

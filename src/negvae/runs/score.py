@@ -29,17 +29,8 @@ from negvae.data.stores import is_uri, local_path
 from negvae.data.streams import Batch, InputSpec, spans, stream
 from negvae.data.tables import ENDINGS, column_names
 from negvae.device import own_state
-from negvae.files import (
-    beside,
-    counted,
-    home,
-    quoted,
-    refuse_replacing,
-    refuse_used,
-    replacing,
-    shown,
-    temporary_folder,
-)
+from negvae.files import beside, home, refuse_replacing, refuse_used, replacing, temporary_folder
+from negvae.messages import counted, quoted, shown
 from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact

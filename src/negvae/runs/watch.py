@@ -30,7 +30,8 @@ from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
-from negvae.files import counted, from_json, is_temporary, locked, shown, write_text
+from negvae.files import from_json, is_temporary, locked, write_text
+from negvae.messages import counted, shown
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from negvae.files import counted
+from negvae.messages import counted
 from negvae.scoring.certificates import (
     CONFIDENCE,
     Bounds,

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from negvae.checksums import CHECKSUM, sha256_without
 from negvae.data.streams import Batch, InputSpec
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
-from negvae.files import CHECKSUM, first_line, need, sha256_without
+from negvae.files import need
+from negvae.messages import first_line
 from negvae.scoring.calibration import Calibration
 from negvae.service.models import Inputs
 

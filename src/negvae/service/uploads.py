@@ -17,7 +17,7 @@ from negvae.data.formats.quiet import without_pillows_warnings
 from negvae.data.photos import fit_photo, prepared, read_header, reduced_size
 from negvae.data.streams import Batch, InputSpec, from_memory
 from negvae.data.tiling import blend, tiling
-from negvae.files import shown
+from negvae.messages import shown
 from negvae.service.guard import Refused
 from negvae.service.models import Inputs
 

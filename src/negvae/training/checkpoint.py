@@ -22,16 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from negvae.files import (
-    CHECKSUM,
-    NO_CHECKSUM,
-    add_checksum,
-    first_line,
-    from_json,
-    open_tensors,
-    order_header,
-    replacing,
-)
+from negvae.checksums import CHECKSUM, NO_CHECKSUM, add_checksum, open_tensors, order_header
+from negvae.files import from_json, replacing
+from negvae.messages import first_line
 from negvae.spacing import spread_rows
 
 FILE = "checkpoint.safetensors"

@@ -13,7 +13,8 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from negvae.files import first_line, need
+from negvae.files import need
+from negvae.messages import first_line
 from negvae.registry import choose
 from negvae.training.reporting import OnProgress, ProgressUpdate
 

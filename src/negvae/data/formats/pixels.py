@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.data.formats.base import DataError, by
-from negvae.files import counted
+from negvae.messages import counted
 
 
 @dataclass(frozen=True)
