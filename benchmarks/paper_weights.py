@@ -16,7 +16,8 @@ import torch
 from safetensors import safe_open
 
 from negvae.files import temporary_folder, write_text
-from negvae.runs.artifact import CARD, CONFIG, WEIGHTS, read_config
+from negvae.runs.artifact import CONFIG, WEIGHTS, read_config
+from negvae.runs.card import CARD
 from negvae.training.checkpoint import save_tensors
 
 OUT = Path("results/weights")

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 
+Log = Callable[[str], None]
+"""A function that is called with each line that the user should see."""
 _BYTE = re.compile("[\udc80-\udcff]")
 """A byte of a file name that is not UTF-8, as `os.fsdecode` has it."""
 
@@ -71,3 +74,7 @@ def counted(number: int, noun: str, plural: str = "") -> str:
     ('1 image', '2,000 images', '0 discoveries')
     """
     return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def silent(text: str) -> None:
+    """Ignore a line; the log function that discards everything."""

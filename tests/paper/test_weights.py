@@ -10,7 +10,8 @@ from benchmarks.paper_weights import MOST_BYTES, OUT, keep
 from negvae.paper.profiles import PROFILES
 from negvae.paper.published import settings
 from negvae.paper.results import run_name, table_of
-from negvae.runs.artifact import CARD, CONFIG, WEIGHTS, load_artifact, write_config
+from negvae.runs.artifact import CONFIG, WEIGHTS, load_artifact, write_config
+from negvae.runs.card import CARD
 from negvae.training.checkpoint import save_tensors
 from tests.conftest import small_run
 

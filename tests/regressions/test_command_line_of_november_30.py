@@ -14,7 +14,7 @@ from torch import nn
 from negvae.report import page
 from negvae.runs import calibrate, evaluate, graph
 from negvae.runs.parts import Parts
-from negvae.runs.resolve import load_as_stored
+from negvae.runs.sets import load_as_stored
 from negvae.runs.watch import PIPE, prometheus, watch
 from tests import processes
 from tests.cli.test_commands import call

@@ -15,7 +15,7 @@ from sklearn.base import clone
 from negvae import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, ScoreDetector
 from negvae.config import RunConfig
 from negvae.detector import estimator, inputs
-from negvae.runs.resolve import held_out_rows
+from negvae.runs.division import held_out_rows
 from negvae.training.patches import build_patch_encoder
 from tests.conftest import blobs
 

@@ -96,7 +96,7 @@ def test_p_values_of_outliers_alone_are_at_the_left_of_their_chart() -> None:
 
 def test_inliers_join_the_map_where_their_data_is_at_hand(tmp_path: Path, mixed: Path) -> None:
     from negvae.config import preset
-    from negvae.runs.resolve import load_inliers
+    from negvae.runs.sets import load_inliers
     from negvae.runs.train import run
 
     data = tmp_path / "inliers.npy"

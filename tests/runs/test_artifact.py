@@ -10,8 +10,9 @@ import pytest
 from negvae.cli import main
 from negvae.config import FORMAT, preset
 from negvae.detector.estimator import NegVAEDetector
-from negvae.runs.artifact import CALIBRATION, CARD, CONFIG, WEIGHTS, load_artifact
+from negvae.runs.artifact import CALIBRATION, CONFIG, WEIGHTS, load_artifact
 from negvae.runs.calibrate import calibrate_run
+from negvae.runs.card import CARD
 from negvae.runs.train import run
 from negvae.training.history import METRICS
 from tests.conftest import blobs

@@ -19,8 +19,8 @@ from negvae.runs.calibrate import calibrate_run
 from negvae.runs.evaluate import evaluate_run
 from negvae.runs.export import run_onnx
 from negvae.runs.recorded import read_recorded
-from negvae.runs.resolve import load_inliers
 from negvae.runs.score import score_files
+from negvae.runs.sets import load_inliers
 from negvae.runs.train import run
 from negvae.runs.triton import export_triton
 

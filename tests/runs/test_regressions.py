@@ -16,7 +16,8 @@ from negvae.runs.calibrate import calibrate_run
 from negvae.runs.defects import defects_table
 from negvae.runs.evaluate import evaluate_run, evaluation_table
 from negvae.runs.recorded import INLIERS, read_recorded
-from negvae.runs.resolve import LEAST_STEPS, fill_in, load_inliers
+from negvae.runs.resolve import LEAST_STEPS, fill_in
+from negvae.runs.sets import load_inliers
 from negvae.runs.train import run
 from tests.cli.test_commands import call
 from tests.conftest import blobs, calibrated_run, small_run

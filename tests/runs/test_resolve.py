@@ -7,9 +7,11 @@ import pytest
 
 from negvae.runs.artifact import load_artifact, read_config, write_config
 from negvae.runs.calibrate import calibrate_run
+from negvae.runs.division import hold_out
 from negvae.runs.evaluate import evaluate_run
 from negvae.runs.recorded import INLIERS, read_recorded
-from negvae.runs.resolve import hold_out, load_inliers, load_test_set, resolve
+from negvae.runs.resolve import resolve
+from negvae.runs.sets import load_inliers, load_test_set
 from negvae.runs.train import run
 from tests.conftest import blobs, small_run
 

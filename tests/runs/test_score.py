@@ -16,7 +16,7 @@ from negvae import NegVAEDetector
 from negvae.fast.int8 import multiplies_integers
 from negvae.runs.artifact import CALIBRATION, load_artifact, save_calibration
 from negvae.runs.calibrate import calibrate_run
-from negvae.runs.resolve import hold_out
+from negvae.runs.division import hold_out
 from negvae.runs.score import score_files
 from negvae.runs.train import run
 from negvae.scoring import Scorer, benjamini_hochberg

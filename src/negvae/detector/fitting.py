@@ -27,28 +27,21 @@ from negvae.detector.parameters import RUN_PARAMETERS, check_parameters
 from negvae.detector.photos import Photos, decoding_of, inliers_of, photos_of, read_any, readable
 from negvae.detector.reading import Reading
 from negvae.device import resolve_device
-from negvae.messages import counted
+from negvae.messages import counted, silent
 from negvae.negatives import Auxiliary, NegativeSource, build_source, check_source, refuse_overlap
 from negvae.parts import described
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact
 from negvae.runs.calibrate import calibrated
+from negvae.runs.division import divide, held_out_rows, rows_to_hold_out
 from negvae.runs.fingerprints import Fingerprints
 from negvae.runs.folders import exact
 from negvae.runs.heatmaps import fit_heatmaps
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, SPLIT, WHOLE, Recorded, data_sha256, file_hashes
-from negvae.runs.resolve import (
-    LEFT_OPEN,
-    describe,
-    divide,
-    fields_left_open,
-    fill_in,
-    held_out_rows,
-    rows_to_hold_out,
-    silent,
-)
+from negvae.runs.resolve import LEFT_OPEN, fields_left_open, fill_in
 from negvae.runs.seen import caution, refuse_seen
+from negvae.runs.sets import describe
 from negvae.scoring.calibration import Calibration, least_held_out
 from negvae.scoring.certificates import certified_rank
 from negvae.scoring.groups import check_inlier_labels

@@ -24,8 +24,8 @@ from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
 from negvae.detector.columns import column_names
 from negvae.detector.inputs import as_array, warn_caller
+from negvae.runs.division import held_out_rows
 from negvae.runs.folders import FolderInliers, exact, folder_inliers, left_out
-from negvae.runs.resolve import held_out_rows
 
 _IN_MEMORY = "images in memory"
 

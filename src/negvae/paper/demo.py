@@ -25,7 +25,7 @@ from negvae.report.samples import pictures
 from negvae.report.tables import DataTable
 from negvae.runs.evaluate import with_interval
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe
+from negvae.runs.sets import describe
 from negvae.runs.train import run
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.metrics import roc_curve

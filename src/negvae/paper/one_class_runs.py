@@ -37,8 +37,9 @@ from negvae.paper.store import Result
 from negvae.paper.unsupervised_runs import TEST_IMAGES, against_proxies, evenly, fitted
 from negvae.runs.artifact import CONFIG, write_config
 from negvae.runs.calibrate import calibrated
+from negvae.runs.division import hold_out
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe, hold_out
+from negvae.runs.sets import describe
 from negvae.scoring.calibration import TARGET_FPR, Calibration
 from negvae.scoring.combination import ADDED, combine, ratio
 from negvae.scoring.metrics import auroc

@@ -40,7 +40,7 @@ from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
 from negvae.report.samples import pictures, write_strips
 from negvae.runs.artifact import CONFIG, read_config
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import describe
+from negvae.runs.sets import describe
 from negvae.runs.train import run_seeds
 from negvae.scoring.comparison import Comparison, compare
 from negvae.training.checkpoint import FILE as CHECKPOINT

@@ -20,7 +20,7 @@ from negvae.paper.proxies import PROXIES
 from negvae.paper.published import Setting
 from negvae.paper.results import order_statistics
 from negvae.runs.artifact import Artifact, load_artifact
-from negvae.runs.resolve import hold_out
+from negvae.runs.division import hold_out
 from negvae.scoring.metrics import auroc
 from negvae.scoring.scorer import Scorer
 

@@ -33,8 +33,8 @@ from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import palette, picture
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import read_recorded
-from negvae.runs.resolve import load_inliers
 from negvae.runs.score import scores_of
+from negvae.runs.sets import load_inliers
 from negvae.scoring.blocks import latent_means, reconstructions
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.heatmaps import Heatmaps

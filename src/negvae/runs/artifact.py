@@ -31,12 +31,11 @@ from negvae.files import from_json, locked, write_text
 from negvae.messages import first_line, quoted
 from negvae.model import VAE, build_vae
 from negvae.parts import LIKELIHOODS, require_names
+from negvae.runs.card import write_calibration_card, write_card
 from negvae.runs.heatmaps import FILE as HEATMAPS
 from negvae.runs.heatmaps import load_heatmaps, save_heatmaps
 from negvae.runs.recorded import MEMORY, WHOLE, read_recorded
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.certificates import CONFIDENCE
-from negvae.scoring.combination import ADDED
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
@@ -46,11 +45,10 @@ from negvae.scoring.tiles import RULES
 from negvae.training.checkpoint import save_tensors
 from negvae.training.loop import TrainingResult
 
-CONFIG, WEIGHTS, CARD = "config.yaml", "weights.safetensors", "MODEL_CARD.md"
+CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"
 CALIBRATION = "calibration.safetensors"
 LOCK = ".training.lock"
 """File in a run's folder that is there while a process trains or calibrates the run."""
-_CARD_TITLE = "## Score and threshold"
 _REMEDY = "`negvae calibrate` makes it anew"
 _FORMER = {field: {new: old for old, new in names.items()} for field, names in RENAMED.items()}
 
@@ -323,7 +321,7 @@ def save_artifact(
     for name, _ in model.named_parameters():
         tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
     save_tensors(directory / WEIGHTS, tensors, header)
-    write_text(directory / CARD, _card(config, result, provenance))
+    write_card(directory, config, result, provenance)
     if calibration is not None:
         save_calibration(directory, calibration)
     else:
@@ -435,9 +433,7 @@ def save_calibration(directory: Path, calibration: Calibration) -> None:
         if names:
             description["groups"] = certificate["groups"]
     write_section(directory, "calibration", description)
-    card = directory / CARD
-    text = card.read_text(encoding="utf-8") if card.exists() else ""
-    write_text(card, text.split(_CARD_TITLE)[0].rstrip() + "\n\n" + _calibration_card(calibration))
+    write_calibration_card(directory, calibration)
 
 
 def _load_calibration(directory: Path, before: str) -> Calibration | None:
@@ -551,108 +547,3 @@ def _check_registered(directory: Path, name: str) -> None:
             f"{directory} is calibrated for score {name!r}, which is not registered here: nothing from a saved folder"
             " is run, so import the code that registers it, or install its package"
         ) from None
-
-
-def _of_encoder(calibration: Calibration) -> str:
-    """Return what the card adds to the precision."""
-    if calibration.rounding is None:
-        return ""
-    decodes = any(name.startswith("decoder.") for name in calibration.rounding)
-    return ", on a CPU" if decodes else ", of the encoder alone, on a CPU"
-
-
-def _calibration_card(calibration: Calibration) -> str:
-    """Explain the score and the threshold for the model card."""
-    lines = [
-        _CARD_TITLE,
-        "",
-        f"- Decision score: {calibration.score}: {SCORES[calibration.score].describe()}",
-        "- Larger scores mean farther from the training data.",
-        f"- Threshold: {calibration.describe()}",
-        f"- Calibration: {calibration.size:,} inliers that the model was not trained on. A p-value is"
-        " (1 + the number of them that score at least as high) / (their number + 1); the smallest possible is"
-        f" {1 / (calibration.size + 1):.2g}.",
-        *_promise(calibration),
-        f"- Calibrated scores: {', '.join(calibration.scores)}",
-        *_tiles_card(calibration),
-        f"- Precision of the scores: {calibration.precision}" + _of_encoder(calibration),
-    ]
-    if "combined" in calibration.scores:
-        of = "; ".join(
-            f"{name}: median {middle:.4g}, middle 90% {low:.4g} to {high:.4g}"
-            for name in calibration.reference.components
-            for low, middle, high, _ in [calibration.reference.scales[name]]
-        )
-        groups = [[name for name in group if name in calibration.reference.components] for group in ADDED]
-        added = [f"the larger of {' and '.join(group)}" if group[1:] else group[0] for group in groups if group]
-        of_others = " for each other m" if calibration.reference.summed else ", where m is the largest other,"
-        what = f"{' plus '.join(added)} plus sqrt(1 + m) - 1{of_others}" if added else "the largest"
-        lines.append(
-            f"- combined is {what} of several scores, each as its distance from the training images' median, in"
-            f" units of the distance at which their most extreme 5% begin (bpd on both sides): {of}. It was made from"
-            " training images alone."
-        )
-        if "transformations_kl" in calibration.scores and not added:
-            lines.append(
-                "- The scores of transformations are no part of combined: the encoder did not tell apart the"
-                " transformed copies of inliers that it had not seen, or there were too few of those."
-            )
-    return "\n".join(lines) + "\n"
-
-
-def _tiles_card(calibration: Calibration) -> list[str]:
-    """Return the line of the model card on how the scores of an image's tiles become one."""
-    if not calibration.tiles:
-        return []
-    return [
-        f"- Score of an image: {RULES[calibration.tiles]}. Its p-value and the rate of false alarms are those of whole"
-        " images: the inliers were held out by image."
-    ]
-
-
-def _promise(calibration: Calibration) -> list[str]:
-    """Return the lines of the model card on what is certified about false alarms."""
-    if calibration.uncertified:
-        return [f"- No rate of false alarms is certified: {calibration.uncertified}."]
-    bounds = calibration.fpr_bounds(calibration.confidence or CONFIDENCE)
-    lines = [
-        f"- Certificate: with {bounds.confidence:.4g} confidence, the rate of false alarms is at most {bounds.high:.3g}"
-        f" (Beta quantile, {bounds.held_out:,} held-out inliers, {bounds.rate:.3g} of them above the threshold). It is"
-        " about new images from where the held-out inliers came from, and says nothing about how many outliers are"
-        " found.",
-    ]
-    if calibration.thresholds:
-        lines.append("- That bound is for inliers of all groups in any mixture; those below are for each by itself.")
-    for group, each in calibration.group_bounds(bounds.confidence).items():
-        small = ", too few for the rate" if group in calibration.small else ""
-        lines.append(
-            f"- Group {group}: threshold {calibration.thresholds[group]:.6g}, {each.held_out:,} held-out"
-            f" inliers{small}, false alarms at most {each.high:.3g}"
-        )
-    return lines
-
-
-def _card(config: RunConfig, result: TrainingResult, provenance: dict[str, Any]) -> str:
-    """Return the model card: what the model is, what it was trained on, and how it was made."""
-    last = result.history[-1] if result.history else {}
-    data = provenance.get("data", {})
-    lines = [
-        f"# VAE trained on {config.data}",
-        "",
-        "A variational autoencoder with negative sampling, made by negvae. It scores how far an image lies from"
-        f" its training data; larger scores mean farther. Negatives: {config.negatives}.",
-        "",
-        f"- Training: {result.progress.epoch} of {config.epochs} epochs, {result.progress.seconds:.0f} s",
-        f"- Last epoch: {last['nats_per_dim']:.4f} nats per dimension on the training data" if last else "",
-        *(f"- Data, {role}: {text}" for role, text in data.items()),
-        "",
-        "## Run",
-        "",
-        *(f"- {field.name}: {getattr(config, field.name)}" for field in dataclasses.fields(config)),
-        "",
-        "## Provenance",
-        "",
-        *(f"- {name}: {value}" for name, value in provenance.items() if name != "data"),
-        "",
-    ]
-    return "\n".join(lines)

@@ -15,7 +15,7 @@ from negvae.data.formats.base import check_limit
 from negvae.decoding import Decoding
 from negvae.device import own_state, resolve_precision
 from negvae.files import require_writable
-from negvae.messages import counted, quoted
+from negvae.messages import Log, counted, quoted, silent
 from negvae.registry import choose
 from negvae.runs import embed as embedding
 from negvae.runs.artifact import (
@@ -31,15 +31,8 @@ from negvae.runs.artifact import (
 from negvae.runs.folders import load_fitted
 from negvae.runs.groups import groups_of_files, inlier_groups
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
-from negvae.runs.resolve import (
-    Log,
-    load_as_stored,
-    load_inliers,
-    load_test_photos,
-    load_test_set,
-    silent,
-)
 from negvae.runs.seen import refuse_inliers_of, refuse_test_split
+from negvae.runs.sets import load_as_stored, load_inliers, load_test_photos, load_test_set
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.drift import columns_of
 from negvae.scoring.heatmaps import Heatmaps

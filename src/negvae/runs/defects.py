@@ -30,12 +30,11 @@ from negvae.data.tiling import resized
 from negvae.decoding import Decoding
 from negvae.device import own_state
 from negvae.files import home, require_writable, write_text
-from negvae.messages import visible
+from negvae.messages import Log, silent, visible
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import own_form, whole_maps
 from negvae.runs.provenance import provenance
-from negvae.runs.resolve import Log, silent
 from negvae.runs.score import scores_of
 from negvae.scoring.localization import localization
 from negvae.scoring.scorer import Scorer

@@ -19,15 +19,15 @@ from negvae.data import is_path
 from negvae.data.embedding import Encoder
 from negvae.device import own_state
 from negvae.files import require_writable, write_text
-from negvae.messages import visible
+from negvae.messages import Log, silent, visible
 from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows
 from negvae.runs.folders import FittedSet, load_fitted
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import MEMORY, read_recorded
-from negvae.runs.resolve import Log, load_as_stored, load_test_photos, load_test_set, silent
 from negvae.runs.seen import refuse_inliers_of, refuse_seen, refuse_test_split
+from negvae.runs.sets import load_as_stored, load_test_photos, load_test_set
 from negvae.scoring.comparison import Comparison, compare
 from negvae.scoring.table import SCORES, names_of
 from negvae.scoring.tiles import UNCALIBRATED

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -23,10 +22,9 @@ from negvae.data.photos import fit_photo, prepared
 from negvae.data.stores import is_uri
 from negvae.decoding import Decoding
 from negvae.files import home, write_text
-from negvae.messages import counted
+from negvae.messages import Log, counted
 from negvae.model import build_vae
 
-Log = Callable[[str], None]
 BROKEN = "broken.tsv"
 NETWORKS_OF_ANY_SIZE = ("pyramid", "deep")
 """Networks that the size of the images is chosen for."""

@@ -13,9 +13,8 @@ from torch import Tensor
 
 from negvae.checksums import open_tensors
 from negvae.device import own_state
-from negvae.messages import first_line
+from negvae.messages import Log, first_line, silent
 from negvae.model.patches import PatchEncoder
-from negvae.runs.resolve import Log, silent
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
 from negvae.training import patches
 from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress, save_tensors

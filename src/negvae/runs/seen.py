@@ -7,7 +7,7 @@ from torch import Tensor
 from negvae.runs.artifact import Artifact
 from negvae.runs.fingerprints import Fingerprints
 from negvae.runs.recorded import Recorded, read_recorded
-from negvae.runs.resolve import load_inliers
+from negvae.runs.sets import load_inliers
 
 TOLERATED = 0.1
 """So much larger may the share of named inliers that equal a training image be than that of the held-out ones."""

@@ -14,6 +14,7 @@ from negvae.config import RunConfig
 from negvae.data import is_path
 from negvae.device import own_state
 from negvae.files import home, refuse_used, replacing
+from negvae.messages import Log, silent
 from negvae.runs.artifact import (
     CONFIG,
     LOCK,
@@ -34,8 +35,9 @@ from negvae.runs.heatmaps import fit_heatmaps, load_heatmaps
 from negvae.runs.patches import fit_patches, save_patches
 from negvae.runs.provenance import provenance
 from negvae.runs.recorded import INLIERS, MEMORY, Recorded, difference, file_hashes, read_recorded, write_recorded
-from negvae.runs.resolve import Inliers, Log, ResolvedRun, resolve, silent
+from negvae.runs.resolve import ResolvedRun, resolve
 from negvae.runs.seen import caution
+from negvae.runs.sets import Inliers
 from negvae.scoring.calibration import TARGET_FPR, Calibration, least_held_out
 from negvae.scoring.heatmaps import Heatmaps
 from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress

@@ -31,11 +31,10 @@ from negvae.data.stores import is_uri
 from negvae.data.streams import Batch, InputSpec, Span, read, spans
 from negvae.device import own_state
 from negvae.files import from_json, is_temporary, locked, write_text
-from negvae.messages import counted, shown
+from negvae.messages import Log, counted, shown, silent
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
-from negvae.runs.resolve import Log, silent
 from negvae.runs.score import scores_of
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.monitor import Monitor
