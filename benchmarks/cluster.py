@@ -26,7 +26,9 @@ from ray.cluster_utils import Cluster
 
 from negvae.cluster.score import score_on_cluster
 from negvae.config import preset
-from negvae.data.streams import InputSpec, read, spans
+from negvae.data.batches import InputSpec
+from negvae.data.spans import spans
+from negvae.data.streams import read
 from negvae.runs.train import run
 from negvae.version import source_commit
 

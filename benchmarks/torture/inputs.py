@@ -30,9 +30,10 @@ from benchmarks.torture.count import Count
 from benchmarks.torture.kills import ENDLESS, ended, kill, start
 from negvae.config import RunConfig
 from negvae.data import load
+from negvae.data.batches import InputSpec
 from negvae.data.formats import Batches, Idx, Mat
 from negvae.data.formats import read as read_set
-from negvae.data.streams import InputSpec, stream
+from negvae.data.streams import stream
 from negvae.negatives import parse
 from negvae.runs.artifact import load_artifact
 from negvae.runs.recorded import read_recorded

@@ -11,7 +11,7 @@ from negvae.data import list_sets, load, names, pixel_sha256, verify
 from negvae.data.catalog import CATALOG, Known
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
-from negvae.data.streams import spans
+from negvae.data.spans import spans
 from tests.data.conftest import write_idx
 
 

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image, features
 
 from negvae.data import load
+from negvae.data.batches import InputSpec
 from negvae.data.formats.folder import IMAGE_ENDINGS, LeftOut, walk
-from negvae.data.streams import InputSpec, spans, stream
+from negvae.data.spans import spans
+from negvae.data.streams import stream
 from tests.data.conftest import one_line
 
 SPEC = InputSpec((1, 28, 28))

@@ -8,8 +8,9 @@ import pytest
 
 from negvae.config import RunConfig
 from negvae.data import tables
+from negvae.data.batches import InputSpec
 from negvae.data.rows import describe_drowned, finite_rows, holds_rows, load_rows
-from negvae.data.streams import InputSpec, stream
+from negvae.data.streams import stream
 from negvae.detector.groups import with_groups
 from negvae.runs.embed import read_feature_rows
 

@@ -9,7 +9,10 @@ import pytest
 from PIL import Image
 from pyarrow import csv
 
-from negvae.data.streams import InputSpec, read, shards, spans
+from negvae.data.batches import InputSpec
+from negvae.data.shards import shards
+from negvae.data.spans import spans
+from negvae.data.streams import read
 from tests.cli.test_commands import call
 from tests.data.test_streams import GRAY, collect, pictures
 

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from negvae.data.streams import InputSpec, from_memory, stream
+from negvae.data.batches import InputSpec, from_memory
+from negvae.data.streams import stream
 
 GRAY = InputSpec((1, 12, 10))
 
@@ -190,7 +191,8 @@ def test_missing_inputs_end_it_before_it_starts(tmp_path):
 MEMORY = """
 import re, sys
 from pathlib import Path
-from negvae.data.streams import InputSpec, from_memory, stream
+from negvae.data.batches import InputSpec, from_memory
+from negvae.data.streams import stream
 rows = sum(len(batch) for batch in stream([sys.argv[1]], InputSpec((1, 28, 28))))
 print(rows, re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
 """

@@ -13,12 +13,14 @@ from PIL import Image
 from negvae import NegVAEDetector
 from negvae.config import preset
 from negvae.data import load
+from negvae.data.batches import Batch, InputSpec
 from negvae.data.folders import choose_decoding, look_at
 from negvae.data.formats import DataError
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
 from negvae.data.rows import load_rows
-from negvae.data.streams import Batch, InputSpec, shards, spans
+from negvae.data.shards import shards
+from negvae.data.spans import spans
 from negvae.detector.cleaning import clean
 from negvae.runs.calibrate import calibrate_run
 from negvae.runs.defects import evaluate_defects

@@ -20,9 +20,10 @@ from negvae import ScoreDetector
 from negvae.checksums import CHECKSUM
 from negvae.config import preset
 from negvae.data import streams
+from negvae.data.batches import Batch, InputSpec
 from negvae.data.photos import fit_photo
 from negvae.data.rows import load_rows
-from negvae.data.streams import Batch, InputSpec, stream
+from negvae.data.streams import stream
 from negvae.decoding import Decoding
 from negvae.files import write_text
 from negvae.runs.calibrate import calibrate_run

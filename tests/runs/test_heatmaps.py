@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from negvae import NegVAEDetector
+from negvae.data.batches import Batch
 from negvae.data.formats import decode_image
 from negvae.data.photos import read_header, read_photo
-from negvae.data.streams import Batch
 from negvae.decoding import Decoding
 from negvae.runs import heatmaps
 from negvae.runs.artifact import load_artifact
@@ -130,7 +130,7 @@ def test_detector_keeps_maps_and_says_when_it_cannot(tmp_path):
 def test_defects_may_decide_and_the_graph_has_the_maps(tmp_path):
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    from negvae.data.streams import Batch
+    from negvae.data.batches import Batch
     from negvae.runs.export import export_onnx, run_onnx_maps
     from negvae.service.onnx_model import load_onnx
 

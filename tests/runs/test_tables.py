@@ -15,8 +15,8 @@ from pyarrow import csv as arrow_csv
 
 from negvae import NegVAEDetector
 from negvae.config import preset
+from negvae.data.batches import Batch
 from negvae.data.rows import feature_columns, holds_rows, load_rows
-from negvae.data.streams import Batch
 from negvae.runs.artifact import load_artifact, read_section
 from negvae.runs.groups import labeled, labeling
 from negvae.runs.train import run

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 
-from negvae.data.streams import InputSpec
+from negvae.data.batches import InputSpec
 from negvae.service.guard import Refused
 from negvae.service.protocol import inflated, most_bytes, options, parse, plain, respond
 

@@ -21,7 +21,7 @@ from benchmarks.serve import encoded, form_body, fuzz, infer_body
 from PIL import Image
 
 from negvae.cli import main
-from negvae.data.streams import InputSpec
+from negvae.data.batches import InputSpec
 from negvae.decoding import Decoding
 from negvae.detector import NegVAEDetector
 from negvae.runs.artifact import load_artifact, save_calibration
@@ -652,7 +652,7 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 from negvae.cli import main
-from negvae.data.streams import InputSpec
+from negvae.data.batches import InputSpec
 from negvae.decoding import Decoding
 main()
 """

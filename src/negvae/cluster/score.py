@@ -19,7 +19,7 @@ import torch
 
 from negvae.cluster.connect import enter, explained, joined, lost_errors, surroundings, worker_capacity
 from negvae.data import stores
-from negvae.data.streams import Span
+from negvae.data.spans import Span
 from negvae.runs.parts import SHARD_ROWS, Job, Part, Parts, score_part, settings
 from negvae.runs.score import Summary, open_scoring
 

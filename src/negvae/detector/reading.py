@@ -13,8 +13,8 @@ from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.data import Split
+from negvae.data.batches import InputSpec, fitted
 from negvae.data.formats import as_images
-from negvae.data.streams import InputSpec, fitted
 from negvae.detector.columns import column_names, explain, other_columns, refuse_kinds
 from negvae.detector.inputs import as_array, single_image
 from negvae.detector.photos import read_any

@@ -17,9 +17,10 @@ import torch
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from negvae.data.batches import Batch
 from negvae.data.embedding import Encoder
 from negvae.data.formats.quiet import without_pillows_warnings
-from negvae.data.streams import Batch, stream
+from negvae.data.streams import stream
 from negvae.device import own_state
 from negvae.messages import counted
 from negvae.model import VAE

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from negvae.config import RunConfig
 from negvae.data import Split, is_path, load
+from negvae.data.batches import Batch, InputSpec, fitted
 from negvae.data.embedding import Encoder, load_encoder
 from negvae.data.fetch import HUB
 from negvae.data.folders import refuse_broken
@@ -22,7 +23,7 @@ from negvae.data.formats.base import check_limit
 from negvae.data.load import reader_of
 from negvae.data.rows import feature_columns, load_rows
 from negvae.data.stores import is_uri
-from negvae.data.streams import Batch, InputSpec, fitted, stream
+from negvae.data.streams import stream
 from negvae.data.tables import is_table, texts
 from negvae.files import home
 from negvae.messages import counted

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from negvae.data import Split, is_path
+from negvae.data.batches import Batch
 from negvae.data.formats import IMAGE_ENDINGS, Folder
 from negvae.data.formats.folder import walk
 from negvae.data.load import reader_of
-from negvae.data.streams import Batch
 from negvae.data.tables import ENDINGS, GroupColumn, check_columns, column_names, texts
 from negvae.files import home
 from negvae.scoring.groups import FOLDERS, UNKNOWN, group_of

@@ -22,7 +22,9 @@ import pyarrow.parquet as pq
 from negvae.checksums import file_sha256
 from negvae.data import stores
 from negvae.data.formats.folder import LeftOut
-from negvae.data.streams import Span, read, shards, spans
+from negvae.data.shards import shards
+from negvae.data.spans import Span, spans
+from negvae.data.streams import read
 from negvae.device import own_state
 from negvae.files import from_json
 from negvae.runs.provenance import versions

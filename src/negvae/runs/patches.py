@@ -17,8 +17,9 @@ from torch import Tensor
 
 from negvae.checksums import open_tensors
 from negvae.config import RunConfig
+from negvae.data.batches import InputSpec
 from negvae.data.embedding import Encoder, load_encoder
-from negvae.data.streams import InputSpec, stream
+from negvae.data.streams import stream
 from negvae.device import own_state
 from negvae.messages import first_line
 from negvae.runs.artifact import Artifact, load_artifact

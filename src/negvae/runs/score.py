@@ -21,12 +21,14 @@ import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 
+from negvae.data.batches import Batch, InputSpec
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.folder import LeftOut
 from negvae.data.formats.quiet import without_pillows_warnings
+from negvae.data.spans import spans
 from negvae.data.stores import is_uri, local_path
-from negvae.data.streams import Batch, InputSpec, spans, stream
+from negvae.data.streams import stream
 from negvae.data.tables import ENDINGS, column_names
 from negvae.device import own_state
 from negvae.files import beside, home, refuse_replacing, refuse_used, replacing, temporary_folder

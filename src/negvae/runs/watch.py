@@ -24,11 +24,13 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from negvae.data.batches import Batch, InputSpec
 from negvae.data.embedding import Encoder
 from negvae.data.formats import MAX_PIXELS
 from negvae.data.formats.quiet import without_pillows_warnings
+from negvae.data.spans import Span, spans
 from negvae.data.stores import is_uri
-from negvae.data.streams import Batch, InputSpec, Span, read, spans
+from negvae.data.streams import read
 from negvae.device import own_state
 from negvae.files import from_json, is_temporary, locked, write_text
 from negvae.messages import Log, counted, shown, silent

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 import negvae
-from negvae.data.streams import Batch, InputSpec
+from negvae.data.batches import Batch, InputSpec
 from negvae.service import inference, inspection, scoring
 from negvae.service.batching import Batcher, Judgment, QueueFull
 from negvae.service.guard import RETRY, Guard, Refused

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data.streams import Batch, InputSpec
+from negvae.data.batches import Batch, InputSpec
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.monitor import Monitor
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from negvae.checksums import CHECKSUM, sha256_without
-from negvae.data.streams import Batch, InputSpec
+from negvae.data.batches import Batch, InputSpec
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.files import need

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from negvae.data.streams import InputSpec
+from negvae.data.batches import InputSpec
 from negvae.service.guard import Refused
 
 HEADER = "inference-header-content-length"

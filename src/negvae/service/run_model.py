@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from negvae.data.batches import Batch, InputSpec
 from negvae.data.embedding import Encoder
-from negvae.data.streams import Batch, InputSpec
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import encoder_of, inputs_of, spec_of
 from negvae.runs.pictures import whole_maps

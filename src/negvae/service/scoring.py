@@ -13,7 +13,7 @@ from python_multipart.multipart import parse_options_header
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from negvae.data.streams import Batch
+from negvae.data.batches import Batch
 from negvae.scoring.calibration import Calibration
 from negvae.service.guard import Refused
 from negvae.service.inference import ERRORS
