@@ -193,7 +193,7 @@ def _in_parts(out: str | None, asked: bool) -> bool:
         ValueError: if the output is named as a file and parts are asked for, or is a file in a store.
     """
     from negvae.data.stores import is_uri
-    from negvae.runs.score import TABLES
+    from negvae.runs.writers import TABLES
 
     if out is None:
         return asked

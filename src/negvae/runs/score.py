@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -33,13 +31,13 @@ from negvae.data.tables import ENDINGS, column_names
 from negvae.device import own_state
 from negvae.files import beside, home, refuse_replacing, refuse_used, replacing, temporary_folder
 from negvae.messages import counted, quoted, shown
-from negvae.registry import choose
 from negvae.runs import annotation
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
 from negvae.runs.patches import maps_of_encoder
 from negvae.runs.pictures import MapWriter
+from negvae.runs.writers import form_of, writer
 from negvae.scoring.calibration import Calibration, discovery_level
 from negvae.scoring.certificates import check_rate
 from negvae.scoring.quantization import is_possible
@@ -47,15 +45,11 @@ from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import UNCALIBRATED, combine
 
-TABLES = ("parquet", "csv", "jsonl")
-FORMATS = (*TABLES, *annotation.FORMATS)
 BATCH_SIZE = 512
 """Number of images that are read at once; scores do not depend on it."""
-ROW_GROUP = 1 << 16
 LONG = 60.0
 """Seconds of scoring after which a quicker precision is worth a line."""
 PILLOW_LIMIT = 178_956_970
-Write = Callable[[pa.RecordBatch], None]
 Item = TypeVar("Item")
 
 
@@ -158,7 +152,7 @@ def score_files(
         ValueError: if an option is invalid, or `out` is one of the inputs' files and no earlier output; images that
             cannot be used become rows with an error instead.
     """
-    form = _form(out, form)
+    form = form_of(out, form)
     if fdr is not None:
         _check_fdr(fdr, out, target_fpr, confidence)
     _check_out(out, inputs)
@@ -178,7 +172,7 @@ def score_files(
     refers = annotation.Place(shown(directory.absolute().name), heatmaps)
     if scoring.pictures is not None and form == "fiftyone":
         scoring.pictures.colored = False  # FiftyOne colors the values of a map itself
-    with place as path, _writer(form, path, refers) as write:
+    with place as path, writer(form, path, refers) as write:
         counts = _Counts(on_rows)
         if fdr is None or calibration is None:
             for table in tables:
@@ -385,18 +379,6 @@ def _is_of_scores(path: Path) -> bool:
     return names[:2] == ("path", "index") and {"p_value", "is_outlier"} < {*names} and names[-1] == "error"
 
 
-def _form(out: Path | None, form: str | None) -> str:
-    ending = out.suffix.lower().removeprefix(".") if out is not None else "jsonl"
-    if form is None and ending not in TABLES:
-        raise ValueError(
-            f"--out {out}: the ending must be one of {', '.join('.' + f for f in TABLES)}, or give --format"
-        )
-    form = choose("format", form or ending, FORMATS)
-    if out is None and form == "parquet":
-        raise ValueError("Parquet is not written to standard output: give --out, or take csv or jsonl")
-    return form
-
-
 def _member(directory: Path, artifact: Artifact, device: str) -> Any:
     member = load_artifact(directory, device)
     if member.model.shape != artifact.model.shape:
@@ -524,87 +506,3 @@ def _decided(tables: Iterator[pa.RecordBatch], fdr: float, counts: _Counts, fold
                 table = table.set_column(place_of, "is_outlier", called)
                 counts.add(table)
                 yield table
-
-
-# --- output -----
-
-
-@contextmanager
-def _writer(form: str, path: Path | None, refers: annotation.Place) -> Iterator[Write]:
-    """Provide a function that writes rows as they come, in one of `FORMATS`, to a file or to standard output."""
-    if form == "parquet" and path is not None:
-        with _parquet(path) as write:
-            yield write
-        return
-    with nullcontext(sys.stdout.buffer) if path is None else path.open("wb") as handle:
-        if form in TABLES:
-            yield (_csv if form == "csv" else _jsonl)(handle)
-            return
-        with annotation.writer(form, handle, refers) as write:
-            yield write
-
-
-@contextmanager
-def _parquet(path: Path) -> Iterator[Write]:
-    import pyarrow.parquet as pq
-
-    writer: pq.ParquetWriter | None = None
-    waiting: list[pa.RecordBatch] = []
-
-    def flush() -> None:
-        nonlocal writer
-        if waiting:
-            writer = writer or pq.ParquetWriter(path, waiting[0].schema)
-            writer.write_table(pa.Table.from_batches(waiting))
-            waiting.clear()
-
-    def write(table: pa.RecordBatch) -> None:
-        waiting.append(table)
-        if sum(map(len, waiting)) >= ROW_GROUP:
-            flush()
-
-    try:
-        yield write
-        flush()
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-def _csv(handle: IO[bytes]) -> Write:
-    from pyarrow import csv
-
-    first = True
-
-    def write(table: pa.RecordBatch) -> None:
-        nonlocal first
-        text = pa.BufferOutputStream()
-        csv.write_csv(table, text, csv.WriteOptions(include_header=first))
-        handle.write(text.getvalue())
-        handle.flush()
-        first = False
-
-    return write
-
-
-def _jsonl(handle: IO[bytes]) -> Write:
-    """Return a function that writes JSON lines column by column; an object per row would take longer than its score."""
-
-    def write(table: pa.RecordBatch) -> None:
-        pieces: list[Any] = []
-        for name, column in zip(table.schema.names, table.columns, strict=True):
-            pieces += [("{" if not pieces else ", ") + json.dumps(name) + ": ", _json_text(column)]
-        lines = pc.binary_join_element_wise(*pieces, "}\n", "")
-        handle.write("".join(lines.to_pylist()).encode())
-        handle.flush()
-
-    return write
-
-
-def _json_text(column: pa.Array) -> pa.Array:
-    """Return each value as JSON; numbers as the shortest text that restores them."""
-    if pa.types.is_string(column.type):
-        known = column.dictionary_encode()
-        texts = [json.dumps(text, ensure_ascii=False) for text in known.dictionary.to_pylist()]
-        column = pa.array(texts, pa.string()).take(known.indices)
-    return column.cast(pa.string()).fill_null("null")
