@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from negvae import CrossConformalDetector, NegVAEClassifier, NegVAEDetector, ScoreDetector
 from negvae.config import RunConfig
-from negvae.detector import estimator, inputs
+from negvae.detector import fitting, inputs
 from negvae.runs.division import held_out_rows
 from negvae.training.patches import build_patch_encoder
 from tests.conftest import blobs
@@ -34,7 +34,7 @@ def untrained(monkeypatch):
     def refused(*_arguments, **_options):
         pytest.fail("trained before it was refused")
 
-    monkeypatch.setattr(estimator, "train", refused)
+    monkeypatch.setattr(fitting, "train", refused)
 
 
 # --- inliers beside X -----
@@ -118,7 +118,7 @@ def test_the_division_into_folds_follows_the_seed(monkeypatch):
         seeds.append(seed)
         raise RuntimeError("enough")
 
-    monkeypatch.setattr(estimator, "cross_fit", noted)
+    monkeypatch.setattr(fitting, "cross_fit", noted)
     for seed in (0, 7):
         with pytest.raises(RuntimeError, match="enough"):
             NegVAEDetector(trim=0.1, random_state=seed).fit(rows(60))
