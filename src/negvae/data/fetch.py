@@ -373,6 +373,11 @@ def _get(url: str, target: Path, known: str, log: Callable[[str], None]) -> None
 # --- the Hugging Face hub -----
 
 
+def _any_case(ending: str) -> str:
+    """Return a pattern of file names that takes an ending in small and capital letters."""
+    return "".join(f"[{each}{each.upper()}]" if each.isalpha() else each for each in ending)
+
+
 def from_hub(text: str, log: Callable[[str], None], *, local: bool = False) -> tuple[Path, str]:
     """Download a set of the Hugging Face Hub into the Hub's own cache.
 
@@ -393,7 +398,8 @@ def from_hub(text: str, log: Callable[[str], None], *, local: bool = False) -> t
         raise ValueError(f"{text}: a set of the hub is hf:owner/name or hf:owner/name/folder, with @revision to pin it")
     hub = need("huggingface_hub", "hub")
     repository, folder, revision = match.groups()
-    patterns = [f"{folder}/*{ending}".lstrip("/") for ending in (".parquet", *IMAGE_ENDINGS)]
+    endings = (_any_case(ending) for ending in (".parquet", *IMAGE_ENDINGS))
+    patterns = [f"{folder}/*{ending}".lstrip("/") for ending in endings]
     log(f"downloading {text}")
     try:
         snapshot = Path(

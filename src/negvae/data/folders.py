@@ -230,11 +230,16 @@ def read_photos(files: Sequence[str], decoding: Decoding, where: object, max_bro
     entry = cache_folder() / "decoded" / f"{_digest([decoding.to_dict(), folder])}-{_digest(paths)}.pixels"
     state = _digest([_state(file) for file in files])
     found = _from_cache(entry, decoding, state)
-    if found is None:
+    if found is None or _some_read_now(found.broken, decoding):
         found = _decoded(list(files), decoding, entry, state)
         _forget_others(entry)
     refuse_broken(found.broken, len(files), where, max_broken)
     return found
+
+
+def _some_read_now(broken: Iterable[str], decoding: Decoding) -> bool:
+    """Return whether any image that could not be decoded now can, as after a fault of a disk or network."""
+    return any(not isinstance(result, str) for _, result in _apply(_read(decoding), ((f, f) for f in broken), 1))
 
 
 def _digest(content: Any) -> str:
@@ -283,7 +288,8 @@ def _decoded(files: list[str], decoding: Decoding, entry: Path, state: str) -> P
     try:
         return _decoded_to(entry, files, decoding, state)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        replaced = os.name == "nt" and isinstance(error, PermissionError)  # Windows keeps a file that is mapped
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) and not replaced:
             raise
         _log.info("decoded pixels not kept in %s (%s)", entry.parent, error)
         return _decoded_to(None, files, decoding, state)

@@ -66,7 +66,9 @@ def feature_columns(
     return tables.columns_to_read(path, known or (), without)
 
 
-def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str] | None = None) -> NDArray[np.float64]:
+def load_rows(
+    path: Path | str, limit: int | None = None, columns: Sequence[str] | None = None, split: Split = "train"
+) -> NDArray[np.float64]:
     """Read the rows of features of a file.
 
     Args:
@@ -74,6 +76,7 @@ def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str]
             of a CSV or Parquet file.
         limit: maximum number of rows; the first ones are read. None for all.
         columns: names of the columns of a CSV or Parquet file to read, in the order of the result; None for all.
+        split: split to read of an .npz file that has x_train and x_test.
 
     Returns:
         Rows of features, float64, N x D.
@@ -93,7 +96,7 @@ def load_rows(path: Path | str, limit: int | None = None, columns: Sequence[str]
                 count += len(block_of_rows)
                 need_memory((2 * count, len(names)), path, 8)
         return finite_rows(np.concatenate(parts)[:limit], str(path), names)
-    return _finite_rows_of(_reader(Path(path)), str(path), limit)
+    return _finite_rows_of(_reader(Path(path), split), str(path), limit)
 
 
 def npz_rows(path: Path | str, split: Split) -> NDArray[np.float64] | None:
@@ -178,8 +181,8 @@ def finite_rows(rows: NDArray[np.generic], where: str, columns: Sequence[str] | 
     return numbers
 
 
-def _reader(path: Path) -> Reader:
-    return Npy(path) if path.suffix.lower() == ".npy" else Npz(path)
+def _reader(path: Path, split: Split = "train") -> Reader:
+    return Npy(path) if path.suffix.lower() == ".npy" else Npz(path, split)
 
 
 def describe_drowned(rows: NDArray[np.float64], columns: Sequence[Any] | None = None) -> str:

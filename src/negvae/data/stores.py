@@ -41,7 +41,10 @@ def local_path(text: str) -> str:
     ('/a b', 's3://a%20b', 'a%20b')
     """
     found = re.fullmatch(r"file://(?:localhost)?(/.*)", text, re.DOTALL)
-    return os.fsdecode(unquote_to_bytes(os.fsencode(found[1]))) if found else text
+    if not found:
+        return text
+    path = os.fsdecode(unquote_to_bytes(os.fsencode(found[1])))
+    return path[1:] if os.name == "nt" and re.match("/[A-Za-z]:", path) else path  # a drive's letter comes first
 
 
 def open_file(path: str, whole: bool = False) -> IO[bytes]:
@@ -61,10 +64,11 @@ def open_file(path: str, whole: bool = False) -> IO[bytes]:
     if not is_uri(path):
         return open(home(path), "rb", opener=_regular)
     store, inner = locate(path)
-    with store.open_input_file(inner) as file:
-        if whole:
-            return io.BytesIO(file.read())
-    return cast("IO[bytes]", io.BufferedReader(store.open_input_file(inner), 1 << 20))
+    file = store.open_input_file(inner)
+    if not whole:
+        return cast("IO[bytes]", io.BufferedReader(file, 1 << 20))
+    with file:
+        return io.BytesIO(file.read())
 
 
 def open_for_arrow(path: str) -> Any:

@@ -12,8 +12,10 @@ from contextlib import nullcontext
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from negvae.data import stores, tables
 from negvae.data.batches import Batch, Encoded, InputSpec, array_rows, decoded, failed_row, joined
@@ -112,9 +114,7 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
             if span.error:
                 yield failed_row(span.path, None, span.error, spec)
             elif span.images is not None:
-                size = _TILED_ROWS if spec.tiled else _ROWS
-                for low in range(0, len(span.images), size):
-                    yield array_rows(span.path, span.images[low : low + size], spec, span.start + low)
+                yield from _from_set(span, span.images, spec)
             elif spec.features and span.path.lower().endswith(tables.ENDINGS):
                 yield from _from_table(span, spec)
             elif span.path.lower().endswith(PACKED):
@@ -128,6 +128,16 @@ def _from_spans(stretch: Iterable[Span], spec: InputSpec, threads: int | None = 
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return in_order(partial(decoded, spec=spec), _grouped(rows(), spec), threads or min(4, cores))
+
+
+def _from_set(span: Span, images: NDArray[Any], spec: InputSpec) -> Iterator[Batch]:
+    """Read the images of a data set that was found by name, with one row for an error where they do not fit."""
+    size = _TILED_ROWS if spec.tiled else _ROWS
+    try:
+        for low in range(0, len(images), size):
+            yield array_rows(span.path, images[low : low + size], spec, span.start + low)
+    except ValueError as error:
+        yield failed_row(span.path, None, error, spec)
 
 
 def _grouped(items: Iterator[Batch | Encoded], spec: InputSpec) -> Iterator[Future[Batch] | list[Encoded]]:

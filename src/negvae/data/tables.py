@@ -40,8 +40,8 @@ _FIRST = 64
 """Rows of a Parquet file that are read together to look for its first image."""
 _SHOWN = 40
 """Characters of a value that a message shows."""
-_ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__")
-"""Names that pandas gives to the column of row numbers in CSV and in Parquet files."""
+_ROW_NUMBERS = re.compile(r"\s*|__index_level_\d+__|Unnamed: \d+")
+"""Names that pandas gives to the column of row numbers in CSV and in Parquet files, and to that of a CSV file later."""
 
 
 def is_table(path: Path | str) -> bool:

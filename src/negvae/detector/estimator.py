@@ -29,7 +29,7 @@ from negvae.detector.parameters import parameters_of, plain_parameters, translat
 from negvae.detector.photos import each_photo
 from negvae.detector.plots import HeatmapsDisplay, LatentDisplay
 from negvae.detector.shifted import ShiftedPValues
-from negvae.device import autocast, own_state
+from negvae.device import autocast, own_state, resolve_device
 from negvae.files import refuse_used, temporary_folder
 from negvae.model import Likelihood
 from negvae.model.likelihoods import BuildLikelihood
@@ -68,7 +68,7 @@ class Drift:
     """The result of testing whether a batch as a whole is typical of the inliers.
 
     Attributes:
-        typicality: |mean bpd of the batch - mean bpd of the training data|.
+        typicality: |mean bpd of the batch - mean bpd of the training data|; see `NegVAEDetector.drift` for tiles.
         threshold: typicality that a batch of inliers of this size exceeds at the requested rate.
         alarm: whether the typicality of the batch exceeds the threshold.
         moved: comparisons with the held-out inliers, the most significant first: one for each calibrated score and,
@@ -350,7 +350,9 @@ class NegVAEDetector(
         Typicality (Nalisnick et al. 2019) uses the mean of `bpd`, and a permutation test decides (see
         `negvae.scoring.combination.batch_typicality_threshold`); the movements compare each calibrated score and,
         for rows of features, each column separately (see `negvae.scoring.drift`). The score "neighbors" is left out
-        where held-out rows are reference rows too, since their scores then depend on one another.
+        where held-out rows are reference rows too, since their scores then depend on one another. Where the scores of
+        an image's tiles become one, as their largest may, images differ from tiles: there the mean `bpd` of batch and
+        held-out inliers together stands in for that of the training data.
 
         Args:
             X: the batch, of one image or row or more, in any form that `NegVAEDetector` describes.
@@ -367,8 +369,11 @@ class NegVAEDetector(
         calibration = self.calibration_
         scores, stored = self._scores(X, list(dict.fromkeys([*calibration.scores, "bpd"])))
         bpd = scores["bpd"]
-        value = batch_typicality(bpd, calibration.reference)
-        limit = batch_typicality_threshold(calibration.scores["bpd"], bpd, calibration.reference, target_fpr)
+        center = float(np.mean([*calibration.scores["bpd"], *bpd])) if calibration.tiles else None
+        value = batch_typicality(bpd, calibration.reference, center)
+        limit = batch_typicality_threshold(
+            calibration.scores["bpd"], bpd, calibration.reference, target_fpr, center=center
+        )
         held_out = dict(calibration.scores)
         if calibration.joined:
             held_out.pop("neighbors", None)
@@ -708,8 +713,15 @@ class NegVAEDetector(
             with tempfile.TemporaryDirectory() as place:
                 for name, content in state["files"].items():
                     (Path(place) / Path(name).name).write_bytes(content)
-                # The machine that reads a pickle need not have the device of the one that wrote it.
-                self._restore(Path(place), "cpu" if self.device == "cpu" else "auto")
+                self._restore(Path(place), self._device_here())
+
+    def _device_here(self) -> str:
+        """Return the detector's device, or "auto" if the machine that reads a pickle of it has no such device."""
+        try:
+            resolve_device(self.device)
+        except ValueError:
+            return "auto"
+        return self.device
 
     def __sklearn_tags__(self) -> Any:
         """Return the tags that describe the estimator to scikit-learn."""

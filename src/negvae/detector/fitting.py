@@ -416,7 +416,7 @@ class Fitting(Reading):
 def _source_of(data: Any) -> str:
     """Return the origin of data as a value of `Recorded.source`."""
     if isinstance(data, ImageSet):
-        return SPLIT
+        return WHOLE if data.split == "all" else SPLIT
     if isinstance(data, str | Path):
         return WHOLE if is_path(str(data)) else SPLIT
     return MEMORY

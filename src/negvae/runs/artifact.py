@@ -500,7 +500,7 @@ def _load_calibration(directory: Path, before: str) -> Calibration | None:
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: damaged ({first_line(error)}); {_REMEDY}") from None
     for name in calibration.scores:
-        _check_registered(directory, name)
+        check_registered(directory, name)
     if "weights" in header and header["weights"] != file_sha256(directory / WEIGHTS):
         raise ValueError(f"{directory}: {CALIBRATION} belongs to other weights; {_REMEDY}")
     return calibration
@@ -538,7 +538,7 @@ def _check_references(references: References) -> None:
         raise ValueError("its reference is incomplete")
 
 
-def _check_registered(directory: Path, name: str) -> None:
+def check_registered(directory: Path, name: str) -> None:
     """Raise a ValueError that names the missing score if a calibrated score is not registered."""
     try:
         SCORES[name]

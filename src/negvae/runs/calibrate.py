@@ -23,6 +23,7 @@ from negvae.runs.artifact import (
     CONFIG,
     Artifact,
     alone,
+    check_registered,
     load_artifact,
     read_config,
     read_section,
@@ -139,7 +140,7 @@ def calibrate_run(
         training, held_out, labels, owners = _training_and_held_out(
             artifact, data, groups, precision, limit, embed, log
         )
-        earlier = _before(artifact)
+        earlier = _before(artifact, wants_score=score is None)
         count = len(held_out) if owners is None else len(set(owners.held_out))
         rule = _rule(artifact, earlier, target_fpr, confidence, count)
         trimmed = _trimmed(artifact, rule.get("confidence")) if data is None else 0.0
@@ -294,7 +295,9 @@ def _photos(
     artifact: Artifact, decoding: Decoding, data: str | None, groups: str | None, log: Log, limit: int | None
 ) -> tuple[Tensor | None, Tensor, list[str] | None, Owners | None]:
     """Return what `_inliers` does, of a run whose data is a folder of photos."""
-    config = dataclasses.replace(artifact.config, groups=groups if data is None else None)
+    config = artifact.config
+    if config.calibration:
+        config = dataclasses.replace(config, groups=groups if data is None else None)
     recorded = read_recorded(artifact.directory, artifact.provenance)
     training: Tensor | None = None
     of_training = np.empty(0, np.int64)
@@ -327,14 +330,14 @@ def _photos(
     return training, held_out[kept], labels, Owners(of_training, owners[kept]) if decoding.tiled else None
 
 
-def _before(artifact: Artifact) -> dict[str, Any]:
+def _before(artifact: Artifact, *, wants_score: bool) -> dict[str, Any]:
     """Return the score and the rule of the present calibration, or else those that the folder tells of.
 
     Of a calibration that is lost or damaged, config.yaml still has them; without one, it has the rule that was asked
-    for in training.
+    for in training. `wants_score` says that the score is to decide again.
 
     Raises:
-        ValueError: if a number of the rule in config.yaml is none.
+        ValueError: if a number of the rule in config.yaml is none, or the score that is wanted is not registered here.
     """
     if (present := artifact.calibration) is not None:
         return {"score": present.score, **{name: getattr(present, name) for name in _RULE}}
@@ -345,6 +348,8 @@ def _before(artifact: Artifact) -> dict[str, Any]:
         if not isinstance(value := described.get(name), int | float | None):
             raise ValueError(f"{artifact.directory / CONFIG}: calibration.{name} is {value!r}: it must be a number")
     score = described.get("score")
+    if wants_score and score is not None:
+        check_registered(artifact.directory, str(score))
     return {**described, "score": score if score in SCORES else None}
 
 

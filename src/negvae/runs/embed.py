@@ -22,6 +22,7 @@ from negvae.data.formats import MAX_PIXELS, Folder, Parquet
 from negvae.data.formats.base import check_limit
 from negvae.data.load import reader_of
 from negvae.data.rows import feature_columns, load_rows
+from negvae.data.spans import PACKED
 from negvae.data.stores import is_uri
 from negvae.data.streams import stream
 from negvae.data.tables import is_table, texts
@@ -149,7 +150,7 @@ def read_feature_rows(
         columns: names of the columns to read from a CSV or Parquet file; empty for all but that of the groups.
         limit: maximum number of rows; the first ones are read. None for all.
         groups: "folders", or the name of a column, that names the group of each row; None for no groups.
-        split: split of a named set of images.
+        split: split of a named set of images, or of an .npz file that has both.
         max_broken: largest share of the images that may be broken; these are left out.
 
     Returns:
@@ -167,7 +168,7 @@ def read_feature_rows(
         if groups is not None:
             labels = _column_groups(data, groups)
         names = feature_columns(data, groups, columns) or columns or None
-        numbers = load_rows(data, limit, names)
+        numbers = load_rows(data, limit, names, split)
         rows = numbers.reshape(*numbers.shape, 1, 1)
         text = f"{data}, {rows.shape[0]:,} rows of {rows.shape[1]:,} numbers"
     else:
@@ -176,7 +177,7 @@ def read_feature_rows(
             batches = list(batches)
             labels = _image_groups(data, groups, [path for batch in batches for path in batch.paths], split)
         rows = np.concatenate([encoder.rows(batch.images) for batch in batches])
-        lost = f", {counted(len(broken), 'file')} left out ({BROKEN})" if broken else ""
+        lost = f", {counted(len(broken), 'image')} left out ({BROKEN})" if broken else ""
         text = f"{data}, {len(rows):,} images{lost} as rows by {encoder.describe()}"
     if not len(rows):
         raise ValueError(f"{data}: holds no rows")
@@ -238,7 +239,8 @@ def encoder_images(
         return
     count = 0
     for batch in stream(inputs, spec, batch_size=_BATCH):
-        broken.update((path, error) for path, error in zip(batch.paths, batch.errors, strict=True) if error)
+        rows = zip(batch.paths, batch.indices, batch.errors, strict=True)
+        broken.update((_named(path, index), error) for path, index, error in rows if error)
         kept = _whole(batch)[: None if limit is None else limit - count]
         count += len(kept)
         yield kept
@@ -247,6 +249,11 @@ def encoder_images(
     refuse_broken(broken, count + len(broken), data, max_broken)
     if not count:
         raise ValueError(f"{data}: there are no images in there")
+
+
+def _named(path: str, index: int | None) -> str:
+    """Return the name of an image: its path, and its row in a file of many."""
+    return f"{path}, row {index}" if index is not None and path.lower().endswith(PACKED) else path
 
 
 def _whole(batch: Batch) -> Batch:

@@ -49,11 +49,15 @@ class Fingerprints:
         return cls(kept.hashes, kept.share_of(held_out))
 
     def share_of(self, inputs: Tensor) -> float:
-        """Return the share of inputs (N x C x H x W) that equal one that was trained on; 0 without any to compare."""
-        hashes = _hashes(inputs)
+        """Return the share of inputs (N x C x H x W) that equal one that was trained on; 0 without any to compare.
+
+        Images and tiles of one color count as new: they are equal wherever they come from.
+        """
+        hashes, plain = _hashes(inputs), _are_plain(inputs)
         if not self.whole:
-            hashes = hashes[hashes <= self.hashes[-1]]
-        return float(np.isin(hashes, self.hashes).mean()) if len(hashes) else 0.0
+            compared = hashes <= self.hashes[-1]
+            hashes, plain = hashes[compared], plain[compared]
+        return float((np.isin(hashes, self.hashes) & ~plain).mean()) if len(hashes) else 0.0
 
     def write(self, directory: Path) -> None:
         """Write trained.safetensors to the folder of a run."""
@@ -91,3 +95,11 @@ def read_fingerprints(directory: Path) -> Fingerprints | None:
 def _hashes(inputs: Tensor) -> NDArray[np.uint64]:
     """Return a hash of each input (N), uint64."""
     return np.array([int.from_bytes(each[:8], "little") for each in digests(inputs)], np.uint64)
+
+
+def _are_plain(inputs: Tensor) -> NDArray[np.bool_]:
+    """Return which images have one color alone (N); rows of features are none."""
+    pixels = inputs.cpu().flatten(2)
+    if inputs.is_floating_point() or not len(inputs):
+        return np.zeros(len(inputs), bool)
+    return (pixels.amax(2) == pixels.amin(2)).all(1).numpy()

@@ -99,12 +99,13 @@ def typicality(x: Pass) -> Tensor:
     return (x.score("bpd") - x.scale("bpd")[3]).abs()
 
 
-def batch_typicality(bpd: ArrayLike, references: References) -> float:
+def batch_typicality(bpd: ArrayLike, references: References, center: float | None = None) -> float:
     """Return |mean bpd of a batch - mean bpd of the training images|: typicality of M images together.
 
     Args:
         bpd: bits per dimension of each image of the batch (M).
         references: statistics of the training images.
+        center: mean bpd that stands in for that of the training images; None for theirs.
 
     Returns:
         The distance in bits per dimension.
@@ -115,7 +116,7 @@ def batch_typicality(bpd: ArrayLike, references: References) -> float:
     values = np.asarray(bpd, np.float64)
     if not values.size:
         raise ValueError("an empty batch has no typicality")
-    return float(abs(values.mean() - references.scales["bpd"][3]))
+    return float(abs(values.mean() - (references.scales["bpd"][3] if center is None else center)))
 
 
 def batch_typicality_threshold(
@@ -124,6 +125,7 @@ def batch_typicality_threshold(
     references: References,
     target_fpr: float = 0.01,
     *,
+    center: float | None = None,
     repeats: int = 2000,
     generator: np.random.Generator | None = None,
 ) -> float:
@@ -140,6 +142,7 @@ def batch_typicality_threshold(
         batch_bpd: bits per dimension of the batch.
         references: statistics of the training images.
         target_fpr: rate of false alarms, above 0 and below 1.
+        center: as for `batch_typicality`; it may depend on the held-out inliers and the batch together.
         repeats: number of batches that are drawn.
         generator: random generator that draws the batches; one seeded with 0 if left out.
 
@@ -159,4 +162,5 @@ def batch_typicality_threshold(
         return math.inf
     rows = (draw.choice(len(values), len(batch), replace=False, shuffle=False) for _ in range(repeats))
     means = np.array([values[chosen].mean() for chosen in rows])
-    return float(np.sort(np.abs(means - references.scales["bpd"][3]))[-rank])
+    usual = references.scales["bpd"][3] if center is None else center
+    return float(np.sort(np.abs(means - usual))[-rank])
