@@ -1,7 +1,7 @@
 # Everything a person needs: `make demo` and `make test`. Both make .venv when it is missing or out of date.
 
 PYTHON ?= python3
-BIN := .venv/bin
+BIN := $(if $(filter Windows_NT,$(OS)),.venv/Scripts,.venv/bin)
 STAMP := .venv/.installed
 
 .PHONY: demo test docs pictures dist test-avx2 test-sse41 test-cluster test-wheel test-extras torture mutation locks licenses audit sbom check bench clean

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 from negvae.config import PRESETS, RunConfig
 from negvae.runs.artifact import read_config
 from tests.cli.test_commands import FAST, call
+from tests.conftest import blobs
 
 
 def trained(capsys, out, *arguments):
@@ -118,3 +120,17 @@ def test_how_images_are_decoded_in_a_file_gives_way_to_options_about_it(capsys, 
             call(capsys, "train", "--config", file, "--out", tmp_path / "run", *given)
         # A file without data describes how those that the command line names are decoded.
         assert (seen[-1].images is not None) == (kept or ("data" not in fields and "--data" in arguments))
+
+
+def test_too_few_photos_for_the_default_rate_are_told_in_one_line(tmp_path, capsys):
+    np.save(tmp_path / "x.npy", blobs(70, (1, 28, 28)).numpy())  # of which 14 are kept for tests
+    options = ["--epochs", "1", "--batch-size", "16", "--network", "pyramid", "--device", "cpu", "--no-heatmaps"]
+    code, text, error = call(capsys, "train", "--data", tmp_path / "x.npy", "--out", tmp_path / "few", *options)
+    assert code == 0
+    said = " ".join((text + error).split())
+    assert "target_fpr 0.05 needs 19 held-out inliers, there are 11: the threshold lies above all of the data" in said
+    code, text, error = call(
+        capsys, "train", "--data", tmp_path / "x.npy", "--out", tmp_path / "enough", *options, "--target-fpr", "0.1"
+    )
+    assert code == 0
+    assert "needs" not in text + error

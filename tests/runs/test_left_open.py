@@ -22,9 +22,9 @@ from tests.conftest import blobs
             MOST_OF_ONE_KIND + 1,
             False,
             "none",
-            "10,001 training images are more than 10,000 and no whole photos",
+            "10,001 training images are more than 10,000, and are tiles or do not",
         ),
-        (MOST_OF_ONE_KIND + 1, True, "turns", "10,001 training images whose mirror images look like them"),
+        (MOST_OF_ONE_KIND + 1, True, "turns", "10,001 training images that look like their mirror images"),
     ],
 )
 def test_the_number_of_images_and_their_mirror_images_decide_on_turns(images, photos, chosen, said):
@@ -64,8 +64,8 @@ def test_of_many_images_those_that_come_mirrored_take_turns(tmp_path, capsys, mo
     code, text, _ = call(capsys, "train", "--data", tmp_path / "x.npy", "--out", tmp_path / "run", *options)
     assert code == 0
     wanted = {
-        "none": "none, since 320 training images are more than 310 and no",
-        "turns": "turns, for 320 training images",
+        "none": "none, since 320 training images are more than 310, and are tiles or do not look",
+        "turns": "quarter turns, for 320 training images",
     }
     assert f"transformations: {wanted[chosen]}" in " ".join(text.split())
     assert NegVAEDetector.load(tmp_path / "run").config_.transformations == chosen
@@ -76,7 +76,7 @@ def test_the_command_line_decides_alike_and_the_folder_records_it(tmp_path, caps
     options = ["--network", "pyramid", "--epochs", "1", "--batch-size", "64", "--device", "cpu", "--no-heatmaps"]
     code, text, _ = call(capsys, "train", "--data", tmp_path / "x.npy", "--out", tmp_path / "run", *options)
     assert code == 0
-    assert "transformations: turns, for 320 training images" in " ".join(text.split())
+    assert "transformations: quarter turns, for 320 training images" in " ".join(text.split())
     assert NegVAEDetector.load(tmp_path / "run").config_.transformations == "turns"
 
 

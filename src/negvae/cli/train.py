@@ -39,7 +39,7 @@ PANELS = ("Data", "Model", "Negatives", "Training", "Calibration", "Machine")
 FIELDS = {field.name: field for field in dataclasses.fields(configs.RunConfig)}
 OPTIONS = {name: field for name, field in FIELDS.items() if field.metadata["unit"] != "mapping"}
 """The fields that have an option; a mapping is given in a file."""
-TURNS = "turns for 300 to 10,000 training images, or more that are photos, else none"
+TURNS = "turns for 300 to 10,000 training images or tiles, or more whole photos, else none"
 STEPS_OF_ROWS = "as many as make 500 steps"
 KINDS = {"str": str, "int": int, "float": float, "bool": bool}
 

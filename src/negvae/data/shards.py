@@ -18,10 +18,10 @@ def shards(files: Iterable[Span], spec: InputSpec, rows: int) -> Iterator[tuple[
 
     Large .npy files are cut between rows, and Parquet files of images between row groups; .npz files, tables of rows
     of features and files that cannot be read stay whole. Reading all shards in order gives the same rows and errors as
-    `stream`.
+    `negvae.data.streams.stream`.
 
     Args:
-        files: files as `spans` lists them; consumed as shards are requested.
+        files: files as `negvae.data.spans.spans` lists them; consumed as shards are requested.
         spec: form that the rows must have.
         rows: maximum number of rows in a shard, as far as files can be cut that small.
 

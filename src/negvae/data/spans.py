@@ -48,9 +48,10 @@ def spans(
     *,
     features: bool = False,
 ) -> Iterator[Span]:
-    """List all files of the inputs, in order; see `stream` for the arguments and the errors, which are raised first.
+    """List all files of the inputs, in order.
 
-    The CSV files in folders are listed if `features`: beside images, they hold labels and not rows to score.
+    The CSV files in folders are listed if `features`: beside images, they hold labels and not rows to score. For the
+    other arguments, and the errors, which are raised first, see `negvae.data.streams.stream`.
     """
     passed = LeftOut() if left_out is None else left_out
     endings = (*_ENDINGS, ".csv") if features else _ENDINGS

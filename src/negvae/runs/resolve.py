@@ -78,7 +78,8 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     Args:
         config: configuration of the run.
         log: called with each line that the user should see.
-        left_open: names of the fields that are open (see `fields_left_open` and `rows_to_hold_out`).
+        left_open: names of the fields that are open; see `fields_left_open` and
+            `negvae.runs.division.rows_to_hold_out`.
 
     Returns:
         Everything that training needs.
@@ -222,13 +223,13 @@ def _turns(training: int, photos: Callable[[], bool] | bool, log: Log) -> str:
     many = training > MOST_OF_ONE_KIND
     if many and not (photos() if callable(photos) else photos):
         log(
-            f"transformations: none, since {count} are more than {MOST_OF_ONE_KIND:,} and no whole photos, whose"
-            " mirror images would look like training images: ask for turns if all are of one kind"
+            f"transformations: none, since {count} are more than {MOST_OF_ONE_KIND:,}, and are tiles or do not look"
+            " like their mirror images: ask for turns if all are of one kind"
         )
         return "none"
     log(
-        f"transformations: turns, for {count}{' whose mirror images look like them' if many else ''}: none would be"
-        " quicker, and find fewer outliers of a similar kind"
+        f"transformations: quarter turns, for {count}{' that look like their mirror images' if many else ''};"
+        " without them (none) training is quicker, and fewer outliers that resemble the inliers are found"
     )
     return "turns"
 

@@ -257,6 +257,11 @@ def _held_against(
         config, result, inliers.training, inliers.held_out, maps, target_fpr=rate, confidence=config.confidence,
         groups=inliers.groups, owners=inliers.owners, log=log,
     )  # fmt: skip
+    if rate is None:
+        log(
+            f"target_fpr {TARGET_FPR:g} needs {least_held_out(TARGET_FPR)} held-out inliers, there are"
+            f" {inliers.held_out_images}: the threshold lies above all of the data; give more, or ask for a higher rate"
+        )
     log(f"calibrated: {calibration.describe()}")
     if inliers.absent:
         log(inliers.absent)
