@@ -9,6 +9,7 @@ import click
 import pytest
 import typer
 
+import negvae
 from negvae.cli.app import app
 from tests.cli.test_commands import call
 
@@ -131,3 +132,16 @@ def test_examples_name_the_scores_that_have_moved_alone():
     named = [line for line in lines if re.search(r"\b(drift\([^)]*\)|found)\.moved\b", line)]
     assert len(named) >= 2
     assert [line for line in named if "if each.moved" not in line] == []
+
+
+def test_the_reference_has_every_public_name():
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in sorted((DOCS / "reference").glob("*.md")))
+    single, modules = (
+        set(re.findall(rf"^\.\. auto(?:{kind}):: (\S+)$", pages, re.M)) for kind in ("class|function", "module")
+    )
+    missing = []
+    for public in set(negvae.__all__) - {"__version__"}:
+        home = getattr(negvae, public).__module__
+        if f"negvae.{public}" not in single and home not in modules:
+            missing.append(public)
+    assert not missing
