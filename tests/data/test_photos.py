@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from negvae.data.fit import fit_photo
 from negvae.data.formats import decode_image
-from negvae.data.photos import decode_photo, fit_photo, raw_pixels, read_header, read_photo
+from negvae.data.photos import decode_photo, raw_pixels, read_header, read_photo
 from negvae.decoding import Decoding
 
 RGB = Decoding(fit="tile", height=16, width=16, channels=3)

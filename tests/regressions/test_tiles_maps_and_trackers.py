@@ -21,7 +21,7 @@ from negvae.checksums import CHECKSUM
 from negvae.config import preset
 from negvae.data import streams
 from negvae.data.batches import Batch, InputSpec
-from negvae.data.photos import fit_photo
+from negvae.data.fit import fit_photo
 from negvae.data.rows import load_rows
 from negvae.data.streams import stream
 from negvae.decoding import Decoding

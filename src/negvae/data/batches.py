@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from negvae.data.catalog import Shape
+from negvae.data.fit import fit_photo, prepared
 from negvae.data.formats import MAX_PIXELS, DataError, Source, as_images, decode_image
 from negvae.data.formats.base import reason
 from negvae.data.formats.pixels import slack
-from negvae.data.photos import fit_photo, prepared, read_photo
+from negvae.data.photos import read_photo
 from negvae.data.tiling import Tiling, tiling
 from negvae.decoding import Decoding
 from negvae.messages import counted

@@ -25,7 +25,8 @@ from negvae.data.cache import cache_folder
 from negvae.data.formats.base import DataError, Source, reason
 from negvae.data.formats.encoded import in_order
 from negvae.data.formats.quiet import without_pillows_warnings
-from negvae.data.photos import PhotoHeader, raw_pixels, read_header, read_photo
+from negvae.data.photos import raw_pixels, read_header, read_photo
+from negvae.data.pillow import PhotoHeader
 from negvae.decoding import Decoding
 from negvae.files import replacing, state_of
 from negvae.messages import counted

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from negvae.config import RunConfig
 from negvae.data import Split
+from negvae.data.fit import fit_photo, prepared
 from negvae.data.folders import choose_decoding, look_at, read_photos
 from negvae.data.formats import IMAGE_ENDINGS, DataError, Source, as_images
 from negvae.data.load import image_files
-from negvae.data.photos import fit_photo, prepared, read_photo
+from negvae.data.photos import read_photo
 from negvae.data.tiling import Tiling
 from negvae.decoding import Decoding
 from negvae.detector.columns import column_names

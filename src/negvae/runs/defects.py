@@ -22,9 +22,9 @@ from rich.text import Text
 from sklearn.metrics import roc_auc_score
 
 from negvae.data.embedding import Encoder
+from negvae.data.fit import map_of_image
 from negvae.data.formats.folder import IMAGE_ENDINGS, walk
 from negvae.data.load import is_defect_layout
-from negvae.data.photos import map_of_image
 from negvae.data.streams import stream
 from negvae.data.tiling import resized
 from negvae.decoding import Decoding

@@ -15,10 +15,10 @@ from negvae.config import RunConfig
 from negvae.data import Split, is_path, load
 from negvae.data.catalog import lookup
 from negvae.data.fetch import HUB
+from negvae.data.fit import fit_photo, prepared
 from negvae.data.folders import PhotoSet, choose_decoding, look_at, read_photos, refuse_broken
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
-from negvae.data.photos import fit_photo, prepared
 from negvae.data.stores import is_uri
 from negvae.decoding import Decoding
 from negvae.files import home, write_text

@@ -14,9 +14,11 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from negvae.data.batches import Batch
+from negvae.data.fit import map_of_image
 from negvae.data.formats import IMAGE_ENDINGS
 from negvae.data.formats.encoded import HEATMAP, HEATMAP_KEY
-from negvae.data.photos import map_of_image, seen_as, upright
+from negvae.data.photos import seen_as
+from negvae.data.pillow import upright
 from negvae.data.tiling import blend, resized
 from negvae.decoding import Decoding
 from negvae.files import remove_leftovers, replacing, shortened

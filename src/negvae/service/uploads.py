@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from negvae.data.batches import Batch, InputSpec, from_memory
+from negvae.data.fit import fit_photo, prepared, reduced_size
 from negvae.data.formats.base import reason
 from negvae.data.formats.quiet import without_pillows_warnings
-from negvae.data.photos import fit_photo, prepared, read_header, reduced_size
+from negvae.data.photos import read_header
 from negvae.data.tiling import blend, tiling
 from negvae.messages import shown
 from negvae.service.guard import Refused
