@@ -159,12 +159,38 @@ def test_a_set_without_labels_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         one_class_runs, "load", lambda *a, **k: ImageSet("x", "train", np.zeros((4, 1, 28, 28)), None, "", "", ())
     )
-    code, _, error = call(
+    code, output, _ = call(
         capsys, "paper", "run", "one-class", "--profile", "smoke", "--only", "fashion-mnist-class0",
         "--results", tmp_path, "--out", tmp_path,
     )  # fmt: skip
-    assert code == 2
-    assert "has no labels" in error
+    assert code == 1
+    assert "fashion-mnist-class0-seed0 failed: ValueError" in " ".join(output.split())
+    assert "has no labels" in " ".join(output.split())
+
+
+def test_a_run_that_fails_does_not_end_the_others(tmp_path, monkeypatch, capsys):
+    def load(name, *given, **options):
+        if name == "fashion-mnist":
+            raise FileNotFoundError("fashion-mnist: not here")
+        return labeled(name, *given, **options)
+
+    monkeypatch.setattr(one_class_runs, "load", load)
+    code, output, _ = call(
+        capsys, "paper", "run", "one-class", "--profile", "smoke", "--only", "fashion-mnist-class0",
+        "--only", "cifar10-class0", "--seeds", 1, "--results", tmp_path / "results", "--out", tmp_path / "work",
+    )  # fmt: skip
+    assert code == 1
+    assert "fashion-mnist-class0-seed0 failed: FileNotFoundError: fashion-mnist: not here" in " ".join(output.split())
+    assert "1 of 2 runs have a result" in " ".join(output.split())
+
+
+def test_a_mean_just_below_its_goal_has_not_reached_it(monkeypatch):
+    area = one_class.GOALS["cifar10"] - 0.0004
+    content = {"evaluation": {"auc_combined": area}}
+    found = {data: {label: [content] for label in range(10)} for data in one_class.DATA}
+    row = next(row for row in one_class_show.means(found).rows if row[0] == "cifar10")
+    assert row[1:3] == ("0.86", "0.860")
+    assert row[5] == "no"
 
 
 def test_a_checkpoint_of_other_settings_is_set_aside_and_not_recorded(tmp_path, sets, capsys, monkeypatch):

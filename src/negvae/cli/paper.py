@@ -197,10 +197,14 @@ def _run_one_class(
         )
     log(f"{outcome.done} of {len(chosen)} runs have a result; see: negvae paper show {one_class.TABLE}"
         + ("" if recipe.name == "cpu" else f" --profile {recipe.name}"))  # fmt: skip
+    for name, message in outcome.failed.items():
+        log(f"{name} failed: {message}")
     if outcome.left:
         log(f"{outcome.left} are left ({outcome.stopped_by}); the same command goes on with them")
     if outcome.stopped_by in ("SIGINT", "SIGTERM"):
         raise typer.Exit(128 + signal.Signals[outcome.stopped_by])
+    if outcome.failed:
+        raise typer.Exit(1)
     if outcome.left:
         raise typer.Exit(3)
 

@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from negvae.cluster.connect import enter, explained, joined, open_mailbox, surro
 from negvae.config import RunConfig
 from negvae.files import need
 from negvae.model import build_vae
-from negvae.negatives import Mixture, NegativeSource, build_source
+from negvae.negatives import NegativeSource, build_source
 from negvae.paper.runner import sigterm_interrupts
 from negvae.registry import place_in_plugin
 from negvae.training.checkpoint import CHECKPOINT_SECONDS, load_checkpoint
@@ -78,18 +78,21 @@ class Team:
         budget: float | None = None,
         checkpoint_seconds: float = CHECKPOINT_SECONDS,
         on_progress: OnProgress | None = None,
+        auxiliary: Mapping[str, Tensor] | None = None,
     ) -> list[TrainingResult]:
-        """Train one run; arguments, result and exceptions are those of `train_seeds`.
+        """Train one run; other arguments, result and exceptions are those of `train_seeds`.
 
         Args:
             configs: the one run to train.
             images: inliers, uint8, N x C x H x W, or rows of features, floats, N x D x 1 x 1.
-            source: source of negatives; None for the baseline VAE.
+            source: source of negatives, which each worker builds anew as `config.negatives` says; None for the baseline
+                VAE.
             directories: folder of the run, which all nodes share.
             resume: whether the folder may hold a checkpoint; the workers continue from it if there is one.
             budget: number of seconds after which to stop with a checkpoint; None for no limit.
             checkpoint_seconds: number of seconds between checkpoints.
             on_progress: called with an update every few steps.
+            auxiliary: sets that the source draws on, as its notation names them.
 
         Returns:
             The trained model with its history, as a list of one.
@@ -105,7 +108,7 @@ class Team:
         deadline = None if budget is None else time.time() + budget
         with sigterm_interrupts(), joined(self.address) as ray:
             ending = self._run(
-                ray, config, images, source, directory.absolute(), deadline, checkpoint_seconds, on_progress
+                ray, config, images, auxiliary or {}, directory.absolute(), deadline, checkpoint_seconds, on_progress
             )
         model = build_vae(config, (int(images.shape[1]), int(images.shape[2]), int(images.shape[3])))
         restored = load_checkpoint(directory, model, {})
@@ -117,14 +120,15 @@ class Team:
         return [TrainingResult(model.eval(), progress, ending, read_metrics(directory))]
 
     def _run(
-        self, ray: Any, config: RunConfig, images: Tensor, source: NegativeSource | None, directory: Path,
+        self, ray: Any, config: RunConfig, images: Tensor, auxiliary: Mapping[str, Tensor], directory: Path,
         deadline: float | None, checkpoint_seconds: float, on_progress: OnProgress | None,
     ) -> str:  # fmt: skip
         """Let Ray Train carry out the job and pass on its messages; return why the job ended."""
         mailbox = open_mailbox(ray)
         job = {
             "config": config.to_dict(), "directory": str(directory), "command": surroundings(),
-            "images": ray.put(images.cpu().numpy()), "others": [ray.put(o.cpu().numpy()) for o in _auxiliary(source)],
+            "images": ray.put(images.cpu().numpy()),
+            "auxiliary": {name: ray.put(others.cpu().numpy()) for name, others in auxiliary.items()},
             "deadline": deadline, "checkpoint_seconds": checkpoint_seconds, "cpus": self.cpus, "mailbox": mailbox,
         }  # fmt: skip
         place = directory / ".ray"
@@ -192,15 +196,6 @@ class Team:
         return ending
 
 
-def _auxiliary(source: NegativeSource | None) -> list[Tensor]:
-    """Return the images of the data sets that a source draws on, each once, in the order in which they are named."""
-    if isinstance(source, Mixture):
-        found = [images for part in source.sources for images in _auxiliary(part)]
-        return list({id(images): images for images in found}.values())
-    images = getattr(source, "images", None)
-    return [images] if isinstance(images, Tensor) else []
-
-
 def train_share(job: dict[str, Any]) -> None:
     """Run the training loop on a worker's share of every batch; the first worker reports to the mailbox."""
     import ray
@@ -227,8 +222,10 @@ def train_share(job: dict[str, Any]) -> None:
             # The arrays lie read-only in memory that all workers of the node share; nothing writes to them.
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             images = torch.from_numpy(ray.get(job["images"]))
-            others = iter([torch.from_numpy(array).to(config.device) for array in ray.get(job["others"])])
-        source = build_source(config.negatives, lambda name: next(others))
+            auxiliary = {
+                name: torch.from_numpy(ray.get(array)).to(config.device) for name, array in job["auxiliary"].items()
+            }
+        source = build_source(config.negatives, auxiliary.__getitem__)
         if rank == 0:
             tell("size", size)
         result = train(

@@ -131,6 +131,10 @@ def held_back(images: Tensor) -> Tensor:
         A mask (N), on the images' device.
     """
     weights = torch.arange(1, images[:1].numel() + 1, device=images.device).square_().remainder_(_MANY)
-    sums = [(part.flatten(1) * weights).sum(1) for part in torch.split(images, 256)]
+    # Written in place: a small result kept after each large product would keep the products' memory from being reused.
+    sums = torch.empty(len(images), dtype=torch.int64, device=images.device)
+    for start in range(0, len(images), 256):
+        part = images[start : start + 256].flatten(1)
+        torch.sum(part * weights, 1, out=sums[start : start + 256])
     # The remainder by a prime first, since sums of few distinct intensities have common divisors.
-    return torch.cat(sums).remainder(_MANY).remainder(HELD_BACK) == 0
+    return sums.remainder(_MANY).remainder(HELD_BACK) == 0

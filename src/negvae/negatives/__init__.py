@@ -15,6 +15,7 @@ from negvae.negatives.sources import (
     check_negatives,
     check_source,
     check_values,
+    reads_model,
     unchanged,
 )
 
@@ -35,6 +36,7 @@ __all__ = [
     "check_source",
     "check_values",
     "parse",
+    "reads_model",
     "refuse_overlap",
     "unchanged",
 ]

@@ -62,6 +62,21 @@ class NegativeSource(Protocol):
         """
 
 
+def reads_model(source: NegativeSource) -> bool:
+    """Return whether a source's negatives depend on the model's weights, so that no batch can be drawn before a step.
+
+    Args:
+        source: source of negatives; one without the attribute `reads_model` may depend on them.
+
+    Returns:
+        The attribute `reads_model`, or True.
+
+    >>> reads_model(AddedNoise()), reads_model(Generated())
+    (False, True)
+    """
+    return bool(getattr(source, "reads_model", True))
+
+
 @contextmanager
 def unchanged(images: Tensor, who: str) -> Iterator[None]:
     """Refuse that a block changes images in place: the inliers of a batch are trained on after their negatives.
@@ -193,6 +208,7 @@ class Auxiliary:
     images: Tensor
     change: Transformation | None = None
     adversarial = False
+    reads_model = False
 
     def __post_init__(self) -> None:
         """Refuse what is no tensor, and a set without images."""
@@ -240,6 +256,7 @@ class AddedNoise:
 
     sigma: float = DEFAULT_NOISE
     adversarial = False
+    reads_model = False
 
     def __post_init__(self) -> None:
         """Refuse a sigma that adds no noise."""
@@ -263,6 +280,7 @@ class UniformNoise:
 
     largest: float = LARGEST
     adversarial = False
+    reads_model = False
 
     def __post_init__(self) -> None:
         """Refuse what is no intensity above 0."""
@@ -291,6 +309,7 @@ class Generated:
     """
 
     adversarial = True
+    reads_model = True
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Return the mean images of new codes."""
@@ -314,6 +333,7 @@ class Augmented:
 
     transformations: tuple[str | Transformation, ...] | None = None
     adversarial = False
+    reads_model = False
 
     def __post_init__(self) -> None:
         """Refuse unknown transformations, what is no tuple of them, and an empty one."""
@@ -404,6 +424,11 @@ class Mixture:
     def adversarial(self) -> bool:
         """Return whether the generator network is trained against any of the sources."""
         return any(source.adversarial for source in self.sources)
+
+    @property
+    def reads_model(self) -> bool:
+        """Return whether the negatives of any of the sources depend on the model's weights."""
+        return any(reads_model(source) for source in self.sources)
 
     def sample(self, positives: Tensor, model: VAE, generator: torch.Generator, rows: slice = EVERY) -> NegativeBatch:
         """Return the sources' batches one after the other, over consecutive shares of the (shuffled) positives."""

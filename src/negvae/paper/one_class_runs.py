@@ -6,7 +6,7 @@ import io
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from negvae.data import ImageSet, list_sets, load
 from negvae.files import locked
+from negvae.messages import with_type
 from negvae.negatives import build_source
 from negvae.paper.one_class import (
     BEFORE,
@@ -60,11 +61,13 @@ class OneClassOutcome:
         done: number of runs with a result, earlier ones included.
         left: number of runs without a result.
         stopped_by: "finished", "budget", or a signal's name.
+        failed: messages of runs that ended with an error, by name.
     """
 
     done: int
     left: int
     stopped_by: str
+    failed: Mapping[str, str] = field(default_factory=dict)
 
 
 def run_one_class(
@@ -91,13 +94,14 @@ def run_one_class(
         on_progress: called with the progress of training.
 
     Returns:
-        The outcome; SIGINT and SIGTERM end the command early, with a checkpoint.
+        The outcome; SIGINT and SIGTERM end the command early, with a checkpoint. A run that ends with an error leaves
+        the others as they are.
 
     Raises:
-        ValueError: if a data set has no labels, or a result is damaged.
+        ValueError: if a result is damaged.
     """
     deadline, stopped = None if budget is None else time.monotonic() + budget, "finished"
-    commit = source_commit()
+    commit, failed = source_commit(), dict[str, str]()
     for run in runs:
         if deadline is not None and time.monotonic() >= deadline:
             stopped = "budget"
@@ -110,7 +114,13 @@ def run_one_class(
                     continue
                 log(f"{run.name}: once more, since {', '.join(further)} is at hand now")
             left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
-            content, ending = _carry_out(run, profile, work / "one-class" / run.name, device, left, log, on_progress)
+            try:
+                content, ending = _carry_out(
+                    run, profile, work / "one-class" / run.name, device, left, log, on_progress
+                )
+            except Exception as error:  # one run's missing data or memory must not end a night of others
+                failed[run.name] = with_type(error)
+                continue
             if content is None:
                 stopped = ending
                 break
@@ -120,7 +130,7 @@ def run_one_class(
             figures = ", ".join(f"{one['auc_combined']:.3f}" for one in areas)
             log(f"{run.name}: combined {figures}, {content['provenance']['train_seconds']:.0f} s")
     done = sum(finished(run, profile, results) is not None for run in runs)
-    return OneClassOutcome(done, len(runs) - done, stopped)
+    return OneClassOutcome(done, len(runs) - done, stopped, failed)
 
 
 def _further_sets(run: Run, content: Result) -> list[str]:

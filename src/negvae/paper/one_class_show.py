@@ -69,10 +69,11 @@ def means(found: Found) -> DataTable:
         have = {label: each for label, each in found[data].items() if each and label is not None}
         ours = [spread([_area(one, "combined") for one in each]) for each in have.values()]
         figures = [each.mean for each in ours if each is not None]
-        mean = f"{sum(figures) / len(figures):.3f}" if figures else "-"
+        average = sum(figures) / len(figures) if figures else math.nan
+        mean = f"{average:.3f}" if figures else "-"
         seeds = [len(each) for each in have.values()]
         count = " to ".join(map(str, sorted({min(seeds), max(seeds)}))) if seeds else "-"
-        reached = "-" if len(figures) < CLASSES else "yes" if float(mean) >= GOALS[data] else "no"
+        reached = "-" if len(figures) < CLASSES else "yes" if average >= GOALS[data] else "no"
         others = [f"{one[data]:.3f}" if data in one else "-" for one in PUBLISHED.values()]
         lines.append((data, f"{GOALS[data]:g}", mean, f"{len(figures)} of {CLASSES}", count, reached, *others))
     published = (f"{name}, published" for name in PUBLISHED)

@@ -296,14 +296,14 @@ def charts(cell: CellResult) -> dict[str, Figure]:
 def _over_epochs(cell: CellResult) -> dict[str, Figure]:
     """Draw AUCs and likelihoods over the epochs: means over the seeds, with bands from the least to the largest."""
     images = cell.results[0]["curve_images"]
-    count = max(len(result["curve"]) for result in cell.results)
+    count = max((row["epoch"] for result in cell.results for row in result["curve"]), default=0)
     epochs = np.arange(1, count + 1)
 
     def over_seeds(key: str) -> NDArray[np.float64]:
         values = np.full((len(cell.results), count), math.nan)
         for seed, result in enumerate(cell.results):
-            for position, row in enumerate(result["curve"]):
-                values[seed, position] = float(row.get(key, math.nan))
+            for row in result["curve"]:
+                values[seed, row["epoch"] - 1] = float(row.get(key, math.nan))
         return values
 
     drawn = {}

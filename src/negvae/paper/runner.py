@@ -36,7 +36,7 @@ from negvae.paper.published import OOD, ROWS, Setting
 from negvae.paper.results import PICTURES, order_statistics, run_name, table_of
 from negvae.paper.store import Result, same_run, up_to_date
 from negvae.paper.unsupervised import ood_sets
-from negvae.paper.unsupervised_runs import evaluate, evenly, fitted
+from negvae.paper.unsupervised_runs import ensemble_size, evaluate, evenly, fitted, has_lower_seeds
 from negvae.report.samples import pictures, write_strips
 from negvae.runs.artifact import CONFIG, read_config
 from negvae.runs.provenance import provenance
@@ -84,13 +84,21 @@ class Plan:
         return [key for key in self.runs if self.finished(*key) is None]
 
     def groups(self) -> list[tuple[Setting, list[int]]]:
-        """Group the runs that are trained together: on a GPU all seeds of one setting, to fill it; else single runs."""
-        if resolve_device(self.device).type != "cuda":
-            return [(setting, [seed]) for setting, seed in self.runs]
+        """Group the runs that are trained together: on a GPU all seeds of one setting, to fill it; else single runs.
+
+        Runs that hold out inliers for calibration are single runs everywhere, as each has its own training images.
+        """
+        fills = resolve_device(self.device).type == "cuda"
+        groups: list[tuple[Setting, list[int]]] = []
         together: dict[Setting, list[int]] = {}
         for setting, seed in self.runs:
-            together.setdefault(setting, []).append(seed)
-        return list(together.items())
+            if setting in together:
+                together[setting].append(seed)
+                continue
+            groups.append((setting, [seed]))
+            if fills and not self.recipe.config(setting, seed).calibration:
+                together[setting] = groups[-1][1]
+        return groups
 
     def finished(self, setting: Setting, seed: int) -> Result | None:
         """Return the up-to-date result of a run; None if there is none."""
@@ -175,6 +183,7 @@ def run_plan(
                     work(plan, deadline, tell)
                 elif missing:
                     _work_together(plan, jobs, deadline, tell)
+                _complete_ensembles(plan, deadline, tell)
         except KeyboardInterrupt as signaled:
             outcome.stopped_by = str(signaled) or "SIGINT"
     left = {run_name(*key) for key in plan.missing()}
@@ -183,6 +192,26 @@ def run_plan(
         outcome.stopped_by = "budget"
     outcome.busy = [name for name in dict.fromkeys(outcome.busy) if name in left]
     return outcome
+
+
+def _complete_ensembles(plan: Plan, deadline: float | None, tell: Tell) -> None:
+    """Evaluate runs again whose scores of ensembles had to wait for runs of lower seeds, which are finished now."""
+    for setting, seed in plan.runs:
+        if not setting.variant or (size := ensemble_size(setting, seed)) == 1:
+            continue
+        if deadline is not None and time.monotonic() >= deadline:
+            return
+        name = run_name(setting, seed)
+        directory = plan.work / plan.profile / name
+        with locked(plan.work / plan.profile / f"{name}.lock") as mine:
+            content = plan.finished(setting, seed) if mine else None
+            if content is None or content["status"] != "finished" or content.get("ensemble", 1) == size:
+                continue
+            if has_lower_seeds(directory):
+                tell(Event("say", "", text=f"{name}: evaluated again, with the models of all lower seeds"))
+                sets = _test_sets(plan, setting, lambda text: tell(Event("say", "", text=text)))
+                measured = evaluate(setting, directory, sets.inliers, sets.others, plan.recipe.evaluation_limit)
+                table_of(plan.results, plan.recipe).put(name, content | measured)
 
 
 def _seconds(content: Result) -> float | None:

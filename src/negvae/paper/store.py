@@ -119,12 +119,17 @@ class ResultTable:
 
     def _lines(self) -> dict[str, tuple[str, Result]]:
         """Return the lines of the file, as text and as results, by name."""
-        lines = {}
+        lines, places = dict[str, tuple[str, Result]](), dict[str, int]()
         text = self.path.read_bytes() if self.path.exists() else b""
         for number, line in enumerate(text.split(b"\n"), 1):
             if line.strip():
                 result = self._result(line, f"{self.path}, line {number}", "the line", {"name"})
-                lines[str(result.pop("name"))] = line.decode(), result
+                name, read = str(result.pop("name")), (line.decode(), result)
+                if lines.setdefault(name, read) != read:
+                    raise ValueError(
+                        f"{self.path}: lines {places[name]} and {number} are different results of {name}; remove one"
+                    )
+                places.setdefault(name, number)
         return lines
 
     def _file(self, path: Path) -> Result | None:

@@ -41,7 +41,8 @@ def evaluate(
 
     Args:
         setting: setting of the run.
-        directory: folder of the run, named after its seed; folders of lower seeds beside it serve as its ensemble.
+        directory: folder of the run, named after its seed; the finished runs of all lower seeds in the folders beside
+            it are its ensemble, and if one is missing it has none.
         test: test set of the inliers.
         others: out-of-distribution sets by name, of the run's image shape.
         limit: largest number of images for the proxies and for `likelihood_regret`; None for `PROXY_IMAGES` and
@@ -59,7 +60,7 @@ def evaluate(
     assert calibration is not None  # the preset holds inliers out
     scorer = artifact.scorer()
     names = tuple(name for name in MEASURED if name != "prior_ratio" or setting.negatives != "none")
-    others_like_it = () if beyond.VARIANTS[setting.variant].ablation else _lower_seeds(artifact)
+    others_like_it = _lower_seeds(artifact) if ensemble_size(setting, artifact.config.seed) > 1 else ()
     if others_like_it and setting.variant == beyond.PLAIN:
         names, scorer = (*names, "waic"), replace(scorer, ensemble=tuple(each.model for each in others_like_it))
 
@@ -89,6 +90,28 @@ def evaluate(
     content["proxies"] = _proxies(artifact, scorer, limit)
     content["score_seconds"] = round(time.monotonic() - began, 1)
     return content
+
+
+def ensemble_size(setting: Setting, seed: int) -> int:
+    """Return the number of models that the scores of ensembles of a run are computed with: of its seed and all lower.
+
+    Args:
+        setting: setting of the run.
+        seed: seed of the run.
+
+    Returns:
+        The number; 1 for a run that has no such scores.
+    """
+    return 1 if beyond.VARIANTS[setting.variant].ablation else 1 + seed
+
+
+def has_lower_seeds(directory: Path) -> bool:
+    """Return whether the finished runs of all lower seeds lie beside a finished run's folder, as its ensemble."""
+    try:
+        artifact = load_artifact(directory, "cpu")
+    except (FileNotFoundError, ValueError):
+        return False
+    return artifact.finished and len(_lower_seeds(artifact)) == artifact.config.seed
 
 
 def evenly(images: Tensor, count: int) -> Tensor:
@@ -180,14 +203,15 @@ def _areas(inliers: ScoreArrays, outliers: ScoreArrays) -> dict[str, Any]:
 
 
 def _lower_seeds(artifact: Artifact) -> tuple[Artifact, ...]:
-    """Load the same run's models of lower seeds, as far as their folders exist."""
+    """Load the same run's models of all lower seeds; none if one is missing, not finished or of another run."""
     stem, _, seed = artifact.directory.name.rpartition("seed")
     found = []
     for lower in range(int(seed)):
         try:
             other = load_artifact(artifact.directory.with_name(f"{stem}seed{lower}"), "cpu")
         except (FileNotFoundError, ValueError):
-            continue
-        if replace(other.config, seed=artifact.config.seed) == artifact.config:
-            found.append(other)
+            return ()
+        if not other.finished or replace(other.config, seed=artifact.config.seed) != artifact.config:
+            return ()
+        found.append(other)
     return tuple(found)

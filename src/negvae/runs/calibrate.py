@@ -42,7 +42,6 @@ from negvae.scoring.references import References
 from negvae.scoring.scorer import REFERENCE_IMAGES, Scorer, calibrate
 from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import Owners
-from negvae.spacing import spread_rows
 from negvae.training.loop import TrainingResult
 
 _RULE = ("target_fpr", "confidence", "contamination")
@@ -223,7 +222,7 @@ def _open(directory: Path, device: str) -> Artifact:
 def _inliers(
     artifact: Artifact, data: str | None, groups: str | None, log: Log, limit: int | None
 ) -> tuple[Tensor | None, Tensor, list[str] | None, Owners | None]:
-    """Return up to `REFERENCE_IMAGES` training images (None if they were in memory), held-out inliers and groups.
+    """Return the training images (None if they were in memory), held-out inliers and groups.
 
     For tiled images these are tiles, with the images that they belong to.
     """
@@ -239,8 +238,6 @@ def _inliers(
     try:
         inliers = load_inliers(config, shape=shape, recorded=known, log=log)
         training, held_out = inliers.training, inliers.held_out
-        # Evenly taken, as `calibrate` would; the threshold then looks at held-out inliers and at this sample.
-        training = spread_rows(training, REFERENCE_IMAGES)
     except (ValueError, FileNotFoundError):
         if data is None or artifact.calibration is None or not artifact.calibration.reference.scales:
             raise

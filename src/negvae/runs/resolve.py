@@ -57,6 +57,7 @@ class ResolvedRun:
         source: source of negatives, with its images on the device; None for the baseline VAE.
         facts: entries for the run's folder: "data", a line on each set by its role, "data_sha256", and "encoder" if
             there is one.
+        auxiliary: the sets that the source of negatives draws on, as its notation names them, on the device.
     """
 
     config: RunConfig
@@ -64,6 +65,7 @@ class ResolvedRun:
     inliers: Inliers
     source: NegativeSource | None
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    auxiliary: dict[str, Tensor] = field(default_factory=dict)
 
 
 def _names_of_negatives() -> list[str]:
@@ -110,6 +112,8 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
     def load_auxiliary(name: str) -> Tensor:
         if os.path.expanduser(name) == config.data:
             raise ValueError(f"negatives {name} are the inliers themselves: choose another data set")
+        if name in auxiliary:  # several sources may draw on one set
+            return auxiliary[name]
         if config.images is not None:
             fitted = load_fitted(name, "train", config.images, max_broken=config.max_broken, log=log)
         else:
@@ -119,13 +123,15 @@ def resolve(config: RunConfig, log: Log = silent, left_open: Collection[str] = (
         tiles = None if tiled is None else ([tiled.training, tiled.held_out], fitted.owners)
         refuse_overlap([inliers.training, inliers.held_out], fitted.inputs, config.data, name, tiles)
         data[f"negatives {name}"], hashes[f"negatives {name}"] = fitted.description, fitted.sha256
-        return fitted.inputs.to(device)
+        return auxiliary.setdefault(name, fitted.inputs.to(device))
 
+    auxiliary: dict[str, Tensor] = {}
     source = build_source(config.negatives, load_auxiliary)
     count, columns = len(inliers.training), inliers.shape[0]
     photos = inliers.owners is None and partial(come_mirrored, inliers.training)
     config = fill_in(config, count, left_open, log, columns=columns, photos=photos)
-    return ResolvedRun(config, device, inliers, source, {"data": data, "data_sha256": hashes, **encoder})
+    facts = {"data": data, "data_sha256": hashes, **encoder}
+    return ResolvedRun(config, device, inliers, source, facts, auxiliary)
 
 
 def _check_rule(config: RunConfig, held_out: int) -> None:

@@ -146,7 +146,7 @@ def _run_alone(
                     log(f"warning: {text}")
                 write_recorded(directory, recorded)
                 write_skipped(directory, inliers.skipped)
-        more = {**options, "log": log} if trainer is train_seeds else options
+        more = options | ({"log": log} if trainer is train_seeds else {"auxiliary": resolved.auxiliary})
         results = trainer(configs, inliers.training, resolved.source, directories=directories, resume=resume, **more)
     for number, (each, directory, origin) in enumerate(zip(configs, directories, origins, strict=True)):
         result = results[number]

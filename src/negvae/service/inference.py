@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 INFER, INFER_VERSION = "/v2/models/{name}/infer", "/v2/models/{name}/versions/{version}/infer"
 """Paths of the routes of requests for scores."""
 EXTENSIONS = ["binary_tensor_data", "model_repository"]
+MOST_OPTIONS = 4096
+"""Bytes of a request that holds nothing but options, at most."""
 Name = Annotated[str, PathParameter(description="Name of the model.")]
 Version = Annotated[str, PathParameter(description="Version of the model; the only one is 1.")]
 
@@ -333,6 +335,8 @@ def _repository(router: APIRouter, service: Service) -> None:
 
 def _options(body: bytes, known: Collection[str]) -> dict[str, bool]:
     """Read the options of a request about the repository, and refuse those that would be left undone."""
+    if len(body) > MOST_OPTIONS:  # which would be read on the event loop, while all other requests wait
+        raise Refused(413, f"the request has {len(body):,} bytes; one with options has at most {MOST_OPTIONS:,}")
     try:
         return options(body, known)
     except ValueError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,13 @@ class History:
             write_metrics(directory, self.rows)
 
     def append(self, row: Row) -> None:
-        """Add the row of an epoch."""
+        """Add the row of an epoch, which is on disk before a checkpoint that counts it."""
         self.rows.append(row)
         if self.directory is not None:
             with (self.directory / METRICS).open("a", encoding="utf-8") as file:
                 file.write(_line(row))
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def read_metrics(directory: Path) -> list[Row]:

@@ -27,8 +27,9 @@ from negvae.device import autocast
 from negvae.model import VAE
 from negvae.model.shifted import ShiftEncoder, trained_on
 from negvae.model.vae import build_shift_encoder
+from negvae.spacing import spread_rows
 from negvae.training.halves import HALVES, Halves
-from negvae.training.symmetry import come_mirrored
+from negvae.training.symmetry import COMPARED, come_mirrored
 from negvae.training.weights import Weights
 
 KL_WEIGHT = 0.02
@@ -68,7 +69,7 @@ class ShiftLearner:
         assert model.shifted is not None
         self.config, self.model, self.precision = config, model, precision
         self.shifted = model.shifted
-        self.data = data[trained_on(data)]
+        self.data = data
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.weights = Weights(self.shifted.encoder, [], dtype, _optimizer)
         self.randomness = torch.Generator(data.device).manual_seed(config.seed + 0x5417)
@@ -82,9 +83,14 @@ class ShiftLearner:
         self.halves = Halves(self.shifted, self.weights, self._loss, data.device)
 
     @cached_property
+    def rows(self) -> Tensor:
+        """Rows of the data that are trained on; rows, since a copy of the images would double the memory they take."""
+        return trained_on(self.data).nonzero().flatten()
+
+    @cached_property
     def mirrored(self) -> bool:
         """Return whether half of the images are mirrored; not asked of learners that only measure a machine's speed."""
-        return come_mirrored(self.data)
+        return come_mirrored(self.data[spread_rows(self.rows, COMPARED)])
 
     def restart(self) -> None:
         """Go back to the start of the training, as for a run that has become longer."""
@@ -108,8 +114,8 @@ class ShiftLearner:
         """
         for group in self.weights.optimizer.param_groups:
             group["lr"] = self._learning_rate()
-        rows = torch.randint(len(self.data), (self.batch,), generator=self.randomness, device=self.data.device)
-        images = moved(self.model.prepare(self.data[rows]), self.randomness, MOVED * self.shifted.pooled)
+        rows = torch.randint(len(self.rows), (self.batch,), generator=self.randomness, device=self.data.device)
+        images = moved(self.model.prepare(self.data[self.rows[rows]]), self.randomness, MOVED * self.shifted.pooled)
         self._images = mirrored_by_chance(images, self.randomness) if self.mirrored else images
         self.halves.step()
         self.taken += 1

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from negvae.device import autocast
 from negvae.model import VAE
-from negvae.negatives import EVERY
+from negvae.negatives import EVERY, reads_model
 from negvae.training.batchnorm import has_batch_norm, share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import Helpers
 from negvae.training.objectives import Losses, TrainingBatch
@@ -73,6 +73,7 @@ class ThreadTeam:
         self.learner, self.workers = learner, 1
         self._adversarial = _is_adversarial(learner)
         self._meets = workers_meet(learner)
+        self._draws_ahead = not _reads_weights(learner)
         self._helpers = Helpers(lambda rank: partial(self._help, rank))
         self._parts: list[_Part] = []
         self._unfinished = False
@@ -126,7 +127,7 @@ class ThreadTeam:
             whole = learner.draw(learner.model, learner.randomness, rows, EVERY)
         else:
             whole, self._ahead = self._ahead[0], None
-        step = _Step(parts, rows, following, whole, None)
+        step = _Step(parts, rows, following if self._draws_ahead else None, whole, None)
         self._begin(step)
         if self._meets:
             own = self._peers(0).rows
@@ -250,6 +251,12 @@ def workers_meet(learner: Learner) -> bool:
 
 def _is_adversarial(learner: Learner) -> bool:
     return learner.source is not None and learner.source.adversarial
+
+
+def _reads_weights(learner: Learner) -> bool:
+    """Return whether drawing a batch may read what a step changes: the networks, or parameters of the likelihood."""
+    source = learner.source
+    return (source is not None and reads_model(source)) or any(True for _ in learner.model.likelihood.parameters())
 
 
 def _alone(tensor: Tensor) -> None:
