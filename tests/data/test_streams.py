@@ -139,7 +139,7 @@ def test_what_cannot_be_used_is_a_row(tmp_path):
         "e-bomb.png": "at most 100,000",
         "g-objects.npy": "Python objects",
         "j-empty.npy": "not a readable .npy",
-        "k.npz": "no image array",
+        "k.npz": "none of its arrays",
         "l.parquet": "not a readable Parquet",
         "m-shape.npy": "9 x 9",
     }.items():

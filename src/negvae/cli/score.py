@@ -115,8 +115,8 @@ def score(
     shard_rows: Annotated[
         int | None,
         option(
-            "Write parts of at most so many rows into the folder --out; 10,000 if left out. A .npz file or a table of"
-            " rows of features is one part.",
+            "Write parts of at most so many rows into the folder --out; if left out, 10,000, or as before with"
+            " --resume. A .npz file or a table of rows of features is one part.",
             "rows",
         ),
     ] = None,

@@ -20,7 +20,7 @@ import torch
 from negvae.cluster.connect import enter, explained, joined, lost_errors, surroundings, worker_capacity
 from negvae.data import stores
 from negvae.data.spans import Span
-from negvae.runs.parts import SHARD_ROWS, Job, Part, Parts, score_part, settings
+from negvae.runs.parts import Job, Part, Parts, score_part, settings
 from negvae.runs.score import Summary, open_scoring
 
 STORE_THREADS = 16
@@ -36,7 +36,7 @@ def score_on_cluster(
     *,
     address: str = "auto",
     resume: bool = False,
-    shard_rows: int = SHARD_ROWS,
+    shard_rows: int | None = None,
     cpus: float = 1.0,
     gpus: float = 0.0,
     batch_size: int = 500,
@@ -57,7 +57,8 @@ def score_on_cluster(
         out: folder to write to, new or empty unless `resume`; a path that all nodes see, or a URI.
         address: address of the cluster; see `negvae.cluster.connect.joined`.
         resume: whether to keep the parts that exist and to make the others only.
-        shard_rows: largest number of rows in a part, where a file can be cut; `resume` requires the same number.
+        shard_rows: largest number of rows in a part, where a file can be cut, which must be the same to resume; None
+            for 10,000, or for that of the folder to resume.
         cpus: number of processor cores for each actor.
         gpus: number of GPUs for each actor, which may be a fraction.
         batch_size: number of images that are scored at once.
@@ -76,9 +77,7 @@ def score_on_cluster(
         if value < least:
             raise ValueError(f"{name} is {value:g}: it must be at least {least:g}")
     scoring = open_scoring(directory, batch_size=batch_size, device="cpu", log=log, **options)
-    parts = Parts(
-        out.rstrip("/"), inputs, scoring, settings(directory, inputs, scoring, shard_rows, options), shard_rows
-    )
+    parts = Parts(out.rstrip("/"), inputs, scoring, settings(directory, inputs, scoring, options), shard_rows)
     options = {
         **options, "names": scoring.names, "precision": parts.settings["precision"], "batch_size": batch_size,
         "device": "cuda" if gpus else "cpu",

@@ -143,7 +143,9 @@ def failed_row(path: str, index: int | None, error: object, spec: InputSpec, loc
     """
     text = reason(error).replace(str(local), path) if local else reason(error)
     empty = np.zeros((1, *spec.shape), np.float64 if spec.features else np.uint8)
-    said = text.removeprefix(f"{path}:").strip() or "it cannot be read"  # no text would mean that nothing is wrong
+    named = " ".join(path.split())  # as `reason` has written a name with a line break
+    said = text.removeprefix(f"{path}:").removeprefix(f"{named}:").strip()
+    said = said or "it cannot be read"  # no text would mean that nothing is wrong
     return Batch([path], [index], [said], empty, _none(spec))
 
 

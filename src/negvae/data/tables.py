@@ -79,11 +79,7 @@ def column_names(path: Path | str) -> tuple[str, ...]:
             name, or the first line of a CSV file holds values.
     """
     names = _names(path)
-    if str(path).lower().endswith(".csv") and _are_values(names):
-        raise DataError(
-            f"{path}: its first line holds the names of the columns, and these are numbers ({', '.join(names[:3])}):"
-            " write a line of names above the values, or names that are no numbers"
-        )
+    _refuse_values(path, names)
     for place, name in enumerate(names):
         if _ROW_NUMBERS.fullmatch(name):
             called = f"is called {name}" if name else "has no name"
@@ -119,9 +115,19 @@ def _names(path: Path | str) -> tuple[str, ...]:
     with reading(path, "table"):  # names are decoded as they are asked for
         names = tuple(_schema(str(path)).names)
     if len(set(names)) < len(names):
+        _refuse_values(path, names)
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"{path}: two columns are called {twice!r}: columns are found by their names")
     return names
+
+
+def _refuse_values(path: Path | str, names: Sequence[str]) -> None:
+    """Refuse a CSV file without a line of names."""
+    if str(path).lower().endswith(".csv") and _are_values(names):
+        raise DataError(
+            f"{path}: its first line holds the names of the columns, and these are numbers ({', '.join(names[:3])}):"
+            " write a line of names above the values, or names that are no numbers"
+        )
 
 
 def _are_values(names: Sequence[str]) -> bool:

@@ -19,6 +19,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from negvae.data.formats import DataError
 from negvae.data.tiling import blend
 from negvae.decoding import Decoding
 from negvae.detector.decisions import Decisions
@@ -26,7 +27,7 @@ from negvae.detector.fitting import Fitting
 from negvae.detector.groups import warn_of_small_groups, with_groups
 from negvae.detector.inputs import refuse_two_splits, repeatable
 from negvae.detector.parameters import parameters_of, plain_parameters, translated
-from negvae.detector.photos import each_photo
+from negvae.detector.photos import each_photo, without_broken
 from negvae.detector.plots import HeatmapsDisplay, LatentDisplay
 from negvae.detector.shifted import ShiftedPValues
 from negvae.device import autocast, own_state, resolve_device
@@ -451,7 +452,8 @@ class NegVAEDetector(
         guarantee then applies to data from the source of the new inliers.
 
         Args:
-            X: inliers that the model was not trained on, in any form that X of `fit` may have.
+            X: inliers that the model was not trained on, in any form that X of `fit` may have; the broken files of a
+                folder are left out, with a warning.
             groups: group of each inlier (see `fit`); None means no groups.
             target_fpr: new rate of false alarms; None keeps the current rule.
             confidence: probability with which the rate is to hold; None keeps the current one, or drops it if
@@ -469,7 +471,13 @@ class NegVAEDetector(
         if before.contamination and target_fpr is None:
             raise ValueError("the threshold was set by a contamination of the training data: give a target_fpr")
         X, labels = with_groups(X, groups, columns=self._names_in_files())
-        found, stored = self._scores(X, list(before.scores))
+        try:
+            found, stored = self._scores(X, list(before.scores))
+        except (DataError, FileNotFoundError):
+            if (rest := without_broken(X, self.config_.images, self.model_.shape)) is None:
+                raise
+            found, stored = self._scores(rest[0], list(before.scores))
+            labels = None if labels is None else [labels[row] for row in np.flatnonzero(rest[1])]
         refuse_seen(stored, self._recorded.trained, "X")
         scores = {name: values.astype(np.float64) for name, values in found.items()}
         check_inlier_labels(labels, len(scores[before.score]))

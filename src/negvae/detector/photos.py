@@ -133,6 +133,33 @@ def readable(photos: Photos, decoding: Decoding) -> NDArray[np.bool_]:
     return np.array([name not in broken for name, _ in photos.sources])
 
 
+def without_broken(
+    data: Any, decoding: Decoding | None, shape: tuple[int, int, int]
+) -> tuple[Any, NDArray[np.bool_]] | None:
+    """Leave the broken files of a folder out, of which a warning tells.
+
+    Args:
+        data: data in any form that `negvae.NegVAEDetector` takes.
+        decoding: how images are decoded; None for images of the model's own size, of which others count as broken.
+        shape: shape of the model's inputs, C x H x W.
+
+    Returns:
+        The other files, and a mask (N) of them; None if the data is no folder, or nothing in it is broken.
+
+    Raises:
+        ValueError: if too many files are broken.
+    """
+    photos = photos_of(data, "test")
+    if photos is None or not photos.folder:
+        return None
+    channels, height, width = shape
+    exact_size = Decoding(fit="exact", height=height, width=width, channels=channels)
+    if (whole := readable(photos, decoding or exact_size)).all():
+        return None
+    warn_caller(f"{photos.name}: {left_out(len(whole) - int(whole.sum()))}")
+    return photos.part(whole).array, whole
+
+
 @dataclass(frozen=True)
 class Divisible:
     """Inliers of which parts can be taken.

@@ -67,7 +67,8 @@ class Parts:
         inputs: files, folders, patterns or names of sets, as `negvae.data.streams.stream` takes them.
         scoring: model and options that score the parts.
         settings: settings that determine the rows; a folder that was begun with others is refused.
-        shard_rows: maximum number of rows in a part, as far as files can be cut that small.
+        shard_rows: maximum number of rows in a part, as far as files can be cut that small; None for that of the folder
+            to resume, or else `SHARD_ROWS`.
         made: finished parts, in no particular order.
         left_out: files in the input folders that are neither images nor arrays.
     """
@@ -76,13 +77,13 @@ class Parts:
     inputs: Sequence[str]
     scoring: Scoring
     settings: dict[str, Any]
-    shard_rows: int
+    shard_rows: int | None = None
     made: list[Part] = field(default_factory=list)
     left_out: LeftOut = field(default_factory=LeftOut)
 
     def __post_init__(self) -> None:
         """Look up the inputs before anything is written."""
-        if self.shard_rows < 1:
+        if self.shard_rows is not None and self.shard_rows < 1:
             raise ValueError(f"shard rows is {self.shard_rows}: it must be at least 1")
         if not self.folder:  # as from a variable of a shell that is not set: the files would go to the root
             raise ValueError("--out is empty or /: name a folder for the parts")
@@ -100,6 +101,10 @@ class Parts:
         Raises:
             ValueError: if the folder holds something else, or parts that were made with other settings.
         """
+        if self.shard_rows is None:
+            begun = _begun_with(self.folder) if resume else {}
+            self.shard_rows = begun.get("shard_rows", SHARD_ROWS)
+        self.settings["shard_rows"] = self.shard_rows
         self._done = _open_folder(self.folder, self.settings, resume)
 
     def todo(self) -> Iterator[Job]:
@@ -112,6 +117,7 @@ class Parts:
             ValueError: if a part was made from other files or rows than its shard now has, or the first table lacks
                 the column of groups.
         """
+        assert self.shard_rows is not None  # since `open`
         for number, shard in enumerate(shards(self._files, self.scoring.wanted, self.shard_rows)):
             if self.scoring.label is not None:
                 self.scoring.label.require_column(span.path for span in shard if not span.error)
@@ -197,7 +203,7 @@ def score_to_folder(
     out: str,
     *,
     resume: bool = False,
-    shard_rows: int = SHARD_ROWS,
+    shard_rows: int | None = None,
     batch_size: int = 500,
     device: str = "auto",
     on_rows: Callable[[int], None] = lambda rows: None,
@@ -215,7 +221,8 @@ def score_to_folder(
         inputs: files, folders, patterns or names of sets, as `negvae.data.streams.stream` takes them.
         out: path or URI of the folder to write to, new or empty unless `resume`.
         resume: whether to keep the parts that are already there and make only the others.
-        shard_rows: maximum number of rows in a part, as far as files can be cut that small; must be the same to resume.
+        shard_rows: maximum number of rows in a part, as far as files can be cut that small, which must be the same to
+            resume; None for `SHARD_ROWS`, or for that of the folder to resume.
         batch_size: number of images scored at once.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         on_rows: called after every part with the number of rows that this call has scored.
@@ -229,9 +236,7 @@ def score_to_folder(
         ValueError: if an option is invalid, or `out` holds parts that do not match.
     """
     scoring = open_scoring(directory, batch_size=batch_size, device=device, log=log, **options)
-    parts = Parts(
-        out.rstrip("/"), inputs, scoring, settings(directory, inputs, scoring, shard_rows, options), shard_rows
-    )
+    parts = Parts(out.rstrip("/"), inputs, scoring, settings(directory, inputs, scoring, options), shard_rows)
     parts.open(resume)
     started, rows = time.monotonic(), 0
     for job in parts.todo():
@@ -242,16 +247,13 @@ def score_to_folder(
     return parts.finish(started, log)
 
 
-def settings(
-    directory: Path, inputs: Sequence[str], scoring: Scoring, shard_rows: int, options: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the settings that determine the rows.
+def settings(directory: Path, inputs: Sequence[str], scoring: Scoring, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that determine the rows, but for the number of rows in a part.
 
     Args:
         directory: folder of the run.
         inputs: inputs as the user named them.
         scoring: model and options that score the parts.
-        shard_rows: maximum number of rows in a part.
         options: further options of `score_to_folder`, by name.
 
     Returns:
@@ -267,7 +269,7 @@ def settings(
     return {
         "inputs": list(inputs), "models": models, "scores": list(scoring.names),
         "target_fpr": options.get("target_fpr"), "confidence": options.get("confidence"),
-        "groups": options.get("groups"), **wanted, "precision": precision, "shard_rows": shard_rows,
+        "groups": options.get("groups"), **wanted, "precision": precision,
     }  # fmt: skip
 
 
@@ -306,17 +308,34 @@ def _open_folder(folder: str, settings: dict[str, Any], resume: bool) -> dict[st
         )
     if MANIFEST not in names:
         raise ValueError(f"--out {folder} has no {MANIFEST}: `negvae score` did not begin it")
-    with stores.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
-        try:
-            before = dict(from_json(file.read())["settings"])
-        except (ValueError, KeyError, TypeError):
-            raise ValueError(f"{folder}/{MANIFEST}: damaged; take another --out") from None
+    before = _begun_with(folder)
     for name, value in json.loads(json.dumps(settings)).items():
-        if before.get(name) != value:
+        if _without_slashes(before.get(name)) != _without_slashes(value):
             raise ValueError(
-                f"--out {folder} was begun with {name} {before.get(name)}, not {value}: take another --out"
+                f"--out {folder} was begun with {name} {before.get(name)}, not {value}: give the same, or take another"
+                " --out"
             )
     return {name: _read_part(folder, name) for name in names if name.startswith("part-")}
+
+
+def _begun_with(folder: str) -> dict[str, Any]:
+    """Return the settings that a folder was begun with; none if it has no manifest."""
+    try:
+        with stores.open_file(f"{folder}/{MANIFEST}", whole=True) as file:
+            return dict(from_json(file.read())["settings"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f"{folder}/{MANIFEST}: damaged; take another --out") from None
+
+
+def _without_slashes(value: Any) -> Any:
+    """Return a setting with names of folders as they are without a slash at their end, which shells may add."""
+    return (
+        [_without_slashes(each) for each in value]
+        if isinstance(value, list)
+        else (value.rstrip("/") or value if isinstance(value, str) else value)
+    )
 
 
 def _read_part(folder: str, name: str) -> Part:

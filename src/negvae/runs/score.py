@@ -320,7 +320,8 @@ class _Counts:
         rows, errors, outliers = count_rows(table)
         if errors and not self.first_error:
             row = pc.index(table.column("error").is_valid(), True).as_py()
-            self.first_error = f"{table.column('path')[row]}: {table.column('error')[row]}"
+            path = str(table.column("path")[row]).replace("\n", "\\n")  # the message has one line
+            self.first_error = f"{path}: {table.column('error')[row]}"
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         if self.rows > self.shown:
             self.show(self.rows)

@@ -6,6 +6,7 @@ which inliers were trained on.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,11 +18,14 @@ from torch import Tensor
 from negvae.config import RunConfig
 from negvae.data import DATASETS, ImageSet, Split, is_path, load
 from negvae.data.catalog import Shape
+from negvae.data.fetch import HUB
 from negvae.data.folders import look_at
 from negvae.data.formats import DataError
 from negvae.data.formats.folder import LeftOut
 from negvae.data.load import image_files
+from negvae.data.stores import is_uri
 from negvae.decoding import Decoding
+from negvae.files import home
 from negvae.messages import Log, counted, silent
 from negvae.runs.division import divide, held_out_rows, rows_to_hold_out
 from negvae.runs.folders import (
@@ -119,7 +123,7 @@ def load_inliers(
     if config.takes_features:
         return _rows(config, known, columns, left_open)
     if recorded is not None:
-        refuse_memory(config, recorded)
+        refuse_unavailable(config, recorded)
     skipped = collector()
     disjoint = known.source != WHOLE
     files = _folder_files(config, disjoint, skipped, log if recorded is None else silent)
@@ -131,7 +135,9 @@ def load_inliers(
         found = load(
             config.data, "train", fetch=fetch, limit=config.limit, shape=shape, disjoint_from_train=disjoint, log=log
         )
-    except DataError:
+    except DataError as error:
+        if where := difference(known, config.data):
+            raise ValueError(f"{config.data} has changed since the run was trained ({where}): {error}") from None
         if recorded is not None or not files:
             raise
         # All headers are in order, and some pixels are not: those images are left out.
@@ -197,8 +203,8 @@ def _rows(config: RunConfig, known: Recorded, columns: tuple[str, ...], left_ope
     from negvae.runs.embed import training_rows
 
     refuse_fitting(config)
-    if known.source == MEMORY:
-        refuse_memory(config, known)
+    if known.sha256 is not None or known.source == MEMORY:
+        refuse_unavailable(config, known)
     found = training_rows(config, columns)
     if known.sha256 is not None and found.sha256 != known.sha256:
         what = config.data if config.embed is None else f"{config.data}, or the encoder {config.embed},"
@@ -252,7 +258,7 @@ def load_test_set(
         ValueError: if it cannot be determined which images the run was not trained on.
     """
     if recorded is not None:
-        refuse_memory(config, recorded)
+        refuse_unavailable(config, recorded)
     found = load_as_stored(
         config.data, "test", shape=shape, limit=limit, disjoint=True, max_broken=config.max_broken, log=log
     )
@@ -291,7 +297,7 @@ def load_test_photos(
     """
     assert config.images is not None
     if recorded is not None:
-        refuse_memory(config, recorded)
+        refuse_unavailable(config, recorded)
         if recorded.source == WHOLE:
             raise ValueError(f"all of {config.data} was trained on: name other inliers with --data")
         load_inliers(config, recorded=recorded)  # refuses a folder that has changed
@@ -349,20 +355,27 @@ def _as_stored(images: ImageSet) -> FittedSet:
     return FittedSet(found, np.arange(len(found)), describe(images), images.sha256, stand_in=stands_in)
 
 
-def refuse_memory(config: RunConfig, recorded: Recorded) -> None:
-    """Refuse to load inliers that the caller held in memory.
+def refuse_unavailable(config: RunConfig, recorded: Recorded) -> None:
+    """Refuse to load inliers that the caller held in memory, or whose path leads nowhere from here.
 
     Args:
         config: configuration of the run.
         recorded: inliers that the run's folder records.
 
     Raises:
+        FileNotFoundError: if the path of the training data is not found.
         ValueError: if the inliers were in memory.
     """
-    known = is_path(config.data) or DATASETS.get(config.data) is not None or config.data.startswith("hf:")
+    remote = config.data.startswith(HUB) or is_uri(config.data)
+    known = remote or is_path(config.data) or DATASETS.get(config.data) is not None
     if recorded.source == MEMORY or (recorded.sha256 is None and not known):
         raise ValueError(
             f"the inliers ({config.data}) were in memory and are not kept: name others of their kind with --data"
+        )
+    if not remote and DATASETS.get(config.data) is None and not home(config.data).exists():
+        raise FileNotFoundError(
+            f"{config.data}: the run was trained on this data, and there is no such file or folder, looked for from"
+            f" {os.getcwd()}: run the command where the run was trained, or name inliers with --data"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -294,12 +295,20 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
     if epochs < (done := read_progress(directory).epoch):
         raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {epochs}")
     for name, value in asked.items():
-        if name != "epochs" and value != getattr(config, name):
+        if name != "epochs" and value != (begun := getattr(config, name)) and not _same_place(value, begun):
             raise ValueError(
                 f"{directory} was started with {name} {getattr(config, name)}, not {value}:"
                 " leave the option out, or take another --out"
             )
     return dataclasses.replace(config, epochs=epochs)
+
+
+def _same_place(one: Any, other: Any) -> bool:
+    """Return whether two texts are paths of one file or folder."""
+    try:
+        return os.path.samefile(one, other)
+    except (OSError, TypeError, ValueError):
+        return False
 
 
 def _recorded(config: RunConfig, resolved: ResolvedRun) -> Recorded:

@@ -211,6 +211,7 @@ def _turn(
         for batch in read([Span(path) for path, _ in places], wanted):
             for row in _rows(batch, scorer, encoder, watched):
                 row["mtime_ns"] = changed.get(row["path"], 0)
+                row |= {name: row[name] and shown(row[name]) for name in ("path", "error")}
                 rows.write((json.dumps(row, ensure_ascii=True) + "\n").encode())
                 if row["change"]:
                     log(f"the stream has changed: after {row['seen']:,} inputs, at {row['path']}")
@@ -309,7 +310,7 @@ def _known(path: Path) -> set[Place]:
         for number, line in enumerate(lines, 1):
             try:
                 row = from_json(line)
-                known.add((str(row["path"]), int(row["mtime_ns"])))
+                known.add(_named((str(row["path"]), int(row["mtime_ns"]))))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path}: line {number} is damaged ({_line(error)}); take another folder") from None
     return known
@@ -398,13 +399,13 @@ def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: boo
         own = out.resolve()
         while not should_stop():
             now = time.time_ns()
-            found = [place for place in _places(folder, own, features) if place not in known]
+            found = [place for place in _places(folder, own, features) if _named(place) not in known]
             # A file from the future is one that a clock elsewhere dates.
             ready = [place for place in found if not 0 <= now - place[1] < settle * 1e9]
             ready.sort(key=lambda place: (place[1], place[0]))
             for start in range(0, len(ready), TURN):
                 turn = ready[start : start + TURN]
-                known.update(turn)
+                known.update(map(_named, turn))
                 yield turn
                 if should_stop():
                     return
@@ -449,8 +450,8 @@ def _piped(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[
             ended = line is None
             if line:
                 place = _place(line)
-                if place not in known:
-                    known.add(place)
+                if _named(place) not in known:
+                    known.add(_named(place))
                     turn.append(place)
         if turn:
             yield turn
@@ -470,6 +471,11 @@ def _standard_input() -> Iterator[str]:
         return
     with open(descriptor, "rb", closefd=False) as file:
         yield from map(os.fsdecode, file)
+
+
+def _named(place: Place) -> Place:
+    """Return a file by the name that rows have for it, in which bytes that are not UTF-8 are codes."""
+    return shown(place[0]), place[1]
 
 
 def _place(path: str) -> Place:

@@ -133,8 +133,8 @@ def image_key(path: Path, split: str) -> str:
     if len(rest) == 1:
         return str(rest[0])
     raise DataError(
-        f"{path}: no image array for the {split} split among ({', '.join(sorted(here)[:8]) or 'no keys'}); "
-        "call it images, x, data, arr_0, or x_train and x_test"
+        f"{path}: none of its arrays ({', '.join(sorted(here)[:8]) or 'no keys'}) has a name of the {split} data:"
+        " call it images, x, data or arr_0, or, of a train and a test part, x_train and x_test"
     )
 
 
