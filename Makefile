@@ -49,7 +49,8 @@ check: $(STAMP)
 NODE_PACKAGES := axe-core@4.14.1 onnxruntime-node@1.30.0 onnxruntime-web@1.30.0 dockerfile-utils@0.16.3
 
 # One thread in each of two processes: threads of two processes that share two cores slow one another.
-PYTEST := $(BIN)/pytest -n 2 --dist loadfile
+# A process of the tests that crashes is not replaced: with files as units, pytest-xdist may wait for ever after that.
+PYTEST := $(BIN)/pytest -n 2 --dist loadfile --max-worker-restart 0
 
 test: $(STAMP) .node/.installed .pytorch-ood/.installed check
 	OMP_NUM_THREADS=1 $(PYTEST)
