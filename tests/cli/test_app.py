@@ -131,7 +131,7 @@ def test_help_shows_what_the_preset_gives(capsys):
     assert "[default: gray]" in gray
     assert "[default: 100, more for little data]" in gray
     numbers = f"{FEWEST_TO_TURN} to {MOST_OF_ONE_KIND:,}"
-    turns = f"[default: turns for {numbers} training images, or more that are photos, else none]"
+    turns = f"[default: turns for {numbers} training images or tiles, or more whole photos, else none]"
     assert [turns in text for text in (usual, gray, generated)] == [True, False, True]
     assert "[default: unsupervised]" in generated
     panels = ["Data", "Model", "Negatives", "Training", "Calibration", "Machine", "Cluster"]
