@@ -331,11 +331,9 @@ def _begun_with(folder: str) -> dict[str, Any]:
 
 def _without_slashes(value: Any) -> Any:
     """Return a setting with names of folders as they are without a slash at their end, which shells may add."""
-    return (
-        [_without_slashes(each) for each in value]
-        if isinstance(value, list)
-        else (value.rstrip("/") or value if isinstance(value, str) else value)
-    )
+    if isinstance(value, list):
+        return [_without_slashes(each) for each in value]
+    return (value.rstrip("/") or value) if isinstance(value, str) else value
 
 
 def _read_part(folder: str, name: str) -> Part:
