@@ -32,7 +32,7 @@ from negvae.report.tables import DataTable
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.pictures import palette, picture
-from negvae.runs.provenance import provenance
+from negvae.runs.provenance import described_data, provenance
 from negvae.runs.recorded import read_recorded
 from negvae.runs.score import scores_of
 from negvae.runs.sets import load_inliers
@@ -453,7 +453,7 @@ def _map(artifact: Artifact, findings: Findings, sample: Columns) -> Section:
 
 def _provenance(artifact: Artifact, calibration: Calibration, inputs: Sequence[str]) -> Markup:
     now, then = provenance(artifact.config, artifact.scorer()), artifact.provenance
-    data = then.get("data", {})
+    data = described_data(then)
     return document.facts(
         {
             "Input": ", ".join(map(str, inputs)),

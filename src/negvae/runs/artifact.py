@@ -215,7 +215,7 @@ def read_config(directory: Path) -> tuple[RunConfig, tuple[int, int, int], dict[
     if not {"run", "shape", "provenance"} <= content.keys() or not isinstance(content["run"], dict):
         raise ValueError(f"{path}: expected the sections run, shape and provenance")
     shape, provenance = content["shape"], content["provenance"]
-    if not (isinstance(shape, list) and len(shape) == 3 and all(isinstance(size, int) for size in shape)):
+    if not (isinstance(shape, list) and len(shape) == 3 and all(type(size) is int for size in shape)):
         raise ValueError(f"{path}: shape is {reprlib.repr(shape)}, expected three whole numbers [C, H, W]")
     if not isinstance(provenance, dict):
         raise ValueError(f"{path}: provenance must be a mapping")

@@ -8,6 +8,7 @@ from typing import Any
 
 from negvae.config import RunConfig
 from negvae.files import write_text
+from negvae.runs.provenance import described_data
 from negvae.scoring.calibration import Calibration
 from negvae.scoring.certificates import CONFIDENCE
 from negvae.scoring.combination import ADDED
@@ -52,7 +53,7 @@ def write_calibration_card(directory: Path, calibration: Calibration) -> None:
 def _of_run(config: RunConfig, result: TrainingResult, provenance: dict[str, Any]) -> str:
     """Say what the model is, what it was trained on, and how it was made."""
     last = result.history[-1] if result.history else {}
-    data = provenance.get("data", {})
+    data = described_data(provenance)
     lines = [
         f"# VAE trained on {config.data}",
         "",

@@ -28,7 +28,7 @@ from negvae.data.streams import stream
 from negvae.data.tables import is_table, texts
 from negvae.files import home
 from negvae.messages import counted
-from negvae.runs.artifact import Artifact, read_section
+from negvae.runs.artifact import CONFIG, Artifact, read_section
 from negvae.runs.folders import BROKEN
 from negvae.runs.groups import check_named, groups_of_files
 from negvae.scoring.groups import FOLDERS
@@ -50,7 +50,10 @@ def spec_of(artifact: Artifact, encoder: Encoder | None, resize: bool, max_pixel
 def columns_of(artifact: Artifact) -> tuple[str, ...]:
     """Return the names of the columns that a model of rows was trained on; empty if they had none."""
     section = read_section(artifact.directory, "detector")
-    return tuple(map(str, section.get("feature_names") or section.get("columns") or ()))
+    columns = section.get("feature_names") or section.get("columns") or ()
+    if not isinstance(columns, list | tuple):
+        raise ValueError(f"{artifact.directory / CONFIG}: the names of columns are {columns!r}, expected a list")
+    return tuple(map(str, columns))
 
 
 def inputs_of(images: NDArray[Any], encoder: Encoder | None) -> NDArray[Any]:
@@ -90,13 +93,16 @@ def encoder_of(artifact: Artifact, path: Path | str | None = None) -> Encoder | 
 
     Raises:
         FileNotFoundError: if the encoder does not exist at that path.
-        ValueError: if the encoder is another one, or `path` is given and the model was trained without an encoder.
+        ValueError: if the encoder is another one, `path` is given and the model was trained without an encoder, or
+            config.yaml is damaged.
     """
     known = artifact.provenance.get("encoder")
     if not known:
         if path is not None:
             raise ValueError(f"{artifact.directory} was trained without an encoder: leave out --embed")
         return None
+    if not (isinstance(known, dict) and "sha256" in known):
+        raise ValueError(f"{artifact.directory / CONFIG}: encoder in provenance has no sha256")
     encoder = load_encoder(path or str(artifact.config.embed), str(known["sha256"]))
     return replace(encoder, upright=bool(known.get("upright")))
 

@@ -232,8 +232,9 @@ def _refuse_shape(what: str, images: FittedSet, artifact: Artifact) -> None:
 def _row(comparison: Comparison, artifact: Artifact, sha256: str, judged: str) -> dict[str, Any]:
     """Return the figures of one set, with the shares that the run's decision calls outliers by the scores `judged`."""
     named = comparison.ood in auxiliary_names(artifact.config.negatives)
-    hashes: dict[str, str] = artifact.provenance.get("data_sha256", {})
-    served = named or sha256 in [each for role, each in hashes.items() if role.startswith("negatives ")]
+    hashes = artifact.provenance.get("data_sha256")
+    by_role = hashes if isinstance(hashes, dict) else {}
+    served = named or sha256 in [each for role, each in by_role.items() if role.startswith("negatives ")]
     shown = {name: metrics for name, metrics in comparison.detection.items() if name != _DECISION}
     values = {**replace(comparison, detection=shown).row(), "served_as_negatives": served}
     if (calibration := artifact.calibration) is not None:

@@ -28,7 +28,7 @@ from negvae.data.streams import read
 from negvae.device import own_state
 from negvae.files import from_json
 from negvae.runs.provenance import versions
-from negvae.runs.score import Scoring, Summary, count_rows, nothing_to_score, open_scoring
+from negvae.runs.score import Scoring, Summary, count_rows, first_error, nothing_to_score, open_scoring
 from negvae.version import source_commit
 
 MANIFEST = "_manifest.json"
@@ -49,6 +49,7 @@ class Part:
         rows: number of rows.
         errors: number of rows that could not be scored.
         outliers: number of rows called outliers.
+        first_error: the first error, with its path; empty if there is none.
     """
 
     file: str
@@ -56,6 +57,7 @@ class Part:
     rows: int
     errors: int
     outliers: int
+    first_error: str = ""  # parts of earlier versions have none
 
 
 @dataclass
@@ -158,6 +160,7 @@ class Parts:
             sum(part.errors for part in self.made),
             sum(part.outliers for part in self.made) if self.scoring.calibration is not None else None,
             time.monotonic() - started,
+            next((part.first_error for part in self.made if part.first_error), ""),
             earlier=self._earlier,
             unit=self.scoring.unit,
         )
@@ -189,7 +192,8 @@ def score_part(scoring: Scoring, folder: str, job: Job, *, batch_size: int, thre
         scoring.label.named = True  # whoever hands out the parts has looked at the first table
     batches = read(shard, scoring.wanted, batch_size=batch_size, threads=threads)
     tables = list(scoring.tables(batches)) or [scoring.no_rows()]
-    part = Part(file, digest, *(sum(column) for column in zip(*map(count_rows, tables), strict=True)))
+    rows, errors, outliers = (sum(column) for column in zip(*map(count_rows, tables), strict=True))
+    part = Part(file, digest, rows, errors, outliers, next(filter(None, map(first_error, tables)), ""))
     table = pa.Table.from_batches(tables).replace_schema_metadata({KEY: json.dumps(vars(part))})
     with stores.written(f"{folder}/{file}") as path:
         pq.write_table(table, path)

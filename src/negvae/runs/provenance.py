@@ -52,6 +52,16 @@ def provenance(config: RunConfig, scorer: Scorer | None = None) -> dict[str, Any
     }
 
 
+def described_data(provenance: dict[str, Any]) -> dict[str, str]:
+    """Return what the provenance of a run says about its data, by role.
+
+    >>> described_data({"data": "photos of the line"}), described_data({})
+    ({'data': 'photos of the line'}, {})
+    """
+    data = provenance.get("data") or {}
+    return data if isinstance(data, dict) else {"data": str(data)}  # as a caller of `save_artifact` may put it
+
+
 def _arithmetic(scorer: Scorer) -> str:
     """Return the precision in which a scorer's networks compute."""
     if scorer.model.takes_features:

@@ -318,10 +318,7 @@ class _Counts:
 
     def add(self, table: pa.RecordBatch) -> None:
         rows, errors, outliers = count_rows(table)
-        if errors and not self.first_error:
-            row = pc.index(table.column("error").is_valid(), True).as_py()
-            path = str(table.column("path")[row]).replace("\n", "\\n")  # the message has one line
-            self.first_error = f"{path}: {table.column('error')[row]}"
+        self.first_error = self.first_error or first_error(table)
         self.rows, self.errors, self.outliers = self.rows + rows, self.errors + errors, self.outliers + outliers
         if self.rows > self.shown:
             self.show(self.rows)
@@ -334,6 +331,15 @@ class _Counts:
     def summary(self, seconds: float, decided: bool, unit: str) -> Summary:
         outliers = self.outliers if decided else None
         return Summary(self.rows, self.errors, outliers, seconds, self.first_error, unit=unit)
+
+
+def first_error(table: pa.RecordBatch) -> str:
+    """Return the first error in a table of `Scoring.tables`, with its path, in one line; empty if there is none."""
+    row = pc.index(table.column("error").is_valid(), True).as_py()
+    if row < 0:
+        return ""
+    path = str(table.column("path")[row]).replace("\n", "\\n")
+    return f"{path}: {table.column('error')[row]}"
 
 
 def count_rows(table: pa.RecordBatch) -> tuple[int, int, int]:

@@ -13,6 +13,7 @@ import torch
 
 from negvae.config import RunConfig
 from negvae.data import is_path
+from negvae.decoding import Decoding
 from negvae.device import own_state
 from negvae.files import home, refuse_used, replacing
 from negvae.messages import Log, silent
@@ -291,6 +292,8 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
             f"{directory} holds a trained model, and no {CHECKPOINT} that its training could go on from: take another"
             " --out, or delete the folder to train anew"
         )
+    if isinstance(asked.get("images"), dict):  # as a config.yaml has them
+        asked = {**asked, "images": Decoding.from_dict(asked["images"])}
     epochs = asked.get("epochs", config.epochs)
     if epochs < (done := read_progress(directory).epoch):
         raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {epochs}")
