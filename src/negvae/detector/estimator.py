@@ -297,8 +297,9 @@ class NegVAEDetector(
         """Train on a part of some inliers and hold out another, as for cross-validation.
 
         Inliers of the one part that equal some of the other are warned of, where `fit` refuses those of its
-        `calibration`: a set may hold copies, and whoever divides it at random cannot help it. Held-out rows of features
-        do not become reference rows, so that they are scored as new rows are.
+        `calibration`: a set may hold copies, and whoever divides it at random cannot help it. Rows of features in
+        `fold` do not become reference rows, so that they are scored as new rows are; without `fold`, those that are
+        held out do, as in `fit`.
 
         Args:
             X: inliers to train on, in any form that X of `fit` may have.

@@ -206,7 +206,11 @@ class Learner:
         if not self._values_checked:
             check_values(source, negatives)
             self._values_checked = True
-        return negatives
+        if negatives.generated is not None and not source.adversarial:  # the decoder is not trained against them
+            negatives = NegativeBatch(negatives.images)
+        if negatives.given is None:
+            return negatives
+        return negatives._replace(given=negatives.given.to(positives.dtype))  # NumPy makes float64
 
     def take(self, model: VAE, encoder: Trained, decoder: Trained, batch: TrainingBatch) -> Tensor:
         """Take a step on a batch, or on a worker's share of it.

@@ -1,0 +1,50 @@
+"""Regressions: generated negatives that the decoder is not trained against, and negatives in float64."""
+
+import pytest
+
+from negvae import RunConfig, train
+from negvae.negatives import EVERY, NegativeBatch
+from tests.conftest import blobs, small_run
+
+
+class Generated:
+    """The model's own images, against which the decoder is not trained."""
+
+    adversarial = False
+
+    def __init__(self, detached):
+        self.detached = detached
+
+    def sample(self, positives, model, generator, rows=EVERY):
+        codes = model.prior.sample(len(positives), generator, positives.device)[rows]
+        images = model.generate(codes)
+        return NegativeBatch(None, images.detach() if self.detached else images)
+
+
+class Doubled:
+    """Images that NumPy's arithmetic made: float64."""
+
+    adversarial = False
+
+    def sample(self, positives, model, generator, rows=EVERY):
+        return NegativeBatch(positives[rows].double() * 0.5)
+
+
+def run(**fields):
+    config = small_run(epochs=1, **fields)
+    assert isinstance(config, RunConfig)
+    return config
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+@pytest.mark.parametrize("detached", [False, True])
+def test_the_decoder_is_not_trained_against_negatives_that_are_not_adversarial(detached, update, workers):
+    result = train(run(update=update), blobs(60, (1, 28, 28)), Generated(detached), workers=workers)
+    assert [row["generator_kl"] for row in result.history] == [0.0]
+    assert result.history[0]["negative_kl"] > 0
+
+
+def test_negatives_in_float64_are_taken():
+    result = train(run(), blobs(60, (1, 28, 28)), Doubled(), workers=None)
+    assert result.history[0]["negative_kl"] > 0
