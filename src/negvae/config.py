@@ -552,6 +552,26 @@ def _refuse_large(values: Any, where: str) -> None:
             raise ValueError(f"{where}: holds more than {_MOST_VALUES:,} values, or itself")
 
 
+def as_field(name: str, value: Any) -> Any:
+    """Return a value, such as one that YAML gives, as a `RunConfig` keeps it in a field.
+
+    Args:
+        name: name of the field.
+        value: value for it.
+
+    Returns:
+        The value, of the field's type.
+
+    Raises:
+        ValueError: if it has the wrong kind.
+
+    >>> as_field("learning_rate", "1e-3")
+    0.001
+    """
+    kinds = {each.name: str(each.type) for each in dataclasses.fields(RunConfig)}
+    return _typed(name, value, kinds[name])
+
+
 def _typed(name: str, value: Any, kind: str) -> Any:
     """Return `value` as the annotated `kind`, accepting only lossless conversions."""
     base, _, further = kind.partition(" | ")

@@ -37,6 +37,10 @@ def test_a_run_on_photos_is_resumed_by_its_own_config(capsys, tmp_path, monkeypa
     assert code == 0, said
     assert load_artifact(tmp_path / "run").epochs == 2
     own = (tmp_path / "run" / CONFIG).read_text()
+    assert "learning_rate: 0.001" in own
+    (tmp_path / "same.yaml").write_text(own.replace("learning_rate: 0.001", "learning_rate: 1e-3"))  # YAML's text
+    code, _, said = call(capsys, "train", "--config", "same.yaml", "--out", "run", "--resume", "--epochs", "2")
+    assert code == 0, said
     (tmp_path / "other.yaml").write_text(own.replace("channels: 3", "channels: 1"))
     code, _, said = call(capsys, "train", "--config", "other.yaml", "--out", "run", "--resume", "--epochs", "3")
     assert code == 2

@@ -1,13 +1,14 @@
 """Regressions: generated negatives that the decoder is not trained against, and negatives in float64."""
 
 import pytest
+import torch
 
-from negvae import RunConfig, train
-from negvae.negatives import EVERY, NegativeBatch
+from negvae import build_vae, train
+from negvae.negatives import EVERY, Generated, Mixture, NegativeBatch
 from tests.conftest import blobs, small_run
 
 
-class Generated:
+class OwnImages:
     """The model's own images, against which the decoder is not trained."""
 
     adversarial = False
@@ -30,21 +31,25 @@ class Doubled:
         return NegativeBatch(positives[rows].double() * 0.5)
 
 
-def run(**fields):
-    config = small_run(epochs=1, **fields)
-    assert isinstance(config, RunConfig)
-    return config
-
-
 @pytest.mark.parametrize("workers", [None, 2])
 @pytest.mark.parametrize("update", ["alternating", "simultaneous"])
 @pytest.mark.parametrize("detached", [False, True])
 def test_the_decoder_is_not_trained_against_negatives_that_are_not_adversarial(detached, update, workers):
-    result = train(run(update=update), blobs(60, (1, 28, 28)), Generated(detached), workers=workers)
+    result = train(small_run(epochs=1, update=update), blobs(60, (1, 28, 28)), OwnImages(detached), workers=workers)
     assert [row["generator_kl"] for row in result.history] == [0.0]
     assert result.history[0]["negative_kl"] > 0
 
 
+@pytest.mark.parametrize("detached", [False, True])
+def test_nor_against_those_of_such_a_part_of_a_mixture(detached):
+    model = build_vae(small_run(), (1, 28, 28))
+    mixture = Mixture((OwnImages(detached), Generated()), (1.0, 3.0))
+    negatives = mixture.sample(torch.rand(8, 1, 28, 28), model, torch.Generator())
+    assert (len(negatives.given), len(negatives.generated)) == (2, 6)
+    assert not negatives.given.requires_grad
+    assert negatives.generated.requires_grad
+
+
 def test_negatives_in_float64_are_taken():
-    result = train(run(), blobs(60, (1, 28, 28)), Doubled(), workers=None)
+    result = train(small_run(epochs=1), blobs(60, (1, 28, 28)), Doubled(), workers=None)
     assert result.history[0]["negative_kl"] > 0

@@ -167,6 +167,19 @@ def check_negatives(source: NegativeSource, negatives: NegativeBatch, positives:
         raise ValueError(f"{name} gave {negatives.size} images: {wanted} were asked for")
 
 
+def as_declared(source: NegativeSource, negatives: NegativeBatch) -> NegativeBatch:
+    """Return a batch whose generated images count as given, unless its source says that it is adversarial.
+
+    Args:
+        source: source of the batch.
+        negatives: batch that it gave.
+
+    Returns:
+        The batch, in which `generated` holds only images that the decoder is to be trained against.
+    """
+    return negatives if source.adversarial or negatives.generated is None else NegativeBatch(negatives.images)
+
+
 def check_values(source: NegativeSource, negatives: NegativeBatch) -> None:
     """Refuse given negatives with NaN or infinity, and images whose pixels do not lie in [0, 1].
 
@@ -438,7 +451,7 @@ class Mixture:
             if len(share):
                 every = slice(within[0], within[-1] + 1, rows.step) if within else slice(0)
                 with unchanged(share, f"the source of negatives {type(source).__name__}"):
-                    parts.append(source.sample(share, model, generator, every))
+                    parts.append(as_declared(source, source.sample(share, model, generator, every)))
             start += len(share)
         given = [part.given for part in parts if part.given is not None and len(part.given)]
         generated = [part.generated for part in parts if part.generated is not None and len(part.generated)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -52,7 +53,9 @@ def columns_of(artifact: Artifact) -> tuple[str, ...]:
     section = read_section(artifact.directory, "detector")
     columns = section.get("feature_names") or section.get("columns") or ()
     if not isinstance(columns, list | tuple):
-        raise ValueError(f"{artifact.directory / CONFIG}: the names of columns are {columns!r}, expected a list")
+        raise ValueError(
+            f"{artifact.directory / CONFIG}: the names of columns are {reprlib.repr(columns)}, expected a list"
+        )
     return tuple(map(str, columns))
 
 

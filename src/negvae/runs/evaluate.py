@@ -24,7 +24,7 @@ from negvae.negatives import auxiliary_names
 from negvae.runs.artifact import Artifact, load_artifact
 from negvae.runs.embed import FeatureRows, columns_of, encoder_of, read_feature_rows
 from negvae.runs.folders import FittedSet, load_fitted
-from negvae.runs.provenance import provenance
+from negvae.runs.provenance import data_hashes, provenance
 from negvae.runs.recorded import MEMORY, read_recorded
 from negvae.runs.seen import refuse_inliers_of, refuse_seen, refuse_test_split
 from negvae.runs.sets import load_as_stored, load_test_photos, load_test_set
@@ -232,9 +232,8 @@ def _refuse_shape(what: str, images: FittedSet, artifact: Artifact) -> None:
 def _row(comparison: Comparison, artifact: Artifact, sha256: str, judged: str) -> dict[str, Any]:
     """Return the figures of one set, with the shares that the run's decision calls outliers by the scores `judged`."""
     named = comparison.ood in auxiliary_names(artifact.config.negatives)
-    hashes = artifact.provenance.get("data_sha256")
-    by_role = hashes if isinstance(hashes, dict) else {}
-    served = named or sha256 in [each for role, each in by_role.items() if role.startswith("negatives ")]
+    hashes = data_hashes(artifact.provenance)
+    served = named or sha256 in [each for role, each in hashes.items() if role.startswith("negatives ")]
     shown = {name: metrics for name, metrics in comparison.detection.items() if name != _DECISION}
     values = {**replace(comparison, detection=shown).row(), "served_as_negatives": served}
     if (calibration := artifact.calibration) is not None:

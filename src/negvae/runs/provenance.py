@@ -62,6 +62,16 @@ def described_data(provenance: dict[str, Any]) -> dict[str, str]:
     return data if isinstance(data, dict) else {"data": str(data)}  # as a caller of `save_artifact` may put it
 
 
+def data_hashes(provenance: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each set that the provenance of a run records, by role.
+
+    >>> data_hashes({"data_sha256": {"inliers": "ab"}}), data_hashes({"data_sha256": "ab"}), data_hashes({})
+    ({'inliers': 'ab'}, {}, {})
+    """
+    hashes = provenance.get("data_sha256")
+    return hashes if isinstance(hashes, dict) else {}
+
+
 def _arithmetic(scorer: Scorer) -> str:
     """Return the precision in which a scorer's networks compute."""
     if scorer.model.takes_features:

@@ -22,6 +22,7 @@ from negvae.data.formats import IMAGE_ENDINGS, DataError, pixel_sha256
 from negvae.data.formats.folder import walk
 from negvae.files import from_json, write_text
 from negvae.runs.fingerprints import Fingerprints, read_fingerprints
+from negvae.runs.provenance import data_hashes
 
 INLIERS = "inliers.json"
 SPLIT, WHOLE, MEMORY = "split", "whole", "memory"
@@ -98,8 +99,7 @@ def read_recorded(directory: Path, provenance: dict[str, Any]) -> Recorded:
     """
     path = directory / INLIERS
     if not path.is_file():
-        hashes = provenance.get("data_sha256")
-        found = hashes.get("inliers") if isinstance(hashes, dict) else None
+        found = data_hashes(provenance).get("inliers")
         return Recorded(found if isinstance(found, str) else None)
     try:
         content = from_json(path.read_text(encoding="utf-8"))

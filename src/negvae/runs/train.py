@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 
-from negvae.config import RunConfig
+from negvae.config import RunConfig, as_field
 from negvae.data import is_path
-from negvae.decoding import Decoding
 from negvae.device import own_state
 from negvae.files import home, refuse_used, replacing
 from negvae.messages import Log, silent
@@ -282,7 +281,8 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
 
     Raises:
         FileNotFoundError: if there is no run in the folder.
-        ValueError: if a field differs; the message names it. If the run has a model and no checkpoint.
+        ValueError: if a field differs or has a value of the wrong kind; the message names it. If the run has a model
+            and no checkpoint.
     """
     config, _, origin = read_config(directory)
     if read_recorded(directory, origin).source == MEMORY:
@@ -292,8 +292,7 @@ def resumed_config(directory: Path, asked: dict[str, Any]) -> RunConfig:
             f"{directory} holds a trained model, and no {CHECKPOINT} that its training could go on from: take another"
             " --out, or delete the folder to train anew"
         )
-    if isinstance(asked.get("images"), dict):  # as a config.yaml has them
-        asked = {**asked, "images": Decoding.from_dict(asked["images"])}
+    asked = {name: as_field(name, value) for name, value in asked.items()}
     epochs = asked.get("epochs", config.epochs)
     if epochs < (done := read_progress(directory).epoch):
         raise ValueError(f"{directory} has had {done} epochs: --resume goes on to more, not to {epochs}")

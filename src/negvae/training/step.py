@@ -18,7 +18,16 @@ from negvae.device import autocast, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
 from negvae.model import VAE, build_vae
 from negvae.model.inputs import Features
-from negvae.negatives import EVERY, Mixture, NegativeBatch, NegativeSource, check_negatives, check_values, unchanged
+from negvae.negatives import (
+    EVERY,
+    Mixture,
+    NegativeBatch,
+    NegativeSource,
+    as_declared,
+    check_negatives,
+    check_values,
+    unchanged,
+)
 from negvae.parts import OPTIMIZERS
 from negvae.training.batchnorm import share_batch_norms, unshare_batch_norms
 from negvae.training.helpers import taking_turns, threads_of_operators
@@ -206,8 +215,7 @@ class Learner:
         if not self._values_checked:
             check_values(source, negatives)
             self._values_checked = True
-        if negatives.generated is not None and not source.adversarial:  # the decoder is not trained against them
-            negatives = NegativeBatch(negatives.images)
+        negatives = as_declared(source, negatives)
         if negatives.given is None:
             return negatives
         return negatives._replace(given=negatives.given.to(positives.dtype))  # NumPy makes float64
