@@ -69,16 +69,18 @@ test: $(STAMP) .node/.installed .pytorch-ood/.installed check
 		pytorch-ood==0.4.0
 	touch $@
 
-# What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two; threads
-# that wait asleep leave their cores to those of the other process.
+# What computes, with torch and oneDNN held to the instructions of older processors, by one thread and by two, or as
+# THREADS says; threads that wait asleep leave their cores to those of the other process.
 NUMERICAL := tests/model tests/fast tests/negatives tests/training tests/scoring tests/detector tests/records \
 	tests/test_device.py tests/runs/test_export.py
 avx2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 sse41 := ATEN_CPU_CAPABILITY=default ONEDNN_MAX_CPU_ISA=SSE41
 
+THREADS := 1 2
+
 test-avx2 test-sse41: test-%: $(STAMP)
-	$($*) OMP_NUM_THREADS=1 $(PYTEST) $(NUMERICAL)
-	$($*) OMP_NUM_THREADS=2 OMP_WAIT_POLICY=passive $(PYTEST) $(NUMERICAL)
+	set -e; for threads in $(THREADS); do \
+		$($*) OMP_NUM_THREADS=$$threads OMP_WAIT_POLICY=passive $(PYTEST) $(NUMERICAL); done
 
 # Nodes and drivers of a Ray cluster on this machine are killed in the middle of their jobs.
 test-cluster: $(STAMP)

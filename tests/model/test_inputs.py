@@ -36,7 +36,16 @@ def test_rows_train_an_mlp_and_images_do_not():
         train(config, blobs(9, (1, 28, 28)))
     with pytest.raises(ValueError, match="takes rows of features"):
         build_vae(config, (1, 28, 28))
-    with pytest.raises(ValueError, match="expected uint8"):
+    with pytest.raises(ValueError, match=r"network gray takes images, and these are rows of features: .*mlp"):
         train(small_run("gray"), rows)
     with pytest.raises(ValueError, match="takes floating-point N x 3x1x1"):
         result.model.check(torch.zeros(2, 3, 1, 1, dtype=torch.uint8))
+
+
+def test_a_change_of_a_small_constant_is_measured_by_the_constant():
+    inputs = Features(5)
+    constant = torch.tensor([0.0, 4e-6, -0.02, 1000.0, 1e-300], dtype=torch.float64)[:, None, None]
+    inputs.measure(constant.expand(20, 5, 1, 1))
+    assert not inputs(constant[None]).any()
+    torch.testing.assert_close(inputs(constant[None] * 2).flatten(), torch.tensor([0.0, 1, -1, 1000, 1]).double())
+    assert float(inputs(constant[None] + 1)[0, 0]) == 1

@@ -235,7 +235,29 @@ class AsARow(Own):
         return self.last(self.first(self.conv(x).view(len(x), 256)))
 
 
+class OfTheBatch(Own):
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, track_running_stats=False)
+
+    def forward(self, x):
+        return super().forward(self.norm(x))
+
+
+class Drawing(Own):
+    def forward(self, x):
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+class ForSeveral(Own):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+
 FAULTY = {
+    "the encoder gives an input other numbers alone than in a batch": OfTheBatch,
+    "other numbers alone than in a batch, on which its score would then depend: use stored statistics": Drawing,
+    "the encoder gives shape (4,), expected N x 4": ForSeveral,
     "the encoder gives 0.first.weight no gradient, so that it cannot be trained: leave out detach()": CutInside,
     "the encoder gives 0.first.weight no gradient": CutAtTheEnd,
     "the encoder keeps layers of InAList where torch does not find it: make it a torch.nn.ModuleList": InAList,
@@ -266,6 +288,77 @@ def test_networks_that_are_frozen_in_part_are_taken():
 
     model = build_vae(small_run(network, latent_size=2), (1, 16, 16))
     assert [each.requires_grad for each in model.encoder.parameters()] == [False, False, True, True]
+
+
+class Pretrained(nn.Linear):
+    """A layer that sets its own weights."""
+
+    def initialize(self, generator):
+        nn.init.constant_(self.weight, 0.01)
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, Pretrained])
+def test_frozen_weights_with_values_are_never_drawn_anew(layer):
+    made = nn.Sequential(nn.Flatten(), layer(256, 8).requires_grad_(False), nn.Linear(8, 4))
+    config = small_run(lambda shape, size: (made, decoder()), latent_size=2)
+    if layer is nn.Linear:
+        with pytest.raises(ValueError, match=r"the encoder's 1\.weight does not train and has values, .* a Linear, a"):
+            build_vae(config, (1, 16, 16))
+    else:
+        weight = build_vae(config, (1, 16, 16)).encoder[1].weight
+        assert (weight.unique().tolist(), weight.requires_grad) == (pytest.approx([0.01]), False)
+
+
+def test_a_layer_or_weight_that_is_used_twice_is_trained_saved_and_resumed(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts.NETWORKS, "_entries", dict(parts.NETWORKS._entries))
+
+    @parts.register_network("twice")
+    def twice(shape, size):
+        layer, other, tied = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16)
+        tied.weight = other.weight
+        inner = (nn.Flatten(), nn.Linear(256, 16), layer, nn.ReLU(), layer, other, tied)
+        return nn.Sequential(*inner, nn.Linear(16, 4)), decoder()
+
+    model = build_vae(small_run("twice", latent_size=2), (1, 16, 16))
+    assert model.encoder[2] is model.encoder[4]
+    assert model.encoder[5].weight is model.encoder[6].weight
+    images = torch.randint(0, 256, (100, 1, 16, 16), dtype=torch.uint8)
+    one, two = (small_run("twice", latent_size=2, epochs=epochs) for epochs in (1, 2))
+    whole = negvae.train(two, images)
+    negvae.train(one, images, directory=tmp_path / "run")
+    resumed = negvae.train(two, images, directory=tmp_path / "run")
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+    detector = NegVAEDetector(network="twice", latent_size=2, epochs=1, device="cpu").fit(images)
+    detector.save(tmp_path / "saved")
+    again = NegVAEDetector.load(tmp_path / "saved")
+    np.testing.assert_array_equal(again.ood_score(images), detector.ood_score(images))
+
+
+def of_rows(encoder=linear):
+    def network(shape, size):
+        return encoder(shape[0], 2 * size), nn.Sequential(nn.Linear(size, shape[0]), nn.Unflatten(1, shape))
+
+    return network
+
+
+class InSingle(nn.Sequential):
+    def forward(self, x):
+        return super().forward(x.float())
+
+
+def test_networks_for_rows_are_registered_as_such_and_work_in_both_precisions(monkeypatch):
+    monkeypatch.setattr(parts.NETWORKS, "_entries", dict(parts.NETWORKS._entries))
+    with pytest.raises(ValueError, match=r"network takes images, as one that is not .*: register it for rows"):
+        NegVAEDetector(network=of_rows(), epochs=1, device="cpu").fit(rows(100))
+    options = {"epochs": 1, "latent_size": 2, "device": "cpu"}
+    parts.register_network("both", takes="features")(of_rows())
+    detector = NegVAEDetector(network="both", **options).fit(rows(100))
+    assert np.isfinite(detector.ood_score(rows(4, 1))).all()
+    single = of_rows(lambda inputs, outputs: InSingle(nn.Flatten(), nn.Linear(inputs, outputs)))
+    parts.register_network("single", takes="features")(single)
+    with pytest.raises(ValueError, match="network single: the encoder fails on 3 inputs of 3x1x1 in float64"):
+        NegVAEDetector(network="single", **options).fit(rows(100))
 
 
 def test_a_decoder_that_cuts_the_gradient_to_the_codes_is_refused():

@@ -124,6 +124,7 @@ class NegVAEDetector(
             "unsupervised" for images, whatever the negatives.
         network: name of the networks, or a function that builds them (see `negvae.RunConfig`); None uses the
             preset's.
+        initialization: name of how the networks' weights are drawn (see `negvae.RunConfig`); None uses the preset's.
         likelihood: name of the likelihood p(x|z), or the object itself; None uses the preset's.
         sigma: standard deviation of a Gaussian likelihood; None uses the preset's.
         learn_sigma: whether sigma is trained with the decoder; None uses the preset's value.
@@ -133,8 +134,12 @@ class NegVAEDetector(
         transformations: names of transformations of inliers with a prior each, or "none" (see `negvae.RunConfig`); None
             uses the preset's; those of "unsupervised" are quarter turns for 300 to 10,000 training images, and for
             more that are not cut into tiles if their mirror images look like them, as those of photos do.
+        update: how decoder and encoder are updated with generated negatives, "alternating" or "simultaneous" (see
+            `negvae.RunConfig`); None uses the preset's.
         optimizer: name of the optimizer (see `negvae.RunConfig`); None uses the preset's.
         learning_rate: step size of the optimizer; None uses the preset's.
+        schedule: how the learning rate changes in the course of training, "constant" or "cosine" (see
+            `negvae.RunConfig`); None uses the preset's.
         batch_size: number of inliers in one training step; None uses the preset's, or a smaller one for small data.
         epochs: number of passes over the training data; None uses the preset's, or more for small data, so that there
             are enough steps.
@@ -175,6 +180,7 @@ class NegVAEDetector(
         trim: float = 0.0,
         preset: str | None = None,
         network: str | BuildNetworks | None = None,
+        initialization: str | None = None,
         likelihood: str | BuildLikelihood | Likelihood | None = None,
         sigma: float | None = None,
         learn_sigma: bool | None = None,
@@ -182,8 +188,10 @@ class NegVAEDetector(
         negative_shift: float | None = None,
         negative_weight: float | None = None,
         transformations: str | None = None,
+        update: str | None = None,
         optimizer: str | None = None,
         learning_rate: float | None = None,
+        schedule: str | None = None,
         batch_size: int | None = None,
         epochs: int | None = None,
         precision: str | None = None,
@@ -202,6 +210,7 @@ class NegVAEDetector(
         self.trim = trim
         self.preset = preset
         self.network = network
+        self.initialization = initialization
         self.likelihood = likelihood
         self.sigma = sigma
         self.learn_sigma = learn_sigma
@@ -209,8 +218,8 @@ class NegVAEDetector(
         self.negative_shift = negative_shift
         self.negative_weight = negative_weight
         self.transformations = transformations
-        self.optimizer = optimizer
-        self.learning_rate = learning_rate
+        self.update = update
+        self.optimizer, self.learning_rate, self.schedule = optimizer, learning_rate, schedule
         self.batch_size = batch_size
         self.epochs = epochs
         self.precision = precision
@@ -447,7 +456,7 @@ class NegVAEDetector(
     def recalibrate(
         self, X: Any, *, groups: Any = None, target_fpr: float | None = None, confidence: float | None = None
     ) -> Self:
-        """Compute p-values and threshold from new inliers, without training.
+        """Compute p-values, threshold and the calibration of heat maps from new inliers, without training.
 
         The model and the reference of its scores do not change. The new inliers replace the held-out ones, and every
         guarantee then applies to data from the source of the new inliers.
@@ -495,7 +504,9 @@ class NegVAEDetector(
         if labels is not None:
             fresh = fresh.with_groups({name: split(values, labels) for name, values in scores.items()})
         warn_of_small_groups(fresh)
-        self._take(dataclasses.replace(self._artifact, calibration=fresh), self._history, self._recorded)
+        self._take(self._artifact.recalibrated(fresh, stored), self._history, self._recorded)
+        if self._inliers is not None:
+            self._inliers = self._inliers[0], stored  # for heat maps that are not trained yet
         return self
 
     def shifted(self, new_inliers: Any, inliers: Any) -> ShiftedPValues:

@@ -28,7 +28,7 @@ from negvae.detector.photos import Photos, decoding_of, inliers_of, photos_of, r
 from negvae.detector.reading import Reading
 from negvae.device import resolve_device
 from negvae.messages import counted, silent
-from negvae.negatives import Auxiliary, NegativeSource, build_source, check_source, refuse_overlap
+from negvae.negatives import Auxiliary, NegativeSource, build_source, check_source, refuse_overlap, unchanged_images
 from negvae.parts import described
 from negvae.registry import choose
 from negvae.runs.artifact import Artifact
@@ -235,6 +235,8 @@ class Fitting(Reading):
         config = self._config(photos.name, size, seed, text, decoding, photos=mirrored, whole=calibration is not None)
         rate = self._rate(len(np.unique(owners.held_out)), whole=calibration is not None)
         source = build_source(config.negatives, negative_photos) if isinstance(given, str | None) else given
+        if not isinstance(given, str | None) and not decoding.tiled:
+            _refuse_inliers_among(given, [training, held_out])
         rows = held_out_rows(len(photos.sources), share, seed)
         origin = WHOLE if photos.folder and not self.trim else MEMORY
         files = file_hashes(photos.name) if photos.folder else {}
@@ -400,6 +402,7 @@ class Fitting(Reading):
     def _source(self, inliers: Tensor, text: str, given: Any) -> NegativeSource | None:
         """Return the source of negatives that is given or that `text` names; data is checked against the inliers."""
         if _is_source(given):
+            _refuse_inliers_among(given, [inliers])
             return cast(NegativeSource, given)
 
         def read(data: Any) -> Tensor:
@@ -420,6 +423,12 @@ def _source_of(data: Any) -> str:
     if isinstance(data, str | Path):
         return WHOLE if is_path(str(data)) else SPLIT
     return MEMORY
+
+
+def _refuse_inliers_among(source: NegativeSource, inliers: Sequence[Tensor]) -> None:
+    """Refuse a source that gives images, or rows, that are inliers."""
+    for images in unchanged_images(source):
+        refuse_overlap(inliers, images.cpu(), "given to fit", f"of {type(source).__name__}")
 
 
 def _is_source(value: Any) -> bool:

@@ -9,8 +9,9 @@ from negvae.config import RENAMED, RunConfig
 from negvae.scoring.table import score_of
 
 RUN_PARAMETERS = (
-    "network", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift", "negative_weight",
-    "transformations", "optimizer", "learning_rate", "batch_size", "epochs", "precision",
+    "network", "initialization", "likelihood", "sigma", "learn_sigma", "latent_size", "negative_shift",
+    "negative_weight", "transformations", "update", "optimizer", "learning_rate", "schedule", "batch_size", "epochs",
+    "precision",
 )  # fmt: skip
 """Parameters that a `RunConfig` has under the same names."""
 

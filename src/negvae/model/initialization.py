@@ -1,4 +1,4 @@
-"""Initialization of weights: one function for each scheme, and one that applies a scheme to a network's layers."""
+"""Initialization of weights: one function for each scheme, and what applies a scheme to a network without memory."""
 
 from __future__ import annotations
 
@@ -23,6 +23,20 @@ STATISTICS = {"running_mean", "running_var", "num_batches_tracked"}
 """What is set in norms besides."""
 Initialize = Callable[[Layer, torch.Generator], None]
 """A function that draws a layer's weight, and its bias if that does not stay zero."""
+
+
+def give_storage(network: nn.Module) -> None:
+    """Give parameters and buffers memory on the CPU, in float32, in place; their values are then arbitrary.
+
+    torch gives a parameter that stands in several places one of its own in each; here it stays one.
+    """
+    places: dict[nn.Parameter, list[str]] = {}
+    for place, parameter in network.named_parameters(remove_duplicate=False):
+        places.setdefault(parameter, []).append(place)
+    network.float().to_empty(device="cpu")
+    for first, *others in places.values():
+        for layer, _, name in (other.rpartition(".") for other in others):
+            setattr(network.get_submodule(layer), name, network.get_parameter(first))
 
 
 def initialize(module: nn.Module, scheme: str, generator: torch.Generator) -> None:

@@ -9,8 +9,6 @@ from torch import Tensor, nn
 FARTHEST = 1e3
 """Largest absolute value of standardized features, which are clipped so that no score overflows."""
 _MOST, _SMALLEST = float(np.finfo(np.float64).max), float(np.finfo(np.float64).smallest_subnormal)
-_TINY = 1e-100
-"""Magnitude of a constant feature below which its own size is its unit: another value would not stand out from 0."""
 
 
 class Pixels(nn.Module):
@@ -34,8 +32,8 @@ class Pixels(nn.Module):
 class Features(nn.Module):
     """The standardization of rows of features, N x D x 1 x 1, to mean 0 and standard deviation 1.
 
-    Features may have any unit that float64 can hold. A feature that is constant in the training data is not rescaled,
-    so that any other value of it stands out.
+    Features may have any unit that float64 can hold. A feature that is constant in the training data has no deviation;
+    it is divided by its magnitude if that is below 1, and else left as it is.
 
     Args:
         size: D, the number of features.
@@ -62,8 +60,10 @@ class Features(nn.Module):
         varies = values.amax(0) > values.amin(0)
         self.mean.copy_(torch.where(varies, counted.mean(0) * unit, values[0]))
         scale = (counted.std(0, correction=0) * unit).clamp(_SMALLEST, _MOST)
-        kept = torch.where((largest > 0) & (largest < _TINY), unit, torch.ones_like(unit))
-        self.scale.copy_(torch.where(varies, scale, kept))
+        # A change of a small constant is seen in comparison with it; one of a large constant may be small beside it, as
+        # that of a time stamp is.
+        step = torch.where(largest > 0, largest.clamp(max=1), torch.ones_like(largest))
+        self.scale.copy_(torch.where(varies, scale, step))
 
     def forward(self, rows: Tensor) -> Tensor:
         """Compute (x - mean) / scale, clipped to [-1000, 1000], in float64."""

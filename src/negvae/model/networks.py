@@ -37,8 +37,8 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
         The encoder and the decoder; copies, if the function did not make its modules just now.
 
     Raises:
-        ValueError: if the networks are not made for data of this shape, have parameters in common, or have none to
-            train.
+        ValueError: if the networks are not made for data of this shape, have parameters in common, have none to train,
+            or have frozen ones whose values would be drawn anew.
         TypeError: if the function takes other arguments, or does not return a pair of networks.
 
     >>> encoder, decoder = build_networks("gray", (1, 28, 28), latent_size=10)
@@ -71,10 +71,29 @@ def build_networks(part: str | BuildNetworks, shape: Shape, latent_size: int) ->
             f"network {entry.name}: the encoder's {common[0]} is a parameter of the decoder too: each is trained by"
             " itself, so give each its own"
         )
+    for what, network in zip(("encoder", "decoder"), made, strict=True):
+        _refuse_frozen(f"network {entry.name}: the {what}", network)
     if not all(each.is_meta for network in made for each in (*network.parameters(), *network.buffers())):
         made = copy.deepcopy(made)  # the modules are the caller's, who may give them to another model too
     encoder, decoder = (each if isinstance(each, nn.Sequential) else nn.Sequential(each) for each in made)
     return encoder, decoder
+
+
+def _refuse_frozen(what: str, network: nn.Module) -> None:
+    """Refuse parameters that are to keep values which they have, and would be drawn with all others.
+
+    Raises:
+        ValueError: if there is one in a layer without a method `initialize`; the message names it.
+    """
+    for place, layer in network.named_modules():
+        if hasattr(layer, "initialize"):
+            continue
+        for name, each in layer.named_parameters(recurse=False):
+            if not each.requires_grad and not each.is_meta:
+                raise ValueError(
+                    f"{what}'s {place + '.' * bool(place)}{name} does not train and has values, which would be drawn"
+                    f" anew: give its layer, a {type(layer).__name__}, a method initialize(generator) that sets them"
+                )
 
 
 def _refuse_hidden(what: str, network: nn.Module) -> None:
@@ -104,8 +123,10 @@ def _refuse_hidden(what: str, network: nn.Module) -> None:
                     )
 
 
-def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_size: int) -> None:
-    """Check on three images that networks give what the model expects, and that they can be trained.
+def check_networks(
+    name: str, encoder: nn.Module, decoder: nn.Module, shape: Shape, latent_size: int, *, features: bool = False
+) -> None:
+    """Check on three images, or rows, that networks give what the model expects, and that they can be trained.
 
     Args:
         name: name of the networks for the message.
@@ -113,41 +134,33 @@ def check_networks(name: str, encoder: nn.Module, decoder: nn.Module, shape: Sha
         decoder: network that is to map codes (N x L) to N x C x H x W numbers.
         shape: shape (C, H, W) of the images.
         latent_size: L, the number of latent dimensions.
+        features: whether they take rows of features; they are trained in float32 and scored in float64.
 
     Raises:
         ValueError: if the encoder does not give N x 2L numbers, or the decoder not N x C x H x W; if the numbers are
-            not finite or not in float32; if a network changes its inputs, or keeps layers or tensors where torch does
-            not find them; or if the gradient does not reach the parameters, or the codes.
+            not finite, not in the precision of the inputs, or depend on the other inputs of a batch; if a network
+            changes its inputs, or keeps layers or tensors where torch does not find them; or if the gradient does not
+            reach the parameters, or the codes.
     """
     images = torch.linspace(0, 1, 3 * math.prod(shape), dtype=torch.float32).reshape(3, *shape)
     images = images.contiguous(memory_format=torch.channels_last)  # as in training
     codes = torch.linspace(-1, 1, 3 * latent_size, dtype=torch.float32).reshape(3, latent_size).requires_grad_()
-    _check_network(f"network {name}: the encoder", encoder, images, (2 * latent_size,))
-    _check_network(f"network {name}: the decoder", decoder, codes, shape)
+    for what, network, given, wanted in (
+        (f"network {name}: the encoder", encoder, images, (2 * latent_size,)),
+        (f"network {name}: the decoder", decoder, codes, shape),
+    ):
+        _check_network(what, network, given, wanted)
+        if features:
+            _check_network(what, network.double(), given.detach().double().requires_grad_(given.requires_grad), wanted)
+            network.float()
 
 
 def _check_network(what: str, network: nn.Module, given: torch.Tensor, wanted: tuple[int, ...]) -> None:
     """Check what a network gives for N inputs, of the shape `wanted` each, and its gradient."""
     _refuse_hidden(what, network)
-    training, inputs = network.training, given.clone()
+    inputs = given.clone()
     untouched = inputs._version
-    try:
-        with torch.enable_grad():
-            output = network.eval()(inputs)
-    except Exception as error:  # of anybody's code
-        sizes = "x".join(map(str, given.shape[1:]))
-        raise ValueError(f"{what} fails on {len(given)} inputs of {sizes}: {first_line(error)}") from error
-    finally:
-        network.train(training)
-    expected = "x".join(map(str, wanted))
-    if not isinstance(output, torch.Tensor):
-        raise ValueError(f"{what} gives a {type(output).__name__}, expected one tensor of shape N x {expected}")
-    if tuple(output.shape) != (len(given), *wanted):
-        raise ValueError(f"{what} gives N x {'x'.join(map(str, output.shape[1:]))}, expected N x {expected}")
-    if output.dtype != torch.float32 or output.device != given.device:
-        raise ValueError(
-            f"{what} gives {output.dtype} on {output.device} for {given.dtype} on {given.device}: it must keep both"
-        )
+    output = _output(what, network, inputs, wanted)
     if not output.isfinite().all():
         raise ValueError(
             f"{what} gives NaN or infinite numbers: a method initialize(generator) must set all that its layer has"
@@ -157,6 +170,38 @@ def _check_network(what: str, network: nn.Module, given: torch.Tensor, wanted: t
             f"{what} changes its inputs, which are used again: let its first layers work on a copy, not in place"
         )
     _check_gradient(what, network, given, output)
+    alone = _output(what, network, given[:1].detach(), wanted)
+    if (output[:1] - alone).abs().max() > 1e-3 * (output.abs().max() + 1):  # which rounding does not reach
+        raise ValueError(
+            f"{what} gives an input other numbers alone than in a batch, on which its score would then depend: use"
+            " stored statistics when it is not training (a norm's track_running_stats=True), and no random numbers"
+        )
+
+
+def _output(what: str, network: nn.Module, inputs: torch.Tensor, wanted: tuple[int, ...]) -> torch.Tensor:
+    """Compute what a network gives when it is not training, and check that it is a tensor as the inputs are."""
+    training = network.training
+    try:
+        with torch.enable_grad():
+            output = network.eval()(inputs)
+    except Exception as error:  # of anybody's code
+        several, kind = "s" * (len(inputs) > 1), "" if inputs.dtype == torch.float32 else " in float64"
+        sizes = "x".join(map(str, inputs.shape[1:])) + kind
+        raise ValueError(f"{what} fails on {len(inputs)} input{several} of {sizes}: {first_line(error)}") from error
+    finally:
+        network.train(training)
+    expected = "x".join(map(str, wanted))
+    if not isinstance(output, torch.Tensor):
+        raise ValueError(f"{what} gives a {type(output).__name__}, expected one tensor of shape N x {expected}")
+    if tuple(output.shape) != (len(inputs), *wanted):
+        of_each = "x".join(map(str, output.shape[1:]))
+        given = f"N x {of_each}" if output.shape[:1] == inputs.shape[:1] else f"shape {tuple(output.shape)}"
+        raise ValueError(f"{what} gives {given}, expected N x {expected}")
+    if output.dtype != inputs.dtype or output.device != inputs.device:
+        raise ValueError(
+            f"{what} gives {output.dtype} on {output.device} for {inputs.dtype} on {inputs.device}: it must keep both"
+        )
+    return output
 
 
 def _check_gradient(what: str, network: nn.Module, given: torch.Tensor, output: torch.Tensor) -> None:

@@ -12,7 +12,7 @@ from negvae.config import RunConfig
 from negvae.data.formats.base import machine_memory
 from negvae.device import own_state
 from negvae.fast import convolution
-from negvae.model.initialization import initialize
+from negvae.model.initialization import give_storage, initialize
 from negvae.model.inputs import Features, Pixels
 from negvae.model.likelihoods import Likelihood, build_likelihood, check_likelihood, wide
 from negvae.model.networks import Shape, build_networks, check_networks
@@ -179,8 +179,8 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     with torch.device("meta"):
         encoder, decoder = build_networks(config.network, shape, config.latent_size)
     _need_memory(config, sum(each.numel() for part in (encoder, decoder) for each in part.parameters()))
-    encoder.float().to_empty(device="cpu")
-    decoder.float().to_empty(device="cpu")
+    give_storage(encoder)
+    give_storage(decoder)
     entry = network_entry(config.network)
     own = not isinstance(entry.target, str)  # the library's are known to fit
     if own:
@@ -191,7 +191,7 @@ def build_vae(config: RunConfig, shape: Shape) -> VAE:
     if own:
         for network in (encoder, decoder):
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        check_networks(entry.name, encoder, decoder, shape, config.latent_size)
+        check_networks(entry.name, encoder, decoder, shape, config.latent_size, features=config.takes_features)
     features = config.takes_features
     likelihood = build_likelihood(config.likelihood, config.sigma, config.learn_sigma, bounded=not features)
     described = likelihood_entry(config.likelihood)
@@ -238,6 +238,6 @@ def build_shift_encoder(config: RunConfig, shape: Shape) -> ShiftEncoder:
     """
     with torch.device("meta"):
         shifted = ShiftEncoder(config.transformations, shape)
-    shifted.float().to_empty(device="cpu")
+    give_storage(shifted)
     initialize(shifted.encoder, "he", torch.Generator().manual_seed(config.seed + 0x5417))
     return shifted

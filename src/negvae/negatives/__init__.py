@@ -18,6 +18,7 @@ from negvae.negatives.sources import (
     check_values,
     reads_model,
     unchanged,
+    unchanged_images,
 )
 
 __all__ = [
@@ -41,4 +42,5 @@ __all__ = [
     "reads_model",
     "refuse_overlap",
     "unchanged",
+    "unchanged_images",
 ]

@@ -180,6 +180,24 @@ def as_declared(source: NegativeSource, negatives: NegativeBatch) -> NegativeBat
     return negatives if source.adversarial or negatives.generated is None else NegativeBatch(negatives.images)
 
 
+def unchanged_images(source: NegativeSource | None) -> list[Tensor]:
+    """Return the images that a source gives as they are, one tensor for each set, of a mixture those of all parts.
+
+    Args:
+        source: source of negatives; None for none.
+
+    Returns:
+        Tensors M x C x H x W as they are stored.
+
+    >>> source = Mixture((Auxiliary(torch.zeros(5, 1, 4, 4, dtype=torch.uint8)), UniformNoise()), (1.0, 1.0))
+    >>> [len(images) for images in unchanged_images(source)]
+    [5]
+    """
+    if isinstance(source, Mixture):
+        return [images for part in source.sources for images in unchanged_images(part)]
+    return [source.images] if isinstance(source, Auxiliary) and source.change is None else []
+
+
 def check_values(source: NegativeSource, negatives: NegativeBatch) -> None:
     """Refuse given negatives with NaN or infinity, and images whose pixels do not lie in [0, 1].
 

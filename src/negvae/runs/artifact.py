@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import yaml
 from safetensors import SafetensorError
+from torch import Tensor
 
 from negvae.checksums import file_sha256, open_tensors
 from negvae.config import FORMAT, RENAMED, SCORE_PRECISIONS, RunConfig, read_yaml_mapping, translated
@@ -36,13 +37,13 @@ from negvae.runs.heatmaps import FILE as HEATMAPS
 from negvae.runs.heatmaps import load_heatmaps, save_heatmaps
 from negvae.runs.recorded import MEMORY, WHOLE, read_recorded
 from negvae.scoring.calibration import Calibration
-from negvae.scoring.heatmaps import Heatmaps
+from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
 from negvae.scoring.neighbors import Neighbors
 from negvae.scoring.references import References
 from negvae.scoring.scorer import Scorer
 from negvae.scoring.table import SCORES
 from negvae.scoring.tiles import RULES
-from negvae.training.checkpoint import save_tensors
+from negvae.training.checkpoint import save_tensors, to_store
 from negvae.training.loop import TrainingResult
 
 CONFIG, WEIGHTS = "config.yaml", "weights.safetensors"
@@ -89,6 +90,23 @@ class Artifact:
         if self.calibration is None:
             raise ValueError(f"{self.directory} has no calibration: run `{self.calibrate_command()}` first")
         return self.calibration
+
+    def recalibrated(self, calibration: Calibration, held_out: Tensor) -> Artifact:
+        """Return the artifact with another calibration, and its heat maps calibrated by the same inliers.
+
+        Args:
+            calibration: new calibration.
+            held_out: inliers that it is based on, N x C x H x W, or N x D x 1 x 1 for rows of features.
+
+        Returns:
+            The artifact; nothing is written.
+        """
+        if self.heatmaps is None:
+            return dataclasses.replace(self, calibration=calibration)
+        maps = calibrated_heatmaps(self.heatmaps.network, held_out)
+        reference = dataclasses.replace(calibration.reference, heatmaps=maps)
+        calibration = dataclasses.replace(calibration, reference=reference)
+        return dataclasses.replace(self, calibration=calibration, heatmaps=maps)
 
     def calibrate_command(self) -> str:
         """Return the command that calibrates the run, which names inliers where the run has none that are new to it."""
@@ -317,8 +335,8 @@ def save_artifact(
         "finished": json.dumps(result.progress.finished),
         "run": _run_digests(config, model.shape)[0],
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    for name, _ in model.named_parameters():
+    tensors = to_store(model.state_dict())
+    for name, _ in model.named_parameters(remove_duplicate=False):
         tensors[name] = tensors[name].float()  # as they were trained, whatever precision scores are computed in
     save_tensors(directory / WEIGHTS, tensors, header)
     write_card(directory, config, result, provenance)

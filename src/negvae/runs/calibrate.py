@@ -31,6 +31,7 @@ from negvae.runs.artifact import (
 )
 from negvae.runs.folders import load_fitted
 from negvae.runs.groups import groups_of_files, inlier_groups
+from negvae.runs.heatmaps import save_heatmaps
 from negvae.runs.recorded import MEMORY, Recorded, read_recorded
 from negvae.runs.seen import refuse_inliers_of, refuse_test_split
 from negvae.runs.sets import load_as_stored, load_inliers, load_test_photos, load_test_set
@@ -92,6 +93,8 @@ def calibrate_run(
     log: Log = silent,
 ) -> Calibration:
     """Calibrate a trained model on inliers that it was not trained on, and save the result in its folder.
+
+    The heat maps of the folder, if it has any, are calibrated by the same inliers.
 
     What is not specified stays as in the present calibration: the decision score and the rule for the threshold. If
     that calibration is lost or damaged, config.yaml still tells of both.
@@ -162,7 +165,7 @@ def calibrate_run(
                 f"too few held-out inliers for the rate: {', '.join(calibration.small)}; their thresholds lie above all"
             )
         calibration = dataclasses.replace(with_columns(calibration, held_out), trimmed=trimmed)
-        save_calibration(directory, calibration)
+        calibration = _saved(artifact.recalibrated(calibration, held_out))
         if precision == "int8":
             log(f"int8: {_rounding(scorer, calibration, held_out[:REFERENCE_IMAGES])}")
         elif training is not None and labels is None:
@@ -171,6 +174,15 @@ def calibrate_run(
             if tried is not None and tried.holds:
                 log(f"{tried.describe()}: negvae calibrate {quoted(directory)} --precision int8")
         return calibration
+
+
+def _saved(artifact: Artifact) -> Calibration:
+    """Write the calibration of an artifact and its heat maps, and return the calibration."""
+    calibration = artifact.calibrated()
+    save_calibration(artifact.directory, calibration)
+    if artifact.heatmaps is not None:
+        save_heatmaps(artifact.directory, artifact.heatmaps)
+    return calibration
 
 
 def _training_and_held_out(

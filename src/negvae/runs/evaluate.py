@@ -59,7 +59,8 @@ def evaluate_run(
             run's data set. For a model of rows of features, `ood` and `data` are files of rows, or, if it was trained
             with an encoder, images; `data` must then be given, except for a named set of images.
         samples: number of posterior samples for "bpd"; alarms are by one, as the calibration.
-        precision: precision of all scores: "float32", "bfloat16" or "int8"; None for the calibration's.
+        precision: precision of all scores: "float32", "bfloat16" or "int8"; None for the calibration's. In int8, scores
+            of a network whose decoder has none are computed in float32.
         device: device to compute on: "auto", "cpu", "cuda" or "cuda:N".
         limit: maximum number of images of each set; the first ones are used. None for all.
         embed: present path of the encoder that the model was trained with; None for the path at the time of training.
@@ -102,6 +103,7 @@ def evaluate_run(
         {name: images.inputs for name, images in outliers.items()},
         samples=samples,
         precision=scorer.precision,
+        quantized=scorer.quantized,
         seed=config.seed,
         further=(lambda images: {judged: scorer(images, [decides])[decides]}) if calibration else None,
         rule=rule if config.images is not None and config.images.tiled else None,

@@ -18,12 +18,17 @@ row, and a row that is a copy of one, is measured by the P of the others: with u
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from negvae.scoring.neighbors import LEAST_LEFT, Neighbors, Values, has_copy, larger_tail, tail_of, whiten
+
+_DISTANCES = 1 << 21
+"""The largest number of distances between rows and reference rows that are in memory at once."""
 
 
 def column_surprise(rows: Values, fitted: Neighbors) -> NDArray[np.float64]:
@@ -37,19 +42,27 @@ def column_surprise(rows: Values, fitted: Neighbors) -> NDArray[np.float64]:
         -log10 of the tail probability of each column, N x D: 3 means one in a thousand inliers, 0 a usual value.
     """
     reference = fitted.rows if len(fitted.rows) else _unwhitened(fitted)
-    weighted = rows * fitted.weights
-    whitened = whiten(weighted, fitted.basis, fitted.damping, fitted.unit)
-    among = has_copy(torch.from_numpy(whitened), torch.from_numpy(fitted.whitened)).numpy()
-    own = np.abs(weighted), _from_the_others(whitened, fitted, np.where(among, 1 / len(reference), 0.0))
     share = np.full((len(reference), 1), 1 / len(reference))
     theirs = np.abs(reference), _from_the_others(fitted.whitened, fitted, share)
+    tails = [_tails([space[:, column] for space in theirs]) for column in range(rows.shape[1])]
     result = np.empty_like(rows, np.float64)
-    for column in range(rows.shape[1]):
-        tails, excess = zip(*(tail_of(np.sort(space[:, column])) for space in theirs), strict=True)
-        of_column = [torch.from_numpy(np.ascontiguousarray(space[:, column])) for space in own]
-        found = larger_tail(of_column, torch.from_numpy(np.array(tails)), torch.tensor(excess, dtype=torch.float64))
-        result[:, column] = np.maximum(found.numpy() - math.log(2), 0.0) / math.log(10)
+    block = max(_DISTANCES // len(reference), 1)
+    for start in range(0, len(rows), block):
+        weighted = rows[start : start + block] * fitted.weights
+        whitened = whiten(weighted, fitted.basis, fitted.damping, fitted.unit)
+        among = has_copy(torch.from_numpy(whitened), torch.from_numpy(fitted.whitened)).numpy()
+        own = np.abs(weighted), _from_the_others(whitened, fitted, np.where(among, 1 / len(reference), 0.0))
+        for column, (knots, excess) in enumerate(tails):
+            of_column = [torch.from_numpy(np.ascontiguousarray(space[:, column])) for space in own]
+            found = larger_tail(of_column, knots, excess).numpy()
+            result[start : start + block, column] = np.maximum(found - math.log(2), 0.0) / math.log(10)
     return result
+
+
+def _tails(distances: Sequence[Values]) -> tuple[Tensor, Tensor]:
+    """Return the tails of a column's distances among reference rows in each space, as `larger_tail` takes them."""
+    knots, excess = zip(*(tail_of(np.sort(space)) for space in distances), strict=True)
+    return torch.from_numpy(np.array(knots)), torch.tensor(excess, dtype=torch.float64)
 
 
 # The square root of P is (I - V diag(damping) V') / unit. It is not made: with 20,000 columns it takes 3 GB.

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from negvae.fast.int8_decoder import QuantizedNetworks
 from negvae.model import VAE
 from negvae.scoring.compute import compute_scores
 from negvae.scoring.metrics import Detection, detection_metrics
@@ -56,6 +57,7 @@ def compare(
     *,
     samples: int = 1,
     precision: str = "float32",
+    quantized: QuantizedNetworks | None = None,
     seed: int = 0,
     further: Callable[[Tensor], Mapping[str, NDArray[Any]]] | None = None,
     rule: str | None = None,
@@ -69,6 +71,8 @@ def compare(
         outliers: out-of-distribution sets by name, each uint8, m x C x H x W.
         samples: number of posterior samples for "bpd"; one in the paper.
         precision: precision of the networks: "float32", "bfloat16" or "auto".
+        quantized: the model's networks in int8, used in place of its own; without a decoder among them, scores that
+            need one are computed by the model's own networks.
         seed: seed of the posterior samples; every set gets the same, so its figures do not depend on the other sets.
         further: function from images to further scores by name, which are added to the scores that the table marks as
             evaluated, or replace them.
@@ -82,13 +86,19 @@ def compare(
     Raises:
         ValueError: if the model does not take the images, or a score is not a number.
     """
+    every = names_of(lambda score: score.evaluated)
+    asked = [(every, quantized)]
+    if quantized is not None and quantized.decode is None:
+        encoded = names_of(lambda score: score.evaluated and not score.needs)
+        asked = [(encoded, quantized), (tuple(name for name in every if name not in encoded), None)]
 
     def scores(images: Tensor, number: int) -> dict[str, Tensor]:
-        randomness = torch.Generator(model.device).manual_seed(seed)
-        values = compute_scores(
-            model, images, names_of(lambda score: score.evaluated), samples=samples, generator=randomness,
-            precision=precision,
-        )  # fmt: skip
+        values: dict[str, Tensor] = {}
+        for names, networks in asked:
+            randomness = torch.Generator(model.device).manual_seed(seed)
+            values |= compute_scores(
+                model, images, names, samples=samples, generator=randomness, precision=precision, quantized=networks
+            )
         if further is not None:
             values |= {name: torch.from_numpy(found) for name, found in further(images).items()}
         if rule is not None:

@@ -89,10 +89,22 @@ def save_checkpoint(
         for index, state in optimizer.state_dict()["state"].items():
             for key, value in state.items():
                 tensors[f"optimizer.{owner}.{index}.{key}"] = torch.as_tensor(value)
-    # Contiguous copies: a file has no strides. The loaded values go back into tensors of the right layout.
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     marked = {} if mark is None else {"mark": json.dumps(mark)}
-    save_tensors(directory / name, contiguous, {"progress": json.dumps(asdict(progress)), **marked})
+    save_tensors(directory / name, to_store(tensors), {"progress": json.dumps(asdict(progress)), **marked})
+
+
+def to_store(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return copies on the CPU that share no memory and are contiguous, as a safetensors file takes them.
+
+    A layer that stands in two places gives the same tensor under two names.
+
+    >>> shared = torch.zeros(2, 3)
+    >>> [each.data_ptr() == shared.data_ptr() for each in to_store({"a": shared, "b": shared.T}).values()]
+    [False, False]
+    """
+    return {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()
+    }
 
 
 def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
@@ -100,7 +112,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, str])
 
     Args:
         path: of the file.
-        tensors: on the CPU, contiguous, by name.
+        tensors: by name, as `to_store` returns them.
         header: text by name.
 
     Raises:

@@ -16,7 +16,7 @@ from negvae.device import own_state, resolve_device
 from negvae.fast.graph import CapturedSteps
 from negvae.model import VAE
 from negvae.negatives import NegativeSource, check_source
-from negvae.parts import network_entry
+from negvae.parts import NETWORKS, network_entry
 from negvae.training.checkpoint import CHECKPOINT_SECONDS, Progress
 from negvae.training.choice import (
     OPERATORS,
@@ -285,6 +285,8 @@ def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
     if not (images.is_floating_point() if features else images.dtype == torch.uint8) or images.dim() != 4:
         if features:
             raise ValueError(f"this network takes rows of features, floats N x D x 1 x 1, not {images.dtype} images")
+        if images.is_floating_point() and images.shape[2:] == (1, 1):
+            raise ValueError(_not_for_rows(configs[0]))
         raise ValueError(
             f"training images are {images.dtype} with shape {tuple(images.shape)}: expected uint8, N x C x H x W,"
             f" since network {network_entry(configs[0].network).name} takes images"
@@ -294,6 +296,18 @@ def _check(configs: Sequence[RunConfig], images: Tensor) -> None:
         raise ValueError(f"too few training {what}, {len(images)}: at least 2 are needed")
     if len({replace(each, seed=0) for each in configs}) > 1 or len({each.seed for each in configs}) < len(configs):
         raise ValueError("runs trained together must differ in their seeds, and in nothing else")
+
+
+def _not_for_rows(config: RunConfig) -> str:
+    """Return why rows of features cannot train a network that takes images, and what would do."""
+    name = network_entry(config.network).name
+    if isinstance(config.network, str):
+        fit = ", ".join(each.name for each in NETWORKS.entries() if each.takes == "features")
+        return f"network {name} takes images, and these are rows of features: take another network ({fit})"
+    return (
+        f"network {name} takes images, as one that is not registered does, and these are rows of features: register it"
+        f' for rows, negvae.register_network(NAME, takes="features")({name}), and give its name'
+    )
 
 
 def _check_places(runs: Sequence[TrainingRun], peers: Peers | None) -> None:

@@ -18,7 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from negvae.device import autocast, own_state, resolve_device, resolve_precision
 from negvae.fast.memory import keep_freed_memory
-from negvae.model.initialization import initialize
+from negvae.model.initialization import give_storage, initialize
 from negvae.model.patches import PatchEncoder, patch_stride
 from negvae.negatives.defects import defects
 from negvae.training.checkpoint import (
@@ -265,6 +265,6 @@ def build_patch_encoder(channels: int, stride: int, seed: int) -> PatchEncoder:
     """
     with torch.device("meta"):
         network = PatchEncoder(channels, stride)
-    network.float().to_empty(device="cpu")  # torch's default type must not change which weights are drawn
+    give_storage(network)
     initialize(network, "he", torch.Generator().manual_seed(seed))
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
