@@ -228,3 +228,13 @@ def test_a_job_that_was_killed_while_it_began_begins_again(model, inbox, tmp_pat
     (tmp_path / "other" / "letter.txt").write_text("x")
     with pytest.raises(ValueError, match="did not begin it"):
         score_to_folder(model, [str(inbox)], str(tmp_path / "other"), names=["kl"], resume=True)
+
+
+def test_an_empty_folder_leaves_nothing_behind(model, inbox, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    command = ["score", str(model), str(tmp_path / "empty"), "--out", f"{tmp_path}/parts/"]
+    code, _, said = call(capsys, *command)
+    assert (code, "images to score" in said) == (2, True)
+    assert not (tmp_path / "parts").exists()
+    Image.fromarray(np.zeros((28, 28), np.uint8)).save(tmp_path / "empty" / "a.png")
+    assert call(capsys, *command)[0] == 0

@@ -254,3 +254,69 @@ def test_what_is_killed_before_its_first_state_begins_again(model, tmp_path):
     (tmp_path / "other" / "rows.jsonl").write_text("a row\n")
     with pytest.raises(ValueError, match="not empty"):
         watch(model, str(tmp_path / "in"), tmp_path / "other", once=True, settle=0)
+
+
+def test_files_that_change_go_or_cannot_be_read_in_a_backlog_are_left_for_another_look(model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "TURN", 4)
+    images, inbox = blobs(12, (1, 28, 28), 3).numpy(), tmp_path / "in"
+    put(inbox, images)
+    (inbox / "0009.png").unlink()
+    closed = {"0008.png"}
+
+    def refusing(path, *mode):
+        if os.path.basename(path) in closed:
+            raise PermissionError(13, "Permission denied")
+        return open(path, *mode)
+
+    monkeypatch.setattr(module, "open", refusing, raising=False)
+    turns, lines = [], []
+
+    def on_update(watched):
+        turns.append(watched.rows)
+        if len(turns) == 2:  # while the rest of the backlog waits
+            (inbox / "0005.png").unlink()
+            put(inbox, images[:1], 6)
+            os.utime(inbox / "0006.png")
+
+    options = {"once": True, "settle": 0, "interval": 0.1}
+    done = watch(model, str(inbox), tmp_path / "out", **options, on_update=on_update, log=lines.append)
+    names = [os.path.basename(row["path"]) for row in rows_of(tmp_path / "out")]
+    assert sorted(names) == [f"{n:04d}.png" for n in range(12) if n not in (5, 8, 9)]
+    assert names[-1] == "0006.png"
+    assert (done.errors, done.monitor.seen) == (0, 9)
+    (said,) = [line for line in lines if "cannot be read" in line]
+    assert "0008.png" in said
+    assert "it is left until it can be read" in said
+    closed.clear()
+    watch(model, str(inbox), tmp_path / "out", **options)
+    assert [os.path.basename(row["path"]) for row in rows_of(tmp_path / "out")][9:] == ["0008.png"]
+
+
+def test_files_that_are_gone_for_a_moment_while_they_are_read_are_not_lost(model, tmp_path, monkeypatch):
+    inbox, away = tmp_path / "in", tmp_path / "away"
+    put(inbox, blobs(6, (1, 28, 28), 3).numpy())
+    reading, times = module.read, []
+
+    def read(*arguments):
+        times.append(len(times))
+        if len(times) == 1:
+            inbox.rename(away)
+            yield from reading(*arguments)
+            away.rename(inbox)
+        else:
+            yield from reading(*arguments)
+
+    monkeypatch.setattr(module, "read", read)
+    done = watch(model, str(inbox), tmp_path / "out", once=True, settle=0, interval=0.1)
+    assert (done.rows, done.errors, done.monitor.seen, len(times)) == (6, 0, 6, 2)
+
+
+def test_the_page_states_no_rate_with_a_window(model, tmp_path):
+    put(tmp_path / "in", blobs(30, (1, 28, 28), 3).numpy())
+    for window in (0, 20):
+        out = tmp_path / f"out{window}"
+        write_page(out, watch(model, str(tmp_path / "in"), out, once=True, settle=0, window=window), ended=True)
+        page = (out / "index.html").read_text()
+        for text in ("expected, were all of them inliers", "false alarms at most"):
+            assert (text in page) == (not window)
+        assert ("by the latest 20 rows in place of the held-out inliers" in page) == bool(window)

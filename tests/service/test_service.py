@@ -477,6 +477,7 @@ def test_key_host_and_origin_are_checked(models):
     [
         ({}, "guard.example", None, 403),
         ({"allowed_hosts": "a.example, Guard.example"}, "GUARD.example:443", None, 200),
+        ({"allowed_hosts": "https://guard.example:8443/"}, "guard.example:8443", "https://guard.example:8443", 200),
         ({"allowed_hosts": "guard.example"}, "guard.example", "https://guard.example", 200),  # passed on by a proxy
         ({"allowed_hosts": "guard.example"}, "127.0.0.1:8000", "https://guard.example", 200),  # rewritten by a proxy
         ({"allowed_hosts": "guard.example"}, "guard.example", "https://evil.example", 403),

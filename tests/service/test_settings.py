@@ -27,6 +27,7 @@ def test_flags_come_before_the_environment_and_the_environment_before_the_file(t
         ("", {"NEGVAE_SERVE_PORT": "x"}, {}, "NEGVAE_SERVE_PORT: input should be a valid integer"),
         ("", {}, {"max_batch": 0}, "--max-batch: input should be greater than or equal to 1"),
         ("api_key: short", {}, {}, "api_key"),
+        ("api_key:\nport: 1", {}, {}, "api_key has no value: give a key, or leave the line out"),
         ("", {"NEGVAE_SERVE_API_KEY": "short   \n"}, {}, "NEGVAE_SERVE_API_KEY: value should have at least 8"),
         ("api_key: long enough \u20ac", {}, {}, "api_key: must be of printable ASCII characters"),
         ('api_key: "long\\nenough"', {}, {}, "api_key: must be of printable ASCII characters"),

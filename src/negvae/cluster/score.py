@@ -153,11 +153,14 @@ def _scored(
     losses: dict[str, int] = {}
     working: dict[Any, tuple[Any, Job | None]] = {}
     following = next(todo, None)
-    looked, size = 0.0, 0
+    looked, size, waits = 0.0, 0, False
     try:
         while following is not None or again or any(job for _, job in working.values()):
             if time.monotonic() - looked > 5:
-                looked, size = time.monotonic(), max(worker_capacity(ray, cpus, gpus), 1)
+                looked, size = time.monotonic(), worker_capacity(ray, cpus, gpus)
+                if not size and not waits:
+                    log(f"no node has the {cpus:g} cores and {gpus:g} GPUs of a worker: waiting for one that does")
+                waits, size = not size, max(size, 1)  # a worker that waits makes a cluster grow that can
             while (following is not None or again) and len(working) < size:
                 actor = new(*arguments)
                 working[actor.ready.remote()] = (actor, None)

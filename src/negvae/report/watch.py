@@ -51,7 +51,15 @@ def _counts(watched: Watch) -> Markup:
     calibration = monitor.calibration
     rule = calibration.describe()
     if monitor.window:
-        rule = f"by the same rule from the latest {monitor.window:,} rows, and not from the held-out inliers: {rule}"
+        wanted = (
+            f"contamination {calibration.contamination:g}"
+            if calibration.target_fpr is None
+            else f"target FPR {calibration.target_fpr:g}"
+        )
+        rule = (
+            f"{calibration.score}, {wanted}, by the latest {monitor.window:,} rows in place of the held-out inliers;"
+            f" no rate is certified: {monitor.uncertified}"
+        )
     expected = f"no rate is certified: {monitor.uncertified}"
     if not monitor.uncertified:
         bound = calibration.fpr_bounds()
@@ -60,9 +68,10 @@ def _counts(watched: Watch) -> Markup:
         ("rows", f"{watched.rows:,}", ""),
         ("could not be scored", f"{watched.errors:,}", ""),
         ("called outliers", f"{monitor.outliers:,}", rule),
-        ("expected, were all of them inliers", f"{calibration.false_alarm_rate * monitor.seen:,.1f}",
-         expected),
-    ]  # fmt: skip
+    ]
+    if not monitor.window:
+        alarms = f"{calibration.false_alarm_rate * monitor.seen:,.1f}"
+        rows.append(("expected, were all of them inliers", alarms, expected))
     if monitor.online is not None:
         note = f"of which at most {monitor.fdr:.0%} are expected to be inliers"
         if not monitor.can_discover():

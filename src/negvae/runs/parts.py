@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,7 @@ class Parts:
         if not self.folder:  # as from a variable of a shell that is not set: the files would go to the root
             raise ValueError("--out is empty or /: name a folder for the parts")
         without = [] if stores.is_uri(self.folder) else [self.folder]
-        self._files = spans(self.inputs, self.left_out, without, features=self.scoring.wanted.features)
+        self._files = iter(spans(self.inputs, self.left_out, without, features=self.scoring.wanted.features))
         self._done: dict[str, Part] = {}
         self._earlier = 0
 
@@ -101,8 +102,12 @@ class Parts:
             resume: whether to continue with a folder that already holds parts.
 
         Raises:
-            ValueError: if the folder holds something else, or parts that were made with other settings.
+            ValueError: if the inputs are empty, or the folder holds something else, or parts that were made with other
+                settings.
         """
+        if (first := next(self._files, None)) is None and not resume:
+            raise ValueError(self._nothing())
+        self._files = chain([] if first is None else [first], self._files)
         if self.shard_rows is None:
             begun = _begun_with(self.folder) if resume else {}
             self.shard_rows = begun.get("shard_rows", SHARD_ROWS)
@@ -133,6 +138,9 @@ class Parts:
             else:
                 self.made.append(part)
                 self._earlier += part.rows - part.errors
+
+    def _nothing(self) -> str:
+        return f"{', '.join(self.inputs)}: {nothing_to_score(self.scoring.wanted.features)}"
 
     def finish(self, started: float, log: Callable[[str], None]) -> Summary:
         """Write the manifest of a finished job, and name what the input folders hold besides images.
@@ -165,7 +173,7 @@ class Parts:
             unit=self.scoring.unit,
         )
         if not summary.rows:
-            raise ValueError(f"{', '.join(self.inputs)}: {nothing_to_score(self.scoring.wanted.features)}")
+            raise ValueError(self._nothing())
         outcome = {**vars(summary), "left_out": self.left_out.counts, "parts": [vars(part) for part in self.made]}
         _write_manifest(self.folder, self.settings, "complete", outcome)
         unknown = self.scoring.label.describe_unknown() if self.scoring.label else ""

@@ -33,7 +33,7 @@ from negvae.data.stores import is_uri
 from negvae.data.streams import read
 from negvae.device import own_state
 from negvae.files import from_json, is_temporary, locked, write_text
-from negvae.messages import Log, counted, shown, silent
+from negvae.messages import Log, counted, first_line, shown, silent
 from negvae.runs.artifact import load_artifact
 from negvae.runs.embed import embedded, encoder_of, spec_of
 from negvae.runs.groups import Label, labeled, labeling
@@ -182,12 +182,12 @@ def watch(
         log(f"outliers: {calibration.describe()}")
         if known:
             log(f"going on after {counted(watched.rows, 'row')}")
-        arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once, wanted.features)
+        arrivals = _piped if source == PIPE else _arrivals(Path(source), out, interval, settle, once, wanted, log)
         with (out / ROWS).open("ab") as rows:
             _commit(out, watched, rows, calibration)  # before the first row: what follows can always be cut off
             on_update(watched)
             for places in arrivals(known, should_stop):
-                _turn(places, wanted, scorer, encoder, watched, rows, log)
+                known.difference_update(_turn(places, wanted, scorer, encoder, watched, rows, log))
                 _commit(out, watched, rows, calibration)
                 on_update(watched)
     return watched
@@ -204,12 +204,14 @@ def _turn(
     watched: Watch,
     rows: IO[bytes],
     log: Log,
-) -> None:
-    """Score some files and write their rows."""
-    changed = dict(places)
+) -> set[Place]:
+    """Score some files, write their rows, and return those that have none, since they could no longer be read."""
+    changed, again = dict(places), set[Place]()
     with without_pillows_warnings():
         for batch in read([Span(path) for path, _ in places], wanted):
-            for row in _rows(batch, scorer, encoder, watched):
+            lost = set() if watched.source == PIPE else _lost(batch, changed)
+            again.update(_named((path, changed[path])) for path in lost)
+            for row in _rows(batch, scorer, encoder, watched, lost):
                 row["mtime_ns"] = changed.get(row["path"], 0)
                 row |= {name: row[name] and shown(row[name]) for name in ("path", "error")}
                 rows.write((json.dumps(row, ensure_ascii=True) + "\n").encode())
@@ -217,9 +219,23 @@ def _turn(
                     log(f"the stream has changed: after {row['seen']:,} inputs, at {row['path']}")
                 if row["is_outlier"] or row["discovery"] or row["change"]:
                     watched.latest = [*watched.latest, row][-LATEST:]
+    return again
 
 
-def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch) -> Iterator[dict[str, Any]]:
+def _lost(batch: Batch, changed: dict[str, int]) -> set[str]:
+    """Return the files of a batch that were taken away, replaced or made unreadable before anything was read of them.
+
+    Their error says nothing about their content, which another look at the folder may find.
+    """
+    failed = {path for path, number, error in zip(batch.paths, batch.indices, batch.errors, strict=True)
+              if error and number == 0}  # fmt: skip
+    read_in_part = {path for path, error in zip(batch.paths, batch.errors, strict=True) if not error}
+    return {path for path in (failed - read_in_part) & changed.keys() if _problem((path, changed[path])) is not None}
+
+
+def _rows(
+    batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch, lost: set[str]
+) -> Iterator[dict[str, Any]]:
     batch = labeled(embedded(batch, encoder), watched.label)
     name = watched.monitor.calibration.score
     good = batch.good().tolist()
@@ -233,6 +249,8 @@ def _rows(batch: Batch, scorer: Scorer, encoder: Encoder | None, watched: Watch)
     judged = watched.monitor.update(scores, groups)
     place = {index: at for at, index in enumerate(good)}
     for index, (path, number, error) in enumerate(zip(batch.paths, batch.indices, batch.errors, strict=True)):
+        if path in lost:
+            continue
         watched.rows += 1
         row: dict[str, Any] = {"path": path, "index": number, name: None, "p_value": None, "is_outlier": None}
         row |= {"discovery": None, "wealth": None, "change": None, "seen": None, "error": error or None}
@@ -392,24 +410,36 @@ def _quoted(text: str) -> str:
 Arrivals = Callable[[set[Place], Callable[[], bool]], Iterator[list[Place]]]
 
 
-def _arrivals(folder: Path, out: Path, interval: float, settle: float, once: bool, features: bool) -> Arrivals:
-    """Return a function that yields new files of a folder, oldest first, at most `TURN` at a time."""
+def _arrivals(
+    folder: Path, out: Path, interval: float, settle: float, once: bool, wanted: InputSpec, log: Log
+) -> Arrivals:
+    """Return a function that yields new files of a folder, oldest first, at most `TURN` at a time.
+
+    A file that cannot be read is left for a later look, after one line in the log.
+    """
 
     def arrivals(known: set[Place], should_stop: Callable[[], bool]) -> Iterator[list[Place]]:
         own = out.resolve()
+        unreadable = set[Place]()
         while not should_stop():
             now = time.time_ns()
-            found = [place for place in _places(folder, own, features) if _named(place) not in known]
+            found = [place for place in _places(folder, own, wanted.features) if _named(place) not in known]
             # A file from the future is one that a clock elsewhere dates.
             ready = [place for place in found if not 0 <= now - place[1] < settle * 1e9]
             ready.sort(key=lambda place: (place[1], place[0]))
             for start in range(0, len(ready), TURN):
-                turn = ready[start : start + TURN]
-                known.update(map(_named, turn))
-                yield turn
+                # The folder was listed before the earlier turns, which may have taken hours.
+                problems = {place: _problem(place) for place in ready[start : start + TURN]}
+                for place in [place for place, problem in problems.items() if problem and place not in unreadable]:
+                    log(f"{shown(place[0])}: {problems[place]}; it is left until it can be read")
+                    unreadable.add(place)
+                if turn := [place for place, problem in problems.items() if problem is None]:
+                    known.update(map(_named, turn))
+                    yield turn
                 if should_stop():
                     return
-            if once and len(ready) == len(found):
+            waiting = [place for place in found if _named(place) not in known and place not in unreadable]
+            if once and not waiting:
                 return
             _wait(interval if ready or not once else min(interval, settle or interval), should_stop)
 
@@ -476,6 +506,20 @@ def _standard_input() -> Iterator[str]:
 def _named(place: Place) -> Place:
     """Return a file by the name that rows have for it, in which bytes that are not UTF-8 are codes."""
     return shown(place[0]), place[1]
+
+
+def _problem(place: Place) -> str | None:
+    """Return why a file cannot be read as it was found: "" if it has changed or gone; None if it can."""
+    try:
+        if Path(place[0]).stat().st_mtime_ns != place[1]:
+            return ""
+        with open(place[0], "rb") as file:
+            file.read(1)
+    except FileNotFoundError:
+        return ""
+    except (OSError, ValueError) as error:
+        return f"cannot be read ({first_line(error)})"
+    return None
 
 
 def _place(path: str) -> Place:

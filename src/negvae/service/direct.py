@@ -238,12 +238,18 @@ class DirectProtocol(HttpToolsProtocol):
     def _leave(self, data: bytes) -> None:
         """Leave data to uvicorn, which looks at the time only once it has read the headers of a request."""
         self._held, self._since = b"", None
+        if not self._inside or self._head_since is not None:  # otherwise it is of a body
+            end = data.find(b"\r\n\r\n")
+            if self._fields + (len(data) if end < 0 else end) > MOST_FIELDS:
+                self._head_since = self._head_since or time.perf_counter()
+                self._end_head(Refused(431, f"the headers have more than {MOST_FIELDS:,} bytes"))
+                return
         self._fields += len(data)
         super().data_received(data)
-        if self._fields > MOST_FIELDS and not self.transport.is_closing():
+        if self._fields > MOST_FIELDS and not self.transport.is_closing():  # of what follows a body in chunks
             self._end_head(Refused(431, f"the headers have more than {MOST_FIELDS:,} bytes"))
-        if not self._inside and self.cycle is None:  # an empty line before a request
-            self._since = time.perf_counter()
+        if not self._inside and not self._is_answering and not self.transport.is_closing():
+            self._since = time.perf_counter()  # an empty line before a request, which ends uvicorn's own clock
 
     def _ask(self, head: Head, body: bytes) -> bool:
         """Put a request into the queue; return False if it has to go the long way."""

@@ -30,8 +30,10 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 OPEN = ("/", "/v2/health/live", "/v2/health/ready")
 """Paths that need no key: the page asks for the key itself, and health checks carry none."""
 LINGER = 5.0
-"""Seconds for which the rest of a refused body is read, since many clients look for an answer only once they have sent
-all."""
+"""Seconds for which the rest of a body that is not needed is read, since many clients look for an answer only once they
+have sent all."""
+MOMENT = 0.1
+"""Seconds within which a body that is not needed must have come for its connection to stay open."""
 RETRY = {"retry-after": "1"}
 CLOSED = 499
 """Status in the log where the client had gone before its answer."""
@@ -72,6 +74,14 @@ def _is_address(host: str, loopback: bool) -> bool:
         return host == "localhost"
 
 
+async def _read_rest(exchange: Exchange, receive: Receive, seconds: float) -> None:
+    """Read what has not come of a body for a while, and throw it away."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while not exchange.complete and (await receive())["type"] == "http.request":
+                pass
+
+
 def _name(host: str) -> str:
     """Return the name or address in a host with a port.
 
@@ -101,6 +111,9 @@ class Exchange:
         complete: whether the whole body was received.
         status: status of the answer; `CLOSED` before there is one.
         begun: whether the answer has begun.
+        is_refused: whether the guard itself answers.
+        held: whether the application has ended the answer, and the end is held back until the body has come.
+        may_end: whether the answer may end although the body has not come completely.
         started: when the request came.
     """
 
@@ -113,6 +126,9 @@ class Exchange:
     complete: bool = False
     status: int = CLOSED
     begun: bool = False
+    is_refused: bool = False
+    held: bool = False
+    may_end: bool = False
     started: float = field(default_factory=time.perf_counter)
 
 
@@ -135,7 +151,9 @@ class Guard:
         key = settings.api_key
         self._key = key.get_secret_value().encode() if key is not None else b""
         self._is_local = _is_address(settings.host.lower(), True)
-        self._allowed = {name.strip().lower() for name in settings.allowed_hosts.split(",")} - {""}
+        entries = (entry.strip().lower() for entry in settings.allowed_hosts.split(","))
+        # As they stand in an address bar, with scheme and port.
+        self._allowed = {_name(entry.rpartition("://")[2].rstrip("/")) for entry in entries} - {""}
         self._hosts = self._allowed | {settings.host.lower()}
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
@@ -151,8 +169,9 @@ class Guard:
         exchange.complete = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
         scope["request_id"] = exchange.id
         self.active += 1
+        receive = self._counted(exchange, receive)
         try:
-            await self._answer(scope, headers, exchange, self._counted(exchange, receive), self._marked(exchange, send))
+            await self._answer(scope, headers, exchange, receive, self._marked(exchange, receive, send))
         finally:
             self.active -= 1
             exchange.route = getattr(scope.get("route"), "path", "other")
@@ -166,6 +185,8 @@ class Guard:
             self.check(headers, exchange.path)
             async with asyncio.timeout(self.settings.timeout):
                 await self.app(scope, receive, send)
+            if exchange.held:
+                await self._end(exchange, receive, send)
             return
         except Refused as refused:
             error = refused
@@ -177,26 +198,29 @@ class Guard:
         except (ClientDisconnect, ConnectionError):
             return
         except Exception:
-            if exchange.begun:  # the application has logged and answered it
-                return
-            raise
+            if not exchange.begun:
+                raise
+            if exchange.held:  # the application has logged and answered it
+                await self._end(exchange, receive, send)
+            return
         if not exchange.begun:
             await self._refuse(error, exchange, receive, send)
 
     async def _refuse(self, error: Refused, exchange: Exchange, receive: Receive, send: Send) -> None:
         """Answer with an error; what has not come of the body is read for a while and thrown away."""
-        body = error.body()
+        exchange.is_refused, body = True, error.body()
         answer = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
-        if not exchange.complete:
-            answer["connection"] = "close"
         pairs = [(name.encode(), value.encode()) for name, value in answer.items()]
         await send({"type": "http.response.start", "status": error.status, "headers": pairs})
         await send({"type": "http.response.body", "body": body, "more_body": True})
-        if error.status not in (408, 503):  # the body is late already, or there is no room to wait for it
-            with suppress(TimeoutError):
-                async with asyncio.timeout(LINGER):
-                    while not exchange.complete and (await receive())["type"] == "http.request":
-                        pass
+        # If not, the body is late already, or there is no room to wait for it.
+        await self._end(exchange, receive, send, lingers=error.status not in (408, 503))
+
+    async def _end(self, exchange: Exchange, receive: Receive, send: Send, lingers: bool = True) -> None:
+        """End an answer; what has not come of the body is read for a while and thrown away."""
+        if lingers:
+            await _read_rest(exchange, receive, LINGER)
+        exchange.may_end = True
         await send({"type": "http.response.body"})
 
     def _check_room(self, path: str) -> None:
@@ -248,13 +272,21 @@ class Guard:
 
         return counted
 
-    def _marked(self, exchange: Exchange, send: Send) -> Send:
+    def _marked(self, exchange: Exchange, receive: Receive, send: Send) -> Send:
         """Return `send` with the request id and safe defaults in the headers of the answer."""
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status, exchange.begun = message["status"], True
                 message["headers"] = [*message.get("headers", ()), (b"x-request-id", exchange.id.encode()), *SAFE]
+                if not exchange.complete and not exchange.is_refused:
+                    await _read_rest(exchange, receive, MOMENT)  # as of a body that came with its headers
+                if not exchange.complete:
+                    message["headers"].append((b"connection", b"close"))
+            elif message["type"] == "http.response.body" and not (exchange.complete or exchange.may_end):
+                # The server would read what comes after the end without a bound.
+                exchange.held = not message.get("more_body", False)
+                message = {**message, "more_body": True}
             await send(message)
 
         return marked

@@ -89,6 +89,8 @@ def read_settings(file: Path | None = None, **flags: Any) -> ServiceSettings:
             raise ValueError(
                 f"{file}: {unknown[0]!r} is no setting: there are {', '.join(ServiceSettings.model_fields)}"
             )
+        if from_file.get("api_key", "") is None:  # as from a template whose variable was not set
+            raise ValueError(f"{file}: api_key has no value: give a key, or leave the line out for a service without")
     environment = EnvSettingsSource(ServiceSettings)()
     try:
         return ServiceSettings(**{**from_file, **environment, **flags})
