@@ -139,6 +139,14 @@ class Actor:
             raise RuntimeError(explained(error)) from None
 
 
+def _room(ray: Any, cpus: float, gpus: float, before: int, log: Callable[[str], None]) -> int:
+    """Return how many workers the cluster has room for, and say so where it has come to none."""
+    room = worker_capacity(ray, cpus, gpus)
+    if before and not room:
+        log(f"no node has the {cpus:g} cores and {gpus:g} GPUs of a worker: waiting for one that does")
+    return room
+
+
 def _scored(
     ray: Any,
     todo: Iterator[Job],
@@ -153,15 +161,13 @@ def _scored(
     losses: dict[str, int] = {}
     working: dict[Any, tuple[Any, Job | None]] = {}
     following = next(todo, None)
-    looked, size, waits = 0.0, 0, False
+    looked, room = 0.0, 1
     try:
         while following is not None or again or any(job for _, job in working.values()):
             if time.monotonic() - looked > 5:
-                looked, size = time.monotonic(), worker_capacity(ray, cpus, gpus)
-                if not size and not waits:
-                    log(f"no node has the {cpus:g} cores and {gpus:g} GPUs of a worker: waiting for one that does")
-                waits, size = not size, max(size, 1)  # a worker that waits makes a cluster grow that can
-            while (following is not None or again) and len(working) < size:
+                looked, room = time.monotonic(), _room(ray, cpus, gpus, room, log)
+            # At least one, whose waiting makes a cluster grow that can.
+            while (following is not None or again) and len(working) < max(room, 1):
                 actor = new(*arguments)
                 working[actor.ready.remote()] = (actor, None)
             for ref in ray.wait(list(working), num_returns=1, timeout=5)[0]:
