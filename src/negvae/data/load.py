@@ -351,7 +351,8 @@ def _path_reader(path: Path, split: Split, of_hub: bool = False) -> tuple[Reader
         return Npy(path), False
     if ending == ".npz":
         splits = npz.splits(path)
-        return Npz(path, split if split in splits or not splits else next(iter(splits))), split in splits
+        both = len(splits) > 1  # one part alone is a set without splits, whatever its name
+        return Npz(path, split if split in splits or not splits else next(iter(splits))), both
     if ending == ".parquet":
         return Parquet((path,)), False
     if ending == ".csv":

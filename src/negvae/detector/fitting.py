@@ -21,6 +21,7 @@ from negvae.data.formats import DataError
 from negvae.data.rows import describe_drowned
 from negvae.decoding import Decoding
 from negvae.detector.cleaning import cross_fit
+from negvae.detector.columns import column_names
 from negvae.detector.groups import labels_of_held_out, warn_of_small_groups, with_groups
 from negvae.detector.inputs import seed_of, warn_caller
 from negvae.detector.parameters import RUN_PARAMETERS, check_parameters
@@ -114,10 +115,9 @@ class Fitting(Reading):
             decoding = decoding_of(photos)
         if photos is not None and decoding is not None:
             return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
+        labels: list[str] | None = None
         if calibration is None:
             X, labels = with_groups(X, groups, "train")
-        else:
-            calibration, labels = with_groups(calibration, groups)
         try:
             name, stored = self._read(X, "train", fitting=True)
         except DataError:
@@ -126,6 +126,8 @@ class Fitting(Reading):
             # All headers are in order, and some pixels are not: those images are left out.
             decoding = exact(photos.files or [], photos.name)
             return self._fit_photos(X, photos, decoding, negatives, calibration, groups, new=new)
+        if calibration is not None:
+            calibration, labels = with_groups(calibration, groups, columns=self._names_in_files())
         return self._fit_stored(X, name, stored, negatives, calibration, labels, new=new)
 
     def _fit_stored(
@@ -169,6 +171,8 @@ class Fitting(Reading):
         else:
             rows = torch.empty(0, dtype=torch.long, device="cpu")
             training, held_out = stored, self._read(calibration, "test", fitting=False, shape=stored.shape[1:])[1]
+            if not len(held_out):
+                raise ValueError("calibration is empty: give inliers that are not in X, or leave it out")
             if new:
                 refuse_seen(held_out, Fingerprints.of(training, held_out[:0]), "calibration")
             check_inlier_labels(labels, len(held_out))
@@ -432,11 +436,11 @@ def _refuse_inliers_among(source: NegativeSource, inliers: Sequence[Tensor]) -> 
 
 
 def _is_source(value: Any) -> bool:
-    """Return whether this is a `NegativeSource`; a data frame has a method `sample` too.
+    """Return whether this is a `NegativeSource`; a data frame has a method `sample`, and its columns as attributes.
 
     Raises:
         TypeError: if it is a class or a function, which is no data either.
     """
     if callable(value):
         check_source(value)
-    return hasattr(value, "sample") and hasattr(value, "adversarial")
+    return column_names(value) is None and hasattr(value, "sample") and hasattr(value, "adversarial")

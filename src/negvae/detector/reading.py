@@ -87,6 +87,7 @@ class Reading:
             known, names = self._names(), column_names(X)
             if None not in (known, names) and known != list(map(str, names or ())):
                 raise ValueError(other_columns(known or [], names or [], "the negatives or held-out inliers"))
+            self._keep_order(names, False, "the negatives or held-out inliers")
             rows = np.asarray(X, np.float64)
         except (ValueError, TypeError, OverflowError) as error:
             known, names = self._names(), column_names(X)
@@ -113,7 +114,7 @@ class Reading:
         # A copy of its own: the caller's array may be read-only, or change.
         return _copied(images)
 
-    def _keep_order(self, names: list[Any] | None, fitting: bool) -> None:
+    def _keep_order(self, names: list[Any] | None, fitting: bool, what: str = "X") -> None:
         """Refuse columns in another order if those of the fit had numbers for names, which scikit-learn ignores."""
         if fitting:
             self._columns = names
@@ -122,7 +123,7 @@ class Reading:
             return
         before, now = list(map(str, known)), list(map(str, names))  # a file has them as text
         if before != now and sorted(before) == sorted(now):
-            raise ValueError(other_columns(known, names, "X"))
+            raise ValueError(other_columns(known, names, what))
 
     def _names(self) -> list[str] | None:
         """Return the names of the columns of features; None if they have none."""

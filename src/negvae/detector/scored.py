@@ -62,7 +62,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             a fifth of the inliers then sets their scales, (score - median) / (95% quantile - median), and the others
             calibrate.
         target_fpr: rate of false alarms on fresh inliers, above 0 and below 1. None puts the threshold above all of the
-            inliers given to `fit`.
+            inliers given to `fit`, or, of a group, above those of its inliers that calibrate.
         confidence: probability, such as 0.95, with which this detector's own rate is at most `target_fpr`; with None
             the rate holds on average over sets of inliers.
         batch_size: number of inputs that `score` is called with at once.
@@ -132,13 +132,15 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
             if len(scale) < 5:
                 raise ValueError(f"{len(values)} inliers are too few to combine {len(names)} scores: give 25 or more")
             scales = np.quantile(values[scale], [0.5, 0.95], axis=0)
+            every = _named(values, names, scales)
             values = values[rest]
             labels = None if labels is None else labels_of_held_out(labels, rest.tolist())
         scores = _named(values, names, scales)
+        bounding = scores if scales is None or self.target_fpr is not None else every
         empty = Calibration({}, decides, 0.0, self.target_fpr, confidence=self.confidence)
         fitted = Calibration(
             {name: np.sort(each) for name, each in scores.items()}, decides,
-            empty.threshold_for(scores[decides]), self.target_fpr, confidence=self.confidence,
+            empty.threshold_for(bounding[decides]), self.target_fpr, confidence=self.confidence,
         )  # fmt: skip
         if labels is not None:
             fitted = fitted.with_groups({name: split(each, labels) for name, each in scores.items()})
@@ -160,6 +162,9 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
     ) -> None:
         """Set everything that is fitted, once nothing can be refused any more."""
         self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+        self._columns = None if columns is None else [
+            int(name) if isinstance(name, Integral) else str(name) for name in columns
+        ]  # fmt: skip
         if columns is not None and all(isinstance(name, str) for name in columns):
             self.feature_names_in_ = np.asarray(columns, dtype=object)
         self.names_ = names
@@ -220,8 +225,12 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
         known = self._names_in_files()
         X = opened(X, known)
         columns = column_names(X)
-        if known is not None and columns is not None and known != list(map(str, columns)):
-            raise ValueError(other_columns(known, columns, "X"))
+        now = known if columns is None else list(map(str, columns))
+        # Where the names are numbers, others may stand for the same places.
+        if known is not None and now is not None and now != known and (
+            hasattr(self, "feature_names_in_") or len(now) != len(known) or sorted(now) == sorted(known)
+        ):  # fmt: skip
+            raise ValueError(other_columns(known, now, "X"))
         values = self._values(X)
         if values.shape[1] != len(self.names_):
             raise ValueError(f"the function returned {values.shape[1]} scores, and {len(self.names_)} when fitted")
@@ -233,8 +242,8 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
 
     def _names_in_files(self) -> list[str] | None:
         """Return the names by which columns are found in a file; None if they have none."""
-        names = getattr(self, "feature_names_in_", None)
-        return None if names is None else names.tolist()
+        columns = getattr(self, "_columns", None)  # which a pickle of an earlier version lacks
+        return None if columns is None else list(map(str, columns))
 
     def drift(self, X: Any, target_fpr: float = 0.01) -> tuple[Movement, ...]:
         """Test which scores of a batch have moved against the held-out inliers, the most significant first."""
@@ -328,7 +337,7 @@ class ScoreDetector(Decisions, OutlierMixin, BaseEstimator):  # type: ignore[mis
                 tensors[f"group.{number}.{score}"] = torch.from_numpy(groups[name])
         rule = {"names": self.names_, "score": kept.score, "threshold": kept.threshold, "target_fpr": kept.target_fpr,
                 "confidence": kept.confidence, "groups": list(kept.thresholds),
-                "columns": list(getattr(self, "feature_names_in_", [])) or None}  # fmt: skip
+                "columns": self._columns}  # fmt: skip
         save_tensors(directory / FILE, tensors, {"rule": json.dumps(rule)})
 
     @classmethod
@@ -383,6 +392,8 @@ def _tensor(data: Any) -> Tensor:
         raise TypeError(f"X is {type(data).__name__}: it must be an array, a table, a list or a path")
     if is_frame and array.dtype == object:
         array = frame_numbers(data)
+    if is_frame or not array.dtype.isnative or not array.flags.writeable:
+        array = np.array(array, dtype=array.dtype.newbyteorder("="))  # of the function's own, which may change it
     return torch.from_numpy(np.ascontiguousarray(array))
 
 

@@ -5,7 +5,8 @@ for a fit that treats its training data alike in any order:
 
 - `cross_p_values`: P(p <= a) <= 2 a + min(2 (1 - a) (K - 1) / (n + K), (1 - K / n) / (K + 1)) (Vovk et al.,
   "Cross-conformal predictive distributions", 2018; Barber et al., "Predictive inference with the jackknife+", 2021,
-  theorem 4, whose proof compares scores only). With K = n, the jackknife+, that is 2 a. In practice the rate is near a:
+  theorem 4, whose proof compares scores only, and takes folds of one size: the second term counts only where K divides
+  n). With K = n, the jackknife+, that is 2 a. In practice the rate is near a:
   the factor 2 is for models that change much when a few inliers are left out.
 - `twice_mean_p_values`: P(p <= a) <= a, always. Each fold's own p-values are valid, and twice the mean of valid
   p-values is one, however they depend on one another (Vovk and Wang, "Combining p-values via averaging", 2020).
@@ -69,8 +70,13 @@ def twice_mean_p_values(held_out: Sequence[ArrayLike], scores: ArrayLike) -> Flo
 
 
 def cross_bound(level: float, inliers: int, folds: int) -> float:
-    """Return the upper bound of P(p <= level) of `cross_p_values`, for n inliers in K folds of equal size."""
+    """Return the upper bound of P(p <= level) of `cross_p_values`, for n inliers in K folds.
+
+    The smaller one of two bounds holds, of which the one by comparing inliers takes folds of equal size.
+    """
     averaging = 2 * (1 - level) * (folds - 1) / (inliers + folds)
+    if inliers % folds:
+        return min(2 * level + averaging, 1.0)
     comparing = (1 - folds / inliers) / (folds + 1)
     return min(2 * level + min(averaging, comparing), 1.0)
 
