@@ -23,7 +23,7 @@ from tests.cluster.work import figures, paper_plan, parts, score, write_paper_se
 from tests.conftest import blobs, small_run
 
 ray = pytest.importorskip("ray")
-pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.ray, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture
