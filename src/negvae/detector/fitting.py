@@ -231,16 +231,17 @@ class Fitting(Reading):
             labels = labels_of_held_out(labels, found.held_out_places.tolist())
         given = self.negatives if negatives is None else negatives
         negative_photos = partial(self._photos_of_negatives, decoding, [training, held_out], owners)
-        if not isinstance(given, str | None) and not _is_source(given):
-            given = Auxiliary(negative_photos(given, "given to fit"))
+        if not isinstance(given, str | None):
+            if not _is_source(given):
+                given = Auxiliary(negative_photos(given, "given to fit"))  # which checks them
+            elif not decoding.tiled:
+                _refuse_inliers_among(given, [training, held_out])
         text = given if isinstance(given, str | None) else f"given:{described(given)}"
         size = (round(len(training) / (1 - share)), *training.shape[1:])
         mirrored = not decoding.tiled and partial(come_mirrored, training)
         config = self._config(photos.name, size, seed, text, decoding, photos=mirrored, whole=calibration is not None)
         rate = self._rate(len(np.unique(owners.held_out)), whole=calibration is not None)
         source = build_source(config.negatives, negative_photos) if isinstance(given, str | None) else given
-        if not isinstance(given, str | None) and not decoding.tiled:
-            _refuse_inliers_among(given, [training, held_out])
         rows = held_out_rows(len(photos.sources), share, seed)
         origin = WHOLE if photos.folder and not self.trim else MEMORY
         files = file_hashes(photos.name) if photos.folder else {}

@@ -17,7 +17,7 @@ from negvae.messages import Log, first_line, silent
 from negvae.model.patches import PatchEncoder
 from negvae.scoring.heatmaps import Heatmaps, calibrated_heatmaps
 from negvae.training import patches
-from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress, save_tensors
+from negvae.training.checkpoint import CHECKPOINT_SECONDS, read_progress, save_tensors, to_store
 
 FILE = "heatmaps.safetensors"
 ENCODER = "2"
@@ -82,7 +82,7 @@ def fit_heatmaps(
 def save_heatmaps(directory: Path, maps: Heatmaps) -> None:
     """Write the maps' encoder and calibration to a run's folder."""
     network = maps.network
-    tensors = {f"network.{name}": value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    tensors = {f"network.{name}": value for name, value in to_store(network.state_dict()).items()}
     tensors |= {"counts": torch.from_numpy(maps.counts), "scores": torch.from_numpy(maps.scores)}
     sizes = {name: getattr(network, name) for name in _SIZES}
     header = {"encoder": ENCODER, "sizes": json.dumps(sizes), "shape": json.dumps(list(maps.shape))}
